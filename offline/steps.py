@@ -1,0 +1,121 @@
+"""Cached build steps with visible progress.
+
+A step builds into a folder that is named by everything its result depends on, so an unchanged step
+is skipped and a changed one never reuses a stale result. A step that is interrupted leaves nothing
+that could be taken for a result: it builds beside its place and is renamed into it.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+
+class StepFailed(Exception):
+    """A build step failed; the text says which, shows the end of its log and names the log file."""
+
+
+def cache_root() -> Path:
+    """The one folder outside the project that is written to: `CHANGEOVER_CACHE`, or ~/.cache/changeover."""
+    return Path(os.environ.get("CHANGEOVER_CACHE") or Path.home() / ".cache" / "changeover")
+
+
+def key_of(*parts: str | bytes) -> str:
+    """A short content key (12 hex digits) of everything that a step's result depends on."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:12]
+
+
+def say(text: str) -> None:
+    """One line for the person who is waiting."""
+    print(text, flush=True)
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    log: Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run a command with its output appended to `log`; raise StepFailed with the log's end if it fails."""
+    with log.open("ab") as out:
+        out.write(("\n$ " + " ".join(map(str, command)) + "\n").encode())
+        out.flush()
+        done = subprocess.run(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            check=False,
+        )
+    if done.returncode != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise StepFailed(f"`{command[0]} …` exited {done.returncode}:\n{tail}\nThe whole log: {log}")
+
+
+def cached(name: str, key: str, build: Callable[[Path, Path], None]) -> Path:
+    """The folder with the result of step `name` for `key`; built by `build(folder, log)` if missing.
+
+    Prints a line when a build starts, one every 15 seconds, and one when it ends. Two processes that
+    want the same step build it once.
+    """
+    root = cache_root()
+    place = root / name / key
+    if place.is_dir():
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with (place.parent / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if place.is_dir():
+            return place
+        work = place.with_suffix(".building")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        log = place.parent / f"{key}.log"
+        log.unlink(missing_ok=True)
+        started = time.monotonic()
+        say(f"  {name}: building (log: {log})")
+        done = threading.Event()
+
+        def tick() -> None:
+            while not done.wait(15):
+                say(f"  {name}: {time.monotonic() - started:.0f} s …")
+
+        ticker = threading.Thread(target=tick, daemon=True)
+        ticker.start()
+        try:
+            build(work, log)
+        except StepFailed as error:
+            raise StepFailed(f"{name} could not be built. {error}") from error
+        finally:
+            done.set()
+            ticker.join()
+        work.rename(place)
+        say(f"  {name}: built in {time.monotonic() - started:.0f} s")
+    return place
+
+
+def need(program: str, package: str) -> None:
+    """Raise StepFailed unless `program` is on PATH; says which Debian package brings it."""
+    if shutil.which(program) is None:
+        raise StepFailed(f"`{program}` is missing. Type: apt-get install {package}")
+
+
+def main_guard(action: Callable[[], None]) -> None:
+    """Run a command-line action; print a failed step's text alone, without a stack trace."""
+    try:
+        action()
+    except StepFailed as error:
+        sys.exit(f"error: {error}")
