@@ -1,0 +1,153 @@
+"""What an engine's container is: image, command, environment, health. Pure; one function per engine.
+
+An engine is immutable and named by content: `EngineSpec.digest` covers everything that decides what
+it answers, so that a changed flag is another container to switch to and never a change in place.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+
+from components import pins, weights
+from components.catalogue import GIB, Model
+from components.gpu_memory import EngineKind, Gpu, kv_cache_bytes
+
+PORT = 8000
+"""Both engines listen here, so that the alias `engine` means whichever runs."""
+
+ALIAS = "engine"
+"""Network alias of both engines. Only a running container answers to its alias."""
+
+WEIGHTS_MOUNT = "/weights"
+CACHE_MOUNT = "/root/.cache"
+"""vLLM keeps compiled kernels here; without it every start on a GPU compiles them again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """An engine's container, as plain data. `shm_mib` is /dev/shm in MiB; `health` is an exec command."""
+
+    kind: EngineKind
+    model: Model
+    image: pins.Image
+    entrypoint: tuple[str, ...]
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    health: tuple[str, ...]
+    weights: weights.Weights
+    gpus: str | None
+    shm_mib: int
+    cache: bool = False
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        content = [
+            self.kind,
+            self.image.name,
+            self.image.version,
+            self.entrypoint,
+            self.command,
+            sorted(self.environment.items()),
+            self.health,
+            self.weights.folder,
+            self.gpus,
+            self.shm_mib,
+        ]
+        object.__setattr__(self, "digest", hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8])
+
+    @property
+    def name(self) -> str:
+        """The engine's name by content, also its alias on the stack's network: `vllm-1a2b3c4d`."""
+        return f"{self.kind}-{self.digest}"
+
+    @property
+    def command_line(self) -> str:
+        """Environment and command as one reads them, for review."""
+        words = [f"{key}={value}" for key, value in sorted(self.environment.items())]
+        return "\n".join([*words, *_lines((*self.entrypoint, *self.command))])
+
+
+def _lines(words: tuple[str, ...]) -> list[str]:
+    """A command line with one option a line."""
+    lines: list[str] = []
+    for word in words:
+        if word.startswith("--") or not lines:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    return [lines[0], *("  " + line for line in lines[1:])]
+
+
+def ollama(model: Model, *, context: int, parallel: int, gpu: Gpu | None) -> EngineSpec:
+    """Ollama with one model kept loaded. `context` in tokens for each of `parallel` requests."""
+    source = weights.for_ollama(model)
+    return EngineSpec(
+        kind="ollama",
+        model=model,
+        image=pins.OLLAMA,
+        entrypoint=("/bin/ollama",),
+        command=("serve",),
+        environment={
+            "OLLAMA_HOST": f"0.0.0.0:{PORT}",
+            "OLLAMA_MODELS": f"{WEIGHTS_MOUNT}/{source.folder}/models",
+            "OLLAMA_CONTEXT_LENGTH": str(context),
+            "OLLAMA_NUM_PARALLEL": str(parallel),
+            "OLLAMA_MAX_LOADED_MODELS": "1",
+            "OLLAMA_KEEP_ALIVE": "-1",  # unloading when idle would make the next request pay for loading
+            "OLLAMA_NOPRUNE": "1",  # the weights belong to the weights step
+            "OLLAMA_NO_CLOUD": "1",
+        },
+        health=("/bin/ollama", "list"),
+        weights=source,
+        gpus="all" if gpu else None,
+        shm_mib=64,
+    )
+
+
+def vllm(model: Model, *, context: int, parallel: int, gpu: Gpu | None) -> EngineSpec:
+    """vLLM with its KV cache given in bytes: it depends on the settings, never on what is free at start."""
+    source = weights.for_vllm(model)
+    kv_cache = kv_cache_bytes(model, context=context, parallel=parallel)
+    options = {
+        "--served-model-name": model.name,
+        "--port": str(PORT),
+        "--max-model-len": str(context),
+        "--max-num-seqs": str(parallel),
+        "--max-num-batched-tokens": str(max(2048, context)),
+        "--tensor-parallel-size": "1",
+        "--shutdown-timeout": "30",  # unset, SIGTERM cuts every stream at once
+    }
+    environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if gpu:
+        options["--dtype"] = "half"  # a T4 has no bfloat16
+        options["--kv-cache-memory-bytes"] = str(kv_cache)
+        flags = ["--enable-prefix-caching"]
+    else:
+        options["--dtype"] = "bfloat16"
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(kv_cache / GIB)))  # whole GiB
+        flags = ["--enable-prefix-caching", "--enforce-eager"]  # compiling takes a minute of two cores
+    return EngineSpec(
+        kind="vllm",
+        model=model,
+        image=pins.VLLM_CUDA if gpu else pins.VLLM_CPU,
+        entrypoint=("vllm", "serve"),
+        command=(
+            f"{WEIGHTS_MOUNT}/{source.folder}/source",
+            *(word for option in options.items() for word in option),
+            *flags,
+        ),
+        environment=environment,
+        health=(
+            "python3",
+            "-c",
+            f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{PORT}/health', timeout=5)",
+        ),
+        weights=source,
+        gpus="all" if gpu else None,
+        shm_mib=1024,
+        cache=True,
+    )
+
+
+BUILDERS = {"ollama": ollama, "vllm": vllm}

@@ -1,0 +1,107 @@
+"""How an engine's weights get into its volume: the folder, the script, and the disk that it needs. Pure.
+
+Every source has a folder of its own, named by content: a changed source never touches the weights
+that the other side of a switch still needs.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from shlex import quote
+
+from components.catalogue import Folder, Model, OllamaSource, VllmSource
+from components.gpu_memory import EngineKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What to fetch for one engine. `need_bytes` is the free disk it takes while it is fetched.
+
+    `script` runs under /bin/sh in the engine's own image with the volume at /weights, without a GPU.
+    `upload` names a folder on the deployer's machine that goes to `<folder>/source` first.
+    """
+
+    kind: EngineKind
+    folder: str
+    script: str
+    need_bytes: int
+    source: str
+    upload: str | None = None
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", self.folder.rsplit("-", 1)[1])
+
+
+def _folder(kind: EngineKind, model: Model, source: OllamaSource | VllmSource) -> str:
+    content = json.dumps([kind, model.name, type(source).__name__, asdict(source)], sort_keys=True)
+    return f"{model.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+def for_ollama(model: Model) -> Weights:
+    """Ollama's weights: pulled by tag, or converted from a folder, and named as at the endpoint."""
+    source = model.ollama
+    folder = _folder("ollama", model, source)
+    place = f"/weights/{folder}"
+    serve = f"""\
+export OLLAMA_HOST=127.0.0.1:11434 OLLAMA_MODELS={place}/models OLLAMA_NOPRUNE=1
+mkdir -p {place}/models
+/bin/ollama serve >/tmp/serve.log 2>&1 &
+tries=0
+until /bin/ollama list >/dev/null 2>&1; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 150 ] || {{ cat /tmp/serve.log; exit 1; }}
+  sleep 0.2
+done
+"""
+    if isinstance(source, Folder):
+        create = f"""\
+printf 'FROM {place}/source\\n' >/tmp/Modelfile
+/bin/ollama create {quote(model.name)} -f /tmp/Modelfile
+"""
+        upload, need, words = (
+            source.name,
+            source.size * 4,
+            f"folder {source.name}, revision {source.revision}",
+        )
+    else:
+        create = f"""\
+/bin/ollama pull {quote(source.tag)}
+/bin/ollama cp {quote(source.tag)} {quote(model.name)}
+"""
+        upload, need, words = None, source.size, f"ollama pull {source.tag}"
+    return Weights(
+        kind="ollama",
+        folder=folder,
+        script="set -eu\n" + serve + create,
+        need_bytes=need,
+        source=words,
+        upload=upload,
+    )
+
+
+def for_vllm(model: Model) -> Weights:
+    """vLLM's weights: a Hugging Face repository at a revision, or a folder."""
+    source = model.vllm
+    folder = _folder("vllm", model, source)
+    place = f"/weights/{folder}/source"
+    if isinstance(source, Folder):
+        return Weights(
+            kind="vllm",
+            folder=folder,
+            script=f"set -eu\ntest -f {place}/config.json\n",
+            need_bytes=source.size * 2,
+            source=f"folder {source.name}, revision {source.revision}",
+            upload=source.name,
+        )
+    download = (
+        "from huggingface_hub import snapshot_download; "
+        f"snapshot_download({source.repository!r}, revision={source.revision!r}, local_dir={place!r})"
+    )
+    return Weights(
+        kind="vllm",
+        folder=folder,
+        script=f"set -eu\npython3 -c {quote(download)}\n",
+        need_bytes=source.size,
+        source=f"{source.repository} at {source.revision}",
+    )
