@@ -96,8 +96,6 @@ def render_for_review(config: EdgeConfig) -> str:
 
 def _document(config: EdgeConfig) -> Iterable[str]:
     yield "{"
-    yield "admin localhost:2019"
-    yield "persist_config off"
     if config.domain is None:
         yield "auto_https off"
     yield "log default {"

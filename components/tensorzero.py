@@ -31,6 +31,9 @@ EMBEDDINGS_PATH = "/openai/v1/embeddings"
 STATUS_PATH = "/status"
 """GET: 200 with `version` and `config_hash` while the process lives. It checks no engine."""
 
+STATUS_URL = f"http://127.0.0.1:{PORT}{STATUS_PATH}"
+"""The same from inside its container, for a health check."""
+
 RESERVED_PREFIX = "tensorzero::"
 """A request field, at any depth, or a content block's `type` that begins so is the gateway's own.
 
