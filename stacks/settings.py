@@ -2,14 +2,16 @@
 
 import difflib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import pulumi
+import pulumi.runtime.config
 import yaml
 
+from components.caddyfile import API_KEY, TENANT
 from components.catalogue import MODELS, Model
 from components.gpu_memory import EngineKind, Gpu
 
@@ -19,9 +21,6 @@ TARGET_GPU: dict[str, Gpu | None] = {"docker": None}
 """Every target, and the GPU that it brings. Where its Docker host is: `stacks/targets.py`."""
 
 CONTEXT_MINIMUM = 256
-TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-API_KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")
-"""What an Authorization header can carry as a bearer token, and long enough not to be guessed."""
 
 
 class SettingsError(Exception):
@@ -195,6 +194,20 @@ def from_files(stack: str, root: Path) -> Settings:
     prefix = f"{PROJECT}:"
     values = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
     return from_values(stack, values, root)
+
+
+def from_program(root: Path) -> Settings:
+    """Settings of the stack that Pulumi is running. Raises SettingsError."""
+    # pulumi.Config reads keys one by one; the whole bag is needed to find misspelt ones.
+    bag = pulumi.runtime.config.CONFIG.get() or pulumi.runtime.config.get_config_env()
+    prefix = f"{PROJECT}:"
+    values = {key.removeprefix(prefix): value for key, value in bag.items() if key.startswith(prefix)}
+    return from_values(pulumi.get_stack(), values, root)
+
+
+def api_keys() -> pulumi.Output[dict[str, str]]:
+    """Tenant → API key of the running stack, as a secret."""
+    return pulumi.Config(PROJECT).get_secret_object("apiKeys") or pulumi.Output.secret({})
 
 
 def stacks(root: Path) -> list[str]:

@@ -1,0 +1,49 @@
+# Everything is built into .venv, .changeover and one cache folder; `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help up down test check render clean-all lock venv
+
+PYTHON ?= python3
+CACHE := $(or $(CHANGEOVER_CACHE),$(HOME)/.cache/changeover)
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+export PIP_CACHE_DIR := $(CACHE)/pip
+export UV_CACHE_DIR := $(CACHE)/uv
+export PYTHONDONTWRITEBYTECODE := 1
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+up: venv ## set everything up and deploy the stack `local`
+	@$(RUN) tools.up
+
+down: venv ## remove the stack, keep the weights (WEIGHTS=delete removes them too)
+	@$(RUN) tools.down
+
+check: venv ## lint, types, unit tests: the fast part
+	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/mypy --no-error-summary
+	@$(RUN) tools.render --check
+	@$(VENV)/bin/pytest -q tests/unit
+
+test: check ## everything, on the real engines
+	@$(RUN) tools.up --prepare
+	@$(VENV)/bin/pytest tests/engine
+
+render: venv ## write stacks/<stack>/, what a reviewer reads
+	@$(RUN) tools.render
+
+clean-all: venv ## remove what was built (refuses while a stack exists)
+	@$(RUN) tools.down --clean-all
+
+lock: venv ## bring requirements.lock up to date with pyproject.toml
+	@$(VENV)/bin/uv pip compile --quiet pyproject.toml --group dev --generate-hashes --no-header --no-annotate \
+	  -o requirements.lock
+
+venv: $(VENV)/.synced
+
+$(VENV)/.synced: requirements.lock
+	@echo "Python: installing the packages of requirements.lock into $(VENV)"
+	@test -x $(VENV)/bin/uv || { $(PYTHON) -m venv $(VENV) && $(VENV)/bin/pip install --quiet uv==0.13.9; }
+	@$(VENV)/bin/uv pip sync --quiet --require-hashes requirements.lock
+	@touch $@

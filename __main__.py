@@ -1,0 +1,28 @@
+"""Changeover: reads the settings, builds the stack, exports."""
+
+from pathlib import Path
+
+import pulumi
+
+from components.labels import Labels
+from stacks.blueprint import blueprint
+from stacks.endpoint import Endpoint, EndpointArgs
+from stacks.settings import PROJECT, SettingsError, api_keys, from_program
+from stacks.targets import TargetError, docker_host
+
+try:
+    settings = from_program(Path(__file__).parent)
+    labels = Labels(project=PROJECT, stack=settings.stack)
+    host = docker_host(settings, labels)
+except (SettingsError, TargetError) as error:
+    raise pulumi.RunError(str(error)) from None
+
+plan = blueprint(settings)
+pulumi.info(f"{settings.engine} by {plan.cutover.mode}: {plan.cutover.reason}")
+endpoint = Endpoint("endpoint", EndpointArgs(blueprint=plan, host=host, api_keys=api_keys()))
+
+pulumi.export("endpoint", endpoint.url)
+pulumi.export("engine", settings.engine)
+pulumi.export("model", settings.model.name)
+pulumi.export("cutover", plan.cutover.mode)
+pulumi.export("gateway_config", plan.gateway_config)

@@ -1,0 +1,62 @@
+"""The second phase of a change: what was prepared becomes what is live, or is taken back."""
+
+from dataclasses import dataclass
+
+import pulumi
+from pulumi_command import local
+
+from components.docker_host import DockerHost
+from components.plan import COMMIT, LIVE, RELEASE, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitArgs:
+    """`engine`, `gateway` and `switch` are names of containers; `prepared` is the first phase's step."""
+
+    plan: Plan
+    host: DockerHost
+    switch: pulumi.Input[str]
+    engine: pulumi.Input[str]
+    gateway: pulumi.Input[str]
+    prepared: pulumi.Resource
+
+
+class Commit(pulumi.ComponentResource):
+    """Checks a completion through the new gateway, then stops what is left of the old side."""
+
+    step: local.Command
+
+    def __init__(self, name: str, args: CommitArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("changeover:index:Commit", name, None, opts)
+        render = args.plan.render
+        host = {"DOCKER_HOST": args.host.address, "SWITCH": args.switch}
+        live = local.run_output(
+            command=LIVE,
+            environment=pulumi.Output.all(**host),
+            add_previous_output_in_env=False,
+            opts=pulumi.InvokeOutputOptions(parent=self, depends_on=[args.prepared]),
+        )
+        self.step = local.Command(
+            f"{name}-step",
+            create=COMMIT,
+            update=COMMIT,
+            delete=RELEASE,
+            stdin=pulumi.Output.all(args.engine, args.gateway).apply(
+                lambda names: render(engine=names[0], gateway=names[1])
+            ),
+            environment={
+                **host,
+                "ENGINE": args.engine,
+                "GATEWAY": args.gateway,
+                # An input and no trigger: a trigger would replace the step and run its `delete`.
+                # It is read at every preview, so an engine that was changed by hand shows as a diff.
+                "LIVE": live.stdout,
+            },
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[args.prepared],
+                hide_diffs=["stdin"],  # ENGINE, GATEWAY and the gateway's TOML show what changes in it
+            ),
+        )
+        self.register_outputs({})

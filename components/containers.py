@@ -1,0 +1,18 @@
+"""What every container of a stack has in common."""
+
+from collections.abc import Mapping
+
+import pulumi_docker as docker
+
+LOGS = {"max-size": "10m", "max-file": "3"}
+"""Docker's json-file log grows without bound otherwise."""
+
+
+def labels(values: Mapping[str, str]) -> list[docker.ContainerLabelArgs]:
+    """Labels as the docker provider takes them, in a fixed order."""
+    return [docker.ContainerLabelArgs(label=key, value=value) for key, value in sorted(values.items())]
+
+
+def volume_labels(values: Mapping[str, str]) -> list[docker.VolumeLabelArgs]:
+    """The same for a volume."""
+    return [docker.VolumeLabelArgs(label=key, value=value) for key, value in sorted(values.items())]

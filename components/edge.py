@@ -1,0 +1,92 @@
+"""The edge: Caddy, the only thing that listens outside the host."""
+
+import json
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+from pulumi_command import local
+
+from components import plan
+from components.containers import LOGS, labels, volume_labels
+from components.docker_host import DockerHost
+
+LISTEN_PORT = 8080
+BOOTSTRAP = "/etc/caddy/bootstrap.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeArgs:
+    """`image` is the reference to pull, `port` the published one, `config` the Caddyfile (secret)."""
+
+    image: str
+    port: int
+    config: pulumi.Input[str]
+    host: DockerHost
+    network: pulumi.Input[str]
+    committed: pulumi.Resource
+
+
+class Edge(pulumi.ComponentResource):
+    """Created once something behind it answers. Its configuration changes by a validated reload."""
+
+    configured: local.Command
+
+    def __init__(self, name: str, args: EdgeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("changeover:index:Edge", name, None, opts)
+        host = args.host
+        image = docker.RemoteImage(
+            f"{name}-image",
+            name=args.image,
+            keep_locally=True,  # another stack may use it
+            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+        )
+        volumes = [
+            docker.Volume(
+                f"{name}-{part}",
+                name=host.labels.name(f"{name}-{part}"),
+                labels=volume_labels(host.labels.of("edge")),
+                opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+            )
+            for part in ("config", "data")
+        ]
+        container = docker.Container(
+            host.labels.name(name),
+            image=image.image_id,
+            # The configuration with the keys in it comes by reload and is kept in the volume: it is
+            # in no container's definition, and a restart goes on with the last one that was valid.
+            command=["caddy", "run", "--resume", "--config", BOOTSTRAP],
+            uploads=[
+                docker.ContainerUploadArgs(
+                    file=BOOTSTRAP, content=json.dumps({"admin": {"listen": "localhost:2019"}})
+                )
+            ],
+            volumes=[
+                docker.ContainerVolumeArgs(volume_name=volume.name, container_path=f"/{part}")
+                for part, volume in zip(("config", "data"), volumes, strict=True)
+            ],
+            ports=[docker.ContainerPortArgs(internal=LISTEN_PORT, external=args.port, ip=host.bind)],
+            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network)],
+            labels=labels(host.labels.of("edge")),
+            log_driver="json-file",
+            log_opts=LOGS,
+            restart="unless-stopped",
+            destroy_grace_seconds=30,  # unset, Docker kills at once
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                provider=host.provider,
+                depends_on=[args.committed],
+                delete_before_replace=True,  # two containers cannot publish one port
+            ),
+        )
+        self.configured = local.Command(
+            f"{name}-configuration",
+            create=plan.configure_edge(),
+            update=plan.configure_edge(),
+            stdin=pulumi.Output.secret(args.config),
+            environment={"DOCKER_HOST": host.address, "EDGE": container.name, "EDGE_ID": container.id},
+            add_previous_output_in_env=False,
+            logging=local.Logging.STDERR,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.register_outputs({})

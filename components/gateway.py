@@ -1,0 +1,70 @@
+"""The gateway: a TensorZero container whose TOML says which engine is preferred."""
+
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+
+from components import tensorzero
+from components.containers import LOGS, labels
+from components.docker_host import DockerHost
+
+ALIAS = "gateway"
+"""Network alias at which the edge finds every gateway that runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayArgs:
+    """`image` is an image id; `config` the rendered TOML; `drain` the longest drain in seconds."""
+
+    image: pulumi.Input[str]
+    config: str
+    drain: int
+    host: DockerHost
+    network: pulumi.Input[str]
+    prepared: pulumi.Resource
+
+
+class Gateway(pulumi.ComponentResource):
+    """Created beside the one it replaces; the edge finds it, and that is the release."""
+
+    container_name: pulumi.Output[str]
+
+    def __init__(self, name: str, args: GatewayArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("changeover:index:Gateway", name, None, opts)
+        host = args.host
+        container = docker.Container(
+            host.labels.name(name),
+            image=args.image,
+            command=list(tensorzero.COMMAND),
+            uploads=[docker.ContainerUploadArgs(file=tensorzero.CONFIG_FILE, content=args.config)],
+            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
+            healthcheck=docker.ContainerHealthcheckArgs(
+                tests=[
+                    "CMD",
+                    "wget",
+                    "-q",
+                    "-O",
+                    "/dev/null",
+                    f"http://127.0.0.1:{tensorzero.PORT}{tensorzero.STATUS_PATH}",
+                ],
+                interval="15s",
+                timeout="5s",
+                retries=3,
+            ),
+            labels=labels(host.labels.of("gateway")),
+            log_driver="json-file",
+            log_opts=LOGS,
+            restart="no",  # after a crash or a reboot the switch starts it, once the engine is gated
+            destroy_grace_seconds=args.drain,  # unset, Docker kills at once and cuts every stream
+            must_run=False,
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                provider=host.provider,
+                depends_on=[args.prepared],
+                delete_before_replace=False,  # the new one answers before the old one is deleted
+                ignore_changes=["mustRun"],  # the switch stops it to hold requests
+            ),
+        )
+        self.container_name = container.name
+        self.register_outputs({"container_name": self.container_name})

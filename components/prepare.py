@@ -1,0 +1,50 @@
+"""The first phase of a change: the switch makes the wanted engine ready, or says why it cannot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+from pulumi_command import local
+
+from components.docker_host import DockerHost
+from components.plan import PREPARE, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareArgs:
+    """`engine` and `switch` are names of containers; `after` is what must be on the host first."""
+
+    plan: Plan
+    host: DockerHost
+    switch: pulumi.Input[str]
+    engine: pulumi.Input[str]
+    after: Sequence[pulumi.Resource]
+
+
+class Prepare(pulumi.ComponentResource):
+    """Follows the switch until the engine has passed its gate. Fails with the old engine serving."""
+
+    step: local.Command
+
+    def __init__(self, name: str, args: PrepareArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("changeover:index:Prepare", name, None, opts)
+        render = args.plan.render
+        self.step = local.Command(
+            f"{name}-step",
+            create=PREPARE,
+            update=PREPARE,
+            stdin=pulumi.Output.from_input(args.engine).apply(lambda engine: render(engine=engine)),
+            environment={
+                "DOCKER_HOST": args.host.address,
+                "SWITCH": args.switch,
+                "ENGINE": args.engine,
+                "CUTOVER": args.plan.mode,
+            },
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=list(args.after),
+                hide_diffs=["stdin"],  # ENGINE, CUTOVER and the gateway's TOML show what changes in it
+            ),
+        )
+        self.register_outputs({})

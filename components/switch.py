@@ -1,0 +1,81 @@
+"""The switch: the service on the Docker host that owns which engine is live."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pulumi
+import pulumi_docker as docker
+
+from components.containers import LOGS, labels, volume_labels
+from components.docker_host import DockerHost
+
+CODE = Path(__file__).parent.parent / "switch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchArgs:
+    """`image` is the reference to pull; `weights_volumes` maps each kind of engine to its volume."""
+
+    image: str
+    host: DockerHost
+    network: pulumi.Input[str]
+    weights_volumes: Mapping[str, pulumi.Input[str]]
+
+
+class Switch(pulumi.ComponentResource):
+    """A container with the Docker socket, a journal in a volume, and no port."""
+
+    container_name: pulumi.Output[str]
+
+    def __init__(self, name: str, args: SwitchArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("changeover:index:Switch", name, None, opts)
+        host = args.host
+        image = docker.RemoteImage(
+            f"{name}-image",
+            name=args.image,
+            keep_locally=True,  # another stack may use it
+            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+        )
+        journal = docker.Volume(
+            f"{name}-journal",
+            name=host.labels.name("journal"),
+            labels=volume_labels(host.labels.of("journal")),
+            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+        )
+        container = docker.Container(
+            host.labels.name(name),
+            image=image.image_id,
+            command=["python3", "-m", "switch", "serve"],
+            working_dir="/app",
+            envs=[
+                f"CHANGEOVER_PROJECT={host.labels.project}",
+                f"CHANGEOVER_STACK={host.labels.stack}",
+                "PYTHONUNBUFFERED=1",
+            ],
+            uploads=[
+                docker.ContainerUploadArgs(file=f"/app/switch/{file.name}", content=file.read_text())
+                for file in sorted(CODE.glob("*.py"))
+            ],
+            volumes=[
+                docker.ContainerVolumeArgs(host_path=host.socket, container_path="/var/run/docker.sock"),
+                docker.ContainerVolumeArgs(volume_name=journal.name, container_path="/journal"),
+                *(
+                    docker.ContainerVolumeArgs(volume_name=volume, container_path=f"/weights/{kind}")
+                    for kind, volume in sorted(args.weights_volumes.items())
+                ),
+            ],
+            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network)],
+            labels=labels(host.labels.of("switch")),
+            log_driver="json-file",
+            log_opts=LOGS,
+            restart="always",
+            destroy_grace_seconds=10,  # unset, Docker kills at once
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                provider=host.provider,
+                delete_before_replace=True,  # two switches on one journal would contradict each other
+            ),
+        )
+        self.container_name = container.name
+        self.register_outputs({"container_name": self.container_name})

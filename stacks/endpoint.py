@@ -1,0 +1,155 @@
+"""The composition: from a blueprint and a Docker host to the endpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+
+from components import pins
+from components.commit import Commit, CommitArgs
+from components.containers import volume_labels
+from components.docker_host import DockerHost
+from components.edge import Edge, EdgeArgs
+from components.engine import Engine, EngineArgs
+from components.gateway import Gateway, GatewayArgs
+from components.prepare import Prepare, PrepareArgs
+from components.switch import Switch, SwitchArgs
+from stacks.blueprint import Blueprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointArgs:
+    """`api_keys` maps tenants to keys, as a secret."""
+
+    blueprint: Blueprint
+    host: DockerHost
+    api_keys: pulumi.Input[Mapping[str, str]]
+
+
+class Endpoint(pulumi.ComponentResource):
+    """Network, volumes, switch, engines, the two phases with the gateway between them, and the edge."""
+
+    url: pulumi.Output[str]
+
+    def __init__(self, name: str, args: EndpointArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("changeover:index:Endpoint", name, None, opts)
+        blueprint, host = args.blueprint, args.host
+        settings = blueprint.settings
+        child = pulumi.ResourceOptions(parent=self)
+
+        def reference(image: pins.Image) -> str:
+            return image.offline if settings.images == "offline" else image.public
+
+        network = docker.Network(
+            "network",
+            name=host.labels.prefix,
+            driver="bridge",
+            labels=[
+                docker.NetworkLabelArgs(label=key, value=value)
+                for key, value in sorted(host.labels.of("network", plugin=host.origin).items())
+            ],
+            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+        )
+
+        def volume(role: str) -> docker.Volume:
+            return docker.Volume(
+                role,
+                name=host.labels.name(role),
+                labels=volume_labels(host.labels.of(role)),
+                opts=pulumi.ResourceOptions(
+                    parent=self,
+                    provider=host.provider,
+                    retain_on_delete=True,  # weights are hours of download; only a person deletes them
+                ),
+            )
+
+        weights = {kind: volume(f"{kind}-weights") for kind in ("ollama", "vllm")}
+        caches = {"vllm": volume("vllm-cache")}
+
+        switch = Switch(
+            "switch",
+            SwitchArgs(
+                image=reference(pins.SWITCH),
+                host=host,
+                network=network.name,
+                weights_volumes={kind: each.name for kind, each in weights.items()},
+            ),
+            child,
+        )
+        engines = [
+            Engine(
+                spec.name,
+                EngineArgs(
+                    spec=spec,
+                    image=reference(spec.image),
+                    host=host,
+                    network=network.name,
+                    weights_volume=weights[spec.kind].name,
+                    cache_volume=caches[spec.kind].name if spec.cache else None,
+                    switch=switch.container_name,
+                ),
+                child,
+            )
+            for spec in blueprint.specs
+        ]
+        active = engines[0]
+
+        gateway_image = docker.RemoteImage(
+            "gateway-image",
+            name=reference(pins.GATEWAY),
+            keep_locally=True,  # another stack may use it
+            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+        )
+        plan = blueprint.plan(reference(pins.GATEWAY))
+        prepare = Prepare(
+            "prepare",
+            PrepareArgs(
+                plan=plan,
+                host=host,
+                switch=switch.container_name,
+                engine=active.container_name,
+                # the standby as well: what a flip needs is there before anything is held
+                after=[gateway_image, *engines],
+            ),
+            child,
+        )
+        gateway = Gateway(
+            "gateway",
+            GatewayArgs(
+                image=gateway_image.image_id,
+                config=blueprint.gateway_config,
+                drain=settings.drain,
+                host=host,
+                network=network.name,
+                prepared=prepare.step,
+            ),
+            child,
+        )
+        commit = Commit(
+            "commit",
+            CommitArgs(
+                plan=plan,
+                host=host,
+                switch=switch.container_name,
+                engine=active.container_name,
+                gateway=gateway.container_name,
+                prepared=prepare.step,
+            ),
+            child,
+        )
+        edge = Edge(
+            "edge",
+            EdgeArgs(
+                image=reference(pins.EDGE),
+                port=settings.port,
+                config=pulumi.Output.from_input(args.api_keys).apply(blueprint.edge_config),
+                host=host,
+                network=network.name,
+                committed=commit.step,
+            ),
+            child,
+        )
+        url = f"http://{host.bind}:{settings.port}/v1"
+        self.url = edge.configured.id.apply(lambda _: url)
+        self.register_outputs({"url": self.url})

@@ -1,0 +1,245 @@
+"""The main job, told in order on the real engines: deploy, flip, flip back, break it, take it down.
+
+Each test goes on where the one before it stopped, as an operator would.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.support.load import Load
+from tests.support.project import CommandFailed, Project, docker, kill_group
+
+pytestmark = pytest.mark.engine
+
+FLIP = {"prepare-step": "update", "test-gateway": "replace", "commit-step": "update"}
+"""All that a flip touches, and nothing else: the promise to the reviewer."""
+
+
+def load_on(project: Project, **more: object) -> Load:
+    outputs = project.outputs()
+    return Load(endpoint=outputs["endpoint"], model=outputs["model"], **more)  # type: ignore[arg-type]
+
+
+def complete(project: Project, *, api_key: str = "none") -> str:
+    outputs = project.outputs()
+    with openai.OpenAI(base_url=outputs["endpoint"], api_key=api_key, max_retries=0, timeout=120) as client:
+        answer = client.chat.completions.create(
+            model=outputs["model"], messages=[{"role": "user", "content": "Hi."}], max_tokens=8
+        )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens <= 8
+    assert answer.choices[0].finish_reason
+    return answer.choices[0].message.content or ""
+
+
+def test_up_from_nothing_ends_with_an_endpoint_that_answers(project: Project) -> None:
+    text = project.up()
+    assert "gate 3/3" in text
+    assert project.live().startswith("changeover-test-ollama-")
+    assert complete(project)
+    assert project.outputs()["engine"] == "ollama"
+    assert project.outputs()["cutover"] == "hold"
+
+
+def test_only_the_edge_publishes_a_port(project: Project) -> None:
+    published = docker(
+        "ps", "--filter", f"label=changeover.stack={project.stack}", "--format", "{{.Names}} {{.Ports}}"
+    )
+    with_port = [line.split()[0] for line in published.splitlines() if "->" in line]
+    assert with_port == project.containers("edge")
+    assert "0.0.0.0:" not in published
+
+
+def test_nothing_to_do_is_nothing_to_do(project: Project) -> None:
+    assert project.changes() == {}
+    project.pulumi("refresh", "--yes", "--skip-preview")
+    assert project.changes() == {}
+
+
+def test_the_preview_of_a_flip_shows_one_line_of_toml_and_three_changes(project: Project) -> None:
+    project.configure(engine="vllm")
+    assert {name.replace("changeover-", ""): op for name, op in project.changes().items()} == FLIP
+    diff = project.pulumi("preview", "--diff")
+    assert '- routing = ["ollama", "vllm"]' in diff
+    assert '+ routing = ["vllm", "ollama"]' in diff
+
+
+def test_a_flip_to_vllm_under_load_loses_nothing(project: Project) -> None:
+    with load_on(project) as load:
+        load.wait_for_answers(4)
+        text = project.up()
+        load.wait_for_answers(4)
+    assert not load.bad, load.summary()
+    assert "released after" in text
+    assert project.live().startswith("changeover-test-vllm-")
+    assert project.outputs()["engine"] == "vllm"
+    assert complete(project)
+
+
+def test_after_the_flip_refresh_and_preview_are_empty(project: Project) -> None:
+    test_nothing_to_do_is_nothing_to_do(project)
+
+
+def test_the_way_back_under_load_loses_nothing_and_downloads_nothing(project: Project) -> None:
+    project.configure(engine="ollama")
+    with load_on(project) as load:
+        load.wait_for_answers(4)
+        text = project.up()
+        load.wait_for_answers(4)
+    assert not load.bad, load.summary()
+    assert "weights" not in text
+    assert project.live().startswith("changeover-test-ollama-")
+    test_nothing_to_do_is_nothing_to_do(project)
+
+
+def test_a_changed_context_is_another_engine_to_switch_to(project: Project) -> None:
+    before = project.live()
+    project.configure(context=768)
+    with load_on(project) as load:
+        load.wait_for_answers(2)
+        project.up()
+        load.wait_for_answers(2)
+    assert not load.bad, load.summary()
+    assert project.live().startswith("changeover-test-ollama-")
+    assert project.live() != before
+    assert before not in project.containers("engine")
+    assert project.outputs()["model"] == "tiny"
+    test_nothing_to_do_is_nothing_to_do(project)
+
+
+def test_an_engine_that_misses_its_deadline_leaves_the_old_one_serving(project: Project) -> None:
+    before = project.live()
+    project.configure(engine="vllm", loadSeconds=2)
+    with load_on(project) as load:
+        load.wait_for_answers(2)
+        with pytest.raises(CommandFailed) as failure:
+            project.up()
+        load.wait_for_answers(2)
+    assert not load.bad, load.summary()
+    assert project.live() == before
+    assert "serves" in str(failure.value)
+    project.configure(engine="ollama", loadSeconds=None)
+    project.up()
+    test_nothing_to_do_is_nothing_to_do(project)
+
+
+def test_weights_that_are_missing_are_found_before_anything_is_held(project: Project) -> None:
+    (switch,) = project.containers("switch")
+    docker("exec", switch, "sh", "-c", "for f in /weights/vllm/*/.complete; do mv $f $f.away; done")
+    try:
+        project.configure(engine="vllm")
+        with load_on(project) as load:
+            load.wait_for_answers(2)
+            with pytest.raises(CommandFailed, match="weights"):
+                project.up()
+        assert not load.bad, load.summary()
+        assert load.longest < 20, "nothing should have been held"
+    finally:
+        docker(
+            "exec", switch, "sh", "-c", "for f in /weights/vllm/*/.complete.away; do mv $f ${f%.away}; done"
+        )
+        project.configure(engine="ollama")
+    assert project.live().startswith("changeover-test-ollama-")
+    test_nothing_to_do_is_nothing_to_do(project)
+
+
+def test_pulumi_killed_in_the_middle_of_a_hold_restores_and_the_next_up_converges(
+    project: Project, tmp_path: Path
+) -> None:
+    before = project.live()
+    project.configure(engine="vllm")
+    log = tmp_path / "up.log"
+    with load_on(project) as load:
+        load.wait_for_answers(2)
+        update = project.start("up", "--yes", "--skip-preview", log=log)
+        deadline = time.monotonic() + 120
+        while "loading" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            assert update.poll() is None, log.read_text()
+            time.sleep(0.2)
+        kill_group(update)
+        while project.live() != before:
+            assert time.monotonic() < deadline + 120, "the old engine did not come back by itself"
+            time.sleep(1)
+        load.wait_for_answers(4)
+    assert not load.bad, load.summary()
+
+    with pytest.raises(CommandFailed, match="lock"):
+        project.up()
+    project.pulumi("cancel", "--yes")
+    with load_on(project) as load:
+        load.wait_for_answers(2)
+        project.up()
+        load.wait_for_answers(2)
+    assert not load.bad, load.summary()
+    assert project.live().startswith("changeover-test-vllm-")
+    test_nothing_to_do_is_nothing_to_do(project)
+    project.configure(engine="ollama")
+    project.up()
+
+
+def status_of(project: Project, *, api_key: str | None) -> int:
+    request = urllib.request.Request(f"{project.outputs()['endpoint']}/models")
+    if api_key is not None:
+        request.add_header("Authorization", f"Bearer {api_key}")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_a_key_is_added_and_rotated_under_load_and_cuts_nobody(project: Project) -> None:
+    first, second, other = "first-key-0123456789", "second-key-0123456789", "other-key-0123456789"
+    for key in (first, second, other):
+        project.pulumi("config", "set", "--secret", "--path", f"apiKeys.t{key[:5]}", key)
+    project.pulumi("config", "rm", "--path", "apiKeys.tsecon")
+    changed = project.changes()
+    assert changed == {"edge-configuration": "update"}
+    with load_on(project, api_key=first) as load:
+        load.wait_for_answers(2)
+        project.up()
+        load.wait_for_answers(2)
+        project.pulumi("config", "set", "--secret", "--path", "apiKeys.tother", second)
+        project.up()
+        load.wait_for_answers(2)
+    assert not load.bad, load.summary()
+    assert status_of(project, api_key=None) == 401
+    assert status_of(project, api_key=other) == 401
+    assert status_of(project, api_key=second) == 200
+
+
+def test_secrets_are_in_no_state_no_container_and_no_log(project: Project) -> None:
+    needle = "second-key"
+    state = "".join(file.read_text() for file in (project.folder / "state").rglob("*.json") if file.is_file())
+    assert needle not in state
+    filters = ("--filter", f"label=changeover.stack={project.stack}")
+    for name in docker("ps", "--all", "--format", "{{.Names}}", *filters).split():
+        assert needle not in docker("inspect", name)
+        assert needle not in docker("logs", name)
+
+
+def test_the_access_log_names_tenant_model_status_and_time_and_never_the_prompt(project: Project) -> None:
+    complete(project, api_key="second-key-0123456789")
+    (edge,) = project.containers("edge")
+    lines = [json.loads(line) for line in docker("logs", edge).splitlines() if line.startswith("{")]
+    entry = next(line for line in reversed(lines) if line.get("tenant") == "tother")
+    assert entry["model"] == "tiny"
+    assert entry["status"] == 200
+    assert entry["duration"] > 0
+    assert "Hi." not in json.dumps(lines)
+
+
+def test_destroy_leaves_no_container_and_no_network(project: Project) -> None:
+    project.pulumi("destroy", "--yes", "--skip-preview")
+    filters = ("--filter", f"label=changeover.stack={project.stack}")
+    assert docker("ps", "--all", "--quiet", *filters) == ""
+    assert docker("network", "ls", "--quiet", *filters) == ""
+    assert docker("volume", "ls", "--quiet", *filters), "the weights are kept"

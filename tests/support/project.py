@@ -1,0 +1,156 @@
+"""A copy of the project with a stack of its own, driven by the real Pulumi CLI."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.labels import Labels
+from stacks.settings import PROJECT
+from tools import environment
+from tools.environment import ROOT
+
+SOURCES = ("__main__.py", "Pulumi.yaml", "components", "stacks", "switch", "offline")
+
+
+class CommandFailed(Exception):
+    """The CLI exited non-zero; the text is everything it printed."""
+
+
+class Project:
+    """One stack of a copied project in `folder`. Pulumi's own output is returned as text."""
+
+    def __init__(self, folder: Path, stack: str, **settings: object) -> None:
+        self.folder, self.stack = folder, stack
+        self.labels = Labels(project=PROJECT, stack=stack)
+        for source in SOURCES:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, folder / source)
+            else:
+                shutil.copy(ROOT / source, folder / source)
+        (folder / "state").mkdir()
+        self.environment = {
+            **environment.process_environment(),
+            "PULUMI_BACKEND_URL": (folder / "state").as_uri(),
+            "PULUMI_CONFIG_PASSPHRASE": "a test's own",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        self.environment.pop("PULUMI_CONFIG_PASSPHRASE_FILE")
+        self.settings_file = folder / f"Pulumi.{stack}.yaml"
+        self.pulumi("stack", "init", stack)
+        self.configure(**settings)
+
+    def configure(self, **settings: object) -> None:
+        """Change settings in the stack's file; None removes one."""
+        content = yaml.safe_load(self.settings_file.read_text())
+        config = content.setdefault("config", {})
+        for key, value in settings.items():
+            if value is None:
+                config.pop(f"{PROJECT}:{key}", None)
+            else:
+                config[f"{PROJECT}:{key}"] = value
+        self.settings_file.write_text(yaml.safe_dump(content))
+
+    def command(self, *words: str) -> Sequence[str]:
+        stack = [] if words[0] == "stack" and words[1] in ("init", "ls") else ["--stack", self.stack]
+        return [str(environment.BIN / "pulumi"), *words, *stack, "--non-interactive"]
+
+    def start(self, *words: str, log: Path) -> subprocess.Popen[bytes]:
+        """The CLI in the background, in a process group of its own, its output in `log`."""
+        with log.open("wb") as out:
+            return subprocess.Popen(
+                self.command(*words),
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def pulumi(self, *words: str, timeout: float = 1200) -> str:
+        """Run the CLI; raise CommandFailed with its output when it exits non-zero."""
+        done = subprocess.run(
+            self.command(*words),
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise CommandFailed(done.stdout)
+        return done.stdout
+
+    def up(self) -> str:
+        return self.pulumi("up", "--yes", "--skip-preview")
+
+    def preview_json(self) -> dict[str, Any]:
+        """The preview as the engine's JSON: `steps` with their `op` and `urn`."""
+        out = self.pulumi("preview", "--json")
+        return dict(json.loads(out[out.index("{") :]))
+
+    def changes(self) -> dict[str, str]:
+        """Resource name → operation, of a preview, without those that stay the same."""
+        return {
+            step["urn"].rsplit("::", 1)[1]: step["op"]
+            for step in self.preview_json()["steps"]
+            if step["op"] not in ("same", "read")
+        }
+
+    def outputs(self) -> dict[str, Any]:
+        return dict(json.loads(self.pulumi("stack", "output", "--json", "--show-secrets")))
+
+    def containers(self, role: str, *, running: bool = False) -> list[str]:
+        """The names of the stack's containers with this role."""
+        return docker(
+            "ps",
+            *([] if running else ["--all"]),
+            "--filter",
+            f"label=changeover.stack={self.stack}",
+            "--filter",
+            f"label=changeover.role={role}",
+            "--format",
+            "{{.Names}}",
+        ).split()
+
+    def live(self) -> str:
+        """The name of the engine container that serves, as the switch says it."""
+        return self.switch("live").strip()
+
+    def switch(self, *words: str) -> str:
+        (switch,) = self.containers("switch")
+        return docker("exec", switch, "python3", "-m", "switch", *words)
+
+    def wipe(self) -> None:
+        """Remove whatever carries the stack's label, weights too. For clean-up after a test that failed."""
+        filters = ["--filter", f"label=changeover.stack={self.stack}"]
+        if left := docker("ps", "--all", "--quiet", *filters).split():
+            docker("rm", "--force", "--volumes", *left)
+        if left := docker("network", "ls", "--quiet", *filters).split():
+            docker("network", "rm", *left)
+        if left := docker("volume", "ls", "--quiet", *filters).split():
+            docker("volume", "rm", *left)
+
+
+def docker(*words: str) -> str:
+    """The Docker CLI's output; raises CommandFailed when it exits non-zero."""
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CommandFailed(f"docker {' '.join(words)}: {done.stderr}")
+    return done.stdout
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL a process and all it started, as a lost machine would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

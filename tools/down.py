@@ -1,0 +1,74 @@
+"""`make down`: removes the stack and keeps the weights; `make clean-all` removes what was built."""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+
+from components.labels import Labels
+from components.pins import EDGE, GATEWAY, OLLAMA, SWITCH, VLLM_CPU
+from offline.steps import StepFailed, cache_root, main_guard, say
+from stacks.settings import PROJECT
+from tools import environment
+from tools.environment import ROOT, pulumi
+from tools.up import STACK
+
+
+def _docker(*words: str) -> list[str]:
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StepFailed(f"`docker {' '.join(words)}` failed: {done.stderr.strip()}")
+    return done.stdout.split()
+
+
+def _stacks() -> list[str]:
+    if not (environment.BIN / "pulumi").exists():
+        return []
+    return [each["name"] for each in json.loads(pulumi("stack", "ls", "--json", capture=True))]
+
+
+def down(stack: str = STACK) -> None:
+    """Destroy `stack` and what an interrupted update left; `WEIGHTS=delete` takes the weights too."""
+    if stack in _stacks():
+        pulumi("destroy", "--yes", "--skip-preview", "--stack", stack)
+        pulumi("stack", "rm", "--yes", "--preserve-config", "--stack", stack)
+    filters = [
+        "--filter",
+        f"label=changeover.project={PROJECT}",
+        "--filter",
+        f"label=changeover.stack={stack}",
+    ]
+    if left := _docker("ps", "--all", "--quiet", *filters):
+        say(f"Removing {len(left)} containers that an interrupted update left behind")
+        _docker("rm", "--force", *left)
+    if left := _docker("network", "ls", "--quiet", *filters):
+        _docker("network", "rm", *left)
+    volumes = _docker("volume", "ls", "--quiet", *filters)
+    if os.environ.get("WEIGHTS") == "delete":
+        if volumes:
+            _docker("volume", "rm", *volumes)
+        say("The stack and its weights are gone.")
+    elif volumes:
+        prefix = Labels(project=PROJECT, stack=stack).prefix
+        say(f"The stack is gone. The volumes {prefix}-… keep its weights; WEIGHTS=delete removes them.")
+
+
+def clean_all() -> None:
+    """Remove the environment, the cache folder and the offline images. Refuses while a stack exists."""
+    if stacks := _stacks():
+        raise StepFailed(f"the stack `{stacks[0]}` still exists. Take it down first: make down")
+    for image in (OLLAMA, VLLM_CPU, GATEWAY, EDGE, SWITCH):
+        if shutil.which("docker") and _docker("images", "--quiet", image.offline):
+            _docker("rmi", image.offline)
+    for folder in (environment.HOME, cache_root(), ROOT / ".venv"):
+        say(f"Removing {folder}")
+        # Go makes its module cache read-only
+        subprocess.run(["chmod", "-R", "u+w", folder], check=False, capture_output=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clean-all", action="store_true", help="remove what was built as well")
+    main_guard(clean_all if parser.parse_args().clean_all else down)

@@ -1,0 +1,140 @@
+"""The folder `.changeover`: CLI, plugins, state and passphrase of this checkout, and its shell variables.
+
+Nothing outside the project's folder and the cache folder is touched: not the person's Pulumi login,
+not their Docker.
+"""
+
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+import tarfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import offline.tools
+from components import pins
+from offline.steps import StepFailed, cached, say
+
+ROOT = Path(__file__).parent.parent
+HOME = ROOT / ".changeover"
+BIN = HOME / "bin"
+PULUMI_HOME = HOME / "pulumi"
+STATE = HOME / "state"
+PASSPHRASE = HOME / "passphrase"
+ENV_FILE = HOME / "env.sh"
+CLI_PROGRAMS = ("pulumi", "pulumi-language-python", "pulumi-language-python-exec")
+
+
+def variables() -> dict[str, str]:
+    """The environment in which `pulumi` works on this checkout."""
+    return {
+        "PULUMI_HOME": str(PULUMI_HOME),
+        "PULUMI_BACKEND_URL": STATE.as_uri(),
+        "PULUMI_CONFIG_PASSPHRASE_FILE": str(PASSPHRASE),
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+    }
+
+
+def process_environment() -> dict[str, str]:
+    """The same for a child process, with the CLI and this virtual environment first on PATH."""
+    path = os.pathsep.join([str(BIN), str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, **variables(), "PATH": path, "VIRTUAL_ENV": sys.prefix}
+
+
+def pulumi(*words: str, capture: bool = False) -> str:
+    """Run the CLI on this checkout; its output goes to the terminal, or is returned.
+
+    Raises StepFailed when it exits non-zero.
+    """
+    done = subprocess.run(
+        [BIN / "pulumi", *words],
+        cwd=ROOT,
+        env=process_environment(),
+        stdout=subprocess.PIPE if capture else None,
+        stderr=subprocess.PIPE if capture else None,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        detail = f":\n{done.stderr.strip()}" if capture else "; what failed is said above"
+        raise StepFailed(f"`pulumi {' '.join(words)}` exited {done.returncode}{detail}")
+    return done.stdout or ""
+
+
+def install_tools() -> None:
+    """Put the CLI of the pinned version and its plugins into `.changeover`, from where they can be had.
+
+    The first of: the vendor's CLI on PATH in the pinned version, the vendor's download, a build from
+    package registries. What was chosen once stays, since a stack stays with the plugins that made it.
+    """
+    if (BIN / "pulumi").exists() and _version(BIN / "pulumi") == f"v{pins.PULUMI}":
+        return
+    BIN.mkdir(parents=True, exist_ok=True)
+    PULUMI_HOME.mkdir(exist_ok=True)
+    source = _vendor_on_path() or _vendor_download()
+    if source is None:
+        say("Pulumi: its vendor can't be reached; building CLI and plugins from package registries")
+        tools = offline.tools.build()
+        offline.tools.install(tools, PULUMI_HOME)
+        source = tools.bin
+    for program in source.iterdir():
+        if program.name.startswith("pulumi"):
+            link = BIN / program.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(program)
+
+
+def _version(program: Path) -> str:
+    environment = {**os.environ, "PULUMI_SKIP_UPDATE_CHECK": "true"}
+    done = subprocess.run([program, "version"], capture_output=True, text=True, check=False, env=environment)
+    return done.stdout.strip()
+
+
+def _vendor_on_path() -> Path | None:
+    found = shutil.which("pulumi")
+    if found is None or _version(Path(found)) != f"v{pins.PULUMI}":
+        return None
+    say(f"Pulumi: using {found}")
+    return Path(found).resolve().parent
+
+
+def _vendor_download() -> Path | None:
+    system = platform.system().lower()
+    machine = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}.get(
+        platform.machine().lower()
+    )
+    url = f"https://get.pulumi.com/releases/sdk/pulumi-v{pins.PULUMI}-{system}-{machine}.tar.gz"
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=10).close()
+    except (urllib.error.URLError, TimeoutError, OSError):
+        return None
+
+    def download(folder: Path, _log: Path) -> None:
+        with (
+            urllib.request.urlopen(url, timeout=60) as answer,
+            tarfile.open(fileobj=answer, mode="r|gz") as archive,
+        ):
+            archive.extractall(folder, filter="data")
+
+    return cached("pulumi-vendor", f"v{pins.PULUMI}", download) / "pulumi"
+
+
+def write() -> None:
+    """Write passphrase and `env.sh`, and have the virtual environment's `activate` read it."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    if not PASSPHRASE.exists():
+        PASSPHRASE.touch(mode=0o600)
+        PASSPHRASE.write_text(secrets.token_hex(24))
+    lines = [f"export {key}='{value}'" for key, value in variables().items()]
+    ENV_FILE.write_text("\n".join([*lines, f"export PATH='{BIN}':\"$PATH\"", ""]))
+    activate = Path(sys.prefix) / "bin" / "activate"
+    line = f". '{ENV_FILE}'  # changeover: the CLI, plugins and state of this checkout\n"
+    text = activate.read_text()
+    if line not in text:
+        activate.write_text(text.rstrip("\n") + "\n" + line)

@@ -1,0 +1,67 @@
+"""`make render`: what a reviewer reads without credentials, written to `stacks/<stack>/`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from stacks.blueprint import Blueprint, blueprint
+from stacks.settings import SettingsError, from_files, stacks
+
+ROOT = Path(__file__).parent.parent
+
+
+def files(plan: Blueprint) -> dict[str, str]:
+    """The rendered files of one stack by name."""
+    cutover, settings = plan.cutover, plan.settings
+    sums = "".join(f"  {kind}: {words}\n" for kind, words in cutover.sums.items())
+    specs = sorted(plan.specs, key=lambda spec: spec.kind)
+    return {
+        "tensorzero.toml": plan.gateway_config,
+        "Caddyfile": plan.reviewed_edge_config(),
+        "cutover.txt": f"engine: {settings.engine}\nmode: {cutover.mode}, since {cutover.reason}\n{sums}",
+        **{
+            f"{spec.kind}.txt": (
+                f"{spec.name}\nimage: {spec.image.name} {spec.image.version}\n"
+                f"weights: {spec.weights.source}\n\n{spec.command_line}\n"
+            )
+            for spec in specs
+        },
+    }
+
+
+def write(root: Path, stack: str) -> None:
+    """Write the rendered files of `stack` and remove those that no longer belong to it."""
+    folder = root / "stacks" / stack
+    folder.mkdir(exist_ok=True)
+    rendered = files(blueprint(from_files(stack, root)))
+    for name, text in rendered.items():
+        (folder / name).write_text(text)
+    for file in folder.iterdir():
+        if file.name not in rendered:
+            file.unlink()
+
+
+def stale(root: Path, stack: str) -> list[str]:
+    """The names of rendered files of `stack` that differ from what its settings give."""
+    folder = root / "stacks" / stack
+    rendered = files(blueprint(from_files(stack, root)))
+    there = {file.name: file.read_text() for file in folder.iterdir()} if folder.exists() else {}
+    return sorted(name for name in rendered.keys() | there.keys() if rendered.get(name) != there.get(name))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is stale")
+    check = parser.parse_args().check
+    try:
+        for stack in stacks(ROOT):
+            if not check:
+                write(ROOT, stack)
+            elif names := stale(ROOT, stack):
+                sys.exit(f"stacks/{stack}/ is stale: {', '.join(names)}. Type: make render")
+    except SettingsError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

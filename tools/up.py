@@ -1,0 +1,148 @@
+"""`make up`: from a fresh clone to an endpoint that answers. Run again, it changes nothing."""
+
+import argparse
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import yaml
+
+import offline.images
+from components import pins
+from offline.steps import StepFailed, main_guard, say
+from tools import docker_engine, environment, render
+from tools.environment import ROOT, pulumi
+
+STACK = "local"
+CONFIG = ROOT / f"Pulumi.{STACK}.yaml"
+PULL_SECONDS = 60
+
+
+def choose_images(config: dict[str, object]) -> str:
+    """`public` or `offline`: forced by `IMAGES`, chosen before, or found out by pulling one public image."""
+    if forced := os.environ.get("IMAGES"):
+        if forced not in ("public", "offline"):
+            raise StepFailed(f"IMAGES={forced}: allowed are public and offline")
+        say(f"Images: {forced}, as IMAGES says")
+        return forced
+    if before := config.get("changeover:images"):
+        say(f"Images: {before}, as Pulumi.{STACK}.yaml says")
+        return str(before)
+    image = pins.EDGE.public
+    say(f"Images: can a public one be pulled? Trying {image} …")
+    try:
+        done = subprocess.run(
+            ["docker", "pull", "--quiet", image],
+            capture_output=True,
+            text=True,
+            timeout=PULL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        why = f"no answer in {PULL_SECONDS} s"
+    else:
+        if done.returncode == 0:
+            say("Images: public, since it could be pulled")
+            return "public"
+        why = done.stderr.strip().splitlines()[-1]
+    say(f"Images: offline, since it can't be pulled ({why})")
+    return "offline"
+
+
+def ensure_stack() -> None:
+    """Create the stack where there is none, and select it."""
+    names = [each["name"] for each in json.loads(pulumi("stack", "ls", "--json", capture=True))]
+    if STACK in names:
+        pulumi("stack", "select", STACK, capture=True)
+        return
+    text = CONFIG.read_text()
+    if "encryptionsalt:" in text:
+        if "secure:" in text:
+            raise StepFailed(
+                f"{CONFIG.name} holds secrets that another checkout encrypted. Put its passphrase into "
+                f"{environment.PASSPHRASE}, or remove its `secure:` values and its encryptionsalt"
+            )
+        lines = text.splitlines(keepends=True)
+        CONFIG.write_text("".join(line for line in lines if not line.startswith("encryptionsalt:")))
+    pulumi("stack", "init", STACK, capture=True)
+
+
+def write_image_choice() -> None:
+    """Write the image source, and with `offline` the model that needs no hub, into the stack's settings."""
+    config = yaml.safe_load(CONFIG.read_text())["config"]
+    images = choose_images(config)
+    wanted = {"images": images}
+    if images == "offline":
+        wanted["model"] = "tiny"
+    for key, value in wanted.items():
+        if config.get(f"changeover:{key}", "public" if key == "images" else None) != value:
+            say(f"Settings: {key}: {value} → {CONFIG.name}")
+            pulumi("config", "set", key, value, "--stack", STACK, capture=True)
+    render.write(ROOT, STACK)
+
+
+def ask(endpoint: str, model: str) -> str:
+    """One completion through the endpoint; returns the answer's text. Raises StepFailed."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16}
+    request = urllib.request.Request(
+        f"{endpoint}/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", "X-Tenant-ID": "make-up"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            return str(json.load(answer)["choices"][0]["message"]["content"])
+    except urllib.error.HTTPError as error:
+        raise StepFailed(f"the endpoint answered {error.code}: {error.read().decode()[:500]}") from None
+    except OSError as error:
+        raise StepFailed(f"the endpoint does not answer: {error}") from None
+
+
+def prepare() -> None:
+    """Everything short of deploying: Docker, CLI, plugins, stack, images and the offline model."""
+    docker_engine.ensure()
+    environment.install_tools()
+    environment.write()
+    ensure_stack()
+    write_image_choice()
+    config = yaml.safe_load(CONFIG.read_text())["config"]
+    if config.get("changeover:images") == "offline":
+        offline.images.build()
+        offline.images.tiny_model()
+
+
+def up() -> None:
+    """Set everything up, deploy the stack `local`, and show that it answers."""
+    started = time.monotonic()
+    prepare()
+    say(f"Deploying the stack `{STACK}` …")
+    pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
+    outputs = json.loads(pulumi("stack", "output", "--json", "--stack", STACK, capture=True))
+    endpoint, model, engine = outputs["endpoint"], outputs["model"], outputs["engine"]
+    config = yaml.safe_load(CONFIG.read_text())["config"]
+    key = ""
+    if config.get("changeover:apiKeys"):
+        key = " -H 'Authorization: Bearer YOUR-KEY'"
+        say("The endpoint needs an API key; no completion was tried.")
+    else:
+        say(f"It answers: {ask(endpoint, model)!r}")
+    other = "vllm" if engine == "ollama" else "ollama"
+    say(f"""
+Ready after {time.monotonic() - started:.0f} s. {engine} serves {model} at {endpoint}
+
+Try it:
+  curl {endpoint}/chat/completions -H 'Content-Type: application/json'{key} \\
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+Change the engine, and back the same way with the old value:
+  source .venv/bin/activate
+  pulumi config set engine {other} && pulumi up""")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prepare", action="store_true", help="set everything up and deploy nothing")
+    main_guard(prepare if parser.parse_args().prepare else up)
