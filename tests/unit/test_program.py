@@ -1,0 +1,194 @@
+"""The whole program under mocks: what it declares, and what it must never declare."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pulumi
+import pulumi_docker as docker
+import pytest
+from pulumi.runtime import mocks
+
+from components.docker_host import DockerHost
+from components.gpu_memory import T4
+from components.labels import Labels
+from stacks import settings as settings_module
+from stacks.blueprint import blueprint
+from stacks.endpoint import Endpoint, EndpointArgs
+from stacks.settings import Settings, from_values
+
+ROOT = Path(__file__).parent.parent.parent
+KEY = "0123456789abcdef-secret"
+
+
+class Recorder(mocks.Mocks):
+    """Records every resource; ids and computed outputs are made from names."""
+
+    def __init__(self) -> None:
+        self.resources: list[mocks.MockResourceArgs] = []
+        self.calls: list[mocks.MockCallArgs] = []
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
+        self.resources.append(args)
+        outputs = dict(args.inputs)
+        if args.typ == "docker:index/remoteImage:RemoteImage":
+            outputs["imageId"] = f"sha256:{args.inputs['name']}"
+        elif "name" not in outputs:
+            outputs["name"] = f"{args.name}-0a1b2c3"
+        return f"{args.name}-id", outputs
+
+    def call(self, args: mocks.MockCallArgs) -> dict[Any, Any]:
+        self.calls.append(args)
+        return {"stdout": "changeover-local-ollama-0000"}
+
+    def of(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Inputs by resource name of one kind of resource."""
+        return {each.name: each.inputs for each in self.resources if each.typ.rsplit(":", 1)[1] == kind}
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    recorder = Recorder()
+    pulumi.runtime.set_mocks(recorder, project="changeover", stack="local", preview=False)
+    yield recorder
+
+
+def settings(**values: object) -> Settings:
+    base = {"engine": "ollama", "target": "docker", "model": "tiny", "images": "offline"}
+    return from_values("local", {**base, **values}, ROOT)
+
+
+def build(checked: Settings, *, gpu: bool = False) -> None:
+    """Build the stack and wait for everything that was registered."""
+
+    @pulumi.runtime.test
+    def program() -> None:
+        host = DockerHost(
+            address="unix:///var/run/docker.sock",
+            socket="/var/run/docker.sock",
+            bind="127.0.0.1",
+            gpu=T4 if gpu else None,
+            provider=docker.Provider("host", host="unix:///var/run/docker.sock"),
+            labels=Labels(project="changeover", stack="local"),
+            origin="from its vendor",
+        )
+        keys = pulumi.Output.secret({tenant: f"{KEY}-{tenant}" for tenant in checked.tenants})
+        Endpoint("endpoint", EndpointArgs(blueprint=blueprint(checked), host=host, api_keys=keys))
+
+    program()
+
+
+def roles(containers: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Container resource name by role; engines by their kind."""
+    found = {}
+    for name, inputs in containers.items():
+        labels = {each["label"]: each["value"] for each in inputs["labels"]}
+        found[labels.get("changeover.engine") or labels["changeover.role"]] = name
+    return found
+
+
+def test_only_the_edge_publishes_a_port_and_only_on_loopback(recorder: Recorder) -> None:
+    build(settings())
+    with_ports = {
+        name: inputs["ports"] for name, inputs in recorder.of("Container").items() if inputs.get("ports")
+    }
+    assert with_ports == {
+        "changeover-local-edge": [{"external": 8080.0, "internal": 8080.0, "ip": "127.0.0.1"}]
+    }
+
+
+def test_engines_are_created_and_not_started(recorder: Recorder) -> None:
+    build(settings())
+    containers = recorder.of("Container")
+    for kind in ("ollama", "vllm"):
+        inputs = containers[roles(containers)[kind]]
+        assert inputs["start"] is False
+        assert inputs["mustRun"] is False
+        assert inputs["restart"] == "unless-stopped"
+
+
+def test_every_container_stops_with_grace_rotates_its_log_and_carries_project_and_stack(
+    recorder: Recorder,
+) -> None:
+    build(settings())
+    for inputs in recorder.of("Container").values():
+        assert inputs["destroyGraceSeconds"] > 0
+        assert inputs["logOpts"]["max-size"]
+        labels = {each["label"]: each["value"] for each in inputs["labels"]}
+        assert labels["changeover.project"] == "changeover"
+        assert labels["changeover.stack"] == "local"
+
+
+def test_the_gateway_may_drain_as_long_as_a_flip_waits(recorder: Recorder) -> None:
+    build(settings(drainSeconds=77))
+    assert recorder.of("Container")["changeover-local-gateway"]["destroyGraceSeconds"] == 77
+
+
+def test_the_gateways_toml_is_an_upload_that_a_preview_shows(recorder: Recorder) -> None:
+    build(settings())
+    (upload,) = recorder.of("Container")["changeover-local-gateway"]["uploads"]
+    assert 'routing = ["ollama", "vllm"]' in upload["content"]
+
+
+def test_without_a_standby_the_other_engine_is_not_there_at_all(recorder: Recorder) -> None:
+    build(settings(standby=False))
+    everything = json.dumps([[each.name, each.inputs] for each in recorder.resources])
+    assert "vllm-cpu" not in everything
+    assert not [name for name in recorder.of("Container") if "vllm" in name]
+
+
+def test_offline_and_public_images_are_never_mixed(recorder: Recorder) -> None:
+    build(settings())
+    names = [inputs["name"] for inputs in recorder.of("RemoteImage").values()]
+    assert len(names) == 5
+    assert all(name.startswith("changeover-offline/") for name in names)
+
+
+def test_no_image_is_latest(recorder: Recorder) -> None:
+    build(settings(images="public", model="qwen-2.5-coder-0.5b"))
+    for inputs in recorder.of("RemoteImage").values():
+        assert ":" in inputs["name"]
+        assert not inputs["name"].endswith(":latest")
+
+
+def test_weights_come_before_the_engine_and_survive_a_destroy(recorder: Recorder) -> None:
+    build(settings())
+    assert {"ollama-weights", "vllm-weights", "vllm-cache"} <= recorder.of("Volume").keys()
+    steps = [name for name in recorder.of("Command") if name.endswith("-weights")]
+    assert len(steps) == 2
+
+
+def test_a_flip_changes_the_inputs_of_three_resources_only() -> None:
+    seen: list[dict[str, Any]] = []
+    for engine in ("ollama", "vllm"):
+        recorder = Recorder()
+        pulumi.runtime.set_mocks(recorder, project="changeover", stack="local", preview=False)
+        build(settings(engine=engine))
+        seen.append({f"{each.typ}::{each.name}": each.inputs for each in recorder.resources})
+    before, after = seen
+    assert before.keys() == after.keys()
+    changed = {name.rsplit("::", 1)[1] for name in before if before[name] != after[name]}
+    assert changed == {"prepare-step", "changeover-local-gateway", "commit-step"}
+
+
+def test_an_api_key_is_only_in_the_edges_configuration_and_there_a_secret(recorder: Recorder) -> None:
+    build(settings(apiKeys={"acme": f"{KEY}-acme"}))
+    holders = [each.name for each in recorder.resources if KEY in json.dumps(each.inputs)]
+    assert holders == ["edge-configuration"]
+
+
+def test_the_phases_look_at_what_is_live_at_every_preview(recorder: Recorder) -> None:
+    build(settings())
+    assert [call.token for call in recorder.calls] == ["command:local:run"]
+    assert recorder.of("Command")["commit-step"]["environment"]["LIVE"] == "changeover-local-ollama-0000"
+
+
+def test_on_a_gpu_engines_get_all_of_it(recorder: Recorder) -> None:
+    with patch.dict(settings_module.TARGET_GPU, {"docker": T4}):
+        build(settings(images="public", model="qwen-2.5-coder-7b", context=8192), gpu=True)
+    containers = recorder.of("Container")
+    for kind in ("ollama", "vllm"):
+        assert containers[roles(containers)[kind]]["gpus"] == "all"
+    assert any(each["name"].startswith("vllm/vllm-openai:") for each in recorder.of("RemoteImage").values())
