@@ -39,9 +39,9 @@ class Recorder(mocks.Mocks):
             outputs["name"] = f"{args.name}-0a1b2c3"
         return f"{args.name}-id", outputs
 
-    def call(self, args: mocks.MockCallArgs) -> dict[Any, Any]:
+    def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]]]:
         self.calls.append(args)
-        return {"stdout": "changeover-local-ollama-0000"}
+        return {"stdout": "changeover-local-ollama-0000"}, []
 
     def of(self, kind: str) -> dict[str, dict[str, Any]]:
         """Inputs by resource name of one kind of resource."""
@@ -63,7 +63,7 @@ def settings(**values: object) -> Settings:
 def build(checked: Settings, *, gpu: bool = False) -> None:
     """Build the stack and wait for everything that was registered."""
 
-    @pulumi.runtime.test
+    @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def program() -> None:
         host = DockerHost(
             address="unix:///var/run/docker.sock",

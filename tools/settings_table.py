@@ -1,0 +1,25 @@
+"""The README's table of settings, made from the typed `config:` block of Pulumi.yaml."""
+
+from pathlib import Path
+
+from stacks.settings import declared
+
+BEGIN = "<!-- settings: made by `make render` from Pulumi.yaml -->"
+END = "<!-- end of settings -->"
+
+
+def table(root: Path) -> str:
+    """The table as Markdown, one row for each setting in the order of Pulumi.yaml."""
+    rows = ["| setting | type | default | what it is |", "|---|---|---|---|"]
+    for key, entry in declared(root).items():
+        default = entry.get("default", "needed")
+        text = {True: "true", False: "false"}.get(default, default) if isinstance(default, bool) else default
+        rows.append(f"| `{key}` | {entry['type']} | {'none' if text == {} else text} | {entry['description']} |")
+    return "\n".join(rows)
+
+
+def with_table(readme: str, root: Path) -> str:
+    """The README's text with the table between its markers brought up to date."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{table(root)}\n{END}{after}"
