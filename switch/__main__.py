@@ -1,0 +1,173 @@
+"""`python3 -m switch VERB`, run by `docker exec` in the switch's container.
+
+Exit status: 0 done, 1 failed or refused, 75 (`follow`) still under way, 2 used wrongly.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from switch import daemon
+from switch.checks import Failed, check
+from switch.daemon import Switch
+from switch.docker import Docker, DockerError
+from switch.journal import Journal
+from switch.machine import UNDER_WAY, State, Transaction, World, gated
+from switch.plan import PlanError, load, parse
+from switch.weights import GIB, Fetch, fetch, receive, say
+
+SOCKET, JOURNAL, WEIGHTS, LOCKS = Path("/tmp/switch.sock"), Path("/journal"), Path("/weights"), Path("/tmp")
+
+
+def live(state: State, world: World) -> str:
+    """The container of the engine that serves, or `none`.
+
+    While a change is under way it is the engine that will serve after it: the new one once it is prepared.
+    """
+    t = state.transaction if state.transaction and state.transaction.phase in UNDER_WAY else None
+    if t and t.phase in ("prepared", "starting"):
+        return t.plan.engine.container
+    engine = world.get(state.active.plan.engine.container) if state.active else None
+    return engine.name if engine and (engine.running or t) else "none"
+
+
+def report(state: State, world: World, weights: Path, now: float) -> dict[str, Any]:
+    """All that `status` shows; times in seconds since the epoch, sizes in bytes."""
+    a, t = state.active, state.transaction
+    t = t if t and t.phase in UNDER_WAY else None
+    disks = {}
+    for folder in sorted(weights.glob("*")):
+        disk = os.statvfs(folder)
+        disks[folder.name] = {"free": disk.f_bavail * disk.f_frsize, "size": disk.f_blocks * disk.f_frsize}
+    return {
+        "live": live(state, world),
+        "active": a and {**dataclasses.asdict(a.plan.engine), "since": a.since},
+        "gated": gated(state, world),
+        "gateway": a and a.plan.gateway.container,
+        "held_since": t.held if t and t.held else state.held,
+        "trouble": state.trouble,
+        "under_way": t and _short(t, now),
+        "last": state.last and _short(state.last, now),
+        "containers": {c.name: "running" if c.running else "stopped" for c in world.values()},
+        "disks": disks,
+    }
+
+
+def _short(t: Transaction, now: float) -> dict[str, Any]:
+    return {
+        "kind": t.plan.engine.kind,
+        "container": t.plan.engine.container,
+        "from": t.old_engine,
+        "asked": t.asked,
+        "way": t.way,
+        "phase": t.phase,
+        "phase_seconds": round(now - t.since, 1),
+        "began": t.began,
+        "seconds": round((t.ended or now) - t.began, 1),
+        "held_seconds": t.held_seconds,
+        "error": t.error,
+        "steps": t.steps,
+        "gates": t.gates,
+    }
+
+
+def screen(r: dict[str, Any], now: float) -> str:
+    """The report for a person, on one screen."""
+    a, t, last = r["active"], r["under_way"], r["last"]
+    lines = ["serves    nothing: no change has been committed yet"]
+    if a:
+        state = "serves" if r["gated"] else "IS NOT READY"
+        lines = [f"engine    {a['kind']} ({a['container']}) {state}, committed {_ago(now - a['since'])} ago"]
+        lines.append(f"gateway   {r['gateway']} {r['containers'].get(r['gateway'], 'is gone')}")
+    if r["held_since"]:
+        lines.append(f"held      requests wait since {_ago(now - r['held_since'])}")
+    if r["trouble"]:
+        lines.append(f"trouble   {r['trouble']}; the switch keeps trying")
+    lines.append(f"under way {_named(t)} for {t['phase_seconds']:.0f} s" if t else "under way nothing")
+    if last:
+        held = f", {last['held_seconds']:.1f} s held" if last["held_seconds"] else ""
+        ago, took = _ago(now - last["began"]), f"{last['seconds']:.1f} s"
+        lines.append(f"last      {_named(last)}, {ago} ago, {took}{held}")
+        lines.append("          " + ", ".join(f"{s['phase']} {s['seconds']:.1f} s" for s in last["steps"]))
+        if last["error"]:
+            lines.append(f"          {last['error']}")
+    for name, disk in r["disks"].items():
+        free, size = disk["free"] / GIB, disk["size"] / GIB
+        lines.append(f"disk      weights/{name}: {free:.1f} of {size:.1f} GiB free")
+    return "\n".join(lines)
+
+
+def _named(t: dict[str, Any]) -> str:
+    return f"to {t['kind']} ({t['container']}): {t['phase']}"
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m switch", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, text in {
+        "serve": "be the switch (process 1 of its container)",
+        "prepare": "make the engine of the plan on stdin ready; `follow` shows how it goes",
+        "commit": "make the gateway and engine of the plan on stdin the active ones",
+        "check": "look whether the plan on stdin could be carried out; changes nothing",
+        "live": "print the container of the engine that serves, or none",
+        "release": "keep nothing running any more, before the stack is taken down; stops nothing",
+        "fetch": "fetch the weights that the JSON on stdin describes",
+    }.items():
+        verbs.add_parser(verb, help=text)
+    verbs.add_parser("follow", help="print what is new, wait a little").add_argument("--engine", default="")
+    verbs.add_parser("status", help="one screen").add_argument("--json", action="store_true")
+    taker = verbs.add_parser("receive", help="unpack a tar from stdin into the weights' folder `source`")
+    taker.add_argument("--engine", choices=("ollama", "vllm"), required=True)
+    taker.add_argument("--folder", required=True)
+    args = parser.parse_args(argv)
+    docker = Docker(os.environ.get("CHANGEOVER_PROJECT", ""), os.environ.get("CHANGEOVER_STACK", ""))
+    try:
+        return _run(args, docker)
+    except (Failed, PlanError, DockerError, ValueError, OSError) as error:
+        print(f"{args.verb}: {error}", flush=True)
+        return 1
+
+
+def _run(args: argparse.Namespace, docker: Docker) -> int:
+    match args.verb:
+        case "serve":
+            daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS), SOCKET)
+        case "prepare" | "commit" | "follow" | "release":
+            request: dict[str, Any] = {"verb": args.verb}
+            if args.verb == "follow":
+                request["engine"] = args.engine
+            elif args.verb != "release":
+                request["plan"] = json.load(sys.stdin)
+            reply = daemon.ask(SOCKET, request)
+            for line in reply["lines"]:
+                say(line)
+            return int(reply["code"])
+        case "check":
+            say(check(parse(json.load(sys.stdin), "prepare"), docker, WEIGHTS))
+        case "live":
+            say(live(Journal(JOURNAL).read(), docker.world()))
+        case "status":
+            now = time.time()
+            r = report(Journal(JOURNAL).read(), docker.world(), WEIGHTS, now)
+            say(json.dumps(r, indent=2) if args.json else screen(r, now))
+        case "receive":
+            say(receive(WEIGHTS, args.engine, args.folder, sys.stdin.buffer))
+        case "fetch":
+            fetch(load(Fetch, json.load(sys.stdin), "fetch"), docker, WEIGHTS, say, LOCKS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""`serve`: turns events into the machine's states and its actions into calls, and answers the other verbs.
+
+Only the main thread acts: it hears the results that have come in, looks at the containers, and lets the
+machine decide, so that what it sees is never older than what it has heard. What takes time runs in a thread
+and reports back. A state is in the journal before any action of it begins.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import socketserver
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from switch import machine
+from switch.checks import Failed, check
+from switch.docker import Docker, DockerError
+from switch.gate import Answer, complete
+from switch.journal import Journal
+from switch.machine import Action, Ask, Boot, Done, Event, Follow, Refused, Release, Tick
+from switch.plan import Plan, PlanError, parse
+
+IDLE, BUSY = 1.0, 0.1
+POLL_SECONDS = 2.0
+GIVE_UP_SECONDS = 20
+
+
+class Switch:
+    """The running switch. `clock` gives seconds since the epoch; `socket_path` is where the CLI asks."""
+
+    def __init__(
+        self, docker: Docker, journal: Journal, weights: Path, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.docker, self.journal, self.weights, self.clock = docker, journal, weights, clock
+        self.state = journal.read()
+        self.events, self._heard = queue.SimpleQueue[Event](), deque[Event]()
+        self._lock = threading.Condition()
+
+    # events
+
+    def apply(self, event: Event) -> list[Action]:
+        """One step of the machine, kept in the journal. Raises Refused, and OSError when it can't be kept."""
+        with self._lock:
+            new, actions = machine.advance(self.state, event, self.clock())
+            if new != self.state:
+                self.journal.write(new)
+                self._tell(new)
+                self.state = new
+                self._lock.notify_all()
+            return actions
+
+    def _tell(self, new: machine.State) -> None:
+        """What changes goes to the container's log as well."""
+        was, now = self.state.transaction, new.transaction
+        if now:
+            known = len(was.lines) if was and was.id == now.id else 0
+            for line in now.lines[known:]:
+                print(line, flush=True)
+        if new.trouble and new.trouble != self.state.trouble:
+            print(f"trouble: {new.trouble}", flush=True)
+        if (new.held is None) != (self.state.held is None):
+            print("requests are held" if new.held else "requests flow again", flush=True)
+
+    def turn(self) -> None:
+        """Hears what has come in, looks, decides, acts. Raises OSError or DockerError; nothing is lost."""
+        self._hear(0)
+        while self._heard:
+            self.perform(self.apply(self._heard[0]))
+            self._heard.popleft()
+            self._hear(0)
+        self.perform(self.apply(Tick(self.docker.world())))
+
+    def _hear(self, seconds: float) -> None:
+        with contextlib.suppress(queue.Empty):
+            self._heard.append(self.events.get(timeout=seconds) if seconds else self.events.get_nowait())
+
+    def run(self) -> None:
+        """Until the process is told to end. Leaves by SystemExit when Docker can't be reached for long."""
+        self.events.put(Boot())
+        heard = time.monotonic()
+        while True:
+            try:
+                self.turn()
+                heard = time.monotonic()
+            except (OSError, DockerError) as error:
+                print(f"no turn: {error}", flush=True)
+                if isinstance(error, ConnectionRefusedError) and time.monotonic() - heard > GIVE_UP_SECONDS:
+                    # Docker has come back with another socket; a restarted container mounts that one
+                    sys.exit("Docker can't be reached; the restart policy brings the switch back")
+                time.sleep(IDLE)
+            t = self.state.transaction
+            calm = not (self.state.busy or self.state.held or (t and t.phase in machine.UNDER_WAY))
+            self._hear(IDLE if calm else BUSY)
+
+    # actions
+
+    def perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            if action.do in ("check", "start", "stop", "probe"):
+                threading.Thread(target=lambda a=action: self.events.put(self.result(a)), daemon=True).start()
+            else:
+                self.events.put(self.result(action))
+
+    def result(self, action: Action) -> Done:
+        """Does one action and says how it went. Never raises."""
+        try:
+            match action.do:
+                case "check" if action.plan:
+                    return Done(action, True, check(action.plan, self.docker, self.weights))
+                case "probe" if action.plan:
+                    a = probe(action.plan, action.through, action.stream)
+                    return Done(action, a.ok, a.text, a.loading, a.final, a.facts)
+                case "start":
+                    self.docker.start(action.container)
+                case "stop":
+                    self.docker.stop(action.container, action.seconds)
+                case "signal":
+                    self.docker.signal(action.container)
+                case "remove":
+                    self.docker.remove(action.container)
+                case "archive" if self.state.last:
+                    self.journal.archive(self.state.last)
+                case "logs":
+                    return Done(action, True, self.docker.logs(action.container))
+            return Done(action, True)
+        except (Failed, DockerError, OSError) as error:
+            return Done(action, False, str(error))
+        except Exception as error:  # a job that dies unheard would leave the machine waiting for it
+            return Done(action, False, f"unexpected: {error!r}")
+
+    # requests
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One request of the CLI: what to print and the exit status."""
+        try:
+            match request:
+                case {"verb": "prepare" | "commit" as verb, "plan": raw}:
+                    return self._ask(verb, parse(raw, verb))
+                case {"verb": "follow", "engine": engine}:
+                    return self._follow(engine)
+                case {"verb": "release"}:
+                    self.apply(Release())
+                    return {"lines": ["released: the switch keeps nothing running any more"], "code": 0}
+        except (PlanError, Refused) as error:
+            return {"lines": [f"refused: {error}"], "code": 1}
+        except (OSError, DockerError) as error:
+            return {"lines": [f"the switch can't do it now: {error}"], "code": 1}
+        return {"lines": ["the switch does not know this request"], "code": 1}
+
+    def _ask(self, verb: Literal["prepare", "commit"], plan: Plan) -> dict[str, Any]:
+        self.apply(Ask(verb, plan, self.docker.world()))
+        self.events.put(Follow(read=False))  # wakes the main thread
+        return {"lines": [f"{verb}: {plan.engine.kind} ({plan.engine.container})"], "code": 0}
+
+    def _follow(self, engine: str) -> dict[str, Any]:
+        end = time.monotonic() + POLL_SECONDS
+        with self._lock:
+            t = self.state.waiting or self.state.transaction
+            if engine and t and t.plan.engine.container != engine:
+                return {"lines": [f"a change to {t.plan.engine.container} has taken its place"], "code": 1}
+            self.apply(Follow(read=False))
+            while (left := end - time.monotonic()) > 0 and machine.answer(self.state) == ([], 75):
+                self._lock.wait(left)
+            lines, code = machine.answer(self.state)
+            self.apply(Follow())
+            return {"lines": lines, "code": code}
+
+
+def probe(plan: Plan, through: Literal["engine", "gateway"], stream: bool) -> Answer:
+    """One completion of the plan's gate, from the engine itself or through the new gateway."""
+    engine, gateway, gate = plan.engine, plan.gateway, plan.gate
+    itself = through == "engine"
+    return complete(
+        engine.container if itself else gateway.container,
+        engine.port if itself else gateway.port,
+        "/v1/chat/completions" if itself else gateway.path,
+        engine.model if itself else gateway.model,
+        stream=stream,
+        max_tokens=gate.max_tokens,
+        timeout=gate.timeout,
+        same_model=itself,
+    )
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    switch: Switch
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: _Server
+
+    def handle(self) -> None:
+        reply = self.server.switch.answer(json.loads(self.rfile.readline()))
+        with contextlib.suppress(OSError):
+            self.wfile.write(json.dumps(reply).encode() + b"\n")
+
+
+def listen(switch: Switch, path: Path) -> _Server:
+    """Answers the CLI on a socket inside the container, in a thread."""
+    path.unlink(missing_ok=True)
+    server = _Server(str(path), _Handler)
+    server.switch = switch
+    path.chmod(0o600)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def ask(path: Path, request: dict[str, Any], patience: float = 10) -> dict[str, Any]:
+    """The daemon's answer; waits up to `patience` seconds for one that is just starting. Raises OSError."""
+    end = time.monotonic() + patience
+    while True:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(60)
+            try:
+                client.connect(str(path))
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+            else:
+                client.sendall(json.dumps(request).encode() + b"\n")
+                with client.makefile() as answer:
+                    return dict(json.loads(answer.readline() or "{}"))
+        time.sleep(0.1)
+
+
+def serve(switch: Switch, path: Path) -> None:
+    """Never returns. As process 1 it has to ask for SIGTERM itself, or Docker waits in vain and kills it."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os._exit(0)  # the journal is always whole, and orders to Docker are looked at again
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    listen(switch, path)
+    switch.run()

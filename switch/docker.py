@@ -1,0 +1,201 @@
+"""The Docker Engine API over its unix socket: the few calls that the switch needs, from Docker 20.10 on.
+
+Paths carry no version, so the engine answers in its own. Raises DockerError (with the engine's own message),
+or OSError when the engine can't be reached.
+"""
+
+import contextlib
+import datetime
+import http.client
+import io
+import json
+import re
+import socket
+import tarfile
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+from switch.machine import Container, World
+
+SOCKET = "/var/run/docker.sock"
+
+
+class DockerError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("docker", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Docker:
+    """The containers of one stack. `timeout` is in seconds and holds for one call."""
+
+    def __init__(self, project: str, stack: str, path: str = SOCKET) -> None:
+        self.labels = {"changeover.project": project, "changeover.stack": stack}
+        self._path = path
+
+    def _open(
+        self, method: str, url: str, body: Any, timeout: float
+    ) -> tuple[_Connection, http.client.HTTPResponse]:
+        connection = _Connection(self._path, timeout)
+        try:
+            raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+            kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
+            connection.request(method, url, raw, {"Content-Type": kind})
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                text = answer.read().decode(errors="replace")
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    text = json.loads(text)["message"]
+                raise DockerError(answer.status, text.strip())
+        except http.client.HTTPException as error:
+            connection.close()
+            raise OSError(f"Docker broke off its answer: {error!r}") from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection, answer
+
+    def call(self, method: str, url: str, body: Any = None, timeout: float = 15) -> Any:
+        """The JSON answer of one call, or its bytes when it isn't JSON, or None when it is empty."""
+        connection, answer = self._open(method, url, body, timeout)
+        try:
+            raw = answer.read()
+        except http.client.HTTPException as error:
+            raise OSError(f"Docker broke off its answer: {error!r}") from error
+        finally:
+            connection.close()
+        if "json" not in (answer.getheader("Content-Type") or ""):
+            return raw or None
+        return json.loads(raw) if raw else None
+
+    def world(self) -> World:
+        """The engines and gateways of the stack, by name, running or not."""
+        labels = [f"{key}={value}" for key, value in self.labels.items()]
+        query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
+        found: dict[str, Container] = {}
+        for row in self.call("GET", f"/containers/json?{query}"):
+            if row["Labels"].get("changeover.role") in ("engine", "gateway"):
+                try:
+                    c = _container(self.call("GET", f"/containers/{row['Id']}/json"))
+                except DockerError as error:
+                    if error.status != 404:
+                        raise
+                else:
+                    found[c.name] = c
+        return found
+
+    def start(self, name: str) -> None:
+        self.call("POST", f"/containers/{name}/start", timeout=120)
+
+    def stop(self, name: str, seconds: float) -> None:
+        """SIGTERM, and SIGKILL after `seconds`; returns once it has ended. One that is gone has ended."""
+        try:
+            self.call("POST", f"/containers/{name}/stop?t={seconds:.0f}", timeout=seconds + 60)
+        except DockerError as error:
+            if error.status != 404:
+                raise
+
+    def signal(self, name: str) -> None:
+        """SIGTERM, and no SIGKILL ever. One that does not run needs none."""
+        try:
+            self.call("POST", f"/containers/{name}/kill?signal=SIGTERM")
+        except DockerError as error:
+            if error.status not in (404, 409):
+                raise
+
+    def remove(self, name: str) -> None:
+        """Removes it, running or not, and its anonymous volumes. One that is gone is fine."""
+        try:
+            self.call("DELETE", f"/containers/{name}?force=1&v=1", timeout=60)
+        except DockerError as error:
+            if error.status != 404:
+                raise
+
+    def has_image(self, image: str) -> bool:
+        try:
+            self.call("GET", f"/images/{urllib.parse.quote(image, safe='/:@')}/json")
+        except DockerError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def image_of(self, name: str) -> str:
+        """The id of the image that a container was made from."""
+        return str(self.call("GET", f"/containers/{name}/json")["Image"])
+
+    def create(self, name: str, role: str, **spec: Any) -> None:
+        """A container of the stack; one of that name that a killed run has left is removed first."""
+        self.remove(name)
+        spec["Labels"] = {**self.labels, "changeover.role": role}
+        self.call("POST", f"/containers/create?name={name}", spec, timeout=60)
+
+    def put(self, name: str, path: str, content: str) -> None:
+        """Writes one file into a container that need not run; folders on the way are made."""
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w") as tar:
+            member = tarfile.TarInfo(path.lstrip("/"))
+            member.size, member.mode = len(content.encode()), 0o644
+            tar.addfile(member, io.BytesIO(content.encode()))
+        self.call("PUT", f"/containers/{name}/archive?path=/", raw.getvalue())
+
+    def wait(self, name: str, timeout: float) -> int:
+        """The exit status of a container, once it has ended."""
+        return int(self.call("POST", f"/containers/{name}/wait", timeout=timeout)["StatusCode"])
+
+    def logs(self, name: str, lines: int = 15) -> str:
+        """The last `lines` lines of its output, both streams in order."""
+        return b"".join(self._stream(name, f"tail={lines}", 15)).decode(errors="replace")
+
+    def follow(self, name: str, timeout: float) -> Iterator[bytes]:
+        """Its output as it comes, until it ends. `timeout` is the longest silence, in seconds."""
+        return self._stream(name, "follow=1", timeout)
+
+    def _stream(self, name: str, query: str, timeout: float) -> Iterator[bytes]:
+        url = f"/containers/{name}/logs?stdout=1&stderr=1&{query}"
+        connection, answer = self._open("GET", url, None, timeout)
+        try:
+            # without a terminal Docker sends frames: stream, 3 zeros, size (4 bytes, big endian), payload
+            while head := answer.read(8):
+                if len(head) == 8 and head[0] < 3 and head[1:4] == b"\0\0\0":
+                    yield answer.read(int.from_bytes(head[4:]))
+                else:
+                    yield head + answer.read()
+        except http.client.HTTPException as error:
+            raise OSError(f"Docker broke off its answer: {error!r}") from error
+        finally:
+            connection.close()
+
+
+def _container(raw: dict[str, Any]) -> Container:
+    labels, state = raw["Config"]["Labels"] or {}, raw["State"]
+    return Container(
+        name=raw["Name"].lstrip("/"),
+        role=labels["changeover.role"],
+        kind=labels.get("changeover.engine", ""),
+        running=state["Running"] and not state["Restarting"],
+        restarting=state["Restarting"],
+        started_at=state["StartedAt"],
+        exit_code=state["ExitCode"],
+        oom=state["OOMKilled"],
+        restarts=raw["RestartCount"],
+        created=_time(raw["Created"]),
+    )
+
+
+def _time(text: str) -> float:
+    """Seconds since the epoch of Docker's RFC 3339 time, which has up to nine digits of a second."""
+    whole = re.sub(r"\.\d+", "", text).replace("Z", "+00:00")
+    return datetime.datetime.fromisoformat(whole).timestamp()

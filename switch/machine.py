@@ -1,0 +1,727 @@
+"""What the switch does next: state + event -> new state + actions. No I/O and no clock of its own.
+
+A transaction goes through checking, draining, stopping, loading, prepared, starting (the new gateway) and
+retiring (what is old) to committed, or through restoring to failed. Its `way` is `hold` (one engine at a
+time), `beside` (the new engine is ready before the old one stops) or `gateway` (the engine stays). `active`
+changes at one point only: when a completion has come through the new gateway. Before it every failure leads
+back to `active`, after it only forward.
+
+With no transaction, and in restoring, `_converge` makes the host match `active`. Each turn looks at the
+containers as they are and asks for the next thing that is missing, so a step that a kill cut off is asked for
+again.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from switch.plan import Plan
+
+Phase = Literal[
+    "checking", "draining", "stopping", "loading", "prepared", "starting", "retiring", "restoring",
+    "committed", "failed", "unchanged",
+]  # fmt: skip
+UNDER_WAY = ("checking", "draining", "stopping", "loading", "prepared", "starting", "retiring", "restoring")
+LEASED = UNDER_WAY[:6]
+ORDERS = ("start", "stop")
+REPAIR = "`pulumi up --refresh` makes again what is missing."
+
+
+class Refused(Exception):
+    """A request that is not taken. The text is for the person at `pulumi up`."""
+
+
+@dataclass(frozen=True)
+class Container:
+    name: str
+    role: str
+    kind: str
+    running: bool
+    restarting: bool
+    started_at: str
+    """Docker's own text, only ever compared: it tells one run of a container from the next."""
+    exit_code: int
+    oom: bool
+    restarts: int
+    created: float
+
+    @property
+    def up(self) -> bool:
+        """Whether it runs, or Docker is about to run it again."""
+        return self.running or self.restarting
+
+
+World = Mapping[str, Container]
+
+
+@dataclass(frozen=True)
+class Action:
+    """`signal`, `remove`, `logs`, `archive` are done at once; `check`, `start`, `stop`, `probe` take time."""
+
+    do: Literal["check", "start", "stop", "probe", "signal", "remove", "logs", "archive"]
+    container: str = ""
+    job: int = 0
+    seconds: float = 0
+    plan: Plan | None = None
+    stream: bool = False
+    through: Literal["engine", "gateway"] = "engine"
+
+
+@dataclass(frozen=True)
+class Boot:
+    """The switch has started; what it was doing when it last stopped is in the state."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    world: World
+
+
+@dataclass(frozen=True)
+class Ask:
+    verb: Literal["prepare", "commit"]
+    plan: Plan
+    world: World
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Someone waits for the transaction: renews its lease and, once `read`, marks its lines."""
+
+    read: bool = True
+
+
+@dataclass(frozen=True)
+class Done:
+    """An action's result. `loading`: the engine does not listen yet. `final`: asking again can't help."""
+
+    action: Action
+    ok: bool
+    text: str = ""
+    loading: bool = False
+    final: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Release:
+    """Nothing is to be looked after any more: the stack is about to be taken down."""
+
+
+Event = Boot | Tick | Ask | Follow | Done | Release
+
+
+@dataclass
+class Active:
+    plan: Plan
+    gated_at: str
+    """StartedAt of the run of the engine that passed the gate: another run must pass it again."""
+    since: float
+
+
+@dataclass
+class Doom:
+    """A run of a container that was told to end: from then on it counts as gone, though it still works."""
+
+    started_at: str
+    at: float
+    sent: bool = True
+
+
+@dataclass
+class Gating:
+    """An engine on its way through the gate."""
+
+    container: str
+    began: float
+    restarts: int
+    started_at: str = ""
+    passed: int = 0
+    errors: int = 0
+    why: str = ""
+    next_at: float = 0
+    said: int = 0
+
+
+@dataclass
+class Transaction:
+    id: str
+    plan: Plan
+    asked: Literal["prepare", "commit"]
+    began: float
+    lease: float
+    old_engine: str = ""
+    old_gateway: str = ""
+    phase: Phase = "checking"
+    since: float = 0
+    checked: bool = False
+    way: Literal["", "hold", "beside", "gateway"] = ""
+    opened: bool = False
+    cleared: bool = False
+    gated_at: str = ""
+    held: float | None = None
+    held_seconds: float | None = None
+    error: str = ""
+    logs_of: str = ""
+    logs: list[str] | None = None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    gates: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    cursor: int = 0
+    ended: float = 0
+
+
+@dataclass
+class State:
+    active: Active | None = None
+    transaction: Transaction | None = None
+    waiting: Transaction | None = None
+    """Asked for while a change whose coordinator is gone is being undone; begins after it."""
+    last: Transaction | None = None
+    doomed: dict[str, Doom] = field(default_factory=dict)
+    orphans: list[str] = field(default_factory=list)
+    gating: Gating | None = None
+    busy: Action | None = None
+    busy_since: float = 0
+    jobs: int = 0
+    held: float | None = None
+    trouble: str = ""
+    tries: int = 0
+    retry_at: float = 0
+
+
+def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]]:
+    """The state after `event` and what to do, in order; keep the new state safe before doing anything.
+
+    `now` is in seconds since the epoch. Raises Refused, for Ask only; the given state is never changed.
+    """
+    turn = _Turn(copy.deepcopy(state), now)
+    match event:
+        case Boot():
+            turn.boot()
+        case Tick(world):
+            turn.tick(world)
+        case Ask(verb, plan, world):
+            turn.ask(verb, plan, world)
+        case Follow(read):
+            turn.follow(read)
+        case Done():
+            turn.done(event)
+        case Release():
+            turn.s.active = turn.s.transaction = turn.s.waiting = turn.s.held = None
+            turn.s.trouble = ""
+    return turn.s, turn.actions
+
+
+def answer(state: State) -> tuple[list[str], int]:
+    """The lines nobody has read yet and the exit status of `follow`: 75 under way, 0 done, 1 failed."""
+    if state.waiting:
+        return state.waiting.lines[state.waiting.cursor :], 75
+    t = state.transaction
+    if t is None:
+        return ["nothing was asked of the switch"], 1
+    done = t.phase in ("committed", "unchanged") or (t.phase == "prepared" and t.asked == "prepare")
+    return t.lines[t.cursor :], 0 if done else 1 if t.phase == "failed" else 75
+
+
+def gated(state: State, world: World) -> bool:
+    """Whether the active engine still is in the run that passed the gate."""
+    a = state.active
+    e = world.get(a.plan.engine.container) if a else None
+    return bool(a and e and e.running and e.started_at == a.gated_at and e.name not in state.doomed)
+
+
+def exited(c: Container) -> str:
+    reason = " (out of memory)" if c.oom else f" with code {c.exit_code}" if c.exit_code else ""
+    return f"{c.kind or c.role} exited{reason}"
+
+
+class _Turn:
+    def __init__(self, state: State, now: float) -> None:
+        self.s, self.now, self.actions = state, now, list[Action]()
+        self.world: World = {}
+
+    # requests
+
+    def boot(self) -> None:
+        s, t = self.s, self.s.transaction
+        s.busy = s.gating = None
+        for doom in s.doomed.values():
+            doom.sent = False  # a kill may have come between writing it down and the signal
+        if t and t.phase == "checking":
+            self._fail("the switch was restarted while it checked")
+        elif t and t.phase in LEASED and not (t.phase == "prepared" and self.now <= t.lease):
+            self._fail("the switch was restarted in the middle of the change")
+
+    def ask(self, verb: Literal["prepare", "commit"], plan: Plan, world: World) -> None:
+        s, t = self.s, self.s.transaction
+        self.world = world
+        fresh = Transaction(f"{self.now:.3f}", plan, verb, self.now, self.now + plan.seconds.lease_following)
+        if t and t.phase in UNDER_WAY:
+            to, left = t.plan.engine, max(0.0, t.lease - self.now)
+            same = to == plan.engine and t.plan.cutover == plan.cutover
+            if same and (t.phase in LEASED[:5] or (t.phase in ("starting", "retiring") and t.plan == plan)):
+                # a coordinator that died and was started again, or prepare's commit
+                if verb == "commit":
+                    t.asked, t.plan = verb, plan
+                else:
+                    t.cursor = 0
+                t.lease = max(t.lease, fresh.lease)
+                return
+            if t.phase == "restoring" and not left:
+                s.waiting = fresh
+                fresh.lines = [f"waiting until the interrupted change to {to.container} is undone"]
+                return
+            soon = f" If its `pulumi up` was interrupted, it is undone within {left:.0f} s." if left else ""
+            raise Refused(
+                f"a change to {to.kind} ({to.container}) is under way, {t.phase} for "
+                f"{self.now - t.since:.0f} s.{soon} Run `pulumi up` again after it; `status` shows it."
+            )
+        if plan.engine.container not in world:
+            raise Refused(f"the container {plan.engine.container} does not exist. {self._remain()} {REPAIR}")
+        if verb == "commit" and plan.gateway.container not in world:
+            raise Refused(f"the gateway {plan.gateway.container} does not exist. {self._remain()} {REPAIR}")
+        self._begin(fresh)
+
+    def _begin(self, fresh: Transaction) -> None:
+        s, a, plan = self.s, self.s.active, fresh.plan
+        s.transaction, s.waiting, fresh.since = fresh, None, self.now
+        self._give_up_job()
+        if a is None:
+            return
+        fresh.old_engine, fresh.old_gateway = a.plan.engine.container, a.plan.gateway.container
+        g = self.world.get(fresh.old_gateway)
+        stays = fresh.old_gateway == plan.gateway.container and g and g.running and g.name not in s.doomed
+        if plan.engine == a.plan.engine and gated(s, self.world) and (fresh.asked == "prepare" or stays):
+            fresh.phase = "unchanged"
+            fresh.lines.append(f"{plan.engine.kind} ({plan.engine.container}) is already serving")
+
+    def follow(self, read: bool) -> None:
+        t = self.s.waiting or self.s.transaction
+        if t:
+            t.cursor = len(t.lines) if read else t.cursor
+            t.lease = max(t.lease, self.now + t.plan.seconds.lease_following)
+
+    # results
+
+    def done(self, e: Done) -> None:
+        s, t = self.s, self.s.transaction
+        if e.action.do == "logs" and t and t.logs_of == e.action.container:
+            t.logs = e.text.splitlines() if e.ok else []
+        if e.action.do == "signal" and not e.ok and e.action.container in s.doomed:
+            s.doomed[e.action.container].sent = False
+        if s.busy is None or s.busy.job != e.action.job:
+            return  # given up in the meantime
+        took, s.busy = self.now - s.busy_since, None
+        leased = t if t and t.phase in LEASED else None
+        match e.action:
+            case Action(do="check") if leased:
+                if e.ok:
+                    self._say(f"{e.text} ({took:.1f} s)")
+                    leased.checked = True
+                else:
+                    self._fail(e.text)
+            case Action(do="probe", through="gateway") if leased:
+                if e.ok:
+                    self._decide(leased)
+                else:
+                    s.gating = replace(self._gateway_gating(leased), why=e.text, next_at=self.now + 0.2)
+            case Action(do="probe", container=name) if s.gating and s.gating.container == name:
+                self._gate_result(s.gating, e, took)
+            case Action(do="stop", container=name):
+                if t and e.ok and t.phase in ("stopping", "retiring"):
+                    self._say(f"{self._kind(name)} stopped ({took:.1f} s)")
+                if t and t.phase == "restoring" and name == t.plan.engine.container and e.ok:
+                    t.cleared = True
+                if not e.ok:
+                    self._broken(f"{name} could not be stopped: {e.text}")
+            case Action(do="start", container=name) if not e.ok:
+                self._broken(f"{name} could not be started: {e.text}", name)
+
+    def _broken(self, text: str, container: str = "") -> None:
+        """An order that Docker did not carry out: a change is given up, anything else is tried again."""
+        t = self.s.transaction
+        if t and t.phase in LEASED:
+            self._fail(text, container)
+        else:
+            self._trouble(text)
+
+    def _gate_result(self, g: Gating, e: Done, took: float) -> None:
+        t = self.s.transaction
+        plan = e.action.plan
+        if e.ok and plan:
+            g.passed, g.next_at = g.passed + 1, self.now
+            if t and t.phase in UNDER_WAY:
+                t.gates.append({"at": self.now, "engine": g.container, "seconds": round(took, 3), **e.facts})
+                since, what = (t.held, "the hold began") if t.held else (g.began, "it was started")
+                last = f" passed {self.now - since:.1f} s after {what}"
+                n = plan.gate.completions
+                self._say(f"gate {g.passed}/{n}{last if g.passed == n else ''}")
+        elif e.loading:
+            g.why, g.next_at = e.text, self.now + 0.25
+        else:
+            g.errors, g.why, g.next_at = 3 if e.final else g.errors + 1, e.text, self.now + 1
+
+    # turns
+
+    def tick(self, world: World) -> None:
+        s, self.world = self.s, world
+        for name, doom in list(s.doomed.items()):
+            c = world.get(name)
+            if c is None or not c.up or c.started_at != doom.started_at:
+                del s.doomed[name]
+        while True:
+            t = s.transaction
+            before = t.phase if t else ""
+            if t is None or t.phase not in UNDER_WAY:
+                self._converge()
+            elif t.phase in LEASED and self.now > t.lease:
+                self._fail("nobody followed it any more: `pulumi up` was interrupted")
+            elif not (s.busy and s.busy.do in ORDERS):
+                getattr(self, f"_{t.phase}")(t)
+            if s.transaction is t and (t is None or t.phase == before):
+                return
+
+    def _checking(self, t: Transaction) -> None:
+        if not t.checked:
+            self._job("check", plan=t.plan)
+            return
+        t.way = self._way(t)
+        if t.way == "gateway":
+            t.gated_at = self.s.active.gated_at if self.s.active else ""
+            self._to("prepared")
+        else:
+            self._to("draining" if t.way == "hold" else "loading")
+
+    def _way(self, t: Transaction) -> Literal["hold", "beside", "gateway"]:
+        a = self.s.active
+        if a is None or not gated(self.s, self.world):
+            return "hold"
+        if a.plan.engine.container == t.plan.engine.container:
+            return "gateway"
+        return "beside" if t.plan.cutover == "overlap" else "hold"
+
+    def _draining(self, t: Transaction) -> None:
+        gateways = [c for c in self._role("gateway") if c.up]
+        if t.held is None:
+            t.held = self.s.held or (self.now if gateways else None)
+        if self._drained(gateways):
+            if t.held is not None:
+                self._say(f"drained in {self.now - t.held:.1f} s")
+            self._to("stopping")
+        elif self.now - t.since > t.plan.seconds.drain:
+            names = " and ".join(c.name for c in gateways)
+            self._fail(f"{names} still had requests after {t.plan.seconds.drain:g} s; no engine was stopped")
+
+    def _stopping(self, t: Transaction) -> None:
+        if self._alone(t):
+            self._to("loading")
+
+    def _loading(self, t: Transaction) -> None:
+        e = self.world.get(t.plan.engine.container)
+        if not self._alone(t) or not self._old_serves(t):
+            return
+        if self.s.gating is None:
+            if e is None or not e.up:
+                self.s.gating = Gating(t.plan.engine.container, self.now, 0)
+                self._job("start", t.plan.engine.container)
+                return
+            self.s.gating = Gating(e.name, self.now, e.restarts, e.started_at)
+        outcome = self._gate(t.plan)
+        if outcome is True:
+            t.gated_at, self.s.gating = e.started_at if e else "", None
+            self._to("prepared")
+        elif outcome:
+            self._fail(str(outcome), t.plan.engine.container)
+
+    def _prepared(self, t: Transaction) -> None:
+        if self._new_stands(t) and t.asked == "commit":
+            self._to("starting")
+
+    def _starting(self, t: Transaction) -> None:
+        name, seconds = t.plan.gateway.container, t.plan.seconds.gateway
+        g = self.world.get(name)
+        if not self._new_stands(t):
+            return
+        if g is None:
+            self._fail(f"the gateway {name} is gone")
+        elif name in self.s.doomed:
+            self._drained([g])
+        elif not g.up and not t.opened:
+            t.opened = True
+            self._job("start", name)
+        elif not g.up:
+            self._fail(exited(g), name)
+        elif self.now - t.since > seconds:
+            why = self.s.gating.why if self.s.gating else ""
+            self._fail(f"the gateway gave no completion within {seconds:g} s: {why or 'no answer'}", name)
+        elif self.now >= self._gateway_gating(t).next_at:
+            t.opened = True
+            self._job("probe", name, plan=t.plan, through="gateway")
+
+    def _gateway_gating(self, t: Transaction) -> Gating:
+        return self.s.gating or Gating(t.plan.gateway.container, t.since, 0)
+
+    def _decide(self, t: Transaction) -> None:
+        """The one point where `active` changes: a completion has come through the new gateway."""
+        self._say("gateway answers")
+        if t.held is not None:
+            t.held_seconds = self.now - t.held
+            self._say(f"released after {t.held_seconds:.1f} s held")
+        self.s.active = Active(t.plan, t.gated_at, self.now)
+        self.s.gating, self.s.held = None, None
+        self.s.trouble, self.s.tries, self.s.retry_at = "", 0, 0
+        self._to("retiring")
+
+    def _retiring(self, t: Transaction) -> None:
+        new, engine = t.plan.gateway.container, t.plan.engine.container
+        patience = t.plan.seconds.drain + t.plan.seconds.load
+        if not self._drained([c for c in self._role("gateway") if c.up and c.name != new], patience):
+            return
+        if not self._stopped(c for c in self._role("engine") if c.up and c.name != engine):
+            return
+        # Pulumi deletes the gateways it knows at the end of its update, and fails on one that is gone: only
+        # what was already nobody's at the commit before this one can't be Pulumi's any more.
+        keep = (new, t.old_gateway)
+        orphans = [c.name for c in self._role("gateway") if c.name not in keep and c.created < t.began]
+        self.actions += [Action("remove", name) for name in orphans if name in self.s.orphans]
+        self.s.orphans = orphans
+        if t.old_engine not in ("", engine):
+            self._say(f"{self._kind(t.old_engine)} ({t.old_engine}) is the standby")
+        self._end("committed")
+
+    def _restoring(self, t: Transaction) -> None:
+        a, s, new = self.s.active, self.s, t.plan.engine.container
+        if s.trouble:
+            self._end("failed")
+            return
+        keep = a.plan.gateway.container if a else ""
+        patience = t.plan.seconds.drain + (t.plan.seconds.load if gated(s, self.world) else 0)
+        if not self._drained([c for c in self._role("gateway") if c.up and c.name != keep], patience):
+            return
+        if t.logs_of and t.logs is None:
+            self.actions.append(Action("logs", t.logs_of))
+        elif not t.cleared and not (a and a.plan.engine.container == new):
+            # even one that does not run: Docker may still be starting it for a switch that was killed
+            self._job("stop", new, seconds=t.plan.seconds.stop)
+        elif a is None or self._converge():
+            self._end("failed")
+
+    def _converge(self) -> bool:
+        """One step towards `active`: its engine alone, gated, only then its gateway. True when all is so."""
+        s, a = self.s, self.s.active
+        if a is None:
+            return True  # nothing is known to be ours: stop nothing
+        if s.busy and s.busy.do in ORDERS:
+            return False
+        if not self._stopped(c for c in self._role("engine") if c.up and c.name != a.plan.engine.container):
+            return False
+        if not gated(s, self.world) and not self._regated(a):
+            return False
+        gateway = self.world.get(a.plan.gateway.container)
+        if gateway is None:
+            self._trouble(f"the gateway {a.plan.gateway.container} is gone. {REPAIR}")
+        elif gateway.name in s.doomed:
+            self._drained([gateway], a.plan.seconds.drain + a.plan.seconds.load)
+        elif gateway.up:
+            s.held, s.trouble = None, ""
+            if self.now > s.retry_at + 30:
+                s.tries = 0
+            return True
+        elif self.now >= s.retry_at:
+            s.tries += 1
+            s.retry_at = self.now + min(60, 2**s.tries)
+            self._job("start", gateway.name)
+        return False
+
+    def _regated(self, a: Active) -> bool:
+        """Brings the active engine back through its gate while no gateway answers, so that requests wait."""
+        s, name = self.s, a.plan.engine.container
+        e = self.world.get(name)
+        gateways = [c for c in self._role("gateway") if c.up]
+        if gateways and s.held is None:
+            s.held = self.now
+        if not self._drained(gateways, a.plan.seconds.drain) or self.now < s.retry_at:
+            return False
+        if e is None:
+            self._trouble(f"the container {name} is gone. {REPAIR}")
+        elif e.up and name in s.doomed:
+            self._stopped([e])
+        elif s.gating is None or s.gating.container != name:
+            if e.running:
+                s.gating = Gating(name, self.now, e.restarts, e.started_at)
+            elif not e.up:
+                s.gating = Gating(name, self.now, 0)
+                self._job("start", name)
+        else:
+            outcome = self._gate(a.plan)
+            if outcome is True:
+                a.gated_at, s.gating = e.started_at, None
+                return True
+            if outcome:
+                if e.up:
+                    s.doomed[name] = Doom(e.started_at, self.now)  # the next try begins with a fresh start
+                self._trouble(str(outcome))
+        return False
+
+    # parts of turns
+
+    def _gate(self, plan: Plan) -> bool | str:
+        """True once `plan`'s engine has passed, why it failed, or False while it is on its way."""
+        g, e = self.s.gating, self.world.get(plan.engine.container)
+        if g is None or e is None:
+            return f"the container {plan.engine.container} is gone"
+        if not e.running or e.restarts > g.restarts or g.started_at not in ("", e.started_at):
+            return f"{exited(e)} while it was loading"
+        g.started_at = e.started_at
+        if g.passed >= plan.gate.completions:
+            return True
+        if g.errors >= 3:
+            return f"{e.kind} failed its gate: {g.why}"
+        waited = self.now - g.began
+        if waited > plan.seconds.load:
+            return f"{e.kind} was not ready after {plan.seconds.load:g} s: {g.why or 'no answer'}"
+        if not g.passed and waited // 5 > g.said:
+            g.said = int(waited // 5)
+            self._say(f"loading {e.kind} … {g.said * 5} s")
+        if not self.s.busy and self.now >= g.next_at:
+            self._job("probe", e.name, plan=plan, stream=g.passed % 2 == 0)
+        return False
+
+    def _new_stands(self, t: Transaction) -> bool:
+        e = self.world.get(t.plan.engine.container)
+        if e is None or not e.running or e.started_at != t.gated_at or e.name in self.s.doomed:
+            said = exited(e) if e else f"the container {t.plan.engine.container} is gone"
+            self._fail(f"{said} after its gate", t.plan.engine.container)
+            return False
+        return self._alone(t) and self._old_serves(t)
+
+    def _old_serves(self, t: Transaction) -> bool:
+        if t.way != "beside" or gated(self.s, self.world):
+            return True
+        self._fail(f"{self._kind(t.old_engine)} stopped while the new engine got ready", t.old_engine)
+        return False
+
+    def _alone(self, t: Transaction) -> bool:
+        """Stops every engine that has no business to run now; True when there is none."""
+        may = [t.plan.engine.container] + ([t.old_engine] if t.way == "beside" else [])
+        engines = [c for c in self._role("engine") if c.up]
+        return self._stopped(c for c in engines if c.name not in may or c.name in self.s.doomed)
+
+    def _stopped(self, containers: Iterable[Container]) -> bool:
+        """True when the list is empty; else the first is stopped."""
+        for c in containers:
+            self.s.doomed[c.name] = Doom(c.started_at, self.now)
+            t, a = self.s.transaction, self.s.active
+            plan = t.plan if t and t.phase in UNDER_WAY else a.plan if a else None
+            self._job("stop", c.name, seconds=plan.seconds.stop if plan else 10)
+            return False
+        return True
+
+    def _drained(self, gateways: list[Container], patience: float = float("inf")) -> bool:
+        """True when there are none; each is told once to finish, and is ended after `patience` seconds."""
+        for c in gateways:
+            doom = self.s.doomed.get(c.name)
+            if doom is None or not doom.sent:
+                self.s.doomed[c.name] = Doom(c.started_at, doom.at if doom else self.now)
+                self.actions.append(Action("signal", c.name))
+            elif self.now - doom.at > patience:
+                self._job("stop", c.name, seconds=0)
+        return not gateways
+
+    def _job(
+        self,
+        do: Literal["check", "start", "stop", "probe"],
+        container: str = "",
+        *,
+        seconds: float = 0,
+        plan: Plan | None = None,
+        stream: bool = False,
+        through: Literal["engine", "gateway"] = "engine",
+    ) -> None:
+        """One job at a time. A probe is given up for an order, an order never for anything."""
+        if self.s.busy and (do in ("probe", "check") or self.s.busy.do in ORDERS):
+            return
+        self.s.jobs += 1
+        action = Action(do, container, self.s.jobs, seconds, plan, stream, through)
+        self.s.busy, self.s.busy_since = action, self.now
+        self.actions.append(action)
+
+    def _role(self, role: str) -> list[Container]:
+        return [c for c in self.world.values() if c.role == role]
+
+    def _kind(self, name: str) -> str:
+        c = self.world.get(name)
+        return c.kind if c else name
+
+    def _say(self, line: str) -> None:
+        if self.s.transaction and self.s.transaction.phase in UNDER_WAY:
+            self.s.transaction.lines.append(line)
+
+    def _trouble(self, text: str) -> None:
+        s = self.s
+        s.tries, s.gating = s.tries + 1, None
+        s.trouble, s.retry_at = text, self.now + min(60, 2**s.tries)
+
+    # ends
+
+    def _to(self, phase: Phase) -> None:
+        t = self.s.transaction
+        assert t is not None
+        t.steps.append({"phase": t.phase, "at": t.since, "seconds": round(self.now - t.since, 3)})
+        t.phase, t.since = phase, self.now
+        if phase == "prepared" and t.asked == "prepare":
+            t.lease = max(t.lease, self.now + t.plan.seconds.lease_prepared)
+
+    def _give_up_job(self) -> None:
+        """What only asks questions is not waited for; an order to Docker always is."""
+        if self.s.busy and self.s.busy.do not in ORDERS:
+            self.s.busy = None
+        self.s.gating = None
+
+    def _fail(self, why: str, container: str = "") -> None:
+        t = self.s.transaction
+        assert t is not None
+        t.error, t.logs_of = why, container
+        self._give_up_job()
+        self._say(f"failed: {why}")
+        if t.phase == "checking" and (t.asked == "prepare" or self.s.active is None):
+            self._end("failed")
+        else:
+            self.s.tries, self.s.retry_at, self.s.trouble = 0, 0, ""
+            self._to("restoring")
+
+    def _end(self, phase: Literal["committed", "failed"]) -> None:
+        s, t = self.s, self.s.transaction
+        assert t is not None
+        restored = t.phase == "restoring"
+        self._to(phase)
+        t.ended = self.now
+        if phase == "failed":
+            if restored and t.held is not None and not s.trouble and s.active:
+                t.held_seconds = self.now - t.held
+            if t.logs:
+                t.lines += [f"the last lines of {t.logs_of}:", *(f"  {line}" for line in t.logs)]
+            t.lines += [self._remain(t.held_seconds), f"next: {self._next(t)}"]
+        s.last = copy.deepcopy(t)
+        self.actions.append(Action("archive"))
+        if s.waiting and self.now <= s.waiting.lease:
+            self._begin(s.waiting)
+        s.waiting = None
+
+    def _remain(self, held: float | None = None) -> str:
+        a = self.s.active
+        if a is None:
+            return "Nothing serves: no engine was active before."
+        named = f"{a.plan.engine.kind} ({a.plan.engine.container})"
+        if self.s.trouble:
+            return f"NOTHING SERVES: {named} is not back: {self.s.trouble}. The switch keeps trying."
+        return f"{named} serves{f' again, requests were held for {held:.1f} s' if held else ', as before'}."
+
+    def _next(self, t: Transaction) -> str:
+        a = self.s.active
+        again = "put right what failed and run `pulumi up` again"
+        if a is None or a.plan.engine.kind == t.plan.engine.kind:
+            return f"{again}, or set back what was changed and run `pulumi up`"
+        return f"{again}; to stay with {a.plan.engine.kind}: `pulumi config set engine {a.plan.engine.kind}`"

@@ -1,0 +1,127 @@
+"""The plan that `prepare` and `commit` are given, and typed loading of JSON. Durations are in seconds."""
+
+import dataclasses
+import re
+import types
+import typing
+from dataclasses import MISSING, dataclass
+from typing import Any, Literal
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class PlanError(ValueError):
+    """A plan that can't be used. The text says which key, what was given and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    kind: Literal["ollama", "vllm"]
+    container: str
+    port: int
+    model: str
+    weights: str
+    """Folder under /weights/<kind>."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    drain: float
+    load: float
+    stop: float
+    lease_following: float
+    lease_prepared: float
+    gateway: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    completions: int
+    max_tokens: int
+    timeout: float
+    """Seconds for one completion."""
+
+
+@dataclass(frozen=True)
+class Gateway:
+    image: str
+    config: str
+    path: str
+    model: str
+    port: int
+    config_file: str
+    container: str = ""
+    """Empty in `prepare`: the new gateway does not exist yet."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    engine: Engine
+    cutover: Literal["hold", "overlap"]
+    seconds: Seconds
+    gate: Gate
+    gateway: Gateway
+
+
+def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> Any:
+    """`raw` (parsed JSON) as `kind`: a dataclass, a plain type, a literal, a list, a dict or `X | None`.
+
+    Strict rejects unknown keys; a journal is read with `strict=False`, so that another version's can be read.
+    Raises PlanError.
+    """
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(raw, dict):
+            raise PlanError(f"{where} must be an object, not {raw!r}")
+        hints = typing.get_type_hints(kind)
+        needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is MISSING}
+        if unknown := sorted(set(raw) - set(hints)):
+            if strict:
+                raise PlanError(f"{where} has the unknown key {unknown[0]!r}; known: {', '.join(hints)}")
+            raw = {key: value for key, value in raw.items() if key in hints}
+        if missing := sorted(needed - set(raw)):
+            raise PlanError(f"{where} lacks the key {missing[0]!r}")
+        fields = {k: load(hints[k], v, f"{where}.{k}", strict=strict) for k, v in raw.items()}
+        return typing.cast(Any, kind)(**fields)
+    if origin is Literal:
+        if raw not in args:
+            raise PlanError(f"{where} is {raw!r}; allowed: {', '.join(map(str, args))}")
+        return raw
+    if origin in (types.UnionType, typing.Union):
+        return None if raw is None else load(args[0], raw, where, strict=strict)
+    if origin is list and isinstance(raw, list):
+        return [load(args[0], item, f"{where}[{n}]", strict=strict) for n, item in enumerate(raw)]
+    if origin is dict and isinstance(raw, dict):
+        return {key: load(args[1], item, f"{where}.{key}", strict=strict) for key, item in raw.items()}
+    if kind is Any:
+        return raw
+    if kind is float and type(raw) is int:
+        return float(raw)
+    if type(raw) is not kind:
+        raise PlanError(f"{where} must be {getattr(kind, '__name__', kind)}, not {raw!r}")
+    return raw
+
+
+def name(text: str, where: str) -> str:
+    """`text` if it is a plain file or container name (no slash, no leading dot), else PlanError."""
+    if not NAME.fullmatch(text):
+        raise PlanError(f"{where} is {text!r}; it must be a plain name of letters, digits, '.', '_' and '-'")
+    return text
+
+
+def parse(raw: Any, verb: Literal["prepare", "commit"]) -> Plan:
+    """A plan as its verb needs it. Raises PlanError."""
+    plan: Plan = load(Plan, raw)
+    name(plan.engine.container, "plan.engine.container")
+    name(plan.engine.weights, "plan.engine.weights")
+    if verb == "commit":
+        name(plan.gateway.container, "plan.gateway.container")
+    elif plan.gateway.container:
+        raise PlanError("plan.gateway.container is for commit; prepare comes before the new gateway exists")
+    for section in (plan.seconds, plan.gate):
+        for field, value in dataclasses.asdict(section).items():
+            if value <= 0:
+                raise PlanError(
+                    f"plan.{type(section).__name__.lower()}.{field} is {value}; it must be positive"
+                )
+    return plan

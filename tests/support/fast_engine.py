@@ -1,0 +1,107 @@
+"""An engine that starts in a tenth of a second and does what its environment says; a test double.
+
+FAST_MODEL (tiny), FAST_PORT (8000), FAST_DELAY (seconds before it listens, as an engine that loads),
+FAST_TOKENS (seconds for each token), and FAST_MODE:
+
+    ok        completions, streamed or not
+    exits     ends with status 3 at once
+    silent    never listens
+    error     HTTP 500
+    missing   HTTP 404, as for a model it does not have
+    garbage   HTTP 200 and something that is not a completion
+    empty     a completion without content
+    lying     a usage that can't be true
+    other     the name of another model
+    hangs     begins to answer and never ends
+
+POST /crash ends it with status 1. SIGTERM ends it at once, whatever it is doing, as Ollama does.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+MODE = os.environ.get("FAST_MODE", "ok")
+MODEL = os.environ.get("FAST_MODEL", "tiny")
+TOKEN_SECONDS = float(os.environ.get("FAST_TOKENS", "0"))
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        if self.path == "/crash":
+            os._exit(1)
+        if MODE in ("error", "missing"):
+            return self.whole(500 if MODE == "error" else 404, {"error": {"message": f"fast engine: {MODE}"}})
+        if MODE == "garbage":
+            return self.whole(200, {"hello": "world"})
+        count = int(asked.get("max_tokens") or 8)
+        model = "other" if MODE == "other" else MODEL
+        base = {"id": "fast", "object": "chat.completion", "created": int(time.time()), "model": model}
+        words = [] if MODE == "empty" else [f"w{n} " for n in range(count)]
+        used = 10_000 if MODE == "lying" else count
+        usage = {"prompt_tokens": 5, "completion_tokens": used, "total_tokens": 5 + used}
+        if not asked.get("stream"):
+            time.sleep(3600 if MODE == "hangs" else TOKEN_SECONDS * count)
+            message = {"role": "assistant", "content": "".join(words)}
+            choice = {"index": 0, "message": message, "finish_reason": "length"}
+            return self.whole(200, {**base, "choices": [choice], "usage": usage})
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        base["object"] = "chat.completion.chunk"
+        for word in words:
+            time.sleep(TOKEN_SECONDS)
+            self.event({**base, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
+            if MODE == "hangs":
+                time.sleep(3600)
+        self.event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
+        if (asked.get("stream_options") or {}).get("include_usage"):
+            self.event({**base, "choices": [], "usage": usage})
+        self.chunk(b"data: [DONE]\n\n")
+        self.chunk(b"")
+        return None
+
+    def do_GET(self) -> None:
+        self.whole(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
+    def whole(self, status: int, content: dict[str, Any]) -> None:
+        raw = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def event(self, content: dict[str, Any]) -> None:
+        self.chunk(b"data: " + json.dumps(content).encode() + b"\n\n")
+
+    def chunk(self, raw: bytes) -> None:
+        self.wfile.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    print(f"fast engine: {MODE}", flush=True)
+    time.sleep(float(os.environ.get("FAST_DELAY", "0")))
+    if MODE == "exits":
+        print("fast engine: out of something", flush=True)
+        sys.exit(3)
+    if MODE == "silent":
+        time.sleep(3600)
+    ThreadingHTTPServer(("", int(os.environ.get("FAST_PORT", "8000"))), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()
