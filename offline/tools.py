@@ -1,0 +1,203 @@
+"""Pulumi's command line, its Python language host and its two plugins, built from package registries.
+
+On an open network all of this is downloaded from Pulumi; here it is compiled from the sources that the
+registries serve. The folders under `offline/go/` pin every module of each build.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, PULUMI
+from offline.steps import StepFailed, cache_root, cached, key_of, main_guard, run, say
+
+SOURCES = Path(__file__).resolve().parent / "go"
+
+ORIGIN = "built from package registries\n"
+"""Says in each plugin folder that it is not the published build: one stack needs one and the same build."""
+
+GO = (1, 26)
+"""The oldest Go release line that these builds were made with; go.mod files ask for no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoBuild:
+    """One program, built by the module in `offline/go/<source>`."""
+
+    source: str
+    package: str
+    program: str
+    stamps: Mapping[str, str] = field(default_factory=dict)
+    """Go variables and the version that the linker puts into them."""
+
+    def command(self, folder: Path) -> list[str]:
+        """The command line that builds the program into `folder`."""
+        stamps = "".join(f" -X {variable}={value}" for variable, value in self.stamps.items())
+        flags = ["-trimpath", "-buildvcs=false", "-modcacherw", "-ldflags", f"-s -w{stamps}"]
+        return ["go", "build", *flags, "-o", str(folder / self.program), self.package]
+
+
+CLI = GoBuild(
+    source="pulumi",
+    package="github.com/pulumi/pulumi/pkg/v3/cmd/pulumi",
+    program="pulumi",
+    stamps={
+        "github.com/pulumi/pulumi/sdk/v3/go/common/version.Version": f"v{PULUMI}",
+        "github.com/pulumi/pulumi/pkg/v3/version.Version": f"v{PULUMI}",
+    },
+)
+LANGUAGE_HOST = GoBuild(
+    source="language-python",
+    package="github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python",
+    program="pulumi-language-python",
+    # Newer hosts are modules of their own, which are not served; this one works with the newer engine.
+    stamps={"github.com/pulumi/pulumi/sdk/v3/go/common/version.Version": "v3.75.0"},
+)
+PLUGINS = {
+    f"resource-command-v{COMMAND_PLUGIN}": GoBuild(
+        source="command",
+        package=".",
+        program="pulumi-resource-command",
+        stamps={"main.version": COMMAND_PLUGIN},
+    ),
+    f"resource-docker-v{DOCKER_PLUGIN}": GoBuild(
+        source="docker",
+        package=".",
+        program="pulumi-resource-docker",
+        stamps={"main.version": DOCKER_PLUGIN},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What was built: `bin` belongs on PATH, `plugins` maps a plugin's folder name to its folder."""
+
+    bin: Path
+    plugins: Mapping[str, Path]
+
+
+def build() -> Tools:
+    """Build what is missing, two programs at a time; raise StepFailed if something can't be built."""
+    go = go_version()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        # The longest first, so that the others fill the second place beside it.
+        cli = pool.submit(_program, CLI, go)
+        plugins = {name: pool.submit(_program, plugin, go) for name, plugin in PLUGINS.items()}
+        host = pool.submit(_program, LANGUAGE_HOST, go)
+        try:
+            return Tools(
+                bin=_bin(cli.result(), host.result()),
+                plugins={name: plugin.result() for name, plugin in plugins.items()},
+            )
+        except StepFailed:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def install(tools: Tools, home: Path) -> None:
+    """Place the plugins into `home`/plugins, where the engine looks for them when PULUMI_HOME is `home`.
+
+    The engine takes real folders only, so each is one, with links to the files in the cache. It ignores
+    a plugin beside which an interrupted download has left its `.partial` or `.lock`.
+    """
+    places = home / "plugins"
+    places.mkdir(parents=True, exist_ok=True)
+    for name, built in tools.plugins.items():
+        place = places / name
+        wanted = {file.name: file for file in built.iterdir()}
+        if _links(place) != wanted:
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            for file in wanted.values():
+                (place / file.name).symlink_to(file)
+        for leftover in (".partial", ".lock"):
+            (places / f"{name}{leftover}").unlink(missing_ok=True)
+
+
+def go_version() -> str:
+    """The version of the Go on PATH, such as `go1.26.8`; raise StepFailed if it is missing or too old."""
+    wanted = ".".join(map(str, GO))
+    advice = (
+        f"Install Go {wanted} or newer (`go version` shows what is on PATH), then type the command again."
+    )
+    if shutil.which("go") is None:
+        raise StepFailed(f"`go` is missing; it compiles Pulumi and its plugins. {advice}")
+    told = subprocess.run(
+        ["go", "env", "GOVERSION"], env=_environment(), capture_output=True, text=True, check=False
+    ).stdout.strip()
+    number = re.match(r"go(\d+)\.(\d+)", told)
+    if number is None or (int(number[1]), int(number[2])) < GO:
+        raise StepFailed(f"`go` is too old: {told or 'it does not tell its version'}. {advice}")
+    return told
+
+
+def _environment() -> dict[str, str]:
+    """What every build runs with: no toolchain download, nothing written outside the cache, no C compiler."""
+    cache = cache_root() / "go"
+    return {
+        **os.environ,
+        "GOTOOLCHAIN": "local",
+        "GOFLAGS": "",
+        "GOWORK": "off",
+        "GOMODCACHE": str(cache / "mod"),
+        "GOCACHE": str(cache / "build"),
+        "CGO_ENABLED": "0",
+    }
+
+
+def _program(build: GoBuild, go: str) -> Path:
+    """The folder with one built program and its ORIGIN."""
+    source = SOURCES / build.source
+    files = sorted(file for file in source.rglob("*") if file.is_file())
+    content = [part for file in files for part in (str(file.relative_to(source)), file.read_bytes())]
+
+    def compile_(folder: Path, log: Path) -> None:
+        run(build.command(folder), log=log, cwd=source, env=_environment())
+        (folder / "ORIGIN").write_text(ORIGIN)
+
+    return cached(build.program, key_of(go, *build.command(Path("folder")), *content), compile_)
+
+
+def _bin(cli: Path, host: Path) -> Path:
+    """One folder for PATH: the command line, the language host, and the script with which it runs a program."""
+
+    def gather(folder: Path, log: Path) -> None:
+        for program in (cli / CLI.program, host / LANGUAGE_HOST.program):
+            os.link(program, folder / program.name)
+        # The script has to fit the SDK that the program imports, not the host.
+        sdk = _environment()["GOMODCACHE"] + f"/github.com/pulumi/pulumi/sdk/v3@v{PULUMI}"
+        run(
+            ["go", "mod", "download", f"github.com/pulumi/pulumi/sdk/v3@v{PULUMI}"],
+            log=log,
+            cwd=SOURCES / CLI.source,
+            env=_environment(),
+        )
+        script = folder / "pulumi-language-python-exec"
+        shutil.copyfile(f"{sdk}/python/cmd/{script.name}", script)
+        script.chmod(0o755)
+
+    return cached("pulumi-bin", key_of(cli.name, host.name), gather)
+
+
+def _links(place: Path) -> dict[str, Path]:
+    """What the links in an installed plugin's folder point to, by name; nothing if there is no folder."""
+    if not place.is_dir():
+        return {}
+    return {file.name: file.readlink() for file in place.iterdir() if file.is_symlink()}
+
+
+def _show() -> None:
+    tools = build()
+    say(f"bin: {tools.bin}")
+    for name, folder in tools.plugins.items():
+        say(f"{name}: {folder}")
+
+
+if __name__ == "__main__":
+    main_guard(_show)
