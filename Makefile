@@ -1,9 +1,10 @@
 # Everything is built into .venv, .changeover and one cache folder; `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down test check render clean-all lock venv
+.PHONY: help up down status test check render clean-all lock venv
 
 PYTHON ?= python3
+STACK ?= local
 CACHE := $(or $(CHANGEOVER_CACHE),$(HOME)/.cache/changeover)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
@@ -19,6 +20,9 @@ up: venv ## set everything up and deploy the stack `local`
 
 down: venv ## remove the stack, keep the weights (WEIGHTS=delete removes them too)
 	@$(RUN) tools.down
+
+status: venv ## what serves, since when, and the last change (STACK=local)
+	@$(RUN) tools.status $(STACK)
 
 check: venv ## lint, types, unit tests: the fast part
 	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stacks.blueprint import Blueprint, blueprint
 from stacks.settings import SettingsError, from_files, stacks
+from tools.settings_table import with_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,6 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is stale")
     check = parser.parse_args().check
+    readme = ROOT / "README.md"
+    text = with_table(readme.read_text(), ROOT)
+    if not check:
+        readme.write_text(text)
+    elif text != readme.read_text():
+        sys.exit("README.md: its table of settings is stale. Type: make render")
     try:
         for stack in stacks(ROOT):
             if not check:

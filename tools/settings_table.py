@@ -14,7 +14,9 @@ def table(root: Path) -> str:
     for key, entry in declared(root).items():
         default = entry.get("default", "needed")
         text = {True: "true", False: "false"}.get(default, default) if isinstance(default, bool) else default
-        rows.append(f"| `{key}` | {entry['type']} | {'none' if text == {} else text} | {entry['description']} |")
+        rows.append(
+            f"| `{key}` | {entry['type']} | {'none' if text == {} else text} | {entry['description']} |"
+        )
     return "\n".join(rows)
 
 

@@ -1,0 +1,94 @@
+"""What cannot work is refused before anything is changed, with what is allowed and what to type."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import free_port
+from tests.support.project import CommandFailed, Project, docker
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Project]:
+    """A stack that was never deployed, and never is."""
+    project = Project(
+        tmp_path, "never", engine="ollama", target="docker", model="tiny", images="offline", port=free_port()
+    )
+    yield project
+    filters = ("--filter", f"label=changeover.stack={project.stack}")
+    assert docker("ps", "--all", "--quiet", *filters) == "", "something was changed"
+    assert docker("network", "ls", "--quiet", *filters) == "", "something was changed"
+
+
+def refusal(project: Project) -> str:
+    with pytest.raises(CommandFailed) as failure:
+        project.up()
+    text = str(failure.value)
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"engine": "vlm"}, "changeover:engine: 'vlm' cannot work; allowed: ollama, vllm"),
+        ({"model": "tiny-2"}, "changeover:model: 'tiny-2' cannot work; allowed: "),
+        ({"target": "moon"}, "changeover:target: 'moon' cannot work; allowed: docker"),
+        ({"cutover": "swap"}, "changeover:cutover: 'swap' cannot work; allowed: auto, overlap, hold"),
+        ({"contxt": 1024}, "changeover:contxt: no such setting; did you mean `context`?"),
+        ({"context": 8192}, "allowed: 256 to 4096 tokens, the most that tiny can"),
+    ],
+)
+def test_settings_that_cannot_work(fresh: Project, settings: dict[str, object], expected: str) -> None:
+    fresh.configure(**settings)
+    text = refusal(fresh)
+    assert expected in text
+    assert "Type: pulumi config" in text
+
+
+def test_a_missing_setting_and_a_wrong_type_are_pulumis_own_errors(fresh: Project) -> None:
+    fresh.configure(engine=None)
+    assert "engine" in refusal(fresh)
+    fresh.configure(engine="ollama", context="many")
+    assert "context" in refusal(fresh)
+
+
+def test_no_docker_engine(fresh: Project) -> None:
+    fresh.environment["DOCKER_HOST"] = f"unix://{fresh.folder}/no.sock"
+    text = refusal(fresh)
+    assert f"no Docker engine answers at unix://{fresh.folder}/no.sock" in text
+    assert "Start it" in text
+
+
+def test_a_port_in_use(fresh: Project) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        fresh.configure(port=port)
+        text = refusal(fresh)
+    assert f"changeover:port: {port} is in use on 127.0.0.1" in text
+    assert "pulumi config set port" in text
+
+
+def test_an_offline_image_that_was_not_built(fresh: Project) -> None:
+    pins = fresh.folder / "components" / "pins.py"
+    pins.write_text(pins.read_text().replace('version="2.11.9"', 'version="2.11.10"'))
+    text = refusal(fresh)
+    assert "changeover-offline/caddy:2.11.10" in text
+    assert "python3 -m offline.images" in text
+
+
+def test_a_plugin_of_another_origin(fresh: Project) -> None:
+    label = ("--label", "changeover.plugin=built on another planet")
+    docker("network", "create", *label, fresh.labels.prefix)
+    try:
+        text = refusal(fresh)
+    finally:
+        docker("network", "rm", fresh.labels.prefix)
+    assert "was made with a docker plugin built on another planet" in text
+    assert "make down" in text

@@ -1,0 +1,23 @@
+"""`make status`: one screen of what a stack serves, from the switch on its Docker host."""
+
+import subprocess
+import sys
+
+from offline.steps import StepFailed, main_guard
+
+
+def status(stack: str) -> None:
+    """Ask the stack's switch. Raises StepFailed when there is none or it does not answer."""
+    find = ["docker", "ps", "--filter", f"label=changeover.stack={stack}"]
+    find += ["--filter", "label=changeover.role=switch", "--format", "{{.Names}}"]
+    found = subprocess.run(find, capture_output=True, text=True, check=False)
+    names = found.stdout.split()
+    if len(names) != 1:
+        raise StepFailed(f"no switch of stack `{stack}` runs here {found.stderr.strip()}. Deploy it: make up")
+    ask = ["docker", "exec", names[0], "python3", "-m", "switch", "status"]
+    if subprocess.run(ask, check=False).returncode != 0:
+        raise StepFailed(f"the switch does not answer; its log: docker logs {names[0]}")
+
+
+if __name__ == "__main__":
+    main_guard(lambda: status(sys.argv[1]))
