@@ -251,12 +251,12 @@ def _completion(
     yield from _answer(400, "ASCII characters in the name of a field must not be written as escapes.")
     yield "}"
     yield f"@body vars_regexp body {{http.request.body}} `{_request_pattern(prefix)}`"
-    yield "@no_body not vars_regexp {http.request.body} `" + rf'"{needs}"\s*:' + "`"
-    yield "handle @no_body {"
-    yield from _answer(400, f"The request has no '{needs}'.", code="missing_required_parameter", param=needs)
-    yield "}"
     yield "handle @body {"
     yield "route {"
+    yield f'@incomplete not vars_regexp {{http.request.body}} `"{needs}"\\s*:`'
+    yield "handle @incomplete {"
+    yield from _answer(400, f"The request has no '{needs}'.", code="missing_required_parameter", param=needs)
+    yield "}"
     yield "map {http.regexp.body.model} {model} {"
     for name in names:
         yield f'"{name}" "{name}"'
