@@ -49,6 +49,11 @@ class Folder:
     quantization: Quantization = "fp16"
     verified: bool = True
 
+    @property
+    def place(self) -> str:
+        """The folder's name among the offline builder's models."""
+        return f"{self.name}-{self.revision}"
+
 
 OllamaSource = OllamaTag | Folder
 VllmSource = HuggingFaceRepository | Folder

@@ -60,9 +60,9 @@ printf 'FROM {place}/source\\n' >/tmp/Modelfile
 /bin/ollama create {quote(model.name)} -f /tmp/Modelfile
 """
         upload, need, words = (
-            source.name,
+            source.place,
             source.size * 4,
-            f"folder {source.name}, revision {source.revision}",
+            f"folder {source.place}",
         )
     else:
         create = f"""\
@@ -91,8 +91,8 @@ def for_vllm(model: Model) -> Weights:
             folder=folder,
             script=f"set -eu\ntest -f {place}/config.json\n",
             need_bytes=source.size * 2,
-            source=f"folder {source.name}, revision {source.revision}",
-            upload=source.name,
+            source=f"folder {source.place}",
+            upload=source.place,
         )
     download = (
         "from huggingface_hub import snapshot_download; "

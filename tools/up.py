@@ -7,12 +7,14 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import yaml
 
 import offline.images
 from components import pins
-from offline.steps import StepFailed, main_guard, say
+from components.catalogue import MODELS, Folder
+from offline.steps import StepFailed, cache_root, main_guard, say
 from tools import docker_engine, environment, render
 from tools.environment import ROOT, pulumi
 
@@ -101,6 +103,16 @@ def ask(endpoint: str, model: str) -> str:
         raise StepFailed(f"the endpoint does not answer: {error}") from None
 
 
+def place_model(built: Path) -> None:
+    """Give the built folder of the model `tiny` the name by which the weights step finds it."""
+    source = MODELS["tiny"].vllm
+    assert isinstance(source, Folder)
+    link = cache_root() / "models" / source.place
+    if not link.is_symlink() or link.readlink() != built:
+        link.unlink(missing_ok=True)
+        link.symlink_to(built)
+
+
 def prepare() -> None:
     """Everything short of deploying: Docker, CLI, plugins, stack, images and the offline model."""
     docker_engine.ensure()
@@ -111,7 +123,7 @@ def prepare() -> None:
     config = yaml.safe_load(CONFIG.read_text())["config"]
     if config.get("changeover:images") == "offline":
         offline.images.build()
-        offline.images.tiny_model()
+        place_model(offline.images.tiny_model())
 
 
 def up() -> None:
