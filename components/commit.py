@@ -34,6 +34,7 @@ class Commit(pulumi.ComponentResource):
             command=LIVE,
             environment=pulumi.Output.all(**host),
             add_previous_output_in_env=False,
+            logging=local.Logging.NONE,
             opts=pulumi.InvokeOutputOptions(parent=self, depends_on=[args.prepared]),
         )
         self.step = local.Command(

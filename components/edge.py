@@ -81,12 +81,11 @@ class Edge(pulumi.ComponentResource):
         )
         self.configured = local.Command(
             f"{name}-configuration",
-            create=plan.configure_edge(),
-            update=plan.configure_edge(),
+            create=plan.CONFIGURE,
+            update=plan.CONFIGURE,
             stdin=pulumi.Output.secret(args.config),
             environment={"DOCKER_HOST": host.address, "EDGE": container.name, "EDGE_ID": container.id},
             add_previous_output_in_env=False,
-            logging=local.Logging.STDERR,
             opts=pulumi.ResourceOptions(parent=self),
         )
         self.register_outputs({})

@@ -99,7 +99,7 @@ class Engine(pulumi.ComponentResource):
                 docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[spec.name, ALIAS])
             ],
             healthcheck=docker.ContainerHealthcheckArgs(
-                tests=["CMD", *spec.health], interval="15s", timeout="10s", retries=3, start_period="600s"
+                tests=["CMD", *spec.health], interval="15s", timeout="10s", retries=3, start_period="10m0s"
             ),
             labels=labels(host.labels.of("engine", engine=spec.kind)),
             log_driver="json-file",

@@ -101,16 +101,18 @@ printf '%s' "$request" | {FETCH}
 """
 
 
-def configure_edge() -> str:
-    """Shell lines that give the Caddyfile on stdin to the edge: checked first, then a reload."""
-    return """\
+CONFIGURE = """\
 config=$(cat)
-caddy() { printf '%s\\n' "$config" | docker exec -i "$EDGE" caddy "$1" --config - --adapter caddyfile; }
-caddy validate >/dev/null || exit 1
+caddy() {
+  said=$(printf '%s\\n' "$config" | docker exec -i "$EDGE" caddy "$1" --config - --adapter caddyfile 2>&1)
+}
+caddy validate || { printf '%s\\n' "$said" >&2; exit 1; }
 tries=0
 until caddy reload; do
   tries=$((tries + 1))
-  [ "$tries" -lt 20 ] || exit 1
+  [ "$tries" -lt 20 ] || { printf '%s\\n' "$said" >&2; exit 1; }
   sleep 0.5
 done
+echo 'The edge runs with its new configuration.'
 """
+"""Gives the Caddyfile on stdin to the edge: checked first, then a reload, which cuts nobody."""
