@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,7 @@ class GoBuild:
     def command(self, folder: Path) -> list[str]:
         """The command line that builds the program into `folder`."""
         stamps = "".join(f" -X {variable}={value}" for variable, value in self.stamps.items())
-        flags = ["-trimpath", "-buildvcs=false", "-modcacherw", "-ldflags", f"-s -w{stamps}"]
+        flags = ["-trimpath", "-buildvcs=false", "-ldflags", f"-s -w{stamps}"]
         return ["go", "build", *flags, "-o", str(folder / self.program), self.package]
 
 
@@ -143,7 +143,8 @@ def _environment() -> dict[str, str]:
     return {
         **os.environ,
         "GOTOOLCHAIN": "local",
-        "GOFLAGS": "",
+        # Without it the module cache is read-only, and deleting it takes more than rm -r.
+        "GOFLAGS": "-modcacherw",
         "GOWORK": "off",
         "GOMODCACHE": str(cache / "mod"),
         "GOCACHE": str(cache / "build"),
@@ -165,7 +166,7 @@ def _program(build: GoBuild, go: str) -> Path:
 
 
 def _bin(cli: Path, host: Path) -> Path:
-    """One folder for PATH: the command line, the language host, and the script with which it runs a program."""
+    """One folder for PATH: the command line, the language host, and the script that it runs programs with."""
 
     def gather(folder: Path, log: Path) -> None:
         for program in (cli / CLI.program, host / LANGUAGE_HOST.program):

@@ -1,0 +1,136 @@
+"""The builder of Pulumi's command line and plugins: what it runs, and how it installs the plugins."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, PULUMI
+from offline import tools
+from offline.steps import StepFailed
+
+BUILDS = [tools.CLI, tools.LANGUAGE_HOST, *tools.PLUGINS.values()]
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> tools.Tools:
+    """Two plugin folders that look as if they had been built."""
+    plugins = {}
+    for name, build in tools.PLUGINS.items():
+        folder = tmp_path / "cache" / name
+        folder.mkdir(parents=True)
+        (folder / build.program).write_text("a program")
+        (folder / "ORIGIN").write_text(tools.ORIGIN)
+        plugins[name] = folder
+    return tools.Tools(bin=tmp_path / "bin", plugins=plugins)
+
+
+def go_module(build: tools.GoBuild) -> str:
+    """The go.mod of a build."""
+    return (tools.SOURCES / build.source / "go.mod").read_text()
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.program)
+def test_every_build_has_its_modules_pinned(build: tools.GoBuild) -> None:
+    assert go_module(build)
+    assert (tools.SOURCES / build.source / "go.sum").read_text()
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.program)
+def test_no_build_asks_for_a_newer_go_than_the_message_does(build: tools.GoBuild) -> None:
+    line = re.search(r"^go (\d+)\.(\d+)", go_module(build), re.MULTILINE)
+    assert line is not None
+    assert (int(line[1]), int(line[2])) <= tools.GO
+
+
+def test_the_command_line_is_built_at_the_version_of_the_sdk() -> None:
+    required = go_module(tools.CLI)
+    assert f"github.com/pulumi/pulumi/pkg/v3 v{PULUMI} " in required
+    assert f"github.com/pulumi/pulumi/sdk/v3 v{PULUMI} " in required
+    assert set(tools.CLI.stamps.values()) == {f"v{PULUMI}"}
+
+
+def test_plugins_are_named_and_stamped_as_the_published_sdks_ask_for_them() -> None:
+    assert {name: build.stamps["main.version"] for name, build in tools.PLUGINS.items()} == {
+        f"resource-command-v{COMMAND_PLUGIN}": COMMAND_PLUGIN,
+        f"resource-docker-v{DOCKER_PLUGIN}": DOCKER_PLUGIN,
+    }
+
+
+def test_a_build_names_its_output_and_every_version_it_stamps() -> None:
+    words = tools.CLI.command(Path("folder"))
+    assert words[:2] == ["go", "build"]
+    assert words[words.index("-o") + 1] == "folder/pulumi"
+    assert words[-1] == tools.CLI.package
+    stamps = words[words.index("-ldflags") + 1]
+    assert f"-X github.com/pulumi/pulumi/pkg/v3/version.Version=v{PULUMI}" in stamps
+
+
+def test_install_makes_real_folders_whose_files_are_links_to_the_cache(
+    built: tools.Tools, tmp_path: Path
+) -> None:
+    tools.install(built, tmp_path / "home")
+    for name, folder in built.plugins.items():
+        place = tmp_path / "home" / "plugins" / name
+        assert place.is_dir()
+        assert not place.is_symlink()
+        assert {file.name: file.resolve() for file in place.iterdir()} == {
+            file.name: file for file in folder.iterdir()
+        }
+        assert (place / "ORIGIN").read_text() == "built from package registries\n"
+
+
+def test_a_second_install_leaves_everything_as_it_is(built: tools.Tools, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    tools.install(built, home)
+    before = {file: file.lstat().st_ino for file in sorted(home.rglob("*"))}
+    tools.install(built, home)
+    assert {file: file.lstat().st_ino for file in sorted(home.rglob("*"))} == before
+
+
+def test_install_replaces_a_plugin_that_comes_from_elsewhere(built: tools.Tools, tmp_path: Path) -> None:
+    place = tmp_path / "home" / "plugins" / f"resource-docker-v{DOCKER_PLUGIN}"
+    place.mkdir(parents=True)
+    (place / "pulumi-resource-docker").write_text("the published one")
+    (place / "PulumiPlugin.yaml").write_text("runtime: go")
+    tools.install(built, tmp_path / "home")
+    assert {file.name for file in place.iterdir()} == {"ORIGIN", "pulumi-resource-docker"}
+    assert (place / "pulumi-resource-docker").read_text() == "a program"
+
+
+def test_install_removes_what_an_interrupted_download_left(built: tools.Tools, tmp_path: Path) -> None:
+    plugins = tmp_path / "home" / "plugins"
+    plugins.mkdir(parents=True)
+    name = f"resource-docker-v{DOCKER_PLUGIN}"
+    for leftover in (".partial", ".lock"):
+        (plugins / f"{name}{leftover}").touch()
+    tools.install(built, tmp_path / "home")
+    assert {file.name for file in plugins.iterdir()} == set(tools.PLUGINS)
+
+
+def test_a_missing_go_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    with pytest.raises(StepFailed, match=r"`go` is missing.* Install Go 1\.26 or newer"):
+        tools.go_version()
+
+
+@pytest.mark.parametrize("told", ["go1.19.8", "devel", ""])
+def test_a_go_that_is_too_old_or_does_not_tell_is_an_error(
+    told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: "/usr/bin/go")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, told, ""))
+    with pytest.raises(StepFailed, match=r"`go` is too old: .* Install Go 1\.26 or newer"):
+        tools.go_version()
+
+
+def test_nothing_is_written_outside_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CHANGEOVER_CACHE", str(tmp_path))
+    monkeypatch.setenv("GOFLAGS", "-mod=vendor")
+    seen = tools._environment()
+    assert Path(seen["GOMODCACHE"]).is_relative_to(tmp_path)
+    assert Path(seen["GOCACHE"]).is_relative_to(tmp_path)
+    assert seen["GOTOOLCHAIN"] == "local"
+    assert "vendor" not in seen["GOFLAGS"]
