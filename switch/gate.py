@@ -96,6 +96,7 @@ def _streamed(answer: http.client.HTTPResponse, deadline: float) -> dict[str, An
         if not line.startswith(b"data:") or not data:
             continue
         if data == b"[DONE]":
+            answer.read()  # its end as well: an engine that is hung up on fills its log with it
             return whole
         event = json.loads(data)
         if "error" in event:

@@ -151,6 +151,7 @@ class Transaction:
     asked: Literal["prepare", "commit"]
     began: float
     lease: float
+    old_kind: str = ""
     old_engine: str = ""
     old_gateway: str = ""
     phase: Phase = "checking"
@@ -290,7 +291,8 @@ class _Turn:
         self._give_up_job()
         if a is None:
             return
-        fresh.old_engine, fresh.old_gateway = a.plan.engine.container, a.plan.gateway.container
+        fresh.old_kind, fresh.old_engine = a.plan.engine.kind, a.plan.engine.container
+        fresh.old_gateway = a.plan.gateway.container
         g = self.world.get(fresh.old_gateway)
         stays = fresh.old_gateway == plan.gateway.container and g and g.running and g.name not in s.doomed
         if plan.engine == a.plan.engine and gated(s, self.world) and (fresh.asked == "prepare" or stays):
@@ -652,8 +654,10 @@ class _Turn:
         return [c for c in self.world.values() if c.role == role]
 
     def _kind(self, name: str) -> str:
-        c = self.world.get(name)
-        return c.kind if c else name
+        t, a = self.s.transaction, self.s.active
+        if t and name == t.old_engine:
+            return t.old_kind
+        return a.plan.engine.kind if a and name == a.plan.engine.container else name
 
     def _say(self, line: str) -> None:
         if self.s.transaction and self.s.transaction.phase in UNDER_WAY:

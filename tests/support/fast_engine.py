@@ -100,7 +100,9 @@ def main() -> None:
         sys.exit(3)
     if MODE == "silent":
         time.sleep(3600)
-    ThreadingHTTPServer(("", int(os.environ.get("FAST_PORT", "8000"))), Handler).serve_forever()
+    server = ThreadingHTTPServer(("", int(os.environ.get("FAST_PORT", "8000"))), Handler)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hung up
+    server.serve_forever()
 
 
 if __name__ == "__main__":

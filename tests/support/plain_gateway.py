@@ -70,7 +70,7 @@ def main() -> None:
     server = Server(("", 3000), Handler)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print(f"plain gateway: {engines}", flush=True)
-    server.serve_forever()
+    server.serve_forever(poll_interval=0.05)
     server.server_close()
 
 

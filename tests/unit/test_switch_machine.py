@@ -1,0 +1,540 @@
+"""The switch's state machine: rule by rule, and then with random kills at every step."""
+
+import copy
+import dataclasses
+import json
+import os
+import random
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+
+from switch import machine
+from switch.machine import (
+    UNDER_WAY,
+    Action,
+    Active,
+    Ask,
+    Boot,
+    Container,
+    Done,
+    Event,
+    Follow,
+    Refused,
+    Release,
+    State,
+    Tick,
+    advance,
+    answer,
+    gated,
+)
+from switch.plan import Plan, load, parse
+
+SEEDS = int(os.environ.get("SWITCH_SEEDS", "60"))
+OLD, NEW = "stack-ollama-1", "stack-vllm-2"
+OLD_GATEWAY, NEW_GATEWAY = "stack-gateway-1", "stack-gateway-2"
+
+
+def raw_plan(
+    engine: str = NEW, cutover: str = "hold", gateway: str = "", seconds: dict[str, int] | None = None
+) -> dict[str, Any]:
+    return {
+        "engine": {
+            "kind": "ollama" if "ollama" in engine else "vllm",
+            "container": engine,
+            "port": 8000,
+            "model": "tiny",
+            "weights": "tiny-1",
+        },
+        "cutover": cutover,
+        "seconds": {
+            "drain": 20,
+            "load": 60,
+            "stop": 10,
+            "lease_following": 15,
+            "lease_prepared": 30,
+            "gateway": 20,
+            **(seconds or {}),
+        },
+        "gate": {"completions": 3, "max_tokens": 8, "timeout": 60},
+        "gateway": {
+            "image": "gateway:1",
+            "config": "x = 1\n",
+            "path": "/openai/v1/chat/completions",
+            "model": "tensorzero::model_name::tiny",
+            "port": 3000,
+            "config_file": "/app/config/tensorzero.toml",
+            **({"container": gateway} if gateway else {}),
+        },
+    }
+
+
+def plan(engine: str = NEW, cutover: str = "hold", gateway: str = "") -> Plan:
+    return parse(raw_plan(engine, cutover, gateway), "commit" if gateway else "prepare")
+
+
+@dataclasses.dataclass
+class Box:
+    """A container of the simulated host. `mode` is how it behaves once started."""
+
+    name: str
+    role: str
+    mode: str = "good"
+    running: bool = False
+    runs: int = 0
+    created: float = 0
+    ends_at: float | None = None
+    exit_code: int = 0
+
+    def seen(self) -> Container:
+        kind = "" if self.role == "gateway" else self.name.split("-")[1]
+        run = f"run {self.runs}"
+        return Container(
+            self.name, self.role, kind, self.running, False, run, self.exit_code, False, 0, self.created
+        )
+
+
+class Host:
+    """A Docker host with an old and a new engine, a clock, and a switch that can be killed any time.
+
+    The journal is what `advance` has returned last; jobs that are on their way end after a random time.
+    """
+
+    def __init__(self, rng: random.Random, overlap: bool = False) -> None:
+        self.rng, self.overlap, self.now = rng, overlap, 1000.0
+        self.boxes = {
+            OLD: Box(OLD, "engine", running=True),
+            NEW: Box(NEW, "engine"),
+            OLD_GATEWAY: Box(OLD_GATEWAY, "gateway", running=True),
+        }
+        active = Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", self.now)
+        self.journal = State(active=active)
+        self.state = self.journal
+        self.jobs: list[tuple[float, Action]] = []
+        self.heard: list[Event] = []
+        self.check_text = ""
+        self.drain_seconds = 1.0
+        self.most_engines = 1
+        self.kill_at: Callable[[], bool] = lambda: False
+        self.kills = 0
+
+    # the host
+
+    def world(self) -> dict[str, Container]:
+        return {box.name: box.seen() for box in self.boxes.values()}
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        for box in self.boxes.values():
+            if box.running and box.ends_at is not None and self.now >= box.ends_at:
+                box.running, box.ends_at = False, None
+        due = [job for job in self.jobs if job[0] <= self.now]
+        self.jobs = [job for job in self.jobs if job[0] > self.now]
+        for _, action in due:
+            self.heard.append(self.carry_out(action))
+
+    def carry_out(self, action: Action) -> Done:
+        box = self.boxes.get(action.container)
+        match action.do:
+            case "check":
+                return Done(action, not self.check_text, self.check_text or "checked")
+            case "start" if not box:
+                return Done(action, False, "no such container")
+            case "start" if box and not box.running:
+                assert box.role == "engine" or self.may_open(box), "a gateway started with no gated engine"
+                box.running, box.ends_at, box.runs = True, None, box.runs + 1
+                if box.mode == "exits":
+                    box.running, box.exit_code = False, 3
+                self.count_engines()
+            case "stop" if box:
+                box.running, box.ends_at = False, None
+            case "signal" if box and box.running and box.ends_at is None:
+                box.ends_at = self.now + self.drain_seconds
+            case "remove":
+                self.boxes.pop(action.container, None)
+            case "logs":
+                return Done(action, True, "its last line")
+            case "probe" if box is None or not box.running or box.mode == "silent":
+                return Done(action, False, "does not listen", loading=True)
+            case "probe" if box and box.mode == "error":
+                return Done(action, False, "HTTP 500")
+        return Done(action, True, facts={"tokens": 8} if action.do == "probe" else {})
+
+    def may_open(self, box: Box) -> bool:
+        t = self.state.transaction
+        return gated(self.state, self.world()) or (t is not None and t.phase == "starting")
+
+    def count_engines(self) -> None:
+        running = sum(box.running for box in self.boxes.values() if box.role == "engine")
+        assert running <= (2 if self.overlap else 1), "two engines run at once"
+        self.most_engines = max(self.most_engines, running)
+
+    # the switch
+
+    def apply(self, event: Event) -> None:
+        before = self.state.active.plan if self.state.active else None
+        kept = copy.deepcopy(self.state)
+        new, actions = advance(self.state, event, self.now)
+        assert self.state == kept, "advance changed the state that it was given"
+        t = new.transaction
+        if new.active and new.active.plan != before:
+            assert t and t.asked == "commit" and t.phase == "retiring", "active changed without a commit"
+        self.state = self.journal = new
+        for action in actions:
+            if self.kill_at():
+                self.kill()
+                return
+            if action.do in ("check", "start", "stop", "probe"):
+                self.jobs.append((self.now + self.rng.uniform(0, 2), action))
+            else:
+                self.heard.append(self.carry_out(action))
+
+    def turn(self) -> None:
+        while self.heard:
+            self.apply(self.heard.pop(0))
+        self.apply(Tick(self.world()))
+
+    def kill(self) -> None:
+        """What it had ordered of Docker may still be carried out; what it would hear is lost."""
+        self.kills += 1
+        for _, action in self.jobs:
+            if action.do in ("start", "stop") and self.rng.random() < 0.5:
+                self.carry_out(action)
+        self.jobs, self.heard = [], []
+        kept = dataclasses.replace(self.journal, busy=None, gating=None)
+        self.state = load(State, json.loads(json.dumps(dataclasses.asdict(kept))), strict=False)
+        assert self.state == kept
+        self.pass_time(self.rng.uniform(0, 3))
+        self.apply(Boot())
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        end = self.now + seconds
+        while self.now < end:
+            if until():
+                return True
+            if self.kill_at():
+                self.kill()
+            self.turn()
+            self.pass_time(self.rng.choice((0.1, 0.1, 0.5)))
+        return until()
+
+    def follow(self, patience: float = 600) -> int:
+        """A coordinator's loop: the exit status, or 75 when patience is over."""
+        end = self.now + patience
+        while (code := answer(self.state)[1]) == 75 and self.now < end:
+            self.apply(Follow())
+            self.run(1)
+        return code
+
+    def ask(self, verb: Literal["prepare", "commit"], wanted: Plan) -> None:
+        self.apply(Ask(verb, wanted, self.world()))
+
+    def make_gateway(self, name: str = NEW_GATEWAY, mode: str = "good") -> None:
+        self.boxes[name] = Box(name, "gateway", mode, running=mode != "exits", created=self.now)
+
+    def flip(self, cutover: str = "hold") -> int:
+        """A whole `pulumi up`: its exit status."""
+        self.ask("prepare", plan(NEW, cutover))
+        if code := self.follow():
+            return code
+        self.make_gateway()
+        self.ask("commit", plan(NEW, cutover, NEW_GATEWAY))
+        return self.follow()
+
+    def settled(self) -> bool:
+        t = self.state.transaction
+        ready = self.state.active is None or gated(self.state, self.world())
+        gateway = self.boxes[self.state.active.plan.gateway.container] if self.state.active else None
+        opened = gateway is None or (gateway.running and gateway.ends_at is None)
+        return not (t and t.phase in UNDER_WAY) and ready and opened and not self.jobs
+
+    def serves(self) -> tuple[list[str], list[str]]:
+        running = [box for box in self.boxes.values() if box.running and box.ends_at is None]
+        return (
+            sorted(box.name for box in running if box.role == "engine"),
+            sorted(box.name for box in running if box.role == "gateway"),
+        )
+
+    def lines(self) -> str:
+        assert self.state.transaction
+        return "\n".join(self.state.transaction.lines)
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host(random.Random(7))
+
+
+def old_serves(host: Host) -> bool:
+    return host.serves() == ([OLD], [OLD_GATEWAY]) and host.settled()
+
+
+def test_a_flip_holds_drains_stops_loads_gates_and_releases_in_this_order(host: Host) -> None:
+    assert host.flip() == 0
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
+    order = ("checked", "drained", "ollama stopped", "gate 1/3", "gate 3/3", "gateway answers", "released")
+    found = [host.lines().find(word) for word in order]
+    assert -1 not in found, host.lines()
+    assert found == sorted(found)
+    assert host.most_engines == 1
+
+
+def test_an_overlap_never_stops_the_old_engine_before_the_new_gateway_answers() -> None:
+    host = Host(random.Random(7), overlap=True)
+    assert host.flip("overlap") == 0
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
+    assert host.most_engines == 2
+    assert "drained" not in host.lines() and "held" not in host.lines()
+
+
+def test_an_overlap_whose_old_engine_is_broken_goes_one_at_a_time() -> None:
+    host = Host(random.Random(7))
+    host.boxes[OLD].running, host.boxes[OLD].mode = False, "exits"
+    assert host.flip("overlap") == 0
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+def test_a_failed_check_touches_nothing(host: Host) -> None:
+    host.check_text = "the weights are not there"
+    runs = host.boxes[OLD_GATEWAY].runs, host.boxes[OLD].runs
+    assert host.flip() == 1
+    assert old_serves(host) and runs == (host.boxes[OLD_GATEWAY].runs, host.boxes[OLD].runs)
+    assert "the weights are not there" in host.lines() and "serves, as before" in host.lines()
+
+
+@pytest.mark.parametrize("mode", ["exits", "error", "silent"])
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+def test_an_engine_that_fails_its_gate_leads_back_to_the_old_one(mode: str, cutover: str) -> None:
+    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host.boxes[NEW].mode = mode
+    assert host.flip(cutover) == 1
+    assert old_serves(host)
+    assert "its last line" in host.lines() and "ollama (stack-ollama-1) serves" in host.lines()
+    assert "pulumi config set engine ollama" in host.lines()
+
+
+def test_an_engine_that_exits_is_not_waited_for(host: Host) -> None:
+    host.boxes[NEW].mode = "exits"
+    began = host.now
+    host.flip()
+    assert host.now - began < 25
+
+
+def test_a_drain_that_does_not_end_is_given_up_and_stops_no_engine(host: Host) -> None:
+    host.drain_seconds = 40
+    run = host.boxes[OLD].runs
+    assert host.flip() == 1
+    assert old_serves(host) and host.boxes[OLD].runs == run
+    assert "no engine was stopped" in host.lines()
+
+
+@pytest.mark.parametrize("mode", ["exits", "error", "silent"])
+def test_a_new_gateway_that_gives_no_completion_leads_back(host: Host, mode: str) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.make_gateway(mode=mode)
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.follow() == 1
+    assert old_serves(host)
+
+
+def test_a_coordinator_that_stops_following_is_undone_while_the_engine_loads(host: Host) -> None:
+    host.boxes[NEW].mode = "silent"
+    host.ask("prepare", plan())
+    host.follow(patience=5)
+    assert host.run(60, lambda: old_serves(host))
+    assert answer(host.state)[1] == 1
+
+
+def test_a_prepared_change_waits_for_its_longer_lease_and_then_is_undone(host: Host) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.run(25)
+    assert host.serves()[0] == [NEW]
+    assert host.run(60, lambda: old_serves(host))
+
+
+def test_a_commit_that_finds_its_prepare_undone_does_it_again(host: Host) -> None:
+    host.ask("prepare", plan())
+    host.follow()
+    assert host.run(120, lambda: old_serves(host))
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.follow() == 0
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+def test_a_gateway_alone_is_changed_without_a_hold(host: Host) -> None:
+    host.ask("prepare", plan(OLD))
+    assert host.follow() == 0 and "already serving" in host.lines()
+    host.make_gateway()
+    host.ask("commit", plan(OLD, gateway=NEW_GATEWAY))
+    assert host.follow() == 0
+    assert host.serves() == ([OLD], [NEW_GATEWAY]) and "held" not in host.lines()
+    assert host.boxes[OLD].runs == 0
+
+
+def test_a_commit_of_what_already_serves_changes_nothing(host: Host) -> None:
+    host.ask("commit", plan(OLD, gateway=OLD_GATEWAY))
+    assert answer(host.state) == (["ollama (stack-ollama-1) is already serving"], 0)
+    assert host.state.last is None
+
+
+def test_the_first_deployment_has_nothing_to_go_back_to() -> None:
+    host = Host(random.Random(7))
+    host.state = State()
+    for name in (OLD, OLD_GATEWAY):
+        del host.boxes[name]
+    host.boxes[NEW].mode = "error"
+    assert host.flip() == 1
+    assert host.serves() == ([], []) and host.state.active is None
+    assert "Nothing serves" in host.lines()
+    host.boxes[NEW].mode = "good"
+    assert host.flip() == 0
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+def test_a_crash_of_the_active_engine_holds_until_it_is_gated_again(host: Host) -> None:
+    host.boxes[OLD].running = False
+    assert host.run(5, lambda: not host.boxes[OLD_GATEWAY].running)
+    assert host.run(60, lambda: old_serves(host) and host.state.held is None)
+
+
+def test_an_engine_that_docker_has_restarted_is_gated_again(host: Host) -> None:
+    host.boxes[OLD].runs = 5
+    assert host.run(5, lambda: not host.boxes[OLD_GATEWAY].running)
+    assert host.run(60, lambda: old_serves(host))
+
+
+def test_an_engine_that_does_not_come_back_is_tried_again_and_said_to_be_in_trouble(host: Host) -> None:
+    host.boxes[OLD].running, host.boxes[OLD].mode = False, "exits"
+    host.run(60)
+    assert "exited with code 3" in host.state.trouble and not host.boxes[OLD_GATEWAY].running
+    assert 3 < host.boxes[OLD].runs < 12
+    host.boxes[OLD].mode = "good"
+    assert host.run(120, lambda: old_serves(host) and not host.state.trouble)
+
+
+def test_another_engine_that_was_started_by_hand_is_stopped(host: Host) -> None:
+    host.overlap = True
+    host.boxes[NEW].running = True
+    assert host.run(10, lambda: old_serves(host))
+
+
+def test_nothing_is_stopped_while_nothing_is_known_to_be_active(host: Host) -> None:
+    host.state = State()
+    host.run(10)
+    assert host.serves() == ([OLD], [OLD_GATEWAY])
+
+
+def test_a_second_change_is_refused_while_one_is_under_way(host: Host) -> None:
+    host.ask("prepare", plan())
+    with pytest.raises(Refused, match=r"a change to vllm .* is under way"):
+        host.ask("prepare", plan(OLD))
+
+
+def test_a_change_after_a_killed_one_waits_until_that_is_undone(host: Host) -> None:
+    host.boxes[NEW].mode = "silent"
+    host.ask("prepare", plan())
+    host.follow(patience=5)
+    assert host.run(30, lambda: bool(host.state.transaction and host.state.transaction.phase == "restoring"))
+    host.ask("prepare", plan(OLD))
+    assert answer(host.state)[1] == 75
+    assert host.follow() == 0
+    assert "already serving" in host.lines() and host.run(5, lambda: old_serves(host))
+
+
+def test_the_same_change_asked_for_again_goes_on_with_the_first(host: Host) -> None:
+    host.ask("prepare", plan())
+    host.run(3)
+    first = host.state.transaction
+    host.ask("prepare", plan())
+    assert first and host.state.transaction and host.state.transaction.id == first.id
+    assert host.follow() == 0
+
+
+def test_a_missing_container_is_refused_before_anything_begins(host: Host) -> None:
+    with pytest.raises(Refused, match="does not exist"):
+        host.ask("prepare", plan("stack-vllm-3"))
+    with pytest.raises(Refused, match="does not exist"):
+        host.ask("commit", plan(NEW, gateway="stack-gateway-9"))
+
+
+def test_a_gateway_is_removed_only_when_it_was_already_nobodys_at_the_commit_before(host: Host) -> None:
+    host.boxes["stack-gateway-0"] = Box("stack-gateway-0", "gateway", created=1.0)
+    assert host.flip() == 0
+    assert {"stack-gateway-0", OLD_GATEWAY} <= set(host.boxes)
+    host.run(60)
+    host.make_gateway("stack-gateway-3")
+    host.ask("commit", plan(NEW, gateway="stack-gateway-3"))
+    assert host.follow() == 0
+    assert "stack-gateway-0" not in host.boxes and {OLD_GATEWAY, NEW_GATEWAY} <= set(host.boxes)
+
+
+def test_what_is_released_is_not_brought_back(host: Host) -> None:
+    host.apply(Release())
+    host.boxes[OLD].running = host.boxes[OLD_GATEWAY].running = False
+    host.run(10)
+    assert host.serves() == ([], [])
+
+
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed: int, cutover: str) -> None:
+    rng = random.Random(f"{cutover} {seed}")
+    host = Host(rng, overlap=cutover == "overlap")
+    host.boxes[NEW].mode = rng.choice(["good", "good", "good", "exits", "error", "silent"])
+    host.drain_seconds = rng.choice([0, 0.5, 0.5, 5, 50])
+    rate = rng.choice([0, 0.005, 0.02, 0.1])
+    host.kill_at = lambda: host.kills < 12 and rng.random() < rate
+    patience = rng.choice([600, 600, rng.uniform(0, 30)])
+    committed: int | None = None
+    asked = False
+
+    def crash() -> None:
+        if rng.random() < 0.2 and host.boxes[OLD].running:
+            host.boxes[OLD].running = False
+
+    try:
+        host.ask("prepare", plan(NEW, cutover))
+        code = host.follow(patience)
+        crash()
+        if code == 0 and rng.random() < 0.9:
+            host.make_gateway(mode=rng.choice(["good", "good", "good", "exits", "silent"]))
+            host.run(rng.choice([0, 1, 50]))
+            asked = True
+            host.ask("commit", plan(NEW, cutover, NEW_GATEWAY))
+            committed = host.follow(rng.choice([600, 600, rng.uniform(0, 10)]))
+    except Refused:
+        pass
+    crash()
+    assert host.run(900, host.settled), (host.state, host.boxes)
+    host.kill_at = lambda: False
+    assert host.run(300, host.settled), (host.state, host.boxes)
+    active = host.state.active
+    assert active is not None
+    engine, gateway = active.plan.engine.container, active.plan.gateway.container
+    assert (engine, gateway) in [(OLD, OLD_GATEWAY), (NEW, NEW_GATEWAY)]
+    engines, gateways = host.serves()
+    assert engines == [engine] and gateway in gateways
+    if committed == 0:
+        assert engine == NEW
+    if committed == 1 or not asked:
+        assert engine == OLD
+    # and the next `up`, with either value, converges
+    host.boxes[NEW].mode = "good"
+    host.drain_seconds = 0.5
+    host.boxes.pop("stack-gateway-5", None)
+    wanted = rng.choice([OLD, NEW])
+    host.ask("prepare", plan(wanted, cutover))
+    assert host.follow() == 0, host.lines()
+    host.make_gateway("stack-gateway-5")
+    host.ask("commit", plan(wanted, cutover, "stack-gateway-5"))
+    assert host.follow() == 0, host.lines()
+    assert host.serves() == ([wanted], ["stack-gateway-5"])
+
+
+def test_every_phase_has_its_turn() -> None:
+    for phase in UNDER_WAY:
+        assert hasattr(machine._Turn, f"_{phase}")
