@@ -6,6 +6,7 @@ and reports back. A state is in the journal before any action of it begins.
 """
 
 import contextlib
+import http.client
 import json
 import os
 import queue
@@ -42,7 +43,7 @@ class Switch:
     ) -> None:
         self.docker, self.journal, self.weights, self.clock = docker, journal, weights, clock
         self.state = journal.read()
-        self.events, self._heard = queue.SimpleQueue[Event](), deque[Event]()
+        self.events, self._heard = queue.SimpleQueue[Event | None](), deque[Event]()
         self._lock = threading.Condition()
 
     # events
@@ -81,7 +82,18 @@ class Switch:
 
     def _hear(self, seconds: float) -> None:
         with contextlib.suppress(queue.Empty):
-            self._heard.append(self.events.get(timeout=seconds) if seconds else self.events.get_nowait())
+            event = self.events.get(timeout=seconds) if seconds else self.events.get_nowait()
+            if event:  # None only wakes
+                self._heard.append(event)
+
+    def watch(self) -> None:
+        """Looks as soon as Docker says that a container has ended, and not only once a second: requests that
+        come in between are answered with an error by a gateway whose engine is gone."""
+        while True:
+            with contextlib.suppress(OSError, DockerError, http.client.HTTPException):
+                for _ in self.docker.ends():
+                    self.events.put(None)
+            time.sleep(IDLE)
 
     def run(self) -> None:
         """Until the process is told to end. Leaves by SystemExit when Docker can't be reached for long."""
@@ -158,7 +170,7 @@ class Switch:
 
     def _ask(self, verb: Literal["prepare", "commit"], plan: Plan) -> dict[str, Any]:
         self.apply(Ask(verb, plan, self.docker.world()))
-        self.events.put(Follow(read=False))  # wakes the main thread
+        self.events.put(None)
         return {"lines": [f"{verb}: {plan.engine.kind} ({plan.engine.container})"], "code": 0}
 
     def _follow(self, engine: str) -> dict[str, Any]:
@@ -242,4 +254,5 @@ def serve(switch: Switch, path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     listen(switch, path)
+    threading.Thread(target=switch.watch, daemon=True).start()
     switch.run()

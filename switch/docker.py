@@ -163,6 +163,17 @@ class Docker:
         """Its output as it comes, until it ends. `timeout` is the longest silence, in seconds."""
         return self._stream(name, "follow=1", timeout)
 
+    def ends(self, timeout: float = 3600) -> Iterator[bytes]:
+        """One item each time a container of the stack ends, for as long as Docker tells."""
+        labels = [f"{key}={value}" for key, value in self.labels.items()]
+        filters = json.dumps({"type": ["container"], "event": ["die"], "label": labels})
+        query = urllib.parse.urlencode({"filters": filters})
+        connection, answer = self._open("GET", f"/events?{query}", None, timeout)
+        try:
+            yield from answer
+        finally:
+            connection.close()
+
     def _stream(self, name: str, query: str, timeout: float) -> Iterator[bytes]:
         url = f"/containers/{name}/logs?stdout=1&stderr=1&{query}"
         connection, answer = self._open("GET", url, None, timeout)

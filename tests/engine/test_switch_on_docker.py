@@ -1,0 +1,419 @@
+"""The switch in its container on the real Docker engine, with fast engines and a plain gateway."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).parents[2]
+PYTHON = "changeover-offline/python:3.11"
+PREFIX = "changeover-switchtest"
+GATEWAY_IMAGE = f"{PREFIX}-gateway:1"
+NETWORK, SWITCH, CLIENT_NAME = f"{PREFIX}-network", f"{PREFIX}-switch", f"{PREFIX}-client"
+VOLUMES = {"/journal": f"{PREFIX}-journal"} | {f"/weights/{e}": f"{PREFIX}-{e}" for e in ("ollama", "vllm")}
+
+# a client and an edge in one: dials again until an answer begins, and then wants all of it
+CLIENT = """
+import http.client, json, time
+ask = {"model": "tensorzero::model_name::tiny", "messages": [], "max_tokens": 4, "stream": True}
+while True:
+    began, answer = time.time(), None
+    while answer is None:
+        c = http.client.HTTPConnection("gateway", 3000, timeout=30)
+        try:
+            c.request("POST", "/openai/v1/chat/completions", json.dumps(ask))
+            answer = c.getresponse()
+        except (OSError, http.client.HTTPException):
+            c.close()
+            time.sleep(0.02)
+    try:
+        said = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        said = repr(error).encode()
+    c.close()
+    good = answer.status == 200 and b"length" in said and b"[DONE]" in said
+    print("good" if good else f"LOST {answer.status} {said[:200]}", round(time.time() - began, 2), flush=True)
+    time.sleep(0.02)
+"""
+
+
+def docker(*args: str, stdin: str | None = None, check: bool = True) -> str:
+    done = subprocess.run(["docker", *args], input=stdin, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise AssertionError(f"docker {' '.join(args)}: {done.stdout}{done.stderr}")
+    return done.stdout.strip()
+
+
+def wait(what: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def labelled(role: str, **more: str) -> list[str]:
+    both = {"project": PREFIX, "stack": "it", "role": role, **more}
+    return [word for key, value in both.items() for word in ("--label", f"changeover.{key}={value}")]
+
+
+class Stack:
+    """Network, volumes, a switch, an engine and a gateway, as the program declares them, and a client."""
+
+    def __init__(self) -> None:
+        self.count, self.seen = 1, 0
+        self.engine, self.gateway = "ollama-1", "gateway-1"
+        self.wipe()
+        docker("network", "create", NETWORK)
+        for volume in VOLUMES.values():
+            docker("volume", "create", volume)
+        mounts = [word for path, volume in VOLUMES.items() for word in ("-v", f"{volume}:{path}")]
+        docker(
+            *("create", "--name", SWITCH, "--network", NETWORK, "--restart", "always", "-w", "/app", *mounts),
+            *("-v", "/var/run/docker.sock:/var/run/docker.sock", *labelled("switch")),
+            *("-e", f"CHANGEOVER_PROJECT={PREFIX}", "-e", "CHANGEOVER_STACK=it"),
+            *(PYTHON, "python3", "-m", "switch", "serve"),
+        )
+        docker("cp", f"{ROOT}/switch", f"{SWITCH}:/app/switch")
+        docker("start", SWITCH)
+        self.make_engine(self.engine)
+        self.make_gateway(self.gateway, self.engine)
+        self.tell("prepare", self.plan(self.engine))
+        assert self.follow()[0] == 0
+        self.tell("commit", self.plan(self.engine, self.gateway))
+        assert self.follow()[0] == 0
+        docker(
+            *("run", "-d", "--name", CLIENT_NAME, "--network", NETWORK, *labelled("client"), PYTHON),
+            *("python3", "-c", CLIENT),
+        )
+
+    def new_names(self, kind: str = "vllm") -> tuple[str, str]:
+        """Of an engine and a gateway that do not exist yet."""
+        self.count += 1
+        return f"{kind}-{self.count}", f"gateway-{self.count}"
+
+    def lost(self) -> list[str]:
+        """What the client has lost since it was last asked; waits until it is served."""
+        wait(lambda: docker("logs", "--tail", "1", CLIENT_NAME).startswith("good"))
+        lines = docker("logs", CLIENT_NAME).splitlines()
+        new, self.seen = lines[self.seen :], len(lines)
+        return [line for line in new if not line.startswith("good")]
+
+    def tidy(self) -> None:
+        """What a test has made and is not live goes."""
+        for name in set(self.names(all=True)) - {self.engine, self.gateway}:
+            docker("rm", "-f", "-v", f"{PREFIX}-{name}")
+
+    def names(self, all: bool = False) -> list[str]:
+        """Of engines and gateways that run, or of all."""
+        rows = docker(
+            *("ps", *(["-a"] if all else []), "--filter", f"label=changeover.project={PREFIX}"),
+            *("--format", "{{.Names}}"),
+        )
+        names = [row.removeprefix(f"{PREFIX}-") for row in rows.splitlines()]
+        return [name for name in names if name.split("-")[0] in ("ollama", "vllm", "gateway")]
+
+    @staticmethod
+    def wipe() -> None:
+        left = docker("ps", "-aq", "--filter", f"label=changeover.project={PREFIX}").split()
+        for container in left:
+            docker("rm", "-f", "-v", container)
+        docker("network", "rm", NETWORK, check=False)
+        for volume in VOLUMES.values():
+            docker("volume", "rm", volume, check=False)
+
+    def make_engine(self, name: str, mode: str = "ok", delay: float = 0) -> None:
+        kind = name.split("-")[0]
+        container = f"{PREFIX}-{name}"
+        docker(
+            *("create", "--name", container, "--network", NETWORK, "--restart", "unless-stopped"),
+            *("-e", f"FAST_MODE={mode}", "-e", f"FAST_DELAY={delay}", "-e", "FAST_TOKENS=0.02"),
+            *(*labelled("engine", engine=kind), PYTHON, "python3", "-u", "/fast_engine.py"),
+        )
+        docker("cp", f"{ROOT}/tests/support/fast_engine.py", f"{container}:/fast_engine.py")
+        done = f"/weights/{kind}/tiny-1/.complete"
+        docker("exec", SWITCH, "sh", "-c", f"mkdir -p {Path(done).parent} && echo '{{}}' > {done}")
+
+    def config(self, *engines: str) -> str:
+        return f"engines = {json.dumps([f'http://{PREFIX}-{name}:8000' for name in engines])}\n"
+
+    def make_gateway(self, name: str, *engines: str, start: bool = False) -> None:
+        container = f"{PREFIX}-{name}"
+        docker(
+            *("create", "--name", container, "--network", NETWORK, "--network-alias", "gateway"),
+            *(*labelled("gateway"), GATEWAY_IMAGE, "--config-file", "/app/config/tensorzero.toml"),
+        )
+        self.put(container, "/app/config/tensorzero.toml", self.config(*engines))
+        if start:
+            docker("start", container)
+
+    def put(self, container: str, path: str, content: str) -> None:
+        docker("exec", "-i", SWITCH, "sh", "-c", "mkdir -p /tmp/up && cat > /tmp/up/file", stdin=content)
+        subprocess.run(
+            f"docker exec {SWITCH} tar -C /tmp/up --transform 's|file|{path.lstrip('/')}|' -cf - file "
+            f"| docker cp - {container}:/",
+            shell=True,
+            check=True,
+        )
+
+    def plan(self, engine: str, gateway: str = "", **changed: Any) -> str:
+        seconds = {
+            "drain": 5,
+            "load": 20,
+            "stop": 5,
+            "lease_following": 4,
+            "lease_prepared": 8,
+            "gateway": 10,
+        }
+        return json.dumps(
+            {
+                "engine": {
+                    "kind": engine.split("-")[0],
+                    "container": f"{PREFIX}-{engine}",
+                    "port": 8000,
+                    "model": "tiny",
+                    "weights": "tiny-1",
+                },
+                "cutover": changed.pop("cutover", "hold"),
+                "seconds": {**seconds, **changed.pop("seconds", {})},
+                "gate": {"completions": 3, "max_tokens": 8, "timeout": 5},
+                "gateway": {
+                    "image": GATEWAY_IMAGE,
+                    "config": changed.pop("config", self.config(engine)),
+                    "path": "/openai/v1/chat/completions",
+                    "model": "tensorzero::model_name::tiny",
+                    "port": 3000,
+                    "config_file": "/app/config/tensorzero.toml",
+                    **({"container": f"{PREFIX}-{gateway}"} if gateway else {}),
+                },
+            }
+        )
+
+    def tell(self, verb: str, plan: str) -> None:
+        docker("exec", "-i", SWITCH, "python3", "-m", "switch", verb, stdin=plan)
+
+    def follow(self, seconds: float = 60) -> tuple[int, str]:
+        said, end = "", time.monotonic() + seconds
+        while time.monotonic() < end:
+            done = subprocess.run(
+                ["docker", "exec", SWITCH, "python3", "-m", "switch", "follow"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            said += done.stdout
+            if done.returncode != 75:
+                return done.returncode, said
+        return 75, said
+
+    def flip(self, engine: str, gateway: str, **changed: Any) -> tuple[int, str]:
+        """What a whole `pulumi up` does."""
+        self.tell("prepare", self.plan(engine, **changed))
+        code, said = self.follow()
+        if code:
+            return code, said
+        self.make_gateway(gateway, engine, start=True)
+        self.tell("commit", self.plan(engine, gateway, **changed))
+        code, more = self.follow()
+        if code == 0:
+            self.engine, self.gateway = engine, gateway
+        return code, said + more
+
+    @staticmethod
+    def started(name: str) -> str:
+        return docker("inspect", "-f", "{{.State.StartedAt}}", f"{PREFIX}-{name}")
+
+    def live(self) -> str:
+        return docker("exec", SWITCH, "python3", "-m", "switch", "live").removeprefix(f"{PREFIX}-")
+
+    def status(self) -> dict[str, Any]:
+        said = docker("exec", SWITCH, "python3", "-m", "switch", "status", "--json")
+        return dict(json.loads(said))
+
+    def serves(self) -> bool:
+        """Whether exactly the engine and gateway that are meant to be live are."""
+        status = self.status()
+        ready = status["gated"] and not status["under_way"] and self.live() == self.engine
+        return ready and sorted(self.names()) == sorted([self.engine, self.gateway])
+
+
+@pytest.fixture(scope="module")
+def gateway_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    if not docker("images", "-q", PYTHON):
+        pytest.skip(f"{PYTHON} is not built")
+    folder = tmp_path_factory.mktemp("gateway")
+    (folder / "plain_gateway.py").write_text((ROOT / "tests/support/plain_gateway.py").read_text())
+    (folder / "Dockerfile").write_text(
+        f'FROM {PYTHON}\nCOPY plain_gateway.py /\nENTRYPOINT ["python3", "-u", "/plain_gateway.py"]\n'
+    )
+    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+    subprocess.run(
+        ["docker", "build", "-q", "-t", GATEWAY_IMAGE, str(folder)],
+        check=True,
+        env=environment,
+        capture_output=True,
+    )
+    yield
+    docker("rmi", "-f", GATEWAY_IMAGE)
+
+
+@pytest.fixture(scope="module")
+def made(gateway_image: None) -> Iterator[Stack]:
+    stack = Stack()
+    yield stack
+    print(docker("logs", SWITCH))
+    stack.wipe()
+
+
+@pytest.fixture
+def stack(made: Stack) -> Iterator[Stack]:
+    """One engine is live, and a client talks to it all the time; each test leaves one engine live."""
+    assert made.serves()
+    made.lost()
+    yield made
+    made.tidy()
+
+
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+def test_a_flip_and_the_way_back_lose_nothing(stack: Stack, cutover: str) -> None:
+    old = stack.engine
+    new, gateway = stack.new_names()
+    stack.make_engine(new, delay=1)
+    code, said = stack.flip(new, gateway, cutover=cutover)
+    assert code == 0, said
+    assert stack.serves() and ("released after" in said) == (cutover == "hold")
+    code, said = stack.flip(old, stack.new_names()[1], cutover=cutover)
+    assert code == 0, said
+    assert stack.serves() and stack.lost() == []
+
+
+@pytest.mark.parametrize(
+    "mode", ["exits", "silent", "error", "missing", "garbage", "empty", "lying", "other"]
+)
+def test_an_engine_that_is_no_good_is_found_out_and_the_old_serves_again(stack: Stack, mode: str) -> None:
+    new, gateway = stack.new_names()
+    stack.make_engine(new, mode=mode)
+    began = time.monotonic()
+    code, said = stack.flip(new, gateway, seconds={"load": 6})
+    assert code == 1 and "failed: vllm" in said, said
+    assert f"ollama ({PREFIX}-{stack.engine}) serves again" in said and f"fast engine: {mode}" in said
+    assert time.monotonic() - began < 40
+    assert stack.serves() and stack.lost() == []
+
+
+def test_a_config_that_the_gateway_refuses_is_found_before_anything_is_drained(stack: Stack) -> None:
+    new, gateway = stack.new_names()
+    stack.make_engine(new)
+    code, said = stack.flip(new, gateway, config="engines = ")
+    assert code == 1 and "refuses its config" in said and "bad config" in said
+    assert "drained" not in said and stack.serves() and stack.lost() == []
+
+
+def test_weights_that_are_not_there_are_found_before_anything_is_drained(stack: Stack) -> None:
+    new, gateway = stack.new_names()
+    stack.make_engine(new)
+    docker("exec", SWITCH, "rm", "/weights/vllm/tiny-1/.complete")
+    code, said = stack.flip(new, gateway)
+    assert code == 1 and "weights" in said and "drained" not in said
+    assert stack.serves() and stack.lost() == []
+
+
+def test_a_killed_coordinator_is_undone_by_the_switch_alone(stack: Stack) -> None:
+    new, _ = stack.new_names()
+    stack.make_engine(new, delay=90)
+    stack.tell("prepare", stack.plan(new, seconds={"load": 120}))
+    wait(lambda: stack.follow(0.1)[0] == 75 and stack.names() == [new])
+    wait(stack.serves)
+    assert "interrupted" in stack.status()["last"]["error"] and stack.lost() == []
+
+
+def test_a_switch_that_is_killed_in_the_middle_of_a_hold_restores_when_it_is_back(stack: Stack) -> None:
+    new, _ = stack.new_names()
+    stack.make_engine(new, delay=90)
+    stack.tell("prepare", stack.plan(new, seconds={"load": 120, "lease_following": 60}))
+    wait(lambda: stack.names() == [new])
+    os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", SWITCH)), signal.SIGKILL)
+    time.sleep(2)
+    wait(lambda: docker("inspect", "-f", "{{.State.Running}}", SWITCH) == "true")
+    wait(stack.serves)
+    assert "restarted" in stack.status()["last"]["error"] and stack.lost() == []
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_an_active_engine_that_ends_is_a_hold_until_it_is_gated_again(stack: Stack, how: str) -> None:
+    engine, started = f"{PREFIX}-{stack.engine}", stack.started(stack.gateway)
+    if how == "kill":
+        os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", engine)), signal.SIGKILL)
+    else:
+        docker("stop", "-t", "1", engine)
+    wait(lambda: stack.started(stack.gateway) != started and stack.serves())
+    # what was in flight can't be saved, nor what came in before the switch heard of it; then requests wait
+    stack.lost()
+    assert stack.lost() == []
+
+
+def test_an_engine_started_by_hand_does_not_stay(stack: Stack) -> None:
+    new, _ = stack.new_names()
+    stack.make_engine(new)
+    docker("start", f"{PREFIX}-{new}")
+    wait(lambda: new not in stack.names())
+    assert stack.serves() and stack.lost() == []
+
+
+def test_a_drain_that_does_not_end_is_given_up_for_free(stack: Stack) -> None:
+    new, gateway = stack.new_names()
+    stack.make_engine(new)
+    slow, name = CLIENT.replace("4,", "600,").replace("while True", "if True"), "slow"
+    docker(
+        *("run", "-d", "--name", f"{PREFIX}-{name}", "--network", NETWORK, *labelled("client"), PYTHON),
+        *("python3", "-c", slow),
+    )
+    time.sleep(2)
+    started = stack.started(stack.engine)
+    code, said = stack.flip(new, gateway, seconds={"drain": 2})
+    assert code == 1 and "no engine was stopped" in said, said
+    docker("wait", f"{PREFIX}-{name}")
+    assert docker("logs", f"{PREFIX}-{name}").startswith("good")
+    docker("rm", f"{PREFIX}-{name}")
+    assert stack.started(stack.engine) == started
+    assert stack.serves() and stack.lost() == []
+
+
+def test_weights_are_received_and_fetched_once(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.bin").write_bytes(b"w" * 1000)
+    receive = f"docker exec -i {SWITCH} python3 -m switch receive --engine vllm --folder tiny-2"
+    said = subprocess.check_output(f"tar -C {tmp_path} -cf - model | {receive}", shell=True, text=True)
+    assert "received 1 files" in said
+    ask = {
+        "engine": "vllm",
+        "folder": "tiny-2",
+        "image": PYTHON,
+        "volume": VOLUMES["/weights/vllm"],
+        "script": "printf '10%%\\r20%%\\r30%%\\n'; ls /weights/tiny-2/source/model; echo $GREETING",
+        "env": {"GREETING": "hello"},
+        "need_bytes": 10,
+        "digest": "one",
+    }
+
+    def fetch(**changed: Any) -> tuple[int, str]:
+        command = ["docker", "exec", "-i", SWITCH, "python3", "-m", "switch", "fetch"]
+        done = subprocess.run(
+            command, input=json.dumps({**ask, **changed}), capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = fetch()
+    assert code == 0 and "weights.bin" in said and "hello" in said, said
+    assert fetch() == (0, "vllm: weights already here (tiny-2)\n")
+    code, said = fetch(digest="two", script="echo no such model; exit 4")
+    assert code == 1 and "exit status 4" in said and "no such model" in said
+    code, said = fetch(digest="two", need_bytes=2**60)
+    assert code == 1 and "GiB are free" in said and "pulumi up" in said
