@@ -105,7 +105,8 @@ func handshake(dial dialer, address string, config *ssh.ClientConfig) (*ssh.Clie
 	}
 	conn, channels, requests, err := ssh.NewClientConn(raw, address, config)
 	if err != nil {
-		return nil, errors.Join(err, raw.Close())
+		_ = raw.Close()
+		return nil, err
 	}
 	return ssh.NewClient(conn, channels, requests), nil
 }
