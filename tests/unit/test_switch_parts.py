@@ -1,0 +1,305 @@
+"""The parts around the switch's machine: the plan, the gate, the weights, and what is shown."""
+
+import importlib
+import io
+import json
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from switch import __main__ as cli
+from switch.checks import Failed
+from switch.docker import Docker, DockerError
+from switch.gate import Answer, complete
+from switch.machine import Active, Container, State, Transaction
+from switch.plan import PlanError, load, parse
+from switch.weights import EVERY_SECONDS, Fetch, _lines, calm, fetch, receive
+from tests.support import fast_engine
+from tests.unit.test_switch_machine import NEW, OLD, OLD_GATEWAY, plan, raw_plan
+
+
+def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
+    del raw[section][key]
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"engine": 3}, "plan.engine must be an object"),
+        ({"cutover": "swap"}, "plan.cutover is 'swap'; allowed: hold, overlap"),
+        ({"more": 1}, "plan has the unknown key 'more'"),
+        (without(raw_plan(), "seconds", "drain"), "plan.seconds lacks the key 'drain'"),
+        (raw_plan(seconds={"drain": 0}), "plan.seconds.drain is 0.0; it must be positive"),
+        (raw_plan(gateway="g"), "plan.gateway.container is for commit"),
+        (
+            {"gate": {"completions": True, "max_tokens": 8, "timeout": 60}},
+            "plan.gate.completions must be int",
+        ),
+        (raw_plan("../vllm"), "plan.engine.container is '../vllm'"),
+    ],
+)
+def test_a_wrong_plan_is_refused_with_its_key(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(PlanError, match=said.replace(".", r"\.")):
+        parse({**raw_plan(), **change}, "prepare")
+
+
+def test_a_commit_names_its_gateway() -> None:
+    with pytest.raises(PlanError, match=r"plan\.gateway\.container"):
+        parse(raw_plan(), "commit")
+    assert parse(raw_plan(gateway="g-1"), "commit").gateway.container == "g-1"
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), fast_engine.Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def once(port: int, stream: bool, timeout: float = 5) -> Answer:
+    path = "/v1/chat/completions"
+    return complete("127.0.0.1", port, path, "tiny", stream=stream, max_tokens=8, timeout=timeout)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("ok", ""),
+        ("error", "HTTP 500"),
+        ("missing", "HTTP 404"),
+        ("garbage", "not OpenAI's format|without \\[DONE\\]"),
+        ("empty", "no content"),
+        ("lying", "10000 completion tokens"),
+        ("other", "the model 'other'"),
+        ("hangs", "took more than 0.3 s"),
+    ],
+)
+def test_the_gate_finds_out(
+    port: int, stream: bool, mode: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_engine, "MODE", mode)
+    monkeypatch.setattr(time, "sleep", lambda seconds: threading.Event().wait(min(seconds, 1)))
+    answer = once(port, stream, 0.3 if mode == "hangs" else 5)
+    assert answer.ok == (mode == "ok") and not answer.loading
+    assert answer.final == (mode == "missing")
+    if said:
+        assert any(part.replace("\\", "") in answer.text for part in said.split("|")), answer.text
+    else:
+        assert answer.facts == {"stream": stream, "tokens": 8}
+
+
+def test_an_engine_that_does_not_listen_is_loading() -> None:
+    assert once(1, True).loading
+
+
+def tar(*members: tuple[str, bytes | None], kind: bytes = tarfile.REGTYPE) -> io.BytesIO:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as out:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.DIRTYPE if content is None else kind
+            member.size = len(content or b"") if kind == tarfile.REGTYPE else 0
+            out.addfile(member, io.BytesIO(content or b""))
+    raw.seek(0)
+    return raw
+
+
+def test_a_received_folder_replaces_the_one_before_as_a_whole(tmp_path: Path) -> None:
+    receive(tmp_path, "vllm", "tiny-1", tar(("./", None), ("./old", b"1")))
+    said = receive(tmp_path, "vllm", "tiny-1", tar(("model", None), ("model/a", b"12"), ("b", b"3")))
+    assert said.startswith("received 2 files")
+    home = tmp_path / "vllm" / "tiny-1"
+    assert {str(p.relative_to(home)) for p in home.rglob("*") if p.is_file()} == {
+        "source/model/a",
+        "source/b",
+    }
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc/out", "a/../../out"])
+def test_a_tar_that_leads_outside_is_refused_and_the_old_folder_stays(tmp_path: Path, name: str) -> None:
+    receive(tmp_path, "vllm", "tiny-1", tar(("a", b"1")))
+    with pytest.raises(ValueError, match="leads outside"):
+        receive(tmp_path, "vllm", "tiny-1", tar((name, b"2")))
+    assert (tmp_path / "vllm/tiny-1/source/a").read_bytes() == b"1"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tar_with_a_link_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no file or folder"):
+        receive(tmp_path, "vllm", "tiny-1", tar(("a", b""), kind=tarfile.SYMTYPE))
+    with pytest.raises(PlanError):
+        receive(tmp_path, "vllm", "../tiny", tar(("a", b"")))
+
+
+class Helper(Docker):
+    """The one helper container that a fetch may run."""
+
+    def __init__(self, code: int = 0) -> None:
+        super().__init__("changeover", "test", "/nowhere")
+        self.code, self.spec, self.calls = code, dict[str, Any](), list[str]()
+
+    def create(self, name: str, role: str, **spec: Any) -> None:
+        self.spec = spec
+        self.calls.append(f"create {name} {role}")
+
+    def start(self, name: str) -> None:
+        self.calls.append("start")
+
+    def follow(self, name: str, timeout: float) -> Iterator[bytes]:
+        yield from (b"pull", b"ing 1%\rpulling 2%\r", b"done\n")
+
+    def wait(self, name: str, timeout: float) -> int:
+        return self.code
+
+    def logs(self, name: str, lines: int = 15) -> str:
+        return "no such model\n"
+
+    def remove(self, name: str) -> None:
+        self.calls.append("remove")
+
+
+ASK = {
+    "engine": "vllm",
+    "folder": "tiny-1",
+    "image": "vllm:1",
+    "volume": "v",
+    "script": "get",
+    "env": {"A": "b"},
+    "need_bytes": 1,
+    "digest": "d1",
+}
+
+
+def fetched(tmp_path: Path, helper: Helper, **changed: Any) -> list[str]:
+    (tmp_path / "vllm").mkdir(exist_ok=True)
+    said: list[str] = []
+    fetch(load(Fetch, {**ASK, **changed}), helper, tmp_path, said.append, tmp_path)
+    return said
+
+
+def test_weights_are_fetched_once_for_each_digest(tmp_path: Path) -> None:
+    helper = Helper()
+    said = fetched(tmp_path, helper)
+    assert said[:2] == ["pulling 1%", "done"] and "weights here" in said[2]
+    assert helper.calls == ["create changeover-test-fetch-vllm-tiny-1 fetch", "start", "remove"]
+    assert helper.spec["HostConfig"]["Binds"] == ["v:/weights"] and helper.spec["Env"] == ["A=b"]
+    assert (
+        "NetworkMode" not in helper.spec["HostConfig"] and "DeviceRequests" not in helper.spec["HostConfig"]
+    )
+    assert fetched(tmp_path, helper) == ["vllm: weights already here (tiny-1)"]
+    assert len(fetched(tmp_path, helper, digest="d2")) == 3
+
+
+def test_a_fetch_that_fails_is_told_and_is_not_complete(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match=r"exit status 3\):\n  no such model"):
+        fetched(tmp_path, Helper(3))
+    assert not (tmp_path / "vllm/tiny-1/.complete").exists()
+
+
+def test_a_full_disk_is_found_before_anything_is_fetched(tmp_path: Path) -> None:
+    helper = Helper()
+    with pytest.raises(Failed, match=r"need 1127428915\.2 GiB, and .* are free"):
+        fetched(tmp_path, helper, need_bytes=2**60)
+    assert helper.calls == []
+
+
+def test_progress_is_calm() -> None:
+    text = b"\x1b[?25lpulling abc 1%\x1b[K\x1b[1Gpulling abc 2%\x1b[1Gpulling abc 99%\nverifying\nverifying\n"
+    now = iter(range(100))
+    assert list(calm(_lines([text]), lambda: next(now))) == ["pulling abc 1%", "verifying"]
+    assert EVERY_SECONDS == 5
+
+
+def test_docker_errors_and_output_are_read_as_docker_sends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socketserver
+
+    replies = {
+        b"/bad": b"HTTP/1.1 409 Conflict\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n"
+        b'{"message":"no!"}',
+        b"/containers/c/logs?stdout=1&stderr=1&tail=15": b"HTTP/1.1 200 OK\r\n\r\n"
+        b"\x01\0\0\0\0\0\0\x04one\n\x02\0\0\0\0\0\0\x04two\n",
+    }
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(replies[self.rfile.readline().split()[1]])
+
+    path = str(tmp_path / "docker.sock")
+    with socketserver.ThreadingUnixStreamServer(path, Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        docker = Docker("p", "s", path)
+        with pytest.raises(DockerError, match="no!") as caught:
+            docker.call("GET", "/bad")
+        assert caught.value.status == 409
+        assert docker.logs("c") == "one\ntwo\n"
+        server.shutdown()
+
+
+def state(phase: str = "") -> State:
+    there = State(active=Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", 100.0))
+    if phase:
+        t = Transaction("1", plan(), "prepare", 900.0, 0, phase=load(Any, phase), since=950.0)
+        there.transaction = there.last = t
+    return there
+
+
+def box(name: str, running: bool) -> dict[str, Container]:
+    return {name: Container(name, "engine", "ollama", running, False, "run 0", 0, False, 0, 0)}
+
+
+def test_live_is_the_engine_that_serves_or_will_once_the_change_under_way_has_ended() -> None:
+    assert cli.live(State(), {}) == "none"
+    assert cli.live(state(), box(OLD, True)) == OLD
+    assert cli.live(state(), box(OLD, False)) == "none"
+    assert cli.live(state(), {}) == "none"
+    assert cli.live(state("loading"), box(OLD, False)) == OLD
+    assert cli.live(state("prepared"), box(OLD, False)) == NEW
+    assert cli.live(state("failed"), box(OLD, False)) == "none"
+
+
+def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
+    (tmp_path / "vllm").mkdir()
+    s = state("loading")
+    s.trouble, s.held = "it is loud", 990.0
+    report = cli.report(s, box(OLD, True), tmp_path, 1000.0)
+    json.dumps(report)
+    text = cli.screen(report, 1000.0)
+    assert len(text.splitlines()) <= 24
+    for part in (
+        f"ollama ({OLD}) serves",
+        "wait since 10 s",
+        "it is loud",
+        "loading for 50 s",
+        "weights/vllm",
+    ):
+        assert part in text
+    assert "no change has been committed" in cli.screen(cli.report(State(), {}, tmp_path, 1.0), 1.0)
+
+
+def test_every_verb_is_known_and_nothing_but_the_standard_library_is_needed() -> None:
+    import ast
+    import sys
+
+    for file in Path(cli.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert all(n.split(".")[0] in {*sys.stdlib_module_names, "switch"} for n in names), file
+    for verb in ("serve", "prepare", "commit", "follow", "check", "live", "status", "release", "fetch"):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([verb, "--help"])
+        assert caught.value.code == 0
+    importlib.import_module("switch.daemon")
