@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	p "github.com/pulumi/pulumi-go-provider"
 	"github.com/pulumi/pulumi-go-provider/infer"
@@ -29,8 +30,22 @@ func main() {
 		},
 		Functions: []infer.InferredFunction{infer.Function(&local.Run{})},
 	})
-	if err := p.RunProvider(context.Background(), "command", version, plugin); err != nil {
+	if err := p.RunProvider(whileParentLives(), "command", version, plugin); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// whileParentLives is done when the engine is gone. The framework notices it too, but then does not stop: after a
+// killed `pulumi up` its plugins stay for ever.
+func whileParentLives() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	parent := os.Getppid()
+	go func() {
+		for os.Getppid() == parent {
+			time.Sleep(time.Second)
+		}
+		cancel()
+	}()
+	return ctx
 }
