@@ -11,11 +11,12 @@ RUN := $(VENV)/bin/python -m
 export PIP_CACHE_DIR := $(CACHE)/pip
 export UV_CACHE_DIR := $(CACHE)/uv
 export PYTHONDONTWRITEBYTECODE := 1
+export STACK
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-up: venv ## set everything up and deploy the stack `local`
+up: venv ## set everything up and deploy the stack `local` (or STACK=…)
 	@$(RUN) tools.up
 
 down: venv ## remove the stack, keep the weights (WEIGHTS=delete removes them too)

@@ -18,7 +18,7 @@ from offline.steps import StepFailed, cache_root, main_guard, say
 from tools import docker_engine, environment, render
 from tools.environment import ROOT, pulumi
 
-STACK = "local"
+STACK = os.environ.get("STACK") or "local"
 CONFIG = ROOT / f"Pulumi.{STACK}.yaml"
 PULL_SECONDS = 60
 

@@ -7,11 +7,14 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import openai
 import pytest
 
+from components import pins
 from tests.support.load import Load
 from tests.support.project import CommandFailed, Project, docker, kill_group
 
@@ -134,12 +137,7 @@ def test_weights_that_are_missing_are_found_before_anything_is_held(project: Pro
     docker("exec", switch, "sh", "-c", "for f in /weights/vllm/*/.complete; do mv $f $f.away; done")
     try:
         project.configure(engine="vllm")
-        with load_on(project) as load:
-            load.wait_for_answers(2)
-            with pytest.raises(CommandFailed, match="weights"):
-                project.up()
-        assert not load.bad, load.summary()
-        assert load.longest < 20, "nothing should have been held"
+        refused_without_a_hold(project, "weights")
     finally:
         docker(
             "exec", switch, "sh", "-c", "for f in /weights/vllm/*/.complete.away; do mv $f ${f%.away}; done"
@@ -147,6 +145,74 @@ def test_weights_that_are_missing_are_found_before_anything_is_held(project: Pro
         project.configure(engine="ollama")
     assert project.live().startswith("changeover-test-ollama-")
     test_nothing_to_do_is_nothing_to_do(project)
+
+
+@contextmanager
+def patched(project: Project, file: str, old: str, new: str) -> Iterator[None]:
+    """The project's copy with `old` replaced by `new` in one of its files."""
+    path = project.folder / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(text)
+
+
+def refused_without_a_hold(project: Project, expected: str) -> None:
+    """`up` fails as expected while the old engine goes on and nobody waits for it."""
+    before = project.live()
+    with load_on(project) as load:
+        load.wait_for_answers(2)
+        with pytest.raises(CommandFailed, match=expected):
+            project.up()
+        load.wait_for_answers(2)
+    assert not load.bad, load.summary()
+    assert load.longest < 20, "nothing should have been held"
+    assert project.live() == before
+
+
+def test_a_disk_too_small_for_the_weights_is_found_before_anything_is_held(project: Project) -> None:
+    with patched(project, "components/catalogue.py", "size=2_000_000", "size=2_000_000_000_000_000"):
+        refused_without_a_hold(project, "GiB")
+    test_nothing_to_do_is_nothing_to_do(project)
+
+
+def test_a_config_that_the_gateway_refuses_is_found_before_anything_is_held(project: Project) -> None:
+    with patched(project, "components/tensorzero.py", '"disable_pseudonymous', '"disable_every_pseudonymous'):
+        refused_without_a_hold(project, "disable_every_pseudonymous")
+    project.up()
+    test_nothing_to_do_is_nothing_to_do(project)
+
+
+def test_an_image_whose_engine_exits_at_once_is_taken_back(project: Project, tmp_path: Path) -> None:
+    broken = pins.OLLAMA.offline.replace(pins.OLLAMA.version, "0.0.0-exits")
+    (tmp_path / "ollama").write_text("#!/bin/sh\necho 'no such library: libnothing.so' >&2\nexit 3\n")
+    (tmp_path / "ollama").chmod(0o755)
+    container = docker("create", pins.SWITCH.offline).strip()
+    docker("cp", str(tmp_path / "ollama"), f"{container}:/bin/ollama")
+    docker("commit", container, broken)
+    docker("rm", container)
+    before = project.live()
+    try:
+        with (
+            patched(
+                project, "components/pins.py", f'version="{pins.OLLAMA.version}"', 'version="0.0.0-exits"'
+            ),
+            load_on(project) as load,
+        ):
+            load.wait_for_answers(2)
+            with pytest.raises(CommandFailed) as failure:
+                project.up()
+            load.wait_for_answers(2)
+        assert not load.bad, load.summary()
+        assert "libnothing.so" in str(failure.value), "the engine's own last words"
+        assert project.live() == before
+        project.up()
+        test_nothing_to_do_is_nothing_to_do(project)
+    finally:
+        docker("rmi", "--force", broken)
 
 
 def test_pulumi_killed_in_the_middle_of_a_hold_restores_and_the_next_up_converges(
