@@ -75,7 +75,8 @@ class Load:
     def summary(self) -> str:
         """One line, with the first problems in words."""
         problems = "; ".join(sorted({str(outcome.problem) for outcome in self.bad})[:3])
-        return f"{len(self.outcomes)} sent, {len(self.bad)} failed or cut, longest {self.longest:.1f} s {problems}"
+        counts = f"{len(self.outcomes)} sent, {len(self.bad)} failed or cut"
+        return f"{counts}, longest {self.longest:.1f} s {problems}".strip()
 
     async def _run(self) -> None:
         client = openai.AsyncOpenAI(

@@ -1,0 +1,65 @@
+"""The rendered files follow the settings, and a flip is a diff of a few lines."""
+
+import difflib
+from pathlib import Path
+
+import pytest
+
+from stacks.blueprint import blueprint
+from stacks.settings import from_values, stacks
+from tools import render
+from tools.render import ROOT, files
+from tools.settings_table import with_table
+
+BASE = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
+
+
+def rendered(**values: object) -> dict[str, str]:
+    return files(blueprint(from_values("local", {**BASE, **values}, ROOT)))
+
+
+@pytest.mark.parametrize("stack", stacks(ROOT))
+def test_no_rendered_file_is_stale(stack: str) -> None:
+    names = render.stale(ROOT, stack)
+    assert not names, f"stacks/{stack}/ is stale: {', '.join(names)}. Type: make render"
+
+
+def test_the_readmes_settings_table_is_not_stale() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert with_table(readme, ROOT) == readme, "Type: make render"
+
+
+def test_a_file_edited_by_hand_is_found_and_one_too_many_is_removed(tmp_path: Path) -> None:
+    for name in ("Pulumi.yaml", "Pulumi.local.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    folder = tmp_path / "stacks" / "local"
+    folder.parent.mkdir()
+    render.write(tmp_path, "local")
+    assert render.stale(tmp_path, "local") == []
+    (folder / "tensorzero.toml").write_text("[gateway]\n")
+    (folder / "left-over.txt").write_text("")
+    assert render.stale(tmp_path, "local") == ["left-over.txt", "tensorzero.toml"]
+    render.write(tmp_path, "local")
+    assert render.stale(tmp_path, "local") == []
+
+
+def test_a_flip_changes_one_line_of_toml_and_one_of_the_cutover() -> None:
+    before, after = rendered(engine="ollama"), rendered(engine="vllm")
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"tensorzero.toml", "cutover.txt"}
+    for name, expected in (
+        ("tensorzero.toml", ['-routing = ["ollama", "vllm"]', '+routing = ["vllm", "ollama"]']),
+        ("cutover.txt", ["-engine: ollama", "+engine: vllm"]),
+    ):
+        diff = difflib.unified_diff(before[name].splitlines(), after[name].splitlines(), n=0, lineterm="")
+        assert [line for line in diff if not line.startswith(("---", "+++", "@@"))] == expected
+
+
+def test_the_image_source_changes_nothing_that_is_reviewed() -> None:
+    assert rendered(model="tiny", images="public") == rendered(model="tiny", images="offline")
+
+
+def test_a_key_is_never_rendered_and_its_tenant_is() -> None:
+    files = rendered(apiKeys={"acme": "0123456789abcdef-secret"})
+    assert "0123456789abcdef-secret" not in "".join(files.values())
+    assert "acme" in files["Caddyfile"]
