@@ -10,7 +10,7 @@ v2.11.9 and is held by the tests that run it.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from components import tensorzero
@@ -19,8 +19,11 @@ HEALTH_PATH = "/healthz"
 """GET without a key: 200 and an empty body while the edge itself lives. It is not logged."""
 
 TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
-API_KEY = re.compile(r"[A-Za-z0-9._~+/-]{16,256}=*")
-"""RFC 6750's alphabet for bearer tokens: none of these means anything to a Caddyfile inside quotes."""
+API_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+-]{15,180}={0,2}")
+"""RFC 6750's alphabet for bearer tokens without the slash, so that a key can be the name of a file."""
+
+KEYS_FOLDER = "/config/api-keys"
+"""Folder in the edge's container with an empty file `KEY:TENANT` for each key that is valid."""
 
 RETRY_AFTER_SECONDS = 5
 """What a client is told when the hold budget is spent."""
@@ -74,9 +77,9 @@ class EdgeConfig:
         for tenant, key in self.api_keys.items():
             if not TENANT.fullmatch(tenant):
                 raise ValueError(f"tenant {tenant!r}: letters, digits, '.', '_' and '-', 64 at most")
-            if not API_KEY.fullmatch(key):  # its value must not reach a terminal or a log
+            if not API_KEY.fullmatch(key):  # not shown: it is a secret
                 raise ValueError(
-                    f"the API key of tenant {tenant!r}: 16 to 256 letters, digits or any of '._~+/-' are"
+                    f"the API key of tenant {tenant!r}: 16 to 180 letters, digits or any of '._~+-' are"
                     " allowed, with '=' at the end only; `openssl rand -hex 32` makes one"
                 )
         if len(set(self.api_keys.values())) != len(self.api_keys):
@@ -84,14 +87,51 @@ class EdgeConfig:
 
 
 def render(config: EdgeConfig) -> str:
-    """The Caddyfile, keys included: a secret where there are API keys."""
+    """The Caddyfile. It names the tenants and holds no key: a reviewer reads what will run."""
     return "\n".join(_indent(_document(config))) + "\n"
 
 
 def render_for_review(config: EdgeConfig) -> str:
-    """The same text with a placeholder for each key: every tenant can be seen, and no secret."""
-    masked = {tenant: f"secret-of-{tenant}-not-shown" for tenant in config.api_keys}
-    return render(replace(config, api_keys=masked))
+    """The same text: there is no secret in it."""
+    return render(config)
+
+
+def apply_input(config: EdgeConfig) -> str:
+    """What `APPLY` reads: the names of the key files, an empty line, the Caddyfile. A secret."""
+    names = sorted(f"{key}:{tenant}" for tenant, key in config.api_keys.items())
+    return "".join(f"{name}\n" for name in names) + "\n" + render(config)
+
+
+APPLY = f"""\
+set -eu
+umask 077
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+nl='
+'
+wanted=$nl
+while IFS= read -r name && [ -n "$name" ]; do wanted=$wanted$name$nl; done
+cat >"$work/Caddyfile"
+caddy() {{ command caddy "$1" --config "$work/Caddyfile" --adapter caddyfile >"$work/log" 2>&1; }}
+caddy validate || {{ cat "$work/log" >&2; exit 1; }}
+mkdir -p {KEYS_FOLDER}
+printf %s "$wanted" | while IFS= read -r name; do [ -z "$name" ] || : >"{KEYS_FOLDER}/$name"; done
+tries=0
+until caddy reload; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 20 ] || {{ cat "$work/log" >&2; exit 1; }}
+  sleep 0.5
+done
+for path in {KEYS_FOLDER}/*; do
+  case $wanted in *"$nl${{path##*/}}$nl"*) ;; *) rm -f -- "$path" ;; esac
+done
+"""
+"""Shell program for the edge's container that brings it to `apply_input`, which it reads from stdin.
+
+The Caddyfile is validated before anything changes. A new key is valid before the configuration is
+loaded and an old one until it is. Where only keys changed nothing is reloaded, because a reload of any
+Go server closes connections on which a request has just arrived.
+"""
 
 
 def _document(config: EdgeConfig) -> Iterable[str]:
@@ -99,8 +139,6 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     if config.domain is None:
         yield "auto_https off"
     yield "log default {"
-    # While requests are held, it logs one error for each attempt of each request.
-    yield "exclude http.handlers.reverse_proxy"
     yield from _log_format()
     yield "}"
     yield "}"
@@ -171,12 +209,19 @@ def _authenticate(config: EdgeConfig) -> Iterable[str]:
         yield "}"
         yield "vars tenant {tenant}"
         return
-    yield "map {http.request.header.Authorization} {tenant} {"
-    for tenant in sorted(config.api_keys):
-        yield f'"Bearer {config.api_keys[tenant]}" "{tenant}"'
-    yield "default -"
+    # A key is looked up in a folder, not in this text: a key that changes needs no reload.
+    yield f"# Tenants with a key: {', '.join(sorted(config.api_keys))}"
+    yield f"@bearer vars_regexp bearer {{http.request.header.Authorization}} `^Bearer ({API_KEY.pattern})$`"
+    yield "route @bearer {"
+    yield "@known file {"
+    yield f"root {KEYS_FOLDER}"
+    yield "try_files {http.regexp.bearer.1}:*"
     yield "}"
-    yield "vars tenant {tenant}"
+    yield "route @known {"
+    yield f"@owner vars_regexp owner {{http.matchers.file.relative}} `:({TENANT.pattern})$`"
+    yield "vars @owner tenant {http.regexp.owner.1}"
+    yield "}"
+    yield "}"
     yield "@no_key vars tenant -"
     yield "handle @no_key {"
     yield "header WWW-Authenticate Bearer"
@@ -294,14 +339,10 @@ def _set_body(prefix: str) -> Iterable[str]:
 
 
 def _ask_gateway(config: EdgeConfig, engine_path: str) -> Iterable[str]:
-    yield "reverse_proxy {"
-    yield "dynamic a {"
-    yield f"name {config.gateway}"
-    yield f"port {config.gateway_port}"
-    # Addresses are cached for a minute by default; a new gateway must be found at once.
-    yield "refresh 200ms"
-    yield "versions ipv4"
-    yield "}"
+    # A name that is resolved at every dial, and all its addresses tried: a new gateway is found at once.
+    # `dynamic a` was tried. It looks up under one lock for all requests, keeps on waiting for clients
+    # that have gone, and logs an error for each attempt.
+    yield f"reverse_proxy {config.gateway}:{config.gateway_port} {{"
     yield "transport http {"
     yield "dial_timeout 2s"
     yield "}"
@@ -315,7 +356,8 @@ def _ask_gateway(config: EdgeConfig, engine_path: str) -> Iterable[str]:
     yield "flush_interval -1"
     yield from _headers_up()
     yield f"header_up -{tensorzero.CLIENT_HEADERS}"
-    # The gateway answers 502 to whatever an engine answered, a 400 included, and hides the cause.
+    # The gateway answers 502 to whatever an engine answered, a 400 included, and gives its own refusals
+    # no type and no code. The cause is what the engine itself says to the same request.
     yield "@failed status 5xx"
     yield "handle_response @failed {"
     yield "route {"
@@ -324,6 +366,31 @@ def _ask_gateway(config: EdgeConfig, engine_path: str) -> Iterable[str]:
     yield "handle @late {"
     yield from _bad_gateway("The engine did not answer in time.")
     yield "}"
+    yield from _ask_engine(config, engine_path)
+    yield "@broken status 401 403 404 405 500 501 502 504"
+    yield "handle_response @broken {"
+    yield from _bad_gateway("The engine failed to answer.")
+    yield "}"
+    yield "}"
+    yield "}"
+    yield "}"
+    yield "@refused status 4xx"
+    yield "handle_response @refused {"
+    yield "route {"
+    yield "vars asked engine_why"
+    yield from _ask_engine(config, engine_path)
+    # Whatever else it says: what the gateway refused is not served past it.
+    yield "handle_response {"
+    yield from _refused()
+    yield "}"
+    yield "}"
+    yield "}"
+    yield "}"
+    yield "}"
+
+
+def _ask_engine(config: EdgeConfig, engine_path: str) -> Iterable[str]:
+    """Opens a block, to which the caller adds what becomes of other answers than a refusal."""
     yield f"rewrite * {engine_path}"
     yield from _set_body("")
     yield f"reverse_proxy {config.engine} {{"
@@ -332,18 +399,10 @@ def _ask_gateway(config: EdgeConfig, engine_path: str) -> Iterable[str]:
     yield "}"
     yield "flush_interval -1"
     yield from _headers_up()
-    yield "@refused status 400 413 422"
-    yield "handle_response @refused {"
+    yield "@cause status 400 413 422"
+    yield "handle_response @cause {"
     yield "header x-should-retry false"
     yield "copy_response"
-    yield "}"
-    yield "@broken status 401 403 404 405 500 501 502 504"
-    yield "handle_response @broken {"
-    yield from _bad_gateway("The engine failed to answer.")
-    yield "}"
-    yield "}"
-    yield "}"
-    yield "}"
     yield "}"
 
 
@@ -361,6 +420,8 @@ def _errors(config: EdgeConfig) -> Iterable[str]:
     yield "route {"
     yield f"@cut expression `{gone} && {budget}`"
     yield "handle @cut {"
+    # The log's own duration ends where the first wait was cut.
+    yield "log_append relayed_ms {http.reverse_proxy.duration_ms}"
     yield from _set_body("")
     yield f"reverse_proxy {_RELAY} {{"
     yield "flush_interval -1"
@@ -379,6 +440,10 @@ def _errors(config: EdgeConfig) -> Iterable[str]:
     yield "@engine vars asked engine"
     yield "handle @engine {"
     yield from _bad_gateway("The engine can't be reached.")
+    yield "}"
+    yield "@refused vars asked engine_why"
+    yield "handle @refused {"
+    yield from _refused()
     yield "}"
     yield "@large expression `{http.error.status_code} == 413`"
     yield "handle @large {"
@@ -400,6 +465,11 @@ def _only(*methods: str) -> Iterable[str]:
     yield f'header Allow "{", ".join(methods)}"'
     yield from _answer(405, f"Only {' and '.join(methods)} can be used here.", code="method_not_allowed")
     yield "}"
+
+
+def _refused() -> Iterable[str]:
+    yield "header x-should-retry false"
+    yield from _answer(400, "The gateway refused the request: a field has a value that it doesn't know.")
 
 
 def _bad_gateway(message: str) -> Iterable[str]:
