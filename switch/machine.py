@@ -448,8 +448,6 @@ class _Turn:
             return
         if g is None:
             self._fail(f"the gateway {name} is gone")
-        elif name in self.s.doomed:
-            self._drained([g])
         elif not g.up and not t.opened:
             t.opened = True
             self._job("start", name)

@@ -242,6 +242,9 @@ class Host:
         self.ask("commit", plan(NEW, cutover, NEW_GATEWAY))
         return self.follow()
 
+    def phase(self) -> str:
+        return self.state.transaction.phase if self.state.transaction else ""
+
     def settled(self) -> bool:
         t = self.state.transaction
         ready = self.state.active is None or gated(self.state, self.world())
@@ -337,6 +340,49 @@ def test_a_new_gateway_that_gives_no_completion_leads_back(host: Host, mode: str
     host.ask("commit", plan(gateway=NEW_GATEWAY))
     assert host.follow() == 1
     assert old_serves(host)
+
+
+def test_a_signal_that_a_kill_cut_off_is_sent_again(host: Host) -> None:
+    host.ask("prepare", plan())
+    host.kill_at = lambda: host.phase() == "draining" and host.kills == 0
+    assert host.run(10, lambda: host.kills == 1)
+    assert host.boxes[OLD_GATEWAY].ends_at is None
+    assert host.run(10, lambda: old_serves(host)) and host.boxes[OLD_GATEWAY].runs == 1
+
+
+def test_an_engine_that_was_told_to_stop_is_not_believed_after_a_kill(host: Host) -> None:
+    host.ask("prepare", plan())
+    host.kill_at = lambda: host.phase() == "stopping" and host.kills == 0
+    assert host.run(10, lambda: host.kills == 1)
+    assert host.run(30, lambda: old_serves(host)) and host.boxes[OLD].runs == 1
+
+
+@pytest.mark.parametrize("phase", ["loading", "prepared"])
+def test_another_engine_does_not_stay_beside_the_one_that_gets_ready(host: Host, phase: str) -> None:
+    host.overlap = True  # a person starts it, not the switch
+    host.boxes["stack-ollama-9"] = Box("stack-ollama-9", "engine")
+    host.ask("prepare", plan())
+    assert host.run(30, lambda: host.phase() == phase)
+    host.boxes["stack-ollama-9"].running = True
+    assert host.run(10, lambda: not host.boxes["stack-ollama-9"].running)
+    assert host.follow() == 0
+
+
+def test_a_prepared_engine_that_ends_is_a_failed_change(host: Host) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.boxes[NEW].running = False
+    assert host.run(30, lambda: old_serves(host)) and "after its gate" in host.lines()
+
+
+def test_in_an_overlap_the_old_engines_end_is_a_hold_and_a_failed_change() -> None:
+    host = Host(random.Random(7), overlap=True)
+    host.boxes[NEW].mode = "silent"
+    host.ask("prepare", plan(cutover="overlap"))
+    assert host.run(10, lambda: host.boxes[NEW].running)
+    host.boxes[OLD].running = False
+    assert host.run(5, lambda: not host.boxes[OLD_GATEWAY].running)
+    assert host.run(60, lambda: old_serves(host))
 
 
 def test_a_coordinator_that_stops_following_is_undone_while_the_engine_loads(host: Host) -> None:
