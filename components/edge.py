@@ -17,7 +17,7 @@ BOOTSTRAP = "/etc/caddy/bootstrap.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeArgs:
-    """`image` is the reference to pull, `port` the published one, `config` the Caddyfile (secret)."""
+    """`image` is the reference to pull, `port` the published one, `config` what it runs with (secret)."""
 
     image: str
     port: int
@@ -53,8 +53,8 @@ class Edge(pulumi.ComponentResource):
         container = docker.Container(
             host.labels.name(name),
             image=image.image_id,
-            # The configuration with the keys in it comes by reload and is kept in the volume: it is
-            # in no container's definition, and a restart goes on with the last one that was valid.
+            # Configuration and keys are given to the running container and kept in the volume: they are
+            # in no container's definition, and a restart goes on with the last ones that were valid.
             command=["caddy", "run", "--resume", "--config", BOOTSTRAP],
             uploads=[
                 docker.ContainerUploadArgs(

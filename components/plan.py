@@ -6,9 +6,10 @@ lines work for a Docker engine here and for one behind SSH: only `DOCKER_HOST` d
 
 import json
 from dataclasses import dataclass
+from shlex import quote
 from typing import Literal
 
-from components import tensorzero
+from components import caddyfile, tensorzero
 from components.engines import PORT, EngineSpec
 
 GATE_MAX_TOKENS = 8
@@ -101,18 +102,8 @@ printf '%s' "$request" | {FETCH}
 """
 
 
-CONFIGURE = """\
-config=$(cat)
-caddy() {
-  said=$(printf '%s\\n' "$config" | docker exec -i "$EDGE" caddy "$1" --config - --adapter caddyfile 2>&1)
-}
-caddy validate || { printf '%s\\n' "$said" >&2; exit 1; }
-tries=0
-until caddy reload; do
-  tries=$((tries + 1))
-  [ "$tries" -lt 20 ] || { printf '%s\\n' "$said" >&2; exit 1; }
-  sleep 0.5
-done
-echo 'The edge runs with its new configuration.'
+CONFIGURE = f"""\
+docker exec -i "$EDGE" /bin/sh -c {quote(caddyfile.APPLY)} || exit 1
+echo 'The edge runs with this configuration.'
 """
-"""Gives the Caddyfile on stdin to the edge: checked first, then a reload, which cuts nobody."""
+"""Brings the edge to the configuration and keys on stdin. A changed key needs no reload and cuts nobody."""

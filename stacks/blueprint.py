@@ -33,14 +33,13 @@ class Blueprint:
         return self.specs[0]
 
     def edge_config(self, api_keys: Mapping[str, str]) -> str:
-        """The Caddyfile with these keys in it, by tenant."""
-        return caddyfile.render(self._edge(api_keys))
+        """What the edge is configured from: its Caddyfile, and these keys by tenant."""
+        return caddyfile.apply_input(self._edge(api_keys))
 
-    def reviewed_edge_config(self) -> str:
-        """The Caddyfile as a reviewer reads it: tenants by name, no key."""
-        return caddyfile.render_for_review(
-            self._edge({tenant: f"placeholder-of-{tenant}" for tenant in self.settings.tenants})
-        )
+    def edge_caddyfile(self) -> str:
+        """The edge's Caddyfile. It names the tenants and holds no key."""
+        placeholders = {tenant: f"placeholder-of-{tenant}" for tenant in self.settings.tenants}
+        return caddyfile.render(self._edge(placeholders))
 
     def _edge(self, api_keys: Mapping[str, str]) -> caddyfile.EdgeConfig:
         return caddyfile.EdgeConfig(

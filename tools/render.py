@@ -18,7 +18,7 @@ def files(plan: Blueprint) -> dict[str, str]:
     specs = sorted(plan.specs, key=lambda spec: spec.kind)
     return {
         "tensorzero.toml": plan.gateway_config,
-        "Caddyfile": plan.reviewed_edge_config(),
+        "Caddyfile": plan.edge_caddyfile(),
         "cutover.txt": f"engine: {settings.engine}\nmode: {cutover.mode}, since {cutover.reason}\n{sums}",
         **{
             f"{spec.kind}.txt": (
