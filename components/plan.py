@@ -77,15 +77,27 @@ class Plan:
 _SWITCH = 'docker exec -i "$SWITCH" python3 -m switch'
 
 _FOLLOW = """\
+misses=0
 while :; do
   docker exec "$SWITCH" python3 -m switch follow
   code=$?
-  [ "$code" -eq 75 ] || exit "$code"
+  case "$code" in
+    75) misses=0; continue ;;
+    0) exit 0 ;;
+    1) docker exec "$SWITCH" true 2>/dev/null && exit 1 ;;
+  esac
+  misses=$((misses + 1))
+  if [ "$misses" -gt 30 ]; then
+    echo "The switch ($SWITCH) does not answer. It restores by itself; look with: docker logs $SWITCH" >&2
+    exit 1
+  fi
+  sleep 1
 done
 """
+"""Prints what is new until the phase has ended. A switch that is being restarted is waited for."""
 
 PREPARE = f"{_SWITCH} prepare || exit 1\n{_FOLLOW}"
-COMMIT = f"{_SWITCH} commit || exit 1\n{_FOLLOW}"
+COMMIT = f'{_SWITCH} commit --seen "$LIVE" || exit 1\n{_FOLLOW}'
 LIVE = f"{_SWITCH} live || echo unreachable"
 RELEASE = f"{_SWITCH} release || echo 'The switch does not answer; there is nothing to release.'"
 FETCH = f"{_SWITCH} fetch"

@@ -24,7 +24,7 @@ from switch.weights import GIB, Fetch, fetch, receive, say
 SOCKET, JOURNAL, WEIGHTS, LOCKS = Path("/tmp/switch.sock"), Path("/journal"), Path("/weights"), Path("/tmp")
 
 
-def live(state: State, world: World) -> str:
+def serving(state: State, world: World) -> str:
     """The container of the engine that serves, or `none`.
 
     While a change is under way it is the engine that will serve after it: the new one once it is prepared.
@@ -36,6 +36,18 @@ def live(state: State, world: World) -> str:
     return engine.name if engine and (engine.running or t) else "none"
 
 
+def live(state: State, world: World) -> str:
+    """What a coordinator keeps, to notice at its next preview that something else serves than it left.
+
+    While what was committed last serves, it is what that coordinator keeps already, so that a repair leaves
+    no difference behind. Where nothing serves, it is a text that was never given before.
+    """
+    name = serving(state, world)
+    if name == "none":
+        return f"none since change {state.commits}"
+    return state.seen if state.seen and state.active and name == state.active.plan.engine.container else name
+
+
 def report(state: State, world: World, weights: Path, now: float) -> dict[str, Any]:
     """All that `status` shows; times in seconds since the epoch, sizes in bytes."""
     a, t = state.active, state.transaction
@@ -45,7 +57,7 @@ def report(state: State, world: World, weights: Path, now: float) -> dict[str, A
         disk = os.statvfs(folder)
         disks[folder.name] = {"free": disk.f_bavail * disk.f_frsize, "size": disk.f_blocks * disk.f_frsize}
     return {
-        "live": live(state, world),
+        "live": serving(state, world),
         "active": a and {**dataclasses.asdict(a.plan.engine), "since": a.since},
         "gated": gated(state, world),
         "gateway": a and a.plan.gateway.container,
@@ -119,13 +131,14 @@ def main(argv: list[str] | None = None) -> int:
     for verb, text in {
         "serve": "be the switch (process 1 of its container)",
         "prepare": "make the engine of the plan on stdin ready; `follow` shows how it goes",
-        "commit": "make the gateway and engine of the plan on stdin the active ones",
         "check": "look whether the plan on stdin could be carried out; changes nothing",
         "live": "print the container of the engine that serves, or none",
         "release": "keep nothing running any more, before the stack is taken down; stops nothing",
         "fetch": "fetch the weights that the JSON on stdin describes",
     }.items():
         verbs.add_parser(verb, help=text)
+    committer = verbs.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
+    committer.add_argument("--seen", default="", help="what `live` said, which the coordinator keeps")
     verbs.add_parser("follow", help="print what is new, wait a little").add_argument("--engine", default="")
     verbs.add_parser("status", help="one screen").add_argument("--json", action="store_true")
     taker = verbs.add_parser("receive", help="unpack a tar from stdin into the weights' folder `source`")
@@ -149,7 +162,7 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             if args.verb == "follow":
                 request["engine"] = args.engine
             elif args.verb != "release":
-                request["plan"] = json.load(sys.stdin)
+                request |= {"plan": json.load(sys.stdin), "seen": getattr(args, "seen", "")}
             reply = daemon.ask(SOCKET, request)
             for line in reply["lines"]:
                 say(line)

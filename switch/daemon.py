@@ -156,7 +156,7 @@ class Switch:
         try:
             match request:
                 case {"verb": "prepare" | "commit" as verb, "plan": raw}:
-                    return self._ask(verb, parse(raw, verb))
+                    return self._ask(verb, parse(raw, verb), request.get("seen", ""))
                 case {"verb": "follow", "engine": engine}:
                     return self._follow(engine)
                 case {"verb": "release"}:
@@ -168,8 +168,8 @@ class Switch:
             return {"lines": [f"the switch can't do it now: {error}"], "code": 1}
         return {"lines": ["the switch does not know this request"], "code": 1}
 
-    def _ask(self, verb: Literal["prepare", "commit"], plan: Plan) -> dict[str, Any]:
-        self.apply(Ask(verb, plan, self.docker.world()))
+    def _ask(self, verb: Literal["prepare", "commit"], plan: Plan, seen: str) -> dict[str, Any]:
+        self.apply(Ask(verb, plan, self.docker.world(), seen))
         self.events.put(None)
         return {"lines": [f"{verb}: {plan.engine.kind} ({plan.engine.container})"], "code": 0}
 

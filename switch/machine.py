@@ -80,9 +80,12 @@ class Tick:
 
 @dataclass(frozen=True)
 class Ask:
+    """`seen` is what `live` said to the coordinator, which keeps it; only a commit has it."""
+
     verb: Literal["prepare", "commit"]
     plan: Plan
     world: World
+    seen: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,12 +174,16 @@ class Transaction:
     lines: list[str] = field(default_factory=list)
     cursor: int = 0
     ended: float = 0
+    seen: str = ""
 
 
 @dataclass
 class State:
     active: Active | None = None
     transaction: Transaction | None = None
+    seen: str = ""
+    """What the coordinator of the last commit keeps as having been live; `live` repeats it."""
+    commits: int = 0
     waiting: Transaction | None = None
     """Asked for while a change whose coordinator is gone is being undone; begins after it."""
     last: Transaction | None = None
@@ -203,8 +210,8 @@ def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]
             turn.boot()
         case Tick(world):
             turn.tick(world)
-        case Ask(verb, plan, world):
-            turn.ask(verb, plan, world)
+        case Ask(verb, plan, world, seen):
+            turn.ask(verb, plan, world, seen)
         case Follow(read):
             turn.follow(read)
         case Done():
@@ -255,17 +262,18 @@ class _Turn:
         elif t and t.phase in LEASED and not (t.phase == "prepared" and self.now <= t.lease):
             self._fail("the switch was restarted in the middle of the change")
 
-    def ask(self, verb: Literal["prepare", "commit"], plan: Plan, world: World) -> None:
+    def ask(self, verb: Literal["prepare", "commit"], plan: Plan, world: World, seen: str) -> None:
         s, t = self.s, self.s.transaction
         self.world = world
-        fresh = Transaction(f"{self.now:.3f}", plan, verb, self.now, self.now + plan.seconds.lease_following)
+        lease = self.now + plan.seconds.lease_following
+        fresh = Transaction(f"{self.now:.3f}", plan, verb, self.now, lease, seen=seen)
         if t and t.phase in UNDER_WAY:
             to, left = t.plan.engine, max(0.0, t.lease - self.now)
             same = to == plan.engine and t.plan.cutover == plan.cutover
             if same and (t.phase in LEASED[:5] or (t.phase in ("starting", "retiring") and t.plan == plan)):
                 # a coordinator that died and was started again, or prepare's commit
                 if verb == "commit":
-                    t.asked, t.plan = verb, plan
+                    t.asked, t.plan, t.seen = verb, plan, seen
                 else:
                     t.cursor = 0
                 t.lease = max(t.lease, fresh.lease)
@@ -297,6 +305,7 @@ class _Turn:
         stays = fresh.old_gateway == plan.gateway.container and g and g.running and g.name not in s.doomed
         if plan.engine == a.plan.engine and gated(s, self.world) and (fresh.asked == "prepare" or stays):
             fresh.phase = "unchanged"
+            s.seen = fresh.seen or s.seen
             fresh.lines.append(f"{plan.engine.kind} ({plan.engine.container}) is already serving")
 
     def follow(self, read: bool) -> None:
@@ -700,7 +709,9 @@ class _Turn:
         restored = t.phase == "restoring"
         self._to(phase)
         t.ended = self.now
-        if phase == "failed":
+        if phase == "committed":
+            s.seen, s.commits = t.seen, s.commits + 1
+        else:
             if restored and t.held is not None and not s.trouble and s.active:
                 t.held_seconds = self.now - t.held
             if t.logs:

@@ -96,7 +96,7 @@ def test_the_way_back_under_load_loses_nothing_and_downloads_nothing(project: Pr
         text = project.up()
         load.wait_for_answers(4)
     assert not load.bad, load.summary()
-    assert "weights" not in text
+    assert "-weights" not in text
     assert project.live().startswith("changeover-test-ollama-")
     test_nothing_to_do_is_nothing_to_do(project)
 

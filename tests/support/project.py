@@ -125,7 +125,7 @@ class Project:
 
     def live(self) -> str:
         """The name of the engine container that serves, as the switch says it."""
-        return self.switch("live").strip()
+        return str(json.loads(self.switch("status", "--json"))["live"])
 
     def switch(self, *words: str) -> str:
         (switch,) = self.containers("switch")

@@ -260,14 +260,25 @@ def box(name: str, running: bool) -> dict[str, Container]:
     return {name: Container(name, "engine", "ollama", running, False, "run 0", 0, False, 0, 0)}
 
 
-def test_live_is_the_engine_that_serves_or_will_once_the_change_under_way_has_ended() -> None:
-    assert cli.live(State(), {}) == "none"
+def test_what_serves_is_the_engine_that_will_once_the_change_under_way_has_ended() -> None:
+    assert cli.serving(State(), {}) == "none"
+    assert cli.serving(state(), box(OLD, True)) == OLD
+    assert cli.serving(state(), box(OLD, False)) == "none"
+    assert cli.serving(state(), {}) == "none"
+    assert cli.serving(state("loading"), box(OLD, False)) == OLD
+    assert cli.serving(state("prepared"), box(OLD, False)) == NEW
+    assert cli.serving(state("failed"), box(OLD, False)) == "none"
+
+
+def test_live_repeats_what_its_coordinator_keeps_until_something_else_serves() -> None:
+    committed = state()
+    committed.seen, committed.commits = "none since change 6", 7
+    assert cli.live(committed, box(OLD, True)) == "none since change 6"
+    assert cli.live(committed, box(OLD, False)) == "none since change 7"
+    under_way = state("prepared")
+    under_way.seen = OLD
+    assert cli.live(under_way, box(OLD, False)) == NEW
     assert cli.live(state(), box(OLD, True)) == OLD
-    assert cli.live(state(), box(OLD, False)) == "none"
-    assert cli.live(state(), {}) == "none"
-    assert cli.live(state("loading"), box(OLD, False)) == OLD
-    assert cli.live(state("prepared"), box(OLD, False)) == NEW
-    assert cli.live(state("failed"), box(OLD, False)) == "none"
 
 
 def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
