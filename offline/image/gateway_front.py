@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
@@ -26,7 +27,10 @@ DEFAULT_ADDRESS = "0.0.0.0:3000"
 HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
+NO_LIMIT_S = 10 * 365 * 86400.0
 REPORT_EVERY_S = 5.0
+SETTLE_S = 0.05
+"""For connections that were being accepted when the socket closed: they show up a moment later."""
 
 
 class Front:
@@ -58,29 +62,27 @@ class Front:
         app.router.add_get("/health", self._answer_health)
         app.router.add_route("*", "/{path:.*}", self._forward)
         # handler_cancellation: a client that goes away ends its generation, as it does with the real gateway.
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=NO_LIMIT_S
+        )
         await self._runner.setup()
         await web.SockSite(self._runner, listening, backlog=1024).start()
 
     async def drain(self) -> None:
         """Stop accepting, close idle connections, and return once the last answer is sent, however late."""
-        assert self._runner is not None and self._runner.server is not None and self._client is not None
-        server = self._runner.server
+        assert self._runner is not None and self._client is not None
         for site in list(self._runner.sites):
             await site.stop()
-        waited = 0.0
-        while True:
-            # Each time: a connection that was being accepted when the socket closed shows up only later.
-            server.pre_shutdown()
-            await asyncio.sleep(0.02)
-            if not server.connections:
-                break
-            waited += 0.02
-            if waited >= REPORT_EVERY_S:
-                waited = 0.0
-                print(f"waiting for {self.in_flight} requests in flight", file=sys.stderr, flush=True)
-        await self._client.close()
+        await asyncio.sleep(SETTLE_S)
+        reporter = asyncio.create_task(self._report())
         await self._runner.cleanup()
+        reporter.cancel()
+        await self._client.close()
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            print(f"waiting for {self.in_flight} requests in flight", file=sys.stderr, flush=True)
 
     async def _answer_status(self, _: web.Request) -> web.Response:
         return web.json_response(self._status)
@@ -103,7 +105,7 @@ class Front:
                 request.method,
                 URL(self._upstream + request.raw_path, encoded=True),
                 headers=_end_to_end(request.headers),
-                data=await request.read() if request.body_exists else None,
+                data=BytesIO(await request.read()) if request.body_exists else None,
                 allow_redirects=False,
             ) as upstream:
                 answer = web.StreamResponse(
