@@ -91,11 +91,6 @@ def render(config: EdgeConfig) -> str:
     return "\n".join(_indent(_document(config))) + "\n"
 
 
-def render_for_review(config: EdgeConfig) -> str:
-    """The same text: there is no secret in it."""
-    return render(config)
-
-
 def apply_input(config: EdgeConfig) -> str:
     """What `APPLY` reads: the names of the key files, an empty line, the Caddyfile. A secret."""
     names = sorted(f"{key}:{tenant}" for tenant, key in config.api_keys.items())

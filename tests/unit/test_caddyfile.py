@@ -42,7 +42,7 @@ def test_the_text_is_the_reviewed_one(file: str, edge: EdgeConfig) -> None:
 
 
 def test_a_reviewer_sees_the_tenants_and_no_key() -> None:
-    text = caddyfile.render_for_review(config(api_keys=KEYS))
+    text = caddyfile.render(config(api_keys=KEYS))
     assert "Tenants with a key: acme, globex" in text
     assert not any(key in text for key in KEYS.values())
 
