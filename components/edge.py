@@ -7,7 +7,7 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from components import plan
+from components import caddyfile, plan
 from components.containers import LOGS, labels, volume_labels
 from components.docker_host import DockerHost
 
@@ -84,7 +84,12 @@ class Edge(pulumi.ComponentResource):
             create=plan.CONFIGURE,
             update=plan.CONFIGURE,
             stdin=pulumi.Output.secret(args.config),
-            environment={"DOCKER_HOST": host.address, "EDGE": container.name, "EDGE_ID": container.id},
+            environment={
+                "DOCKER_HOST": host.address,
+                "EDGE": container.name,
+                "EDGE_ID": container.id,  # a new container under the same volume is brought up to date too
+                "APPLY": caddyfile.APPLY,
+            },
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(parent=self),
         )

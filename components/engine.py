@@ -54,9 +54,7 @@ class Engine(pulumi.ComponentResource):
             },
             indent=2,
         )
-        fetch = plan.FETCH
-        if spec.weights.upload:
-            fetch = plan.upload_then_fetch(spec.kind, spec.weights.folder, spec.weights.upload)
+        fetch = plan.upload_then_fetch(spec.weights) if spec.weights.upload else plan.FETCH
         weights = local.Command(
             f"{name}-weights",
             create=fetch,

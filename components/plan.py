@@ -1,16 +1,16 @@
-"""What the coordinator tells the switch, and the shell lines that tell it. Pure.
+"""What the coordinator tells the switch, and the commands that tell it. Pure.
 
 The switch lives in a container on the Docker host and is told through `docker exec`, so the same
-lines work for a Docker engine here and for one behind SSH: only `DOCKER_HOST` differs.
+commands work for a Docker engine here and for one behind SSH: only `DOCKER_HOST` differs.
 """
 
 import json
 from dataclasses import dataclass
-from shlex import quote
 from typing import Literal
 
-from components import caddyfile, tensorzero
+from components import tensorzero
 from components.engines import PORT, EngineSpec
+from components.weights import Weights
 
 GATE_MAX_TOKENS = 8
 GATE_TIMEOUT = 60
@@ -76,46 +76,17 @@ class Plan:
 
 _SWITCH = 'docker exec -i "$SWITCH" python3 -m switch'
 
-_FOLLOW = """\
-misses=0
-while :; do
-  docker exec "$SWITCH" python3 -m switch follow
-  code=$?
-  case "$code" in
-    75) misses=0; continue ;;
-    0) exit 0 ;;
-    1) docker exec "$SWITCH" true 2>/dev/null && exit 1 ;;
-  esac
-  misses=$((misses + 1))
-  if [ "$misses" -gt 30 ]; then
-    echo "The switch ($SWITCH) does not answer. It restores by itself; look with: docker logs $SWITCH" >&2
-    exit 1
-  fi
-  sleep 1
-done
-"""
-"""Prints what is new until the phase has ended. A switch that is being restarted is waited for."""
-
-PREPARE = f"{_SWITCH} prepare || exit 1\n{_FOLLOW}"
-COMMIT = f'{_SWITCH} commit --seen "$LIVE" || exit 1\n{_FOLLOW}'
+# Scripts are named by their path in the project, so that a failed step shows one line and not a program.
+PREPARE = "sh components/change.sh prepare"
+COMMIT = 'sh components/change.sh commit --seen "$LIVE"'
 LIVE = f"{_SWITCH} live || echo unreachable"
 RELEASE = f"{_SWITCH} release || echo 'The switch does not answer; there is nothing to release.'"
 FETCH = f"{_SWITCH} fetch"
 
-
-def upload_then_fetch(engine: str, folder: str, upload: str) -> str:
-    """Shell lines that send a folder of the offline builder's models and then fetch; the request is stdin."""
-    receive = f"{_SWITCH} receive --engine {engine} --folder {folder}"
-    return f"""\
-request=$(cat)
-models="${{CHANGEOVER_CACHE:-$HOME/.cache/changeover}}/models"
-tar -C "$models/{upload}" -cf - . | {receive} || exit 1
-printf '%s' "$request" | {FETCH}
-"""
-
-
-CONFIGURE = f"""\
-docker exec -i "$EDGE" /bin/sh -c {quote(caddyfile.APPLY)} || exit 1
-echo 'The edge runs with this configuration.'
-"""
+CONFIGURE = """docker exec -i "$EDGE" /bin/sh -c "$APPLY" && echo 'The edge runs with this configuration.'"""
 """Brings the edge to the configuration and keys on stdin. A changed key needs no reload and cuts nobody."""
+
+
+def upload_then_fetch(weights: Weights) -> str:
+    """The command that sends a folder of the offline builder's models and then fetches."""
+    return f"sh components/upload.sh {weights.upload} {weights.kind} {weights.folder}"

@@ -36,6 +36,8 @@ def variables() -> dict[str, str]:
         "PULUMI_BACKEND_URL": STATE.as_uri(),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(PASSPHRASE),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
+        # a plugin that was built here must never be mixed with a downloaded one
+        **({"PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true"} if _built() else {}),
     }
 
 
@@ -72,14 +74,16 @@ def install_tools() -> None:
     The first of: the vendor's CLI on PATH in the pinned version, the vendor's download, a build from
     package registries. What was chosen once stays, since a stack stays with the plugins that made it.
     """
-    if (BIN / "pulumi").exists() and _version(BIN / "pulumi") == f"v{pins.PULUMI}":
+    ready = (BIN / "pulumi").exists() and _version(BIN / "pulumi") == f"v{pins.PULUMI}"
+    if ready and not _built():
         return
     BIN.mkdir(parents=True, exist_ok=True)
     PULUMI_HOME.mkdir(exist_ok=True)
-    source = _vendor_on_path() or _vendor_download()
+    source = None if ready else _vendor_on_path() or _vendor_download()
     if source is None:
-        say("Pulumi: its vendor can't be reached; building CLI and plugins from package registries")
-        tools = offline.tools.build()
+        if not ready:
+            say("Pulumi: its vendor can't be reached; building CLI and plugins from package registries")
+        tools = offline.tools.build()  # at once where nothing in offline/ has changed
         offline.tools.install(tools, PULUMI_HOME)
         source = tools.bin
     for program in source.iterdir():
@@ -87,6 +91,11 @@ def install_tools() -> None:
             link = BIN / program.name
             link.unlink(missing_ok=True)
             link.symlink_to(program)
+
+
+def _built() -> bool:
+    """Whether the plugins of this checkout were built here and not downloaded."""
+    return (PULUMI_HOME / "plugins" / f"resource-docker-v{pins.DOCKER_PLUGIN}" / "ORIGIN").exists()
 
 
 def _version(program: Path) -> str:

@@ -1,0 +1,22 @@
+#!/bin/sh
+# change.sh VERB [OPTION]...: tells the switch ($SWITCH) to `prepare` or to `commit` the plan on stdin, and
+# prints how it goes until that phase has ended. Each `follow` renews the lease: when this script dies with
+# `pulumi up`, the switch restores by itself.
+set -u
+docker exec -i "$SWITCH" python3 -m switch "$@" || exit 1
+misses=0
+while :; do
+  docker exec "$SWITCH" python3 -m switch follow
+  code=$?
+  case "$code" in
+    75) misses=0; continue ;; # still under way
+    0) exit 0 ;;
+    1) docker exec "$SWITCH" true 2>/dev/null && exit 1 ;; # it failed, unless the switch itself is away
+  esac
+  misses=$((misses + 1))
+  if [ "$misses" -gt 30 ]; then
+    echo "The switch ($SWITCH) does not answer. It restores by itself; look with: docker logs $SWITCH" >&2
+    exit 1
+  fi
+  sleep 1
+done

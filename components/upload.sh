@@ -1,0 +1,9 @@
+#!/bin/sh
+# upload.sh MODEL ENGINE FOLDER: sends a folder of the offline builder's models to the Docker host, for the
+# weights step of ENGINE, and then has the switch ($SWITCH) fetch as the JSON on stdin says.
+set -u
+request=$(cat)
+models="${CHANGEOVER_CACHE:-$HOME/.cache/changeover}/models"
+tar -C "$models/$1" -cf - . | docker exec -i "$SWITCH" python3 -m switch receive --engine "$2" --folder "$3" ||
+  exit 1
+printf '%s' "$request" | docker exec -i "$SWITCH" python3 -m switch fetch
