@@ -8,7 +8,7 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import caddyfile, plan
-from components.containers import LOGS, labels, volume_labels
+from components.containers import DNS_OPTIONS, LOGS, labels, volume_labels
 from components.docker_host import DockerHost
 
 LISTEN_PORT = 8080
@@ -67,6 +67,7 @@ class Edge(pulumi.ComponentResource):
             ],
             ports=[docker.ContainerPortArgs(internal=LISTEN_PORT, external=args.port, ip=host.bind)],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network)],
+            dns_opts=DNS_OPTIONS,
             labels=labels(host.labels.of("edge")),
             log_driver="json-file",
             log_opts=LOGS,

@@ -6,7 +6,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components import tensorzero
-from components.containers import LOGS, labels
+from components.containers import DNS_OPTIONS, LOGS, labels
 from components.docker_host import DockerHost
 
 ALIAS = "gateway"
@@ -39,6 +39,7 @@ class Gateway(pulumi.ComponentResource):
             command=list(tensorzero.COMMAND),
             uploads=[docker.ContainerUploadArgs(file=tensorzero.CONFIG_FILE, content=args.config)],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
+            dns_opts=DNS_OPTIONS,
             healthcheck=docker.ContainerHealthcheckArgs(
                 tests=[
                     "CMD",
@@ -46,7 +47,7 @@ class Gateway(pulumi.ComponentResource):
                     "-q",
                     "-O",
                     "/dev/null",
-                    f"http://127.0.0.1:{tensorzero.PORT}{tensorzero.STATUS_PATH}",
+                    tensorzero.STATUS_URL,
                 ],
                 interval="15s",
                 timeout="5s",
