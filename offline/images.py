@@ -25,7 +25,7 @@ from typing import IO
 
 from components.pins import EDGE, GATEWAY, OLLAMA, SWITCH, VLLM_CPU, Image
 from offline.image.cuda_stubs import write_stubs
-from offline.steps import StepFailed, cache_root, cached, key_of, main_guard, need, run, say
+from offline.steps import StepFailed, cache_root, cached, go_environment, key_of, main_guard, need, run, say
 
 LABEL = "changeover.content"
 SUITE = "bookworm"
@@ -271,13 +271,7 @@ def _go_build(name: str, package: str, binary: Path, log: Path, *, env: dict[str
         ["go", "build", "-trimpath", "-ldflags", f"-s -w {ldflags}", "-o", binary, package],
         log=log,
         cwd=HERE / "go" / name,
-        env={
-            "GOFLAGS": "-mod=readonly -modcacherw",
-            "GOTOOLCHAIN": "local",
-            "GOMODCACHE": str(cache_root() / "go-mod"),
-            "GOCACHE": str(cache_root() / "go-build"),
-            **env,
-        },
+        env={**go_environment(), **env},
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, PULUMI
-from offline.steps import StepFailed, cache_root, cached, key_of, main_guard, run, say
+from offline.steps import StepFailed, cached, go_environment, key_of, main_guard, run, say
 
 SOURCES = Path(__file__).resolve().parent / "go"
 
@@ -138,18 +138,7 @@ def go_version() -> str:
 
 
 def _environment() -> dict[str, str]:
-    """What every build runs with: no toolchain download, nothing written outside the cache, no C compiler."""
-    cache = cache_root() / "go"
-    return {
-        **os.environ,
-        "GOTOOLCHAIN": "local",
-        # Without it the module cache is read-only, and deleting it takes more than rm -r.
-        "GOFLAGS": "-modcacherw",
-        "GOWORK": "off",
-        "GOMODCACHE": str(cache / "mod"),
-        "GOCACHE": str(cache / "build"),
-        "CGO_ENABLED": "0",
-    }
+    return {**os.environ, **go_environment(), "CGO_ENABLED": "0"}
 
 
 def _program(build: GoBuild, go: str) -> Path:
