@@ -18,7 +18,9 @@ except (SettingsError, TargetError) as error:
     raise pulumi.RunError(str(error)) from None
 
 plan = blueprint(settings)
-pulumi.info(f"{settings.engine} by {plan.cutover.mode}: {plan.cutover.reason}")
+pulumi.info(
+    f"The engine is {settings.engine}. It changes by {plan.cutover.mode}, since {plan.cutover.reason}."
+)
 endpoint = Endpoint("endpoint", EndpointArgs(blueprint=plan, host=host, api_keys=api_keys()))
 
 pulumi.export("endpoint", endpoint.url)
