@@ -5,7 +5,7 @@
 set -u
 docker exec -i "$SWITCH" python3 -m switch "$@" || exit 1
 misses=0
-while :; do
+while kill -0 "$PPID" 2>/dev/null; do # who started it may have been killed and have left it behind
   docker exec "$SWITCH" python3 -m switch follow
   code=$?
   case "$code" in
@@ -20,3 +20,4 @@ while :; do
   fi
   sleep 1
 done
+exit 1

@@ -16,7 +16,7 @@ GATE_MAX_TOKENS = 8
 GATE_TIMEOUT = 60
 LEASE_FOLLOWING = 15
 """Seconds without a `follow` after which the switch takes a killed coordinator for dead."""
-LEASE_PREPARED = 90
+LEASE_PREPARED = 60
 """Seconds between prepare and commit: the time in which Pulumi creates one gateway container."""
 GATEWAY_ANSWERS = 60
 STOP_GRACE = 30
@@ -77,8 +77,9 @@ class Plan:
 _SWITCH = 'docker exec -i "$SWITCH" python3 -m switch'
 
 # Scripts are named by their path in the project, so that a failed step shows one line and not a program.
-PREPARE = "sh components/change.sh prepare"
-COMMIT = 'sh components/change.sh commit --seen "$LIVE"'
+# `exec`: the script has to see that the plugin which started it is gone.
+PREPARE = "exec sh components/change.sh prepare"
+COMMIT = 'exec sh components/change.sh commit --seen "$LIVE"'
 LIVE = f"{_SWITCH} live || echo unreachable"
 RELEASE = f"{_SWITCH} release || echo 'The switch does not answer; there is nothing to release.'"
 FETCH = f"{_SWITCH} fetch"

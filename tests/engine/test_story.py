@@ -231,9 +231,10 @@ def test_pulumi_killed_in_the_middle_of_a_hold_restores_and_the_next_up_converge
             assert update.poll() is None, log.read_text()
             time.sleep(0.2)
         kill_group(update)
-        while project.live() != before:
+        while not project.settled():
             assert time.monotonic() < deadline + 120, "the old engine did not come back by itself"
             time.sleep(1)
+        assert project.live() == before
         load.wait_for_answers(4)
     assert not load.bad, load.summary()
 

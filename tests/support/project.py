@@ -127,6 +127,11 @@ class Project:
         """The name of the engine container that serves, as the switch says it."""
         return str(json.loads(self.switch("status", "--json"))["live"])
 
+    def settled(self) -> bool:
+        """Whether nothing is under way and the active engine is the one that passed its gate."""
+        status = json.loads(self.switch("status", "--json"))
+        return status["under_way"] is None and bool(status["gated"])
+
     def switch(self, *words: str) -> str:
         (switch,) = self.containers("switch")
         return docker("exec", switch, "python3", "-m", "switch", *words)
