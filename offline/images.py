@@ -431,7 +431,7 @@ def _uv() -> Path:
         run([sys.executable, "-m", "venv", folder / "venv"], log=log)
         run([folder / "venv/bin/python", "-m", "pip", "install", f"uv=={UV}"], log=log)
 
-    return cached("uv", key_of(UV, sys.version), make) / "venv/bin/uv"
+    return cached("uv-program", key_of(UV, sys.version), make) / "venv/bin/uv"
 
 
 RECIPES = {
