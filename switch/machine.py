@@ -512,8 +512,9 @@ class _Turn:
         if t.logs_of and t.logs is None:
             self.actions.append(Action("logs", t.logs_of))
         elif not t.cleared and not (a and a.plan.engine.container == new):
-            # even one that does not run: Docker may still be starting it for a switch that was killed
-            self._job("stop", new, seconds=t.plan.seconds.stop)
+            # even one that does not run: Docker may still be starting it for a switch that was killed.
+            # At once: nobody asks it any more, and an engine that is loading would use up its grace.
+            self._job("stop", new, seconds=0)
         elif a is None or self._converge():
             self._end("failed")
 

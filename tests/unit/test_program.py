@@ -1,5 +1,6 @@
 """The whole program under mocks: what it declares, and what it must never declare."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,18 @@ class Recorder(mocks.Mocks):
     def of(self, kind: str) -> dict[str, dict[str, Any]]:
         """Inputs by resource name of one kind of resource."""
         return {each.name: each.inputs for each in self.resources if each.typ.rsplit(":", 1)[1] == kind}
+
+
+@pytest.fixture(autouse=True)
+def event_loop() -> None:
+    """The current event loop that Pulumi's mocks expect: `asyncio.run` in another test leaves none behind.
+
+    It stays open, as the one that Python makes for the main thread does: Pulumi goes on using it.
+    """
+    try:
+        asyncio.get_event_loop_policy().get_event_loop()
+    except RuntimeError:
+        asyncio.set_event_loop(asyncio.new_event_loop())
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ class FakeDocker(Docker):
         self._set(name, running=True, started_at=f"run {len(self.orders)}")
 
     def stop(self, name: str, seconds: float) -> None:
-        assert seconds == 10
+        assert seconds == (0 if name == NEW else 10), "only what is taken back is ended at once"
         self.orders.append(f"stop {name}")
         self._set(name, running=False)
 
