@@ -181,8 +181,8 @@ MODELS: dict[str, Model] = {
             kv_heads=2,
             head_dim=32,
             max_context=4096,
-            ollama=Folder(name="tiny", revision="1", size=2_000_000),
-            vllm=Folder(name="tiny", revision="1", size=2_000_000),
+            ollama=Folder(name="tiny", revision="2", size=2_000_000),
+            vllm=Folder(name="tiny", revision="2", size=2_000_000),
             source="made by the offline builder with random weights: it answers nonsense",
         ),
     )

@@ -125,6 +125,7 @@ def vllm(model: Model, *, context: int, parallel: int, gpu: Gpu | None) -> Engin
         flags = ["--enable-prefix-caching"]
     else:
         options["--dtype"] = "bfloat16"
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # bound, it shares a core with whatever else runs
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(kv_cache / GIB)))  # whole GiB
         flags = ["--enable-prefix-caching", "--enforce-eager"]  # compiling takes a minute of two cores
     return EngineSpec(

@@ -56,8 +56,9 @@ done
 """
     if isinstance(source, Folder):
         create = f"""\
-printf 'FROM {place}/source\\n' >/tmp/Modelfile
-/bin/ollama create {quote(model.name)} -f /tmp/Modelfile
+cd {place}/source
+test -f Modelfile || echo 'FROM .' >Modelfile
+/bin/ollama create {quote(model.name)} -f Modelfile
 """
         upload, need, words = (
             source.place,
