@@ -41,14 +41,7 @@ class Gateway(pulumi.ComponentResource):
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
             dns_opts=DNS_OPTIONS,
             healthcheck=docker.ContainerHealthcheckArgs(
-                tests=[
-                    "CMD",
-                    "wget",
-                    "-q",
-                    "-O",
-                    "/dev/null",
-                    tensorzero.STATUS_URL,
-                ],
+                tests=["CMD", *f"wget -q -t 1 -T 2 -O /dev/null {tensorzero.STATUS_URL}".split()],
                 interval="15s",
                 timeout="5s",
                 retries=3,
