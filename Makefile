@@ -50,5 +50,5 @@ venv: $(VENV)/.synced
 $(VENV)/.synced: requirements.lock
 	@echo "Python: installing the packages of requirements.lock into $(VENV)"
 	@test -x $(VENV)/bin/uv || { $(PYTHON) -m venv $(VENV) && $(VENV)/bin/pip install --quiet uv==0.13.9; }
-	@$(VENV)/bin/uv pip sync --quiet --require-hashes requirements.lock
+	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
 	@touch $@

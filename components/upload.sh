@@ -4,6 +4,10 @@
 set -u
 request=$(cat)
 models="${CHANGEOVER_CACHE:-$HOME/.cache/changeover}/models"
+if [ ! -d "$models/$1" ]; then
+  echo "the model $1 is not in $models; make up builds it" >&2
+  exit 1
+fi
 tar -C "$models/$1" -cf - . | docker exec -i "$SWITCH" python3 -m switch receive --engine "$2" --folder "$3" ||
   exit 1
 printf '%s' "$request" | docker exec -i "$SWITCH" python3 -m switch fetch

@@ -12,7 +12,7 @@ import pulumi.runtime.config
 import yaml
 
 from components.caddyfile import API_KEY, TENANT
-from components.catalogue import MODELS, Model
+from components.catalogue import MODELS, Folder, Model
 from components.gpu_memory import EngineKind, Gpu
 
 PROJECT = "changeover"
@@ -71,10 +71,14 @@ class _Raw:
     def value(self, key: str) -> Any:
         value = self.values.get(key)
         kind = self.types[key]
-        if kind == "object" and isinstance(value, str):
-            return json.loads(value)
-        if kind == "integer" and isinstance(value, str):
-            return int(value)
+        try:
+            if kind == "object" and isinstance(value, str):
+                return json.loads(value)
+            if kind == "integer" and isinstance(value, str):
+                return int(value)
+        except ValueError:
+            self.problem(key, value, f"allowed: one of type {kind}", f"pulumi config set {key} …")
+            return {} if kind == "object" else 0
         if kind == "boolean" and isinstance(value, str):
             return value == "true"
         return value
@@ -139,9 +143,19 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
             "with images offline: tiny (no hub is reached)",
             "pulumi config set model tiny",
         )
+    if target == "docker" and images == "public" and isinstance(model.vllm, Folder):
+        raw.problem(
+            "model",
+            model.name,
+            f"with images public: {', '.join(name for name in MODELS if name != model.name)}",
+            "pulumi config set model qwen-2.5-coder-0.5b",
+        )
     tenants = raw.value("apiKeys") or {}
     for tenant, key in tenants.items():
-        remove = f"pulumi config rm --path apiKeys.{tenant}"
+        remove = f"pulumi config rm --path 'apiKeys[\"{tenant}\"]'"
+        if isinstance(key, dict) and set(key) != {"secure"}:
+            nested = f"pulumi config set --secret --path 'apiKeys[\"{tenant}.NAME\"]' KEY"
+            raw.problem("apiKeys", tenant, "a tenant has one key; a dot in its name needs brackets", nested)
         if not TENANT.fullmatch(tenant):
             raw.problem("apiKeys", tenant, f"a tenant's name matches {TENANT.pattern}", remove)
         if isinstance(key, str) and not API_KEY.fullmatch(key):

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
 
 import pulumi_docker as docker
@@ -29,14 +30,17 @@ class _Docker:
     address: str
 
     def __call__(self, *words: str) -> str:
-        done = subprocess.run(
-            ["docker", *words],
-            env={**os.environ, "DOCKER_HOST": self.address},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                ["docker", *words],
+                env={**os.environ, "DOCKER_HOST": self.address},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise TargetError("it said nothing for 60 s") from None
         if done.returncode != 0:
             raise TargetError(done.stderr.strip())
         return done.stdout
@@ -47,13 +51,13 @@ def current_docker_host() -> str:
 
     `DOCKER_HOST`, or the host of the current context. Raises TargetError without a Docker CLI.
     """
-    if address := os.environ.get("DOCKER_HOST"):
-        return address
     if shutil.which("docker") is None:
         raise TargetError(
             "there is no `docker` command. Install Docker (on Debian: apt-get install docker.io) "
             "and type the same again."
         )
+    if address := os.environ.get("DOCKER_HOST"):
+        return address
     context = subprocess.run(
         ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"],
         capture_output=True,
@@ -70,6 +74,11 @@ def docker_target(settings: Settings, labels: Labels) -> DockerHost:
     stack was made with a docker plugin of another origin.
     """
     address = current_docker_host()
+    if not address.startswith("unix://"):
+        raise TargetError(
+            f"changeover:target: docker means the Docker engine of this machine, and {address} is not. "
+            "Unset DOCKER_HOST, or type: docker context use default"
+        )
     look = _Docker(address)
     try:
         look("version", "--format", "{{.Server.Version}}")
@@ -85,7 +94,8 @@ def docker_target(settings: Settings, labels: Labels) -> DockerHost:
     path = address.removeprefix("unix://")
     return DockerHost(
         address=address,
-        socket=path if address.startswith("unix://") and "desktop" not in path else DOCKER_SOCKET,
+        # Docker Desktop's engine has its socket in a machine of its own, always at the usual place
+        socket=DOCKER_SOCKET if sys.platform == "darwin" or "desktop" in path else path,
         bind=LOOPBACK,
         gpu=settings.gpu,
         provider=docker.Provider("host", host=address),

@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from offline.steps import StepFailed, run, say
+from offline.steps import StepFailed, say
+from tools import debian
 from tools.environment import HOME
 
 PID_FILE = HOME / "dockerd.pid"
@@ -35,11 +36,7 @@ def ensure() -> None:
     if os.geteuid() != 0:
         raise StepFailed("START_DOCKER=1 installs and starts Debian's Docker engine, which needs root")
     HOME.mkdir(exist_ok=True)
-    if shutil.which("dockerd") is None:
-        say("Docker: installing Debian's docker.io")
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        run(["apt-get", "update"], log=LOG, env=quiet)
-        run(["apt-get", "install", "-y", "--no-install-recommends", "docker.io"], log=LOG, env=quiet)
+    debian.ensure({"dockerd": "docker.io"}, LOG)
     say(f"Docker: starting dockerd (log: {LOG})")
     with LOG.open("ab") as log:
         engine = subprocess.Popen(

@@ -16,6 +16,8 @@ from tools.up import STACK
 
 
 def _docker(*words: str) -> list[str]:
+    if shutil.which("docker") is None:
+        raise StepFailed("there is no `docker` command")
     done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise StepFailed(f"`docker {' '.join(words)}` failed: {done.stderr.strip()}")
@@ -24,6 +26,10 @@ def _docker(*words: str) -> list[str]:
 
 def _stacks() -> list[str]:
     if not (environment.BIN / "pulumi").exists():
+        if any((environment.STATE / ".pulumi" / "stacks").rglob("*.json")):
+            raise StepFailed(
+                "a stack exists, and the Pulumi CLI that made it is gone. Get it back first: make up"
+            )
         return []
     return [each["name"] for each in json.loads(pulumi("stack", "ls", "--json", capture=True))]
 
@@ -59,8 +65,11 @@ def clean_all() -> None:
     if stacks := _stacks():
         raise StepFailed(f"the stack `{stacks[0]}` still exists. Take it down first: make down")
     for image in (OLLAMA, VLLM_CPU, GATEWAY, EDGE, SWITCH):
-        if shutil.which("docker") and _docker("images", "--quiet", image.offline):
+        try:
             _docker("rmi", image.offline)
+        except StepFailed as error:
+            if "No such image" not in str(error):
+                say(f"The image {image.offline} stays: {error}")
     for folder in (environment.HOME, cache_root(), ROOT / ".venv"):
         say(f"Removing {folder}")
         # Go makes its module cache read-only

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import offline.tools
 from components import pins
-from offline.steps import StepFailed, cached, say
+from offline.steps import StepFailed, cache_root, cached, say
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".changeover"
@@ -32,6 +32,7 @@ CLI_PROGRAMS = ("pulumi", "pulumi-language-python", "pulumi-language-python-exec
 def variables() -> dict[str, str]:
     """The environment in which `pulumi` works on this checkout."""
     return {
+        "CHANGEOVER_CACHE": str(cache_root()),
         "PULUMI_HOME": str(PULUMI_HOME),
         "PULUMI_BACKEND_URL": STATE.as_uri(),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(PASSPHRASE),
@@ -108,6 +109,8 @@ def _vendor_on_path() -> Path | None:
     found = shutil.which("pulumi")
     if found is None or _version(Path(found)) != f"v{pins.PULUMI}":
         return None
+    if Path(found).resolve().is_relative_to(cache_root().resolve()):
+        return None  # another checkout's, which was built
     say(f"Pulumi: using {found}")
     return Path(found).resolve().parent
 

@@ -1,5 +1,6 @@
 """`make status`: one screen of what a stack serves, from the switch on its Docker host."""
 
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ from offline.steps import StepFailed, main_guard
 
 def status(stack: str) -> None:
     """Ask the stack's switch. Raises StepFailed when there is none or it does not answer."""
+    if shutil.which("docker") is None:
+        raise StepFailed("there is no `docker` command")
     find = ["docker", "ps", "--filter", f"label=changeover.stack={stack}"]
     find += ["--filter", "label=changeover.role=switch", "--format", "{{.Names}}"]
     found = subprocess.run(find, capture_output=True, text=True, check=False)

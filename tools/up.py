@@ -15,12 +15,14 @@ import offline.images
 from components import pins
 from components.catalogue import MODELS, Folder
 from offline.steps import StepFailed, cache_root, main_guard, say
-from tools import docker_engine, environment, render
+from stacks.settings import SettingsError
+from tools import debian, docker_engine, environment, render
 from tools.environment import ROOT, pulumi
 
 STACK = os.environ.get("STACK") or "local"
 CONFIG = ROOT / f"Pulumi.{STACK}.yaml"
 PULL_SECONDS = 60
+PUBLIC_MODEL = "qwen-2.5-coder-0.5b"
 
 
 def choose_images(config: dict[str, object]) -> str:
@@ -61,15 +63,19 @@ def ensure_stack() -> None:
         pulumi("stack", "select", STACK, capture=True)
         return
     text = CONFIG.read_text()
-    if "encryptionsalt:" in text:
+    try:
+        pulumi("stack", "init", STACK, capture=True)  # a salt of this checkout's own passphrase is kept
+    except StepFailed:
+        if "encryptionsalt:" not in text:
+            raise
         if "secure:" in text:
             raise StepFailed(
                 f"{CONFIG.name} holds secrets that another checkout encrypted. Put its passphrase into "
-                f"{environment.PASSPHRASE}, or remove its `secure:` values and its encryptionsalt"
-            )
+                f"{environment.PASSPHRASE}, or remove the `secure:` values and the encryptionsalt"
+            ) from None
         lines = text.splitlines(keepends=True)
         CONFIG.write_text("".join(line for line in lines if not line.startswith("encryptionsalt:")))
-    pulumi("stack", "init", STACK, capture=True)
+        pulumi("stack", "init", STACK, capture=True)
 
 
 def write_image_choice() -> None:
@@ -79,11 +85,16 @@ def write_image_choice() -> None:
     wanted = {"images": images}
     if images == "offline":
         wanted["model"] = "tiny"
+    elif config.get("changeover:model") == "tiny":
+        wanted["model"] = PUBLIC_MODEL
     for key, value in wanted.items():
         if config.get(f"changeover:{key}", "public" if key == "images" else None) != value:
             say(f"Settings: {key}: {value} → {CONFIG.name}")
             pulumi("config", "set", key, value, "--stack", STACK, capture=True)
-    render.write(ROOT, STACK)
+    try:
+        render.write(ROOT, STACK)
+    except SettingsError as error:
+        raise StepFailed(str(error)) from None
 
 
 def ask(endpoint: str, model: str) -> str:
@@ -94,8 +105,9 @@ def ask(endpoint: str, model: str) -> str:
         data=json.dumps(body).encode(),
         headers={"Content-Type": "application/json", "X-Tenant-ID": "make-up"},
     )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to loopback
     try:
-        with urllib.request.urlopen(request, timeout=300) as answer:
+        with direct.open(request, timeout=300) as answer:
             return str(json.load(answer)["choices"][0]["message"]["content"])
     except urllib.error.HTTPError as error:
         raise StepFailed(f"the endpoint answered {error.code}: {error.read().decode()[:500]}") from None
@@ -115,6 +127,11 @@ def place_model(built: Path) -> None:
 
 def prepare() -> None:
     """Everything short of deploying: Docker, CLI, plugins, stack, images and the offline model."""
+    if not CONFIG.exists():
+        raise StepFailed(
+            f"there is no {CONFIG.name}: it needs changeover:engine, changeover:target and changeover:model, "
+            "as in Pulumi.local.yaml"
+        )
     docker_engine.ensure()
     environment.install_tools()
     environment.write()
@@ -122,6 +139,7 @@ def prepare() -> None:
     write_image_choice()
     config = yaml.safe_load(CONFIG.read_text())["config"]
     if config.get("changeover:images") == "offline":
+        debian.ensure(debian.BUILD_PROGRAMS, environment.HOME / "apt.log")
         offline.images.build()
         place_model(offline.images.tiny_model())
 

@@ -82,6 +82,24 @@ def test_offline_images_come_with_the_tiny_model_only() -> None:
     assert from_values("local", {**GOOD, "images": "offline", "model": "tiny"}, ROOT).images == "offline"
 
 
+def test_the_tiny_model_comes_with_offline_images_only() -> None:
+    assert "changeover:model: 'tiny'" in refusal(model="tiny")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [("context", "4k", "one of type integer"), ("apiKeys", "acme=x", "one of type object")],
+)
+def test_a_value_of_the_wrong_type_is_a_sentence(key: str, value: str, allowed: str) -> None:
+    assert allowed in refusal(**{key: value})
+
+
+def test_a_key_below_a_dot_is_refused_with_the_brackets_that_it_needs() -> None:
+    text = refusal(apiKeys={"team": {"a": "0123456789abcdef"}})
+    assert 'apiKeys["team.NAME"]' in text
+    assert "0123456789abcdef" not in text
+
+
 @pytest.mark.parametrize(
     "key", ["short", 'quote"0123456789abcdef', "blank 0123456789abcdef", "line\n0123456789abcdef"]
 )
