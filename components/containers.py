@@ -2,13 +2,26 @@
 
 from collections.abc import Mapping
 
+import pulumi
 import pulumi_docker as docker
+
+from components.docker_host import DockerHost
 
 LOGS = {"max-size": "10m", "max-file": "3"}
 """Docker's json-file log grows without bound otherwise."""
 
 DNS_OPTIONS = ["timeout:2", "attempts:2"]
 """Where no DNS server can be reached, a stopped container's name takes this long to be unknown."""
+
+
+def image(name: str, reference: str, host: DockerHost, parent: pulumi.Resource) -> docker.RemoteImage:
+    """The image on the host, pulled if it is not there. It stays: a way back or another stack may need it."""
+    return docker.RemoteImage(
+        name,
+        name=reference,
+        keep_locally=True,
+        opts=pulumi.ResourceOptions(parent=parent, provider=host.provider),
+    )
 
 
 def labels(values: Mapping[str, str]) -> list[docker.ContainerLabelArgs]:

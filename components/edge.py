@@ -8,7 +8,7 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import caddyfile, plan
-from components.containers import DNS_OPTIONS, LOGS, labels, volume_labels
+from components.containers import DNS_OPTIONS, LOGS, image, labels, volume_labels
 from components.docker_host import DockerHost
 
 LISTEN_PORT = 8080
@@ -35,12 +35,7 @@ class Edge(pulumi.ComponentResource):
     def __init__(self, name: str, args: EdgeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Edge", name, None, opts)
         host = args.host
-        image = docker.RemoteImage(
-            f"{name}-image",
-            name=args.image,
-            keep_locally=True,  # another stack may use it
-            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
-        )
+        pulled = image(f"{name}-image", args.image, host, self)
         volumes = [
             docker.Volume(
                 f"{name}-{part}",
@@ -52,7 +47,7 @@ class Edge(pulumi.ComponentResource):
         ]
         container = docker.Container(
             host.labels.name(name),
-            image=image.image_id,
+            image=pulled.image_id,
             # Configuration and keys are given to the running container and kept in the volume: they are
             # in no container's definition, and a restart goes on with the last ones that were valid.
             command=["caddy", "run", "--resume", "--config", BOOTSTRAP],

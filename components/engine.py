@@ -7,7 +7,7 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import plan
-from components.containers import LOGS, labels
+from components.containers import LOGS, image, labels
 from components.docker_host import DockerHost
 from components.engines import ALIAS, CACHE_MOUNT, WEIGHTS_MOUNT, EngineSpec
 
@@ -34,12 +34,7 @@ class Engine(pulumi.ComponentResource):
         super().__init__("changeover:index:Engine", name, None, opts)
         spec, host = args.spec, args.host
 
-        image = docker.RemoteImage(
-            f"{name}-image",
-            name=args.image,
-            keep_locally=True,  # the way back needs it, and another stack may use it
-            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
-        )
+        pulled = image(f"{name}-image", args.image, host, self)
 
         request = pulumi.Output.json_dumps(
             {
@@ -68,7 +63,7 @@ class Engine(pulumi.ComponentResource):
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[image],
+                depends_on=[pulled],
                 hide_diffs=["stdin"],  # WEIGHTS says the same in words
             ),
         )
@@ -86,7 +81,7 @@ class Engine(pulumi.ComponentResource):
             )
         container = docker.Container(
             host.labels.name(name),
-            image=image.image_id,
+            image=pulled.image_id,
             entrypoints=list(spec.entrypoint),
             command=list(spec.command),
             envs=[f"{key}={value}" for key, value in sorted(spec.environment.items())],

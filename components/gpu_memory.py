@@ -28,10 +28,9 @@ class Gpu:
 
     name: str
     usable: int
-    compute_capability: tuple[int, int]
 
 
-T4 = Gpu(name="NVIDIA T4", usable=int(14.56 * GIB), compute_capability=(7, 5))
+T4 = Gpu(name="NVIDIA T4", usable=int(14.56 * GIB))
 
 
 @dataclass(frozen=True, kw_only=True)

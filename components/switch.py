@@ -7,7 +7,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from components.containers import LOGS, labels, volume_labels
+from components.containers import LOGS, image, labels, volume_labels
 from components.docker_host import DockerHost
 
 CODE = Path(__file__).parent.parent / "switch"
@@ -31,12 +31,7 @@ class Switch(pulumi.ComponentResource):
     def __init__(self, name: str, args: SwitchArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Switch", name, None, opts)
         host = args.host
-        image = docker.RemoteImage(
-            f"{name}-image",
-            name=args.image,
-            keep_locally=True,  # another stack may use it
-            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
-        )
+        pulled = image(f"{name}-image", args.image, host, self)
         journal = docker.Volume(
             f"{name}-journal",
             name=host.labels.name("journal"),
@@ -45,7 +40,7 @@ class Switch(pulumi.ComponentResource):
         )
         container = docker.Container(
             host.labels.name(name),
-            image=image.image_id,
+            image=pulled.image_id,
             command=["python3", "-m", "switch", "serve"],
             working_dir="/app",
             envs=[

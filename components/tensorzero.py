@@ -21,9 +21,6 @@ CONFIG_FILE = "/app/config/tensorzero.toml"
 COMMAND = ("--config-file", CONFIG_FILE)
 """Arguments of the image's entry point that serve the configuration."""
 
-VALIDATE_COMMAND = (*COMMAND, "--validate-and-exit")
-"""Arguments that check the configuration and exit: 0 when the gateway would start with it."""
-
 CHAT_PATH = "/openai/v1/chat/completions"
 EMBEDDINGS_PATH = "/openai/v1/embeddings"
 """The only two OpenAI routes of the gateway (POST); it has neither `/v1` nor a list of models."""

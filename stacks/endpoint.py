@@ -8,7 +8,7 @@ import pulumi_docker as docker
 
 from components import pins
 from components.commit import Commit, CommitArgs
-from components.containers import volume_labels
+from components.containers import image, volume_labels
 from components.docker_host import DockerHost
 from components.edge import Edge, EdgeArgs
 from components.engine import Engine, EngineArgs
@@ -38,8 +38,8 @@ class Endpoint(pulumi.ComponentResource):
         settings = blueprint.settings
         child = pulumi.ResourceOptions(parent=self)
 
-        def reference(image: pins.Image) -> str:
-            return image.offline if settings.images == "offline" else image.public
+        def reference(pin: pins.Image) -> str:
+            return pin.offline if settings.images == "offline" else pin.public
 
         network = docker.Network(
             "network",
@@ -95,12 +95,7 @@ class Endpoint(pulumi.ComponentResource):
         ]
         active = engines[0]
 
-        gateway_image = docker.RemoteImage(
-            "gateway-image",
-            name=reference(pins.GATEWAY),
-            keep_locally=True,  # another stack may use it
-            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
-        )
+        gateway_image = image("gateway-image", reference(pins.GATEWAY), host, self)
         plan = blueprint.plan(reference(pins.GATEWAY))
         prepare = Prepare(
             "prepare",

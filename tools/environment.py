@@ -26,7 +26,6 @@ PULUMI_HOME = HOME / "pulumi"
 STATE = HOME / "state"
 PASSPHRASE = HOME / "passphrase"
 ENV_FILE = HOME / "env.sh"
-CLI_PROGRAMS = ("pulumi", "pulumi-language-python", "pulumi-language-python-exec")
 
 
 def variables() -> dict[str, str]:
