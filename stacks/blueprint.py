@@ -12,10 +12,9 @@ from components.edge import LISTEN_PORT
 from components.engines import EngineSpec
 from components.gateway import ALIAS
 from components.plan import Plan
+from components.waiting import REQUEST_SECONDS
 from stacks.settings import Settings
 
-REQUEST_SECONDS = 600
-"""Longest answer that the gateway waits for; engines on a CPU are slow."""
 FIRST_TOKEN_SECONDS = 300
 
 
@@ -57,9 +56,9 @@ class Blueprint:
         return Plan(
             spec=self.active,
             mode=self.cutover.mode,
-            drain=self.settings.drain,
-            load=self.settings.load,
-            completions=self.settings.gate_completions,
+            drain=self.settings.bounds.drain,
+            load=self.settings.bounds.load,
+            completions=self.settings.bounds.completions,
             gateway_image=gateway_image,
             gateway_config=self.gateway_config,
         )
@@ -67,9 +66,7 @@ class Blueprint:
 
 def blueprint(settings: Settings) -> Blueprint:
     """The blueprint of a stack with these settings."""
-    shape = {"context": settings.context, "parallel": settings.parallel}
-    gpu = settings.gpu
-    specs = tuple(engines.BUILDERS[kind](settings.model, **shape, gpu=gpu) for kind in settings.kinds)
+    specs = tuple(engines.build(kind, settings.load, settings.vllm_flags) for kind in settings.kinds)
     config = tensorzero.GatewayConfig(
         models=(
             tensorzero.Model(
@@ -91,6 +88,6 @@ def blueprint(settings: Settings) -> Blueprint:
     return Blueprint(
         settings=settings,
         specs=specs,
-        cutover=cutover_mode.choose(settings.cutover, settings.model, **shape, gpu=gpu),
+        cutover=cutover_mode.choose(settings.cutover, settings.engine, settings.load, settings.bounds),
         gateway_config=tensorzero.render(config),
     )
