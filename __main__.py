@@ -18,9 +18,7 @@ except (SettingsError, TargetError) as error:
     raise pulumi.RunError(str(error)) from None
 
 plan = blueprint(settings)
-pulumi.info(
-    f"The engine is {settings.engine}. It changes by {plan.cutover.mode}, since {plan.cutover.reason}."
-)
+pulumi.info("\n".join([f"engine: {settings.engine}", *plan.cutover.lines]))
 endpoint = Endpoint("endpoint", EndpointArgs(blueprint=plan, host=host, api_keys=api_keys()))
 
 pulumi.export("endpoint", endpoint.url)

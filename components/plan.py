@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components import tensorzero
-from components.engines import PORT, EngineSpec
+from components.engines import PORT, SHUTDOWN_TIMEOUT, EngineSpec
 from components.weights import Weights
 
 GATE_MAX_TOKENS = 16
@@ -19,8 +19,9 @@ LEASE_FOLLOWING = 15
 LEASE_PREPARED = 60
 """Seconds between prepare and commit: the time in which Pulumi creates one gateway container."""
 GATEWAY_ANSWERS = 60
-STOP_GRACE = 30
-MEMORY_FREE = 60
+STOP_GRACE = SHUTDOWN_TIMEOUT + 15
+"""Seconds from SIGTERM to SIGKILL for an engine. vLLM takes about 9 s to end after its last answer."""
+MEMORY_FREE = 20
 """Seconds in which the driver has given back the memory of an engine that has ended."""
 
 

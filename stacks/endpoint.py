@@ -115,7 +115,7 @@ class Endpoint(pulumi.ComponentResource):
             GatewayArgs(
                 image=gateway_image.image_id,
                 config=blueprint.gateway_config,
-                drain=settings.drain,
+                drain=settings.bounds.drain,
                 host=host,
                 network=network.name,
                 prepared=prepare.step,

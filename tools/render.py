@@ -14,12 +14,11 @@ ROOT = Path(__file__).parent.parent
 def files(plan: Blueprint) -> dict[str, str]:
     """The rendered files of one stack by name."""
     cutover, settings = plan.cutover, plan.settings
-    sums = "".join(f"  {kind}: {words}\n" for kind, words in cutover.sums.items())
     specs = sorted(plan.specs, key=lambda spec: spec.kind)
     return {
         "tensorzero.toml": plan.gateway_config,
         "Caddyfile": plan.edge_caddyfile(),
-        "cutover.txt": f"engine: {settings.engine}\nmode: {cutover.mode}, since {cutover.reason}\n{sums}",
+        "cutover.txt": "\n".join([f"engine: {settings.engine}", *cutover.lines, ""]),
         **{
             f"{spec.kind}.txt": (
                 f"{spec.name}\nimage: {spec.image.name} {spec.image.version}\n"
