@@ -83,6 +83,7 @@ def _short(t: Transaction, now: float) -> dict[str, Any]:
         "seconds": round((t.ended or now) - t.began, 1),
         "held_seconds": t.held_seconds,
         "error": t.error,
+        "abandoned": t.abandoned,
         "steps": t.steps,
         "gates": t.gates,
     }
@@ -115,7 +116,8 @@ def screen(r: dict[str, Any], now: float) -> str:
 
 
 def _named(t: dict[str, Any]) -> str:
-    return f"to {t['kind']} ({t['container']}): {t['phase']}"
+    ended = "ended" if t["abandoned"] and t["phase"] == "failed" else t["phase"]
+    return f"to {t['kind']} ({t['container']}): {ended}"
 
 
 def _ago(seconds: float) -> str:
@@ -140,6 +142,8 @@ def main(argv: list[str] | None = None) -> int:
     committer = verbs.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
     committer.add_argument("--seen", default="", help="what `live` said, which the coordinator keeps")
     verbs.add_parser("follow", help="print what is new, wait a little").add_argument("--engine", default="")
+    abandoner = verbs.add_parser("abandon", help="give up a prepared change on purpose, and restore")
+    abandoner.add_argument("--engine", required=True, help="the container that was to be prepared")
     verbs.add_parser("status", help="one screen").add_argument("--json", action="store_true")
     taker = verbs.add_parser("receive", help="unpack a tar from stdin into the weights' folder `source`")
     taker.add_argument("--engine", choices=("ollama", "vllm"), required=True)
@@ -157,9 +161,9 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
     match args.verb:
         case "serve":
             daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS), SOCKET)
-        case "prepare" | "commit" | "follow" | "release":
+        case "prepare" | "commit" | "follow" | "abandon" | "release":
             request: dict[str, Any] = {"verb": args.verb}
-            if args.verb == "follow":
+            if args.verb in ("follow", "abandon"):
                 request["engine"] = args.engine
             elif args.verb != "release":
                 request |= {"plan": json.load(sys.stdin), "seen": getattr(args, "seen", "")}

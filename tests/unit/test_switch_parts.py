@@ -297,6 +297,10 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
         "weights/vllm",
     ):
         assert part in text
+    assert s.last
+    s.last.phase, s.last.abandoned, s.last.error = "failed", True, "given up as asked"
+    text = cli.screen(cli.report(s, box(OLD, True), tmp_path, 1000.0), 1000.0)
+    assert "given up as asked" in text and "failed" not in text
     assert "no change has been committed" in cli.screen(cli.report(State(), {}, tmp_path, 1.0), 1.0)
 
 
