@@ -16,6 +16,7 @@ from switch import daemon
 from switch.checks import Failed, check
 from switch.daemon import Switch
 from switch.docker import Docker, DockerError
+from switch.exchange import exchange
 from switch.journal import Journal
 from switch.machine import UNDER_WAY, State, Transaction, World, gated
 from switch.plan import PlanError, load, parse
@@ -135,6 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         "prepare": "make the engine of the plan on stdin ready; `follow` shows how it goes",
         "check": "look whether the plan on stdin could be carried out; changes nothing",
         "live": "print the container of the engine that serves, or none",
+        "exchange": "send the HTTP requests on stdin to containers of the stack, one JSON a line, and answer",
         "release": "keep nothing running any more, before the stack is taken down; stops nothing",
         "fetch": "fetch the weights that the JSON on stdin describes",
     }.items():
@@ -179,6 +181,9 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             now = time.time()
             r = report(Journal(JOURNAL).read(), docker.world(), WEIGHTS, now)
             say(json.dumps(r, indent=2) if args.json else screen(r, now))
+        case "exchange":
+            for line in sys.stdin:
+                say(json.dumps(exchange(json.loads(line))))
         case "receive":
             say(receive(WEIGHTS, args.engine, args.folder, sys.stdin.buffer))
         case "fetch":
