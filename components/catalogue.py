@@ -74,6 +74,8 @@ class Model:
     ollama: OllamaSource
     vllm: VllmSource
     source: str
+    able: bool = True
+    """Whether it follows an instruction, so that `make parity` may ask it for meaning."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -184,6 +186,7 @@ MODELS: dict[str, Model] = {
             ollama=Folder(name="tiny", revision="2", size=2_000_000),
             vllm=Folder(name="tiny", revision="2", size=2_000_000),
             source="made by the offline builder with random weights: it answers nonsense",
+            able=False,
         ),
     )
 }

@@ -14,6 +14,7 @@ import yaml
 from components.caddyfile import API_KEY, TENANT
 from components.catalogue import MODELS, Folder, Model
 from components.gpu_memory import EngineKind, Gpu
+from parity.probes import PROBES
 
 PROJECT = "changeover"
 
@@ -47,6 +48,8 @@ class Settings:
     drain: int
     load: int
     gate_completions: int
+    require_parity: bool
+    accepted_differences: tuple[str, ...]
 
     @property
     def gpu(self) -> Gpu | None:
@@ -72,13 +75,13 @@ class _Raw:
         value = self.values.get(key)
         kind = self.types[key]
         try:
-            if kind == "object" and isinstance(value, str):
+            if kind in ("object", "array") and isinstance(value, str):
                 return json.loads(value)
             if kind == "integer" and isinstance(value, str):
                 return int(value)
         except ValueError:
             self.problem(key, value, f"allowed: one of type {kind}", f"pulumi config set {key} …")
-            return {} if kind == "object" else 0
+            return {"object": {}, "array": []}.get(kind, 0)
         if kind == "boolean" and isinstance(value, str):
             return value == "true"
         return value
@@ -169,6 +172,13 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
             "each tenant has a key of its own",
             "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
         )
+    accepted = [str(name) for name in raw.value("acceptedDifferences") or []]
+    for n, name in enumerate(accepted):
+        if name not in PROBES:
+            guess = difflib.get_close_matches(name, PROBES, n=1)
+            allowed = f"did you mean {guess[0]}?" if guess else f"the probes are {', '.join(PROBES)}"
+            remove = f"pulumi config rm --path 'acceptedDifferences[{n}]'"
+            raw.problem("acceptedDifferences", name, allowed, remove)
     settings = Settings(
         stack=stack,
         engine=cast(EngineKind, engine),
@@ -188,6 +198,8 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
         drain=raw.number("drainSeconds", 1, 3600, "seconds"),
         load=raw.number("loadSeconds", 1, 3600, "seconds"),
         gate_completions=raw.number("gateCompletions", 1, 100, "completions"),
+        require_parity=bool(raw.value("requireParity")),
+        accepted_differences=tuple(accepted),
     )
     if problems:
         raise SettingsError(_text(stack, problems))

@@ -4,15 +4,21 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from parity.probes import PATH, PROBES, Reply, Subject, chosen, run
 from parity.table import differences, markdown, problem, read, table
+from stacks.blueprint import Blueprint, blueprint
+from stacks.parity import require_parity
+from stacks.settings import SettingsError, from_values
 from switch.exchange import exchange
 from tests.support import faulty_engine
 from tests.support.faulty_engine import Engine
+from tools.render import ROOT
 
+BASE = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
 SUBJECT = Subject(model=faulty_engine.MODEL, context=faulty_engine.CONTEXT)
 ENGINES = {kind: {"name": f"{kind}-1", "version": f"{kind} 1"} for kind in ("ollama", "vllm")}
 NAMES = {kind: each["name"] for kind, each in ENGINES.items()}
@@ -97,3 +103,33 @@ def test_a_stack_that_demands_parity_is_told_what_is_wrong_and_what_to_type(good
     assert problem(content, NAMES, ("usage", "needle"), "dev") == ""
     text = markdown(content, ("usage",))
     assert text.count("no, accepted") == 1 and text.count("**no**") == 1
+
+
+def planned(root: Path, **values: object) -> Blueprint:
+    return blueprint(from_values("dev", {**BASE, "requireParity": True, **values}, ROOT))
+
+
+def test_the_preview_refuses_a_stack_until_its_table_allows_it(tmp_path: Path, good: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="make parity STACK=dev"):
+        require_parity(planned(tmp_path), tmp_path)
+    plan = planned(tmp_path)
+    engines = {str(spec.kind): {"name": spec.name, "version": ""} for spec in plan.specs}
+    found = {"ollama": good, "vllm": {**good, "usage": "none"}}
+    file = tmp_path / "stacks" / "dev" / "parity.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(table("tiny", engines, found)))
+    with pytest.raises(SettingsError, match=r"differ in usage .*acceptedDifferences"):
+        require_parity(plan, tmp_path)
+    require_parity(planned(tmp_path, acceptedDifferences=["usage"]), tmp_path)
+    require_parity(planned(tmp_path, acceptedDifferences=["usage"], engine="vllm"), tmp_path)
+    require_parity(planned(tmp_path, requireParity=False), tmp_path)
+    with pytest.raises(SettingsError, match="the settings give"):
+        require_parity(planned(tmp_path, acceptedDifferences=["usage"], context=512), tmp_path)
+    file.write_text("{}")
+    with pytest.raises(SettingsError, match="can't be read"):
+        require_parity(plan, tmp_path)
+
+
+def test_a_probe_that_does_not_exist_can_not_be_accepted() -> None:
+    with pytest.raises(SettingsError, match="did you mean usage"):
+        from_values("dev", {**BASE, "acceptedDifferences": ["usages"]}, ROOT)
