@@ -89,6 +89,8 @@ class Model:
     vllm: tuple[VllmSource, ...]
     source: str
     loading: tuple[Loading, ...] = ()
+    able: bool = True
+    """Whether it follows an instruction, so that `make parity` may ask it for meaning."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -229,6 +231,7 @@ MODELS: dict[str, Model] = {
                 Loading(engine="vllm", place="cpu", seconds=22.9, source="measured on 2 cores"),
                 Loading(engine="ollama", place="cpu", seconds=1.0, source="measured on 2 cores"),
             ),
+            able=False,
         ),
     )
 }

@@ -6,7 +6,7 @@ Pure. It is the same whatever the image source is, so that a reviewed file is wh
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components import caddyfile, cutover_mode, engines, gpu_memory, tensorzero, waiting
+from components import caddyfile, cutover_mode, engines, gpu_memory, pins, tensorzero, waiting
 from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT
 from components.engines import EngineSpec
@@ -51,8 +51,12 @@ class Blueprint:
             max_body_bytes=self.settings.max_request_mib * 1024 * 1024,
         )
 
-    def plan(self, engine_image: str, gateway_image: str) -> Plan:
-        """What the switch is told. The images are references; in the gateway's the TOML is checked."""
+    def reference(self, pin: pins.Image) -> str:
+        """The reference of an image in the source that the settings name."""
+        return pin.offline if self.settings.images == "offline" else pin.public
+
+    def plan(self) -> Plan:
+        """What the switch is told."""
         settings = self.settings
         memory = gpu_memory.engine_sum(self.active.kind, settings.load)
         return Plan(
@@ -63,8 +67,8 @@ class Blueprint:
             completions=settings.bounds.completions,
             tokens_per_second=settings.gate_tokens_per_second,
             gpu_bytes=memory.total if settings.gpu else 0,
-            engine_image=engine_image,
-            gateway_image=gateway_image,
+            engine_image=self.reference(self.active.image),
+            gateway_image=self.reference(pins.GATEWAY),
             gateway_config=self.gateway_config,
             reason=self.cutover.reason,
             sum=memory.words,

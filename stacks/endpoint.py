@@ -38,9 +38,7 @@ class Endpoint(pulumi.ComponentResource):
         blueprint, host = args.blueprint, args.host
         settings = blueprint.settings
         child = pulumi.ResourceOptions(parent=self)
-
-        def reference(pin: pins.Image) -> str:
-            return pin.offline if settings.images == "offline" else pin.public
+        reference = blueprint.reference
 
         network = docker.Network(
             "network",
@@ -97,7 +95,7 @@ class Endpoint(pulumi.ComponentResource):
         active = engines[0]
 
         gateway_image = image("gateway-image", reference(pins.GATEWAY), host, self)
-        plan = blueprint.plan(reference(blueprint.active.image), reference(pins.GATEWAY))
+        plan = blueprint.plan()
         prepare = Prepare(
             "prepare",
             PrepareArgs(

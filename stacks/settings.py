@@ -17,6 +17,7 @@ from components.catalogue import GIB, MODELS, Folder, Model, Quantization
 from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
 from components.gpu_memory import GPUS, KINDS, EngineKind, Gpu, Load
 from components.waiting import REQUEST_SECONDS, Bounds
+from parity.probes import PROBES
 
 PROJECT = "changeover"
 
@@ -53,6 +54,8 @@ class Settings:
     """Bytes of the Docker host's RAM that the engines may use, or None where it is not known."""
     quantization: Mapping[EngineKind, Quantization]
     vllm_flags: tuple[str, ...]
+    require_parity: bool
+    accepted_differences: tuple[str, ...]
 
     @property
     def load(self) -> Load:
@@ -188,6 +191,13 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
     gpu, host_memory = _machine(raw)
     if gpu and images == "offline":
         raw.problem("gpu", raw.value("gpu"), "with images offline: none", "pulumi config set gpu none")
+    accepted = [str(name) for name in raw.value("acceptedDifferences") or []]
+    for n, name in enumerate(accepted):
+        if name not in PROBES:
+            guess = difflib.get_close_matches(name, PROBES, n=1)
+            allowed = f"did you mean {guess[0]}?" if guess else f"the probes are {', '.join(PROBES)}"
+            remove = f"pulumi config rm --path 'acceptedDifferences[{n}]'"
+            raw.problem("acceptedDifferences", name, allowed, remove)
     settings = Settings(
         stack=stack,
         engine=cast(EngineKind, engine),
@@ -216,6 +226,8 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
         quantization=_quantization(raw, model),
         vllm_flags=_vllm_flags(raw, gpu),
         gate_tokens_per_second=raw.number("gateTokensPerSecond", 0, 1000, "tokens per second"),
+        require_parity=bool(raw.value("requireParity")),
+        accepted_differences=tuple(accepted),
     )
     if not problems:
         _check_fit(raw, settings)

@@ -18,6 +18,7 @@ from switch import certificate, daemon, edge, gpu
 from switch.checks import Failed, check
 from switch.daemon import Switch
 from switch.docker import Docker, DockerError
+from switch.exchange import exchange
 from switch.gc import Busy, collect
 from switch.gpu import GpuError
 from switch.journal import Journal
@@ -107,6 +108,7 @@ def _short(t: Transaction, now: float) -> dict[str, Any]:
         "seconds": round((t.ended or now) - t.began, 1),
         "held_seconds": t.held_seconds,
         "error": t.error,
+        "abandoned": t.abandoned,
         "steps": t.steps,
         "gates": t.gates,
     }
@@ -147,7 +149,8 @@ def screen(r: dict[str, Any], now: float) -> str:
 
 
 def _named(t: dict[str, Any]) -> str:
-    return f"to {t['kind']} ({t['container']}): {t['phase']}"
+    ended = "ended" if t["abandoned"] and t["phase"] == "failed" else t["phase"]
+    return f"to {t['kind']} ({t['container']}): {ended}"
 
 
 def _ago(seconds: float) -> str:
@@ -165,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         "prepare": "make the engine of the plan on stdin ready; `follow` shows how it goes",
         "check": "look whether the plan on stdin could be carried out; changes nothing",
         "live": "print the container of the engine that serves, or none",
+        "exchange": "send the HTTP requests on stdin to containers of the stack, one JSON a line, and answer",
         "release": "keep nothing running any more, before the stack is taken down; stops nothing",
         "fetch": "fetch the weights that the JSON on stdin describes",
     }.items():
@@ -172,6 +176,8 @@ def main(argv: list[str] | None = None) -> int:
     committer = verbs.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
     committer.add_argument("--seen", default="", help="what `live` said, which the coordinator keeps")
     verbs.add_parser("follow", help="print what is new, wait a little").add_argument("--engine", default="")
+    abandoner = verbs.add_parser("abandon", help="give up a prepared change on purpose, and restore")
+    abandoner.add_argument("--engine", required=True, help="the container that was to be prepared")
     verbs.add_parser("status", help="one screen").add_argument("--json", action="store_true")
     proof = verbs.add_parser("certificate", help="the last change's certificate in one line")
     proof.add_argument("--tar", action="store_true", help="its two files instead, as a tar")
@@ -193,9 +199,9 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
     match args.verb:
         case "serve":
             daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS), SOCKET)
-        case "prepare" | "commit" | "follow" | "release":
+        case "prepare" | "commit" | "follow" | "abandon" | "release":
             request: dict[str, Any] = {"verb": args.verb}
-            if args.verb == "follow":
+            if args.verb in ("follow", "abandon"):
                 request["engine"] = args.engine
             elif args.verb != "release":
                 request |= {"plan": json.load(sys.stdin), "seen": getattr(args, "seen", "")}
@@ -215,6 +221,9 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             _certificate(Journal(JOURNAL), tar=args.tar)
         case "gc":
             collect(Journal(JOURNAL).read(), docker, WEIGHTS, LOCKS, say, free=args.free)
+        case "exchange":
+            for line in sys.stdin:
+                say(json.dumps(exchange(json.loads(line))))
         case "receive":
             say(receive(WEIGHTS, args.engine, args.folder, sys.stdin.buffer))
         case "fetch":

@@ -28,7 +28,7 @@ from switch.docker import Docker, DockerError
 from switch.gate import Answer, complete, wholly_on_gpu
 from switch.gpu import GpuError
 from switch.journal import Journal
-from switch.machine import Action, Ask, Boot, Done, Event, Follow, Refused, Release, Tick
+from switch.machine import Abandon, Action, Ask, Boot, Done, Event, Follow, Refused, Release, Tick
 from switch.plan import Plan, PlanError, parse
 
 IDLE, BUSY = 1.0, 0.1
@@ -172,6 +172,10 @@ class Switch:
                     return self._ask(verb, parse(raw, verb), request.get("seen", ""))
                 case {"verb": "follow", "engine": engine}:
                     return self._follow(engine)
+                case {"verb": "abandon", "engine": engine}:
+                    self.apply(Abandon(engine))
+                    self.events.put(None)
+                    return {"lines": [], "code": 0}
                 case {"verb": "release"}:
                     self.apply(Release())
                     return {"lines": ["released: the switch keeps nothing running any more"], "code": 0}

@@ -30,7 +30,7 @@ REPAIR = "`pulumi up --refresh` makes again what is missing."
 
 
 class Refused(Exception):
-    """A request that is not taken. The text is for the person at `pulumi up`."""
+    """A request that is not taken. The text is for the person who asked."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,13 @@ class Follow:
 
 
 @dataclass(frozen=True)
+class Abandon:
+    """The coordinator of a change to this engine gives it up on purpose, before any commit."""
+
+    engine: str
+
+
+@dataclass(frozen=True)
 class Done:
     """An action's result. `loading`: the engine does not listen yet. `final`: asking again can't help."""
 
@@ -118,7 +125,7 @@ class Release:
     """Nothing is to be looked after any more: the stack is about to be taken down."""
 
 
-Event = Boot | Tick | Ask | Follow | Done | Release
+Event = Boot | Tick | Ask | Follow | Abandon | Done | Release
 
 
 @dataclass
@@ -197,6 +204,8 @@ class Transaction:
     cursor: int = 0
     ended: float = 0
     seen: str = ""
+    abandoned: bool = False
+    """Given up by its own coordinator: it fails as was asked, and that is no trouble."""
 
 
 @dataclass
@@ -229,7 +238,8 @@ class State:
 def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]]:
     """The state after `event` and what to do, in order; keep the new state safe before doing anything.
 
-    `now` is in seconds since the epoch. Raises Refused, for Ask only; the given state is never changed.
+    `now` is in seconds since the epoch. Raises Refused, for Ask and Abandon only; the given state is
+    never changed.
     """
     turn = _Turn(copy.deepcopy(state), now)
     match event:
@@ -241,6 +251,8 @@ def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]
             turn.ask(verb, plan, world, seen)
         case Follow(read):
             turn.follow(read)
+        case Abandon(engine):
+            turn.abandon(engine)
         case Done():
             turn.done(event)
         case Release():
@@ -305,9 +317,9 @@ class _Turn:
                     t.cursor = 0
                 t.lease = max(t.lease, fresh.lease)
                 return
-            if t.phase == "restoring" and not left:
+            if t.phase == "restoring" and (t.abandoned or not left):
                 s.waiting = fresh
-                fresh.lines = [f"waiting until the interrupted change to {to.container} is undone"]
+                fresh.lines = [f"waiting until the change to {to.container} is undone"]
                 return
             soon = f" If its `pulumi up` was interrupted, it is undone within {left:.0f} s." if left else ""
             raise Refused(
@@ -340,6 +352,18 @@ class _Turn:
         if t:
             t.cursor = len(t.lines) if read else t.cursor
             t.lease = max(t.lease, self.now + t.plan.seconds.lease_following)
+
+    def abandon(self, engine: str) -> None:
+        """Back to what was active. A change that already goes back is left to it."""
+        t = self.s.transaction
+        if not t or t.phase not in UNDER_WAY or t.plan.engine.container != engine:
+            raise Refused(f"no change to {engine} is under way")
+        if t.phase == "restoring":
+            return
+        if t.asked == "commit":
+            raise Refused(f"the change to {engine} is being committed; only its `pulumi up` can end it")
+        t.abandoned = True
+        self._fail("given up as asked")
 
     # results
 
@@ -780,7 +804,7 @@ class _Turn:
         assert t is not None
         t.error, t.logs_of = why, container
         self._give_up_job()
-        self._say(f"failed: {why}")
+        self._say(why if t.abandoned else f"failed: {why}")
         if t.phase == "checking" and (t.asked == "prepare" or self.s.active is None):
             self._end("failed")
         else:
@@ -800,7 +824,9 @@ class _Turn:
                 t.held_seconds = self.now - t.held
             if t.logs:
                 t.lines += [f"the last lines of {t.logs_of}:", *(f"  {line}" for line in t.logs)]
-            t.lines += [self._remain(t.held_seconds), f"next: {self._next(t)}"]
+            t.lines += [self._remain(t.held_seconds)]
+            if not t.abandoned:
+                t.lines += [f"next: {self._next(t)}"]
         s.last = copy.deepcopy(t)
         self.actions.append(Action("archive"))
         if s.waiting and self.now <= s.waiting.lease:

@@ -225,6 +225,18 @@ def test_a_restart_in_the_middle_of_a_hold_restores(rig: Rig) -> None:
     assert "restarted" in "\n".join(rig.follow()["lines"])
 
 
+def test_a_prepared_change_is_given_up_over_the_socket(rig: Rig) -> None:
+    rig.ask("prepare", raw_plan())
+    rig.turns(lambda: rig.phase() == "prepared")
+    rig.follow()
+    assert rig.switch.answer({"verb": "abandon", "engine": NEW}) == {"lines": [], "code": 0}
+    rig.turns(lambda: rig.phase() == "failed")
+    said = "\n".join(rig.follow()["lines"])
+    assert "given up as asked" in said and f"ollama ({OLD}) serves again" in said
+    refused = rig.switch.answer({"verb": "abandon", "engine": NEW})
+    assert refused == {"lines": [f"refused: no change to {NEW} is under way"], "code": 1}
+
+
 def test_a_bad_plan_and_a_second_change_are_refused_in_words(rig: Rig) -> None:
     raw = raw_plan()
     raw["engine"]["colour"] = "red"

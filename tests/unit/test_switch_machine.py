@@ -13,6 +13,7 @@ import pytest
 from switch import machine
 from switch.machine import (
     UNDER_WAY,
+    Abandon,
     Action,
     Active,
     Ask,
@@ -601,6 +602,75 @@ def test_what_is_released_is_not_brought_back(host: Host) -> None:
     host.boxes[OLD].running = host.boxes[OLD_GATEWAY].running = False
     host.run(10)
     assert host.serves() == ([], [])
+
+
+@pytest.mark.parametrize("phase", ["checking", "draining", "stopping", "loading", "prepared"])
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+def test_a_change_that_is_given_up_on_purpose_leads_back_and_is_no_alarm(phase: str, cutover: str) -> None:
+    if cutover == "overlap" and phase in ("draining", "stopping"):
+        return  # it has no such phase
+    host = Host(random.Random(7), overlap=cutover == "overlap")
+    runs = host.boxes[OLD].runs
+    host.ask("prepare", plan(cutover=cutover))
+    assert host.run(60, lambda: host.phase() == phase)
+    host.apply(Abandon(NEW))
+    assert host.follow() == 1 and host.run(30, lambda: old_serves(host))
+    assert host.state.last and host.state.last.abandoned and host.state.last.error == "given up as asked"
+    assert "failed" not in host.lines() and "next:" not in host.lines()
+    assert "ollama (stack-ollama-1) serves" in host.lines() and not host.state.trouble
+    if cutover == "overlap" or phase == "checking":
+        assert host.boxes[OLD].runs == runs
+    assert host.flip(cutover) == 0
+
+
+def test_only_a_change_that_is_not_yet_committed_can_be_given_up(host: Host) -> None:
+    with pytest.raises(Refused, match="no change to stack-vllm-2 is under way"):
+        host.apply(Abandon(NEW))
+    host.ask("prepare", plan())
+    with pytest.raises(Refused, match="no change to stack-vllm-9 is under way"):
+        host.apply(Abandon("stack-vllm-9"))
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    with pytest.raises(Refused, match="is being committed"):
+        host.apply(Abandon(NEW))
+    assert host.follow() == 0
+    with pytest.raises(Refused, match="no change"):
+        host.apply(Abandon(NEW))
+
+
+def test_a_change_asked_for_after_one_that_was_given_up_waits_for_it(host: Host) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.apply(Abandon(NEW))
+    assert host.flip() == 0
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_whatever_dies_a_change_that_is_given_up_leaves_the_old_engine(seed: int, cutover: str) -> None:
+    rng = random.Random(f"given up {cutover} {seed}")
+    host = Host(rng, overlap=cutover == "overlap")
+    host.boxes[NEW].mode = rng.choice(["good", "good", "good", "exits", "error", "silent"])
+    host.drain_seconds = rng.choice([0, 0.5, 5, 50])
+    rate = rng.choice([0, 0.02, 0.1])
+    host.kill_at = lambda: host.kills < 12 and rng.random() < rate
+    host.ask("prepare", plan(NEW, cutover))
+    host.follow(rng.choice([600, rng.uniform(0, 30)]))
+    host.run(rng.uniform(0, 20))
+    try:
+        host.apply(Abandon(NEW))
+    except Refused:
+        assert host.phase() == "failed", "only what has already gone back can't be given up"
+    if rng.random() < 0.3:
+        host.boxes[OLD].running = False
+    host.run(rng.uniform(0, 20))
+    host.kill_at = lambda: False
+    assert host.run(900, lambda: old_serves(host)), (host.state, host.boxes)
+    host.boxes[NEW].mode, host.drain_seconds = "good", 0.5
+    assert host.flip(cutover) == 0, host.lines()
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
