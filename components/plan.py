@@ -12,7 +12,7 @@ from components import tensorzero
 from components.engines import PORT, EngineSpec
 from components.weights import Weights
 
-GATE_MAX_TOKENS = 8
+GATE_MAX_TOKENS = 16
 GATE_TIMEOUT = 60
 LEASE_FOLLOWING = 15
 """Seconds without a `follow` after which the switch takes a killed coordinator for dead."""
@@ -20,19 +20,31 @@ LEASE_PREPARED = 60
 """Seconds between prepare and commit: the time in which Pulumi creates one gateway container."""
 GATEWAY_ANSWERS = 60
 STOP_GRACE = 30
+MEMORY_FREE = 60
+"""Seconds in which the driver has given back the memory of an engine that has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One change of what is live. Durations in seconds; `gateway_config` is the rendered TOML."""
+    """One change of what is live. Durations in seconds; `gateway_config` is the rendered TOML.
+
+    `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU. `images` are the engine's and the gateway's
+    references. `reason`, `sum` and `loading` (expected seconds) are for the certificate.
+    """
 
     spec: EngineSpec
     mode: Literal["hold", "overlap"]
     drain: int
     load: int
     completions: int
+    tokens_per_second: int
+    gpu_bytes: int
+    engine_image: str
     gateway_image: str
     gateway_config: str
+    reason: str
+    sum: str
+    loading: float
 
     def render(self, *, engine: str, gateway: str | None = None) -> str:
         """The plan as JSON for the switch; `engine` and `gateway` are names of containers.
@@ -46,6 +58,7 @@ class Plan:
                 "port": PORT,
                 "model": self.spec.model.name,
                 "weights": self.spec.weights.folder,
+                "gpu_bytes": self.gpu_bytes,
             },
             "cutover": self.mode,
             "seconds": {
@@ -55,11 +68,13 @@ class Plan:
                 "lease_following": LEASE_FOLLOWING,
                 "lease_prepared": LEASE_PREPARED,
                 "gateway": GATEWAY_ANSWERS,
+                "memory": MEMORY_FREE,
             },
             "gate": {
                 "completions": self.completions,
                 "max_tokens": GATE_MAX_TOKENS,
                 "timeout": GATE_TIMEOUT,
+                "tokens_per_second": self.tokens_per_second,
             },
             "gateway": {
                 "image": self.gateway_image,
@@ -68,7 +83,15 @@ class Plan:
                 "model": tensorzero.qualified(self.spec.model.name),
                 "port": tensorzero.PORT,
                 "config_file": tensorzero.CONFIG_FILE,
+                "validate": tensorzero.VALIDATE,
                 **({"container": gateway} if gateway else {}),
+            },
+            "about": {
+                "engine_image": self.engine_image,
+                "gateway_image": self.gateway_image,
+                "reason": self.reason,
+                "sum": self.sum,
+                "loading_seconds": self.loading,
             },
         }
         return json.dumps(plan, indent=2) + "\n"

@@ -6,7 +6,7 @@ Pure. It is the same whatever the image source is, so that a reviewed file is wh
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components import caddyfile, cutover_mode, engines, tensorzero
+from components import caddyfile, cutover_mode, engines, gpu_memory, tensorzero
 from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT
 from components.engines import EngineSpec
@@ -52,16 +52,26 @@ class Blueprint:
             max_body_bytes=self.settings.max_request_mib * 1024 * 1024,
         )
 
-    def plan(self, gateway_image: str) -> Plan:
-        """What the switch is told; `gateway_image` is the reference in which the TOML is checked."""
+    def plan(self, engine_image: str, gateway_image: str) -> Plan:
+        """What the switch is told. The images are references; in the gateway's the TOML is checked."""
+        settings = self.settings
+        memory = gpu_memory.engine_sum(
+            self.active.kind, settings.model, context=settings.context, parallel=settings.parallel
+        )
         return Plan(
             spec=self.active,
             mode=self.cutover.mode,
             drain=self.settings.drain,
             load=self.settings.load,
             completions=self.settings.gate_completions,
+            tokens_per_second=self.settings.gate_tokens_per_second,
+            gpu_bytes=memory.total if settings.gpu else 0,
+            engine_image=engine_image,
             gateway_image=gateway_image,
             gateway_config=self.gateway_config,
+            reason=self.cutover.reason,
+            sum=memory.words,
+            loading=0.0,
         )
 
 

@@ -31,6 +31,7 @@ class Endpoint(pulumi.ComponentResource):
     """Network, volumes, switch, engines, the two phases with the gateway between them, and the edge."""
 
     url: pulumi.Output[str]
+    certificate: pulumi.Output[str]
 
     def __init__(self, name: str, args: EndpointArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Endpoint", name, None, opts)
@@ -96,7 +97,7 @@ class Endpoint(pulumi.ComponentResource):
         active = engines[0]
 
         gateway_image = image("gateway-image", reference(pins.GATEWAY), host, self)
-        plan = blueprint.plan(reference(pins.GATEWAY))
+        plan = blueprint.plan(reference(blueprint.active.image), reference(pins.GATEWAY))
         prepare = Prepare(
             "prepare",
             PrepareArgs(
@@ -147,4 +148,5 @@ class Endpoint(pulumi.ComponentResource):
         )
         url = f"http://{host.bind}:{settings.port}/v1"
         self.url = edge.configured.id.apply(lambda _: url)
-        self.register_outputs({"url": self.url})
+        self.certificate = commit.certificate
+        self.register_outputs({"url": self.url, "certificate": self.certificate})

@@ -47,6 +47,7 @@ class Settings:
     drain: int
     load: int
     gate_completions: int
+    gate_tokens_per_second: int
 
     @property
     def gpu(self) -> Gpu | None:
@@ -188,6 +189,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
         drain=raw.number("drainSeconds", 1, 3600, "seconds"),
         load=raw.number("loadSeconds", 1, 3600, "seconds"),
         gate_completions=raw.number("gateCompletions", 1, 100, "completions"),
+        gate_tokens_per_second=raw.number("gateTokensPerSecond", 0, 1000, "tokens per second"),
     )
     if problems:
         raise SettingsError(_text(stack, problems))

@@ -135,7 +135,7 @@ class Stack:
         docker(
             *("create", "--name", container, "--network", NETWORK, "--restart", "unless-stopped"),
             *("-e", f"FAST_MODE={mode}", "-e", f"FAST_DELAY={delay}", "-e", "FAST_TOKENS=0.02"),
-            *(*labelled("engine", engine=kind), PYTHON, "python3", "-u", "/fast_engine.py"),
+            *(*labelled("engine", engine=kind, weights="tiny-1"), PYTHON, "python3", "-u", "/fast_engine.py"),
         )
         docker("cp", f"{ROOT}/tests/support/fast_engine.py", f"{container}:/fast_engine.py")
         done = f"/weights/{kind}/tiny-1/.complete"
@@ -171,6 +171,7 @@ class Stack:
             "lease_following": 4,
             "lease_prepared": 8,
             "gateway": 10,
+            "memory": 10,
         }
         return json.dumps(
             {
@@ -180,10 +181,11 @@ class Stack:
                     "port": 8000,
                     "model": "tiny",
                     "weights": "tiny-1",
+                    "gpu_bytes": 0,
                 },
                 "cutover": changed.pop("cutover", "hold"),
                 "seconds": {**seconds, **changed.pop("seconds", {})},
-                "gate": {"completions": 3, "max_tokens": 8, "timeout": 5},
+                "gate": {"completions": 3, "max_tokens": 8, "timeout": 5, "tokens_per_second": 1},
                 "gateway": {
                     "image": GATEWAY_IMAGE,
                     "config": changed.pop("config", self.config(engine)),
@@ -191,7 +193,15 @@ class Stack:
                     "model": "tensorzero::model_name::tiny",
                     "port": 3000,
                     "config_file": "/app/config/tensorzero.toml",
+                    "validate": ["--config-file", "/app/config/tensorzero.toml", "--validate-and-exit"],
                     **({"container": f"{PREFIX}-{gateway}"} if gateway else {}),
+                },
+                "about": {
+                    "engine_image": PYTHON,
+                    "gateway_image": GATEWAY_IMAGE,
+                    "reason": "the test wants it",
+                    "sum": "nothing",
+                    "loading_seconds": 1,
                 },
             }
         )

@@ -36,6 +36,8 @@ class Recorder(mocks.Mocks):
         outputs = dict(args.inputs)
         if args.typ == "docker:index/remoteImage:RemoteImage":
             outputs["imageId"] = f"sha256:{args.inputs['name']}"
+        elif args.typ == "command:local:Command":
+            outputs["stdout"] = "gateway answers\ncertificate: 2026-to-vllm: committed\n"
         elif "name" not in outputs:
             outputs["name"] = f"{args.name}-0a1b2c3"
         return f"{args.name}-id", outputs

@@ -39,7 +39,7 @@ def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
         (raw_plan(seconds={"drain": 0}), "plan.seconds.drain is 0.0; it must be positive"),
         (raw_plan(gateway="g"), "plan.gateway.container is for commit"),
         (
-            {"gate": {"completions": True, "max_tokens": 8, "timeout": 60}},
+            {"gate": {"completions": True, "max_tokens": 8, "timeout": 60, "tokens_per_second": 1}},
             "plan.gate.completions must be int",
         ),
         (raw_plan("../vllm"), "plan.engine.container is '../vllm'"),
@@ -96,7 +96,8 @@ def test_the_gate_finds_out(
     if said:
         assert any(part.replace("\\", "") in answer.text for part in said.split("|")), answer.text
     else:
-        assert answer.facts == {"stream": stream, "tokens": 8}
+        assert answer.facts == {"stream": stream, "tokens": 8, "seconds": answer.facts["seconds"]}
+        assert 0 <= answer.facts["seconds"] < 10
 
 
 def test_an_engine_that_does_not_listen_is_loading() -> None:
