@@ -1,5 +1,6 @@
 """What is told of flips: one record each, and the table over many of them. Pure."""
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,9 @@ from tests.support.load import Outcome, bad
 Record = dict[str, Any]
 
 COLUMNS = (
-    ["way", "flips", "sent", "failed", "cut", "bound 95 %", "longest gap s", "hold s", "p50 out", "p99 out"]
-    + ["p50 in", "p99 in", "ours s"]
-)  # fmt: skip
+    *("way", "flips", "sent", "failed", "cut", "lost at most", "longest gap", "hold"),
+    *("p50 outside", "p99 outside", "p50 inside", "p99 inside", "ours"),
+)
 
 
 def record(
@@ -31,7 +32,7 @@ def record(
     longest time between two answers while it lasted.
     """
     lost = {(each.began, each.streamed): each.problem for each in bad(outcomes, texts)}
-    requests = [
+    requests: list[list[Any]] = [
         [
             round(each.began - began, 3),
             round(each.ended - began, 3),
@@ -42,7 +43,7 @@ def record(
     ]
     good = sorted(end for _, end, _, problem in requests if problem is None)
     length = ended - began
-    gaps = [b - a for a, b in zip(good, good[1:], strict=False) if b > 0 and a < length]
+    gaps = [b - a for a, b in itertools.pairwise(good) if b > 0 and a < length]
     return {
         "way": way,
         "to": to,

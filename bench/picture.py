@@ -1,4 +1,4 @@
-"""A picture of requests over time, as SVG: each is a line from its start to its end. Pure, but for the file."""
+"""A picture of requests over time, as SVG: each is a line from its start to its end."""
 
 import html
 from collections.abc import Mapping
@@ -19,7 +19,8 @@ def draw(panels: Mapping[str, Record], file: Path) -> None:
     scale = (WIDTH - 2 * LEFT) / (last - first)
 
     def x(seconds: float) -> float:
-        return round(LEFT + (min(max(seconds, first), last) - first) * scale, 1)
+        place: float = LEFT + (min(max(seconds, first), last) - first) * scale
+        return round(place, 1)
 
     lines: list[str] = []
     top = 8
@@ -35,9 +36,9 @@ def draw(panels: Mapping[str, Record], file: Path) -> None:
             lanes[lane : lane + 1] = [end]
             colour = COLOURS["failed" if problem else "streamed" if streamed else "whole"]
             left, y = x(begin), top + lane * LANE
-            width = max(x(end) - left - 0.6, 2.5 if problem else 0.8)
+            wide = max(x(end) - left - 0.6, 2.5 if problem else 0.8)
             bars.append(
-                f'<rect x="{left}" y="{y + 1}" width="{width:.1f}" height="{LANE - 2}" rx="1" fill="{colour}"/>'
+                f'<rect x="{left}" y="{y + 1}" width="{wide:.1f}" height="{LANE - 2}" fill="{colour}"/>'
             )
         height = len(lanes) * LANE
         if flip.get("held_from") is not None:

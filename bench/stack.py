@@ -17,7 +17,7 @@ FAST = "0.0.0-fast"
 
 @contextmanager
 def deployed(stack: str, *, fast: bool = False, **settings: object) -> Iterator[Project]:
-    """A deployed stack with offline images and the tiny model; `fast`: with the test engine as both engines."""
+    """A deployed stack with offline images and the tiny model; `fast`: the test engine is both."""
     with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
         probe.bind(("127.0.0.1", 0))
         base = {

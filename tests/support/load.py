@@ -1,9 +1,9 @@
 """A load on an endpoint that counts a request good only when its whole answer came.
 
-A status code proves nothing: a stream that was cut ends as HTTP 200 with `[DONE]`. What an answer has to be is
-known exactly here, since the models under test never end by themselves and answer alike at temperature 0:
-`finish_reason` is `length`, the usage says as many tokens as were asked for, and a streamed answer has the very
-text of one that came whole.
+A status code proves nothing: a stream that was cut ends as HTTP 200 with `[DONE]`. What an answer has to
+be is known exactly here, since the models under test never end by themselves and answer alike at temperature
+0: `finish_reason` is `length`, the usage says as many tokens as were asked for, and a streamed answer has the
+very text of one that came whole.
 """
 
 import asyncio
@@ -129,7 +129,8 @@ class Load:
             temperature=0,
         )
         choice = answer.choices[0]
-        content, used = choice.message.content or "", answer.usage and answer.usage.completion_tokens
+        content = choice.message.content or ""
+        used = answer.usage.completion_tokens if answer.usage else None
         return content, _judge(content, choice.finish_reason, used, tokens)
 
     async def _stream(self, client: openai.AsyncOpenAI, tokens: int) -> tuple[str, str | None]:
