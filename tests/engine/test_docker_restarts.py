@@ -25,10 +25,10 @@ class Dockerd:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    "dockerd",
+                    # a network namespace of its own: two engines would share docker0 and its firewall rules
+                    *("unshare", "--net", "sh", "-c", 'ip link set lo up && exec dockerd "$@"', "dockerd"),
                     *("--host", self.address, "--data-root", f"{self.folder}/data"),
                     *("--exec-root", f"{self.folder}/exec", "--pidfile", f"{self.folder}/pid"),
-                    *("--bridge", "none"),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
