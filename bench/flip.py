@@ -38,6 +38,7 @@ def flip(project: Project, load: Load, engine: str, mode: str, first: int) -> Re
     last = json.loads(project.switch("status", "--json"))["last"]
     seconds = {step["phase"]: step["seconds"] for step in last["steps"]}
     ends = {step["phase"]: step["at"] + step["seconds"] - offset - began for step in last["steps"]}
+    hold_began = next((step["at"] for step in last["steps"] if step["phase"] == "draining"), None)
     drain, loading = seconds.get("draining", 0.0), seconds["loading"]
     return record(
         mode,
@@ -47,7 +48,7 @@ def flip(project: Project, load: Load, engine: str, mode: str, first: int) -> Re
         began=began,
         ended=ended,
         hold=last["held_seconds"] if mode == "hold" else 0.0,
-        held_from=last["held"] - offset - began if last.get("held") else None,
+        held_from=None if hold_began is None else hold_began - offset - began,
         marks=[["pulumi up", 0.0], *([MARKS[phase], at] for phase, at in ends.items() if phase in MARKS)],
         drain=drain,
         loading=loading,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from components.catalogue import GIB
-from components.cutover_mode import Room, rooms, sums_of, too_small
+from components.cutover_mode import rooms, sums_of, too_small
 from components.gpu_memory import GPUS, EngineKind, Gpu, Load, engine_sum, gib
 from components.waiting import Bounds
 
@@ -163,17 +163,13 @@ def refused_overlap(load: Load) -> Refusal | None:
     if room is None or room.there is None:
         return None
     sums = sums_of(load)
-    both = "; ".join(f"{kind} {_part(room, kind)}" for kind in sums)
+    both = "; ".join(f"{kind} {gib(room.each[kind])}" for kind in sums)
     return Refusal(
         key="cutover",
         value="overlap",
         why=f"both engines need {gib(room.both)} ({both}), and there are {gib(room.there)} {room.what}",
         choices=[Choice("cutover", "hold"), Choice("cutover", "auto"), *_overlap_choices(load)],
     )
-
-
-def _part(room: Room, kind: EngineKind) -> str:
-    return gib(room.each[kind])
 
 
 def _overlap_choices(load: Load) -> list[Choice]:

@@ -29,7 +29,7 @@ MEMORY_FREE = 20
 class Plan:
     """One change of what is live. Durations in seconds; `gateway_config` is the rendered TOML.
 
-    `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU. `images` are the engine's and the gateway's
+    `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU. `engine_image` and `gateway_image` are
     references. `reason`, `sum` and `loading` (expected seconds) are for the certificate.
     """
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from components.caddyfile import METRICS_PORT
+from components.edge import ALIAS
 from switch import certificate, edge, gpu
 from switch.certificate import markdown, short, text
 from switch.docker import Docker, DockerError
@@ -191,6 +193,7 @@ def test_a_model_that_is_not_wholly_on_the_gpu_fails_the_gate(
 
 
 def test_the_edges_own_counter_is_read(serve_text: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (edge.HOST, edge.PORT) == (ALIAS, METRICS_PORT)
     rows = (("metrics", "srv0", 90), ("subroute", "edge", 12), ("reverse_proxy", "edge", 11))
     counter = "caddy_http_requests_in_flight"
     lines = [f'{counter}{{handler="{handler}",server="{server}"}} {count}' for handler, server, count in rows]
