@@ -32,7 +32,7 @@ def test_the_words_add_up() -> None:
     )
     assert each.expected == 10 + 1 + loading("vllm", SEVEN).seconds + 4
     assert each.worst == 120 + 2 + 20 + 300 + 60 + 60 + 300 + 10
-    assert each.worst_words.startswith("900 s = 120 s drainSeconds + 30 s stopping")
+    assert each.worst_words.startswith("872 s = 120 s drainSeconds + 2 s stopping")
 
 
 def test_a_drain_that_may_not_take_long_is_not_expected_to() -> None:
