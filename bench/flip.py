@@ -18,7 +18,7 @@ from bench.stack import deployed, machine, table
 from tests.support.load import Load
 from tests.support.project import Project
 
-PAUSE = 0.1
+PAUSE = 0.5
 """Seconds that a client thinks between two requests: the load leaves the engines some of the machine."""
 
 MARKS = {
