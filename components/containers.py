@@ -20,7 +20,7 @@ def image(name: str, reference: str, host: DockerHost, parent: pulumi.Resource) 
         name,
         name=reference,
         keep_locally=True,
-        opts=pulumi.ResourceOptions(parent=parent, provider=host.provider),
+        opts=host.options(parent),
     )
 
 

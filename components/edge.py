@@ -41,7 +41,7 @@ class Edge(pulumi.ComponentResource):
                 f"{name}-{part}",
                 name=host.labels.name(f"{name}-{part}"),
                 labels=volume_labels(host.labels.of("edge")),
-                opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+                opts=host.options(self),
             )
             for part in ("config", "data")
         ]
@@ -68,9 +68,8 @@ class Edge(pulumi.ComponentResource):
             log_opts=LOGS,
             restart="unless-stopped",
             destroy_grace_seconds=30,  # unset, Docker kills at once
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                provider=host.provider,
+            opts=host.options(
+                self,
                 depends_on=[args.committed],
                 delete_before_replace=True,  # two containers cannot publish one port
             ),
@@ -79,14 +78,15 @@ class Edge(pulumi.ComponentResource):
             f"{name}-configuration",
             create=plan.CONFIGURE,
             update=plan.CONFIGURE,
+            interpreter=host.interpreter,
             stdin=pulumi.Output.secret(args.config),
             environment={
-                "DOCKER_HOST": host.address,
+                **host.environment,
                 "EDGE": container.name,
                 "EDGE_ID": container.id,  # a new container under the same volume is brought up to date too
                 "APPLY": caddyfile.APPLY,
             },
             add_previous_output_in_env=False,
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=host.step_options(self),
         )
         self.register_outputs({})

@@ -54,15 +54,16 @@ class Engine(pulumi.ComponentResource):
             f"{name}-weights",
             create=fetch,
             update=fetch,
+            interpreter=host.interpreter,
             stdin=request,
             environment={
-                "DOCKER_HOST": host.address,
+                **host.environment,
                 "SWITCH": args.switch,
                 "WEIGHTS": spec.weights.source,
             },
             add_previous_output_in_env=False,
-            opts=pulumi.ResourceOptions(
-                parent=self,
+            opts=host.step_options(
+                self,
                 depends_on=[pulled],
                 hide_diffs=["stdin"],  # WEIGHTS says the same in words
             ),
@@ -101,9 +102,8 @@ class Engine(pulumi.ComponentResource):
             destroy_grace_seconds=plan.STOP_GRACE,  # unset, Docker kills at once
             start=False,
             must_run=False,
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                provider=host.provider,
+            opts=host.options(
+                self,
                 depends_on=[weights],
                 delete_before_replace=False,  # the old one serves until the switch has changed over
                 ignore_changes=["mustRun", "start"],  # running or not is the switch's, not Pulumi's

@@ -52,9 +52,8 @@ class Gateway(pulumi.ComponentResource):
             restart="no",  # after a crash or a reboot the switch starts it, once the engine is gated
             destroy_grace_seconds=args.drain,  # unset, Docker kills at once and cuts every stream
             must_run=False,
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                provider=host.provider,
+            opts=host.options(
+                self,
                 depends_on=[args.prepared],
                 delete_before_replace=False,  # the new one answers before the old one is deleted
                 ignore_changes=["mustRun"],  # the switch stops it to hold requests

@@ -36,7 +36,7 @@ class Switch(pulumi.ComponentResource):
             f"{name}-journal",
             name=host.labels.name("journal"),
             labels=volume_labels(host.labels.of("journal")),
-            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+            opts=host.options(self),
         )
         container = docker.Container(
             host.labels.name(name),
@@ -66,9 +66,8 @@ class Switch(pulumi.ComponentResource):
             log_opts=LOGS,
             restart="always",
             destroy_grace_seconds=10,  # unset, Docker kills at once
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                provider=host.provider,
+            opts=host.options(
+                self,
                 delete_before_replace=True,  # two switches on one journal would contradict each other
             ),
         )

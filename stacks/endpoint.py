@@ -49,7 +49,7 @@ class Endpoint(pulumi.ComponentResource):
                 docker.NetworkLabelArgs(label=key, value=value)
                 for key, value in sorted(host.labels.of("network", plugin=host.origin).items())
             ],
-            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+            opts=host.options(self),
         )
 
         def volume(role: str) -> docker.Volume:
@@ -57,9 +57,8 @@ class Endpoint(pulumi.ComponentResource):
                 role,
                 name=host.labels.name(role),
                 labels=volume_labels(host.labels.of(role)),
-                opts=pulumi.ResourceOptions(
-                    parent=self,
-                    provider=host.provider,
+                opts=host.options(
+                    self,
                     retain_on_delete=True,  # weights are hours of download; only a person deletes them
                 ),
             )

@@ -13,11 +13,13 @@ import yaml
 
 from components.caddyfile import API_KEY, TENANT
 from components.catalogue import MODELS, Folder, Model
-from components.gpu_memory import EngineKind, Gpu
+from components.gpu_memory import T4, EngineKind, Gpu
+from stacks import aws_settings
+from stacks.aws_settings import AwsSettings
 
 PROJECT = "changeover"
 
-TARGET_GPU: dict[str, Gpu | None] = {"docker": None}
+TARGET_GPU: dict[str, Gpu | None] = {"docker": None, "aws": T4}
 """Every target, and the GPU that it brings. Where its Docker host is: `stacks/targets.py`."""
 
 CONTEXT_MINIMUM = 256
@@ -47,6 +49,8 @@ class Settings:
     drain: int
     load: int
     gate_completions: int
+    aws: AwsSettings | None
+    """None on every other target."""
 
     @property
     def gpu(self) -> Gpu | None:
@@ -72,13 +76,13 @@ class _Raw:
         value = self.values.get(key)
         kind = self.types[key]
         try:
-            if kind == "object" and isinstance(value, str):
+            if kind in ("object", "array") and isinstance(value, str):
                 return json.loads(value)
             if kind == "integer" and isinstance(value, str):
                 return int(value)
         except ValueError:
             self.problem(key, value, f"allowed: one of type {kind}", f"pulumi config set {key} …")
-            return {} if kind == "object" else 0
+            return {"object": {}, "array": []}.get(kind, 0)
         if kind == "boolean" and isinstance(value, str):
             return value == "true"
         return value
@@ -169,6 +173,16 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
             "each tenant has a key of its own",
             "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
         )
+    aws = None
+    if target == "aws":
+        sizes = sum(source.size for source in (model.ollama, model.vllm))
+        aws = aws_settings.read(raw, weights_bytes=sizes, tenants=len(tenants))
+        if "port" in values:
+            raw.problem("port", values["port"], "with target aws: 443, always", "pulumi config rm port")
+    else:
+        for key in sorted(set(values) & set(aws_settings.KEYS)):
+            # not its value: it may be a secret
+            raw.problem(key, "[set]", "only with target aws", f"pulumi config rm {key}")
     settings = Settings(
         stack=stack,
         engine=cast(EngineKind, engine),
@@ -188,6 +202,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
         drain=raw.number("drainSeconds", 1, 3600, "seconds"),
         load=raw.number("loadSeconds", 1, 3600, "seconds"),
         gate_completions=raw.number("gateCompletions", 1, 100, "completions"),
+        aws=aws,
     )
     if problems:
         raise SettingsError(_text(stack, problems))
@@ -227,3 +242,8 @@ def api_keys() -> pulumi.Output[dict[str, str]]:
 def stacks(root: Path) -> list[str]:
     """The names of all stacks that have a settings file."""
     return sorted(file.name.split(".")[1] for file in root.glob("Pulumi.*.yaml"))
+
+
+def ssh_key(who: Literal["host", "client"]) -> pulumi.Output[str]:
+    """A private SSH key of the running stack, as a secret."""
+    return pulumi.Config(PROJECT).require_secret_object("sshKeys").apply(lambda keys: str(keys[who]))
