@@ -28,3 +28,8 @@ pulumi.export("engine", settings.engine)
 pulumi.export("model", settings.model.name)
 pulumi.export("cutover", plan.cutover.mode)
 pulumi.export("gateway_config", plan.gateway_config)
+if endpoint.ca is not None:
+    pulumi.export("ca", endpoint.ca)
+if settings.aws is not None:
+    # As an output, a preview shows what a change does to it.
+    pulumi.export("cost", settings.aws.cost)

@@ -12,14 +12,12 @@ _BODY = (Path(__file__).parent / "boot.sh").read_text()
 class Boot:
     """What differs between stacks. `host_key_parameter` is the name of an SSM SecureString, not its value.
 
-    `data_volume` is the EBS volume's id, `endpoint_name` the name or address in the endpoint's URL, and
-    `namespace` that of the stack's CloudWatch metrics.
+    `data_volume` is the EBS volume's id, `namespace` that of the stack's CloudWatch metrics.
     """
 
     region: str
     data_volume: str
     host_key_parameter: str
-    endpoint_name: str
     namespace: str
 
 
@@ -35,7 +33,6 @@ def render(boot: Boot) -> str:
         "DATA_DEVICE": data_device(boot.data_volume),
         "DATA_MOUNT": DATA_MOUNT,
         "HOST_KEY_PARAMETER": boot.host_key_parameter,
-        "ENDPOINT_NAME": boot.endpoint_name,
         "NAMESPACE": boot.namespace,
     }
     header = "".join(f"{key}={quote(value)}\n" for key, value in values.items())

@@ -12,6 +12,8 @@ from components.containers import DNS_OPTIONS, LOGS, image, labels, volume_label
 from components.docker_host import DockerHost
 
 LISTEN_PORT = 8080
+TLS_PORT = 443
+HTTP_PORT = 80
 BOOTSTRAP = "/etc/caddy/bootstrap.json"
 
 
@@ -31,6 +33,8 @@ class Edge(pulumi.ComponentResource):
     """Created once something behind it answers. Its configuration changes by a validated reload."""
 
     configured: local.Command
+    ca: pulumi.Output[str] | None
+    """The certificate of the edge's own CA, as PEM."""
 
     def __init__(self, name: str, args: EdgeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Edge", name, None, opts)
@@ -45,6 +49,12 @@ class Edge(pulumi.ComponentResource):
             )
             for part in ("config", "data")
         ]
+        ports = [(LISTEN_PORT, args.port)]
+        if host.tls is not None:
+            ports = [(TLS_PORT, TLS_PORT)]
+            if not host.tls.internal:
+                ports.append((HTTP_PORT, HTTP_PORT))  # certificates are proven and clients redirected here
+        log_driver, log_options = host.edge_log or ("json-file", LOGS)
         container = docker.Container(
             host.labels.name(name),
             image=pulled.image_id,
@@ -60,12 +70,15 @@ class Edge(pulumi.ComponentResource):
                 docker.ContainerVolumeArgs(volume_name=volume.name, container_path=f"/{part}")
                 for part, volume in zip(("config", "data"), volumes, strict=True)
             ],
-            ports=[docker.ContainerPortArgs(internal=LISTEN_PORT, external=args.port, ip=host.bind)],
+            ports=[
+                docker.ContainerPortArgs(internal=internal, external=external, ip=host.bind)
+                for internal, external in ports
+            ],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network)],
             dns_opts=DNS_OPTIONS,
             labels=labels(host.labels.of("edge")),
-            log_driver="json-file",
-            log_opts=LOGS,
+            log_driver=log_driver,
+            log_opts=log_options,
             restart="unless-stopped",
             destroy_grace_seconds=30,  # unset, Docker kills at once
             opts=host.options(
@@ -89,4 +102,15 @@ class Edge(pulumi.ComponentResource):
             add_previous_output_in_env=False,
             opts=host.step_options(self),
         )
+        self.ca = None
+        if host.tls is not None and host.tls.internal:
+            self.ca = local.Command(
+                f"{name}-ca",
+                create=plan.CA,
+                interpreter=host.interpreter,
+                environment={**host.environment, "EDGE": container.name},
+                triggers=[container.id],
+                add_previous_output_in_env=False,
+                opts=host.step_options(self, depends_on=[self.configured]),
+            ).stdout
         self.register_outputs({})

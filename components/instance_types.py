@@ -18,6 +18,9 @@ ADDRESS_HOUR = 0.005
 """US dollars an hour for a public IPv4 address, unverified."""
 HOURS_A_MONTH = 730
 
+ROOT_GIB = 80
+"""Root volume: system, driver and packages. Docker's data is on the data volume."""
+
 GpuKey = Literal["t4", "a10g", "l4"]
 
 

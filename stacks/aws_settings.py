@@ -7,7 +7,7 @@ from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 from itertools import combinations
 from typing import Any, Protocol
 
-from components.instance_types import INSTANCE_TYPES, InstanceType
+from components.instance_types import INSTANCE_TYPES, ROOT_GIB, InstanceType, cost
 from components.ssh_config import Access
 
 KEYS = (
@@ -74,6 +74,12 @@ class AwsSettings:
     @property
     def region(self) -> str:
         return self.zone[:-1]
+
+    @property
+    def cost(self) -> str:
+        """What the stack costs an hour and a month, in words."""
+        volumes = ROOT_GIB + self.data_gib
+        return cost(self.instance, volumes_gib=volumes, region=self.region, spot=self.spot)
 
 
 def _networks(raw: Raw, key: str) -> tuple[str, ...]:

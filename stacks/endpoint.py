@@ -31,6 +31,8 @@ class Endpoint(pulumi.ComponentResource):
     """Network, volumes, switch, engines, the two phases with the gateway between them, and the edge."""
 
     url: pulumi.Output[str]
+    ca: pulumi.Output[str] | None
+    """The CA that clients need for the endpoint's certificate, as PEM; None: a public one, or no TLS."""
 
     def __init__(self, name: str, args: EndpointArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Endpoint", name, None, opts)
@@ -137,13 +139,18 @@ class Endpoint(pulumi.ComponentResource):
             EdgeArgs(
                 image=reference(pins.EDGE),
                 port=settings.port,
-                config=pulumi.Output.from_input(args.api_keys).apply(blueprint.edge_config),
+                config=pulumi.Output.all(args.api_keys, host.tls.name if host.tls else None).apply(
+                    lambda both: blueprint.edge_config(both[0], both[1])
+                ),
                 host=host,
                 network=network.name,
                 committed=commit.step,
             ),
             child,
         )
-        url = f"http://{host.bind}:{settings.port}/v1"
-        self.url = edge.configured.id.apply(lambda _: url)
+        url: pulumi.Input[str] = f"http://{host.bind}:{settings.port}/v1"
+        if host.tls is not None:
+            url = pulumi.Output.concat("https://", host.tls.name, "/v1")
+        self.url = pulumi.Output.all(url, edge.configured.id).apply(lambda both: str(both[0]))
+        self.ca = edge.ca
         self.register_outputs({"url": self.url})

@@ -244,6 +244,12 @@ def stacks(root: Path) -> list[str]:
     return sorted(file.name.split(".")[1] for file in root.glob("Pulumi.*.yaml"))
 
 
-def ssh_key(who: Literal["host", "client"]) -> pulumi.Output[str]:
-    """A private SSH key of the running stack, as a secret."""
-    return pulumi.Config(PROJECT).require_secret_object("sshKeys").apply(lambda keys: str(keys[who]))
+def host_key() -> pulumi.Output[str]:
+    """The private SSH key of the running stack's host, as a secret."""
+    keys = pulumi.Config(PROJECT).require_secret_object("sshKeys")
+    return keys.apply(lambda found: str(found["host"]))
+
+
+def client_key() -> str:
+    """The deployer's private SSH key, in plain text: `ssh` needs it in a file."""
+    return str(pulumi.Config(PROJECT).require_object("sshKeys")["client"])

@@ -14,7 +14,6 @@ BOOT = Boot(
     region="us-east-1",
     data_volume="vol-0123456789abcdef0",
     host_key_parameter="/changeover/prod/host-key",
-    endpoint_name="llm.example.com",
     namespace="Changeover/prod",
 )
 

@@ -3,7 +3,6 @@ REGION=us-east-1
 DATA_DEVICE=/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123456789abcdef0
 DATA_MOUNT=/data
 HOST_KEY_PARAMETER=/changeover/prod/host-key
-ENDPOINT_NAME=llm.example.com
 NAMESPACE=Changeover/prod
 
 # The values above are all that differs between stacks. This runs once for each new instance, as root,
@@ -115,7 +114,7 @@ Unattended-Upgrade::Package-Blacklist {
 END
 }
 
-watch() { # metrics of GPU and disk, and once a minute whether the endpoint answers
+watch() { # metrics of GPU and disk, and once a minute whether what serves is up
   local agent=/opt/aws/amazon-cloudwatch-agent
   if [ ! -x $agent/bin/amazon-cloudwatch-agent-ctl ]; then
     retry 300 curl -fsS -o /tmp/agent.deb \
@@ -139,11 +138,10 @@ END
   $agent/bin/amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c "file:$agent/etc/changeover.json"
   cat >/usr/local/bin/changeover-probe <<END
 #!/bin/sh
-# 1 while the edge answers and an engine is healthy, else 0.
+# 1 while edge and gateway run and an engine is healthy, else 0.
+running() { [ -n "\$(docker ps --quiet --filter "label=changeover.role=\$1" --filter "\$2")" ]; }
 up=0
-curl --insecure --fail --silent --max-time 10 --output /dev/null --resolve "$ENDPOINT_NAME:443:127.0.0.1" \\
-  "https://$ENDPOINT_NAME/healthz" &&
-  [ -n "\$(docker ps --quiet --filter label=changeover.role=engine --filter health=healthy)" ] && up=1
+running edge status=running && running gateway status=running && running engine health=healthy && up=1
 token=\$(curl -fsS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token)
 id=\$(curl -fsS -H "X-aws-ec2-metadata-token: \$token" http://169.254.169.254/latest/meta-data/instance-id)
 exec aws cloudwatch put-metric-data --region "$REGION" --namespace "$NAMESPACE" --metric-name EndpointUp \\
