@@ -25,11 +25,12 @@ class Commit(pulumi.ComponentResource):
     """Checks a completion through the new gateway, then stops what is left of the old side."""
 
     step: local.Command
+    certificate: pulumi.Output[str]
 
     def __init__(self, name: str, args: CommitArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Commit", name, None, opts)
         render = args.plan.render
-        there = {**args.host.environment, "SWITCH": args.switch}
+        there = {**args.host.environment, "SWITCH": args.switch, "STACK": args.host.labels.stack}
         live = local.run_output(
             command=LIVE,
             interpreter=args.host.interpreter,
@@ -62,4 +63,5 @@ class Commit(pulumi.ComponentResource):
                 hide_diffs=["stdin"],  # ENGINE, GATEWAY and the gateway's TOML show what changes in it
             ),
         )
-        self.register_outputs({})
+        self.certificate = self.step.stdout.apply(lambda said: said.strip().rpartition("certificate: ")[2])
+        self.register_outputs({"certificate": self.certificate})

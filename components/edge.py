@@ -11,6 +11,9 @@ from components import caddyfile, plan
 from components.containers import DNS_OPTIONS, LOGS, image, labels, volume_labels
 from components.docker_host import DockerHost
 
+ALIAS = "edge"
+"""Network alias at which the switch asks for the number of requests."""
+
 LISTEN_PORT = 8080
 TLS_PORT = 443
 HTTP_PORT = 80
@@ -74,7 +77,7 @@ class Edge(pulumi.ComponentResource):
                 docker.ContainerPortArgs(internal=internal, external=external, ip=host.bind)
                 for internal, external in ports
             ],
-            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network)],
+            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
             dns_opts=DNS_OPTIONS,
             labels=labels(host.labels.of("edge")),
             log_driver=log_driver,

@@ -31,6 +31,8 @@ class Endpoint(pulumi.ComponentResource):
     """Network, volumes, switch, engines, the two phases with the gateway between them, and the edge."""
 
     url: pulumi.Output[str]
+    certificate: pulumi.Output[str]
+    """The name of the record of the last change."""
     ca: pulumi.Output[str] | None
     """The CA that clients need for the endpoint's certificate, as PEM; None: a public one, or no TLS."""
 
@@ -39,9 +41,7 @@ class Endpoint(pulumi.ComponentResource):
         blueprint, host = args.blueprint, args.host
         settings = blueprint.settings
         child = pulumi.ResourceOptions(parent=self)
-
-        def reference(pin: pins.Image) -> str:
-            return pin.offline if settings.images == "offline" else pin.public
+        reference = blueprint.reference
 
         network = docker.Network(
             "network",
@@ -97,7 +97,7 @@ class Endpoint(pulumi.ComponentResource):
         active = engines[0]
 
         gateway_image = image("gateway-image", reference(pins.GATEWAY), host, self)
-        plan = blueprint.plan(reference(pins.GATEWAY))
+        plan = blueprint.plan()
         prepare = Prepare(
             "prepare",
             PrepareArgs(
@@ -115,7 +115,7 @@ class Endpoint(pulumi.ComponentResource):
             GatewayArgs(
                 image=gateway_image.image_id,
                 config=blueprint.gateway_config,
-                drain=settings.drain,
+                drain=settings.bounds.drain,
                 host=host,
                 network=network.name,
                 prepared=prepare.step,
@@ -152,5 +152,6 @@ class Endpoint(pulumi.ComponentResource):
         if host.tls is not None:
             url = pulumi.Output.concat("https://", host.tls.name, "/v1")
         self.url = pulumi.Output.all(url, edge.configured.id).apply(lambda both: str(both[0]))
+        self.certificate = commit.certificate
         self.ca = edge.ca
-        self.register_outputs({"url": self.url})
+        self.register_outputs({"url": self.url, "certificate": self.certificate})
