@@ -9,7 +9,8 @@ from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.parity import require_parity
 from stacks.settings import PROJECT, SettingsError, api_keys, from_program
-from stacks.targets import TargetError, docker_host
+from stacks.target_error import TargetError
+from stacks.targets import docker_host
 
 try:
     settings = from_program(Path(__file__).parent)

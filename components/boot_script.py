@@ -1,10 +1,12 @@
 """What a new instance does once at its first boot: a shell script as user data. Pure; no secret is in it."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 
 DATA_MOUNT = "/data"
+PATH = "/usr/local/sbin/changeover-boot"
 _BODY = (Path(__file__).parent / "boot.sh").read_text()
 
 
@@ -37,3 +39,22 @@ def render(boot: Boot) -> str:
     }
     header = "".join(f"{key}={quote(value)}\n" for key, value in values.items())
     return f"#!/bin/bash\n{header}{_BODY}"
+
+
+def user_data(boot: Boot) -> str:
+    """The script as cloud-config, which leaves it on the host: a person can run it again."""
+    indented = "".join(f"      {line}\n" if line else "\n" for line in render(boot).splitlines())
+    return f"""\
+#cloud-config
+write_files:
+  - path: {PATH}
+    permissions: "0755"
+    content: |
+{indented}runcmd:
+  - [{PATH}]
+"""
+
+
+def digest(boot: Boot) -> str:
+    """What tells one version of the script from another, whatever the volume is."""
+    return hashlib.sha256(user_data(replace(boot, data_volume="")).encode()).hexdigest()[:12]

@@ -10,6 +10,9 @@ import pulumi_docker as docker
 from components.gpu_memory import Gpu
 from components.labels import Labels
 
+LOGS = {"max-size": "10m", "max-file": "3"}
+"""Docker's json-file log grows without bound otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tls:
@@ -27,7 +30,7 @@ class DockerHost:
     `bind` the address there on which the edge listens. `origin` says where the docker plugin comes
     from that deploys to it. `machine` is the resource whose end is the end of everything on the host.
     `interpreter` runs the steps' commands where they need more than a shell to reach the host, and
-    `step_environment` is what it needs. `edge_log` is Docker's log driver for the access log, with options.
+    `step_environment` is what it needs. `log_drivers` gives roles a log driver of Docker's, with its options.
     """
 
     address: pulumi.Input[str]
@@ -40,8 +43,13 @@ class DockerHost:
     machine: pulumi.Resource | None = None
     interpreter: Sequence[str] | None = None
     step_environment: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
-    edge_log: tuple[str, Mapping[str, str]] | None = None
+    log_drivers: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
     tls: Tls | None = None
+
+    def log(self, role: str) -> dict[str, Any]:
+        """The arguments of a container that say where its log goes."""
+        driver, options = self.log_drivers.get(role, ("json-file", LOGS))
+        return {"log_driver": driver, "log_opts": options}
 
     @property
     def environment(self) -> dict[str, pulumi.Input[str]]:

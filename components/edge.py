@@ -8,7 +8,7 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import caddyfile, plan
-from components.containers import DNS_OPTIONS, LOGS, image, labels, volume_labels
+from components.containers import DNS_OPTIONS, image, labels, volume_labels
 from components.docker_host import DockerHost
 
 ALIAS = "edge"
@@ -57,7 +57,6 @@ class Edge(pulumi.ComponentResource):
             ports = [(TLS_PORT, TLS_PORT)]
             if not host.tls.internal:
                 ports.append((HTTP_PORT, HTTP_PORT))  # certificates are proven and clients redirected here
-        log_driver, log_options = host.edge_log or ("json-file", LOGS)
         container = docker.Container(
             host.labels.name(name),
             image=pulled.image_id,
@@ -80,8 +79,7 @@ class Edge(pulumi.ComponentResource):
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
             dns_opts=DNS_OPTIONS,
             labels=labels(host.labels.of("edge")),
-            log_driver=log_driver,
-            log_opts=log_options,
+            **host.log("edge"),
             restart="unless-stopped",
             destroy_grace_seconds=30,  # unset, Docker kills at once
             opts=host.options(

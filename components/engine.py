@@ -7,7 +7,7 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import plan
-from components.containers import LOGS, image, labels
+from components.containers import image, labels
 from components.docker_host import DockerHost
 from components.engines import ALIAS, CACHE_MOUNT, WEIGHTS_MOUNT, EngineSpec
 
@@ -96,8 +96,7 @@ class Engine(pulumi.ComponentResource):
                 tests=["CMD", *spec.health], interval="15s", timeout="10s", retries=3, start_period="10m0s"
             ),
             labels=labels(host.labels.of("engine", engine=spec.kind, weights=spec.weights.folder)),
-            log_driver="json-file",
-            log_opts=LOGS,
+            **host.log("engine"),
             restart="unless-stopped",
             destroy_grace_seconds=plan.STOP_GRACE,  # unset, Docker kills at once
             start=False,

@@ -23,6 +23,24 @@ ROOT_GIB = 80
 
 GpuKey = Literal["t4", "a10g", "l4"]
 
+GPU_WORDS: dict[GpuKey, str] = {"t4": "Tesla T4", "a10g": "NVIDIA A10G", "l4": "NVIDIA L4"}
+"""What `nvidia-smi` calls each GPU."""
+
+REGIONS_DATE = "2026-11-24"
+GPU_REGIONS: dict[str, frozenset[str]] = {
+    family: frozenset(regions.split())
+    for family, regions in {
+        "g4dn": "us-east-1 us-east-2 us-west-1 us-west-2 ca-central-1 sa-east-1 eu-central-1 eu-north-1 "
+        "eu-south-1 eu-west-1 eu-west-2 eu-west-3 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 "
+        "ap-south-1 ap-southeast-1 ap-southeast-2 af-south-1 me-south-1 us-gov-east-1 us-gov-west-1",
+        "g5": "us-east-1 us-east-2 us-west-2 ca-central-1 sa-east-1 eu-central-1 eu-north-1 eu-west-1 "
+        "eu-west-2 ap-northeast-1 ap-northeast-2 ap-south-1 ap-southeast-2",
+        "g6": "us-east-1 us-east-2 us-west-2 ca-central-1 sa-east-1 eu-central-1 eu-north-1 eu-west-2 "
+        "eu-west-3 ap-northeast-1 ap-northeast-2 ap-south-1 ap-southeast-2",
+    }.items()
+}
+"""Regions in which a family was offered, from memory of AWS's tables: nothing here could ask AWS."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceType:
@@ -34,6 +52,10 @@ class InstanceType:
     vcpus: int
     ram_gib: int
     hourly: float
+
+    @property
+    def family(self) -> str:
+        return self.name.partition(".")[0]
 
 
 def _family(family: str, gpu: GpuKey, *rows: tuple[str, int, int, int, float]) -> dict[str, InstanceType]:
@@ -83,12 +105,17 @@ INSTANCE_TYPES: dict[str, InstanceType] = {
 }
 
 
+def hourly(instance: InstanceType, *, volumes_gib: int) -> float:
+    """US dollars an hour for instance, gp3 volumes and address. Traffic, snapshots and logs are not in it."""
+    return instance.hourly + ADDRESS_HOUR + volumes_gib * GP3_GIB_MONTH / HOURS_A_MONTH
+
+
 def cost(instance: InstanceType, *, volumes_gib: int, region: str, spot: bool) -> str:
     """What a stack costs an hour and a month of 730 hours, in one line for the preview.
 
-    `volumes_gib` counts root and data volume. Traffic, snapshots and logs are not in it.
+    `volumes_gib` counts root and data volume.
     """
-    hourly = instance.hourly + ADDRESS_HOUR + volumes_gib * GP3_GIB_MONTH / HOURS_A_MONTH
+    price = hourly(instance, volumes_gib=volumes_gib)
     notes = [f"{instance.name} on demand, {volumes_gib} GiB of gp3, one address"]
     notes.append(f"prices of {PRICES_REGION}, {PRICES_DATE}")
     if region != PRICES_REGION:
@@ -97,4 +124,21 @@ def cost(instance: InstanceType, *, volumes_gib: int, region: str, spot: bool) -
         notes.append("the instance's price is unverified")
     if spot:
         notes.append("spot costs less: at most this")
-    return f"${hourly:.3f} an hour, ${hourly * HOURS_A_MONTH:.0f} a month ({'; '.join(notes)})"
+    return f"${price:.3f} an hour, ${price * HOURS_A_MONTH:.0f} a month ({'; '.join(notes)})"
+
+
+def difference(before: float, after: float) -> str:
+    """What a change of the price an hour does, in words: `+$0.480 an hour, +$350 a month`."""
+    more = after - before
+    sign = "-" if more < 0 else "+"
+    return f"{sign}${abs(more):.3f} an hour, {sign}${abs(more) * HOURS_A_MONTH:.0f} a month"
+
+
+def cheapest(gpu: GpuKey, *, gpus: int, ram_gib: int) -> InstanceType | None:
+    """The cheapest type with at least so many of these GPUs and so much RAM in GiB."""
+    found = [
+        each
+        for each in INSTANCE_TYPES.values()
+        if each.gpu == gpu and each.gpus >= gpus and each.ram_gib >= ram_gib
+    ]
+    return min(found, key=lambda each: each.hourly, default=None)

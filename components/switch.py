@@ -7,7 +7,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from components.containers import LOGS, image, labels, volume_labels
+from components.containers import image, labels, volume_labels
 from components.docker_host import DockerHost
 
 CODE = Path(__file__).parent.parent / "switch"
@@ -65,8 +65,7 @@ class Switch(pulumi.ComponentResource):
             ],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network)],
             labels=labels(host.labels.of("switch")),
-            log_driver="json-file",
-            log_opts=LOGS,
+            **host.log("switch"),
             restart="always",
             destroy_grace_seconds=10,  # unset, Docker kills at once
             opts=host.options(

@@ -42,8 +42,10 @@ class Blueprint:
 
     def edge_caddyfile(self) -> str:
         """The edge's Caddyfile. It names the tenants and holds no key."""
-        placeholders = {tenant: f"placeholder-of-{tenant}" for tenant in self.settings.tenants}
         aws = self.settings.aws
+        # on AWS the endpoint is never open, also before the first key is set
+        tenants = self.settings.tenants or (("TENANT",) if aws else ())
+        placeholders = {tenant: f"placeholder-of-{tenant}" for tenant in tenants}
         name = (aws.domain or UNKNOWN_ADDRESS) if aws else None
         return caddyfile.render(self._edge(placeholders, name))
 

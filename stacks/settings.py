@@ -11,11 +11,12 @@ import pulumi
 import pulumi.runtime.config
 import yaml
 
-from components import fit, vllm_flags
+from components import fit, instance_types, vllm_flags
 from components.caddyfile import API_KEY, TENANT
 from components.catalogue import GIB, MODELS, Folder, Model, Quantization
 from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
 from components.gpu_memory import GPUS, KINDS, EngineKind, Gpu, Load
+from components.instance_types import GpuKey, InstanceType
 from components.waiting import REQUEST_SECONDS, Bounds
 from parity.probes import PROBES
 from stacks import aws_settings
@@ -138,10 +139,11 @@ def declared(root: Path) -> dict[str, dict[str, Any]]:
     return cast(dict[str, dict[str, Any]], project["config"])
 
 
-def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
+def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying: bool = True) -> Settings:
     """Settings of `stack` from its values by key, namespace removed; defaults are those of Pulumi.yaml.
 
-    Raises SettingsError with every problem at once.
+    Not `deploying`: what only a deployment needs, such as keys, may be missing. Raises SettingsError with
+    every problem at once.
     """
     block = declared(root)
     problems: list[str] = []
@@ -201,7 +203,9 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
     aws, gpu, host_memory = None, None, None
     if target == "aws":
         sizes = sum(source.size for kind in KINDS for source in model.sources(kind)[:1])
-        aws = aws_settings.read(raw, weights_bytes=sizes, tenants=len(tenants))
+        aws = aws_settings.read(raw, weights_bytes=sizes)
+        if deploying:
+            aws_settings.check_deployable(raw, aws, tenants=len(tenants))
         for key in sorted(set(MACHINE_KEYS) & set(values)):
             raw.problem(key, values[key], "only with target docker", f"pulumi config rm {key}")
         instance = aws.instance
@@ -313,9 +317,30 @@ def _check_fit(raw: _Raw, settings: Settings) -> None:
         found.append(fit.refused_overlap(load))
     found.append(fit.refused_budget(settings.hold_budget, settings.bounds))
     for each in found:
+        if each and settings.aws:
+            each = _for_instances(each, settings.aws.instance)
         if each:
             command = each.choices[0].command if each.choices else "pulumi config set model …"
             raw.problem(each.key, each.value, each.allowed, command)
+
+
+def _for_instances(refusal: fit.Refusal, now: InstanceType) -> fit.Refusal:
+    """The same with its choices of GPU, count and RAM as types of instances."""
+    choices = []
+    for each in refusal.choices:
+        if each.key in ("gpu", "gpuCount", "hostMemoryGiB"):
+            other = instance_types.cheapest(
+                cast(GpuKey, each.value if each.key == "gpu" else now.gpu),
+                gpus=int(each.value) if each.key == "gpuCount" else now.gpus,
+                ram_gib=int(each.value) + SYSTEM_GIB if each.key == "hostMemoryGiB" else 0,
+            )
+            if other is None:
+                continue
+            each = fit.Choice("instanceType", other.name, each.words)
+        choices.append(each)
+    if refusal.key in ("gpuCount", "hostMemoryGiB"):
+        return replace(refusal, key="instanceType", value=now.name, choices=choices)
+    return replace(refusal, choices=choices)
 
 
 def _text(stack: str, problems: list[str]) -> str:
@@ -331,7 +356,7 @@ def from_files(stack: str, root: Path) -> Settings:
         raise SettingsError(f"there is no stack `{stack}`: {file.name} does not exist") from None
     prefix = f"{PROJECT}:"
     values = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
-    return from_values(stack, values, root)
+    return from_values(stack, values, root, deploying=False)
 
 
 def from_program(root: Path) -> Settings:

@@ -1,4 +1,4 @@
-"""The targets: where the Docker host is and what GPU it has. Nothing else knows one from another."""
+"""The targets: where the Docker host is. Nothing else knows one from another."""
 
 import os
 import shutil
@@ -6,24 +6,19 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-import pulumi
 import pulumi_docker as docker
 
-from components import pins, ssh_config
-from components.docker_host import DockerHost, Tls
+from components import pins
+from components.docker_host import DockerHost
 from components.labels import Labels
-from stacks.aws_settings import AwsSettings
+from stacks.aws_target import aws_target
 from stacks.origin import docker_plugin_origin
-from stacks.settings import Settings, client_key, host_key
+from stacks.settings import Settings
+from stacks.target_error import TargetError
 
 LOOPBACK = "127.0.0.1"
 DOCKER_SOCKET = "/var/run/docker.sock"
-
-
-class TargetError(Exception):
-    """The target cannot take the stack; the text says why and what to type. Nothing was changed."""
 
 
 @dataclass(frozen=True)
@@ -160,130 +155,9 @@ def _check_port(look: _Docker, settings: Settings, labels: Labels) -> None:
             ) from None
 
 
-SSH_FILES = Path(".changeover") / "ssh"
-
-
-def aws_target(settings: Settings, labels: Labels) -> DockerHost:
-    """An instance on AWS, reached over SSH. Looks before anything is changed.
-
-    Raises TargetError when a program or AWS credentials are missing, or the stack's instance is stopped.
-    """
-    from components.aws.gpu_host import INTERPRETER, GpuHost, GpuHostArgs  # costs a stack without AWS 0.7 s
-
-    wanted = settings.aws
-    assert wanted is not None
-    _check_aws(wanted, labels)
-    folder = SSH_FILES / settings.stack
-    config = str(folder / "config")
-    write_ssh_files(settings, folder, client_key())
-    host = GpuHost(
-        "host",
-        GpuHostArgs(
-            labels=labels,
-            zone=wanted.zone,
-            instance=wanted.instance,
-            allowed=wanted.allowed,
-            admins=wanted.admins,
-            access=wanted.access,
-            domain=wanted.domain,
-            hosted_zone=wanted.hosted_zone,
-            ami=wanted.ami,
-            ami_refresh=wanted.ami_refresh,
-            data_gib=wanted.data_gib,
-            spot=wanted.spot,
-            protect=wanted.protect,
-            idle_minutes=wanted.idle_minutes,
-            email=wanted.email,
-            budget=wanted.budget,
-            log_days=wanted.log_days,
-            client_public_key=wanted.public_keys["client"],
-            host_key=host_key(),
-            ssh_config=config,
-        ),
-    )
-    if wanted.protect:
-        pulumi.info(
-            "Instance and data volume are protected: a change that would replace or delete one is refused. "
-            "To allow it: pulumi config set protect false && pulumi up, then the change, then protect true."
-        )
-    return DockerHost(
-        address=host.address,
-        socket=DOCKER_SOCKET,
-        bind="0.0.0.0",
-        gpu=settings.gpu,
-        provider=docker.Provider("host", host=host.address, ssh_opts=["-F", config]),
-        labels=labels,
-        origin=docker_plugin_origin(),
-        machine=host.instance,
-        interpreter=INTERPRETER,
-        step_environment={"CHANGEOVER_SSH_CONFIG": config},
-        # the access log outlives the host, and a slow CloudWatch holds no request up
-        edge_log=(
-            "awslogs",
-            {"awslogs-region": wanted.region, "awslogs-group": host.log_group, "mode": "non-blocking"},
-        ),
-        tls=Tls(name=wanted.domain or host.ip, internal=not wanted.domain),
-    )
-
-
-def write_ssh_files(settings: Settings, folder: Path, key: str) -> None:
-    """What `ssh` needs on this machine, in a folder that is in no repository."""
-    wanted = settings.aws
-    assert wanted is not None
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (folder / "config").write_text(
-        ssh_config.render(settings.stack, access=wanted.access, region=wanted.region, folder=str(folder))
-    )
-    (folder / "known_hosts").write_text(ssh_config.known_hosts(settings.stack, wanted.public_keys["host"]))
-    private = folder / "client_key"
-    private.touch(mode=0o600)
-    private.write_text(key.rstrip("\n") + "\n")
-
-
-def _aws(*words: str) -> str:
-    try:
-        done = subprocess.run(
-            ["aws", *words, "--output", "text"], capture_output=True, text=True, timeout=60, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise TargetError(f"`aws {words[0]} {words[1]}` said nothing for 60 s. Is AWS reachable?") from None
-    if done.returncode != 0:
-        raise TargetError(f"`aws {words[0]} {words[1]}` failed: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-def _check_aws(wanted: AwsSettings, labels: Labels) -> None:
-    needed = ["ssh", "docker", "aws", *(["session-manager-plugin"] if wanted.access == "ssm" else [])]
-    if missing := [name for name in needed if shutil.which(name) is None]:
-        raise TargetError(f"target aws needs these programs here: {', '.join(missing)}. Install them.")
-    try:
-        _aws("sts", "get-caller-identity", "--region", wanted.region)
-    except TargetError as error:
-        raise TargetError(
-            f"{error}\nLog in (aws sso login, or AWS_PROFILE=…) and type the same again."
-        ) from None
-    state = _aws(
-        "ec2",
-        "describe-instances",
-        "--region",
-        wanted.region,
-        "--filters",
-        f"Name=tag:Project,Values={labels.project}",
-        f"Name=tag:Stack,Values={labels.stack}",
-        "Name=instance-state-name,Values=stopping,stopped",
-        "--query",
-        "Reservations[].Instances[].InstanceId",
-    )
-    if state:
-        raise TargetError(
-            f"the instance {state} of stack `{labels.stack}` is stopped; nothing was changed. "
-            f"Start it with: make wake STACK={labels.stack}"
-        )
-
-
 TARGETS = {"docker": docker_target, "aws": aws_target}
 
 
 def docker_host(settings: Settings, labels: Labels) -> DockerHost:
-    """The Docker host of the settings' target."""
+    """The Docker host of the settings' target. Raises TargetError."""
     return TARGETS[settings.target](settings, labels)

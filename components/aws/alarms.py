@@ -29,7 +29,7 @@ class Alarms(pulumi.ComponentResource):
     def __init__(self, name: str, args: AlarmsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Alarms", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        topic = aws.sns.Topic(f"{name}-topic", tags=args.labels, opts=child)
+        topic = aws.sns.Topic(name, tags=args.labels, opts=child)
         if args.email:
             aws.sns.TopicSubscription(
                 f"{name}-mail", topic=topic.arn, protocol="email", endpoint=args.email, opts=child
@@ -89,6 +89,14 @@ class Alarms(pulumi.ComponentResource):
             "The GPU holds nothing: the engine is gone, or runs on the CPU.",
             below=100,
         )
+        alarm(
+            "gpu-busy",
+            "nvidia_smi_utilization_gpu",
+            "The GPU had no free moment for an hour: requests wait for one another.",
+            statistic="Minimum",
+            above=95,
+            minutes=60,
+        )
         if stops:
             alarm(
                 "idle",
@@ -100,7 +108,7 @@ class Alarms(pulumi.ComponentResource):
             )
         if args.budget:
             aws.budgets.Budget(
-                f"{name}-budget",
+                name,
                 budget_type="COST",
                 limit_amount=str(args.budget),
                 limit_unit="USD",

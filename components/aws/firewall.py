@@ -9,13 +9,15 @@ import pulumi_aws as aws
 
 @dataclass(frozen=True, kw_only=True)
 class FirewallArgs:
-    """`allowed` are the networks that may use the endpoint, `admins` those that may reach SSH."""
+    """`allowed` are the networks that may use the endpoint, `admins` those that may reach SSH.
+
+    `challenges` are those that may reach port 80, where public certificates are proven.
+    """
 
     vpc_id: pulumi.Input[str]
     allowed: Sequence[str]
     admins: Sequence[str]
-    certificates: bool
-    """Public certificates are asked for, and proven over port 80."""
+    challenges: Sequence[str]
     tags: Mapping[str, str]
 
 
@@ -28,15 +30,14 @@ class Firewall(pulumi.ComponentResource):
         super().__init__("changeover:index:Firewall", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         group = aws.ec2.SecurityGroup(
-            f"{name}-group",
+            name,
             description="Changeover: the endpoint, and nothing else",
             vpc_id=args.vpc_id,
             tags=args.tags,
             opts=child,
         )
-        rules = [(443, cidr) for cidr in args.allowed] + [(22, cidr) for cidr in args.admins]
-        if args.certificates:
-            rules += [(80, cidr) for cidr in args.allowed]
+        ports = ((443, args.allowed), (80, args.challenges), (22, args.admins))
+        rules = [(port, cidr) for port, networks in ports for cidr in networks]
         for port, cidr in rules:
             aws.vpc.SecurityGroupIngressRule(
                 f"{name}-{port}-from-{cidr.replace('/', '-')}",

@@ -12,8 +12,8 @@ from components.aws.firewall import Firewall, FirewallArgs
 from components.aws.network import Network, NetworkArgs
 from components.aws.role import Role, RoleArgs
 from components.aws.snapshots import Snapshots, SnapshotsArgs
-from components.boot_script import Boot, render
-from components.instance_types import ROOT_GIB, InstanceType
+from components.boot_script import Boot, digest, user_data
+from components.instance_types import GPU_WORDS, ROOT_GIB, InstanceType
 from components.labels import Labels
 from components.ssh_config import USER, Access
 
@@ -21,17 +21,25 @@ AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu
 READY_SECONDS = 1200
 SNAPSHOTS = 7
 INTERPRETER = ("sh", "components/over_ssh.sh")
+LOGGED = ("edge", "switch")
+"""Roles whose log goes to CloudWatch: the access log, and the changes with their certificates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuHostArgs:
-    """`host_key` is the private SSH host key, a secret. `ssh_config` is a path on the deployer's machine."""
+    """`host_key` is the private SSH host key, a secret. `ssh_config` is a path on the deployer's machine.
+
+    `vpc_id` and `subnet_id` are empty for a network of the stack's own, `ami` for the Deep Learning AMI.
+    """
 
     labels: Labels
     zone: str
     instance: InstanceType
     allowed: tuple[str, ...]
     admins: tuple[str, ...]
+    public_http: bool
+    vpc_id: str
+    subnet_id: str
     access: Access
     domain: str
     hosted_zone: str
@@ -49,13 +57,34 @@ class GpuHostArgs:
     ssh_config: str
 
 
+def boot(args: GpuHostArgs, data_volume: str) -> Boot:
+    """What the boot script of this host is made from."""
+    labels = args.labels
+    return Boot(
+        region=args.zone[:-1],
+        data_volume=data_volume,
+        host_key_parameter=f"/{labels.project}/{labels.stack}/host-key",
+        namespace=f"Changeover/{labels.stack}",
+    )
+
+
+def identity(args: GpuHostArgs) -> dict[str, str]:
+    """Tags of the instance by which a later preview knows in words that it would replace it."""
+    return {
+        "Boot": digest(boot(args, "")),
+        "Image": args.ami or "-".join(filter(None, ["pinned", args.ami_refresh])),
+        "Spot": "yes" if args.spot else "no",
+    }
+
+
 class GpuHost(pulumi.ComponentResource):
     """`address` is what `DOCKER_HOST` takes; it is known once the host is ready."""
 
     instance: aws.ec2.Instance
     ip: pulumi.Output[str]
     address: pulumi.Output[str]
-    log_group: str
+    log_groups: dict[str, str]
+    """CloudWatch log group by the role of the container whose log it takes."""
 
     def __init__(self, name: str, args: GpuHostArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:GpuHost", name, None, opts)
@@ -73,27 +102,38 @@ class GpuHost(pulumi.ComponentResource):
                 "ManagedBy": "pulumi",
             }
 
-        namespace = f"Changeover/{labels.stack}"
-        network = Network("network", NetworkArgs(zone=args.zone, tags=tags("network")), components)
+        namespace = boot(args, "").namespace
+        vpc_id: pulumi.Input[str] = args.vpc_id
+        subnet_id: pulumi.Input[str] = args.subnet_id
+        routed: list[pulumi.Resource] = []
+        if not args.subnet_id:
+            network = Network(
+                labels.name("network"), NetworkArgs(zone=args.zone, tags=tags("network")), components
+            )
+            vpc_id, subnet_id, routed = network.vpc_id, network.subnet_id, [network.routed]
+        challenges = ("0.0.0.0/0",) if args.public_http else args.allowed
         firewall = Firewall(
-            "firewall",
+            labels.name("firewall"),
             FirewallArgs(
-                vpc_id=network.vpc_id,
+                vpc_id=vpc_id,
                 allowed=args.allowed,
-                admins=args.admins if args.access == "direct" else (),
-                certificates=bool(args.domain),
+                admins=args.admins,
+                challenges=challenges if args.domain else (),
                 tags=tags("firewall"),
             ),
             components,
         )
-        self.log_group = f"/{labels.project}/{labels.stack}/access"
-        logs = aws.cloudwatch.LogGroup(
-            "access-log",
-            name=self.log_group,
-            retention_in_days=args.log_days,
-            tags=tags("access-log"),
-            opts=child,
-        )
+        self.log_groups = {role: f"/{labels.project}/{labels.stack}/{role}" for role in LOGGED}
+        logs = [
+            aws.cloudwatch.LogGroup(
+                f"{role}-log",
+                name=group,
+                retention_in_days=args.log_days,
+                tags=tags(f"{role}-log"),
+                opts=child,
+            )
+            for role, group in self.log_groups.items()
+        ]
         host_key = aws.ssm.Parameter(
             "host-key",
             name=f"/{labels.project}/{labels.stack}/host-key",
@@ -103,8 +143,13 @@ class GpuHost(pulumi.ComponentResource):
             opts=child,
         )
         role = Role(
-            "role",
-            RoleArgs(parameter=host_key.arn, log_group=logs.arn, namespace=namespace, tags=tags("role")),
+            labels.name("host"),
+            RoleArgs(
+                parameter=host_key.arn,
+                log_groups=[each.arn for each in logs],
+                namespace=namespace,
+                tags=tags("host"),
+            ),
             components,
         )
         key = aws.ec2.KeyPair(
@@ -133,7 +178,7 @@ class GpuHost(pulumi.ComponentResource):
             # parameter, which takes what is the newest then.
             pin = aws.ssm.Parameter(
                 "-".join(filter(None, ["ami", args.ami_refresh])),
-                name="/".join(filter(None, ["", labels.project, labels.stack, "ami", args.ami_refresh])),
+                name="/".join(["", labels.project, labels.stack, *filter(None, ["ami", args.ami_refresh])]),
                 type="String",
                 value=aws.ssm.get_parameter_output(
                     name=AMI_PARAMETER, opts=pulumi.InvokeOutputOptions(parent=self, provider=provider)
@@ -158,11 +203,13 @@ class GpuHost(pulumi.ComponentResource):
             "instance",
             ami=ami,
             instance_type=args.instance.name,
-            subnet_id=network.subnet_id,
+            subnet_id=subnet_id,
             vpc_security_group_ids=[firewall.group_id],
             iam_instance_profile=role.profile,
             key_name=key.key_name,
-            associate_public_ip_address=True,  # the boot script needs a way out before the address is there
+            # The boot script needs a way out before the address is there. With the address it stays true: the
+            # provider reads back whether there is any public address.
+            associate_public_ip_address=True,
             metadata_options=aws.ec2.InstanceMetadataOptionsArgs(
                 http_tokens="required",
                 http_put_response_hop_limit=1,  # containers get no credentials of the host
@@ -172,37 +219,37 @@ class GpuHost(pulumi.ComponentResource):
             ),
             instance_market_options=spot if args.spot else None,
             disable_api_termination=args.protect,
-            user_data=data.id.apply(
-                lambda volume: render(
-                    Boot(
-                        region=region,
-                        data_volume=volume,
-                        host_key_parameter=f"/{labels.project}/{labels.stack}/host-key",
-                        namespace=namespace,
-                    )
-                )
-            ),
+            force_destroy=True,  # `protect` holds Pulumi back; termination protection is against the console
+            user_data=data.id.apply(lambda volume: user_data(boot(args, volume))),
             user_data_replace_on_change=True,  # it runs at the first boot only
-            tags=tags("host"),
+            tags=tags("host") | identity(args),
             opts=pulumi.ResourceOptions(
                 parent=self,
                 provider=provider,
                 protect=args.protect,
                 delete_before_replace=True,  # one data volume, one address
-                depends_on=[network.routed, *role.ready],  # the boot script uses all of it
+                depends_on=[*routed, *role.ready, *logs],  # the boot script uses all of it
             ),
+        )
+        gone_with_instance = pulumi.ResourceOptions(
+            parent=self,
+            provider=provider,
+            # a terminated instance has unmounted the disk and let go of both
+            deleted_with=self.instance,
         )
         attached = aws.ec2.VolumeAttachment(
             "data-attachment",
             instance_id=self.instance.id,
             volume_id=data.id,
             device_name="/dev/sdf",
-            stop_instance_before_detaching=True,  # Docker writes on it as long as the instance runs
-            opts=child,
+            opts=gone_with_instance,
         )
         address = aws.ec2.Eip("address", domain="vpc", tags=tags("address"), opts=child)
         associated = aws.ec2.EipAssociation(
-            "address-association", instance_id=self.instance.id, allocation_id=address.id, opts=child
+            "address-association",
+            instance_id=self.instance.id,
+            allocation_id=address.id,
+            opts=gone_with_instance,
         )
         self.ip = address.public_ip
         if args.hosted_zone:
@@ -220,14 +267,14 @@ class GpuHost(pulumi.ComponentResource):
             )
         if args.protect:
             Snapshots(
-                "snapshots",
+                labels.name("snapshots"),
                 SnapshotsArgs(
                     target_tags={"Name": labels.name("data")}, keep=SNAPSHOTS, tags=tags("snapshots")
                 ),
                 components,
             )
         Alarms(
-            "alarms",
+            labels.name("alarms"),
             AlarmsArgs(
                 instance_id=self.instance.id,
                 namespace=namespace,
@@ -248,7 +295,9 @@ class GpuHost(pulumi.ComponentResource):
             environment={
                 "DOCKER_HOST": docker_host,
                 "CHANGEOVER_SSH_CONFIG": args.ssh_config,
+                "GPU": GPU_WORDS[args.instance.gpu],
                 "GPUS": str(args.instance.gpus),
+                "INSTANCE_TYPE": args.instance.name,  # another one was stopped and started: wait again
                 "DRIVER": str(pins.DRIVER),
                 "DEADLINE": str(READY_SECONDS),
             },

@@ -1,4 +1,4 @@
-"""A VPC of the stack's own with one public subnet."""
+"""A VPC of the stack's own with one public subnet. Not used where both exist already."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

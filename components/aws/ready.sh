@@ -1,5 +1,5 @@
 #!/bin/sh
-# ready.sh: waits until the host behind $DOCKER_HOST is ready: SSH, cloud-init, the GPU ($GPUS of them, driver
+# ready.sh: waits until the host behind $DOCKER_HOST is ready: SSH, cloud-init, the GPU ($GPUS times $GPU, driver
 # $DRIVER or newer), Docker and its NVIDIA runtime. Gives up after $DEADLINE seconds, or at once where waiting
 # can't help, with what the failing check itself said.
 set -u
@@ -38,16 +38,16 @@ cloud_init() {
 }
 
 gpu() {
-  drivers=$(on 'nvidia-smi --query-gpu=driver_version --format=csv,noheader') || {
-    echo "$drivers"
+  found=$(on 'nvidia-smi --query-gpu=driver_version,name --format=csv,noheader') || {
+    echo "$found"
     return 1
   }
-  echo "$drivers"
-  if [ "$(echo "$drivers" | wc -l)" -ne "$GPUS" ]; then
-    echo "expected: $GPUS GPUs"
+  echo "$found"
+  if [ "$(echo "$found" | grep -c ", $GPU\$")" -ne "$GPUS" ]; then
+    echo "expected: $GPUS times $GPU"
     return 9
   fi
-  if [ "$(echo "$drivers" | head -n 1 | cut -d . -f 1)" -lt "$DRIVER" ]; then
+  if [ "$(echo "$found" | head -n 1 | cut -d . -f 1)" -lt "$DRIVER" ]; then
     echo "the engines' images need driver $DRIVER or newer"
     return 9
   fi

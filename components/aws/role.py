@@ -1,7 +1,7 @@
 """What the host itself may do in AWS."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -20,10 +20,10 @@ def trust(service: str) -> str:
     )
 
 
-def policy(*, parameter: str, namespace: str, log_group: str) -> str:
-    """The host's own policy: read its key, write its metrics and its access log.
+def policy(*, parameter: str, namespace: str, log_groups: Sequence[str]) -> str:
+    """The host's own policy: read its key, write its metrics and its logs.
 
-    `parameter` and `log_group` are ARNs. Metrics have no ARN; the condition binds them to `namespace`.
+    `parameter` and `log_groups` are ARNs. Metrics have no ARN; the condition binds them to `namespace`.
     """
     statements = [
         {"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": parameter},
@@ -36,7 +36,7 @@ def policy(*, parameter: str, namespace: str, log_group: str) -> str:
         {
             "Effect": "Allow",
             "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
-            "Resource": f"{log_group}:*",
+            "Resource": [f"{group}:*" for group in log_groups],
         },
     ]
     return json.dumps({"Version": "2012-10-17", "Statement": statements})
@@ -44,10 +44,10 @@ def policy(*, parameter: str, namespace: str, log_group: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RoleArgs:
-    """ARNs of the parameter with the host key and of the log group, and the metrics' namespace."""
+    """ARNs of the parameter with the host key and of the log groups, and the metrics' namespace."""
 
     parameter: pulumi.Input[str]
-    log_group: pulumi.Input[str]
+    log_groups: Sequence[pulumi.Input[str]]
     namespace: str
     tags: Mapping[str, str]
 
@@ -62,19 +62,23 @@ class Role(pulumi.ComponentResource):
         super().__init__("changeover:index:Role", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         role = aws.iam.Role(
-            f"{name}-role", assume_role_policy=trust("ec2.amazonaws.com"), tags=args.tags, opts=child
+            name,
+            description="Changeover: the Docker host",
+            assume_role_policy=trust("ec2.amazonaws.com"),
+            tags=args.tags,
+            opts=child,
         )
         ssm = aws.iam.RolePolicyAttachment(f"{name}-ssm", role=role.name, policy_arn=SSM_CORE, opts=child)
         namespace = args.namespace
         own = aws.iam.RolePolicy(
             f"{name}-own",
             role=role.id,
-            policy=pulumi.Output.all(args.parameter, args.log_group).apply(
-                lambda arns: policy(parameter=arns[0], log_group=arns[1], namespace=namespace)
+            policy=pulumi.Output.all(args.parameter, *args.log_groups).apply(
+                lambda arns: policy(parameter=arns[0], log_groups=arns[1:], namespace=namespace)
             ),
             opts=child,
         )
-        profile = aws.iam.InstanceProfile(f"{name}-profile", role=role.name, tags=args.tags, opts=child)
+        profile = aws.iam.InstanceProfile(name, role=role.name, tags=args.tags, opts=child)
         self.profile = profile.name
         self.ready = [ssm, own]
         self.register_outputs({"profile": self.profile})

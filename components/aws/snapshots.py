@@ -27,7 +27,11 @@ class Snapshots(pulumi.ComponentResource):
         super().__init__("changeover:index:Snapshots", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         role = aws.iam.Role(
-            f"{name}-role", assume_role_policy=trust("dlm.amazonaws.com"), tags=args.tags, opts=child
+            name,
+            description="Changeover: snapshots of the data volume",
+            assume_role_policy=trust("dlm.amazonaws.com"),
+            tags=args.tags,
+            opts=child,
         )
         allowed = aws.iam.RolePolicyAttachment(
             f"{name}-policy", role=role.name, policy_arn=POLICY, opts=child

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
-from components.boot_script import Boot, data_device, render
+from components.boot_script import PATH, Boot, data_device, digest, render, user_data
 
 GOLDEN = Path(__file__).parent / "golden" / "boot.sh"
 BOOT = Boot(
@@ -29,7 +31,21 @@ def test_shellcheck_finds_nothing() -> None:
 
 
 def test_it_fits_into_user_data() -> None:
-    assert len(render(BOOT).encode()) < 16 * 1024
+    assert len(user_data(BOOT).encode()) < 16 * 1024
+
+
+def test_cloud_init_gets_the_script_to_the_letter_and_runs_it() -> None:
+    document = yaml.safe_load(user_data(BOOT))
+    (file,) = document["write_files"]
+    assert file["content"] == render(BOOT)
+    assert (file["path"], file["permissions"]) == (PATH, "0755")
+    assert document["runcmd"] == [[PATH]]
+    assert user_data(BOOT).startswith("#cloud-config\n")
+
+
+def test_the_digest_is_that_of_the_script_whatever_the_volume() -> None:
+    assert digest(BOOT) == digest(replace(BOOT, data_volume="vol-00000000000000000"))
+    assert digest(BOOT) != digest(replace(BOOT, region="us-east-2"))
 
 
 def test_a_volume_is_found_by_its_id_and_not_by_its_place() -> None:
