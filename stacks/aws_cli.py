@@ -33,8 +33,8 @@ class Found:
     size_gib: int
 
 
-def aws(region: str, *words: str) -> Any:
-    """The JSON that `aws` answers; None where it answers nothing. Raises AwsError."""
+def aws(region: str, *words: str, seconds: float = 60) -> Any:
+    """The JSON that `aws` answers within `seconds`; None where it answers nothing. Raises AwsError."""
     if shutil.which("aws") is None:
         raise AwsError("there is no `aws` command here. Install AWS's CLI, version 2")
     try:
@@ -42,11 +42,11 @@ def aws(region: str, *words: str) -> Any:
             ["aws", *words, "--region", region, "--output", "json"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise AwsError(f"`aws {words[0]} {words[1]}` said nothing for 60 s") from None
+        raise AwsError(f"`aws {words[0]} {words[1]}` said nothing for {seconds:.0f} s") from None
     if done.returncode != 0:
         raise AwsError(f"`aws {words[0]} {words[1]}` failed: {done.stderr.strip()}")
     return json.loads(done.stdout) if done.stdout.strip() else None

@@ -32,6 +32,7 @@ KEYS = (
     "ami",
     "amiRefresh",
     "dataVolumeGiB",
+    "dataSnapshot",
     "spot",
     "protect",
     "idleStopMinutes",
@@ -81,6 +82,7 @@ class AwsSettings:
     ami: str
     ami_refresh: str
     data_gib: int
+    data_snapshot: str
     spot: bool
     protect: bool
     idle_minutes: int
@@ -204,6 +206,9 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
         )
     if ami and refresh:
         raw.problem("amiRefresh", refresh, "not with ami", "pulumi config rm amiRefresh")
+    snapshot = str(raw.value("dataSnapshot"))
+    if snapshot and not re.fullmatch(r"snap-[0-9a-f]{8,17}", snapshot):
+        raw.problem("dataSnapshot", snapshot, "a snapshot's id, snap-…", "pulumi config rm dataSnapshot")
     least = IMAGES_GIB + -(-weights_bytes // 1024**3)
     email = str(raw.value("alarmEmail"))
     if email and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", email):
@@ -238,6 +243,7 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
         data_gib=raw.number(
             "dataVolumeGiB", least, 16384, "GiB", ", for the weights and both engines' images"
         ),
+        data_snapshot=snapshot,
         spot=bool(raw.value("spot")),
         protect=bool(raw.value("protect")),
         idle_minutes=idle,

@@ -50,6 +50,7 @@ def aws_target(settings: Settings, labels: Labels) -> DockerHost:
         ami=wanted.ami,
         ami_refresh=wanted.ami_refresh,
         data_gib=wanted.data_gib,
+        data_snapshot=wanted.data_snapshot,
         spot=wanted.spot,
         protect=wanted.protect,
         idle_minutes=wanted.idle_minutes,
@@ -119,7 +120,7 @@ def check(found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack:
         return [
             f"this replaces the instance {found.instance}, since {reasons}. The endpoint is down until the "
             "new one has booted and an engine has loaded. Its address stays, and so does the data "
-            "volume (weights, images, certificates) unless the zone changes."
+            "volume (weights, images, certificates) unless the reason is another one."
         ]
     if found.type != wanted.instance.name:
         return [
@@ -139,7 +140,11 @@ def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> 
         )
     if wanted.subnet_id and found.subnet != wanted.subnet_id:
         why.append(f"the subnet changes from {found.subnet} to {wanted.subnet_id}")
-    words = {"Boot": "the boot script changed", "Spot": "`spot` changed"}
+    words = {
+        "Boot": "the boot script changed",
+        "Spot": "`spot` changed",
+        "Data": "the data volume is made anew",
+    }
     for tag, now in identity.items():
         before = found.tags.get(tag, now)
         if before != now:

@@ -29,7 +29,8 @@ LOGGED = ("edge", "switch")
 class GpuHostArgs:
     """`host_key` is the private SSH host key, a secret. `ssh_config` is a path on the deployer's machine.
 
-    `vpc_id` and `subnet_id` are empty for a network of the stack's own, `ami` for the Deep Learning AMI.
+    `vpc_id` and `subnet_id` are empty for a network of the stack's own, `ami` for the Deep Learning AMI,
+    `data_snapshot` for an empty volume.
     """
 
     labels: Labels
@@ -46,6 +47,7 @@ class GpuHostArgs:
     ami: str
     ami_refresh: str
     data_gib: int
+    data_snapshot: str
     spot: bool
     protect: bool
     idle_minutes: int
@@ -73,6 +75,7 @@ def identity(args: GpuHostArgs) -> dict[str, str]:
     return {
         "Boot": digest(boot(args, "")),
         "Image": args.ami or "-".join(filter(None, ["pinned", args.ami_refresh])),
+        "Data": args.data_snapshot or "empty",
         "Spot": "yes" if args.spot else "no",
     }
 
@@ -165,6 +168,7 @@ class GpuHost(pulumi.ComponentResource):
             size=args.data_gib,
             type="gp3",
             encrypted=True,
+            snapshot_id=args.data_snapshot or None,
             tags=tags("data"),
             opts=pulumi.ResourceOptions(
                 parent=self,

@@ -31,6 +31,7 @@ ARGS = GpuHostArgs(
     ami="",
     ami_refresh="",
     data_gib=200,
+    data_snapshot="",
     spot=False,
     protect=True,
     idle_minutes=0,
@@ -212,6 +213,11 @@ def test_every_volume_is_encrypted_gp3(declare: Declare) -> None:
     data = recorder.one("Volume")
     assert (data["encrypted"], data["type"], data["size"]) == (True, "gp3", 200)
     assert data["availabilityZone"] == "eu-central-1b"
+
+
+def test_the_data_volume_can_be_made_from_a_snapshot(declare: Declare) -> None:
+    assert declare(data_snapshot="snap-0123456789").one("Volume")["snapshotId"] == "snap-0123456789"
+    assert "snapshotId" not in declare().one("Volume")
 
 
 def test_protect_holds_on_instance_and_volume_and_adds_snapshots(declare: Declare) -> None:

@@ -78,6 +78,7 @@ def test_every_setting_of_aws_is_declared_and_has_a_default() -> None:
         ({"subnetId": "subnet-1", "vpcId": "vpc-0123456789abcdef0"}, "an id, subnet-…"),
         ({"ami": "latest"}, "an image's id, ami-…"),
         ({"ami": "ami-0123456789abcdef0", "amiRefresh": "2027"}, "not with ami"),
+        ({"dataSnapshot": "yesterday"}, "a snapshot's id, snap-…"),
         ({"dataVolumeGiB": 20}, "for the weights and both engines' images"),
         ({"alarmEmail": "me"}, "an e-mail address"),
         ({"monthlyBudget": 500}, "only with alarmEmail"),

@@ -18,7 +18,7 @@ from stacks.settings import from_values
 from stacks.target_error import TargetError
 from tests.unit.test_aws_settings import GOOD, PUBLIC, ROOT
 
-IDENTITY = {"Boot": "0123456789ab", "Image": "pinned", "Spot": "no"}
+IDENTITY = {"Boot": "0123456789ab", "Image": "pinned", "Data": "empty", "Spot": "no"}
 HERE = Found(
     instance="i-0123456789abcdef0",
     state="running",
@@ -64,6 +64,7 @@ def test_a_volume_without_its_instance_is_a_note_with_what_brings_it_back() -> N
         (IDENTITY | {"Boot": "fff"}, {}, "the boot script changed"),
         (IDENTITY | {"Image": "pinned-2027"}, {}, "the machine image changes from pinned to pinned-2027"),
         (IDENTITY | {"Spot": "yes"}, {"spot": True}, "`spot` changed"),
+        (IDENTITY | {"Data": "snap-0123456789"}, {}, "the data volume is made anew"),
         (IDENTITY, {"zone": "us-east-1b"}, "the zone changes from us-east-1a to us-east-1b"),
     ],
 )
