@@ -104,8 +104,8 @@ class Stack:
         return [line for line in new if not line.startswith("good")]
 
     def forget_kills(self) -> None:
-        """Docker doubles its wait before each restart of a container that it has just restarted, up to a minute;
-        a restart that is asked for begins anew."""
+        """Docker doubles its wait before each restart of a container that it has just restarted, up to a
+        minute; a restart that is asked for begins anew."""
         docker("restart", "-t", "5", SWITCH)
         wait(self.settled)
 
