@@ -253,6 +253,7 @@ class GpuHost(pulumi.ComponentResource):
             "address-association",
             instance_id=self.instance.id,
             allocation_id=address.id,
+            allow_reassociation=True,  # AWS may be slow to take it from an instance that has ended
             opts=gone_with_instance,
         )
         self.ip = address.public_ip

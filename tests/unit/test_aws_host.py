@@ -256,6 +256,7 @@ def test_a_new_instance_comes_after_the_old_one_and_takes_the_volume_and_the_add
     assert recorder.one("Instance")["userDataReplaceOnChange"] is True
     assert recorder.one("VolumeAttachment")["volumeId"] == "data-id"
     assert recorder.one("EipAssociation")["allocationId"] == "address-id"
+    assert recorder.one("EipAssociation")["allowReassociation"] is True
     for kind, name in (("VolumeAttachment", "data-attachment"), ("EipAssociation", "address-association")):
         assert recorder.options(kind, name).deletedWith.endswith("::instance")
 
