@@ -248,7 +248,16 @@ class GpuHost(pulumi.ComponentResource):
             device_name="/dev/sdf",
             opts=gone_with_instance,
         )
-        address = aws.ec2.Eip("address", domain="vpc", tags=tags("address"), opts=child)
+        address = aws.ec2.Eip(
+            "address",
+            domain="vpc",
+            tags=tags("address"),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                provider=provider,
+                protect=args.protect,  # clients and name servers know it, and it is never given twice
+            ),
+        )
         associated = aws.ec2.EipAssociation(
             "address-association",
             instance_id=self.instance.id,
