@@ -1,7 +1,7 @@
 # Everything is built into .venv, .changeover and one cache folder; `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status gc parity test check render clean-all lock venv
+.PHONY: help up down status gc parity keys wake recover test check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
@@ -30,6 +30,15 @@ gc: venv ## free old weights and images on the host, never those of the way back
 
 parity: venv ## do both engines behave the same? (asks first; YES=1 answers)
 	@$(RUN) tools.parity $(STACK)
+
+keys: venv ## make the SSH keys of a stack on AWS, once (STACK=…)
+	@$(RUN) tools.keys $(STACK)
+
+wake: venv ## start the stopped instance of a stack on AWS (STACK=…)
+	@$(RUN) tools.wake $(STACK)
+
+recover: venv ## bring back a stack on AWS whose instance is gone or dead (STACK=…)
+	@$(RUN) tools.recover $(STACK)
 
 check: venv ## lint, types, unit tests: the fast part
 	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .

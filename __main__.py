@@ -9,7 +9,8 @@ from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.parity import require_parity
 from stacks.settings import PROJECT, SettingsError, api_keys, from_program
-from stacks.targets import TargetError, docker_host
+from stacks.target_error import TargetError
+from stacks.targets import docker_host
 
 try:
     settings = from_program(Path(__file__).parent)
@@ -29,3 +30,8 @@ pulumi.export("model", settings.model.name)
 pulumi.export("cutover", plan.cutover.mode)
 pulumi.export("certificate", endpoint.certificate)
 pulumi.export("gateway_config", plan.gateway_config)
+if endpoint.ca is not None:
+    pulumi.export("ca", endpoint.ca)
+if settings.aws is not None:
+    # As an output, a preview shows what a change does to it.
+    pulumi.export("cost", settings.aws.cost)

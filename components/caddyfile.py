@@ -45,7 +45,8 @@ _RELAY = "unix/@changeover-edge"
 class EdgeConfig:
     """All that a deployment decides about its edge.
 
-    `listen` is Caddy's `[host]:port`; with `domain` it serves TLS for that name there, else plain HTTP.
+    `listen` is Caddy's `[host]:port`; with `domain`, a name or an address, it serves TLS for it there, else
+    plain HTTP. `internal_ca`: the certificate is of Caddy's own CA, for what no public one is given for.
     `models` and `embedding_model` are names at the endpoint. `api_keys` maps tenant to key; empty means
     that no key is needed and the tenant is what the client says in `X-Tenant-ID`. `hold_seconds` is how
     long a request waits for a gateway before it gets a 503. `gateway` is a DNS name that may have several
@@ -62,6 +63,7 @@ class EdgeConfig:
     gateway_port: int = tensorzero.PORT
     engine: str = "engine:8000"
     domain: str | None = None
+    internal_ca: bool = False
 
     def __post_init__(self) -> None:
         names = [*self.models, *([self.embedding_model] if self.embedding_model else [])]
@@ -139,6 +141,10 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     yield "{"
     if config.domain is None:
         yield "auto_https off"
+    elif config.internal_ca:
+        yield f"default_sni {config.domain}"  # a client that connects to an address names none
+        yield "skip_install_trust"
+        yield "auto_https disable_redirects"
     yield "metrics"
     yield f"servers :{config.listen.rpartition(':')[2]} {{"
     yield "name edge"
@@ -173,6 +179,8 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     yield "}"
     yield ""
     yield f"{address} {{"
+    if config.internal_ca:
+        yield "tls internal"
     yield "log {"
     yield "output stdout"
     yield from _log_format()

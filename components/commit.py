@@ -30,10 +30,11 @@ class Commit(pulumi.ComponentResource):
     def __init__(self, name: str, args: CommitArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Commit", name, None, opts)
         render = args.plan.render
-        host = {"DOCKER_HOST": args.host.address, "SWITCH": args.switch, "STACK": args.host.labels.stack}
+        there = {**args.host.environment, "SWITCH": args.switch, "STACK": args.host.labels.stack}
         live = local.run_output(
             command=LIVE,
-            environment=pulumi.Output.all(**host),
+            interpreter=args.host.interpreter,
+            environment=pulumi.Output.all(**there),
             add_previous_output_in_env=False,
             logging=local.Logging.NONE,
             opts=pulumi.InvokeOutputOptions(parent=self, depends_on=[args.prepared]),
@@ -42,12 +43,13 @@ class Commit(pulumi.ComponentResource):
             f"{name}-step",
             create=COMMIT,
             update=COMMIT,
+            interpreter=args.host.interpreter,
             delete=RELEASE,
             stdin=pulumi.Output.all(args.engine, args.gateway).apply(
                 lambda names: render(engine=names[0], gateway=names[1])
             ),
             environment={
-                **host,
+                **there,
                 "ENGINE": args.engine,
                 "GATEWAY": args.gateway,
                 # An input and no trigger: a trigger would replace the step and run its `delete`.
@@ -55,8 +57,8 @@ class Commit(pulumi.ComponentResource):
                 "LIVE": live.stdout,
             },
             add_previous_output_in_env=False,
-            opts=pulumi.ResourceOptions(
-                parent=self,
+            opts=args.host.step_options(
+                self,
                 depends_on=[args.prepared],
                 hide_diffs=["stdin"],  # ENGINE, GATEWAY and the gateway's TOML show what changes in it
             ),

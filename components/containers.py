@@ -7,9 +7,6 @@ import pulumi_docker as docker
 
 from components.docker_host import DockerHost
 
-LOGS = {"max-size": "10m", "max-file": "3"}
-"""Docker's json-file log grows without bound otherwise."""
-
 DNS_OPTIONS = ["timeout:2", "attempts:2"]
 """Where no DNS server can be reached, a stopped container's name takes this long to be unknown."""
 
@@ -20,7 +17,7 @@ def image(name: str, reference: str, host: DockerHost, parent: pulumi.Resource) 
         name,
         name=reference,
         keep_locally=True,
-        opts=pulumi.ResourceOptions(parent=parent, provider=host.provider),
+        opts=host.options(parent),
     )
 
 

@@ -1,12 +1,25 @@
 """Where the Docker host is. A target makes one; nothing else knows which target it is."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import pulumi
 import pulumi_docker as docker
 
 from components.gpu_memory import Gpu
 from components.labels import Labels
+
+LOGS = {"max-size": "10m", "max-file": "3"}
+"""Docker's json-file log grows without bound otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tls:
+    """The endpoint's certificate is for `name`, a domain or an address; `internal`: of the edge's own CA."""
+
+    name: pulumi.Input[str]
+    internal: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +28,9 @@ class DockerHost:
 
     `address` is what `DOCKER_HOST` takes, `socket` the path of its socket on the host itself, and
     `bind` the address there on which the edge listens. `origin` says where the docker plugin comes
-    from that deploys to it.
+    from that deploys to it. `machine` is the resource whose end is the end of everything on the host.
+    `interpreter` runs the steps' commands where they need more than a shell to reach the host, and
+    `step_environment` is what it needs. `log_drivers` gives roles a log driver of Docker's, with its options.
     """
 
     address: pulumi.Input[str]
@@ -25,3 +40,33 @@ class DockerHost:
     provider: docker.Provider
     labels: Labels
     origin: str
+    machine: pulumi.Resource | None = None
+    interpreter: Sequence[str] | None = None
+    step_environment: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
+    log_drivers: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
+    tls: Tls | None = None
+
+    def log(self, role: str) -> dict[str, Any]:
+        """The arguments of a container that say where its log goes."""
+        driver, options = self.log_drivers.get(role, ("json-file", LOGS))
+        return {"log_driver": driver, "log_opts": options}
+
+    @property
+    def environment(self) -> dict[str, pulumi.Input[str]]:
+        """What a step needs in its environment to reach the host."""
+        return {"DOCKER_HOST": self.address, **self.step_environment}
+
+    def options(self, parent: pulumi.Resource, **more: Any) -> pulumi.ResourceOptions:
+        """Options of a Docker resource on the host."""
+        return self.step_options(parent, provider=self.provider, **more)
+
+    def step_options(self, parent: pulumi.Resource, **more: Any) -> pulumi.ResourceOptions:
+        """Options of a step that acts on the host."""
+        if self.machine is None:
+            return pulumi.ResourceOptions(parent=parent, **more)
+        return pulumi.ResourceOptions(
+            parent=parent,
+            deleted_with=self.machine,  # a machine that is gone takes everything on it along
+            replace_with=[self.machine],  # its address may stay, and then nothing else shows the change
+            **more,
+        )

@@ -8,13 +8,15 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import caddyfile, plan
-from components.containers import DNS_OPTIONS, LOGS, image, labels, volume_labels
+from components.containers import DNS_OPTIONS, image, labels, volume_labels
 from components.docker_host import DockerHost
 
 ALIAS = "edge"
 """Network alias at which the switch asks for the number of requests."""
 
 LISTEN_PORT = 8080
+TLS_PORT = 443
+HTTP_PORT = 80
 BOOTSTRAP = "/etc/caddy/bootstrap.json"
 
 
@@ -34,6 +36,8 @@ class Edge(pulumi.ComponentResource):
     """Created once something behind it answers. Its configuration changes by a validated reload."""
 
     configured: local.Command
+    ca: pulumi.Output[str] | None
+    """The certificate of the edge's own CA, as PEM."""
 
     def __init__(self, name: str, args: EdgeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Edge", name, None, opts)
@@ -44,10 +48,15 @@ class Edge(pulumi.ComponentResource):
                 f"{name}-{part}",
                 name=host.labels.name(f"{name}-{part}"),
                 labels=volume_labels(host.labels.of("edge")),
-                opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+                opts=host.options(self),
             )
             for part in ("config", "data")
         ]
+        ports = [(LISTEN_PORT, args.port)]
+        if host.tls is not None:
+            ports = [(TLS_PORT, TLS_PORT)]
+            if not host.tls.internal:
+                ports.append((HTTP_PORT, HTTP_PORT))  # certificates are proven and clients redirected here
         container = docker.Container(
             host.labels.name(name),
             image=pulled.image_id,
@@ -63,17 +72,18 @@ class Edge(pulumi.ComponentResource):
                 docker.ContainerVolumeArgs(volume_name=volume.name, container_path=f"/{part}")
                 for part, volume in zip(("config", "data"), volumes, strict=True)
             ],
-            ports=[docker.ContainerPortArgs(internal=LISTEN_PORT, external=args.port, ip=host.bind)],
+            ports=[
+                docker.ContainerPortArgs(internal=internal, external=external, ip=host.bind)
+                for internal, external in ports
+            ],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
             dns_opts=DNS_OPTIONS,
             labels=labels(host.labels.of("edge")),
-            log_driver="json-file",
-            log_opts=LOGS,
+            **host.log("edge"),
             restart="unless-stopped",
             destroy_grace_seconds=30,  # unset, Docker kills at once
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                provider=host.provider,
+            opts=host.options(
+                self,
                 depends_on=[args.committed],
                 delete_before_replace=True,  # two containers cannot publish one port
             ),
@@ -82,14 +92,26 @@ class Edge(pulumi.ComponentResource):
             f"{name}-configuration",
             create=plan.CONFIGURE,
             update=plan.CONFIGURE,
+            interpreter=host.interpreter,
             stdin=pulumi.Output.secret(args.config),
             environment={
-                "DOCKER_HOST": host.address,
+                **host.environment,
                 "EDGE": container.name,
                 "EDGE_ID": container.id,  # a new container under the same volume is brought up to date too
                 "APPLY": caddyfile.APPLY,
             },
             add_previous_output_in_env=False,
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=host.step_options(self),
         )
+        self.ca = None
+        if host.tls is not None and host.tls.internal:
+            self.ca = local.Command(
+                f"{name}-ca",
+                create=plan.CA,
+                interpreter=host.interpreter,
+                environment={**host.environment, "EDGE": container.name},
+                triggers=[container.id],
+                add_previous_output_in_env=False,
+                opts=host.step_options(self, depends_on=[self.configured]),
+            ).stdout
         self.register_outputs({})

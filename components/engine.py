@@ -7,7 +7,7 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import plan
-from components.containers import LOGS, image, labels
+from components.containers import image, labels
 from components.docker_host import DockerHost
 from components.engines import ALIAS, CACHE_MOUNT, WEIGHTS_MOUNT, EngineSpec
 
@@ -54,15 +54,16 @@ class Engine(pulumi.ComponentResource):
             f"{name}-weights",
             create=fetch,
             update=fetch,
+            interpreter=host.interpreter,
             stdin=request,
             environment={
-                "DOCKER_HOST": host.address,
+                **host.environment,
                 "SWITCH": args.switch,
                 "WEIGHTS": spec.weights.source,
             },
             add_previous_output_in_env=False,
-            opts=pulumi.ResourceOptions(
-                parent=self,
+            opts=host.step_options(
+                self,
                 depends_on=[pulled],
                 hide_diffs=["stdin"],  # WEIGHTS says the same in words
             ),
@@ -95,15 +96,13 @@ class Engine(pulumi.ComponentResource):
                 tests=["CMD", *spec.health], interval="15s", timeout="10s", retries=3, start_period="10m0s"
             ),
             labels=labels(host.labels.of("engine", engine=spec.kind, weights=spec.weights.folder)),
-            log_driver="json-file",
-            log_opts=LOGS,
+            **host.log("engine"),
             restart="unless-stopped",
             destroy_grace_seconds=plan.STOP_GRACE,  # unset, Docker kills at once
             start=False,
             must_run=False,
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                provider=host.provider,
+            opts=host.options(
+                self,
                 depends_on=[weights],
                 delete_before_replace=False,  # the old one serves until the switch has changed over
                 ignore_changes=["mustRun", "start"],  # running or not is the switch's, not Pulumi's

@@ -6,7 +6,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components import tensorzero
-from components.containers import DNS_OPTIONS, LOGS, labels
+from components.containers import DNS_OPTIONS, labels
 from components.docker_host import DockerHost
 
 ALIAS = "gateway"
@@ -47,14 +47,12 @@ class Gateway(pulumi.ComponentResource):
                 retries=3,
             ),
             labels=labels(host.labels.of("gateway")),
-            log_driver="json-file",
-            log_opts=LOGS,
+            **host.log("gateway"),
             restart="no",  # after a crash or a reboot the switch starts it, once the engine is gated
             destroy_grace_seconds=args.drain,  # unset, Docker kills at once and cuts every stream
             must_run=False,
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                provider=host.provider,
+            opts=host.options(
+                self,
                 depends_on=[args.prepared],
                 delete_before_replace=False,  # the new one answers before the old one is deleted
                 ignore_changes=["mustRun"],  # the switch stops it to hold requests

@@ -15,6 +15,10 @@ COMMAND_PLUGIN = "1.2.1"
 """pulumi-command: a `command` step has no read and dies with `pulumi up`; nothing relies on more."""
 
 
+DRIVER = 580
+"""NVIDIA driver that the host needs at least: vLLM's image is built for CUDA 13. Ollama needs 550."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Image:
     """One container image: what it is, where the public one comes from, what the offline one is called.

@@ -112,6 +112,14 @@ CONFIGURE = """docker exec -i "$EDGE" /bin/sh -c "$APPLY" && echo 'The edge runs
 """Brings the edge to the configuration and keys on stdin. A changed key needs no reload and cuts nobody."""
 
 
+CA = """docker exec "$EDGE" /bin/sh -c '
+tries=0
+until cat /data/caddy/pki/authorities/local/root.crt 2>/dev/null; do
+  tries=$((tries + 1)); [ "$tries" -lt 60 ] || exit 1; sleep 1
+done'"""
+"""Prints the certificate of the edge's own CA, which Caddy makes when it first needs one."""
+
+
 def upload_then_fetch(weights: Weights) -> str:
     """The command that sends a folder of the offline builder's models and then fetches."""
     return f"sh components/upload.sh {weights.upload} {weights.kind} {weights.folder}"

@@ -33,17 +33,18 @@ class Prepare(pulumi.ComponentResource):
             f"{name}-step",
             create=PREPARE,
             update=PREPARE,
+            interpreter=args.host.interpreter,
             stdin=pulumi.Output.from_input(args.engine).apply(lambda engine: render(engine=engine)),
             environment={
-                "DOCKER_HOST": args.host.address,
+                **args.host.environment,
                 "SWITCH": args.switch,
                 "ENGINE": args.engine,
                 "CUTOVER": args.plan.mode,
                 "STACK": args.host.labels.stack,
             },
             add_previous_output_in_env=False,
-            opts=pulumi.ResourceOptions(
-                parent=self,
+            opts=args.host.step_options(
+                self,
                 depends_on=list(args.after),
                 hide_diffs=["stdin"],  # ENGINE, CUTOVER and the gateway's TOML show what changes in it
             ),

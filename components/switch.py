@@ -7,7 +7,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from components.containers import LOGS, image, labels, volume_labels
+from components.containers import image, labels, volume_labels
 from components.docker_host import DockerHost
 
 CODE = Path(__file__).parent.parent / "switch"
@@ -36,7 +36,7 @@ class Switch(pulumi.ComponentResource):
             f"{name}-journal",
             name=host.labels.name("journal"),
             labels=volume_labels(host.labels.of("journal")),
-            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+            opts=host.options(self),
         )
         container = docker.Container(
             host.labels.name(name),
@@ -65,13 +65,11 @@ class Switch(pulumi.ComponentResource):
             ],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network)],
             labels=labels(host.labels.of("switch")),
-            log_driver="json-file",
-            log_opts=LOGS,
+            **host.log("switch"),
             restart="always",
             destroy_grace_seconds=10,  # unset, Docker kills at once
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                provider=host.provider,
+            opts=host.options(
+                self,
                 delete_before_replace=True,  # two switches on one journal would contradict each other
             ),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from components import caddyfile, cutover_mode, engines, gpu_memory, pins, tensorzero, waiting
 from components.cutover_mode import Cutover
-from components.edge import LISTEN_PORT
+from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
 from components.gateway import ALIAS
 from components.plan import Plan
@@ -16,6 +16,8 @@ from components.waiting import REQUEST_SECONDS
 from stacks.settings import Settings
 
 FIRST_TOKEN_SECONDS = 300
+UNKNOWN_ADDRESS = "address-of-the-instance.invalid"
+"""What stands in a rendered file for an address that only AWS knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +33,28 @@ class Blueprint:
     def active(self) -> EngineSpec:
         return self.specs[0]
 
-    def edge_config(self, api_keys: Mapping[str, str]) -> str:
-        """What the edge is configured from: its Caddyfile, and these keys by tenant."""
-        return caddyfile.apply_input(self._edge(api_keys))
+    def edge_config(self, api_keys: Mapping[str, str], name: str | None = None) -> str:
+        """What the edge is configured from: its Caddyfile, and these keys by tenant.
+
+        `name` is the domain or address that its certificate is for; None serves plain HTTP.
+        """
+        return caddyfile.apply_input(self._edge(api_keys, name))
 
     def edge_caddyfile(self) -> str:
         """The edge's Caddyfile. It names the tenants and holds no key."""
-        placeholders = {tenant: f"placeholder-of-{tenant}" for tenant in self.settings.tenants}
-        return caddyfile.render(self._edge(placeholders))
+        aws = self.settings.aws
+        # on AWS the endpoint is never open, also before the first key is set
+        tenants = self.settings.tenants or (("TENANT",) if aws else ())
+        placeholders = {tenant: f"placeholder-of-{tenant}" for tenant in tenants}
+        name = (aws.domain or UNKNOWN_ADDRESS) if aws else None
+        return caddyfile.render(self._edge(placeholders, name))
 
-    def _edge(self, api_keys: Mapping[str, str]) -> caddyfile.EdgeConfig:
+    def _edge(self, api_keys: Mapping[str, str], name: str | None) -> caddyfile.EdgeConfig:
+        aws = self.settings.aws
         return caddyfile.EdgeConfig(
-            listen=f":{LISTEN_PORT}",
+            listen=f":{TLS_PORT if name else LISTEN_PORT}",
+            domain=name,
+            internal_ca=aws is not None and not aws.domain,
             gateway=ALIAS,
             engine=f"{engines.ALIAS}:{engines.PORT}",
             models=(self.settings.model.name,),

@@ -32,6 +32,9 @@ class Endpoint(pulumi.ComponentResource):
 
     url: pulumi.Output[str]
     certificate: pulumi.Output[str]
+    """The name of the record of the last change."""
+    ca: pulumi.Output[str] | None
+    """The CA that clients need for the endpoint's certificate, as PEM; None: a public one, or no TLS."""
 
     def __init__(self, name: str, args: EndpointArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Endpoint", name, None, opts)
@@ -48,7 +51,7 @@ class Endpoint(pulumi.ComponentResource):
                 docker.NetworkLabelArgs(label=key, value=value)
                 for key, value in sorted(host.labels.of("network", plugin=host.origin).items())
             ],
-            opts=pulumi.ResourceOptions(parent=self, provider=host.provider),
+            opts=host.options(self),
         )
 
         def volume(role: str) -> docker.Volume:
@@ -56,9 +59,8 @@ class Endpoint(pulumi.ComponentResource):
                 role,
                 name=host.labels.name(role),
                 labels=volume_labels(host.labels.of(role)),
-                opts=pulumi.ResourceOptions(
-                    parent=self,
-                    provider=host.provider,
+                opts=host.options(
+                    self,
                     retain_on_delete=True,  # weights are hours of download; only a person deletes them
                 ),
             )
@@ -137,14 +139,19 @@ class Endpoint(pulumi.ComponentResource):
             EdgeArgs(
                 image=reference(pins.EDGE),
                 port=settings.port,
-                config=pulumi.Output.from_input(args.api_keys).apply(blueprint.edge_config),
+                config=pulumi.Output.all(args.api_keys, host.tls.name if host.tls else None).apply(
+                    lambda both: blueprint.edge_config(both[0], both[1])
+                ),
                 host=host,
                 network=network.name,
                 committed=commit.step,
             ),
             child,
         )
-        url = f"http://{host.bind}:{settings.port}/v1"
-        self.url = edge.configured.id.apply(lambda _: url)
+        url: pulumi.Input[str] = f"http://{host.bind}:{settings.port}/v1"
+        if host.tls is not None:
+            url = pulumi.Output.concat("https://", host.tls.name, "/v1")
+        self.url = pulumi.Output.all(url, edge.configured.id).apply(lambda both: str(both[0]))
         self.certificate = commit.certificate
+        self.ca = edge.ca
         self.register_outputs({"url": self.url, "certificate": self.certificate})

@@ -11,18 +11,27 @@ import pulumi
 import pulumi.runtime.config
 import yaml
 
-from components import fit, vllm_flags
+from components import fit, instance_types, vllm_flags
 from components.caddyfile import API_KEY, TENANT
 from components.catalogue import GIB, MODELS, Folder, Model, Quantization
 from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
 from components.gpu_memory import GPUS, KINDS, EngineKind, Gpu, Load
+from components.instance_types import GpuKey, InstanceType
 from components.waiting import REQUEST_SECONDS, Bounds
 from parity.probes import PROBES
+from stacks import aws_settings
+from stacks.aws_settings import AwsSettings
 
 PROJECT = "changeover"
 
-TARGETS = ("docker",)
+TARGETS = ("docker", "aws")
 """Every target. Where its Docker host is: `stacks/targets.py`."""
+
+MACHINE_KEYS = ("gpu", "gpuCount", "hostMemoryGiB", "port")
+"""What only the target `docker` must be told: on `aws` it follows from `instanceType`."""
+
+SYSTEM_GIB = 2
+"""RAM of an instance that is not for the engines: kernel, Docker, gateway, edge. An estimate."""
 
 
 class SettingsError(Exception):
@@ -56,6 +65,8 @@ class Settings:
     vllm_flags: tuple[str, ...]
     require_parity: bool
     accepted_differences: tuple[str, ...]
+    aws: AwsSettings | None
+    """None on every other target."""
 
     @property
     def load(self) -> Load:
@@ -128,10 +139,11 @@ def declared(root: Path) -> dict[str, dict[str, Any]]:
     return cast(dict[str, dict[str, Any]], project["config"])
 
 
-def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
+def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying: bool = True) -> Settings:
     """Settings of `stack` from its values by key, namespace removed; defaults are those of Pulumi.yaml.
 
-    Raises SettingsError with every problem at once.
+    Not `deploying`: what only a deployment needs, such as keys, may be missing. Raises SettingsError with
+    every problem at once.
     """
     block = declared(root)
     problems: list[str] = []
@@ -188,9 +200,24 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
             "each tenant has a key of its own",
             "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
         )
-    gpu, host_memory = _machine(raw)
-    if gpu and images == "offline":
-        raw.problem("gpu", raw.value("gpu"), "with images offline: none", "pulumi config set gpu none")
+    aws, gpu, host_memory = None, None, None
+    if target == "aws":
+        sizes = sum(source.size for kind in KINDS for source in model.sources(kind)[:1])
+        aws = aws_settings.read(raw, weights_bytes=sizes)
+        if deploying:
+            aws_settings.check_deployable(raw, aws, tenants=len(tenants))
+        for key in sorted(set(MACHINE_KEYS) & set(values)):
+            raw.problem(key, values[key], "only with target docker", f"pulumi config rm {key}")
+        instance = aws.instance
+        gpu = replace(GPUS[instance.gpu], count=instance.gpus)
+        host_memory = (instance.ram_gib - SYSTEM_GIB) * GIB
+    else:
+        for key in sorted(set(values) & set(aws_settings.KEYS)):
+            # not its value: it may be a secret
+            raw.problem(key, "[set]", "only with target aws", f"pulumi config rm {key}")
+        gpu, host_memory = _machine(raw)
+        if gpu and images == "offline":
+            raw.problem("gpu", raw.value("gpu"), "with images offline: none", "pulumi config set gpu none")
     accepted = [str(name) for name in raw.value("acceptedDifferences") or []]
     for n, name in enumerate(accepted):
         if name not in PROBES:
@@ -228,6 +255,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
         gate_tokens_per_second=raw.number("gateTokensPerSecond", 0, 1000, "tokens per second"),
         require_parity=bool(raw.value("requireParity")),
         accepted_differences=tuple(accepted),
+        aws=aws,
     )
     if not problems:
         _check_fit(raw, settings)
@@ -289,9 +317,30 @@ def _check_fit(raw: _Raw, settings: Settings) -> None:
         found.append(fit.refused_overlap(load))
     found.append(fit.refused_budget(settings.hold_budget, settings.bounds))
     for each in found:
+        if each and settings.aws:
+            each = _for_instances(each, settings.aws.instance)
         if each:
             command = each.choices[0].command if each.choices else "pulumi config set model …"
             raw.problem(each.key, each.value, each.allowed, command)
+
+
+def _for_instances(refusal: fit.Refusal, now: InstanceType) -> fit.Refusal:
+    """The same with its choices of GPU, count and RAM as types of instances."""
+    choices = []
+    for each in refusal.choices:
+        if each.key in ("gpu", "gpuCount", "hostMemoryGiB"):
+            other = instance_types.cheapest(
+                cast(GpuKey, each.value if each.key == "gpu" else now.gpu),
+                gpus=int(each.value) if each.key == "gpuCount" else now.gpus,
+                ram_gib=int(each.value) + SYSTEM_GIB if each.key == "hostMemoryGiB" else 0,
+            )
+            if other is None:
+                continue
+            each = fit.Choice("instanceType", other.name, each.words)
+        choices.append(each)
+    if refusal.key in ("gpuCount", "hostMemoryGiB"):
+        return replace(refusal, key="instanceType", value=now.name, choices=choices)
+    return replace(refusal, choices=choices)
 
 
 def _text(stack: str, problems: list[str]) -> str:
@@ -307,7 +356,7 @@ def from_files(stack: str, root: Path) -> Settings:
         raise SettingsError(f"there is no stack `{stack}`: {file.name} does not exist") from None
     prefix = f"{PROJECT}:"
     values = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
-    return from_values(stack, values, root)
+    return from_values(stack, values, root, deploying=False)
 
 
 def from_program(root: Path) -> Settings:
@@ -327,3 +376,14 @@ def api_keys() -> pulumi.Output[dict[str, str]]:
 def stacks(root: Path) -> list[str]:
     """The names of all stacks that have a settings file."""
     return sorted(file.name.split(".")[1] for file in root.glob("Pulumi.*.yaml"))
+
+
+def host_key() -> pulumi.Output[str]:
+    """The private SSH key of the running stack's host, as a secret."""
+    keys = pulumi.Config(PROJECT).require_secret_object("sshKeys")
+    return keys.apply(lambda found: str(found["host"]))
+
+
+def client_key() -> str:
+    """The deployer's private SSH key, in plain text: `ssh` needs it in a file."""
+    return str(pulumi.Config(PROJECT).require_object("sshKeys")["client"])

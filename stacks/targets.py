@@ -1,4 +1,4 @@
-"""The targets: where the Docker host is and what GPU it has. Nothing else knows one from another."""
+"""The targets: where the Docker host is. Nothing else knows one from another."""
 
 import os
 import shutil
@@ -12,15 +12,13 @@ import pulumi_docker as docker
 from components import pins
 from components.docker_host import DockerHost
 from components.labels import Labels
+from stacks.aws_target import aws_target
 from stacks.origin import docker_plugin_origin
 from stacks.settings import Settings
+from stacks.target_error import TargetError
 
 LOOPBACK = "127.0.0.1"
 DOCKER_SOCKET = "/var/run/docker.sock"
-
-
-class TargetError(Exception):
-    """The target cannot take the stack; the text says why and what to type. Nothing was changed."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +155,9 @@ def _check_port(look: _Docker, settings: Settings, labels: Labels) -> None:
             ) from None
 
 
-TARGETS = {"docker": docker_target}
+TARGETS = {"docker": docker_target, "aws": aws_target}
 
 
 def docker_host(settings: Settings, labels: Labels) -> DockerHost:
-    """The Docker host of the settings' target."""
+    """The Docker host of the settings' target. Raises TargetError."""
     return TARGETS[settings.target](settings, labels)

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from switch import edge, gpu, machine
+from switch import certificate, edge, gpu, machine
 from switch.checks import Failed, check
 from switch.docker import Docker, DockerError
 from switch.gate import Answer, complete, wholly_on_gpu
@@ -154,6 +154,8 @@ class Switch:
                     self.docker.remove(action.container)
                 case "archive" if self.state.last:
                     self.journal.archive(self.state.last)
+                    # into the log as well, which may outlive this host
+                    print(json.dumps(certificate.certificate(self.state.last)), flush=True)
                 case "logs":
                     return Done(action, True, self.docker.logs(action.container))
             return Done(action, True)

@@ -12,6 +12,7 @@ from offline.steps import StepFailed, cache_root, main_guard, say
 from stacks.settings import PROJECT
 from tools import environment
 from tools.environment import ROOT, pulumi
+from tools.host import is_on_aws
 from tools.up import STACK
 
 
@@ -35,10 +36,16 @@ def _stacks() -> list[str]:
 
 
 def down(stack: str = STACK) -> None:
-    """Destroy `stack` and what an interrupted update left; `WEIGHTS=delete` takes the weights too."""
+    """Destroy `stack` and what an interrupted update left; `WEIGHTS=delete` takes the weights too.
+
+    On AWS the weights always go, with the data volume, once `protect` is false.
+    """
     if stack in _stacks():
         pulumi("destroy", "--yes", "--skip-preview", "--stack", stack)
         pulumi("stack", "rm", "--yes", "--preserve-config", "--stack", stack)
+    if is_on_aws(stack):
+        say("The stack is gone, and the data volume with its weights. Its snapshots stay.")
+        return
     filters = [
         "--filter",
         f"label=changeover.project={PROJECT}",

@@ -26,6 +26,8 @@ PULUMI_HOME = HOME / "pulumi"
 STATE = HOME / "state"
 PASSPHRASE = HOME / "passphrase"
 ENV_FILE = HOME / "env.sh"
+BACKEND = "CHANGEOVER_BACKEND"
+"""Variable that names another place for the state than this checkout, such as a bucket."""
 
 
 def variables() -> dict[str, str]:
@@ -33,7 +35,7 @@ def variables() -> dict[str, str]:
     return {
         "CHANGEOVER_CACHE": str(cache_root()),
         "PULUMI_HOME": str(PULUMI_HOME),
-        "PULUMI_BACKEND_URL": STATE.as_uri(),
+        "PULUMI_BACKEND_URL": os.environ.get(BACKEND) or STATE.as_uri(),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(PASSPHRASE),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         # a plugin that was built here must never be mixed with a downloaded one
@@ -47,8 +49,8 @@ def process_environment() -> dict[str, str]:
     return {**os.environ, **variables(), "PATH": path, "VIRTUAL_ENV": sys.prefix}
 
 
-def pulumi(*words: str, capture: bool = False) -> str:
-    """Run the CLI on this checkout; its output goes to the terminal, or is returned.
+def pulumi(*words: str, capture: bool = False, text: str = "") -> str:
+    """Run the CLI on this checkout; its output goes to the terminal, or is returned. `text` is its stdin.
 
     Raises StepFailed when it exits non-zero.
     """
@@ -58,7 +60,7 @@ def pulumi(*words: str, capture: bool = False) -> str:
         env=process_environment(),
         stdout=subprocess.PIPE if capture else None,
         stderr=subprocess.PIPE if capture else None,
-        stdin=subprocess.DEVNULL,
+        input=text,
         text=True,
         check=False,
     )
@@ -142,7 +144,9 @@ def write() -> None:
     if not PASSPHRASE.exists():
         PASSPHRASE.touch(mode=0o600)
         PASSPHRASE.write_text(secrets.token_hex(24))
-    lines = [f"export {key}='{value}'" for key, value in variables().items()]
+    lines = [f"export {key}='{value}'" for key, value in variables().items() if key != "PULUMI_BACKEND_URL"]
+    # looked up each time the file is read
+    lines.append(f'export PULUMI_BACKEND_URL="${{{BACKEND}:-{STATE.as_uri()}}}"')
     ENV_FILE.write_text("\n".join([*lines, f"export PATH='{BIN}':\"$PATH\"", ""]))
     activate = Path(sys.prefix) / "bin" / "activate"
     line = f". '{ENV_FILE}'  # changeover: the CLI, plugins and state of this checkout\n"

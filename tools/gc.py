@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from offline.steps import StepFailed, main_guard, say
+from tools.host import reach
 from tools.status import switch_of
 
 
@@ -30,4 +31,9 @@ def gc(stack: str) -> None:
 
 
 if __name__ == "__main__":
-    main_guard(lambda: gc(sys.argv[1]))
+
+    def main() -> None:
+        reach(sys.argv[1])
+        gc(sys.argv[1])
+
+    main_guard(main)

@@ -14,9 +14,8 @@ def table(root: Path) -> str:
     for key, entry in declared(root).items():
         default = entry.get("default", "needed")
         text = {True: "true", False: "false"}.get(default, default) if isinstance(default, bool) else default
-        rows.append(
-            f"| `{key}` | {entry['type']} | {'none' if text in ({}, []) else text} | {entry['description']} |"
-        )
+        shown = "none" if text in ({}, [], "") else text
+        rows.append(f"| `{key}` | {entry['type']} | {shown} | {entry['description']} |")
     return "\n".join(rows)
 
 

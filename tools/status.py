@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from offline.steps import StepFailed, main_guard
+from tools.host import reach
 
 
 def switch_of(stack: str) -> str:
@@ -29,4 +30,9 @@ def status(stack: str) -> None:
 
 
 if __name__ == "__main__":
-    main_guard(lambda: status(sys.argv[1]))
+
+    def main() -> None:
+        reach(sys.argv[1])
+        status(sys.argv[1])
+
+    main_guard(main)

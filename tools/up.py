@@ -18,6 +18,8 @@ from offline.steps import StepFailed, cache_root, main_guard, say
 from stacks.settings import SettingsError
 from tools import debian, docker_engine, environment, render
 from tools.environment import ROOT, pulumi
+from tools.host import is_on_aws
+from tools.keys import keys
 
 STACK = os.environ.get("STACK") or "local"
 CONFIG = ROOT / f"Pulumi.{STACK}.yaml"
@@ -126,16 +128,24 @@ def place_model(built: Path) -> None:
 
 
 def prepare() -> None:
-    """Everything short of deploying: Docker, CLI, plugins, stack, images and the offline model."""
+    """Everything short of deploying: Docker, CLI, plugins, stack, images and the offline model.
+
+    On AWS: CLI, plugins, stack and SSH keys.
+    """
     if not CONFIG.exists():
         raise StepFailed(
             f"there is no {CONFIG.name}: it needs changeover:engine, changeover:target and changeover:model, "
             "as in Pulumi.local.yaml"
         )
-    docker_engine.ensure()
+    on_aws = is_on_aws(STACK)
+    if not on_aws:
+        docker_engine.ensure()
     environment.install_tools()
     environment.write()
     ensure_stack()
+    if on_aws:
+        keys(STACK)
+        return
     write_image_choice()
     config = yaml.safe_load(CONFIG.read_text())["config"]
     if config.get("changeover:images") == "offline":

@@ -1,70 +1,27 @@
 """The whole program under mocks: what it declares, and what it must never declare."""
 
-import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pulumi
 import pulumi_docker as docker
 import pytest
-from pulumi.runtime import mocks
 
 from components.docker_host import DockerHost
 from components.labels import Labels
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.settings import Settings, from_values
+from tests.support.recorder import Recorder
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "0123456789abcdef-secret"
 
 
-class Recorder(mocks.Mocks):
-    """Records every resource; ids and computed outputs are made from names."""
-
-    def __init__(self) -> None:
-        self.resources: list[mocks.MockResourceArgs] = []
-        self.calls: list[mocks.MockCallArgs] = []
-
-    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
-        self.resources.append(args)
-        outputs = dict(args.inputs)
-        if args.typ == "docker:index/remoteImage:RemoteImage":
-            outputs["imageId"] = f"sha256:{args.inputs['name']}"
-        elif args.typ == "command:local:Command":
-            outputs["stdout"] = "gateway answers\ncertificate: 2026-to-vllm: committed\n"
-        elif "name" not in outputs:
-            outputs["name"] = f"{args.name}-0a1b2c3"
-        return f"{args.name}-id", outputs
-
-    def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]]]:
-        self.calls.append(args)
-        return {"stdout": "changeover-local-ollama-0000"}, []
-
-    def of(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Inputs by resource name of one kind of resource."""
-        return {each.name: each.inputs for each in self.resources if each.typ.rsplit(":", 1)[1] == kind}
-
-
-@pytest.fixture(autouse=True)
-def event_loop() -> None:
-    """The current event loop that Pulumi's mocks expect: `asyncio.run` in another test leaves none behind.
-
-    It stays open, as the one that Python makes for the main thread does: Pulumi goes on using it.
-    """
-    try:
-        asyncio.get_event_loop_policy().get_event_loop()
-    except RuntimeError:
-        asyncio.set_event_loop(asyncio.new_event_loop())
-
-
 @pytest.fixture
-def recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    pulumi.runtime.set_mocks(recorder, project="changeover", stack="local", preview=False)
-    yield recorder
+def recorder() -> Recorder:
+    return Recorder.start("local")
 
 
 def settings(**values: object) -> Settings:
@@ -175,8 +132,7 @@ def test_weights_come_before_the_engine_and_survive_a_destroy(recorder: Recorder
 def test_a_flip_changes_the_inputs_of_three_resources_only() -> None:
     seen: list[dict[str, Any]] = []
     for engine in ("ollama", "vllm"):
-        recorder = Recorder()
-        pulumi.runtime.set_mocks(recorder, project="changeover", stack="local", preview=False)
+        recorder = Recorder.start("local")
         build(settings(engine=engine))
         seen.append({f"{each.typ}::{each.name}": each.inputs for each in recorder.resources})
     before, after = seen

@@ -571,7 +571,8 @@ def _attachment_create(region: str, given: Json) -> str:
     ec2(region).attach_volume(
         Device=given["deviceName"], InstanceId=given["instanceId"], VolumeId=given["volumeId"]
     )
-    return str("vai-" + given["volumeId"].removeprefix("vol-"))
+    volume: str = given["volumeId"]
+    return "vai-" + volume.removeprefix("vol-")
 
 
 def _attachment_read(region: str, made: str, given: Json) -> Json | None:

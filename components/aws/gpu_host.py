@@ -1,0 +1,316 @@
+"""A GPU instance on AWS with everything it needs, up to a Docker engine that answers."""
+
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_aws as aws
+from pulumi_command import local
+
+from components import pins
+from components.aws.alarms import Alarms, AlarmsArgs
+from components.aws.firewall import Firewall, FirewallArgs
+from components.aws.network import Network, NetworkArgs
+from components.aws.role import Role, RoleArgs
+from components.aws.snapshots import Snapshots, SnapshotsArgs
+from components.boot_script import Boot, digest, user_data
+from components.instance_types import GPU_WORDS, ROOT_GIB, InstanceType
+from components.labels import Labels
+from components.ssh_config import USER, Access
+
+AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+READY_SECONDS = 1200
+SNAPSHOTS = 7
+INTERPRETER = ("sh", "components/over_ssh.sh")
+LOGGED = ("edge", "switch")
+"""Roles whose log goes to CloudWatch: the access log, and the changes with their certificates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuHostArgs:
+    """`host_key` is the private SSH host key, a secret. `ssh_config` is a path on the deployer's machine.
+
+    `vpc_id` and `subnet_id` are empty for a network of the stack's own, `ami` for the Deep Learning AMI,
+    `data_snapshot` for an empty volume.
+    """
+
+    labels: Labels
+    zone: str
+    instance: InstanceType
+    allowed: tuple[str, ...]
+    admins: tuple[str, ...]
+    public_http: bool
+    vpc_id: str
+    subnet_id: str
+    access: Access
+    domain: str
+    hosted_zone: str
+    ami: str
+    ami_refresh: str
+    data_gib: int
+    data_snapshot: str
+    spot: bool
+    protect: bool
+    idle_minutes: int
+    email: str
+    budget: int
+    log_days: int
+    client_public_key: str
+    host_key: pulumi.Input[str]
+    ssh_config: str
+
+
+def boot(args: GpuHostArgs, data_volume: str) -> Boot:
+    """What the boot script of this host is made from."""
+    labels = args.labels
+    return Boot(
+        region=args.zone[:-1],
+        data_volume=data_volume,
+        host_key_parameter=f"/{labels.project}/{labels.stack}/host-key",
+        namespace=f"Changeover/{labels.stack}",
+    )
+
+
+def identity(args: GpuHostArgs) -> dict[str, str]:
+    """Tags of the instance by which a later preview knows in words that it would replace it."""
+    return {
+        "Boot": digest(boot(args, "")),
+        "Image": args.ami or "-".join(filter(None, ["pinned", args.ami_refresh])),
+        "Data": args.data_snapshot or "empty",
+        "Spot": "yes" if args.spot else "no",
+    }
+
+
+class GpuHost(pulumi.ComponentResource):
+    """`address` is what `DOCKER_HOST` takes; it is known once the host is ready."""
+
+    instance: aws.ec2.Instance
+    ip: pulumi.Output[str]
+    address: pulumi.Output[str]
+    log_groups: dict[str, str]
+    """CloudWatch log group by the role of the container whose log it takes."""
+
+    def __init__(self, name: str, args: GpuHostArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("changeover:index:GpuHost", name, None, opts)
+        labels = args.labels
+        region = args.zone[:-1]
+        provider = aws.Provider("aws", region=region, opts=pulumi.ResourceOptions(parent=self))
+        child = pulumi.ResourceOptions(parent=self, provider=provider)
+        components = pulumi.ResourceOptions(parent=self, providers=[provider])
+
+        def tags(thing: str) -> dict[str, str]:
+            return {
+                "Name": labels.name(thing),
+                "Project": labels.project,
+                "Stack": labels.stack,
+                "ManagedBy": "pulumi",
+            }
+
+        namespace = boot(args, "").namespace
+        vpc_id: pulumi.Input[str] = args.vpc_id
+        subnet_id: pulumi.Input[str] = args.subnet_id
+        routed: list[pulumi.Resource] = []
+        if not args.subnet_id:
+            network = Network(
+                labels.name("network"), NetworkArgs(zone=args.zone, tags=tags("network")), components
+            )
+            vpc_id, subnet_id, routed = network.vpc_id, network.subnet_id, [network.routed]
+        challenges = ("0.0.0.0/0",) if args.public_http else args.allowed
+        firewall = Firewall(
+            labels.name("firewall"),
+            FirewallArgs(
+                vpc_id=vpc_id,
+                allowed=args.allowed,
+                admins=args.admins,
+                challenges=challenges if args.domain else (),
+                tags=tags("firewall"),
+            ),
+            components,
+        )
+        self.log_groups = {role: f"/{labels.project}/{labels.stack}/{role}" for role in LOGGED}
+        logs = [
+            aws.cloudwatch.LogGroup(
+                f"{role}-log",
+                name=group,
+                retention_in_days=args.log_days,
+                tags=tags(f"{role}-log"),
+                opts=child,
+            )
+            for role, group in self.log_groups.items()
+        ]
+        host_key = aws.ssm.Parameter(
+            "host-key",
+            name=f"/{labels.project}/{labels.stack}/host-key",
+            type="SecureString",
+            value=pulumi.Output.secret(args.host_key),
+            tags=tags("host-key"),
+            opts=child,
+        )
+        role = Role(
+            labels.name("host"),
+            RoleArgs(
+                parameter=host_key.arn,
+                log_groups=[each.arn for each in logs],
+                namespace=namespace,
+                tags=tags("host"),
+            ),
+            components,
+        )
+        key = aws.ec2.KeyPair(
+            "deployer",
+            key_name=labels.name("deployer"),
+            public_key=args.client_public_key,
+            tags=tags("deployer"),
+            opts=child,
+        )
+        data = aws.ebs.Volume(
+            "data",
+            availability_zone=args.zone,
+            size=args.data_gib,
+            type="gp3",
+            encrypted=True,
+            snapshot_id=args.data_snapshot or None,
+            tags=tags("data"),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                provider=provider,
+                protect=args.protect,  # hours of download, and the certificates
+            ),
+        )
+        ami: pulumi.Input[str] = args.ami
+        if not args.ami:
+            # Kept in a parameter of the stack's own: a newer `latest` changes nothing. A refresh is another
+            # parameter, which takes what is the newest then.
+            pin = aws.ssm.Parameter(
+                "-".join(filter(None, ["ami", args.ami_refresh])),
+                name="/".join(["", labels.project, labels.stack, *filter(None, ["ami", args.ami_refresh])]),
+                type="String",
+                value=aws.ssm.get_parameter_output(
+                    name=AMI_PARAMETER, opts=pulumi.InvokeOutputOptions(parent=self, provider=provider)
+                ).value,
+                tags=tags("ami"),
+                opts=pulumi.ResourceOptions(
+                    parent=self,
+                    provider=provider,
+                    ignore_changes=["value"],  # or an update would replace a running instance by itself
+                ),
+            )
+            ami = pulumi.Output.unsecret(pin.value)
+        spot = aws.ec2.InstanceInstanceMarketOptionsArgs(
+            market_type="spot",
+            spot_options=aws.ec2.InstanceInstanceMarketOptionsSpotOptionsArgs(
+                # stopped and started again, so that the same instance comes back with its volumes
+                spot_instance_type="persistent",
+                instance_interruption_behavior="stop",
+            ),
+        )
+        self.instance = aws.ec2.Instance(
+            "instance",
+            ami=ami,
+            instance_type=args.instance.name,
+            subnet_id=subnet_id,
+            vpc_security_group_ids=[firewall.group_id],
+            iam_instance_profile=role.profile,
+            key_name=key.key_name,
+            # The boot script needs a way out before the address is there. With the address it stays true: the
+            # provider reads back whether there is any public address.
+            associate_public_ip_address=True,
+            metadata_options=aws.ec2.InstanceMetadataOptionsArgs(
+                http_tokens="required",
+                http_put_response_hop_limit=1,  # containers get no credentials of the host
+            ),
+            root_block_device=aws.ec2.InstanceRootBlockDeviceArgs(
+                volume_type="gp3", volume_size=ROOT_GIB, encrypted=True, tags=tags("root")
+            ),
+            instance_market_options=spot if args.spot else None,
+            disable_api_termination=args.protect,
+            force_destroy=True,  # `protect` holds Pulumi back; termination protection is against the console
+            user_data=data.id.apply(lambda volume: user_data(boot(args, volume))),
+            user_data_replace_on_change=True,  # it runs at the first boot only
+            tags=tags("host") | identity(args),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                provider=provider,
+                protect=args.protect,
+                delete_before_replace=True,  # one data volume, one address
+                depends_on=[*routed, *role.ready, *logs],  # the boot script uses all of it
+            ),
+        )
+        gone_with_instance = pulumi.ResourceOptions(
+            parent=self,
+            provider=provider,
+            # a terminated instance has unmounted the disk and let go of both
+            deleted_with=self.instance,
+        )
+        attached = aws.ec2.VolumeAttachment(
+            "data-attachment",
+            instance_id=self.instance.id,
+            volume_id=data.id,
+            device_name="/dev/sdf",
+            opts=gone_with_instance,
+        )
+        address = aws.ec2.Eip("address", domain="vpc", tags=tags("address"), opts=child)
+        associated = aws.ec2.EipAssociation(
+            "address-association",
+            instance_id=self.instance.id,
+            allocation_id=address.id,
+            opts=gone_with_instance,
+        )
+        self.ip = address.public_ip
+        if args.hosted_zone:
+            zone = aws.route53.get_zone_output(
+                name=args.hosted_zone, opts=pulumi.InvokeOutputOptions(parent=self, provider=provider)
+            )
+            aws.route53.Record(
+                "record",
+                zone_id=zone.zone_id,
+                name=args.domain,
+                type="A",
+                ttl=60,
+                records=[address.public_ip],
+                opts=child,
+            )
+        if args.protect:
+            Snapshots(
+                labels.name("snapshots"),
+                SnapshotsArgs(
+                    target_tags={"Name": labels.name("data")}, keep=SNAPSHOTS, tags=tags("snapshots")
+                ),
+                components,
+            )
+        Alarms(
+            labels.name("alarms"),
+            AlarmsArgs(
+                instance_id=self.instance.id,
+                namespace=namespace,
+                region=region,
+                email=args.email,
+                budget=args.budget,
+                idle_minutes=args.idle_minutes,
+                labels=tags("alarms"),
+            ),
+            components,
+        )
+        there = self.instance.id if args.access == "ssm" else address.public_ip
+        docker_host = there.apply(lambda target: f"ssh://{USER}@{target}")
+        ready = local.Command(
+            "ready",
+            create="exec sh components/aws/ready.sh",
+            interpreter=list(INTERPRETER),
+            environment={
+                "DOCKER_HOST": docker_host,
+                "CHANGEOVER_SSH_CONFIG": args.ssh_config,
+                "GPU": GPU_WORDS[args.instance.gpu],
+                "GPUS": str(args.instance.gpus),
+                "INSTANCE_TYPE": args.instance.name,  # another one was stopped and started: wait again
+                "DRIVER": str(pins.DRIVER),
+                "DEADLINE": str(READY_SECONDS),
+            },
+            triggers=[self.instance.id],
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[attached, associated], deleted_with=self.instance
+            ),
+        )
+        # Through the step's id: the docker provider never retries and may not come before the host is ready.
+        self.address = pulumi.Output.all(docker_host, ready.id).apply(lambda both: str(both[0]))
+        self.register_outputs({"ip": self.ip, "address": self.address})

@@ -1,0 +1,66 @@
+#!/bin/sh
+# ready.sh: waits until the host behind $DOCKER_HOST is ready: SSH, cloud-init, the GPU ($GPUS times $GPU, driver
+# $DRIVER or newer), Docker and its NVIDIA runtime. Gives up after $DEADLINE seconds, or at once where waiting
+# can't help, with what the failing check itself said.
+set -u
+host=${DOCKER_HOST#ssh://}
+end=$(($(date +%s) + DEADLINE))
+on() { ssh "$host" "$1" 2>&1; }
+
+wait_for() { # wait_for WHAT CHECK...: a check that exits 9 will not get better by waiting
+  what=$1
+  shift
+  while :; do
+    said=$("$@")
+    code=$?
+    [ "$code" -ne 0 ] || break
+    if [ "$code" -eq 9 ] || [ "$(date +%s)" -ge "$end" ]; then
+      printf '%s is not ready on %s; it said:\n%s\n' "$what" "$host" "$said" >&2
+      exit 1
+    fi
+    sleep "${PAUSE:-5}"
+  done
+  echo "$what: ready"
+}
+
+cloud_init() {
+  status=$(on 'cloud-init status --wait')
+  code=$?
+  echo "$status"
+  case $status in
+    *"status: done"*) return 0 ;;
+    *"status: error"*)
+      on 'sudo tail -n 40 /var/log/cloud-init-output.log'
+      return 9
+      ;;
+  esac
+  return "$code"
+}
+
+gpu() {
+  found=$(on 'nvidia-smi --query-gpu=driver_version,name --format=csv,noheader') || {
+    echo "$found"
+    return 1
+  }
+  echo "$found"
+  if [ "$(echo "$found" | grep -c ", $GPU\$")" -ne "$GPUS" ]; then
+    echo "expected: $GPUS times $GPU"
+    return 9
+  fi
+  if [ "$(echo "$found" | head -n 1 | cut -d . -f 1)" -lt "$DRIVER" ]; then
+    echo "the engines' images need driver $DRIVER or newer"
+    return 9
+  fi
+}
+
+runtime() {
+  said=$(on "docker info --format '{{json .Runtimes}}'")
+  echo "$said"
+  echo "$said" | grep -q '"nvidia"'
+}
+
+wait_for SSH on true
+wait_for cloud-init cloud_init
+wait_for 'The GPU' gpu
+wait_for Docker on "docker version --format '{{.Server.Version}}'"
+wait_for "Docker's NVIDIA runtime" runtime

@@ -1,0 +1,60 @@
+"""What a new instance does once at its first boot: a shell script as user data. Pure; no secret is in it."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shlex import quote
+
+DATA_MOUNT = "/data"
+PATH = "/usr/local/sbin/changeover-boot"
+_BODY = (Path(__file__).parent / "boot.sh").read_text()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boot:
+    """What differs between stacks. `host_key_parameter` is the name of an SSM SecureString, not its value.
+
+    `data_volume` is the EBS volume's id, `namespace` that of the stack's CloudWatch metrics.
+    """
+
+    region: str
+    data_volume: str
+    host_key_parameter: str
+    namespace: str
+
+
+def data_device(volume: str) -> str:
+    """The device of an EBS volume by its id: Nitro's NVMe names (`nvme1n1`) change from boot to boot."""
+    return f"/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{volume.replace('-', '')}"
+
+
+def render(boot: Boot) -> str:
+    """The boot script. Any change of it means a new instance."""
+    values = {
+        "REGION": boot.region,
+        "DATA_DEVICE": data_device(boot.data_volume),
+        "DATA_MOUNT": DATA_MOUNT,
+        "HOST_KEY_PARAMETER": boot.host_key_parameter,
+        "NAMESPACE": boot.namespace,
+    }
+    header = "".join(f"{key}={quote(value)}\n" for key, value in values.items())
+    return f"#!/bin/bash\n{header}{_BODY}"
+
+
+def user_data(boot: Boot) -> str:
+    """The script as cloud-config, which leaves it on the host: a person can run it again."""
+    indented = "".join(f"      {line}\n" if line else "\n" for line in render(boot).splitlines())
+    return f"""\
+#cloud-config
+write_files:
+  - path: {PATH}
+    permissions: "0755"
+    content: |
+{indented}runcmd:
+  - [{PATH}]
+"""
+
+
+def digest(boot: Boot) -> str:
+    """What tells one version of the script from another, whatever the volume is."""
+    return hashlib.sha256(user_data(replace(boot, data_volume="")).encode()).hexdigest()[:12]

@@ -1,0 +1,254 @@
+"""The settings that only the target `aws` has, and their checks before AWS is asked anything."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
+from itertools import combinations
+from typing import Any, Protocol
+
+from components.instance_types import (
+    GPU_REGIONS,
+    INSTANCE_TYPES,
+    REGIONS_DATE,
+    ROOT_GIB,
+    InstanceType,
+    cost,
+    hourly,
+)
+from components.ssh_config import Access
+
+KEYS = (
+    "zone",
+    "instanceType",
+    "allowedCidrs",
+    "access",
+    "adminCidrs",
+    "publicHttp",
+    "vpcId",
+    "subnetId",
+    "domain",
+    "hostedZone",
+    "ami",
+    "amiRefresh",
+    "dataVolumeGiB",
+    "dataSnapshot",
+    "spot",
+    "protect",
+    "idleStopMinutes",
+    "alarmEmail",
+    "monthlyBudget",
+    "logDays",
+    "sshKeys",
+    "sshPublicKeys",
+)
+
+ZONE = re.compile(r"[a-z]{2}(?:-gov)?-[a-z]+-[0-9][a-f]")
+DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
+PUBLIC_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}")
+LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731)
+"""What CloudWatch Logs accepts as a retention."""
+EXAMPLES = tuple(IPv4Network(text) for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"))
+"""Networks that stand in examples (RFC 5737): nobody's."""
+IDLE_MINUTES = 30
+"""The first `up` downloads images and weights while the GPU does nothing; that is not idle."""
+IMAGES_GIB = 60
+"""Images of both engines on the data volume, and room to work."""
+
+
+class Raw(Protocol):
+    """What the reader of settings offers: see `stacks/settings.py`."""
+
+    def value(self, key: str) -> Any: ...
+    def choice(self, key: str, allowed: tuple[str, ...]) -> str: ...
+    def number(self, key: str, low: int, high: int, unit: str, why: str = "") -> int: ...
+    def problem(self, key: str, value: object, allowed: str, command: str) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwsSettings:
+    """The checked settings of a stack on AWS. Sizes in GiB, `budget` in US dollars a month."""
+
+    zone: str
+    instance: InstanceType
+    allowed: tuple[str, ...]
+    access: Access
+    admins: tuple[str, ...]
+    public_http: bool
+    vpc_id: str
+    subnet_id: str
+    domain: str
+    hosted_zone: str
+    ami: str
+    ami_refresh: str
+    data_gib: int
+    data_snapshot: str
+    spot: bool
+    protect: bool
+    idle_minutes: int
+    email: str
+    budget: int
+    log_days: int
+    public_keys: Mapping[str, str]
+
+    @property
+    def region(self) -> str:
+        return self.zone[:-1]
+
+    @property
+    def volumes_gib(self) -> int:
+        return ROOT_GIB + self.data_gib
+
+    @property
+    def hourly(self) -> float:
+        """US dollars an hour, without spot's discount."""
+        return hourly(self.instance, volumes_gib=self.volumes_gib)
+
+    @property
+    def cost(self) -> str:
+        """What the stack costs an hour and a month, in words."""
+        return cost(self.instance, volumes_gib=self.volumes_gib, region=self.region, spot=self.spot)
+
+
+def _networks(raw: Raw, key: str) -> tuple[str, ...]:
+    found: list[IPv4Network] = []
+    for text in raw.value(key) or []:
+        try:
+            found.append(IPv4Network(text))
+        except (AddressValueError, NetmaskValueError, ValueError):
+            raw.problem(key, text, "an IPv4 network, such as 203.0.113.0/24", _set(key))
+    for one, other in combinations(found, 2):
+        if one.overlaps(other):
+            raw.problem(key, f"{one}, {other}", "networks that do not overlap", _set(key))
+    return tuple(str(network) for network in found)
+
+
+def _set(key: str) -> str:
+    return f"pulumi config set --path '{key}[0]' 203.0.113.0/24"
+
+
+def check_deployable(raw: Raw, settings: AwsSettings, *, tenants: int) -> None:
+    """Notes what a stack needs to be deployed and a reviewer can do without: keys, networks of one's own."""
+    for key, networks in (("allowedCidrs", settings.allowed), ("adminCidrs", settings.admins)):
+        for network in networks:
+            if IPv4Network(network).prefixlen and any(IPv4Network(network).overlaps(e) for e in EXAMPLES):
+                raw.problem(key, network, "your own networks; this one is an example's", _set(key))
+    for who in ("host", "client"):
+        if not PUBLIC_KEY.fullmatch(str(settings.public_keys.get(who, ""))):
+            raw.problem("sshPublicKeys", who, "an ssh-ed25519 key of host and of client", "make keys STACK=…")
+        if who not in (raw.value("sshKeys") or {}):
+            raw.problem(
+                "sshKeys", who, "a private key of host and of client, as secrets", "make keys STACK=…"
+            )
+    if not tenants:
+        key = "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)"
+        raw.problem("apiKeys", {}, "with target aws: one key or more, the endpoint is never open", key)
+
+
+def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
+    """The AWS settings; every problem is noted with `raw`. `weights_bytes` must fit on the data volume."""
+    zone = str(raw.value("zone"))
+    if not ZONE.fullmatch(zone):
+        raw.problem("zone", zone, "an availability zone", "pulumi config set zone us-east-1a")
+    instance = INSTANCE_TYPES[raw.choice("instanceType", tuple(INSTANCE_TYPES))]
+    region, offered = zone[:-1], GPU_REGIONS[instance.family]
+    if ZONE.fullmatch(zone) and region not in offered:
+        raw.problem(
+            "zone",
+            zone,
+            f"{instance.family} was offered in {', '.join(sorted(offered))} ({REGIONS_DATE}; if that is out "
+            "of date, add to components/instance_types.py)",
+            "pulumi config set zone us-east-1a",
+        )
+    allowed, admins = _networks(raw, "allowedCidrs"), _networks(raw, "adminCidrs")
+    if not allowed:
+        raw.problem(
+            "allowedCidrs", [], "one network or more, or nobody can use the endpoint", _set("allowedCidrs")
+        )
+    access: Access = "direct" if raw.choice("access", ("ssm", "direct")) == "direct" else "ssm"
+    if access == "direct" and not admins:
+        raw.problem("adminCidrs", [], "with access direct: one network or more", _set("adminCidrs"))
+    if access == "ssm" and admins:
+        raw.problem("adminCidrs", list(admins), "only with access direct", "pulumi config rm adminCidrs")
+    if "0.0.0.0/0" in admins:
+        raw.problem("adminCidrs", "0.0.0.0/0", "never everybody: name your networks", _set("adminCidrs"))
+    domain, hosted_zone = str(raw.value("domain")), str(raw.value("hostedZone")).removesuffix(".")
+    if domain and not DOMAIN.fullmatch(domain):
+        raw.problem("domain", domain, "a name such as llm.example.com", "pulumi config set domain NAME")
+    if hosted_zone and domain != hosted_zone and not domain.endswith(f".{hosted_zone}"):
+        raw.problem(
+            "domain", domain, f"a name in {hosted_zone}", f"pulumi config set domain llm.{hosted_zone}"
+        )
+    public_http = bool(raw.value("publicHttp"))
+    if domain and "0.0.0.0/0" not in allowed and not public_http:
+        raw.problem(
+            "publicHttp",
+            False,
+            "with a domain: true, unless allowedCidrs is 0.0.0.0/0, since public certificates are proven on "
+            "port 80 from anywhere (only challenges and redirects are answered there)",
+            "pulumi config set publicHttp true",
+        )
+    if public_http and not domain:
+        raw.problem("publicHttp", True, "only with a domain", "pulumi config rm publicHttp")
+    network = {key: str(raw.value(key)) for key in ("vpcId", "subnetId")}
+    for key, other, prefix in (("vpcId", "subnetId", "vpc"), ("subnetId", "vpcId", "subnet")):
+        if network[key] and not re.fullmatch(rf"{prefix}-[0-9a-f]{{8,17}}", network[key]):
+            raw.problem(key, network[key], f"an id, {prefix}-…", f"pulumi config rm {key}")
+        if network[key] and not network[other]:
+            raw.problem(other, "", f"the id that goes with {key}", f"pulumi config set {other} …")
+    ami = str(raw.value("ami"))
+    if ami and not re.fullmatch(r"ami-[0-9a-f]{8,17}", ami):
+        raw.problem("ami", ami, "an image's id, ami-…", "pulumi config rm ami")
+    refresh = str(raw.value("amiRefresh"))
+    if not re.fullmatch(r"[A-Za-z0-9.-]*", refresh):
+        raw.problem(
+            "amiRefresh", refresh, "letters, digits, '.' and '-'", "pulumi config set amiRefresh 2027-01-31"
+        )
+    if ami and refresh:
+        raw.problem("amiRefresh", refresh, "not with ami", "pulumi config rm amiRefresh")
+    snapshot = str(raw.value("dataSnapshot"))
+    if snapshot and not re.fullmatch(r"snap-[0-9a-f]{8,17}", snapshot):
+        raw.problem("dataSnapshot", snapshot, "a snapshot's id, snap-…", "pulumi config rm dataSnapshot")
+    least = IMAGES_GIB + -(-weights_bytes // 1024**3)
+    email = str(raw.value("alarmEmail"))
+    if email and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", email):
+        raw.problem("alarmEmail", email, "an e-mail address", "pulumi config set alarmEmail NAME@HOST")
+    budget = raw.number("monthlyBudget", 0, 1_000_000, "US dollars")
+    if budget and not email:
+        raw.problem("monthlyBudget", budget, "only with alarmEmail", "pulumi config set alarmEmail NAME@HOST")
+    log_days = int(raw.value("logDays"))
+    if log_days not in LOG_DAYS:
+        days = ", ".join(map(str, LOG_DAYS))
+        raw.problem("logDays", log_days, f"allowed: {days}", "pulumi config set logDays 90")
+    idle = raw.number("idleStopMinutes", 0, 1440, "minutes")
+    if idle and (idle % 5 or idle < IDLE_MINUTES):
+        nearest = max(IDLE_MINUTES, idle - idle % 5)
+        allowed_idle = (
+            f"0, or a multiple of 5 from {IDLE_MINUTES} on, since the first start downloads for long"
+        )
+        raw.problem("idleStopMinutes", idle, allowed_idle, f"pulumi config set idleStopMinutes {nearest}")
+    return AwsSettings(
+        zone=zone,
+        instance=instance,
+        allowed=allowed,
+        access=access,
+        admins=admins,
+        public_http=public_http,
+        vpc_id=network["vpcId"],
+        subnet_id=network["subnetId"],
+        domain=domain,
+        hosted_zone=hosted_zone,
+        ami=ami,
+        ami_refresh=refresh,
+        data_gib=raw.number(
+            "dataVolumeGiB", least, 16384, "GiB", ", for the weights and both engines' images"
+        ),
+        data_snapshot=snapshot,
+        spot=bool(raw.value("spot")),
+        protect=bool(raw.value("protect")),
+        idle_minutes=idle,
+        email=email,
+        budget=budget,
+        log_days=log_days,
+        public_keys=dict(raw.value("sshPublicKeys") or {}),
+    )

@@ -1,0 +1,372 @@
+"""The AWS host under mocks: what it declares, with which options, what is secret, and what is not there."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pulumi
+import pytest
+import yaml
+
+from components.aws.gpu_host import GpuHost, GpuHostArgs, identity
+from components.instance_types import INSTANCE_TYPES
+from components.labels import Labels
+from tests.support.recorder import SECRET, Recorder
+
+HOST_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nmarker-of-the-host-key\n"
+
+ARGS = GpuHostArgs(
+    labels=Labels(project="changeover", stack="prod"),
+    zone="eu-central-1b",
+    instance=INSTANCE_TYPES["g4dn.xlarge"],
+    allowed=("203.0.113.0/24", "198.51.100.0/24"),
+    admins=(),
+    public_http=False,
+    vpc_id="",
+    subnet_id="",
+    access="ssm",
+    domain="",
+    hosted_zone="",
+    ami="",
+    ami_refresh="",
+    data_gib=200,
+    data_snapshot="",
+    spot=False,
+    protect=True,
+    idle_minutes=0,
+    email="",
+    budget=0,
+    log_days=90,
+    client_public_key="ssh-ed25519 AAAA",
+    host_key=HOST_KEY,
+    ssh_config=".changeover/ssh/prod/config",
+)
+
+Declare = Callable[..., Recorder]
+
+
+@pytest.fixture
+def declare() -> Declare:
+    """Declares a host with some arguments changed, and returns what was declared."""
+
+    def declared(**changes: Any) -> Recorder:
+        recorder = Recorder.start("prod")
+
+        @pulumi.runtime.test  # type: ignore[untyped-decorator]
+        def program() -> None:
+            GpuHost("host", replace(ARGS, **changes))
+
+        program()
+        return recorder
+
+    return declared
+
+
+def kinds(recorder: Recorder) -> set[str]:
+    return {each.typ for each in recorder.resources if each.typ.startswith("aws:")}
+
+
+def instance(recorder: Recorder) -> Any:
+    return recorder.options("Instance", "instance")
+
+
+def script(recorder: Recorder) -> str:
+    document = yaml.safe_load(recorder.of("Instance")["instance"]["userData"])
+    return str(document["write_files"][0]["content"])
+
+
+# tags and names
+
+
+def test_everything_that_can_carry_tags_says_project_stack_and_who_manages_it(declare: Declare) -> None:
+    recorder = declare(domain="llm.example.com", email="ops@example.com", budget=500, idle_minutes=60)
+    without = {"RouteTableAssociation", "RolePolicyAttachment", "RolePolicy", "VolumeAttachment"}
+    without |= {"EipAssociation", "TopicSubscription"}
+    for each in recorder.resources:
+        kind = each.typ.rsplit(":", 1)[1]
+        if not each.typ.startswith("aws:") or kind in without:
+            continue
+        tags = each.inputs["tags"]
+        assert tags["Name"].startswith("changeover-prod-"), each.name
+        assert (tags["Project"], tags["Stack"], tags["ManagedBy"]) == ("changeover", "prod", "pulumi")
+
+
+def test_everything_is_made_in_the_region_of_the_zone_by_one_provider(declare: Declare) -> None:
+    recorder = declare()
+    (provider,) = [each for each in recorder.resources if each.typ == "pulumi:providers:aws"]
+    assert provider.inputs["region"] == "eu-central-1"
+    used = {request.provider for request in recorder.requests if request.type.startswith("aws:")}
+    assert len(used) == 1
+    assert "pulumi:providers:aws::aws" in used.pop()
+
+
+def test_roles_carry_the_projects_name_so_that_a_policy_can_name_them(declare: Declare) -> None:
+    assert set(declare().of("Role")) == {"changeover-prod-host", "changeover-prod-snapshots"}
+
+
+# network
+
+
+def test_the_subnet_is_public_and_in_the_zone(declare: Declare) -> None:
+    recorder = declare()
+    assert recorder.one("Subnet")["availabilityZone"] == "eu-central-1b"
+    (route,) = recorder.one("RouteTable")["routes"]
+    assert route["cidrBlock"] == "0.0.0.0/0"
+    assert route["gatewayId"] == "changeover-prod-network-gateway-id"
+
+
+def test_an_existing_subnet_is_used_and_none_is_made(declare: Declare) -> None:
+    recorder = declare(vpc_id="vpc-0123456789abcdef0", subnet_id="subnet-0123456789abcdef0")
+    assert not {kind for kind in kinds(recorder) if kind.rsplit(":", 1)[1] in ("Vpc", "Subnet", "RouteTable")}
+    assert recorder.one("SecurityGroup")["vpcId"] == "vpc-0123456789abcdef0"
+    assert recorder.one("Instance")["subnetId"] == "subnet-0123456789abcdef0"
+
+
+def open_ports(recorder: Recorder) -> set[tuple[int, str]]:
+    return {
+        (int(rule["fromPort"]), rule["cidrIpv4"]) for rule in recorder.of("SecurityGroupIngressRule").values()
+    }
+
+
+def test_without_a_domain_only_443_is_open_and_only_to_the_allowed(declare: Declare) -> None:
+    assert open_ports(declare()) == {(443, "203.0.113.0/24"), (443, "198.51.100.0/24")}
+
+
+def test_with_a_domain_port_80_is_open_as_well_and_to_everybody_only_when_asked(declare: Declare) -> None:
+    allowed = ("203.0.113.0/24",)
+    assert open_ports(declare(domain="llm.example.com", allowed=allowed)) == {
+        (443, "203.0.113.0/24"),
+        (80, "203.0.113.0/24"),
+    }
+    assert open_ports(declare(domain="llm.example.com", allowed=allowed, public_http=True)) == {
+        (443, "203.0.113.0/24"),
+        (80, "0.0.0.0/0"),
+    }
+
+
+def test_ssh_is_open_to_admins_only(declare: Declare) -> None:
+    recorder = declare(access="direct", admins=("192.0.2.0/24",))
+    assert {network for port, network in open_ports(recorder) if port == 22} == {"192.0.2.0/24"}
+
+
+def test_a_rule_is_for_one_port_of_tcp(declare: Declare) -> None:
+    for rule in declare(domain="llm.example.com").of("SecurityGroupIngressRule").values():
+        assert rule["ipProtocol"] == "tcp"
+        assert rule["fromPort"] == rule["toPort"]
+
+
+# role
+
+
+def test_the_host_may_read_its_own_parameter_and_write_its_own_metrics_and_logs(declare: Declare) -> None:
+    recorder = declare()
+    policy = json.loads(recorder.one("RolePolicy")["policy"])
+    allowed = {json.dumps(each["Action"]): each for each in policy["Statement"]}
+    assert allowed['"ssm:GetParameter"']["Resource"] == "arn:host-key"
+    metrics = allowed['"cloudwatch:PutMetricData"']
+    assert metrics["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Changeover/prod"}}
+    logs = allowed['["logs:CreateLogStream", "logs:PutLogEvents"]']
+    assert logs["Resource"] == ["arn:edge-log:*", "arn:switch-log:*"]
+    assert len(allowed) == 3
+
+
+def test_the_host_can_be_reached_by_ssm_and_gets_no_other_managed_policy(declare: Declare) -> None:
+    recorder = declare(protect=False)
+    assert recorder.one("RolePolicyAttachment")["policyArn"].endswith("/AmazonSSMManagedInstanceCore")
+
+
+# keys
+
+
+def test_the_host_key_is_a_secure_string_and_nowhere_else(declare: Declare) -> None:
+    recorder = declare()
+    assert recorder.holders("marker-of-the-host-key") == ["host-key"]
+    parameter = recorder.of("Parameter")["host-key"]
+    assert parameter["type"] == "SecureString"
+    assert parameter["name"] == "/changeover/prod/host-key"
+    request = recorder.options("Parameter", "host-key")
+    assert SECRET in request.object["value"]
+
+
+def test_the_boot_script_names_the_parameter_and_holds_no_key(declare: Declare) -> None:
+    text = script(declare())
+    assert "HOST_KEY_PARAMETER=/changeover/prod/host-key" in text
+    assert "PRIVATE KEY" not in text
+    assert "vol0123" not in text
+    assert "data-id" in text or "dataid" in text
+
+
+# instance
+
+
+def test_the_instance_demands_imdsv2_and_keeps_containers_from_it(declare: Declare) -> None:
+    options = declare().one("Instance")["metadataOptions"]
+    assert options["httpTokens"] == "required"
+    assert options["httpPutResponseHopLimit"] == 1
+
+
+def test_every_volume_is_encrypted_gp3(declare: Declare) -> None:
+    recorder = declare()
+    root = recorder.one("Instance")["rootBlockDevice"]
+    assert (root["encrypted"], root["volumeType"]) == (True, "gp3")
+    data = recorder.one("Volume")
+    assert (data["encrypted"], data["type"], data["size"]) == (True, "gp3", 200)
+    assert data["availabilityZone"] == "eu-central-1b"
+
+
+def test_the_data_volume_can_be_made_from_a_snapshot(declare: Declare) -> None:
+    assert declare(data_snapshot="snap-0123456789").one("Volume")["snapshotId"] == "snap-0123456789"
+    assert "snapshotId" not in declare().one("Volume")
+
+
+def test_protect_holds_on_instance_and_volume_and_adds_snapshots(declare: Declare) -> None:
+    recorder = declare()
+    assert instance(recorder).protect
+    assert recorder.options("Volume", "data").protect
+    assert recorder.one("Instance")["disableApiTermination"] is True
+    details = recorder.one("LifecyclePolicy")["policyDetails"]
+    assert details["targetTags"] == {"Name": "changeover-prod-data"}
+    assert details["schedules"][0]["retainRule"]["count"] == 7
+    assert recorder.one("Volume")["tags"]["Name"] == "changeover-prod-data"
+
+
+def test_without_protect_nothing_is_held_back_and_nothing_is_snapshotted(declare: Declare) -> None:
+    recorder = declare(protect=False)
+    assert not instance(recorder).protect
+    assert not recorder.options("Volume", "data").protect
+    assert recorder.one("Instance")["disableApiTermination"] is False
+    assert recorder.of("LifecyclePolicy") == {}
+
+
+def test_spot_is_a_persistent_request_whose_interruption_stops(declare: Declare) -> None:
+    market = declare(spot=True).one("Instance")["instanceMarketOptions"]
+    assert market["spotOptions"] == {
+        "spotInstanceType": "persistent",
+        "instanceInterruptionBehavior": "stop",
+    }
+    assert "instanceMarketOptions" not in declare().one("Instance")
+
+
+def test_a_new_instance_comes_after_the_old_one_and_takes_the_volume_and_the_address(
+    declare: Declare,
+) -> None:
+    recorder = declare()
+    assert instance(recorder).deleteBeforeReplace
+    assert recorder.one("Instance")["userDataReplaceOnChange"] is True
+    assert recorder.one("VolumeAttachment")["volumeId"] == "data-id"
+    assert recorder.one("EipAssociation")["allocationId"] == "address-id"
+    for kind, name in (("VolumeAttachment", "data-attachment"), ("EipAssociation", "address-association")):
+        assert recorder.options(kind, name).deletedWith.endswith("::instance")
+
+
+def test_a_newer_image_replaces_nothing_and_a_refresh_is_another_parameter(declare: Declare) -> None:
+    recorder = declare()
+    pinned = recorder.options("Parameter", "ami")
+    assert list(pinned.ignoreChanges) == ["value"]
+    assert recorder.one("Instance")["ami"] == "ami-0fedcba9876543210"
+    (call,) = recorder.calls
+    assert call.args["name"].endswith("/latest/ami-id")
+    names = {each["name"] for each in declare(ami_refresh="2027-01-31").of("Parameter").values()}
+    assert names == {"/changeover/prod/host-key", "/changeover/prod/ami/2027-01-31"}
+    assert "/changeover/prod/ami" in {each["name"] for each in recorder.of("Parameter").values()}
+
+
+def test_an_image_of_ones_own_is_asked_of_nobody(declare: Declare) -> None:
+    recorder = declare(ami="ami-0123456789abcdef0")
+    assert recorder.one("Instance")["ami"] == "ami-0123456789abcdef0"
+    assert list(recorder.of("Parameter")) == ["host-key"]
+    assert recorder.calls == []
+
+
+def test_the_instances_tags_tell_a_later_preview_what_it_was_made_from() -> None:
+    base = identity(ARGS)
+    assert base["Image"] == "pinned"
+    assert identity(replace(ARGS, ami_refresh="2027"))["Image"] == "pinned-2027"
+    assert identity(replace(ARGS, ami="ami-0123456789"))["Image"] == "ami-0123456789"
+    assert identity(replace(ARGS, spot=True))["Spot"] != base["Spot"]
+    assert identity(replace(ARGS, zone="us-east-1a"))["Boot"] != base["Boot"]
+    assert identity(replace(ARGS, data_gib=500, email="a@b.cc", log_days=1)) == base
+
+
+# readiness
+
+
+def test_docker_waits_for_a_host_that_is_ready(declare: Declare) -> None:
+    recorder = declare()
+    ready = recorder.one("Command")
+    assert ready["environment"]["DOCKER_HOST"] == "ssh://ubuntu@instance-id"
+    assert ready["environment"]["GPU"] == "Tesla T4"
+    assert ready["environment"]["DRIVER"] == "580"
+    assert ready["triggers"] == ["instance-id"]
+    depends = recorder.options("Command", "ready").dependencies
+    assert any(urn.endswith("::data-attachment") for urn in depends)
+    assert any(urn.endswith("::address-association") for urn in depends)
+
+
+def test_direct_access_goes_to_the_elastic_address(declare: Declare) -> None:
+    ready = declare(access="direct", admins=("192.0.2.0/24",)).one("Command")
+    assert ready["environment"]["DOCKER_HOST"] == "ssh://ubuntu@198.51.100.7"
+
+
+def test_another_instance_type_is_waited_for_again(declare: Declare) -> None:
+    before = declare().one("Command")["environment"]
+    after = declare(instance=INSTANCE_TYPES["g4dn.2xlarge"]).one("Command")["environment"]
+    assert before != after
+
+
+# name, logs, alarms, money
+
+
+def test_a_record_is_made_only_in_a_zone_that_is_given(declare: Declare) -> None:
+    record = declare(domain="llm.example.com", hosted_zone="example.com").one("Record")
+    assert (record["name"], record["records"], record["zoneId"]) == (
+        "llm.example.com",
+        ["198.51.100.7"],
+        "Z0123456789",
+    )
+    assert declare(domain="llm.example.com").of("Record") == {}
+
+
+def test_access_log_and_changes_are_kept_for_the_days_that_are_set(declare: Declare) -> None:
+    logs = declare(log_days=14).of("LogGroup")
+    assert {each["name"] for each in logs.values()} == {"/changeover/prod/edge", "/changeover/prod/switch"}
+    assert {each["retentionInDays"] for each in logs.values()} == {14}
+
+
+def alarms(recorder: Recorder) -> dict[str, dict[str, Any]]:
+    return {
+        name.removeprefix("changeover-prod-alarms-"): inputs
+        for name, inputs in recorder.of("MetricAlarm").items()
+    }
+
+
+def test_there_is_an_alarm_for_each_thing_that_matters(declare: Declare) -> None:
+    found = alarms(declare())
+    assert set(found) == {"status", "endpoint", "disk", "gpu-memory", "gpu-busy"}
+    for each in found.values():
+        assert each["alarmActions"] == ["arn:changeover-prod-alarms"]
+        assert each["dimensions"] == {"InstanceId": "instance-id"}
+    assert found["status"]["namespace"] == "AWS/EC2"
+    assert found["endpoint"]["namespace"] == "Changeover/prod"
+    assert found["endpoint"]["treatMissingData"] == "breaching"
+
+
+def test_an_idle_instance_stops_and_its_silence_is_no_alarm(declare: Declare) -> None:
+    found = alarms(declare(idle_minutes=60))
+    assert found["idle"]["alarmActions"] == ["arn:aws:automate:eu-central-1:ec2:stop"]
+    assert found["idle"]["period"] * found["idle"]["evaluationPeriods"] == 3600
+    assert found["idle"]["statistic"] == "Maximum"
+    assert found["endpoint"]["treatMissingData"] == "notBreaching"
+
+
+def test_mail_and_budget_come_only_with_an_address(declare: Declare) -> None:
+    silent = declare()
+    assert silent.of("TopicSubscription") == {}
+    assert silent.of("Budget") == {}
+    told = declare(email="ops@example.com", budget=500)
+    assert told.one("TopicSubscription")["endpoint"] == "ops@example.com"
+    budget = told.one("Budget")
+    assert budget["limitAmount"] == "500"
+    assert budget["costFilters"] == [{"name": "TagKeyValue", "values": ["user:Stack$prod"]}]
+    assert {each["threshold"] for each in budget["notifications"]} == {80, 100}

@@ -1,0 +1,159 @@
+"""The settings of AWS are refused before AWS is asked anything."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.instance_types import INSTANCE_TYPES
+from stacks.aws_settings import KEYS
+from stacks.settings import Settings, SettingsError, declared, from_values
+
+ROOT = Path(__file__).parent.parent.parent
+PUBLIC = f"ssh-ed25519 {'A' * 68}"
+GOOD: dict[str, Any] = {
+    "engine": "ollama",
+    "target": "aws",
+    "model": "qwen-2.5-coder-7b",
+    "allowedCidrs": ["10.1.0.0/16"],
+    "apiKeys": {"acme": "0123456789abcdef"},
+    "sshKeys": {"host": "private", "client": "private"},
+    "sshPublicKeys": {"host": PUBLIC, "client": PUBLIC},
+}
+
+
+def read(**values: object) -> Settings:
+    return from_values("prod", {**GOOD, **values}, ROOT)
+
+
+def refusal(**values: object) -> str:
+    with pytest.raises(SettingsError) as error:
+        read(**values)
+    return str(error.value)
+
+
+def test_the_machine_follows_from_the_instance_type() -> None:
+    settings = read()
+    assert settings.gpu is not None
+    assert settings.aws is not None
+    assert (settings.gpu.name, settings.gpu.count) == ("NVIDIA T4", 1)
+    assert settings.host_memory == 14 * 1024**3
+    assert settings.aws.region == "us-east-1"
+    four = read(instanceType="g5.12xlarge").gpu
+    assert four is not None
+    assert (four.name, four.count) == ("NVIDIA A10G", 4)
+
+
+def test_every_setting_of_aws_is_declared_and_has_a_default() -> None:
+    block = declared(ROOT)
+    for key in KEYS:
+        assert "default" in block[key], key
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"instanceType": "t3.large"},
+            "changeover:instanceType: 't3.large' cannot work; allowed: g4dn.xlarge",
+        ),
+        ({"zone": "us-east-1"}, "changeover:zone: 'us-east-1' cannot work"),
+        ({"zone": "mx-central-1a"}, "g4dn was offered in "),
+        ({"zone": "eu-west-3a", "instanceType": "g5.xlarge"}, "g5 was offered in "),
+        ({"allowedCidrs": []}, "changeover:allowedCidrs"),
+        ({"allowedCidrs": ["10.1.0.0/16", "10.1.2.0/24"]}, "networks that do not overlap"),
+        ({"allowedCidrs": ["10.1.0.1/16"]}, "an IPv4 network"),
+        ({"allowedCidrs": ["203.0.113.0/24"]}, "this one is an example's"),
+        ({"access": "direct"}, "changeover:adminCidrs: [] cannot work; with access direct"),
+        ({"access": "direct", "adminCidrs": ["0.0.0.0/0"]}, "never everybody"),
+        ({"adminCidrs": ["10.2.0.0/16"]}, "only with access direct"),
+        ({"domain": "llm"}, "a name such as llm.example.com"),
+        (
+            {"domain": "llm.example.org", "hostedZone": "example.com", "publicHttp": True},
+            "changeover:domain: 'llm.example.org' cannot work; a name in example.com",
+        ),
+        ({"domain": "llm.example.com"}, "Type: pulumi config set publicHttp true"),
+        ({"publicHttp": True}, "only with a domain"),
+        ({"vpcId": "vpc-0123456789abcdef0"}, "changeover:subnetId"),
+        ({"subnetId": "subnet-1", "vpcId": "vpc-0123456789abcdef0"}, "an id, subnet-…"),
+        ({"ami": "latest"}, "an image's id, ami-…"),
+        ({"ami": "ami-0123456789abcdef0", "amiRefresh": "2027"}, "not with ami"),
+        ({"dataSnapshot": "yesterday"}, "a snapshot's id, snap-…"),
+        ({"dataVolumeGiB": 20}, "for the weights and both engines' images"),
+        ({"alarmEmail": "me"}, "an e-mail address"),
+        ({"monthlyBudget": 500}, "only with alarmEmail"),
+        ({"logDays": 2}, "allowed: 1, 3, 5, 7"),
+        ({"idleStopMinutes": 10}, "Type: pulumi config set idleStopMinutes 30"),
+        ({"idleStopMinutes": 47}, "Type: pulumi config set idleStopMinutes 45"),
+        ({"apiKeys": {}}, "the endpoint is never open"),
+        ({"sshKeys": {}}, "Type: make keys"),
+        ({"sshPublicKeys": {"host": PUBLIC}}, "changeover:sshPublicKeys: 'client' cannot work"),
+        ({"port": 8443}, "changeover:port: 8443 cannot work; only with target docker"),
+        ({"gpu": "t4"}, "changeover:gpu: 't4' cannot work; only with target docker"),
+        ({"images": "offline"}, "with target aws: public"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_what_to_do(values: dict[str, object], expected: str) -> None:
+    text = refusal(**values)
+    assert expected in text
+    assert "Type: " in text
+
+
+def test_a_volume_must_hold_the_weights_of_both_engines_and_their_images() -> None:
+    aws = read(dataVolumeGiB=100).aws
+    assert aws is not None
+    text = refusal(dataVolumeGiB=64)
+    assert "changeover:dataVolumeGiB: 64 cannot work; allowed: " in text
+
+
+def test_everybody_needs_no_further_word_for_port_80() -> None:
+    aws = read(domain="llm.example.com", allowedCidrs=["0.0.0.0/0"]).aws
+    assert aws is not None
+    assert aws.public_http is False
+
+
+def test_what_does_not_fit_is_answered_with_an_instance_type() -> None:
+    text = refusal(quantization={"vllm": "fp16"})
+    assert "or instanceType g6.xlarge" in text
+    assert "gpuCount" not in text
+    assert "allowed: " in text
+
+
+def test_a_key_of_aws_on_another_target_is_refused_without_its_value() -> None:
+    with pytest.raises(SettingsError) as error:
+        from_values(
+            "local",
+            {
+                "engine": "ollama",
+                "target": "docker",
+                "model": "qwen-2.5-coder-0.5b",
+                "sshKeys": {"host": "marker"},
+            },
+            ROOT,
+        )
+    assert "changeover:sshKeys: '[set]' cannot work; only with target aws" in str(error.value)
+    assert "marker" not in str(error.value)
+
+
+def test_a_reviewer_needs_no_keys() -> None:
+    bare = {key: value for key, value in GOOD.items() if key not in ("apiKeys", "sshKeys", "sshPublicKeys")}
+    settings = from_values("prod", {**bare, "allowedCidrs": ["203.0.113.0/24"]}, ROOT, deploying=False)
+    assert settings.tenants == ()
+
+
+def test_the_price_is_that_of_instance_volumes_and_address() -> None:
+    aws = read().aws
+    assert aws is not None
+    assert aws.hourly == pytest.approx(0.526 + 0.005 + 280 * 0.08 / 730)
+    assert aws.cost.startswith("$0.562 an hour, $410 a month (g4dn.xlarge on demand, 280 GiB of gp3")
+    assert "unverified" not in aws.cost
+    other = read(instanceType="g5.xlarge", zone="eu-west-1a").aws
+    assert other is not None
+    assert "the instance's price is unverified" in other.cost
+    assert "eu-west-1 differs" in other.cost
+
+
+def test_every_instance_type_names_its_family_and_size() -> None:
+    for name, each in INSTANCE_TYPES.items():
+        assert name == each.name
+        assert each.family in ("g4dn", "g5", "g6")

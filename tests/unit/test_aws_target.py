@@ -1,0 +1,175 @@
+"""What a preview says of the instance that there is: pure, from what AWS answered."""
+
+import json
+import os
+import shutil
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.labels import Labels
+from stacks import aws_cli, aws_target
+from stacks.aws_cli import AwsError, Found, found
+from stacks.aws_settings import AwsSettings
+from stacks.settings import from_values
+from stacks.target_error import TargetError
+from tests.unit.test_aws_settings import GOOD, PUBLIC, ROOT
+
+IDENTITY = {"Boot": "0123456789ab", "Image": "pinned", "Data": "empty", "Spot": "no"}
+HERE = Found(
+    instance="i-0123456789abcdef0",
+    state="running",
+    type="g4dn.xlarge",
+    zone="us-east-1a",
+    subnet="subnet-0123456789abcdef0",
+    address="198.51.100.7",
+    tags=IDENTITY,
+    volumes=("vol-1", "vol-2"),
+    size_gib=280,
+)
+NOTHING = replace(HERE, instance=None, state="", type="", zone="", subnet="", tags={}, volumes=(), size_gib=0)
+
+
+def wanted(**values: object) -> AwsSettings:
+    aws = from_values("prod", {**GOOD, **values}, ROOT).aws
+    assert aws is not None
+    return aws
+
+
+def notes(there: Found, identity: dict[str, str] = IDENTITY, **values: object) -> list[str]:
+    return aws_target.check(there, wanted(**values), identity, "prod")
+
+
+def test_nothing_is_said_where_nothing_changes_or_exists() -> None:
+    assert notes(HERE) == []
+    assert notes(NOTHING) == []
+
+
+def test_a_stopped_instance_is_an_error_with_what_starts_it() -> None:
+    with pytest.raises(TargetError, match=r"is stopped; nothing was changed.*: make wake STACK=prod"):
+        notes(replace(HERE, state="stopped"))
+
+
+def test_a_volume_without_its_instance_is_a_note_with_what_brings_it_back() -> None:
+    (note,) = notes(replace(NOTHING, volumes=("vol-1",)))
+    assert "make recover STACK=prod" in note
+
+
+@pytest.mark.parametrize(
+    ("identity", "values", "reason"),
+    [
+        (IDENTITY | {"Boot": "fff"}, {}, "the boot script changed"),
+        (IDENTITY | {"Image": "pinned-2027"}, {}, "the machine image changes from pinned to pinned-2027"),
+        (IDENTITY | {"Spot": "yes"}, {"spot": True}, "`spot` changed"),
+        (IDENTITY | {"Data": "snap-0123456789"}, {}, "the data volume is made anew"),
+        (IDENTITY, {"zone": "us-east-1b"}, "the zone changes from us-east-1a to us-east-1b"),
+    ],
+)
+def test_a_replacement_is_said_in_words_and_refused_where_protected(
+    identity: dict[str, str], values: dict[str, Any], reason: str
+) -> None:
+    (note,) = notes(HERE, identity, **{"protect": False, **values})
+    assert "this replaces the instance i-0123456789abcdef0" in note
+    assert reason in note
+    with pytest.raises(TargetError) as error:
+        notes(HERE, identity, **values)
+    assert reason in str(error.value)
+    assert "pulumi config set protect false && pulumi up" in str(error.value)
+    assert "nothing was changed" in str(error.value)
+
+
+def test_another_instance_type_stops_the_instance_and_is_not_refused() -> None:
+    (note,) = notes(HERE, instanceType="g4dn.2xlarge")
+    assert "this stops the instance i-0123456789abcdef0 and starts it as g4dn.2xlarge" in note
+
+
+def test_the_price_comes_with_the_difference_that_a_change_makes() -> None:
+    assert "this update" not in aws_target.price(HERE, wanted())
+    assert aws_target.price(NOTHING, wanted()) == f"cost: {wanted().cost}"
+    assert "; this update: +$0.226 an hour, +$165 a month" in aws_target.price(
+        HERE, wanted(instanceType="g4dn.2xlarge")
+    )
+    assert "; this update: -$0.226 an hour, -$165 a month" in aws_target.price(
+        replace(HERE, type="g4dn.2xlarge"), wanted()
+    )
+
+
+def instance(name: str, state: str) -> dict[str, Any]:
+    return {
+        "InstanceId": name,
+        "State": {"Name": state},
+        "InstanceType": "g4dn.xlarge",
+        "Placement": {"AvailabilityZone": "us-east-1a"},
+        "Tags": [{"Key": "Boot", "Value": "abc"}],
+    }
+
+
+def test_of_two_instances_the_one_that_runs_counts() -> None:
+    volumes = [{"VolumeId": "vol-1", "Size": 80}, {"VolumeId": "vol-2", "Size": 200}]
+    both = found([instance("i-old", "shutting-down"), instance("i-new", "running")], volumes)
+    assert (both.instance, both.tags, both.size_gib, both.volumes) == (
+        "i-new",
+        {"Boot": "abc"},
+        280,
+        ("vol-1", "vol-2"),
+    )
+    assert found([], []).instance is None
+
+
+@pytest.fixture
+def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A double of the `aws` command: prints the file `answer`, or fails with the file `error`."""
+    program = tmp_path / "bin" / "aws"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >>{tmp_path}/calls\n'
+        f"[ ! -f {tmp_path}/error ] || {{ cat {tmp_path}/error >&2; exit 253; }}\ncat {tmp_path}/answer\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return tmp_path
+
+
+def test_aws_is_asked_for_what_carries_the_stacks_tags(aws: Path) -> None:
+    (aws / "answer").write_text(json.dumps({"Reservations": [], "Volumes": []}))
+    assert aws_cli.look("eu-west-1", Labels(project="changeover", stack="dev")).instance is None
+    first, second = (aws / "calls").read_text().splitlines()
+    assert first.startswith("ec2 describe-instances --filters Name=tag:Project,Values=changeover")
+    assert "Name=tag:Stack,Values=dev" in second
+    assert "--region eu-west-1" in first
+
+
+def test_missing_credentials_are_said_with_what_to_do(aws: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (aws / "error").write_text("Unable to locate credentials. You can configure credentials…\n")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    with pytest.raises(TargetError) as error:
+        aws_target._look(wanted(), Labels(project="changeover", stack="prod"))
+    text = str(error.value)
+    assert "Unable to locate credentials" in text
+    assert "Nothing was changed" in text
+    assert "aws sso login" in text
+
+
+def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(TargetError, match="ssh, docker, session-manager-plugin"):
+        aws_target._look(wanted(), Labels(project="changeover", stack="prod"))
+    with pytest.raises(AwsError, match="no `aws` command"):
+        aws_cli.aws("us-east-1", "sts", "get-caller-identity")
+
+
+def test_ssh_gets_its_files_and_the_private_key_is_for_this_user_only(tmp_path: Path) -> None:
+    settings = from_values("prod", GOOD, ROOT)
+    folder = tmp_path / "ssh" / "prod"
+    aws_target.write_ssh_files(settings, folder, "the key\n\n")
+    assert (folder / "client_key").read_text() == "the key\n"
+    assert stat.S_IMODE((folder / "client_key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (folder / "known_hosts").read_text() == f"changeover-prod {PUBLIC}\n"
+    config = (folder / "config").read_text()
+    assert "StrictHostKeyChecking yes" in config
+    assert f"UserKnownHostsFile {folder}/known_hosts" in config
+    assert "ProxyCommand aws ssm start-session --region us-east-1 --target %h" in config

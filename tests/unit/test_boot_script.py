@@ -1,0 +1,110 @@
+"""The boot script: its text is held by a golden file, passes shellcheck, and carries no secret."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.boot_script import PATH, Boot, data_device, digest, render, user_data
+
+GOLDEN = Path(__file__).parent / "golden" / "boot.sh"
+BOOT = Boot(
+    region="us-east-1",
+    data_volume="vol-0123456789abcdef0",
+    host_key_parameter="/changeover/prod/host-key",
+    namespace="Changeover/prod",
+)
+
+
+def test_the_text_is_the_one_that_was_reviewed() -> None:
+    assert render(BOOT) == GOLDEN.read_text()
+
+
+def test_shellcheck_finds_nothing() -> None:
+    shellcheck = Path(sys.prefix) / "bin" / "shellcheck"
+    done = subprocess.run([shellcheck, GOLDEN], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_it_fits_into_user_data() -> None:
+    assert len(user_data(BOOT).encode()) < 16 * 1024
+
+
+def test_cloud_init_gets_the_script_to_the_letter_and_runs_it() -> None:
+    document = yaml.safe_load(user_data(BOOT))
+    (file,) = document["write_files"]
+    assert file["content"] == render(BOOT)
+    assert (file["path"], file["permissions"]) == (PATH, "0755")
+    assert document["runcmd"] == [[PATH]]
+    assert user_data(BOOT).startswith("#cloud-config\n")
+
+
+def test_the_digest_is_that_of_the_script_whatever_the_volume() -> None:
+    assert digest(BOOT) == digest(replace(BOOT, data_volume="vol-00000000000000000"))
+    assert digest(BOOT) != digest(replace(BOOT, region="us-east-2"))
+
+
+def test_a_volume_is_found_by_its_id_and_not_by_its_place() -> None:
+    device = "/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123456789abcdef0"
+    assert data_device("vol-0123456789abcdef0") == device
+
+
+DOUBLE = """#!/bin/sh
+echo "$(basename "$0") $*" >>"$LOG"
+case "$(basename "$0")" in
+  blkid) case "$*" in *value*) echo 11111111-2222 ;; *) exit "$BLKID" ;; esac ;;
+esac
+"""
+
+
+def mount_data(folder: Path, *, blkid: int) -> tuple[int, list[str]]:
+    """Run the script's own `mount_data` with doubles for the tools; returns exit status and their calls."""
+    tools = folder / "bin"
+    tools.mkdir()
+    for name in ("blkid", "mkfs.ext4", "mount", "systemctl", "resize2fs", "mountpoint", "test"):
+        (tools / name).write_text(DOUBLE)
+        (tools / name).chmod(0o755)
+    (tools / "mountpoint").write_text("#!/bin/sh\nexit 1\n")
+    fstab = folder / "fstab"
+    fstab.touch()
+    script = (
+        render(BOOT)
+        .replace("/etc/fstab", str(fstab))
+        .replace("DATA_MOUNT=/data", f"DATA_MOUNT={folder}/data")
+        .replace('retry 600 test -b "$DATA_DEVICE"', ":")
+    )
+    assert script.endswith("\nmain\n")
+    log = folder / "log"
+    log.touch()
+    done = subprocess.run(
+        ["bash", "-c", script.removesuffix("main\n") + "mount_data\n"],
+        env={"PATH": f"{tools}:{os.environ['PATH']}", "LOG": str(log), "BLKID": str(blkid)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, [*log.read_text().splitlines(), *fstab.read_text().splitlines()]
+
+
+def test_an_empty_volume_is_formatted_and_mounted_by_uuid(tmp_path: Path) -> None:
+    code, calls = mount_data(tmp_path, blkid=2)
+    assert code == 0
+    assert f"mkfs.ext4 -q -L changeover-data {data_device(BOOT.data_volume)}" in calls
+    assert any(line.startswith("UUID=11111111-2222 ") for line in calls)
+
+
+def test_a_volume_that_holds_something_is_never_formatted(tmp_path: Path) -> None:
+    code, calls = mount_data(tmp_path, blkid=0)
+    assert code == 0
+    assert not [call for call in calls if call.startswith("mkfs")]
+
+
+@pytest.mark.parametrize("blkid", [4, 8])
+def test_a_volume_that_cannot_be_read_is_left_alone(tmp_path: Path, blkid: int) -> None:
+    code, calls = mount_data(tmp_path, blkid=blkid)
+    assert code != 0
+    assert not [call for call in calls if call.startswith("mkfs")]

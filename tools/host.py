@@ -1,0 +1,62 @@
+"""Where the Docker host of a stack is, for the tools that talk to it."""
+
+import os
+
+import yaml
+
+from components.labels import Labels
+from components.ssh_config import USER
+from offline.steps import StepFailed
+from stacks import aws_cli
+from stacks.aws_cli import AwsError, Found
+from stacks.aws_settings import AwsSettings
+from stacks.aws_target import SSH_FILES
+from stacks.settings import PROJECT, SettingsError, from_files
+from tools.environment import ROOT
+
+
+def is_on_aws(stack: str) -> bool:
+    """Whether the stack's file says so; its other settings may be wrong."""
+    file = ROOT / f"Pulumi.{stack}.yaml"
+    config = yaml.safe_load(file.read_text()).get("config") if file.exists() else None
+    return (config or {}).get(f"{PROJECT}:target") == "aws"
+
+
+def on_aws(stack: str) -> AwsSettings | None:
+    """The stack's AWS settings, or None where it is on another target. Raises StepFailed."""
+    if not is_on_aws(stack):
+        return None
+    try:
+        return from_files(stack, ROOT).aws
+    except SettingsError as error:
+        raise StepFailed(str(error)) from None
+
+
+def look(stack: str, settings: AwsSettings) -> Found:
+    """What there is of the stack in AWS. Raises StepFailed."""
+    try:
+        return aws_cli.look(settings.region, Labels(project=PROJECT, stack=stack))
+    except AwsError as error:
+        raise StepFailed(str(error)) from None
+
+
+def reach(stack: str) -> None:
+    """From here on this process's `docker` talks to the stack's host. Raises StepFailed where it can't."""
+    settings = on_aws(stack)
+    if settings is None:
+        return
+    found = look(stack, settings)
+    if found.state != "running":
+        raise StepFailed(
+            f"the instance of stack `{stack}` is {found.state or 'not there'}. Type: make "
+            f"{'recover' if found.instance is None else 'wake'} STACK={stack}"
+        )
+    config = ROOT / SSH_FILES / stack / "config"
+    if not config.exists():
+        raise StepFailed(f"there is no {config}; a preview writes it: pulumi preview --stack {stack}")
+    os.chdir(ROOT)  # the ssh_config names its files relative to it
+    os.environ["DOCKER_HOST"] = (
+        f"ssh://{USER}@{found.instance if settings.access == 'ssm' else found.address}"
+    )
+    os.environ["CHANGEOVER_SSH_CONFIG"] = str(config)
+    os.environ["PATH"] = f"{ROOT / 'components' / 'ssh'}:{os.environ['PATH']}"

@@ -1,0 +1,53 @@
+"""`make keys`: the SSH keys of a stack on AWS, the host's own and the deployer's, made once."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from offline.steps import StepFailed, main_guard, say
+from tools.environment import ROOT, pulumi
+
+WHO = ("host", "client")
+
+
+def missing(config: dict[str, dict[str, object]]) -> list[str]:
+    """Whose keys a stack's settings don't have yet."""
+    halves = [config.get(f"changeover:{key}") or {} for key in ("sshKeys", "sshPublicKeys")]
+    return [who for who in WHO if not all(who in half for half in halves)]
+
+
+def make(folder: Path, who: str) -> tuple[str, str]:
+    """A new Ed25519 key without a passphrase: its private and its public half. Raises StepFailed."""
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(folder / who)]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise StepFailed("there is no `ssh-keygen`. On Debian: apt-get install openssh-client") from None
+    if done.returncode != 0:
+        raise StepFailed(f"ssh-keygen failed: {done.stderr.strip()}")
+    return (folder / who).read_text(), (folder / f"{who}.pub").read_text().strip()
+
+
+def keys(stack: str) -> None:
+    """Make what is missing and put it into Pulumi.<stack>.yaml, the private halves as secrets."""
+    file = ROOT / f"Pulumi.{stack}.yaml"
+    if not file.exists():
+        raise StepFailed(f"there is no {file.name}")
+    wanted = missing(yaml.safe_load(file.read_text()).get("config") or {})
+    if not wanted:
+        say(f"{file.name} has its keys; they stay. Another host key would be a host that nobody knows.")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for who in wanted:
+            private, public = make(Path(folder), who)
+            secret = ("config", "set", "--secret", "--path", f"sshKeys.{who}", "--stack", stack)
+            pulumi(*secret, text=private, capture=True)  # on stdin: a command line can be read by others
+            pulumi("config", "set", "--path", f"sshPublicKeys.{who}", public, "--stack", stack, capture=True)
+    say(f"Made the keys of {' and '.join(wanted)}. They are in {file.name}, the private halves encrypted.")
+
+
+if __name__ == "__main__":
+    main_guard(lambda: keys(sys.argv[1]))
