@@ -563,6 +563,8 @@ def _instance_update(region: str, made: str, old: Json, new: Json) -> None:
 def _instance_delete(region: str, made: str, state: Json) -> None:
     if _instance_read(region, made, {}) is None:
         return
+    if state.get("forceDestroy") and state.get("disableApiTermination"):
+        ec2(region).modify_instance_attribute(InstanceId=made, DisableApiTermination={"Value": False})
     ec2(region).terminate_instances(InstanceIds=[made])
     _wait(region, made, "terminated")
 
