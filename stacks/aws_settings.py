@@ -124,7 +124,7 @@ def _networks(raw: Raw, key: str) -> tuple[str, ...]:
 
 
 def _set(key: str) -> str:
-    return f"pulumi config set --path '{key}[0]' 203.0.113.0/24"
+    return f"pulumi config set --path '{key}[0]' $(curl -s https://checkip.amazonaws.com)/32"
 
 
 def check_deployable(raw: Raw, settings: AwsSettings, *, tenants: int) -> None:

@@ -206,15 +206,17 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         aws = aws_settings.read(raw, weights_bytes=sizes)
         if deploying:
             aws_settings.check_deployable(raw, aws, tenants=len(tenants))
-        for key in sorted(set(MACHINE_KEYS) & set(values)):
-            raw.problem(key, values[key], "only with target docker", f"pulumi config rm {key}")
+        for key in MACHINE_KEYS:
+            if raw.value(key) != block[key]["default"]:  # Pulumi hands defaults over as if they had been set
+                raw.problem(key, raw.value(key), "only with target docker", f"pulumi config rm {key}")
         instance = aws.instance
         gpu = replace(GPUS[instance.gpu], count=instance.gpus)
         host_memory = (instance.ram_gib - SYSTEM_GIB) * GIB
     else:
-        for key in sorted(set(values) & set(aws_settings.KEYS)):
-            # not its value: it may be a secret
-            raw.problem(key, "[set]", "only with target aws", f"pulumi config rm {key}")
+        for key in aws_settings.KEYS:
+            if raw.value(key) != block[key]["default"]:
+                # not its value: it may be a secret
+                raw.problem(key, "[set]", "only with target aws", f"pulumi config rm {key}")
         gpu, host_memory = _machine(raw)
         if gpu and images == "offline":
             raw.problem("gpu", raw.value("gpu"), "with images offline: none", "pulumi config set gpu none")

@@ -1,5 +1,6 @@
 """The settings of AWS are refused before AWS is asked anything."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ GOOD: dict[str, Any] = {
     "sshKeys": {"host": "private", "client": "private"},
     "sshPublicKeys": {"host": PUBLIC, "client": PUBLIC},
 }
+
+LOCAL = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
 
 
 def read(**values: object) -> Settings:
@@ -123,16 +126,23 @@ def test_a_key_of_aws_on_another_target_is_refused_without_its_value() -> None:
     with pytest.raises(SettingsError) as error:
         from_values(
             "local",
-            {
-                "engine": "ollama",
-                "target": "docker",
-                "model": "qwen-2.5-coder-0.5b",
-                "sshKeys": {"host": "marker"},
-            },
+            {**LOCAL, "sshKeys": {"host": "marker"}},
             ROOT,
         )
     assert "changeover:sshKeys: '[set]' cannot work; only with target aws" in str(error.value)
     assert "marker" not in str(error.value)
+
+
+@pytest.mark.parametrize("target", ["aws", "docker"])
+def test_defaults_that_pulumi_hands_over_as_text_are_no_settings_of_the_other_target(target: str) -> None:
+    """The engine gives the program every default of the block, as text: seen with 3.259.0."""
+    defaults = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, entry in declared(ROOT).items()
+        if (value := entry.get("default")) is not None
+    }
+    values = {**defaults, **GOOD} if target == "aws" else {**defaults, **LOCAL}
+    assert from_values("any", values, ROOT).target == target
 
 
 def test_a_reviewer_needs_no_keys() -> None:
