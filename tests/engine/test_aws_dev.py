@@ -1,8 +1,8 @@
-"""The stack `dev` on a stand-in for AWS and its instance, told in order: deploy, flip, drift, replace, destroy.
+"""The stack `dev` on stand-ins for AWS and its instance, in order: deploy, flip, drift, replace, destroy.
 
 The API is moto's, the plugin and the host are test doubles (`tests/support/aws`). Real are the Pulumi engine,
-the docker plugin over SSH, the boot script, the data volume's file system, the gateway and the edge. Each test
-goes on where the one before it stopped.
+the docker plugin over SSH, the boot script, the data volume's file system, the gateway and the edge. Each
+test goes on where the one before it stopped.
 """
 
 import os
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces, loop devices and mounts"),
 ]
 
-KEY = "marker-key-4be1"
+KEY = "marker-key-4be1-0123456789abcdef"
 FLIP = {"prepare-step": "update", "changeover-dev-gateway": "replace", "commit-step": "update"}
 """All that a flip touches, and nothing else: no instance, volume, network, IAM or edge."""
 
@@ -123,7 +123,7 @@ def test_up_from_nothing_ends_with_an_endpoint_that_answers(project: AwsProject,
     assert project.outputs()["endpoint"] == f"https://{machines.only().address}/v1"
     assert complete(project)
     with pytest.raises(openai.AuthenticationError):
-        complete(project, key="another")
+        complete(project, key="another-key-of-nobody")
 
 
 def test_nothing_to_do_is_nothing_to_do(project: AwsProject) -> None:

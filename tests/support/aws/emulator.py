@@ -1,7 +1,7 @@
 """The AWS API on 127.0.0.1: moto's server, and what it lacks as named fixtures.
 
 - `publish_machine_image`: the Deep Learning AMI and its public parameter.
-- `ADDRESSES`: which addresses are handed out. They are for documentation (RFC 5737) and routed nowhere.
+- `ADDRESSES`: which addresses are handed out. They are for tests of networks (RFC 2544).
 - `LifecycleManager`: Amazon's Data Lifecycle Manager, as far as a policy is kept and given back.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 AMI_NAME = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) {number}"
-ADDRESSES = "198.51.100.{number}"
+ADDRESSES = "198.18.0.{number}"
 
 # read by moto when it is imported
 os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"

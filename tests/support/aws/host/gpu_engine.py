@@ -21,8 +21,7 @@ def models() -> Path:
 
 def ollama(words: list[str]) -> None:
     if words == ["serve"]:
-        host, port = os.environ["OLLAMA_HOST"].rsplit(":", 1)
-        serve(int(port), None)
+        serve(int(os.environ["OLLAMA_HOST"].rsplit(":", 1)[1]), None)
     elif words == ["list"]:
         urllib.request.urlopen(f"http://127.0.0.1:{os.environ['OLLAMA_HOST'].rsplit(':', 1)[1]}/", timeout=5)
     elif len(words) == 2 and words[0] == "pull":

@@ -1,7 +1,7 @@
 """Stand-in hosts for the emulator's instances: what AWS does when an instance runs, on one Linux machine.
 
-Each running instance becomes a set of namespaces (mounts, network, processes) with Debian's openssh-server and
-a Docker engine of its own. It boots with its real user data; its data volume is a real disk image, its public
+Each running instance becomes a set of namespaces (mounts, network, processes) with Debian's openssh-server
+and a Docker engine of its own. It boots with its real user data; its data volume is a real disk image, its public
 address a real one on a small internet, and the security group really filters. What is only pretended stands
 in `bin/`: systemd, cloud-init, the GPU, CloudWatch's agent. Needs root.
 """
@@ -117,12 +117,13 @@ class Host:
         with (self.root / "var/log/cloud-init-output.log").open("ab") as log:
             for words in config["runcmd"]:
                 enter = ["nsenter", f"--target={self.pid}", "--all", "--root", "--wd=/", *words]
-                clean = {
-                    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                    "HOME": "/root",
-                }
                 done = subprocess.run(
-                    enter, env=clean, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+                    enter,
+                    env={"PATH": PATH, "HOME": "/root"},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    check=False,
                 )
                 if done.returncode:
                     result = "error"
