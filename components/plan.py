@@ -20,7 +20,11 @@ LEASE_PREPARED = 60
 """Seconds between prepare and commit: the time in which Pulumi creates one gateway container."""
 GATEWAY_ANSWERS = 60
 STOP_GRACE = SHUTDOWN_TIMEOUT + 15
-"""Seconds from SIGTERM to SIGKILL for an engine. vLLM takes about 9 s to end after its last answer."""
+"""Seconds from SIGTERM to SIGKILL for an engine that others than the switch stop while it answers. vLLM takes
+about 9 s to end after its last answer."""
+DRAINED_GRACE = 2
+"""The same for the switch, which stops an engine only once no gateway asks it: it has nothing to finish, and
+every second more is one that requests wait."""
 MEMORY_FREE = 20
 """Seconds in which the driver has given back the memory of an engine that has ended."""
 
@@ -65,7 +69,7 @@ class Plan:
             "seconds": {
                 "drain": self.drain,
                 "load": self.load,
-                "stop": STOP_GRACE,
+                "stop": DRAINED_GRACE,
                 "lease_following": LEASE_FOLLOWING,
                 "lease_prepared": LEASE_PREPARED,
                 "gateway": GATEWAY_ANSWERS,
