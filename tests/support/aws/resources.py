@@ -502,7 +502,8 @@ def _instance_read(region: str, made: str, given: Json) -> Json | None:
     live: Json = {
         "ami": found["ImageId"],
         **camel(found, "instanceType", "keyName", "subnetId", "instanceLifecycle", "spotInstanceRequestId"),
-        "vpcSecurityGroupIds": [each["GroupId"] for each in found["SecurityGroups"]],
+        # the emulator names them on the interface only, Amazon on the instance too
+        "vpcSecurityGroupIds": [each["GroupId"] for each in found["NetworkInterfaces"][0]["Groups"]],
         "metadataOptions": camel(found["MetadataOptions"], *METADATA),
         "rootBlockDevice": root,
         "disableApiTermination": bool(_attribute(region, made, "disableApiTermination")),

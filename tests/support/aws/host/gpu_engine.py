@@ -5,11 +5,13 @@ and their weights, and Ollama says that its model is wholly on the GPU.
 """
 
 import argparse
+import importlib
 import json
 import os
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 SIZE = 4_700_000_000
 
@@ -54,11 +56,13 @@ def vllm(words: list[str]) -> None:
 
 def serve(port: int, model: str | None) -> None:
     """Serve one model, or with None every one that Ollama has."""
-    name = model or max((each.name for each in models().iterdir()), key=lambda each: ":" not in each)
+    # the weights step has a name for the model that is also at the endpoint; its tag has a colon
+    names = [each.name for each in models().iterdir() if ":" not in each.name] if model is None else [model]
+    name = names[0] if names else "none-yet"
     os.environ |= {"FAST_PORT": str(port), "FAST_MODEL": name, "FAST_TOKENS": "0.005"}
-    import fast_engine
+    fast: Any = importlib.import_module("fast_engine")  # it reads its environment when it is imported
 
-    class Handler(fast_engine.Handler):
+    class Handler(fast.Handler):  # type: ignore[misc]
         def do_GET(self) -> None:
             if self.path == "/api/ps" and model is None:
                 on_gpu = SIZE if os.environ.get("NVIDIA_VISIBLE_DEVICES") == "all" else 0
@@ -66,8 +70,8 @@ def serve(port: int, model: str | None) -> None:
             else:
                 super().do_GET()
 
-    fast_engine.Handler = Handler  # type: ignore[misc]
-    fast_engine.main()
+    fast.Handler = Handler
+    fast.main()
 
 
 def snapshot_download(repository: str, *, revision: str, local_dir: str) -> None:

@@ -1,9 +1,9 @@
 """Stand-in hosts for the emulator's instances: what AWS does when an instance runs, on one Linux machine.
 
 Each running instance becomes a set of namespaces (mounts, network, processes) with Debian's openssh-server
-and a Docker engine of its own. It boots with its real user data; its data volume is a real disk image, its public
-address a real one on a small internet, and the security group really filters. What is only pretended stands
-in `bin/`: systemd, cloud-init, the GPU, CloudWatch's agent. Needs root.
+and a Docker engine of its own. It boots with its real user data; its data volume is a real disk image, its
+public address a real one on a small internet, and the security group really filters. What is only pretended
+stands in `bin/`: systemd, cloud-init, the GPU, CloudWatch's agent. Needs root.
 """
 
 import base64
@@ -35,7 +35,7 @@ def run(*words: str, **more: Any) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False, **more)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
-    return done.stdout
+    return str(done.stdout)
 
 
 class Host:
@@ -95,7 +95,12 @@ class Host:
 
     def inside(self, *words: str, **more: Any) -> str:
         """Run a command on the host, as root."""
-        return run("nsenter", f"--target={self.pid}", "--all", "--root", "--wd=/", *words, **more)
+        return run(*self.enter(*words), **more)
+
+    def enter(self, *words: str) -> list[str]:
+        """The command that runs another one on the host."""
+        there = ["nsenter", f"--target={self.pid}", "--all", "--root"]
+        return [*there, "sh", "-c", 'cd / && exec "$@"', "sh", *words]
 
     def first_boot(self, user_data: str, public_key: str) -> None:
         """What cloud-init does, in a thread of its own: the boot script waits for its volume."""
@@ -116,9 +121,8 @@ class Host:
         result = "done"
         with (self.root / "var/log/cloud-init-output.log").open("ab") as log:
             for words in config["runcmd"]:
-                enter = ["nsenter", f"--target={self.pid}", "--all", "--root", "--wd=/", *words]
                 done = subprocess.run(
-                    enter,
+                    self.enter(*words),
                     env={"PATH": PATH, "HOME": "/root"},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -168,7 +172,7 @@ class Host:
     def stop(self) -> None:
         """Power off."""
         assert self.process is not None
-        self.process, process = None, self.process
+        process, self.process = self.process, None
         os.kill(self.pid, signal.SIGKILL)
         process.wait()
         for device in self.devices.values():
@@ -303,7 +307,7 @@ class Machines:
         addresses = [each["PublicIp"] for each in ec2.describe_addresses(Filters=filters)["Addresses"]]
         if (address := addresses[0] if addresses else "") != host.address:
             host.set_address(address)
-        groups = [each["GroupId"] for each in instance["SecurityGroups"]]
+        groups = [each["GroupId"] for each in instance["NetworkInterfaces"][0]["Groups"]]
         found = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": groups}])
         rules = sorted(
             (each["IpProtocol"], each["FromPort"], each["CidrIpv4"])
