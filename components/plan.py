@@ -108,7 +108,7 @@ _SWITCH = 'docker exec -i "$SWITCH" python3 -m switch'
 # `exec`: the script has to see that the plugin which started it is gone.
 PREPARE = "exec sh components/change.sh prepare"
 COMMIT = 'exec sh components/change.sh commit --seen "$LIVE"'
-LIVE = f"{_SWITCH} live || echo unreachable"
+LIVE = 'docker exec "$SWITCH" cat /tmp/live || echo unreachable'
 RELEASE = f"{_SWITCH} release || echo 'The switch does not answer; there is nothing to release.'"
 FETCH = f"{_SWITCH} fetch"
 

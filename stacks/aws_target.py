@@ -119,8 +119,8 @@ def check(found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack:
             )
         return [
             f"this replaces the instance {found.instance}, since {reasons}. The endpoint is down until the "
-            "new one has booted and an engine has loaded. Its address stays, and so does the data "
-            "volume (weights, images, certificates) unless the reason is another one."
+            "new one has booted and an engine has loaded. Its address stays, and so does the data volume "
+            "(weights, images, certificates) unless it says otherwise before."
         ]
     if found.type != wanted.instance.name:
         return [

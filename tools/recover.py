@@ -82,7 +82,13 @@ def _restart(settings: AwsSettings, instance: str, stack: str) -> None:
 def _terminate(settings: AwsSettings, instance: str, stack: str) -> None:
     _ask(f"Terminate {instance} and make another instance?", stack)
     which = ("--instance-id", instance)
+    spot = ["--filters", f"Name=instance-id,Values={instance}"]
+    spot += ["--query", "SpotInstanceRequests[].SpotInstanceRequestId"]
     try:
+        # a persistent request would start another instance in the place of this one
+        if requests := aws(settings.region, "ec2", "describe-spot-instance-requests", *spot):
+            ids = ("--spot-instance-request-ids", *requests)
+            aws(settings.region, "ec2", "cancel-spot-instance-requests", *ids)
         aws(settings.region, "ec2", "modify-instance-attribute", *which, "--no-disable-api-termination")
         aws(settings.region, "ec2", "terminate-instances", "--instance-ids", instance)
         wait = ("ec2", "wait", "instance-terminated", "--instance-ids", instance)

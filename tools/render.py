@@ -4,13 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from components.aws import permissions
 from parity.table import FILES
 from stacks.blueprint import Blueprint, blueprint
 from stacks.parity import parity_problem, require_parity
-from stacks.settings import SettingsError, from_files, stacks
+from stacks.settings import PROJECT, SettingsError, from_files, stacks
 from tools.settings_table import with_table
 
 ROOT = Path(__file__).parent.parent
+POLICY = "stacks/deployer-policy.json"
+"""What whoever deploys on AWS must be allowed."""
 
 
 def files(plan: Blueprint) -> dict[str, str]:
@@ -65,6 +68,11 @@ def main() -> None:
         readme.write_text(text)
     elif text != readme.read_text():
         sys.exit("README.md: its table of settings is stale. Type: make render")
+    policy = permissions.document(PROJECT)
+    if not check:
+        (ROOT / POLICY).write_text(policy)
+    elif policy != (ROOT / POLICY).read_text():
+        sys.exit(f"{POLICY} is stale. Type: make render")
     try:
         for stack in stacks(ROOT):
             if not check:

@@ -248,11 +248,21 @@ class GpuHost(pulumi.ComponentResource):
             device_name="/dev/sdf",
             opts=gone_with_instance,
         )
-        address = aws.ec2.Eip("address", domain="vpc", tags=tags("address"), opts=child)
+        address = aws.ec2.Eip(
+            "address",
+            domain="vpc",
+            tags=tags("address"),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                provider=provider,
+                protect=args.protect,  # clients and name servers know it, and it is never given twice
+            ),
+        )
         associated = aws.ec2.EipAssociation(
             "address-association",
             instance_id=self.instance.id,
             allocation_id=address.id,
+            allow_reassociation=True,  # AWS may be slow to take it from an instance that has ended
             opts=gone_with_instance,
         )
         self.ip = address.public_ip

@@ -104,8 +104,8 @@ class Stack:
         return [line for line in new if not line.startswith("good")]
 
     def forget_kills(self) -> None:
-        """Docker doubles its wait before each restart of a container that it has just restarted, up to a
-        minute; a restart that is asked for begins anew."""
+        """Docker doubles its wait before each restart of a container that ends by itself, up to a minute; a
+        restart that is asked for begins anew."""
         docker("restart", "-t", "5", SWITCH)
         wait(self.settled)
 
@@ -266,7 +266,7 @@ class Stack:
         return docker("inspect", "-f", "{{.State.StartedAt}}", f"{PREFIX}-{name}")
 
     def live(self) -> str:
-        return docker("exec", SWITCH, "python3", "-m", "switch", "live").removeprefix(f"{PREFIX}-")
+        return docker("exec", SWITCH, "cat", "/tmp/live").removeprefix(f"{PREFIX}-")
 
     def status(self) -> dict[str, Any]:
         said = docker("exec", SWITCH, "python3", "-m", "switch", "status", "--json")

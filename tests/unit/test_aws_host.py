@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pulumi
@@ -46,10 +47,11 @@ ARGS = GpuHostArgs(
 Declare = Callable[..., Recorder]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def declare() -> Declare:
-    """Declares a host with some arguments changed, and returns what was declared."""
+    """Declares a host with some arguments changed, each once, and returns what was declared."""
 
+    @cache
     def declared(**changes: Any) -> Recorder:
         recorder = Recorder.start("prod")
 
@@ -224,6 +226,7 @@ def test_protect_holds_on_instance_and_volume_and_adds_snapshots(declare: Declar
     recorder = declare()
     assert instance(recorder).protect
     assert recorder.options("Volume", "data").protect
+    assert recorder.options("Eip", "address").protect
     assert recorder.one("Instance")["disableApiTermination"] is True
     details = recorder.one("LifecyclePolicy")["policyDetails"]
     assert details["targetTags"] == {"Name": "changeover-prod-data"}
@@ -256,6 +259,7 @@ def test_a_new_instance_comes_after_the_old_one_and_takes_the_volume_and_the_add
     assert recorder.one("Instance")["userDataReplaceOnChange"] is True
     assert recorder.one("VolumeAttachment")["volumeId"] == "data-id"
     assert recorder.one("EipAssociation")["allocationId"] == "address-id"
+    assert recorder.one("EipAssociation")["allowReassociation"] is True
     for kind, name in (("VolumeAttachment", "data-attachment"), ("EipAssociation", "address-association")):
         assert recorder.options(kind, name).deletedWith.endswith("::instance")
 

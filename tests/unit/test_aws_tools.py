@@ -57,6 +57,7 @@ class World:
         self.found: Found = NOTHING
         self.settings: AwsSettings | None = wanted()
         self.snapshots: list[list[str]] = []
+        self.spot: list[str] = []
         self.failing = ""
         self.aws: list[str] = []
         self.pulumi: list[str] = []
@@ -66,7 +67,8 @@ class World:
         self.aws.append(" ".join(words[1:3]))
         if self.failing and self.failing in words:
             raise AwsError(f"`aws ec2 {self.failing}` failed: InsufficientInstanceCapacity")
-        return self.snapshots if "describe-snapshots" in words else None
+        answers = {"describe-snapshots": self.snapshots, "describe-spot-instance-requests": self.spot}
+        return answers.get(words[1])
 
     def run_pulumi(self, *words: str, capture: bool = False, text: str = "") -> str:
         self.pulumi.append(" ".join(words[:2]))
@@ -161,9 +163,12 @@ def test_a_host_that_stays_dead_is_terminated_only_when_asked(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.found = replace(HERE, volumes=("vol-1",))
+    world.spot = ["sir-1"]
     monkeypatch.setenv("REPLACE", "1")
     recover.recover("prod")
     assert world.aws == [
+        "describe-spot-instance-requests --filters",
+        "cancel-spot-instance-requests --spot-instance-request-ids",
         "modify-instance-attribute --instance-id",
         "terminate-instances --instance-ids",
         "wait instance-terminated",

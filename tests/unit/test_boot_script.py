@@ -90,6 +90,29 @@ def mount_data(folder: Path, *, blkid: int) -> tuple[int, list[str]]:
     return done.returncode, [*log.read_text().splitlines(), *fstab.read_text().splitlines()]
 
 
+def test_what_ran_on_a_former_instance_is_forgotten_and_its_records_are_kept(tmp_path: Path) -> None:
+    tools, journal = tmp_path / "bin", tmp_path / "data/docker/volumes/changeover-prod-journal/_data"
+    tools.mkdir()
+    (journal / "certificates").mkdir(parents=True)
+    for file in ("state.json", "certificates/one.json"):
+        (journal / file).touch()
+    log = tmp_path / "log"
+    double = f'#!/bin/sh\necho "$*" >>{log}\n[ "$1" != ps ] || printf "a1\\nb2\\n"\n'
+    (tools / "docker").write_text(double)
+    (tools / "docker").chmod(0o755)
+    script = render(BOOT).replace("DATA_MOUNT=/data", f"DATA_MOUNT={tmp_path}/data").removesuffix("main\n")
+    done = subprocess.run(
+        ["bash", "-c", script + "forget_former_host\n"],
+        env={"PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert log.read_text().splitlines() == ["ps --all --quiet", "rm --force a1 b2", "network prune --force"]
+    assert [file.name for file in journal.rglob("*.json")] == ["one.json"]
+
+
 def test_an_empty_volume_is_formatted_and_mounted_by_uuid(tmp_path: Path) -> None:
     code, calls = mount_data(tmp_path, blkid=2)
     assert code == 0

@@ -86,15 +86,14 @@ END
   usermod -aG docker ubuntu
 }
 
-forget_former_host() { # a data volume from a former instance: its weights and images stay, nothing else
+forget_former_host() { # a data volume from a former instance: weights, images and records stay, what ran does not
   local left
   left=$(docker ps --all --quiet)
   # shellcheck disable=SC2086 # one id a word
   [ -z "$left" ] || docker rm --force $left
   docker network prune --force
-  left=$(docker volume ls --quiet --filter label=changeover.role=journal)
-  # shellcheck disable=SC2086
-  [ -z "$left" ] || docker volume rm $left
+  # What the switch had live there; the certificates of changes beside it stay.
+  rm -f "$DATA_MOUNT"/docker/volumes/*-journal/_data/state.json
 }
 
 keep_up_to_date() { # security updates, and never one that takes the driver or Docker away from what runs
