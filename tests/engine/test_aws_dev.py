@@ -13,6 +13,7 @@ import openai
 import pytest
 import yaml
 
+from components.aws import permissions
 from tests.support.aws.emulator import ADDRESSES, Emulator
 from tests.support.aws.host.machines import Host, Machines
 from tests.support.aws.project import AwsProject
@@ -210,7 +211,7 @@ def test_a_new_machine_image_replaces_the_instance_and_keeps_the_weights(
     project: AwsProject, emulator: Emulator, machines: Machines
 ) -> None:
     old = machines.only()
-    address = old.address
+    address, ca = old.address, project.outputs()["ca"]
     disk = old.inside("blkid", "-s", "UUID", "-o", "value", "/dev/nvme1n1")
     weights = (
         "find /data/docker/volumes -path '*weights*' -type f -newermt 2000-01-01 -printf '%p %T@\\n' | sort"
@@ -230,6 +231,7 @@ def test_a_new_machine_image_replaces_the_instance_and_keeps_the_weights(
     new = machines.only()
     assert new.instance != old.instance
     assert new.address == address
+    assert project.outputs()["ca"] == ca
     assert new.inside("blkid", "-s", "UUID", "-o", "value", "/dev/nvme1n1") == disk
     assert new.inside("sh", "-c", weights) == before
     assert complete(project)
@@ -250,3 +252,8 @@ def test_destroy_leaves_nothing(project: AwsProject, emulator: Emulator) -> None
     assert [each["IsDefault"] for each in api.describe_vpcs()["Vpcs"]] == [True]
     assert emulator.client("iam").list_roles()["Roles"] == []
     assert emulator.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
+
+
+def test_the_deployers_policy_covers_every_call_that_was_seen(project: AwsProject) -> None:
+    assert {"ec2:RunInstances", "ec2:TerminateInstances"} <= set(project.aws_calls())
+    assert permissions.uncovered(project.aws_calls()) == []
