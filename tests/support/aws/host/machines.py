@@ -9,6 +9,7 @@ stands in `bin/`: systemd, cloud-init, the GPU, CloudWatch's agent. Needs root.
 import base64
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,16 @@ import yaml
 
 from tests.support.aws.emulator import ADDRESSES, Emulator
 from tests.support.aws.host.images import save
+from tools import debian
 
 HERE = Path(__file__).parent
 INTERNET, CLIENT = "changeover-test-net", "changeover-test-client"
+PROGRAMS = {
+    **{"sshd": "openssh-server", "ssh-keygen": "openssh-client", "dockerd": "docker.io", "ps": "procps"},
+    **{"ip": "iproute2", "ss": "iproute2", "iptables": "iptables", "mkfs.ext4": "e2fsprogs"},
+    **{"losetup": "mount", "nsenter": "util-linux"},
+}
+"""Program → Debian package: what the stand-in host is made of."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SSM_CORE = "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"
 
@@ -200,6 +208,7 @@ class Machines:
         self._stop = threading.Event()
 
     def __enter__(self) -> "Machines":
+        debian.ensure(PROGRAMS, self.folder / "apt.log")
         save(self.archive)
         for name in (INTERNET, CLIENT):
             run("ip", "netns", "add", name)
@@ -227,6 +236,8 @@ class Machines:
             host.remove()
         for name in (INTERNET, CLIENT):
             run("ip", "netns", "delete", name)
+        self.archive.unlink()
+        shutil.rmtree(self.folder / "volumes")
         if self.error is not None:
             raise self.error
 
