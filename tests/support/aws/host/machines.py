@@ -29,9 +29,16 @@ from tools import debian
 HERE = Path(__file__).parent
 INTERNET, CLIENT = "changeover-test-net", "changeover-test-client"
 PROGRAMS = {
-    **{"sshd": "openssh-server", "ssh-keygen": "openssh-client", "dockerd": "docker.io", "ps": "procps"},
-    **{"ip": "iproute2", "ss": "iproute2", "iptables": "iptables", "mkfs.ext4": "e2fsprogs"},
-    **{"losetup": "mount", "nsenter": "util-linux"},
+    "sshd": "openssh-server",
+    "ssh-keygen": "openssh-client",
+    "dockerd": "docker.io",
+    "ps": "procps",
+    "ip": "iproute2",
+    "ss": "iproute2",
+    "iptables": "iptables",
+    "mkfs.ext4": "e2fsprogs",
+    "losetup": "mount",
+    "nsenter": "util-linux",
 }
 """Program → Debian package: what the stand-in host is made of."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
