@@ -60,6 +60,15 @@ class DockerHost:
         """Options of a Docker resource on the host."""
         return self.step_options(parent, provider=self.provider, **more)
 
+    def shared_options(self, parent: pulumi.Resource) -> pulumi.ResourceOptions:
+        """Options of a network or volume, which containers of the host use.
+
+        Pulumi 3.259 deletes what is `replace_with` a machine before the machine, in any order and whatever
+        `deleted_with` says: a network or volume that is still in use fails that. A machine takes its network
+        along, and its volumes are wanted by the next one.
+        """
+        return self.options(parent, retain_on_delete=self.machine is not None)
+
     def step_options(self, parent: pulumi.Resource, **more: Any) -> pulumi.ResourceOptions:
         """Options of a step that acts on the host."""
         if self.machine is None:

@@ -48,7 +48,7 @@ class Edge(pulumi.ComponentResource):
                 f"{name}-{part}",
                 name=host.labels.name(f"{name}-{part}"),
                 labels=volume_labels(host.labels.of("edge")),
-                opts=host.options(self),
+                opts=host.shared_options(self),
             )
             for part in ("config", "data")
         ]

@@ -53,7 +53,7 @@ class Switch(pulumi.ComponentResource):
             f"{name}-journal",
             name=host.labels.name("journal"),
             labels=volume_labels(host.labels.of("journal")),
-            opts=host.options(self),
+            opts=host.shared_options(self),
         )
         container = docker.Container(
             host.labels.name(name),

@@ -51,7 +51,7 @@ class Endpoint(pulumi.ComponentResource):
                 docker.NetworkLabelArgs(label=key, value=value)
                 for key, value in sorted(host.labels.of("network", plugin=host.origin).items())
             ],
-            opts=host.options(self),
+            opts=host.shared_options(self),
         )
 
         def volume(role: str) -> docker.Volume:

@@ -74,13 +74,13 @@ class Project:
                 start_new_session=True,
             )
 
-    def pulumi(self, *words: str, timeout: float = 1200) -> str:
-        """Run the CLI; raise CommandFailed with its output when it exits non-zero."""
+    def pulumi(self, *words: str, timeout: float = 1200, stdin: str = "") -> str:
+        """Run the CLI with `stdin`; raise CommandFailed with its output when it exits non-zero."""
         done = subprocess.run(
             self.command(*words),
             cwd=self.folder,
             env=self.environment,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

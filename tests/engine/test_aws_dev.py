@@ -1,0 +1,259 @@
+"""The stack `dev` on stand-ins for AWS and its instance, in order: deploy, flip, drift, replace, destroy.
+
+The API is moto's, the plugin and the host are test doubles (`tests/support/aws`). Real are the Pulumi engine,
+the docker plugin over SSH, the boot script, the data volume's file system, the gateway and the edge. Each
+test goes on where the one before it stopped.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import openai
+import pytest
+import yaml
+
+from components.aws import permissions
+from tests.support.aws.emulator import ADDRESSES, Emulator
+from tests.support.aws.host.machines import Host, Machines
+from tests.support.aws.project import AwsProject
+from tests.support.load import Load
+from tools.environment import ROOT
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces, loop devices and mounts"),
+]
+
+KEY = "marker-key-4be1-0123456789abcdef"
+FLIP = {"prepare-step": "update", "changeover-dev-gateway": "replace", "commit-step": "update"}
+"""All that a flip touches, and nothing else: no instance, volume, network, IAM or edge."""
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def machines(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    with Machines(emulator, tmp_path_factory.mktemp("machines")) as machines:
+        yield machines
+
+
+@pytest.fixture(scope="module")
+def project(emulator: Emulator, machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> AwsProject:
+    """The stack `dev` with the settings of its own file, for the networks that the stand-ins have."""
+    settings = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text())["config"]
+    given = {key.removeprefix("changeover:"): value for key, value in settings.items()}
+    network = ADDRESSES.format(number=0) + "/24"
+    project = AwsProject(
+        tmp_path_factory.mktemp("aws-dev"), "dev", emulator, **{**given, "allowedCidrs": [network]}
+    )
+    project.environment |= machines.environment
+    project.make_keys()
+    project.secret("apiKeys.tester", KEY)
+    return project
+
+
+@pytest.fixture
+def host(machines: Machines) -> Host:
+    return machines.only()
+
+
+@contextmanager
+def trusted(project: AwsProject) -> Iterator[None]:
+    """Clients trust the stack's own CA, and nothing else."""
+    file = project.folder / "ca.pem"
+    file.write_text(project.outputs()["ca"])
+    os.environ["SSL_CERT_FILE"] = str(file)
+    try:
+        yield
+    finally:
+        del os.environ["SSL_CERT_FILE"]
+
+
+def load_on(project: AwsProject) -> Load:
+    outputs = project.outputs()
+    return Load(endpoint=outputs["endpoint"], model=outputs["model"], api_key=KEY)
+
+
+def complete(project: AwsProject, key: str = KEY) -> str:
+    outputs = project.outputs()
+    with (
+        trusted(project),
+        openai.OpenAI(base_url=outputs["endpoint"], api_key=key, max_retries=0, timeout=120) as client,
+    ):
+        answer = client.chat.completions.create(
+            model=outputs["model"], messages=[{"role": "user", "content": "Hi."}], max_tokens=8
+        )
+    return answer.choices[0].message.content or ""
+
+
+def nothing_to_do(project: AwsProject) -> None:
+    assert project.changes() == {}
+    project.pulumi("refresh", "--yes", "--skip-preview")
+    assert project.changes() == {}
+
+
+def flip(project: AwsProject, engine: str) -> str:
+    """A flip under load, which loses nothing and touches what a flip may touch."""
+    project.configure(engine=engine)
+    assert project.changes() == FLIP
+    writes = project.aws_writes()
+    with trusted(project), load_on(project) as load:
+        load.wait_for_answers(8)
+        text = project.up()
+        load.wait_for_answers(8)
+    assert not load.bad, load.summary()
+    assert project.aws_writes() == writes
+    assert project.outputs()["engine"] == engine
+    assert complete(project)
+    return text
+
+
+def test_a_preview_works_before_anything_exists(project: AwsProject) -> None:
+    assert set(project.changes().values()) == {"create"}
+    assert "an hour" in project.pulumi("preview")
+
+
+def test_up_from_nothing_ends_with_an_endpoint_that_answers(project: AwsProject, machines: Machines) -> None:
+    text = project.up()
+    assert "gate 3/3" in text
+    assert project.outputs()["endpoint"] == f"https://{machines.only().address}/v1"
+    assert complete(project)
+    with pytest.raises(openai.AuthenticationError):
+        complete(project, key="another-key-of-nobody")
+
+
+def test_nothing_to_do_is_nothing_to_do(project: AwsProject) -> None:
+    nothing_to_do(project)
+
+
+def test_from_another_network_only_the_edge_answers(host: Host, machines: Machines) -> None:
+    listening = {int(line.split()[3].rsplit(":", 1)[1]) for line in host.inside("ss", "-Hltn").splitlines()}
+    assert {22, 443} <= listening
+    scan = f"""
+import socket, errno
+for port in {sorted({*listening, 22, 80, 443, 2019, 3000, 8000, 8080, 2375, 2376})}:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        try:
+            probe.connect(("{host.address}", port))
+            print(port)
+        except OSError:
+            pass
+"""
+    assert machines.client("python3", "-c", scan).split() == ["443"]
+
+
+def test_a_secret_is_in_no_plain_text(project: AwsProject, host: Host, emulator: Emulator) -> None:
+    private = yaml.safe_load(project.pulumi("config", "get", "sshKeys", "--json"))["objectValue"]
+    markers = [KEY, *(private[who].splitlines()[2] for who in ("host", "client"))]
+    containers = host.inside("docker", "ps", "--all", "--quiet").split()
+    (instance,) = [
+        one["InstanceId"]
+        for group in emulator.client("ec2").describe_instances()["Reservations"]
+        for one in group["Instances"]
+    ]
+    assert instance == host.instance
+    texts = {
+        "state": project.state_text(),
+        "preview": project.pulumi("preview", "--diff", "--show-sames"),
+        "settings": project.settings_file.read_text(),
+        "docker inspect": host.inside("docker", "inspect", *containers),
+        "logs": "".join(host.inside("sh", "-c", f"docker logs {each} 2>&1") for each in containers),
+        "boot script": (host.root / "usr/local/sbin/changeover-boot").read_text(),
+        "boot log": (host.root / "var/log/cloud-init-output.log").read_text(),
+        "processes": host.inside("ps", "-eo", "args"),
+    }
+    for place, text in texts.items():
+        assert text, place
+        assert not [marker for marker in markers if marker in text], place
+
+
+def test_a_flip_to_vllm_under_load_loses_nothing(project: AwsProject) -> None:
+    assert "overlap" in flip(project, "vllm")
+    nothing_to_do(project)
+
+
+def test_the_way_back_with_a_hold_loses_nothing(project: AwsProject) -> None:
+    project.configure(cutover="hold")
+    project.up()
+    assert "hold" in flip(project, "ollama")
+    nothing_to_do(project)
+
+
+def test_what_was_changed_behind_its_back_is_found_and_put_right(
+    project: AwsProject, emulator: Emulator, host: Host, machines: Machines
+) -> None:
+    api = emulator.client("ec2")
+    (group,) = [
+        each["GroupId"]
+        for each in api.describe_security_groups()["SecurityGroups"]
+        if each["GroupName"].startswith("changeover-dev-firewall")
+    ]
+    everybody = [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    api.authorize_security_group_ingress(GroupId=group, IpPermissions=everybody)
+    (volume,) = api.describe_volumes(Filters=[{"Name": "tag:Name", "Values": ["changeover-dev-data"]}])[
+        "Volumes"
+    ]
+    api.create_tags(Resources=[volume["VolumeId"]], Tags=[{"Key": "Name", "Value": "somebody-elses"}])
+    project.pulumi("refresh", "--yes", "--skip-preview")
+    assert project.changes() == {"data": "update"}
+    project.up()
+    nothing_to_do(project)
+    api.revoke_security_group_ingress(GroupId=group, IpPermissions=everybody)
+
+
+def test_a_new_machine_image_replaces_the_instance_and_keeps_the_weights(
+    project: AwsProject, emulator: Emulator, machines: Machines
+) -> None:
+    old = machines.only()
+    address, ca = old.address, project.outputs()["ca"]
+    disk = old.inside("blkid", "-s", "UUID", "-o", "value", "/dev/nvme1n1")
+    weights = (
+        "find /data/docker/volumes -path '*weights*' -type f -newermt 2000-01-01 -printf '%p %T@\\n' | sort"
+    )
+    before = old.inside("sh", "-c", weights)
+    assert "config.json" in before
+    emulator.publish_machine_image()
+    assert project.changes() == {}, "a newer image alone changes nothing"
+    project.configure(amiRefresh="2027-01-31")
+    changes = project.changes()
+    assert changes["instance"] == "replace"
+    assert changes["changeover-dev-edge"] == "replace"
+    untouched = {"data", "address", "host-key", "deployer", "changeover-dev-network-vpc"}
+    assert not untouched & changes.keys()
+    assert "this replaces the instance" in project.pulumi("preview")
+    project.up()
+    new = machines.only()
+    assert new.instance != old.instance
+    assert new.address == address
+    assert project.outputs()["ca"] == ca
+    assert new.inside("blkid", "-s", "UUID", "-o", "value", "/dev/nvme1n1") == disk
+    assert new.inside("sh", "-c", weights) == before
+    assert complete(project)
+    nothing_to_do(project)
+
+
+def test_destroy_leaves_nothing(project: AwsProject, emulator: Emulator) -> None:
+    project.pulumi("destroy", "--yes", "--skip-preview")
+    api = emulator.client("ec2")
+    states = {
+        one["State"]["Name"]
+        for group in api.describe_instances()["Reservations"]
+        for one in group["Instances"]
+    }
+    assert states == {"terminated"}
+    assert api.describe_volumes()["Volumes"] == []
+    assert api.describe_addresses()["Addresses"] == []
+    assert [each["IsDefault"] for each in api.describe_vpcs()["Vpcs"]] == [True]
+    assert emulator.client("iam").list_roles()["Roles"] == []
+    assert emulator.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
+
+
+def test_the_deployers_policy_covers_every_call_that_was_seen(project: AwsProject) -> None:
+    assert {"ec2:RunInstances", "ec2:TerminateInstances"} <= set(project.aws_calls())
+    assert permissions.uncovered(project.aws_calls()) == []

@@ -1,0 +1,1 @@
+"""A host for the emulated instance: see `machines.py`."""

@@ -1,0 +1,67 @@
+"""A copied project whose plugin `aws` is the test plugin, and whose AWS is the emulator."""
+
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from tests.support.aws.emulator import Emulator
+from tests.support.project import Project
+from tools import keys
+
+PLUGIN = Path(__file__).parent / "bin"
+DEPLOYER = Path(__file__).parent / "deployer"
+"""The deployer's `aws`, first on PATH."""
+
+
+class AwsProject(Project):
+    """A stack of a copied project on the emulator's account."""
+
+    def __init__(self, folder: Path, stack: str, emulator: Emulator, **settings: object) -> None:
+        super().__init__(folder, stack, **settings)
+        self.environment |= emulator.environment
+        self.environment["PATH"] = f"{DEPLOYER}:{self.environment['PATH']}"
+        self.environment["CHANGEOVER_TEST_AWS_CALLS"] = str(folder / "aws-calls")
+        del self.environment["PYTHONDONTWRITEBYTECODE"]  # compiling pulumi_aws anew costs seconds a command
+        self._name_plugin()
+
+    def _name_plugin(self) -> None:
+        file = self.folder / "Pulumi.yaml"
+        content = yaml.safe_load(file.read_text())
+        content["plugins"] = {"providers": [{"name": "aws", "path": str(PLUGIN)}]}
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def program(self, text: str) -> None:
+        """Run this program in place of the project's own, without the project's settings."""
+        (self.folder / "__main__.py").write_text(text)
+        file = self.folder / "Pulumi.yaml"
+        content = yaml.safe_load(file.read_text())
+        content.pop("config", None)
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def state_text(self) -> str:
+        """The state file as it lies in the backend."""
+        (file,) = (self.folder / "state").rglob(f"{self.stack}.json")
+        return file.read_text()
+
+    def secret(self, path: str, value: str) -> None:
+        """Put a secret into the stack's settings; never through a command line."""
+        self.pulumi("config", "set", "--secret", "--path", path, stdin=value)
+
+    def make_keys(self) -> None:
+        """The stack's SSH keys, as `make keys` makes them."""
+        with tempfile.TemporaryDirectory() as folder:
+            for who in keys.WHO:
+                private, public = keys.make(Path(folder), who)
+                self.secret(f"sshKeys.{who}", private)
+                self.pulumi("config", "set", "--path", f"sshPublicKeys.{who}", public)
+
+    def aws_writes(self) -> int:
+        """How many API calls of the plugin were not for looking only."""
+        calls = (self.folder / "aws-calls").read_text().split()
+        looks = (":Describe", ":Get", ":List")
+        return len([each for each in calls if not any(look in each for look in looks)])
+
+    def aws_calls(self) -> list[str]:
+        """The API calls of the plugin so far, as `service:Operation`, each once."""
+        return sorted(set((self.folder / "aws-calls").read_text().split()))
