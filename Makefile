@@ -1,7 +1,7 @@
 # Everything is built into .venv, .changeover and one cache folder; `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status test check render clean-all lock venv
+.PHONY: help up down status review apply drift test check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
@@ -24,6 +24,15 @@ down: venv ## remove the stack, keep the weights (WEIGHTS=delete removes them to
 
 status: venv ## what serves, since when, and the last change (STACK=local)
 	@$(RUN) tools.status $(STACK)
+
+review: venv ## preview the stack and write reviews/<stack>/ (STACK=local)
+	@$(RUN) tools.review review $(STACK)
+
+apply: venv ## apply a review, and nothing else (STACK=local REVIEW=reviews/local)
+	@$(RUN) tools.review apply $(STACK)
+
+drift: venv ## what was changed behind Pulumi's back; exit status 2 if anything was (STACK=local)
+	@$(RUN) tools.review drift $(STACK)
 
 check: venv ## lint, types, unit tests: the fast part
 	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .
