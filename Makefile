@@ -1,7 +1,7 @@
 # Everything is built into .venv, .changeover and one cache folder; `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status review apply drift test check render clean-all lock venv
+.PHONY: help up down status gc parity review apply drift rollback test check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
@@ -24,6 +24,12 @@ down: venv ## remove the stack, keep the weights (WEIGHTS=delete removes them to
 
 status: venv ## what serves, since when, and the last change (STACK=local)
 	@$(RUN) tools.status $(STACK)
+
+gc: venv ## free old weights and images on the host, never those of the way back (STACK=local)
+	@$(RUN) tools.gc $(STACK)
+
+parity: venv ## do both engines behave the same? (asks first; YES=1 answers)
+	@$(RUN) tools.parity $(STACK)
 
 review: venv ## preview the stack and write reviews/<stack>/ (STACK=local)
 	@$(RUN) tools.review review $(STACK)

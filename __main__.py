@@ -7,24 +7,25 @@ import pulumi
 from components.labels import Labels
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
+from stacks.parity import require_parity
 from stacks.settings import PROJECT, SettingsError, api_keys, from_program
 from stacks.targets import TargetError, docker_host
 
 try:
     settings = from_program(Path(__file__).parent)
     labels = Labels(project=PROJECT, stack=settings.stack)
+    plan = blueprint(settings)
+    require_parity(plan, Path(__file__).parent)
     host = docker_host(settings, labels)
 except (SettingsError, TargetError) as error:
     raise pulumi.RunError(str(error)) from None
 
-plan = blueprint(settings)
-pulumi.info(
-    f"The engine is {settings.engine}. It changes by {plan.cutover.mode}, since {plan.cutover.reason}."
-)
+pulumi.info("\n".join([f"engine: {settings.engine}", *plan.cutover.lines]))
 endpoint = Endpoint("endpoint", EndpointArgs(blueprint=plan, host=host, api_keys=api_keys()))
 
 pulumi.export("endpoint", endpoint.url)
 pulumi.export("engine", settings.engine)
 pulumi.export("model", settings.model.name)
 pulumi.export("cutover", plan.cutover.mode)
+pulumi.export("certificate", endpoint.certificate)
 pulumi.export("gateway_config", plan.gateway_config)

@@ -1,63 +1,137 @@
-"""How long a change of the engine takes, in both directions, and how much of that is ours.
+"""Flips back and forth under a load of which every request must come through whole.
 
-Under a light load, whose every request must come through. `ours` is the whole `pulumi up` less the drain and
-the engine's own loading.
+Each flip is a real `pulumi up`. Its result is appended to a file as it ends: run again, it goes on, and the
+table is over all of them. `ours` is the whole update less the drain and the engine's own loading.
 """
 
 import argparse
 import json
-import statistics
+import sys
 import time
+from pathlib import Path
+from typing import Any
 
+from bench import picture
+from bench.flips import COLUMNS, Record, record, summary
 from bench.stack import deployed, machine, table
 from tests.support.load import Load
 from tests.support.project import Project
 
+MARKS = {
+    "draining": "drained",
+    "stopping": "old engine stopped",
+    "loading": "loaded and gated",
+    "starting": "released",
+    "retiring": "old side gone",
+}
+"""What has happened when a phase of the switch ends."""
 
-def flip(project: Project, engine: str) -> dict[str, float]:
-    """One change to `engine`: seconds of the whole update, its drain, loading, hold, and the rest."""
-    project.configure(engine=engine)
-    began = time.monotonic()
+
+def flip(project: Project, load: Load, engine: str, mode: str, first: int) -> Record:
+    """One change to `engine`, with the requests before, in and after it, from the load's `first` on."""
+    project.configure(engine=engine, cutover=mode)
+    load.wait_for_answers(4 * load.clients)
+    offset, began = time.time() - time.monotonic(), time.monotonic()
     project.up()
-    whole = time.monotonic() - began
+    ended = time.monotonic()
+    load.wait_for_answers(4 * load.clients)
     last = json.loads(project.switch("status", "--json"))["last"]
-    steps = {step["phase"]: step["seconds"] for step in last["steps"]}
-    drain, loading = steps["draining"], steps["loading"]
-    return {
-        "whole": whole,
-        "drain": drain,
-        "loading": loading,
-        "held": last["held_seconds"],
-        "ours": whole - drain - loading,
-    }
+    seconds = {step["phase"]: step["seconds"] for step in last["steps"]}
+    ends = {step["phase"]: step["at"] + step["seconds"] - offset - began for step in last["steps"]}
+    hold_began = next((step["at"] for step in last["steps"] if step["phase"] == "draining"), None)
+    drain, loading = seconds.get("draining", 0.0), seconds["loading"]
+    return record(
+        mode,
+        engine,
+        load.outcomes[first:],
+        texts=load.outcomes,
+        began=began,
+        ended=ended,
+        hold=last["held_seconds"] if mode == "hold" else 0.0,
+        held_from=None if hold_began is None else hold_began - offset - began,
+        marks=[["pulumi up", 0.0], *([MARKS[phase], at] for phase, at in ends.items() if phase in MARKS)],
+        drain=drain,
+        loading=loading,
+        ours=ended - began - drain - loading,
+    )
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """What every resource was declared with; the gateway's name ends at random and is left out of it."""
+    text = project.pulumi("stack", "export")
+    (gateway,) = project.containers("gateway")
+    state = json.loads(text.replace(gateway, "GATEWAY"))
+    return {each["urn"]: each.get("inputs") for each in state["deployment"]["resources"]}
+
+
+def check(project: Project, mode: str, known: dict[str, dict[str, Any]]) -> None:
+    """Back at the first engine: the preview is empty, and the inputs are those of the last time."""
+    if changes := project.changes():
+        raise SystemExit(f"the preview after the way back is not empty: {changes}")
+    now = inputs(project)
+    if known.setdefault(mode, now) != now:
+        different = [urn for urn in now if now[urn] != known[mode].get(urn)]
+        raise SystemExit(f"the way back left other inputs behind: {different}")
+
+
+def read(file: Path) -> list[Record]:
+    """The flips that earlier runs have left in `file`."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def show(flips: list[Record]) -> str:
+    """The table over these flips, one row for each way and engine."""
+    ways = dict.fromkeys((each["way"], each["to"]) for each in flips)
+    rows = [
+        summary(f"{way} to {to}", [each for each in flips if (each["way"], each["to"]) == (way, to)])
+        for way, to in ways
+    ]
+    return table(COLUMNS, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=3, help="flips in each direction (default: 3)")
-    parser.add_argument("--clients", type=int, default=2, help="clients of the load (default: 2)")
+    parser.add_argument("--mode", choices=("hold", "overlap", "both"), default="both", help="(default: both)")
+    parser.add_argument("-n", type=int, default=3, help="flips there and back in each mode (default: 3)")
+    parser.add_argument("--clients", type=int, default=4, help="clients of the load (default: 4)")
+    parser.add_argument("--engine", choices=("real", "fast"), default="real", help="(default: real)")
+    parser.add_argument("--every", type=int, default=10, help="check the preview each N rounds (default: 10)")
+    parser.add_argument("--json", type=Path, help="the file of results (default: flips-ENGINE.jsonl)")
+    parser.add_argument("--fresh", action="store_true", help="start over instead of going on")
+    parser.add_argument("--picture", type=Path, help="an SVG of the last two flips")
     options = parser.parse_args()
-    times: dict[str, list[dict[str, float]]] = {"vllm": [], "ollama": []}
-    with deployed("bench-flip") as project:
+    file: Path = options.json or Path(f"flips-{options.engine}.jsonl")
+    if options.fresh:
+        file.unlink(missing_ok=True)
+    modes = ("hold", "overlap") if options.mode == "both" else (options.mode,)
+    checks, taken, known = 0, 0, dict[str, dict[str, Any]]()
+    with deployed(f"bench-flip-{options.engine}", fast=options.engine == "fast") as project:
         outputs = project.outputs()
-        load = Load(endpoint=outputs["endpoint"], model=outputs["model"], clients=options.clients)
-        with load:
-            load.wait_for_answers(2)
+        pause = 0.1 if options.engine == "fast" else 0.0  # else it would be asked a hundred times a second
+        with Load(outputs["endpoint"], outputs["model"], clients=options.clients, pause=pause) as load:
             for number in range(options.n):
-                for engine in times:
-                    times[engine].append(flip(project, engine))
-                    print(f"flip {number + 1} to {engine}: {load.summary()}", flush=True)
-    print(
-        f"\nFlips by hold under {options.clients} clients, N = {options.n} each way, {machine()}; seconds\n"
-    )
-    columns = ["whole", "drain", "loading", "held", "ours"]
-    rows = [
-        [f"to {engine}", *(statistics.median(each[column] for each in flips) for column in columns)]
-        for engine, flips in times.items()
-    ]
-    print(table(["median", *columns], rows))
-    print(f"\nRequests: {load.summary()}")
-    raise SystemExit(1 if load.bad else 0)
+                for mode in modes:
+                    for engine in ("vllm", "ollama"):
+                        one = flip(project, load, engine, mode, taken)
+                        taken += len(one["requests"])
+                        with file.open("a") as out:
+                            out.write(json.dumps(one) + "\n")
+                        lost = [each[3] for each in one["requests"] if each[3]]
+                        print(
+                            f"{number + 1}: {mode} to {engine} {one['length']:.1f} s, lost: {lost[:3]}",
+                            file=sys.stderr,
+                            flush=True,
+                        )
+                    if number % options.every == 0 or number == options.n - 1:
+                        check(project, mode, known)
+                        checks += 1
+    flips = read(file)
+    print(f"Flips of {options.engine} engines under {options.clients} clients, {machine()}; seconds\n")
+    print(show(flips))
+    print(f"\nThe preview was empty and the inputs were the same in {checks} of {checks} checks of this run.")
+    if options.picture:
+        picture.draw({f"{each['way']} to {each['to']}": each for each in flips[-2:]}, options.picture)
+    raise SystemExit(any(each[3] for one in flips for each in one["requests"]))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def main() -> None:
         outputs = project.outputs()
         (gateway,) = project.containers("gateway")
         load = Load(
-            endpoint=outputs["endpoint"], model=outputs["model"], clients=options.clients, max_tokens=4
+            endpoint=outputs["endpoint"], model=outputs["model"], clients=options.clients, max_tokens=(4,)
         )
         with load:
             load.wait_for_answers(options.clients)

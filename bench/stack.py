@@ -7,12 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.project import Project
+from components import pins
+from tests.support.project import Project, docker
+from tools.environment import ROOT
+
+FAST = "0.0.0-fast"
+"""The version under which a copied project finds the test engine in place of both engines."""
 
 
 @contextmanager
-def deployed(stack: str, **settings: object) -> Iterator[Project]:
-    """A deployed stack with offline images and the tiny model."""
+def deployed(stack: str, *, fast: bool = False, **settings: object) -> Iterator[Project]:
+    """A deployed stack with offline images and the tiny model; `fast`: the test engine is both."""
     with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
         probe.bind(("127.0.0.1", 0))
         base = {
@@ -28,10 +33,43 @@ def deployed(stack: str, **settings: object) -> Iterator[Project]:
         project = Project(Path(folder), stack, **{**base, **settings})
         project.wipe()
         try:
+            if fast:
+                _use_fast_engine(project)
             project.up()
             yield project
         finally:
             project.wipe()
+
+
+def _use_fast_engine(project: Project) -> None:
+    """Pin both engines of the copied project to images of the test engine, made from the switch's image."""
+    file = project.folder / "components/pins.py"
+    text = file.read_text()
+    for pin in (pins.OLLAMA, pins.VLLM_CPU):
+        text = text.replace(f'version="{pin.version}"', f'version="{FAST}"')
+        image = pin.offline.replace(pin.version, FAST)
+        program = "/bin/ollama" if pin is pins.OLLAMA else "/usr/local/bin/vllm"
+        container = docker("create", pins.SWITCH.offline).strip()
+        try:
+            engine = project.folder / "fast-engine"
+            engine.write_text(FAST_PROGRAM)
+            engine.chmod(0o755)
+            docker("cp", str(engine), f"{container}:{program}")
+            docker("cp", str(ROOT / "tests/support/fast_engine.py"), f"{container}:/fast_engine.py")
+            docker("commit", container, image)
+        finally:
+            docker("rm", container)
+    file.write_text(text)
+
+
+FAST_PROGRAM = """#!/bin/sh
+# `create` and `list` are what the weights step and the health check ask of Ollama.
+case "$1" in
+    create|list) exit 0 ;;
+esac
+export FAST_TOKENS=0.005
+exec python3 -u /fast_engine.py
+"""
 
 
 def machine() -> str:

@@ -22,6 +22,9 @@ TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 API_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+-]{15,180}={0,2}")
 """RFC 6750's alphabet for bearer tokens without the slash, so that a key can be the name of a file."""
 
+METRICS_PORT = 2020
+"""Caddy's counters, for the switch, on the stack's private network only."""
+
 KEYS_FOLDER = "/config/api-keys"
 """Folder in the edge's container with an empty file `KEY:TENANT` for each key that is valid."""
 
@@ -130,9 +133,16 @@ Go server closes connections on which a request has just arrived.
 
 
 def _document(config: EdgeConfig) -> Iterable[str]:
+    address = f"http://{config.listen}"
+    if config.domain is not None:
+        address = f"https://{config.domain}:{config.listen.rpartition(':')[2]}"
     yield "{"
     if config.domain is None:
         yield "auto_https off"
+    yield "metrics"
+    yield f"servers :{config.listen.rpartition(':')[2]} {{"
+    yield "name edge"
+    yield "}"
     yield "log default {"
     yield from _log_format()
     yield "}"
@@ -157,9 +167,11 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     yield "import errors"
     yield "}"
     yield ""
-    address = f"http://{config.listen}"
-    if config.domain is not None:
-        address = f"https://{config.domain}:{config.listen.rpartition(':')[2]}"
+    yield "# For the switch, which counts the requests that are held; not published."
+    yield f"http://:{METRICS_PORT} {{"
+    yield "metrics"
+    yield "}"
+    yield ""
     yield f"{address} {{"
     yield "log {"
     yield "output stdout"

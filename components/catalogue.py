@@ -11,7 +11,7 @@ from typing import Literal
 KIB = 1024
 GIB = 1024**3
 
-Quantization = Literal["fp16", "awq-int4", "q4_k_m"]
+Quantization = Literal["fp16", "awq-int4", "q4_k_m", "q8_0"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,25 +60,52 @@ VllmSource = HuggingFaceRepository | Folder
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How long an engine took from start to first answer, measured. `place` is `cpu` or a GPU's key."""
+
+    engine: Literal["ollama", "vllm"]
+    place: str
+    seconds: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
-    """One model of the catalogue. Numbers are counts; `max_context` is in tokens."""
+    """One model of the catalogue. Numbers are counts; `max_context` is in tokens.
+
+    The first source of an engine is the default; the setting `quantization` picks another.
+    """
 
     name: str
     parameters: int
     embedding_parameters: int
     """Embedding and output-head parameters, which quantization leaves at 16 bits."""
     layers: int
+    attention_heads: int
     kv_heads: int
     head_dim: int
     max_context: int
-    ollama: OllamaSource
-    vllm: VllmSource
+    ollama: tuple[OllamaSource, ...]
+    vllm: tuple[VllmSource, ...]
     source: str
+    loading: tuple[Loading, ...] = ()
+    able: bool = True
+    """Whether it follows an instruction, so that `make parity` may ask it for meaning."""
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of KV cache for one token at 16 bits: keys and values, every layer."""
         return 2 * self.layers * self.kv_heads * self.head_dim * 2
+
+    def sources(self, engine: Literal["ollama", "vllm"]) -> tuple[OllamaSource | VllmSource, ...]:
+        """Where an engine can get its weights, the default first."""
+        return self.ollama if engine == "ollama" else self.vllm
+
+    def source_of(
+        self, engine: Literal["ollama", "vllm"], quantization: str | None
+    ) -> OllamaSource | VllmSource:
+        """The source with this quantization, or the default. Raises StopIteration when there is none."""
+        return next(each for each in self.sources(engine) if quantization in (None, each.quantization))
 
 
 def _qwen(
@@ -87,30 +114,35 @@ def _qwen(
     parameters: int,
     embedding_parameters: int,
     layers: int,
+    attention_heads: int,
     kv_heads: int,
     head_dim: int,
-    ollama_size: int,
-    awq: bool,
-    vllm_size: int,
+    q4_size: int,
+    fp16_size: int,
+    awq_size: int,
+    awq_first: bool,
 ) -> Model:
-    repository = f"Qwen/Qwen2.5-Coder-{size.upper()}-Instruct" + ("-AWQ" if awq else "")
+    repository = f"Qwen/Qwen2.5-Coder-{size.upper()}-Instruct"
+    fp16 = HuggingFaceRepository(repository=repository, revision="main", quantization="fp16", size=fp16_size)
+    awq = HuggingFaceRepository(
+        repository=f"{repository}-AWQ", revision="main", quantization="awq-int4", size=awq_size
+    )
+    tag = f"qwen2.5-coder:{size}-instruct"
     return Model(
         name=f"qwen-2.5-coder-{size}",
         parameters=parameters,
         embedding_parameters=embedding_parameters,
         layers=layers,
+        attention_heads=attention_heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
         max_context=32768,
-        ollama=OllamaTag(
-            tag=f"qwen2.5-coder:{size}-instruct-q4_K_M", quantization="q4_k_m", size=ollama_size
+        ollama=(
+            OllamaTag(tag=f"{tag}-q4_K_M", quantization="q4_k_m", size=q4_size),
+            OllamaTag(tag=f"{tag}-q8_0", quantization="q8_0", size=int(parameters * 8.5 / 8)),
+            OllamaTag(tag=f"{tag}-fp16", quantization="fp16", size=fp16_size),
         ),
-        vllm=HuggingFaceRepository(
-            repository=repository,
-            revision="main",
-            quantization="awq-int4" if awq else "fp16",
-            size=vllm_size,
-        ),
+        vllm=(awq, fp16) if awq_first else (fp16, awq),
         source=f"config.json of {repository}; download sizes are rounded",
     )
 
@@ -123,67 +155,83 @@ MODELS: dict[str, Model] = {
             parameters=494_032_768,
             embedding_parameters=136_134_656,
             layers=24,
+            attention_heads=14,
             kv_heads=2,
             head_dim=64,
-            ollama_size=400_000_000,
-            awq=False,
-            vllm_size=1_000_000_000,
+            q4_size=400_000_000,
+            fp16_size=1_000_000_000,
+            awq_size=500_000_000,
+            awq_first=False,
         ),
         _qwen(
             "1.5b",
             parameters=1_543_714_304,
             embedding_parameters=233_373_696,
             layers=28,
+            attention_heads=12,
             kv_heads=2,
             head_dim=128,
-            ollama_size=1_000_000_000,
-            awq=False,
-            vllm_size=3_100_000_000,
+            q4_size=1_000_000_000,
+            fp16_size=3_100_000_000,
+            awq_size=1_200_000_000,
+            awq_first=False,
         ),
         _qwen(
             "3b",
             parameters=3_085_938_688,
             embedding_parameters=311_164_928,
             layers=36,
+            attention_heads=16,
             kv_heads=2,
             head_dim=128,
-            ollama_size=1_950_000_000,
-            awq=False,
-            vllm_size=6_200_000_000,
+            q4_size=1_950_000_000,
+            fp16_size=6_200_000_000,
+            awq_size=2_100_000_000,
+            awq_first=False,
         ),
         _qwen(
             "7b",
             parameters=7_615_616_512,
             embedding_parameters=1_089_994_752,
             layers=28,
+            attention_heads=28,
             kv_heads=4,
             head_dim=128,
-            ollama_size=4_700_000_000,
-            awq=True,
-            vllm_size=5_600_000_000,
+            q4_size=4_700_000_000,
+            fp16_size=15_300_000_000,
+            awq_size=5_600_000_000,
+            awq_first=True,
         ),
         _qwen(
             "14b",
             parameters=14_770_033_664,
             embedding_parameters=1_557_135_360,
             layers=48,
+            attention_heads=40,
             kv_heads=8,
             head_dim=128,
-            ollama_size=9_000_000_000,
-            awq=True,
-            vllm_size=10_000_000_000,
+            q4_size=9_000_000_000,
+            fp16_size=29_600_000_000,
+            awq_size=10_000_000_000,
+            awq_first=True,
         ),
         Model(
             name="tiny",
             parameters=1_000_000,
             embedding_parameters=500_000,
             layers=2,
+            attention_heads=4,
             kv_heads=2,
             head_dim=32,
             max_context=4096,
-            ollama=Folder(name="tiny", revision="2", size=2_000_000),
-            vllm=Folder(name="tiny", revision="2", size=2_000_000),
+            ollama=(Folder(name="tiny", revision="2", size=2_000_000),),
+            vllm=(Folder(name="tiny", revision="2", size=2_000_000),),
             source="made by the offline builder with random weights: it answers nonsense",
+            loading=(
+                Loading(engine="vllm", place="cpu", seconds=22.9, source="measured on 2 cores"),
+                Loading(engine="ollama", place="cpu", seconds=1.0, source="measured on 2 cores"),
+            ),
+            able=False,
         ),
     )
 }

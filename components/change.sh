@@ -1,17 +1,31 @@
 #!/bin/sh
 # change.sh VERB [OPTION]...: tells the switch ($SWITCH) to `prepare` or to `commit` the plan on stdin, and
 # prints how it goes until that phase has ended. Each `follow` renews the lease: when this script dies with
-# `pulumi up`, the switch restores by itself.
+# `pulumi up`, the switch restores by itself. A change that has ended leaves its certificate in
+# certificates/$STACK.
 set -u
+switch() { docker exec "$SWITCH" python3 -m switch "$@"; }
+certificate() {
+  mkdir -p "certificates/$STACK" && switch certificate --tar | tar -xf - -C "certificates/$STACK"
+  echo "certificate: $(switch certificate)"
+}
 docker exec -i "$SWITCH" python3 -m switch "$@" || exit 1
 misses=0
 while kill -0 "$PPID" 2>/dev/null; do # who started it may have been killed and have left it behind
-  docker exec "$SWITCH" python3 -m switch follow
+  switch follow
   code=$?
   case "$code" in
     75) misses=0; continue ;; # still under way
-    0) exit 0 ;;
-    1) docker exec "$SWITCH" true 2>/dev/null && exit 1 ;; # it failed, unless the switch itself is away
+    0)
+      [ "$1" = prepare ] || certificate
+      exit 0
+      ;;
+    1) # it failed, unless the switch itself is away
+      if docker exec "$SWITCH" true 2>/dev/null; then
+        certificate
+        exit 1
+      fi
+      ;;
   esac
   misses=$((misses + 1))
   if [ "$misses" -gt 30 ]; then

@@ -25,11 +25,12 @@ class Commit(pulumi.ComponentResource):
     """Checks a completion through the new gateway, then stops what is left of the old side."""
 
     step: local.Command
+    certificate: pulumi.Output[str]
 
     def __init__(self, name: str, args: CommitArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Commit", name, None, opts)
         render = args.plan.render
-        host = {"DOCKER_HOST": args.host.address, "SWITCH": args.switch}
+        host = {"DOCKER_HOST": args.host.address, "SWITCH": args.switch, "STACK": args.host.labels.stack}
         live = local.run_output(
             command=LIVE,
             environment=pulumi.Output.all(**host),
@@ -60,4 +61,5 @@ class Commit(pulumi.ComponentResource):
                 hide_diffs=["stdin"],  # ENGINE, GATEWAY and the gateway's TOML show what changes in it
             ),
         )
-        self.register_outputs({})
+        self.certificate = self.step.stdout.apply(lambda said: said.strip().rpartition("certificate: ")[2])
+        self.register_outputs({"certificate": self.certificate})

@@ -4,43 +4,134 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from components.catalogue import Model
-from components.gpu_memory import EngineKind, Gpu, engine_sum, gib
+from components.gpu_memory import KINDS, EngineKind, Load, Sum, engine_sum, gib
+from components.waiting import Bounds, Wait, wait
 
 Mode = Literal["hold", "overlap"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cutover:
-    """The chosen mode, the reason in one sentence, and each engine's sum in words."""
+class Room:
+    """What the engines need of one memory, in bytes, alone and together. `there` is None if not known."""
 
+    what: str
+    each: Mapping[EngineKind, int]
+    there: int | None
+
+    @property
+    def both(self) -> int:
+        return sum(self.each.values())
+
+    @property
+    def fits_both(self) -> bool:
+        return self.there is not None and self.both <= self.there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutover:
+    """The chosen mode and the reason in one sentence; sums in words and waits by engine.
+
+    `expected` and `worst` are what a request waits in a change to `engine`, in seconds. In overlap nobody
+    waits, so `expected` is 0; `worst` is when the old engine dies meanwhile.
+    """
+
+    engine: EngineKind
     mode: Mode
     reason: str
     sums: Mapping[EngineKind, str]
+    host_ram: str
+    waits: Mapping[EngineKind, Wait]
+
+    @property
+    def expected(self) -> float:
+        return 0 if self.mode == "overlap" else self.waits[self.engine].expected
+
+    @property
+    def worst(self) -> float:
+        return self.waits[self.engine].worst
+
+    @property
+    def lines(self) -> list[str]:
+        """Mode, sums and waits for a reader, a line each; the same whichever engine is active."""
+        return [
+            f"mode: {self.mode}, since {self.reason}",
+            *(f"  {kind}: {words}" for kind, words in self.sums.items()),
+            f"  host RAM: {self.host_ram}",
+            *self.wait_lines(KINDS),
+        ]
+
+    def wait_lines(self, kinds: tuple[EngineKind, ...]) -> list[str]:
+        """What a request waits in a change to each of `kinds`, expected, and at the worst."""
+        if self.mode == "overlap":
+            expected = ["wait: none, the old engine answers until the new one is ready"]
+            when = "if the old engine dies meanwhile"
+        else:
+            expected = [f"wait in a change to {kind}: {self.waits[kind].expected_words}" for kind in kinds]
+            when = "if all goes to its bound and the old engine has to come back"
+        return [*expected, f"worst wait, {when}: {self.waits[self.engine].worst_words}"]
+
+
+def rooms(load: Load, sums: Mapping[EngineKind, Sum]) -> list[Room]:
+    """The memories that have to hold the engines: that of the GPU, if there is one, and the host's RAM."""
+    host = Room(
+        what="host RAM", each={kind: each.host for kind, each in sums.items()}, there=load.host_memory
+    )
+    if load.gpu is None:
+        return [host]
+    gpu = Room(
+        what=f"usable on {load.gpu.words}",
+        each={kind: each.total for kind, each in sums.items()},
+        there=load.gpu.usable,
+    )
+    return [gpu, host]
+
+
+def sums_of(load: Load) -> dict[EngineKind, Sum]:
+    """Each engine's sum."""
+    return {kind: engine_sum(kind, load) for kind in KINDS}
+
+
+def too_small(load: Load) -> Room | None:
+    """The memory that is known and cannot hold both engines at once, if any."""
+    known = [room for room in rooms(load, sums_of(load)) if room.there is not None]
+    return next((room for room in known if not room.fits_both), None)
 
 
 def choose(
-    asked: Literal["auto", "overlap", "hold"], model: Model, *, context: int, parallel: int, gpu: Gpu | None
+    asked: Literal["auto", "overlap", "hold"], engine: EngineKind, load: Load, bounds: Bounds
 ) -> Cutover:
     """The mode for these settings: `overlap` only where both engines fit beside each other.
 
-    Without a GPU the host's free memory is not known from the settings, so `auto` holds there.
+    Without a GPU it takes the host's RAM to know that; where that is not known, `auto` holds.
     """
-    kinds: tuple[EngineKind, ...] = ("ollama", "vllm")
-    both = [engine_sum(kind, model, context=context, parallel=parallel) for kind in kinds]
-    sums = {each.kind: each.words for each in both}
-    if asked != "auto":
-        return Cutover(mode=asked, reason=f"the setting `cutover` says {asked}", sums=sums)
-    if gpu is None:
-        reason = (
-            "on a CPU the memory that is free is not known from the settings, and one engine at a time fits"
-        )
-        return Cutover(mode="hold", reason=reason, sums=sums)
-    total = sum(each.total for each in both)
-    fits = total <= gpu.usable
-    compare = f"{gib(total)} for both engines, {gib(gpu.usable)} usable on {gpu.name}"
+    sums = sums_of(load)
+    mode, reason = _mode(asked, load)
+    host = " + ".join(f"{gib(each.host)} {kind}" for kind, each in sums.items())
+    there = "hostMemoryGiB not set" if load.host_memory is None else f"{gib(load.host_memory)} there"
     return Cutover(
-        mode="overlap" if fits else "hold",
-        reason=f"{compare}: {'both fit' if fits else 'one at a time'}",
-        sums=sums,
+        engine=engine,
+        mode=mode,
+        reason=reason,
+        sums={kind: each.words for kind, each in sums.items()},
+        host_ram=f"{host}, {there}",
+        waits={kind: wait(kind, load, bounds) for kind in KINDS},
     )
+
+
+def _mode(asked: Literal["auto", "overlap", "hold"], load: Load) -> tuple[Mode, str]:
+    small = too_small(load)
+    if asked == "hold":
+        return "hold", "the setting `cutover` says hold"
+    if small is not None and small.there is not None:
+        compare = f"{gib(small.both)} for both engines, {gib(small.there)} {small.what}"
+        return "hold", f"{compare}: one at a time"
+    known = [room for room in rooms(load, sums_of(load)) if room.there is not None]
+    if asked == "auto" and not known:
+        return "hold", "on a CPU `hostMemoryGiB` says whether both fit, and it is not set: one at a time"
+    fits = " and ".join(
+        f"{gib(room.both)} for both engines, {gib(room.there or 0)} {room.what}" for room in known
+    )
+    if asked == "overlap":
+        said = "the setting `cutover` says overlap"
+        return "overlap", f"{said}; {fits}: both fit" if fits else f"{said}, unchecked without hostMemoryGiB"
+    return "overlap", f"{fits}: both fit"

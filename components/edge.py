@@ -11,6 +11,9 @@ from components import caddyfile, plan
 from components.containers import DNS_OPTIONS, LOGS, image, labels, volume_labels
 from components.docker_host import DockerHost
 
+ALIAS = "edge"
+"""Network alias at which the switch asks for the number of requests."""
+
 LISTEN_PORT = 8080
 BOOTSTRAP = "/etc/caddy/bootstrap.json"
 
@@ -61,7 +64,7 @@ class Edge(pulumi.ComponentResource):
                 for part, volume in zip(("config", "data"), volumes, strict=True)
             ],
             ports=[docker.ContainerPortArgs(internal=LISTEN_PORT, external=args.port, ip=host.bind)],
-            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network)],
+            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
             dns_opts=DNS_OPTIONS,
             labels=labels(host.labels.of("edge")),
             log_driver="json-file",

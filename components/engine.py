@@ -94,7 +94,7 @@ class Engine(pulumi.ComponentResource):
             healthcheck=docker.ContainerHealthcheckArgs(
                 tests=["CMD", *spec.health], interval="15s", timeout="10s", retries=3, start_period="10m0s"
             ),
-            labels=labels(host.labels.of("engine", engine=spec.kind)),
+            labels=labels(host.labels.of("engine", engine=spec.kind, weights=spec.weights.folder)),
             log_driver="json-file",
             log_opts=LOGS,
             restart="unless-stopped",

@@ -6,12 +6,13 @@ it answers, so that a changed flag is another container to switch to and never a
 
 import hashlib
 import json
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from components import pins, weights
-from components.catalogue import GIB, Model
-from components.gpu_memory import EngineKind, Gpu, kv_cache_bytes
+from components.catalogue import GIB, Model, Quantization
+from components.gpu_memory import BATCHED_TOKENS, EngineKind, Gpu, Load, vllm_kv_cache_bytes, vllm_share
+from components.vllm_flags import words
 
 PORT = 8000
 """Both engines listen here, so that the alias `engine` means whichever runs."""
@@ -20,6 +21,9 @@ ALIAS = "engine"
 """Network alias of both engines. Only a running container answers to its alias."""
 
 WEIGHTS_MOUNT = "/weights"
+SHUTDOWN_TIMEOUT = 15
+"""Seconds that vLLM gives running answers on SIGTERM. The gateway drains first, so none should be left."""
+
 CACHE_MOUNT = "/root/.cache"
 """vLLM keeps compiled kernels here; without it every start on a GPU compiles them again."""
 
@@ -79,9 +83,11 @@ def _lines(words: tuple[str, ...]) -> list[str]:
     return [lines[0], *("  " + line for line in lines[1:])]
 
 
-def ollama(model: Model, *, context: int, parallel: int, gpu: Gpu | None) -> EngineSpec:
+def ollama(
+    model: Model, *, context: int, parallel: int, gpu: Gpu | None, quantization: Quantization | None = None
+) -> EngineSpec:
     """Ollama with one model kept loaded. `context` in tokens for each of `parallel` requests."""
-    source = weights.for_ollama(model)
+    source = weights.for_ollama(model, quantization)
     return EngineSpec(
         kind="ollama",
         model=model,
@@ -105,29 +111,49 @@ def ollama(model: Model, *, context: int, parallel: int, gpu: Gpu | None) -> Eng
     )
 
 
-def vllm(model: Model, *, context: int, parallel: int, gpu: Gpu | None) -> EngineSpec:
-    """vLLM with its KV cache given in bytes: it depends on the settings, never on what is free at start."""
-    source = weights.for_vllm(model)
-    kv_cache = kv_cache_bytes(model, context=context, parallel=parallel)
+def vllm(
+    model: Model,
+    *,
+    context: int,
+    parallel: int,
+    gpu: Gpu | None,
+    quantization: Quantization | None = None,
+    flags: Sequence[str] = (),
+) -> EngineSpec:
+    """vLLM with its KV cache given in bytes: it depends on the settings, never on what is free at start.
+
+    `flags` are a person's own, after the program's.
+    """
+    source = weights.for_vllm(model, quantization)
+    kv_cache = vllm_kv_cache_bytes(model, context=context, parallel=parallel, gpu=gpu)
     options = {
         "--served-model-name": model.name,
         "--port": str(PORT),
         "--max-model-len": str(context),
         "--max-num-seqs": str(parallel),
-        "--max-num-batched-tokens": str(max(2048, context)),
-        "--tensor-parallel-size": "1",
-        "--shutdown-timeout": "30",  # unset, SIGTERM cuts every stream at once
+        # on a GPU a longer prompt is computed in parts, so that its activations stay those of the sum
+        "--max-num-batched-tokens": str(BATCHED_TOKENS if gpu else max(BATCHED_TOKENS, context)),
+        "--tensor-parallel-size": str(gpu.count if gpu else 1),
+        "--shutdown-timeout": str(SHUTDOWN_TIMEOUT),  # unset, SIGTERM cuts every stream at once
     }
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if gpu:
         options["--dtype"] = "half"  # a T4 has no bfloat16
         options["--kv-cache-memory-bytes"] = str(kv_cache)
-        flags = ["--enable-prefix-caching"]
+        load = Load(
+            model=model,
+            context=context,
+            parallel=parallel,
+            gpu=gpu,
+            quantization={"vllm": quantization} if quantization else {},
+        )
+        options["--gpu-memory-utilization"] = str(vllm_share(load))
+        switches = ["--enable-prefix-caching"]
     else:
         options["--dtype"] = "bfloat16"
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # bound, it shares a core with whatever else runs
-        environment["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(kv_cache / GIB)))  # whole GiB
-        flags = ["--enable-prefix-caching", "--enforce-eager"]  # compiling takes a minute of two cores
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache // GIB)
+        switches = ["--enable-prefix-caching", "--enforce-eager"]  # compiling takes a minute of two cores
     return EngineSpec(
         kind="vllm",
         model=model,
@@ -136,7 +162,8 @@ def vllm(model: Model, *, context: int, parallel: int, gpu: Gpu | None) -> Engin
         command=(
             f"{WEIGHTS_MOUNT}/{source.folder}/source",
             *(word for option in options.items() for word in option),
-            *flags,
+            *switches,
+            *words(flags),
         ),
         environment=environment,
         health=(
@@ -151,4 +178,18 @@ def vllm(model: Model, *, context: int, parallel: int, gpu: Gpu | None) -> Engin
     )
 
 
-BUILDERS = {"ollama": ollama, "vllm": vllm}
+def build(kind: EngineKind, load: Load, flags: Sequence[str] = ()) -> EngineSpec:
+    """The engine of this kind for a load; `flags` are more flags for vLLM."""
+    model, quantization = load.model, load.quantization.get(kind)
+    if kind == "ollama":
+        return ollama(
+            model, context=load.context, parallel=load.parallel, gpu=load.gpu, quantization=quantization
+        )
+    return vllm(
+        model,
+        context=load.context,
+        parallel=load.parallel,
+        gpu=load.gpu,
+        quantization=quantization,
+        flags=flags,
+    )

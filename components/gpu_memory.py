@@ -1,46 +1,155 @@
-"""Does it fit? Weights + KV cache + overhead of each engine against the usable memory of the GPU.
+"""Does it fit? Weights + KV cache + overhead of each engine against the memory of the GPUs and of the host.
 
-Pure arithmetic in bytes, written out so that a reviewer can check it.
+Pure arithmetic in bytes, written out so that a reviewer can check it. With several GPUs a sum is that of one
+GPU, since each holds its part of weights and KV cache, and its own overhead.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from components.catalogue import GIB, KIB, Model, Quantization
 
 EngineKind = Literal["ollama", "vllm"]
+KINDS: tuple[EngineKind, ...] = ("ollama", "vllm")
 
 BITS_PER_WEIGHT: dict[Quantization, float] = {
     "fp16": 16,
     "awq-int4": 4 + 20 / 128,  # groups of 128: a 16-bit scale and a 4-bit zero point each
     "q4_k_m": 4.92,  # whole-file average of published 7B files, embeddings included
+    "q8_0": 8.5,  # blocks of 32: a 16-bit scale each
 }
 
-OVERHEAD: dict[EngineKind, int] = {
-    "vllm": int(1.3 * GIB),  # activations of 2048 batched tokens 1.0, CUDA context and Triton 0.3
+CUDA_CONTEXT = int(0.3 * GIB)
+"""vLLM's CUDA context and Triton on each GPU: an estimate. It exists before vLLM looks at what is free."""
+
+BATCHED_TOKENS = 2048
+"""Tokens that vLLM computes at once on a GPU; `GPU_OVERHEAD` counts the activations of so many."""
+
+GPU_OVERHEAD: dict[EngineKind, int] = {
+    "vllm": int(1.0 * GIB) + CUDA_CONTEXT,  # 1.0: activations of BATCHED_TOKENS, an estimate
     "ollama": int(1.0 * GIB),  # llama.cpp keeps 1024 MiB free of what it plans with (`--fit`)
 }
+
+HOST_OVERHEAD: dict[EngineKind, int] = {
+    "vllm": int(3.0 * GIB),  # estimate: API server and worker, each with PyTorch and CUDA's libraries
+    "ollama": int(1.0 * GIB),  # estimate: server, runner and CUDA's pinned buffers
+}
+"""RAM of an engine whose model is on a GPU. Weights are read through mapped files, which Linux takes back."""
+
+HOST_OVERHEAD_FURTHER_GPU = int(2.0 * GIB)
+"""RAM of each further vLLM worker: an estimate. One process serves one GPU."""
+
+CPU_OVERHEAD: dict[EngineKind, int] = {
+    "vllm": int(1.3 * GIB),
+    "ollama": int(1.0 * GIB),
+}
+"""RAM beside weights and KV cache of an engine that computes on the CPU."""
+
+BLOCK_TOKENS = 16
+"""vLLM hands out its KV cache in blocks of so many tokens, and keeps one block for itself (`null_block`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A GPU as CUDA sees it. `usable` is in bytes: what is left of the nominal size under the driver."""
+    """GPUs of one kind as CUDA sees them. `usable` is in bytes for each: the nominal size less the driver's.
+
+    `compute` is the compute capability times ten, as vLLM writes it. `source` says where `usable` is from.
+    """
 
     name: str
     usable: int
+    compute: int
+    source: str
+    count: int = 1
+
+    @property
+    def words(self) -> str:
+        return self.name if self.count == 1 else f"each of {self.count} {self.name}"
 
 
-T4 = Gpu(name="NVIDIA T4", usable=int(14.56 * GIB))
+GPUS: dict[str, Gpu] = {
+    "t4": Gpu(
+        name="NVIDIA T4",
+        usable=int(14.56 * GIB),
+        compute=75,
+        source="the least of what is reported, 14.56 to 14.75 GiB by driver",
+    ),
+    "l4": Gpu(
+        name="NVIDIA L4",
+        usable=int(21.95 * GIB),
+        compute=89,
+        source="estimate: as the A10G, whose nominal size (23028 MiB) is the same within 6 MiB",
+    ),
+    "a10g": Gpu(
+        name="NVIDIA A10G",
+        usable=int(21.95 * GIB),
+        compute=86,
+        source="Ollama's log, 22.0 GiB (batteries-included#1663), less its rounding",
+    ),
+    "a100-40": Gpu(
+        name="NVIDIA A100 40 GB",
+        usable=int(39.39 * GIB),
+        compute=80,
+        source="estimate: PyTorch says 39.50 GiB (TianheWu/CoSeR#10), less what drivers differ by",
+    ),
+    "l40s": Gpu(
+        name="NVIDIA L40S",
+        usable=int(44.35 * GIB),
+        compute=89,
+        source="estimate: as the A40 (46068 MiB nominal too), which Ollama logs as 44.4 GiB (ollama#9858)",
+    ),
+    "h100": Gpu(
+        name="NVIDIA H100",
+        usable=int(79.0 * GIB),
+        compute=90,
+        source="estimate: 81559 MiB nominal less 0.65 GiB, the part that the A100 80 GB loses",
+    ),
+    "a100-80": Gpu(
+        name="NVIDIA A100 80 GB",
+        usable=int(79.15 * GIB),
+        compute=80,
+        source="vLLM's start-up message, 79.15 GiB (kvcached#29; 79.25 in kvcached#110)",
+    ),
+}
+"""Every GPU by its key, the smallest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What the engines are asked to hold, and on what. `context` is in tokens, `host_memory` in bytes.
+
+    `gpu` is None on a CPU, `host_memory` None where it is not known. `quantization` overrides the catalogue's
+    first one by engine.
+    """
+
+    model: Model
+    context: int
+    parallel: int
+    gpu: Gpu | None
+    host_memory: int | None = None
+    quantization: Mapping[EngineKind, Quantization] = field(default_factory=dict)
+
+    def quantization_of(self, kind: EngineKind) -> Quantization:
+        return self.model.source_of(kind, self.quantization.get(kind)).quantization
+
+    def with_quantization(self, kind: EngineKind, quantization: Quantization) -> "Load":
+        return replace(self, quantization={**self.quantization, kind: quantization})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sum:
-    """The memory of one engine, in bytes, by what it is for."""
+    """The memory of one engine, in bytes, by what it is for.
+
+    `total` is that of each GPU, or of the host's RAM where there is none; `host` is the RAM in either case.
+    """
 
     kind: EngineKind
     weights: int
     kv_cache: int
     overhead: int
+    host: int
     words: str
 
     @property
@@ -62,19 +171,53 @@ def kv_cache_bytes(model: Model, *, context: int, parallel: int) -> int:
     return model.kv_bytes_per_token * context * parallel
 
 
-def engine_sum(kind: EngineKind, model: Model, *, context: int, parallel: int) -> Sum:
-    """The memory that one engine takes with these settings."""
-    source = model.ollama if kind == "ollama" else model.vllm
-    weights = weights_bytes(model, source.quantization)
-    kv_cache = kv_cache_bytes(model, context=context, parallel=parallel)
-    overhead = OVERHEAD[kind]
-    per_token = model.kv_bytes_per_token / KIB
+def vllm_kv_cache_bytes(model: Model, *, context: int, parallel: int, gpu: Gpu | None) -> int:
+    """Bytes of KV cache that vLLM is given: whole blocks on each GPU, whole GiB on a CPU."""
+    if gpu is None:
+        return math.ceil(kv_cache_bytes(model, context=context, parallel=parallel) / GIB) * GIB
+    tokens = (math.ceil(context / BLOCK_TOKENS) * parallel + 1) * BLOCK_TOKENS
+    # more GPUs than KV heads hold copies of them
+    return model.kv_bytes_per_token * tokens // min(gpu.count, model.kv_heads)
+
+
+def engine_sum(kind: EngineKind, load: Load) -> Sum:
+    """The memory that one engine takes for this load."""
+    model, gpu, context, parallel = load.model, load.gpu, load.context, load.parallel
+    quantization = load.quantization_of(kind)
+    count = gpu.count if gpu else 1
+    weights = math.ceil(weights_bytes(model, quantization) / count)
+    if kind == "vllm":
+        kv_cache = vllm_kv_cache_bytes(model, context=context, parallel=parallel, gpu=gpu)
+    else:
+        kv_cache = math.ceil(kv_cache_bytes(model, context=context, parallel=parallel) / count)
+    overhead = (GPU_OVERHEAD if gpu else CPU_OVERHEAD)[kind]
+    total = weights + kv_cache + overhead
+    if gpu:
+        further = count - 1 if kind == "vllm" else 0
+        host = HOST_OVERHEAD[kind] + further * HOST_OVERHEAD_FURTHER_GPU
+    else:
+        host = total
+    cache = f"{model.kv_bytes_per_token / KIB:g} KiB × {context} tokens × {parallel} requests"
+    if kind == "vllm" and gpu is None:
+        cache += ", in whole GiB"
     words = (
-        f"{gib(weights)} weights ({source.quantization}) "
-        f"+ {gib(kv_cache)} KV cache ({per_token:g} KiB × {context} tokens × {parallel} requests) "
-        f"+ {gib(overhead)} overhead = {gib(weights + kv_cache + overhead)}"
+        f"{gib(weights)} weights ({quantization}) + {gib(kv_cache)} KV cache ({cache}) "
+        f"+ {gib(overhead)} overhead = {gib(total)}"
     )
-    return Sum(kind=kind, weights=weights, kv_cache=kv_cache, overhead=overhead, words=words)
+    if count > 1:
+        words += f" on each of {count} GPUs"
+    return Sum(kind=kind, weights=weights, kv_cache=kv_cache, overhead=overhead, host=host, words=words)
+
+
+def vllm_share(load: Load) -> float:
+    """The share of each GPU that vLLM looks for at its start, rounded down to four digits.
+
+    vLLM refuses to start where less than this share is free, even when its KV cache is given in bytes (read
+    in `request_memory` of 0.32). The sum without the CUDA context, which is taken before vLLM looks: so in
+    overlap the check passes wherever both engines fit.
+    """
+    assert load.gpu is not None
+    return math.floor((engine_sum("vllm", load).total - CUDA_CONTEXT) / load.gpu.usable * 10_000) / 10_000
 
 
 def gib(size: int) -> str:

@@ -9,30 +9,43 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components import tensorzero
-from components.engines import PORT, EngineSpec
+from components.engines import PORT, SHUTDOWN_TIMEOUT, EngineSpec
 from components.weights import Weights
 
-GATE_MAX_TOKENS = 8
+GATE_MAX_TOKENS = 16
 GATE_TIMEOUT = 60
 LEASE_FOLLOWING = 15
 """Seconds without a `follow` after which the switch takes a killed coordinator for dead."""
 LEASE_PREPARED = 60
 """Seconds between prepare and commit: the time in which Pulumi creates one gateway container."""
 GATEWAY_ANSWERS = 60
-STOP_GRACE = 30
+STOP_GRACE = SHUTDOWN_TIMEOUT + 15
+"""Seconds from SIGTERM to SIGKILL for an engine. vLLM takes about 9 s to end after its last answer."""
+MEMORY_FREE = 20
+"""Seconds in which the driver has given back the memory of an engine that has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One change of what is live. Durations in seconds; `gateway_config` is the rendered TOML."""
+    """One change of what is live. Durations in seconds; `gateway_config` is the rendered TOML.
+
+    `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU. `engine_image` and `gateway_image` are
+    references. `reason`, `sum` and `loading` (expected seconds) are for the certificate.
+    """
 
     spec: EngineSpec
     mode: Literal["hold", "overlap"]
     drain: int
     load: int
     completions: int
+    tokens_per_second: int
+    gpu_bytes: int
+    engine_image: str
     gateway_image: str
     gateway_config: str
+    reason: str
+    sum: str
+    loading: float
 
     def render(self, *, engine: str, gateway: str | None = None) -> str:
         """The plan as JSON for the switch; `engine` and `gateway` are names of containers.
@@ -46,6 +59,7 @@ class Plan:
                 "port": PORT,
                 "model": self.spec.model.name,
                 "weights": self.spec.weights.folder,
+                "gpu_bytes": self.gpu_bytes,
             },
             "cutover": self.mode,
             "seconds": {
@@ -55,11 +69,13 @@ class Plan:
                 "lease_following": LEASE_FOLLOWING,
                 "lease_prepared": LEASE_PREPARED,
                 "gateway": GATEWAY_ANSWERS,
+                "memory": MEMORY_FREE,
             },
             "gate": {
                 "completions": self.completions,
                 "max_tokens": GATE_MAX_TOKENS,
                 "timeout": GATE_TIMEOUT,
+                "tokens_per_second": self.tokens_per_second,
             },
             "gateway": {
                 "image": self.gateway_image,
@@ -68,7 +84,15 @@ class Plan:
                 "model": tensorzero.qualified(self.spec.model.name),
                 "port": tensorzero.PORT,
                 "config_file": tensorzero.CONFIG_FILE,
+                "validate": tensorzero.VALIDATE,
                 **({"container": gateway} if gateway else {}),
+            },
+            "about": {
+                "engine_image": self.engine_image,
+                "gateway_image": self.gateway_image,
+                "reason": self.reason,
+                "sum": self.sum,
+                "loading_seconds": self.loading,
             },
         }
         return json.dumps(plan, indent=2) + "\n"

@@ -39,6 +39,7 @@ class Prepare(pulumi.ComponentResource):
                 "SWITCH": args.switch,
                 "ENGINE": args.engine,
                 "CUTOVER": args.plan.mode,
+                "STACK": args.host.labels.stack,
             },
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(

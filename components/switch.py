@@ -47,7 +47,10 @@ class Switch(pulumi.ComponentResource):
                 f"CHANGEOVER_PROJECT={host.labels.project}",
                 f"CHANGEOVER_STACK={host.labels.stack}",
                 "PYTHONUNBUFFERED=1",
+                # its runtime then mounts nvidia-smi, by which the switch sees what memory is free
+                *(["NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=utility"] if host.gpu else []),
             ],
+            gpus="all" if host.gpu else None,
             uploads=[
                 docker.ContainerUploadArgs(file=f"/app/switch/{file.name}", content=file.read_text())
                 for file in sorted(CODE.glob("*.py"))

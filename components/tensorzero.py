@@ -21,6 +21,9 @@ CONFIG_FILE = "/app/config/tensorzero.toml"
 COMMAND = ("--config-file", CONFIG_FILE)
 """Arguments of the image's entry point that serve the configuration."""
 
+VALIDATE = (*COMMAND, "--validate-and-exit")
+"""Arguments that check the configuration, exit 0 if it is good, and need no network."""
+
 CHAT_PATH = "/openai/v1/chat/completions"
 EMBEDDINGS_PATH = "/openai/v1/embeddings"
 """The only two OpenAI routes of the gateway (POST); it has neither `/v1` nor a list of models."""

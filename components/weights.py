@@ -9,7 +9,15 @@ import json
 from dataclasses import asdict, dataclass, field
 from shlex import quote
 
-from components.catalogue import Folder, Model, OllamaSource, VllmSource
+from components.catalogue import (
+    Folder,
+    HuggingFaceRepository,
+    Model,
+    OllamaSource,
+    OllamaTag,
+    Quantization,
+    VllmSource,
+)
 from components.gpu_memory import EngineKind
 
 
@@ -38,9 +46,10 @@ def _folder(kind: EngineKind, model: Model, source: OllamaSource | VllmSource) -
     return f"{model.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
-def for_ollama(model: Model) -> Weights:
+def for_ollama(model: Model, quantization: Quantization | None = None) -> Weights:
     """Ollama's weights: pulled by tag, or converted from a folder, and named as at the endpoint."""
-    source = model.ollama
+    source = model.source_of("ollama", quantization)
+    assert not isinstance(source, HuggingFaceRepository)
     folder = _folder("ollama", model, source)
     place = f"/weights/{folder}"
     serve = f"""\
@@ -81,9 +90,10 @@ test -f Modelfile || echo 'FROM .' >Modelfile
     )
 
 
-def for_vllm(model: Model) -> Weights:
+def for_vllm(model: Model, quantization: Quantization | None = None) -> Weights:
     """vLLM's weights: a Hugging Face repository at a revision, or a folder."""
-    source = model.vllm
+    source = model.source_of("vllm", quantization)
+    assert not isinstance(source, OllamaTag)
     folder = _folder("vllm", model, source)
     place = f"/weights/{folder}/source"
     if isinstance(source, Folder):

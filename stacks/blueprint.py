@@ -6,16 +6,15 @@ Pure. It is the same whatever the image source is, so that a reviewed file is wh
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components import caddyfile, cutover_mode, engines, tensorzero
+from components import caddyfile, cutover_mode, engines, gpu_memory, pins, tensorzero, waiting
 from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT
 from components.engines import EngineSpec
 from components.gateway import ALIAS
 from components.plan import Plan
+from components.waiting import REQUEST_SECONDS
 from stacks.settings import Settings
 
-REQUEST_SECONDS = 600
-"""Longest answer that the gateway waits for; engines on a CPU are slow."""
 FIRST_TOKEN_SECONDS = 300
 
 
@@ -52,24 +51,34 @@ class Blueprint:
             max_body_bytes=self.settings.max_request_mib * 1024 * 1024,
         )
 
-    def plan(self, gateway_image: str) -> Plan:
-        """What the switch is told; `gateway_image` is the reference in which the TOML is checked."""
+    def reference(self, pin: pins.Image) -> str:
+        """The reference of an image in the source that the settings name."""
+        return pin.offline if self.settings.images == "offline" else pin.public
+
+    def plan(self) -> Plan:
+        """What the switch is told."""
+        settings = self.settings
+        memory = gpu_memory.engine_sum(self.active.kind, settings.load)
         return Plan(
             spec=self.active,
             mode=self.cutover.mode,
-            drain=self.settings.drain,
-            load=self.settings.load,
-            completions=self.settings.gate_completions,
-            gateway_image=gateway_image,
+            drain=settings.bounds.drain,
+            load=settings.bounds.load,
+            completions=settings.bounds.completions,
+            tokens_per_second=settings.gate_tokens_per_second,
+            gpu_bytes=memory.total if settings.gpu else 0,
+            engine_image=self.reference(self.active.image),
+            gateway_image=self.reference(pins.GATEWAY),
             gateway_config=self.gateway_config,
+            reason=self.cutover.reason,
+            sum=memory.words,
+            loading=waiting.loading(self.active.kind, settings.load).seconds,
         )
 
 
 def blueprint(settings: Settings) -> Blueprint:
     """The blueprint of a stack with these settings."""
-    shape = {"context": settings.context, "parallel": settings.parallel}
-    gpu = settings.gpu
-    specs = tuple(engines.BUILDERS[kind](settings.model, **shape, gpu=gpu) for kind in settings.kinds)
+    specs = tuple(engines.build(kind, settings.load, settings.vllm_flags) for kind in settings.kinds)
     config = tensorzero.GatewayConfig(
         models=(
             tensorzero.Model(
@@ -91,6 +100,6 @@ def blueprint(settings: Settings) -> Blueprint:
     return Blueprint(
         settings=settings,
         specs=specs,
-        cutover=cutover_mode.choose(settings.cutover, settings.model, **shape, gpu=gpu),
+        cutover=cutover_mode.choose(settings.cutover, settings.engine, settings.load, settings.bounds),
         gateway_config=tensorzero.render(config),
     )

@@ -31,15 +31,14 @@ class Endpoint(pulumi.ComponentResource):
     """Network, volumes, switch, engines, the two phases with the gateway between them, and the edge."""
 
     url: pulumi.Output[str]
+    certificate: pulumi.Output[str]
 
     def __init__(self, name: str, args: EndpointArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Endpoint", name, None, opts)
         blueprint, host = args.blueprint, args.host
         settings = blueprint.settings
         child = pulumi.ResourceOptions(parent=self)
-
-        def reference(pin: pins.Image) -> str:
-            return pin.offline if settings.images == "offline" else pin.public
+        reference = blueprint.reference
 
         network = docker.Network(
             "network",
@@ -96,7 +95,7 @@ class Endpoint(pulumi.ComponentResource):
         active = engines[0]
 
         gateway_image = image("gateway-image", reference(pins.GATEWAY), host, self)
-        plan = blueprint.plan(reference(pins.GATEWAY))
+        plan = blueprint.plan()
         prepare = Prepare(
             "prepare",
             PrepareArgs(
@@ -114,7 +113,7 @@ class Endpoint(pulumi.ComponentResource):
             GatewayArgs(
                 image=gateway_image.image_id,
                 config=blueprint.gateway_config,
-                drain=settings.drain,
+                drain=settings.bounds.drain,
                 host=host,
                 network=network.name,
                 prepared=prepare.step,
@@ -147,4 +146,5 @@ class Endpoint(pulumi.ComponentResource):
         )
         url = f"http://{host.bind}:{settings.port}/v1"
         self.url = edge.configured.id.apply(lambda _: url)
-        self.register_outputs({"url": self.url})
+        self.certificate = commit.certificate
+        self.register_outputs({"url": self.url, "certificate": self.certificate})

@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,16 +11,18 @@ import pulumi
 import pulumi.runtime.config
 import yaml
 
+from components import fit, vllm_flags
 from components.caddyfile import API_KEY, TENANT
-from components.catalogue import MODELS, Folder, Model
-from components.gpu_memory import EngineKind, Gpu
+from components.catalogue import GIB, MODELS, Folder, Model, Quantization
+from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
+from components.gpu_memory import GPUS, KINDS, EngineKind, Gpu, Load
+from components.waiting import REQUEST_SECONDS, Bounds
+from parity.probes import PROBES
 
 PROJECT = "changeover"
 
-TARGET_GPU: dict[str, Gpu | None] = {"docker": None}
-"""Every target, and the GPU that it brings. Where its Docker host is: `stacks/targets.py`."""
-
-CONTEXT_MINIMUM = 256
+TARGETS = ("docker",)
+"""Every target. Where its Docker host is: `stacks/targets.py`."""
 
 
 class SettingsError(Exception):
@@ -44,14 +46,28 @@ class Settings:
     port: int
     max_request_mib: int
     hold_budget: int
-    drain: int
-    load: int
-    gate_completions: int
+    gate_tokens_per_second: int
+    bounds: Bounds
+    gpu: Gpu | None
+    """The target's GPUs, or None where there is only a CPU."""
+    host_memory: int | None
+    """Bytes of the Docker host's RAM that the engines may use, or None where it is not known."""
+    quantization: Mapping[EngineKind, Quantization]
+    vllm_flags: tuple[str, ...]
+    require_parity: bool
+    accepted_differences: tuple[str, ...]
 
     @property
-    def gpu(self) -> Gpu | None:
-        """The target's GPU, or None where there is only a CPU."""
-        return TARGET_GPU[self.target]
+    def load(self) -> Load:
+        """What the engines are asked to hold, and on what."""
+        return Load(
+            model=self.model,
+            context=self.context,
+            parallel=self.parallel,
+            gpu=self.gpu,
+            host_memory=self.host_memory,
+            quantization=self.quantization,
+        )
 
     @property
     def kinds(self) -> tuple[EngineKind, ...]:
@@ -72,13 +88,16 @@ class _Raw:
         value = self.values.get(key)
         kind = self.types[key]
         try:
-            if kind == "object" and isinstance(value, str):
-                return json.loads(value)
+            if kind in ("object", "array") and isinstance(value, str):
+                parsed = json.loads(value)
+                if not isinstance(parsed, dict if kind == "object" else list):
+                    raise ValueError(value)
+                return parsed
             if kind == "integer" and isinstance(value, str):
                 return int(value)
         except ValueError:
             self.problem(key, value, f"allowed: one of type {kind}", f"pulumi config set {key} …")
-            return {} if kind == "object" else 0
+            return {"object": {}, "array": []}.get(kind, 0)
         if kind == "boolean" and isinstance(value, str):
             return value == "true"
         return value
@@ -131,7 +150,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
 
     raw = _Raw(complete, {key: entry["type"] for key, entry in block.items()}, problems)
     engine = raw.choice("engine", ("ollama", "vllm"))
-    target = raw.choice("target", tuple(TARGET_GPU))
+    target = raw.choice("target", TARGETS)
     model = MODELS[raw.choice("model", tuple(MODELS))]
     images = raw.choice("images", ("public", "offline"))
     if images == "offline" and target != "docker":
@@ -143,7 +162,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
             "with images offline: tiny (no hub is reached)",
             "pulumi config set model tiny",
         )
-    if target == "docker" and images == "public" and isinstance(model.vllm, Folder):
+    if target == "docker" and images == "public" and isinstance(model.vllm[0], Folder):
         raw.problem(
             "model",
             model.name,
@@ -169,6 +188,16 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
             "each tenant has a key of its own",
             "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
         )
+    gpu, host_memory = _machine(raw)
+    if gpu and images == "offline":
+        raw.problem("gpu", raw.value("gpu"), "with images offline: none", "pulumi config set gpu none")
+    accepted = [str(name) for name in raw.value("acceptedDifferences") or []]
+    for n, name in enumerate(accepted):
+        if name not in PROBES:
+            guess = difflib.get_close_matches(name, PROBES, n=1)
+            allowed = f"did you mean {guess[0]}?" if guess else f"the probes are {', '.join(PROBES)}"
+            remove = f"pulumi config rm --path 'acceptedDifferences[{n}]'"
+            raw.problem("acceptedDifferences", name, allowed, remove)
     settings = Settings(
         stack=stack,
         engine=cast(EngineKind, engine),
@@ -184,14 +213,85 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path) -> Settings:
         tenants=tuple(sorted(tenants)),
         port=raw.number("port", 1, 65535, ""),
         max_request_mib=raw.number("maxRequestMiB", 1, 1024, "MiB"),
-        hold_budget=raw.number("holdBudgetSeconds", 1, 3600, "seconds"),
-        drain=raw.number("drainSeconds", 1, 3600, "seconds"),
-        load=raw.number("loadSeconds", 1, 3600, "seconds"),
-        gate_completions=raw.number("gateCompletions", 1, 100, "completions"),
+        hold_budget=raw.number("holdBudgetSeconds", 1, HOLD_BUDGET_MAXIMUM, "seconds"),
+        bounds=Bounds(
+            drain=raw.number(
+                "drainSeconds", 1, REQUEST_SECONDS, "seconds", ", when the gateway ends every answer"
+            ),
+            load=raw.number("loadSeconds", 1, 3600, "seconds"),
+            completions=raw.number("gateCompletions", 1, 100, "completions"),
+        ),
+        gpu=gpu,
+        host_memory=host_memory,
+        quantization=_quantization(raw, model),
+        vllm_flags=_vllm_flags(raw, gpu),
+        gate_tokens_per_second=raw.number("gateTokensPerSecond", 0, 1000, "tokens per second"),
+        require_parity=bool(raw.value("requireParity")),
+        accepted_differences=tuple(accepted),
     )
+    if not problems:
+        _check_fit(raw, settings)
     if problems:
         raise SettingsError(_text(stack, problems))
     return settings
+
+
+def _machine(raw: _Raw) -> tuple[Gpu | None, int | None]:
+    """The GPUs and the RAM of the Docker host, in bytes, as the settings say."""
+    key = raw.choice("gpu", ("none", *GPUS))
+    count = raw.number("gpuCount", 1, max(fit.COUNTS), "GPUs")
+    if key == "none" and count != 1:
+        raw.problem("gpuCount", count, "without a gpu: 1", "pulumi config set gpuCount 1")
+    host = raw.number("hostMemoryGiB", 0, 65536, "GiB")
+    return None if key == "none" else replace(GPUS[key], count=count), host * GIB or None
+
+
+def _quantization(raw: _Raw, model: Model) -> dict[EngineKind, Quantization]:
+    """The chosen quantizations by engine."""
+    chosen: dict[EngineKind, Quantization] = {}
+    for name, value in (raw.value("quantization") or {}).items():
+        kind = next((kind for kind in KINDS if kind == name), None)
+        key = f"quantization.{name}"
+        if kind is None:
+            allowed = f"allowed below quantization: {', '.join(KINDS)}"
+            raw.problem(key, value, allowed, f"pulumi config rm --path {key}")
+            continue
+        offered = [source.quantization for source in model.sources(kind)]
+        if value in offered:
+            chosen[kind] = value
+            continue
+        allowed = f"allowed for {model.name}: {', '.join(offered)}"
+        if kind == "vllm" and str(value).lower() in vllm_flags.PLUGIN_ONLY:
+            allowed = f"vLLM's core no longer has {value}; {allowed}"
+        raw.problem(key, value, allowed, f"pulumi config set --path {key} {offered[0]}")
+    return chosen
+
+
+def _vllm_flags(raw: _Raw, gpu: Gpu | None) -> tuple[str, ...]:
+    flags = tuple(str(flag) for flag in raw.value("vllmFlags") or ())
+    for each in vllm_flags.refusals(flags, gpu):
+        use = "pulumi config rm vllmFlags, and set the other flags again"
+        if each.setting == "quantization":
+            use = "pulumi config set --path quantization.vllm …"
+        elif each.setting:
+            use = f"pulumi config set {each.setting} …"
+        raw.problem("vllmFlags", each.item, each.why, use)
+    return flags
+
+
+def _check_fit(raw: _Raw, settings: Settings) -> None:
+    """Adds what can never start or would let requests wait for longer than the edge lets them."""
+    load = settings.load
+    found = [fit.refused_count(load)]
+    if found == [None]:
+        found += [fit.refused_engine(kind, load) for kind in settings.kinds]
+    if settings.cutover == "overlap" and not any(found):
+        found.append(fit.refused_overlap(load))
+    found.append(fit.refused_budget(settings.hold_budget, settings.bounds))
+    for each in found:
+        if each:
+            command = each.choices[0].command if each.choices else "pulumi config set model …"
+            raw.problem(each.key, each.value, each.allowed, command)
 
 
 def _text(stack: str, problems: list[str]) -> str:

@@ -5,17 +5,22 @@ Exit status: 0 done, 1 failed or refused, 75 (`follow`) still under way, 2 used 
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
-from switch import daemon
+from switch import certificate, daemon, edge, gpu
 from switch.checks import Failed, check
 from switch.daemon import Switch
 from switch.docker import Docker, DockerError
+from switch.exchange import exchange
+from switch.gc import Busy, collect
+from switch.gpu import GpuError
 from switch.journal import Journal
 from switch.machine import UNDER_WAY, State, Transaction, World, gated
 from switch.plan import PlanError, load, parse
@@ -67,7 +72,27 @@ def report(state: State, world: World, weights: Path, now: float) -> dict[str, A
         "last": state.last and _short(state.last, now),
         "containers": {c.name: "running" if c.running else "stopped" for c in world.values()},
         "disks": disks,
+        "in_flight": edge.in_flight(),
+        "memory": _memory(),
+        "gpus": _gpus(a.plan.engine.gpu_bytes if a else 0),
     }
+
+
+def _memory() -> dict[str, int]:
+    """Free and all RAM of the host, in bytes."""
+    rows = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    kib = {row[0].rstrip(":"): int(row[1]) for row in rows}
+    return {"free": kib["MemAvailable"] * 1024, "size": kib["MemTotal"] * 1024}
+
+
+def _gpus(wanted: int) -> list[dict[str, int]] | str:
+    """Free and all memory of each GPU in bytes, what the driver's tool said instead, or nothing on a CPU."""
+    if not wanted:
+        return []
+    try:
+        return [{"free": free, "size": size} for free, size in gpu.memory()]
+    except GpuError as error:
+        return str(error)
 
 
 def _short(t: Transaction, now: float) -> dict[str, Any]:
@@ -83,6 +108,7 @@ def _short(t: Transaction, now: float) -> dict[str, Any]:
         "seconds": round((t.ended or now) - t.began, 1),
         "held_seconds": t.held_seconds,
         "error": t.error,
+        "abandoned": t.abandoned,
         "steps": t.steps,
         "gates": t.gates,
     }
@@ -96,8 +122,11 @@ def screen(r: dict[str, Any], now: float) -> str:
         state = "serves" if r["gated"] else "IS NOT READY"
         lines = [f"engine    {a['kind']} ({a['container']}) {state}, committed {_ago(now - a['since'])} ago"]
         lines.append(f"gateway   {r['gateway']} {r['containers'].get(r['gateway'], 'is gone')}")
+    count = "unknown" if r["in_flight"] is None else str(r["in_flight"])
     if r["held_since"]:
-        lines.append(f"held      requests wait since {_ago(now - r['held_since'])}")
+        lines.append(f"held      requests wait since {_ago(now - r['held_since'])}, {count} at the edge now")
+    elif a:
+        lines.append(f"in flight {count} requests, none held")
     if r["trouble"]:
         lines.append(f"trouble   {r['trouble']}; the switch keeps trying")
     lines.append(f"under way {_named(t)} for {t['phase_seconds']:.0f} s" if t else "under way nothing")
@@ -108,14 +137,20 @@ def screen(r: dict[str, Any], now: float) -> str:
         lines.append("          " + ", ".join(f"{s['phase']} {s['seconds']:.1f} s" for s in last["steps"]))
         if last["error"]:
             lines.append(f"          {last['error']}")
-    for name, disk in r["disks"].items():
-        free, size = disk["free"] / GIB, disk["size"] / GIB
-        lines.append(f"disk      weights/{name}: {free:.1f} of {size:.1f} GiB free")
+    rooms = [(f"disk      weights/{name}", disk) for name, disk in r["disks"].items()]
+    rooms.append(("memory    host", r["memory"]))
+    if isinstance(r["gpus"], str):
+        lines.append(f"memory    GPU: {r['gpus']}")
+    else:
+        rooms += [(f"memory    GPU {number}", each) for number, each in enumerate(r["gpus"])]
+    for name, room in rooms:
+        lines.append(f"{name}: {room['free'] / GIB:.1f} of {room['size'] / GIB:.1f} GiB free")
     return "\n".join(lines)
 
 
 def _named(t: dict[str, Any]) -> str:
-    return f"to {t['kind']} ({t['container']}): {t['phase']}"
+    ended = "ended" if t["abandoned"] and t["phase"] == "failed" else t["phase"]
+    return f"to {t['kind']} ({t['container']}): {ended}"
 
 
 def _ago(seconds: float) -> str:
@@ -133,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         "prepare": "make the engine of the plan on stdin ready; `follow` shows how it goes",
         "check": "look whether the plan on stdin could be carried out; changes nothing",
         "live": "print the container of the engine that serves, or none",
+        "exchange": "send the HTTP requests on stdin to containers of the stack, one JSON a line, and answer",
         "release": "keep nothing running any more, before the stack is taken down; stops nothing",
         "fetch": "fetch the weights that the JSON on stdin describes",
     }.items():
@@ -140,7 +176,13 @@ def main(argv: list[str] | None = None) -> int:
     committer = verbs.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
     committer.add_argument("--seen", default="", help="what `live` said, which the coordinator keeps")
     verbs.add_parser("follow", help="print what is new, wait a little").add_argument("--engine", default="")
+    abandoner = verbs.add_parser("abandon", help="give up a prepared change on purpose, and restore")
+    abandoner.add_argument("--engine", required=True, help="the container that was to be prepared")
     verbs.add_parser("status", help="one screen").add_argument("--json", action="store_true")
+    proof = verbs.add_parser("certificate", help="the last change's certificate in one line")
+    proof.add_argument("--tar", action="store_true", help="its two files instead, as a tar")
+    freer = verbs.add_parser("gc", help="name weights and images that neither serve nor lead back")
+    freer.add_argument("--free", action="store_true", help="free them")
     taker = verbs.add_parser("receive", help="unpack a tar from stdin into the weights' folder `source`")
     taker.add_argument("--engine", choices=("ollama", "vllm"), required=True)
     taker.add_argument("--folder", required=True)
@@ -148,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     docker = Docker(os.environ.get("CHANGEOVER_PROJECT", ""), os.environ.get("CHANGEOVER_STACK", ""))
     try:
         return _run(args, docker)
-    except (Failed, PlanError, DockerError, ValueError, OSError) as error:
+    except (Failed, Busy, PlanError, DockerError, ValueError, OSError) as error:
         print(f"{args.verb}: {error}", flush=True)
         return 1
 
@@ -157,9 +199,9 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
     match args.verb:
         case "serve":
             daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS), SOCKET)
-        case "prepare" | "commit" | "follow" | "release":
+        case "prepare" | "commit" | "follow" | "abandon" | "release":
             request: dict[str, Any] = {"verb": args.verb}
-            if args.verb == "follow":
+            if args.verb in ("follow", "abandon"):
                 request["engine"] = args.engine
             elif args.verb != "release":
                 request |= {"plan": json.load(sys.stdin), "seen": getattr(args, "seen", "")}
@@ -175,11 +217,34 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             now = time.time()
             r = report(Journal(JOURNAL).read(), docker.world(), WEIGHTS, now)
             say(json.dumps(r, indent=2) if args.json else screen(r, now))
+        case "certificate":
+            _certificate(Journal(JOURNAL), tar=args.tar)
+        case "gc":
+            collect(Journal(JOURNAL).read(), docker, WEIGHTS, LOCKS, say, free=args.free)
+        case "exchange":
+            for line in sys.stdin:
+                say(json.dumps(exchange(json.loads(line))))
         case "receive":
             say(receive(WEIGHTS, args.engine, args.folder, sys.stdin.buffer))
         case "fetch":
             fetch(load(Fetch, json.load(sys.stdin), "fetch"), docker, WEIGHTS, say, LOCKS)
     return 0
+
+
+def _certificate(journal: Journal, *, tar: bool) -> None:
+    """Raises Failed when no change has ended yet."""
+    last = journal.last()
+    if last is None:
+        raise Failed("no change has ended yet")
+    content, file = last
+    if not tar:
+        say(certificate.short(content))
+        return
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for each in (file, file.with_suffix(".md")):
+            archive.add(each, each.name)
+    sys.stdout.buffer.write(raw.getvalue())
 
 
 if __name__ == "__main__":

@@ -43,10 +43,9 @@ def validate(gateway: Gateway, docker: Docker) -> None:
     if not docker.has_image(gateway.image):
         raise Failed(f"the gateway's image {gateway.image} is not on this host. {REFRESH}")
     name = "-".join([*docker.labels.values(), "check"])
-    command = ["--config-file", gateway.config_file, "--validate-and-exit"]
     host = {"NetworkMode": "none", "RestartPolicy": {"Name": "no"}}
     try:
-        docker.create(name, "check", Image=gateway.image, Cmd=command, HostConfig=host)
+        docker.create(name, "check", Image=gateway.image, Cmd=gateway.validate, HostConfig=host)
         docker.put(name, gateway.config_file, gateway.config)
         docker.start(name)
         code = docker.wait(name, VALIDATE_SECONDS)

@@ -22,12 +22,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from switch import machine
+from switch import edge, gpu, machine
 from switch.checks import Failed, check
 from switch.docker import Docker, DockerError
-from switch.gate import Answer, complete
+from switch.gate import Answer, complete, wholly_on_gpu
+from switch.gpu import GpuError
 from switch.journal import Journal
-from switch.machine import Action, Ask, Boot, Done, Event, Follow, Refused, Release, Tick
+from switch.machine import Abandon, Action, Ask, Boot, Done, Event, Follow, Refused, Release, Tick
 from switch.plan import Plan, PlanError, parse
 
 IDLE, BUSY = 1.0, 0.1
@@ -43,6 +44,7 @@ class Switch:
     ) -> None:
         self.docker, self.journal, self.weights, self.clock = docker, journal, weights, clock
         self.state = journal.read()
+        self.waiting: int | None = None
         self.events, self._heard = queue.SimpleQueue[Event | None](), deque[Event]()
         self._lock = threading.Condition()
 
@@ -78,7 +80,7 @@ class Switch:
             self.perform(self.apply(self._heard[0]))
             self._heard.popleft()
             self._hear(0)
-        self.perform(self.apply(Tick(self.docker.world())))
+        self.perform(self.apply(Tick(self.docker.world(), self.waiting)))
 
     def _hear(self, seconds: float) -> None:
         with contextlib.suppress(queue.Empty):
@@ -94,6 +96,14 @@ class Switch:
                 for _ in self.docker.ends():
                     self.events.put(None)
             time.sleep(IDLE)
+
+    def count(self) -> None:
+        """Asks the edge, while requests are held, how many there are."""
+        while True:
+            t = self.state.transaction
+            held = self.state.held or (t and t.phase in machine.UNDER_WAY and t.held)
+            self.waiting = edge.in_flight() if held else None
+            time.sleep(BUSY if held else IDLE)
 
     def run(self) -> None:
         """Until the process is told to end. Leaves by SystemExit when Docker can't be reached for long."""
@@ -117,7 +127,7 @@ class Switch:
 
     def perform(self, actions: list[Action]) -> None:
         for action in actions:
-            if action.do in ("check", "start", "stop", "probe"):
+            if action.do in machine.JOBS:
                 threading.Thread(target=lambda a=action: self.events.put(self.result(a)), daemon=True).start()
             else:
                 self.events.put(self.result(action))
@@ -128,8 +138,11 @@ class Switch:
             match action.do:
                 case "check" if action.plan:
                     return Done(action, True, check(action.plan, self.docker, self.weights))
+                case "memory":
+                    free = min(free for free, _ in gpu.memory())
+                    return Done(action, True, facts={"free": free})
                 case "probe" if action.plan:
-                    a = probe(action.plan, action.through, action.stream)
+                    a = probe(action.plan, action.through, action.stream, action.strict)
                     return Done(action, a.ok, a.text, a.loading, a.final, a.facts)
                 case "start":
                     self.docker.start(action.container)
@@ -144,7 +157,7 @@ class Switch:
                 case "logs":
                     return Done(action, True, self.docker.logs(action.container))
             return Done(action, True)
-        except (Failed, DockerError, OSError) as error:
+        except (Failed, DockerError, GpuError, OSError) as error:
             return Done(action, False, str(error))
         except Exception as error:  # a job that dies unheard would leave the machine waiting for it
             return Done(action, False, f"unexpected: {error!r}")
@@ -159,6 +172,10 @@ class Switch:
                     return self._ask(verb, parse(raw, verb), request.get("seen", ""))
                 case {"verb": "follow", "engine": engine}:
                     return self._follow(engine)
+                case {"verb": "abandon", "engine": engine}:
+                    self.apply(Abandon(engine))
+                    self.events.put(None)
+                    return {"lines": [], "code": 0}
                 case {"verb": "release"}:
                     self.apply(Release())
                     return {"lines": ["released: the switch keeps nothing running any more"], "code": 0}
@@ -187,11 +204,11 @@ class Switch:
             return {"lines": lines, "code": code}
 
 
-def probe(plan: Plan, through: Literal["engine", "gateway"], stream: bool) -> Answer:
+def probe(plan: Plan, through: Literal["engine", "gateway"], stream: bool, strict: bool) -> Answer:
     """One completion of the plan's gate, from the engine itself or through the new gateway."""
     engine, gateway, gate = plan.engine, plan.gateway, plan.gate
     itself = through == "engine"
-    return complete(
+    answer = complete(
         engine.container if itself else gateway.container,
         engine.port if itself else gateway.port,
         "/v1/chat/completions" if itself else gateway.path,
@@ -201,6 +218,9 @@ def probe(plan: Plan, through: Literal["engine", "gateway"], stream: bool) -> An
         timeout=gate.timeout,
         same_model=itself,
     )
+    if answer.ok and strict and engine.kind == "ollama" and engine.gpu_bytes:
+        return wholly_on_gpu(answer, engine.container, engine.port)
+    return answer
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -254,5 +274,6 @@ def serve(switch: Switch, path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     listen(switch, path)
-    threading.Thread(target=switch.watch, daemon=True).start()
+    for task in (switch.watch, switch.count):
+        threading.Thread(target=task, daemon=True).start()
     switch.run()

@@ -132,6 +132,22 @@ class Docker:
             raise
         return True
 
+    def in_use(self, image: str) -> bool:
+        """Whether any container on the host, of this stack or another, was made from it."""
+        raw = self.call("GET", f"/images/{urllib.parse.quote(image, safe='/:@')}/json")
+        return any(row["ImageID"] == raw["Id"] for row in self.call("GET", "/containers/json?all=1"))
+
+    def remove_image(self, image: str) -> None:
+        """Removes the name, and the image where it has no other. Docker refuses while a container uses it."""
+        self.call("DELETE", f"/images/{urllib.parse.quote(image, safe='/:@')}", timeout=120)
+
+    def weights(self) -> set[tuple[str, str]]:
+        """Kind of engine and folder of the weights of every engine container of the stack."""
+        labels = [f"{key}={value}" for key, value in self.labels.items()] + ["changeover.role=engine"]
+        query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
+        rows = [row["Labels"] for row in self.call("GET", f"/containers/json?{query}")]
+        return {(row["changeover.engine"], row["changeover.weights"]) for row in rows}
+
     def image_of(self, name: str) -> str:
         """The id of the image that a container was made from."""
         return str(self.call("GET", f"/containers/{name}/json")["Image"])

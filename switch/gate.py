@@ -40,7 +40,6 @@ def complete(
     Good is: content, a finish_reason, a count of tokens that can be true, and with `same_model` the name that
     was asked for. A status code says nothing: an engine that is killed ends its stream with HTTP 200.
     """
-    began = time.monotonic()
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
         connection.connect()
@@ -56,6 +55,7 @@ def complete(
     }
     if stream:
         ask["stream_options"] = {"include_usage": True}
+    began = time.monotonic()
     try:
         connection.request("POST", path, json.dumps(ask), {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -74,7 +74,28 @@ def complete(
         return Answer(False, f"a completion that is not OpenAI's format: {error!r}")
     finally:
         connection.close()
-    return Answer(True, facts={"stream": stream, "tokens": tokens})
+    took = round(time.monotonic() - began, 3)
+    return Answer(True, facts={"stream": stream, "tokens": tokens, "seconds": took})
+
+
+def wholly_on_gpu(answer: Answer, host: str, port: int) -> Answer:
+    """`answer`, or a failure where Ollama has put part of a model on the CPU, which it does in silence."""
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    try:
+        connection.request("GET", "/api/ps")
+        models = json.loads(connection.getresponse().read())["models"]
+        split = [m for m in models if m["size_vram"] != m["size"]]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+        return Answer(False, f"/api/ps does not say where the model is: {error!r}")
+    finally:
+        connection.close()
+    if not models:
+        return Answer(False, "/api/ps shows no loaded model after a completion")
+    if split:
+        on_gpu, size = split[0]["size_vram"] / 2**30, split[0]["size"] / 2**30
+        text = f"{on_gpu:.2f} of {size:.2f} GiB of the model are on the GPU, and the rest on the CPU"
+        return Answer(False, text, final=True)
+    return answer
 
 
 def _one(answer: dict[str, Any]) -> dict[str, Any]:

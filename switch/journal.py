@@ -1,12 +1,12 @@
-"""What the switch must still know after a kill or a reboot, in a volume: the state, and past transactions."""
+"""What the switch must still know after a kill or a reboot, in a volume: the state, and certificates."""
 
 import dataclasses
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
+from switch import certificate
 from switch.machine import State, Transaction
 from switch.plan import PlanError, load
 
@@ -14,10 +14,10 @@ KEPT = 50
 
 
 class Journal:
-    """`folder`/state.json and `folder`/history/*.json, the newest 50. Raises OSError when it can't write."""
+    """`folder`/state.json, and in `folder`/certificates the newest 50. Raises OSError when it can't write."""
 
     def __init__(self, folder: Path) -> None:
-        self.file, self.history = folder / "state.json", folder / "history"
+        self.file, self.certificates = folder / "state.json", folder / "certificates"
 
     def read(self) -> State:
         """The state as it was last written; an empty one if there is none or it is not readable."""
@@ -33,23 +33,29 @@ class Journal:
 
     def write(self, state: State) -> None:
         """All or nothing, also when the power goes. What is under way in this process only is left out."""
-        kept = dataclasses.replace(state, busy=None, gating=None)
-        _write(self.file, dataclasses.asdict(kept))
+        kept = dataclasses.replace(state, busy=None, gating=None, room=None)
+        _write(self.file, json.dumps(dataclasses.asdict(kept), indent=1))
 
     def archive(self, transaction: Transaction) -> None:
-        """One file for each transaction, with all that a report on it needs."""
-        at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(transaction.began))
-        self.history.mkdir(parents=True, exist_ok=True)
-        _write(self.history / f"{at}-{transaction.id}.json", dataclasses.asdict(transaction))
-        for old in sorted(self.history.glob("*.json"))[:-KEPT]:
-            old.unlink()
+        """Leaves a change's certificate, as JSON and as Markdown."""
+        c = certificate.certificate(transaction)
+        _write(self.certificates / f"{c['name']}.json", certificate.text(c))
+        _write(self.certificates / f"{c['name']}.md", certificate.markdown(c))
+        for suffix in ("json", "md"):
+            for old in sorted(self.certificates.glob(f"*.{suffix}"))[:-KEPT]:
+                old.unlink()
+
+    def last(self) -> tuple[dict[str, Any], Path] | None:
+        """The newest certificate and its JSON file."""
+        files = sorted(self.certificates.glob("*.json"))
+        return (json.loads(files[-1].read_text()), files[-1]) if files else None
 
 
-def _write(file: Path, content: dict[str, Any]) -> None:
+def _write(file: Path, content: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_suffix(".new")
     with new.open("w") as out:
-        json.dump(content, out, indent=1)
+        out.write(content)
         out.flush()
         os.fsync(out.fileno())
     new.replace(file)

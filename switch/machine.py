@@ -25,11 +25,12 @@ Phase = Literal[
 UNDER_WAY = ("checking", "draining", "stopping", "loading", "prepared", "starting", "retiring", "restoring")
 LEASED = UNDER_WAY[:6]
 ORDERS = ("start", "stop")
+JOBS = ("check", "memory", "probe", *ORDERS)
 REPAIR = "`pulumi up --refresh` makes again what is missing."
 
 
 class Refused(Exception):
-    """A request that is not taken. The text is for the person at `pulumi up`."""
+    """A request that is not taken. The text is for the person who asked."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,17 @@ World = Mapping[str, Container]
 
 @dataclass(frozen=True)
 class Action:
-    """`signal`, `remove`, `logs`, `archive` are done at once; `check`, `start`, `stop`, `probe` take time."""
+    """`signal`, `remove`, `logs`, `archive` are done at once; the others take time (`JOBS`)."""
 
-    do: Literal["check", "start", "stop", "probe", "signal", "remove", "logs", "archive"]
+    do: Literal["check", "memory", "start", "stop", "probe", "signal", "remove", "logs", "archive"]
     container: str = ""
     job: int = 0
     seconds: float = 0
     plan: Plan | None = None
     stream: bool = False
     through: Literal["engine", "gateway"] = "engine"
+    strict: bool = False
+    """Of a probe: an engine whose model is not wholly on the GPU fails it."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,10 @@ class Boot:
 
 @dataclass(frozen=True)
 class Tick:
+    """`waiting`: how many requests the edge holds, as far as that is known."""
+
     world: World
+    waiting: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,13 @@ class Follow:
 
 
 @dataclass(frozen=True)
+class Abandon:
+    """The coordinator of a change to this engine gives it up on purpose, before any commit."""
+
+    engine: str
+
+
+@dataclass(frozen=True)
 class Done:
     """An action's result. `loading`: the engine does not listen yet. `final`: asking again can't help."""
 
@@ -112,7 +125,7 @@ class Release:
     """Nothing is to be looked after any more: the stack is about to be taken down."""
 
 
-Event = Boot | Tick | Ask | Follow | Done | Release
+Event = Boot | Tick | Ask | Follow | Abandon | Done | Release
 
 
 @dataclass
@@ -145,6 +158,19 @@ class Gating:
     why: str = ""
     next_at: float = 0
     said: int = 0
+    fastest: float = 0
+    """Tokens per second of the fastest completion so far."""
+
+
+@dataclass
+class Room:
+    """The wait until the memory that an engine needs is free on the GPU."""
+
+    container: str
+    since: float
+    free: int = 0
+    why: str = ""
+    next_at: float = 0
 
 
 @dataclass
@@ -157,6 +183,7 @@ class Transaction:
     old_kind: str = ""
     old_engine: str = ""
     old_gateway: str = ""
+    old_plan: Plan | None = None
     phase: Phase = "checking"
     since: float = 0
     checked: bool = False
@@ -166,6 +193,8 @@ class Transaction:
     gated_at: str = ""
     held: float | None = None
     held_seconds: float | None = None
+    most_waiting: int = 0
+    """The most requests that the edge held at one time."""
     error: str = ""
     logs_of: str = ""
     logs: list[str] | None = None
@@ -175,12 +204,18 @@ class Transaction:
     cursor: int = 0
     ended: float = 0
     seen: str = ""
+    abandoned: bool = False
+    """Given up by its own coordinator: it fails as was asked, and that is no trouble."""
 
 
 @dataclass
 class State:
     active: Active | None = None
     transaction: Transaction | None = None
+    back: Plan | None = None
+    """What served before: the way back, whose image and weights are kept."""
+    images: list[str] = field(default_factory=list)
+    """Every image that was ever committed here, as its plan names it."""
     seen: str = ""
     """What the coordinator of the last commit keeps as having been live; `live` repeats it."""
     commits: int = 0
@@ -190,6 +225,7 @@ class State:
     doomed: dict[str, Doom] = field(default_factory=dict)
     orphans: list[str] = field(default_factory=list)
     gating: Gating | None = None
+    room: Room | None = None
     busy: Action | None = None
     busy_since: float = 0
     jobs: int = 0
@@ -202,18 +238,21 @@ class State:
 def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]]:
     """The state after `event` and what to do, in order; keep the new state safe before doing anything.
 
-    `now` is in seconds since the epoch. Raises Refused, for Ask only; the given state is never changed.
+    `now` is in seconds since the epoch. Raises Refused, for Ask and Abandon only; the given state is
+    never changed.
     """
     turn = _Turn(copy.deepcopy(state), now)
     match event:
         case Boot():
             turn.boot()
-        case Tick(world):
-            turn.tick(world)
+        case Tick(world, waiting):
+            turn.tick(world, waiting)
         case Ask(verb, plan, world, seen):
             turn.ask(verb, plan, world, seen)
         case Follow(read):
             turn.follow(read)
+        case Abandon(engine):
+            turn.abandon(engine)
         case Done():
             turn.done(event)
         case Release():
@@ -254,7 +293,7 @@ class _Turn:
 
     def boot(self) -> None:
         s, t = self.s, self.s.transaction
-        s.busy = s.gating = None
+        s.busy = s.gating = s.room = None
         for doom in s.doomed.values():
             doom.sent = False  # a kill may have come between writing it down and the signal
         if t and t.phase == "checking":
@@ -278,9 +317,9 @@ class _Turn:
                     t.cursor = 0
                 t.lease = max(t.lease, fresh.lease)
                 return
-            if t.phase == "restoring" and not left:
+            if t.phase == "restoring" and (t.abandoned or not left):
                 s.waiting = fresh
-                fresh.lines = [f"waiting until the interrupted change to {to.container} is undone"]
+                fresh.lines = [f"waiting until the change to {to.container} is undone"]
                 return
             soon = f" If its `pulumi up` was interrupted, it is undone within {left:.0f} s." if left else ""
             raise Refused(
@@ -300,7 +339,7 @@ class _Turn:
         if a is None:
             return
         fresh.old_kind, fresh.old_engine = a.plan.engine.kind, a.plan.engine.container
-        fresh.old_gateway = a.plan.gateway.container
+        fresh.old_gateway, fresh.old_plan = a.plan.gateway.container, a.plan
         g = self.world.get(fresh.old_gateway)
         stays = fresh.old_gateway == plan.gateway.container and g and g.running and g.name not in s.doomed
         if plan.engine == a.plan.engine and gated(s, self.world) and (fresh.asked == "prepare" or stays):
@@ -313,6 +352,18 @@ class _Turn:
         if t:
             t.cursor = len(t.lines) if read else t.cursor
             t.lease = max(t.lease, self.now + t.plan.seconds.lease_following)
+
+    def abandon(self, engine: str) -> None:
+        """Back to what was active. A change that already goes back is left to it."""
+        t = self.s.transaction
+        if not t or t.phase not in UNDER_WAY or t.plan.engine.container != engine:
+            raise Refused(f"no change to {engine} is under way")
+        if t.phase == "restoring":
+            return
+        if t.asked == "commit":
+            raise Refused(f"the change to {engine} is being committed; only its `pulumi up` can end it")
+        t.abandoned = True
+        self._fail("given up as asked")
 
     # results
 
@@ -333,6 +384,9 @@ class _Turn:
                     leased.checked = True
                 else:
                     self._fail(e.text)
+            case Action(do="memory", container=name) if s.room and s.room.container == name:
+                free = e.facts.get("free", 0)
+                s.room = replace(s.room, free=free, why=e.text, next_at=self.now + 0.25)
             case Action(do="probe", through="gateway") if leased:
                 if e.ok:
                     self._decide(leased)
@@ -363,8 +417,9 @@ class _Turn:
         plan = e.action.plan
         if e.ok and plan:
             g.passed, g.next_at = g.passed + 1, self.now
+            g.fastest = max(g.fastest, e.facts["tokens"] / max(e.facts["seconds"], 0.001))
             if t and t.phase in UNDER_WAY:
-                t.gates.append({"at": self.now, "engine": g.container, "seconds": round(took, 3), **e.facts})
+                t.gates.append({"at": self.now, "engine": g.container, **e.facts})
                 since, what = (t.held, "the hold began") if t.held else (g.began, "it was started")
                 last = f" passed {self.now - since:.1f} s after {what}"
                 n = plan.gate.completions
@@ -376,8 +431,14 @@ class _Turn:
 
     # turns
 
-    def tick(self, world: World) -> None:
+    def tick(self, world: World, waiting: int | None) -> None:
         s, self.world = self.s, world
+        if (
+            waiting is not None
+            and s.transaction
+            and s.transaction.phase in ("stopping", "loading", "prepared")
+        ):
+            s.transaction.most_waiting = max(s.transaction.most_waiting, waiting)
         for name, doom in list(s.doomed.items()):
             c = world.get(name)
             if c is None or not c.up or c.started_at != doom.started_at:
@@ -435,11 +496,12 @@ class _Turn:
             return
         if self.s.gating is None:
             if e is None or not e.up:
-                self.s.gating = Gating(t.plan.engine.container, self.now, 0)
-                self._job("start", t.plan.engine.container)
+                if self._room(t.plan):
+                    self.s.gating = Gating(t.plan.engine.container, self.now, 0)
+                    self._job("start", t.plan.engine.container)
                 return
             self.s.gating = Gating(e.name, self.now, e.restarts, e.started_at)
-        outcome = self._gate(t.plan)
+        outcome = self._gate(t.plan, strict=True)
         if outcome is True:
             t.gated_at, self.s.gating = e.started_at if e else "", None
             self._to("prepared")
@@ -478,6 +540,10 @@ class _Turn:
         if t.held is not None:
             t.held_seconds = self.now - t.held
             self._say(f"released after {t.held_seconds:.1f} s held")
+        if t.old_plan and t.old_plan.engine != t.plan.engine:
+            self.s.back = t.old_plan
+        about = t.plan.about
+        self.s.images += [i for i in (about.engine_image, about.gateway_image) if i not in self.s.images]
         self.s.active = Active(t.plan, t.gated_at, self.now)
         self.s.gating, self.s.held = None, None
         self.s.trouble, self.s.tries, self.s.retry_at = "", 0, 0
@@ -561,11 +627,12 @@ class _Turn:
         elif s.gating is None or s.gating.container != name:
             if e.running:
                 s.gating = Gating(name, self.now, e.restarts, e.started_at)
-            elif not e.up:
+            elif not e.up and self._room(a.plan):
                 s.gating = Gating(name, self.now, 0)
                 self._job("start", name)
         else:
-            outcome = self._gate(a.plan)
+            # not strict: an engine that answers slowly is better than none
+            outcome = self._gate(a.plan, strict=False)
             if outcome is True:
                 a.gated_at, s.gating = e.started_at, None
                 return True
@@ -577,8 +644,41 @@ class _Turn:
 
     # parts of turns
 
-    def _gate(self, plan: Plan) -> bool | str:
-        """True once `plan`'s engine has passed, why it failed, or False while it is on its way."""
+    def _room(self, plan: Plan) -> bool:
+        """Whether the engine of `plan` may start: its memory is free on the GPU.
+
+        Docker says that a container has ended before the driver has given back all that it had. What
+        serves may start without it after a while: its container then says itself what is wrong.
+        """
+        s, t, name, need = self.s, self.s.transaction, plan.engine.container, plan.engine.gpu_bytes
+        if not need:
+            return True
+        if s.room is None or s.room.container != name:
+            s.room = Room(name, self.now)
+        room = s.room
+        if room.free >= need:
+            s.room = None
+            return True
+        waited = self.now - room.since
+        if waited <= plan.seconds.memory:
+            if not s.busy and self.now >= room.next_at:
+                self._job("memory", name)
+            return False
+        if t and t.phase in LEASED:
+            why = room.why or f"{room.free / 2**30:.2f} GiB are free on the GPU"
+            self._fail(
+                f"{plan.engine.kind} needs {need / 2**30:.2f} GiB, and after {waited:.0f} s {why}. "
+                "Something else uses the GPU: `nvidia-smi` on the Docker host shows what"
+            )
+            return False
+        s.room = None
+        return True
+
+    def _gate(self, plan: Plan, *, strict: bool) -> bool | str:
+        """True once `plan`'s engine has passed, why it failed, or False while it is on its way.
+
+        `strict` also wants the model wholly on the GPU, and the floor of tokens per second.
+        """
         g, e = self.s.gating, self.world.get(plan.engine.container)
         if g is None or e is None:
             return f"the container {plan.engine.container} is gone"
@@ -586,6 +686,12 @@ class _Turn:
             return f"{exited(e)} while it was loading"
         g.started_at = e.started_at
         if g.passed >= plan.gate.completions:
+            floor = plan.gate.tokens_per_second
+            if strict and g.fastest < floor:
+                return (
+                    f"{e.kind} is too slow: {g.fastest:.1f} tokens per second in its fastest completion, and "
+                    f"{floor:g} are wanted (the setting `gateTokensPerSecond`)"
+                )
             return True
         if g.errors >= 3:
             return f"{e.kind} failed its gate: {g.why}"
@@ -596,7 +702,7 @@ class _Turn:
             g.said = int(waited // 5)
             self._say(f"loading {e.kind} … {g.said * 5} s")
         if not self.s.busy and self.now >= g.next_at:
-            self._job("probe", e.name, plan=plan, stream=g.passed % 2 == 0)
+            self._job("probe", e.name, plan=plan, stream=g.passed % 2 == 0, strict=strict)
         return False
 
     def _new_stands(self, t: Transaction) -> bool:
@@ -642,19 +748,20 @@ class _Turn:
 
     def _job(
         self,
-        do: Literal["check", "start", "stop", "probe"],
+        do: Literal["check", "memory", "start", "stop", "probe"],
         container: str = "",
         *,
         seconds: float = 0,
         plan: Plan | None = None,
         stream: bool = False,
         through: Literal["engine", "gateway"] = "engine",
+        strict: bool = False,
     ) -> None:
-        """One job at a time. A probe is given up for an order, an order never for anything."""
-        if self.s.busy and (do in ("probe", "check") or self.s.busy.do in ORDERS):
+        """One job at a time. A question is given up for an order, an order never for anything."""
+        if self.s.busy and (do not in ORDERS or self.s.busy.do in ORDERS):
             return
         self.s.jobs += 1
-        action = Action(do, container, self.s.jobs, seconds, plan, stream, through)
+        action = Action(do, container, self.s.jobs, seconds, plan, stream, through, strict)
         self.s.busy, self.s.busy_since = action, self.now
         self.actions.append(action)
 
@@ -690,14 +797,14 @@ class _Turn:
         """What only asks questions is not waited for; an order to Docker always is."""
         if self.s.busy and self.s.busy.do not in ORDERS:
             self.s.busy = None
-        self.s.gating = None
+        self.s.gating = self.s.room = None
 
     def _fail(self, why: str, container: str = "") -> None:
         t = self.s.transaction
         assert t is not None
         t.error, t.logs_of = why, container
         self._give_up_job()
-        self._say(f"failed: {why}")
+        self._say(why if t.abandoned else f"failed: {why}")
         if t.phase == "checking" and (t.asked == "prepare" or self.s.active is None):
             self._end("failed")
         else:
@@ -717,7 +824,9 @@ class _Turn:
                 t.held_seconds = self.now - t.held
             if t.logs:
                 t.lines += [f"the last lines of {t.logs_of}:", *(f"  {line}" for line in t.logs)]
-            t.lines += [self._remain(t.held_seconds), f"next: {self._next(t)}"]
+            t.lines += [self._remain(t.held_seconds)]
+            if not t.abandoned:
+                t.lines += [f"next: {self._next(t)}"]
         s.last = copy.deepcopy(t)
         self.actions.append(Action("archive"))
         if s.waiting and self.now <= s.waiting.lease:

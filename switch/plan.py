@@ -22,6 +22,8 @@ class Engine:
     model: str
     weights: str
     """Folder under /weights/<kind>."""
+    gpu_bytes: int
+    """Memory that must be free on each GPU before it starts; 0 without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Seconds:
     lease_following: float
     lease_prepared: float
     gateway: float
+    memory: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Gate:
     max_tokens: int
     timeout: float
     """Seconds for one completion."""
+    tokens_per_second: float
+    """What the fastest of them must reach; 0 is no floor."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,22 @@ class Gateway:
     model: str
     port: int
     config_file: str
+    validate: list[str]
+    """Arguments with which the image reads its config and exits."""
     container: str = ""
     """Empty in `prepare`: the new gateway does not exist yet."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a certificate says of a change besides what was measured. The switch decides nothing by it."""
+
+    engine_image: str
+    gateway_image: str
+    reason: str
+    sum: str
+    loading_seconds: float
+    """What the catalogue expects."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,7 @@ class Plan:
     seconds: Seconds
     gate: Gate
     gateway: Gateway
+    about: About
 
 
 def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> Any:
@@ -120,7 +140,7 @@ def parse(raw: Any, verb: Literal["prepare", "commit"]) -> Plan:
         raise PlanError("plan.gateway.container is for commit; prepare comes before the new gateway exists")
     for section in (plan.seconds, plan.gate):
         for field, value in dataclasses.asdict(section).items():
-            if value <= 0:
+            if value < 0 or (value == 0 and field != "tokens_per_second"):
                 raise PlanError(
                     f"plan.{type(section).__name__.lower()}.{field} is {value}; it must be positive"
                 )

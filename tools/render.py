@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from parity.table import FILES
 from stacks.blueprint import Blueprint, blueprint
+from stacks.parity import parity_problem, require_parity
 from stacks.settings import SettingsError, from_files, stacks
 from tools.settings_table import with_table
 
@@ -14,12 +16,11 @@ ROOT = Path(__file__).parent.parent
 def files(plan: Blueprint) -> dict[str, str]:
     """The rendered files of one stack by name."""
     cutover, settings = plan.cutover, plan.settings
-    sums = "".join(f"  {kind}: {words}\n" for kind, words in cutover.sums.items())
     specs = sorted(plan.specs, key=lambda spec: spec.kind)
     return {
         "tensorzero.toml": plan.gateway_config,
         "Caddyfile": plan.edge_caddyfile(),
-        "cutover.txt": f"engine: {settings.engine}\nmode: {cutover.mode}, since {cutover.reason}\n{sums}",
+        "cutover.txt": "\n".join([f"engine: {settings.engine}", *cutover.lines, ""]),
         **{
             f"{spec.kind}.txt": (
                 f"{spec.name}\nimage: {spec.image.name} {spec.image.version}\n"
@@ -38,7 +39,7 @@ def write(root: Path, stack: str) -> None:
     for name, text in rendered.items():
         (folder / name).write_text(text)
     for file in folder.iterdir():
-        if file.name not in rendered:
+        if file.name not in (*rendered, *FILES):
             file.unlink()
 
 
@@ -46,7 +47,11 @@ def stale(root: Path, stack: str) -> list[str]:
     """The names of rendered files of `stack` that differ from what its settings give."""
     folder = root / "stacks" / stack
     rendered = files(blueprint(from_files(stack, root)))
-    there = {file.name: file.read_text() for file in folder.iterdir()} if folder.exists() else {}
+    there = (
+        {file.name: file.read_text() for file in folder.iterdir() if file.name not in FILES}
+        if folder.exists()
+        else {}
+    )
     return sorted(name for name in rendered.keys() | there.keys() if rendered.get(name) != there.get(name))
 
 
@@ -66,6 +71,10 @@ def main() -> None:
                 write(ROOT, stack)
             elif names := stale(ROOT, stack):
                 sys.exit(f"stacks/{stack}/ is stale: {', '.join(names)}. Type: make render")
+            plan = blueprint(from_files(stack, ROOT))
+            require_parity(plan, ROOT)
+            if (ROOT / "stacks" / stack / FILES[0]).exists() and (said := parity_problem(plan, ROOT)):
+                print(f"remark: {said}")
     except SettingsError as error:
         sys.exit(f"error: {error}")
 

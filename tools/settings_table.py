@@ -15,7 +15,7 @@ def table(root: Path) -> str:
         default = entry.get("default", "needed")
         text = {True: "true", False: "false"}.get(default, default) if isinstance(default, bool) else default
         rows.append(
-            f"| `{key}` | {entry['type']} | {'none' if text == {} else text} | {entry['description']} |"
+            f"| `{key}` | {entry['type']} | {'none' if text in ({}, []) else text} | {entry['description']} |"
         )
     return "\n".join(rows)
 

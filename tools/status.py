@@ -7,8 +7,8 @@ import sys
 from offline.steps import StepFailed, main_guard
 
 
-def status(stack: str) -> None:
-    """Ask the stack's switch. Raises StepFailed when there is none or it does not answer."""
+def switch_of(stack: str) -> str:
+    """The container of the stack's switch. Raises StepFailed when none runs here."""
     if shutil.which("docker") is None:
         raise StepFailed("there is no `docker` command")
     find = ["docker", "ps", "--filter", f"label=changeover.stack={stack}"]
@@ -17,9 +17,15 @@ def status(stack: str) -> None:
     names = found.stdout.split()
     if len(names) != 1:
         raise StepFailed(f"no switch of stack `{stack}` runs here {found.stderr.strip()}. Deploy it: make up")
-    ask = ["docker", "exec", names[0], "python3", "-m", "switch", "status"]
+    return names[0]
+
+
+def status(stack: str) -> None:
+    """Ask the stack's switch. Raises StepFailed when there is none or it does not answer."""
+    switch = switch_of(stack)
+    ask = ["docker", "exec", switch, "python3", "-m", "switch", "status"]
     if subprocess.run(ask, check=False).returncode != 0:
-        raise StepFailed(f"the switch does not answer; its log: docker logs {names[0]}")
+        raise StepFailed(f"the switch does not answer; its log: docker logs {switch}")
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def ask(endpoint: str, model: str) -> str:
 
 def place_model(built: Path) -> None:
     """Give the built folder of the model `tiny` the name by which the weights step finds it."""
-    source = MODELS["tiny"].vllm
+    source = MODELS["tiny"].vllm[0]
     assert isinstance(source, Folder)
     link = cache_root() / "models" / source.place
     if not link.is_symlink() or link.readlink() != built:

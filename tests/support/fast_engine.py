@@ -13,6 +13,8 @@ FAST_TOKENS (seconds for each token), and FAST_MODE:
     lying     a usage that can't be true
     other     the name of another model
     hangs     begins to answer and never ends
+    breaks    begins to answer and hangs up
+    oom       takes memory until it is killed
 
 POST /crash ends it with status 1. SIGTERM ends it at once, whatever it is doing, as Ollama does.
 """
@@ -62,6 +64,9 @@ class Handler(BaseHTTPRequestHandler):
             self.event({**base, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
             if MODE == "hangs":
                 time.sleep(3600)
+            if MODE == "breaks":
+                self.close_connection = True
+                return None
         self.event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
         if (asked.get("stream_options") or {}).get("include_usage"):
             self.event({**base, "choices": [], "usage": usage})
@@ -98,6 +103,9 @@ def main() -> None:
     if MODE == "exits":
         print("fast engine: out of something", flush=True)
         sys.exit(3)
+    if MODE == "oom":
+        taken = [b"x" * 2**20 for _ in range(10_000)]
+        print(len(taken))
     if MODE == "silent":
         time.sleep(3600)
     server = ThreadingHTTPServer(("", int(os.environ.get("FAST_PORT", "8000"))), Handler)

@@ -1,13 +1,18 @@
 """A load on an endpoint that counts a request good only when its whole answer came.
 
-A status code proves nothing: a stream that was cut ends as HTTP 200 with `[DONE]`.
+A status code proves nothing: a stream that was cut ends as HTTP 200 with `[DONE]`. What an answer has to
+be is known exactly here, since the models under test never end by themselves and answer alike at temperature
+0: `finish_reason` is `length`, the usage says as many tokens as were asked for, and a streamed answer has the
+very text of one that came whole.
 """
 
 import asyncio
+import itertools
 import json
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import openai
@@ -21,21 +26,35 @@ class Outcome:
     took: float
     streamed: bool
     problem: str | None
+    tokens: int
+    content: str = ""
+
+    @property
+    def ended(self) -> float:
+        return self.began + self.took
+
+    @property
+    def cut(self) -> bool:
+        """Whether an answer had begun and then lacked something; else a bad request has failed outright."""
+        return self.problem is not None and self.problem.startswith("cut")
 
 
 @dataclass
 class Load:
-    """`clients` tasks that ask one thing after another, every other request streamed, until stopped.
+    """`clients` tasks that ask one thing after another until stopped.
 
-    Used as a context manager around what is to be survived. No client retries: the endpoint must hold.
+    Every other request is streamed, and its length goes through `max_tokens`. Used as a context manager
+    around what is to be survived. No client retries: the endpoint must hold.
     """
 
     endpoint: str
     model: str
     clients: int = 4
-    max_tokens: int = 24
+    max_tokens: Sequence[int] = (8, 96)
     api_key: str = "none"
     timeout: float = 300.0
+    pause: float = 0.0
+    """Seconds that a client thinks between two requests."""
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __enter__(self) -> "Load":
@@ -56,7 +75,7 @@ class Load:
     @property
     def bad(self) -> list[Outcome]:
         """The requests that failed or were cut."""
-        return [outcome for outcome in self.outcomes if outcome.problem]
+        return bad(self.outcomes)
 
     @property
     def longest(self) -> float:
@@ -74,8 +93,9 @@ class Load:
 
     def summary(self) -> str:
         """One line, with the first problems in words."""
-        problems = "; ".join(sorted({str(outcome.problem) for outcome in self.bad})[:3])
-        counts = f"{len(self.outcomes)} sent, {len(self.bad)} failed or cut"
+        lost = self.bad
+        problems = "; ".join(sorted({str(outcome.problem) for outcome in lost})[:3])
+        counts = f"{len(self.outcomes)} sent, {len(lost)} failed or cut"
         return f"{counts}, longest {self.longest:.1f} s {problems}".strip()
 
     async def _run(self) -> None:
@@ -86,41 +106,74 @@ class Load:
             await asyncio.gather(*(self._client(client, number) for number in range(self.clients)))
 
     async def _client(self, client: openai.AsyncOpenAI, number: int) -> None:
-        turn = number
-        while not self._stop.is_set():
-            streamed = turn % 2 == 0
-            began = time.monotonic()
+        kinds = itertools.cycle([(streamed, n) for n in self.max_tokens for streamed in (True, False)])
+        for streamed, tokens in itertools.islice(kinds, number, None):
+            if self._stop.is_set():
+                return
+            began, content = time.monotonic(), ""
             try:
-                problem = await (self._stream(client) if streamed else self._whole(client))
+                content, problem = await (self._stream if streamed else self._whole)(client, tokens)
             except (openai.OpenAIError, json.JSONDecodeError) as error:
-                problem = f"{type(error).__name__}: {error}"[:200]
+                cut = "cut: " if streamed and not isinstance(error, openai.APIConnectionError) else ""
+                cut = "" if isinstance(error, openai.APIStatusError) else cut
+                problem = f"{cut}{type(error).__name__}: {error}"[:200]
             took = time.monotonic() - began
-            self.outcomes.append(Outcome(began=began, took=took, streamed=streamed, problem=problem))
-            turn += 1
+            self.outcomes.append(Outcome(began, took, streamed, problem, tokens, content))
+            await asyncio.sleep(self.pause)
 
-    async def _whole(self, client: openai.AsyncOpenAI) -> str | None:
+    async def _whole(self, client: openai.AsyncOpenAI, tokens: int) -> tuple[str, str | None]:
         answer = await client.chat.completions.create(
-            model=self.model, messages=[{"role": "user", "content": "Count."}], max_tokens=self.max_tokens
+            model=self.model,
+            messages=[{"role": "user", "content": "Count."}],
+            max_tokens=tokens,
+            temperature=0,
         )
         choice = answer.choices[0]
-        return _judge(choice.message.content, choice.finish_reason)
+        content = choice.message.content or ""
+        used = answer.usage.completion_tokens if answer.usage else None
+        return content, _judge(content, choice.finish_reason, used, tokens)
 
-    async def _stream(self, client: openai.AsyncOpenAI) -> str | None:
-        content, finish = "", None
+    async def _stream(self, client: openai.AsyncOpenAI, tokens: int) -> tuple[str, str | None]:
+        content, finish, used = "", None, None
         chunks = await client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": "Count."}],
-            max_tokens=self.max_tokens,
+            max_tokens=tokens,
+            temperature=0,
             stream=True,
+            stream_options={"include_usage": True},
         )
         async for chunk in chunks:
+            used = chunk.usage.completion_tokens if chunk.usage else used
             for choice in chunk.choices:
                 content += choice.delta.content or ""
                 finish = choice.finish_reason or finish
-        return _judge(content, finish)
+        return content, _judge(content, finish, used, tokens)
 
 
-def _judge(content: str | None, finish: str | None) -> str | None:
-    if finish is None:
-        return "cut: no finish_reason"
-    return None if content else "empty answer"
+def _judge(content: str, finish: str | None, used: int | None, tokens: int) -> str | None:
+    if finish != "length":
+        return f"cut: finish_reason is {finish}"
+    if used != tokens:
+        return f"cut: {used} tokens of {tokens}"
+    return None if content else "cut: empty answer"
+
+
+def bad(outcomes: Iterable[Outcome], texts: Iterable[Outcome] | None = None) -> list[Outcome]:
+    """Those that failed or were cut, also a stream whose text is not that of any answer that came whole.
+
+    Whole answers are looked for in `texts`, or else in `outcomes` themselves.
+    """
+    outcomes = list(outcomes)
+    known = {
+        (each.tokens, each.content)
+        for each in (outcomes if texts is None else texts)
+        if not each.streamed and each.problem is None
+    }
+    judged = [
+        replace(each, problem="cut: its text is that of no whole answer")
+        if each.streamed and each.problem is None and (each.tokens, each.content) not in known
+        else each
+        for each in outcomes
+    ]
+    return [each for each in judged if each.problem]

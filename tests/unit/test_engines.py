@@ -3,8 +3,9 @@
 from components import engines
 from components.catalogue import MODELS
 from components.engines import EngineSpec
-from components.gpu_memory import T4
+from components.gpu_memory import GPUS, KINDS, Load
 
+T4 = GPUS["t4"]
 SEVEN = MODELS["qwen-2.5-coder-7b"]
 TINY = MODELS["tiny"]
 
@@ -16,10 +17,10 @@ def option(spec: EngineSpec, name: str) -> str:
 def test_vllm_on_a_t4_gets_half_precision_and_its_memory_in_bytes() -> None:
     spec = engines.vllm(SEVEN, context=8192, parallel=4, gpu=T4)
     assert option(spec, "--dtype") == "half"
-    assert option(spec, "--kv-cache-memory-bytes") == str(56 * 1024 * 8192 * 4)
+    assert option(spec, "--kv-cache-memory-bytes") == str(56 * 1024 * (8192 * 4 + 16))
     assert option(spec, "--max-model-len") == "8192"
     assert option(spec, "--max-num-seqs") == "4"
-    assert option(spec, "--max-num-batched-tokens") == "8192"
+    assert option(spec, "--max-num-batched-tokens") == "2048"
     assert option(spec, "--tensor-parallel-size") == "1"
     assert option(spec, "--served-model-name") == "qwen-2.5-coder-7b"
     assert int(option(spec, "--shutdown-timeout")) > 0
@@ -70,9 +71,10 @@ def test_any_setting_that_changes_answers_changes_the_name() -> None:
 
 def test_weights_of_different_sources_never_share_a_folder() -> None:
     folders = [
-        spec(model, context=1024, parallel=1, gpu=None).weights.folder
-        for model in MODELS.values()
-        for spec in engines.BUILDERS.values()
+        engines.build(kind, load.with_quantization(kind, source.quantization)).weights.folder
+        for load in (Load(model=model, context=1024, parallel=1, gpu=None) for model in MODELS.values())
+        for kind in KINDS
+        for source in load.model.sources(kind)
     ]
     assert len(set(folders)) == len(folders)
 

@@ -1,12 +1,32 @@
 """The sums agree with figures that were published or computed elsewhere."""
 
+from dataclasses import replace
+
 import pytest
 
 from components.catalogue import GIB, MODELS
-from components.cutover_mode import choose
-from components.gpu_memory import T4, engine_sum, kv_cache_bytes, weights_bytes
+from components.cutover_mode import Cutover, choose, sums_of
+from components.gpu_memory import (
+    CUDA_CONTEXT,
+    GPUS,
+    KINDS,
+    Load,
+    engine_sum,
+    kv_cache_bytes,
+    vllm_share,
+    weights_bytes,
+)
+from components.waiting import Bounds
 
 SEVEN = MODELS["qwen-2.5-coder-7b"]
+T4 = GPUS["t4"]
+ON_T4 = Load(model=SEVEN, context=8192, parallel=4, gpu=T4)
+SMALL_ON_T4 = Load(model=MODELS["qwen-2.5-coder-0.5b"], context=4096, parallel=4, gpu=T4)
+TINY_ON_CPU = Load(model=MODELS["tiny"], context=1024, parallel=1, gpu=None)
+
+
+def auto(load: Load) -> Cutover:
+    return choose("auto", "vllm", load, Bounds(drain=120, load=300, completions=3))
 
 
 @pytest.mark.parametrize(("size", "kib"), [("0.5b", 12), ("1.5b", 28), ("3b", 36), ("7b", 56), ("14b", 192)])
@@ -25,27 +45,73 @@ def test_7b_at_16k_takes_seven_eighths_of_a_gib_a_request() -> None:
 
 
 def test_the_sum_is_written_out() -> None:
-    words = engine_sum("vllm", SEVEN, context=8192, parallel=4).words
-    assert words == (
+    assert engine_sum("vllm", ON_T4).words == (
         "5.19 GiB weights (awq-int4) + 1.75 GiB KV cache (56 KiB × 8192 tokens × 4 requests) "
         "+ 1.30 GiB overhead = 8.24 GiB"
     )
 
 
+def test_gpus_share_weights_and_kv_cache_and_each_has_its_overhead() -> None:
+    one, two = engine_sum("vllm", ON_T4), engine_sum("vllm", replace(ON_T4, gpu=replace(T4, count=2)))
+    assert two.weights * 2 == pytest.approx(one.weights, abs=2)
+    assert two.kv_cache * 2 == pytest.approx(one.kv_cache, abs=2)
+    assert two.overhead == one.overhead
+    assert two.host > one.host
+    assert two.words.endswith("on each of 2 GPUs")
+
+
+def test_more_gpus_than_kv_heads_hold_copies_of_the_cache() -> None:
+    small = replace(SMALL_ON_T4, model=MODELS["qwen-2.5-coder-3b"])
+    two, four = (engine_sum("vllm", replace(small, gpu=replace(T4, count=count))) for count in (2, 4))
+    assert small.model.kv_heads == 2
+    assert four.kv_cache == two.kv_cache
+    assert four.weights < two.weights
+
+
+def test_on_a_cpu_the_sum_is_the_hosts_and_vllms_cache_comes_in_whole_gib() -> None:
+    for kind in KINDS:
+        assert engine_sum(kind, TINY_ON_CPU).host == engine_sum(kind, TINY_ON_CPU).total
+    assert engine_sum("vllm", TINY_ON_CPU).kv_cache == GIB
+
+
+def test_what_vllm_looks_for_at_its_start_is_free_beside_ollama_wherever_both_fit() -> None:
+    for model in MODELS.values():
+        for parallel in range(1, 65):
+            for gpu in GPUS.values():
+                load = Load(model=model, context=4096, parallel=parallel, gpu=gpu)
+                sums = sums_of(load)
+                free = gpu.usable - sums["ollama"].total - CUDA_CONTEXT
+                if sum(each.total for each in sums.values()) <= gpu.usable:
+                    assert vllm_share(load) * gpu.usable <= free
+
+
 def test_both_7b_engines_do_not_fit_a_t4_together_so_it_holds() -> None:
-    cutover = choose("auto", SEVEN, context=8192, parallel=4, gpu=T4)
+    cutover = auto(ON_T4)
     assert cutover.mode == "hold"
     assert cutover.reason == "15.35 GiB for both engines, 14.56 GiB usable on NVIDIA T4: one at a time"
 
 
-def test_both_small_engines_fit_a_t4_so_they_overlap() -> None:
-    assert choose("auto", MODELS["qwen-2.5-coder-0.5b"], context=4096, parallel=4, gpu=T4).mode == "overlap"
+def test_both_small_engines_fit_a_t4_so_they_overlap_and_nobody_waits() -> None:
+    cutover = auto(SMALL_ON_T4)
+    assert cutover.mode == "overlap"
+    assert cutover.expected == 0
+    assert "wait: none, the old engine answers until the new one is ready" in cutover.lines
+
+
+def test_a_host_without_the_ram_for_both_holds_although_the_gpu_has_room() -> None:
+    cutover = auto(replace(SMALL_ON_T4, host_memory=int(3.5 * GIB)))
+    assert cutover.mode == "hold"
+    assert "4.00 GiB for both engines, 3.50 GiB host RAM" in cutover.reason
 
 
 def test_a_mode_that_was_asked_for_is_taken() -> None:
-    assert choose("hold", MODELS["tiny"], context=1024, parallel=1, gpu=T4).mode == "hold"
-    assert choose("overlap", MODELS["tiny"], context=1024, parallel=1, gpu=None).mode == "overlap"
+    bounds = Bounds(drain=1, load=1, completions=1)
+    assert choose("hold", "vllm", SMALL_ON_T4, bounds).mode == "hold"
+    assert choose("overlap", "vllm", TINY_ON_CPU, bounds).mode == "overlap"
 
 
-def test_without_a_gpu_it_holds() -> None:
-    assert choose("auto", MODELS["tiny"], context=1024, parallel=1, gpu=None).mode == "hold"
+def test_on_a_cpu_the_hosts_ram_decides_and_without_it_it_holds() -> None:
+    both = sum(each.total for each in sums_of(TINY_ON_CPU).values())
+    assert auto(TINY_ON_CPU).mode == "hold"
+    assert auto(replace(TINY_ON_CPU, host_memory=both)).mode == "overlap"
+    assert auto(replace(TINY_ON_CPU, host_memory=both - 1)).mode == "hold"

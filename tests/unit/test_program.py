@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pulumi
 import pulumi_docker as docker
@@ -13,9 +12,7 @@ import pytest
 from pulumi.runtime import mocks
 
 from components.docker_host import DockerHost
-from components.gpu_memory import T4
 from components.labels import Labels
-from stacks import settings as settings_module
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.settings import Settings, from_values
@@ -36,6 +33,8 @@ class Recorder(mocks.Mocks):
         outputs = dict(args.inputs)
         if args.typ == "docker:index/remoteImage:RemoteImage":
             outputs["imageId"] = f"sha256:{args.inputs['name']}"
+        elif args.typ == "command:local:Command":
+            outputs["stdout"] = "gateway answers\ncertificate: 2026-to-vllm: committed\n"
         elif "name" not in outputs:
             outputs["name"] = f"{args.name}-0a1b2c3"
         return f"{args.name}-id", outputs
@@ -73,7 +72,7 @@ def settings(**values: object) -> Settings:
     return from_values("local", {**base, **values}, ROOT)
 
 
-def build(checked: Settings, *, gpu: bool = False) -> None:
+def build(checked: Settings) -> None:
     """Build the stack and wait for everything that was registered."""
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
@@ -82,7 +81,7 @@ def build(checked: Settings, *, gpu: bool = False) -> None:
             address="unix:///var/run/docker.sock",
             socket="/var/run/docker.sock",
             bind="127.0.0.1",
-            gpu=T4 if gpu else None,
+            gpu=checked.gpu,
             provider=docker.Provider("host", host="unix:///var/run/docker.sock"),
             labels=Labels(project="changeover", stack="local"),
             origin="from its vendor",
@@ -199,8 +198,7 @@ def test_the_phases_look_at_what_is_live_at_every_preview(recorder: Recorder) ->
 
 
 def test_on_a_gpu_engines_get_all_of_it(recorder: Recorder) -> None:
-    with patch.dict(settings_module.TARGET_GPU, {"docker": T4}):
-        build(settings(images="public", model="qwen-2.5-coder-7b", context=8192), gpu=True)
+    build(settings(images="public", model="qwen-2.5-coder-7b", context=8192, gpu="t4"))
     containers = recorder.of("Container")
     for kind in ("ollama", "vllm"):
         assert containers[roles(containers)[kind]]["gpus"] == "all"

@@ -1,7 +1,6 @@
 """The switch's daemon on a strict fake of Docker: orders, journal, leases, and what the CLI is told."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,9 @@ from tests.unit.test_switch_machine import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, p
 
 def box(name: str, role: str, running: bool = False) -> Container:
     return Container(name, role, name.split("-")[1], running, False, "run 0", 0, False, 0, 1.0)
+
+
+FACTS = {"stream": False, "tokens": 8, "seconds": 0.25}
 
 
 class FakeDocker(Docker):
@@ -72,7 +74,7 @@ class FakeDocker(Docker):
 
     def create(self, name: str, role: str, **spec: Any) -> None:
         assert spec["HostConfig"]["NetworkMode"] == "none"
-        assert spec["Cmd"] == ["--config-file", "/app/config/tensorzero.toml", "--validate-and-exit"]
+        assert spec["Cmd"] == ["--check"]
         self.boxes[name] = box(name, role)
 
     def put(self, name: str, path: str, content: str) -> None:
@@ -129,7 +131,7 @@ class Rig:
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     monkeypatch.setattr(daemon, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(daemon, "probe", lambda *_: Answer(True, facts={"tokens": 8}))
+    monkeypatch.setattr(daemon, "probe", lambda *_: Answer(True, facts=FACTS))
     yield Rig(tmp_path)
 
 
@@ -145,10 +147,12 @@ def test_a_flip_gives_these_orders_and_no_others(rig: Rig) -> None:
     told = rig.follow()
     assert told["code"] == 0 and any("released after" in line for line in told["lines"])
     assert Journal(rig.journal.file.parent).read().active == rig.switch.state.active
-    (record,) = rig.journal.history.glob("*.json")
-    kept = json.loads(record.read_text())
-    assert kept["phase"] == "committed" and [g["tokens"] for g in kept["gates"]] == [8, 8, 8]
-    assert [s["phase"] for s in kept["steps"]][:4] == ["checking", "draining", "stopping", "loading"]
+    last = rig.journal.last()
+    assert last
+    kept, file = last
+    assert kept["result"] == "committed" and [g["rate"] for g in kept["gate"]] == [32, 32, 32]
+    assert [s["step"] for s in kept["steps"]][:4] == ["checking", "draining", "stopping", "loading"]
+    assert file.with_suffix(".md").read_text().startswith("# ollama → vllm: committed\n")
 
 
 def test_follow_tells_each_line_once_and_waits_while_nothing_is_new(rig: Rig) -> None:
@@ -175,7 +179,7 @@ def test_following_keeps_the_lease_and_its_end_restores(rig: Rig, monkeypatch: p
         rig.now += 10
         assert rig.follow()["code"] == 75
         rig.switch.turn()
-    monkeypatch.setattr(daemon, "probe", lambda *_: Answer(True))
+    monkeypatch.setattr(daemon, "probe", lambda *_: Answer(True, facts=FACTS))
     rig.now += 16
     rig.turns(lambda: rig.phase() == "failed")
     told = rig.follow()
@@ -186,8 +190,8 @@ def test_following_keeps_the_lease_and_its_end_restores(rig: Rig, monkeypatch: p
 
 
 def test_the_failed_engines_last_lines_are_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bad(plan: Any, through: str, stream: bool) -> Answer:
-        return Answer(plan.engine.container == OLD, "HTTP 404", final=True)
+    def bad(plan: Any, through: str, stream: bool, strict: bool) -> Answer:
+        return Answer(plan.engine.container == OLD, "HTTP 404", final=True, facts=FACTS)
 
     monkeypatch.setattr(daemon, "probe", bad)
     rig.ask("prepare", raw_plan())
@@ -219,6 +223,18 @@ def test_a_restart_in_the_middle_of_a_hold_restores(rig: Rig) -> None:
     rig.turns(lambda: rig.phase() == "failed")
     assert rig.docker.boxes[OLD].running and rig.docker.boxes[OLD_GATEWAY].running
     assert "restarted" in "\n".join(rig.follow()["lines"])
+
+
+def test_a_prepared_change_is_given_up_over_the_socket(rig: Rig) -> None:
+    rig.ask("prepare", raw_plan())
+    rig.turns(lambda: rig.phase() == "prepared")
+    rig.follow()
+    assert rig.switch.answer({"verb": "abandon", "engine": NEW}) == {"lines": [], "code": 0}
+    rig.turns(lambda: rig.phase() == "failed")
+    said = "\n".join(rig.follow()["lines"])
+    assert "given up as asked" in said and f"ollama ({OLD}) serves again" in said
+    refused = rig.switch.answer({"verb": "abandon", "engine": NEW})
+    assert refused == {"lines": [f"refused: no change to {NEW} is under way"], "code": 1}
 
 
 def test_a_bad_plan_and_a_second_change_are_refused_in_words(rig: Rig) -> None:
@@ -286,9 +302,9 @@ def test_an_unreadable_journal_is_set_aside(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "state.unreadable").exists() and "set aside" in capsys.readouterr().out
 
 
-def test_the_newest_transactions_are_kept(tmp_path: Path) -> None:
+def test_the_newest_certificates_are_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for n in range(KEPT + 3):
         journal.archive(Transaction(str(n), plan(), "prepare", float(n), 0))
-    names = sorted(each.name for each in journal.history.iterdir())
-    assert len(names) == KEPT and names[0] == "19700101T000003Z-3.json"
+    names = sorted(each.name for each in journal.certificates.iterdir())
+    assert len(names) == 2 * KEPT and names[0] == "19700101T000003Z-none-to-vllm.json"

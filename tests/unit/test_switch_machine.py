@@ -13,6 +13,7 @@ import pytest
 from switch import machine
 from switch.machine import (
     UNDER_WAY,
+    Abandon,
     Action,
     Active,
     Ask,
@@ -37,7 +38,11 @@ OLD_GATEWAY, NEW_GATEWAY = "stack-gateway-1", "stack-gateway-2"
 
 
 def raw_plan(
-    engine: str = NEW, cutover: str = "hold", gateway: str = "", seconds: dict[str, int] | None = None
+    engine: str = NEW,
+    cutover: str = "hold",
+    gateway: str = "",
+    seconds: dict[str, int] | None = None,
+    gpu_bytes: int = 0,
 ) -> dict[str, Any]:
     return {
         "engine": {
@@ -46,6 +51,7 @@ def raw_plan(
             "port": 8000,
             "model": "tiny",
             "weights": "tiny-1",
+            "gpu_bytes": gpu_bytes,
         },
         "cutover": cutover,
         "seconds": {
@@ -55,9 +61,10 @@ def raw_plan(
             "lease_following": 15,
             "lease_prepared": 30,
             "gateway": 20,
+            "memory": 10,
             **(seconds or {}),
         },
-        "gate": {"completions": 3, "max_tokens": 8, "timeout": 60},
+        "gate": {"completions": 3, "max_tokens": 8, "timeout": 60, "tokens_per_second": 2},
         "gateway": {
             "image": "gateway:1",
             "config": "x = 1\n",
@@ -65,13 +72,22 @@ def raw_plan(
             "model": "tensorzero::model_name::tiny",
             "port": 3000,
             "config_file": "/app/config/tensorzero.toml",
+            "validate": ["--check"],
             **({"container": gateway} if gateway else {}),
+        },
+        "about": {
+            "engine_image": f"{engine}:1",
+            "gateway_image": "gateway:1",
+            "reason": "one at a time",
+            "sum": "1 GiB",
+            "loading_seconds": 5,
         },
     }
 
 
-def plan(engine: str = NEW, cutover: str = "hold", gateway: str = "") -> Plan:
-    return parse(raw_plan(engine, cutover, gateway), "commit" if gateway else "prepare")
+def plan(engine: str = NEW, cutover: str = "hold", gateway: str = "", gpu_bytes: int = 0) -> Plan:
+    raw = raw_plan(engine, cutover, gateway, gpu_bytes=gpu_bytes)
+    return parse(raw, "commit" if gateway else "prepare")
 
 
 @dataclasses.dataclass
@@ -114,6 +130,8 @@ class Host:
         self.jobs: list[tuple[float, Action]] = []
         self.heard: list[Event] = []
         self.check_text = ""
+        self.gpu_bytes, self.gpu_free = 0, 16 * 2**30
+        self.token_seconds = 0.01
         self.drain_seconds = 1.0
         self.most_engines = 1
         self.kill_at: Callable[[], bool] = lambda: False
@@ -139,10 +157,14 @@ class Host:
         match action.do:
             case "check":
                 return Done(action, not self.check_text, self.check_text or "checked")
+            case "memory":
+                return Done(action, True, facts={"free": self.gpu_free})
             case "start" if not box:
                 return Done(action, False, "no such container")
             case "start" if box and not box.running:
                 assert box.role == "engine" or self.may_open(box), "a gateway started with no gated engine"
+                if box.name == NEW:
+                    assert self.gpu_free >= self.gpu_bytes, "started before its memory was free"
                 box.running, box.ends_at, box.runs = True, None, box.runs + 1
                 if box.mode == "exits":
                     box.running, box.exit_code = False, 3
@@ -159,7 +181,9 @@ class Host:
                 return Done(action, False, "does not listen", loading=True)
             case "probe" if box and box.mode == "error":
                 return Done(action, False, "HTTP 500")
-        return Done(action, True, facts={"tokens": 8} if action.do == "probe" else {})
+        seconds = 8 * self.token_seconds
+        facts = {"stream": action.stream, "tokens": 8, "seconds": seconds}
+        return Done(action, True, facts=facts if action.do == "probe" else {})
 
     def may_open(self, box: Box) -> bool:
         t = self.state.transaction
@@ -185,7 +209,7 @@ class Host:
             if self.kill_at():
                 self.kill()
                 return
-            if action.do in ("check", "start", "stop", "probe"):
+            if action.do in machine.JOBS:
                 self.jobs.append((self.now + self.rng.uniform(0, 2), action))
             else:
                 self.heard.append(self.carry_out(action))
@@ -202,7 +226,7 @@ class Host:
             if action.do in ("start", "stop") and self.rng.random() < 0.5:
                 self.carry_out(action)
         self.jobs, self.heard = [], []
-        kept = dataclasses.replace(self.journal, busy=None, gating=None)
+        kept = dataclasses.replace(self.journal, busy=None, gating=None, room=None)
         self.state = load(State, json.loads(json.dumps(dataclasses.asdict(kept))), strict=False)
         assert self.state == kept
         self.pass_time(self.rng.uniform(0, 3))
@@ -235,11 +259,11 @@ class Host:
 
     def flip(self, cutover: str = "hold") -> int:
         """A whole `pulumi up`: its exit status."""
-        self.ask("prepare", plan(NEW, cutover))
+        self.ask("prepare", plan(NEW, cutover, gpu_bytes=self.gpu_bytes))
         if code := self.follow():
             return code
         self.make_gateway()
-        self.ask("commit", plan(NEW, cutover, NEW_GATEWAY))
+        self.ask("commit", plan(NEW, cutover, NEW_GATEWAY, self.gpu_bytes))
         return self.follow()
 
     def phase(self) -> str:
@@ -296,6 +320,61 @@ def test_an_overlap_whose_old_engine_is_broken_goes_one_at_a_time() -> None:
     host.boxes[OLD].running, host.boxes[OLD].mode = False, "exits"
     assert host.flip("overlap") == 0
     assert host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+def test_the_new_engine_starts_when_the_driver_has_given_the_memory_back(host: Host) -> None:
+    host.gpu_bytes, host.gpu_free = 8 * 2**30, 2 * 2**30
+    host.ask("prepare", plan(gpu_bytes=host.gpu_bytes))
+    assert not host.run(8, lambda: host.boxes[NEW].running)
+    host.gpu_free = 15 * 2**30
+    assert host.run(5, lambda: host.boxes[NEW].running)
+
+
+def test_memory_that_is_never_free_leads_back_and_says_what_to_look_at(host: Host) -> None:
+    host.gpu_bytes, host.gpu_free = 8 * 2**30, 2 * 2**30
+    assert host.flip() == 1
+    assert old_serves(host)
+    assert "needs 8.00 GiB" in host.lines() and "2.00 GiB are free" in host.lines()
+    assert "nvidia-smi" in host.lines()
+
+
+def test_what_serves_is_brought_back_even_where_the_driver_can_not_be_asked(host: Host) -> None:
+    assert host.state.active
+    host.state.active.plan = plan(OLD, gateway=OLD_GATEWAY, gpu_bytes=8 * 2**30)
+    host.gpu_free, host.boxes[OLD].running = 0, False
+    assert host.run(60, lambda: old_serves(host))
+
+
+def test_an_engine_under_the_floor_of_tokens_per_second_is_not_preferred(host: Host) -> None:
+    host.token_seconds = 0.6
+    assert host.flip() == 1
+    assert old_serves(host)
+    assert "vllm is too slow: 1.7 tokens per second" in host.lines()
+    assert "gateTokensPerSecond" in host.lines()
+
+
+def test_a_slow_engine_that_serves_already_is_brought_back_all_the_same(host: Host) -> None:
+    host.token_seconds, host.boxes[OLD].running = 0.6, False
+    assert host.run(60, lambda: old_serves(host))
+
+
+def test_the_requests_that_were_held_are_counted(host: Host) -> None:
+    host.ask("prepare", plan())
+    for waiting in (None, 3, 9, 4):
+        host.run(6, lambda: host.phase() == "loading")
+        host.apply(Tick(host.world(), waiting))
+    assert host.state.transaction and host.state.transaction.most_waiting == 9
+
+
+def test_the_way_back_is_what_served_before_whatever_failed_in_between(host: Host) -> None:
+    host.boxes[NEW].mode = "error"
+    assert host.flip() == 1
+    assert not host.state.images
+    host.boxes[NEW].mode = "good"
+    host.boxes.pop(NEW_GATEWAY, None)
+    assert host.flip() == 0
+    assert host.state.back and host.state.back.engine.container == OLD
+    assert host.state.images == ["stack-vllm-2:1", "gateway:1"]
 
 
 def test_a_failed_check_touches_nothing(host: Host) -> None:
@@ -523,6 +602,75 @@ def test_what_is_released_is_not_brought_back(host: Host) -> None:
     host.boxes[OLD].running = host.boxes[OLD_GATEWAY].running = False
     host.run(10)
     assert host.serves() == ([], [])
+
+
+@pytest.mark.parametrize("phase", ["checking", "draining", "stopping", "loading", "prepared"])
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+def test_a_change_that_is_given_up_on_purpose_leads_back_and_is_no_alarm(phase: str, cutover: str) -> None:
+    if cutover == "overlap" and phase in ("draining", "stopping"):
+        return  # it has no such phase
+    host = Host(random.Random(7), overlap=cutover == "overlap")
+    runs = host.boxes[OLD].runs
+    host.ask("prepare", plan(cutover=cutover))
+    assert host.run(60, lambda: host.phase() == phase)
+    host.apply(Abandon(NEW))
+    assert host.follow() == 1 and host.run(30, lambda: old_serves(host))
+    assert host.state.last and host.state.last.abandoned and host.state.last.error == "given up as asked"
+    assert "failed" not in host.lines() and "next:" not in host.lines()
+    assert "ollama (stack-ollama-1) serves" in host.lines() and not host.state.trouble
+    if cutover == "overlap" or phase == "checking":
+        assert host.boxes[OLD].runs == runs
+    assert host.flip(cutover) == 0
+
+
+def test_only_a_change_that_is_not_yet_committed_can_be_given_up(host: Host) -> None:
+    with pytest.raises(Refused, match="no change to stack-vllm-2 is under way"):
+        host.apply(Abandon(NEW))
+    host.ask("prepare", plan())
+    with pytest.raises(Refused, match="no change to stack-vllm-9 is under way"):
+        host.apply(Abandon("stack-vllm-9"))
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    with pytest.raises(Refused, match="is being committed"):
+        host.apply(Abandon(NEW))
+    assert host.follow() == 0
+    with pytest.raises(Refused, match="no change"):
+        host.apply(Abandon(NEW))
+
+
+def test_a_change_asked_for_after_one_that_was_given_up_waits_for_it(host: Host) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.apply(Abandon(NEW))
+    assert host.flip() == 0
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_whatever_dies_a_change_that_is_given_up_leaves_the_old_engine(seed: int, cutover: str) -> None:
+    rng = random.Random(f"given up {cutover} {seed}")
+    host = Host(rng, overlap=cutover == "overlap")
+    host.boxes[NEW].mode = rng.choice(["good", "good", "good", "exits", "error", "silent"])
+    host.drain_seconds = rng.choice([0, 0.5, 5, 50])
+    rate = rng.choice([0, 0.02, 0.1])
+    host.kill_at = lambda: host.kills < 12 and rng.random() < rate
+    host.ask("prepare", plan(NEW, cutover))
+    host.follow(rng.choice([600, rng.uniform(0, 30)]))
+    host.run(rng.uniform(0, 20))
+    try:
+        host.apply(Abandon(NEW))
+    except Refused:
+        assert host.phase() == "failed", "only what has already gone back can't be given up"
+    if rng.random() < 0.3:
+        host.boxes[OLD].running = False
+    host.run(rng.uniform(0, 20))
+    host.kill_at = lambda: False
+    assert host.run(900, lambda: old_serves(host)), (host.state, host.boxes)
+    host.boxes[NEW].mode, host.drain_seconds = "good", 0.5
+    assert host.flip(cutover) == 0, host.lines()
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])

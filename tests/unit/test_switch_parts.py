@@ -16,6 +16,7 @@ import pytest
 from switch import __main__ as cli
 from switch.checks import Failed
 from switch.docker import Docker, DockerError
+from switch.exchange import exchange
 from switch.gate import Answer, complete
 from switch.machine import Active, Container, State, Transaction
 from switch.plan import PlanError, load, parse
@@ -39,7 +40,7 @@ def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
         (raw_plan(seconds={"drain": 0}), "plan.seconds.drain is 0.0; it must be positive"),
         (raw_plan(gateway="g"), "plan.gateway.container is for commit"),
         (
-            {"gate": {"completions": True, "max_tokens": 8, "timeout": 60}},
+            {"gate": {"completions": True, "max_tokens": 8, "timeout": 60, "tokens_per_second": 1}},
             "plan.gate.completions must be int",
         ),
         (raw_plan("../vllm"), "plan.engine.container is '../vllm'"),
@@ -96,11 +97,44 @@ def test_the_gate_finds_out(
     if said:
         assert any(part.replace("\\", "") in answer.text for part in said.split("|")), answer.text
     else:
-        assert answer.facts == {"stream": stream, "tokens": 8}
+        assert answer.facts == {"stream": stream, "tokens": 8, "seconds": answer.facts["seconds"]}
+        assert 0 <= answer.facts["seconds"] < 10
 
 
 def test_an_engine_that_does_not_listen_is_loading() -> None:
     assert once(1, True).loading
+
+
+def asked(port: int, **more: Any) -> dict[str, Any]:
+    body = json.dumps({"model": "tiny", "max_tokens": 2, **more.pop("ask", {})})
+    request = {"container": "127.0.0.1", "port": port, "path": "/v1/chat/completions", "body": body}
+    return exchange({**request, **more})
+
+
+def test_an_exchange_gives_the_whole_answer_or_the_events_in_their_order(port: int) -> None:
+    whole = asked(port)
+    assert whole["status"] == 200 and whole["headers"] == {"content-type": "application/json"}
+    assert json.loads(whole["body"])["usage"]["completion_tokens"] == 2 and whole["seconds"] >= 0
+    events = asked(port, ask={"stream": True})["events"]
+    assert [json.loads(e)["choices"][0]["delta"].get("content") for e in events[:2]] == ["w0 ", "w1 "]
+    assert events[-1] == "[DONE]" and len(events) == 4
+    assert "tiny" in asked(port, method="GET", path="/v1/models", body="")["body"]
+
+
+def test_an_exchange_says_why_there_is_no_whole_answer(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "refused" in asked(1)["error"]
+    monkeypatch.setattr(fast_engine, "MODE", "error")
+    assert asked(port)["status"] == 500
+    monkeypatch.setattr(fast_engine, "MODE", "hangs")
+    monkeypatch.setattr(time, "sleep", lambda seconds: threading.Event().wait(min(seconds, 2)))
+    cut = asked(port, ask={"stream": True}, timeout=0.3)
+    assert cut["error"] == "no whole answer within 0.3 s" and len(cut["events"]) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"container": "../x"}, {"path": "v1"}, {"colour": "red"}])
+def test_what_is_no_request_is_not_sent(wrong: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match="request"):
+        asked(1, **wrong)
 
 
 def tar(*members: tuple[str, bytes | None], kind: bytes = tarfile.REGTYPE) -> io.BytesIO:
@@ -297,6 +331,10 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
         "weights/vllm",
     ):
         assert part in text
+    assert s.last
+    s.last.phase, s.last.abandoned, s.last.error = "failed", True, "given up as asked"
+    text = cli.screen(cli.report(s, box(OLD, True), tmp_path, 1000.0), 1000.0)
+    assert "given up as asked" in text and "failed" not in text
     assert "no change has been committed" in cli.screen(cli.report(State(), {}, tmp_path, 1.0), 1.0)
 
 

@@ -1,0 +1,85 @@
+"""A picture of requests over time, as SVG: each is a line from its start to its end."""
+
+import html
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench.flips import Record
+
+WIDTH, LEFT, LANE = 900, 12, 9
+COLOURS = {"streamed": "#2b7bba", "whole": "#e39a34", "failed": "#d0021b"}
+BEFORE, AFTER = 2.0, 3.0
+"""Seconds that are shown before the flip begins and after it ends."""
+
+
+def draw(panels: Mapping[str, Record], file: Path) -> None:
+    """One panel a flip, all on one scale, with the legend below."""
+    first = -BEFORE
+    last = max(flip["length"] for flip in panels.values()) + AFTER
+    scale = (WIDTH - 2 * LEFT) / (last - first)
+
+    def x(seconds: float) -> float:
+        place: float = LEFT + (min(max(seconds, first), last) - first) * scale
+        return round(place, 1)
+
+    lines: list[str] = []
+    top = 8
+    for title, flip in panels.items():
+        lines.append(_text(LEFT, top + 12, title, weight="bold"))
+        top += 20 + 13 * 2
+        lanes: list[float] = []
+        bars = []
+        for begin, end, streamed, problem in flip["requests"]:
+            if end < first or begin > flip["length"] + AFTER:
+                continue
+            lane = next((n for n, free in enumerate(lanes) if free <= begin), len(lanes))
+            lanes[lane : lane + 1] = [end]
+            colour = COLOURS["failed" if problem else "streamed" if streamed else "whole"]
+            left, y = x(begin), top + lane * LANE
+            wide = max(x(end) - left - 0.6, 2.5 if problem else 0.8)
+            bars.append(
+                f'<rect x="{left}" y="{y + 1}" width="{wide:.1f}" height="{LANE - 2}" fill="{colour}"/>'
+            )
+        height = len(lanes) * LANE
+        if flip.get("held_from") is not None:
+            left, right = x(flip["held_from"]), x(flip["held_from"] + flip["hold"])
+            lines.append(
+                f'<rect x="{left}" y="{top}" width="{right - left:.1f}" height="{height}" fill="#e9edf1"/>'
+            )
+        lines += bars
+        free = [float("-inf")] * 2
+        for label, at in flip["marks"]:
+            row = 0 if free[0] <= x(at) else 1
+            free[row] = x(at) + 7 * len(label)
+            y = top - 6 - 13 * (1 - row)
+            lines.append(
+                f'<path d="M{x(at)} {y + 2}V{top + height}" stroke="#556" stroke-width="0.8" '
+                'stroke-dasharray="2 2" fill="none"/>'
+            )
+            lines.append(_text(x(at) + 2, y, label))
+        top += height + 4
+        for second in range(0, int(flip["length"] + AFTER) + 1, 5):
+            lines.append(_text(x(second), top + 10, f"{second} s", anchor="middle", colour="#667"))
+        top += 24
+    left = float(LEFT)
+    held = any(flip.get("held_from") is not None for flip in panels.values())
+    for name, colour in {**COLOURS, **({"held": "#e9edf1"} if held else {})}.items():
+        lines.append(f'<rect x="{left}" y="{top}" width="14" height="9" rx="1" fill="{colour}"/>')
+        lines.append(_text(left + 18, top + 8, name))
+        left += 34 + 7 * len(name)
+    height = top + 18
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
+        f'height="{height}" font-family="sans-serif" font-size="11">\n'
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>\n' + "\n".join(lines) + "\n</svg>\n"
+    )
+
+
+def _text(
+    x: float, y: float, text: str, *, weight: str = "normal", anchor: str = "start", colour: str = "#223"
+) -> str:
+    return (
+        f'<text x="{x}" y="{y}" font-weight="{weight}" text-anchor="{anchor}" fill="{colour}">'
+        f"{html.escape(text)}</text>"
+    )

@@ -1,0 +1,205 @@
+"""What can never start, with the sum and the nearest settings that would fit, computed. Pure."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from components.catalogue import GIB
+from components.cutover_mode import rooms, sums_of, too_small
+from components.gpu_memory import GPUS, EngineKind, Gpu, Load, engine_sum, gib
+from components.waiting import Bounds
+
+CONTEXT_MINIMUM = 256
+CONTEXT_STEP = 256
+HOLD_BUDGET_MAXIMUM = 3600
+COUNTS = (1, 2, 4, 8)
+"""How many GPUs one machine has."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting that would do: its key (or path), its value, and what it needs then, in words."""
+
+    key: str
+    value: str
+    words: str = ""
+
+    @property
+    def command(self) -> str:
+        path = "--path " if "." in self.key else ""
+        return f"pulumi config set {path}{self.key} {self.value}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """`key` and `value` as they are, why they cannot work, and what would do, the nearest first."""
+
+    key: str
+    value: object
+    why: str
+    choices: Sequence[Choice]
+
+    @property
+    def allowed(self) -> str:
+        if not self.choices:
+            return f"{self.why}; no single setting would make it fit"
+        each = [f"{one.key} {one.value}{f' ({one.words})' if one.words else ''}" for one in self.choices]
+        return f"{self.why}; allowed: {', or '.join(each)}"
+
+
+def counts(load: Load) -> list[int]:
+    """How many GPUs can share the model: attention heads are divided, and KV heads or their copies."""
+    heads, kv = load.model.attention_heads, load.model.kv_heads
+    return [count for count in COUNTS if heads % count == 0 and (kv % count == 0 or count % kv == 0)]
+
+
+def refused_count(load: Load) -> Refusal | None:
+    """A number of GPUs among which vLLM cannot divide the model."""
+    if load.gpu is None or load.gpu.count in counts(load):
+        return None
+    model = load.model
+    return Refusal(
+        key="gpuCount",
+        value=load.gpu.count,
+        why=(
+            f"vLLM divides {model.attention_heads} attention heads and {model.kv_heads} KV heads of "
+            f"{model.name} among the GPUs"
+        ),
+        choices=[Choice("gpuCount", str(count)) for count in counts(load)],
+    )
+
+
+def refused_engine(kind: EngineKind, load: Load) -> Refusal | None:
+    """An engine that can never start with this load, for want of GPU memory or of host RAM."""
+    sums = sums_of(load)
+    for room in rooms(load, sums):
+        need = room.each[kind]
+        if room.there is None or need <= room.there:
+            continue
+        on_host = room.what == "host RAM"
+        if on_host and load.gpu:
+            return Refusal(
+                key="hostMemoryGiB",
+                value=room.there // GIB,
+                why=f"{kind} needs {gib(need)} of host RAM beside its GPU",
+                choices=[Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "on a host that has it")],
+            )
+        choices = _choices(kind, load)
+        quantization = load.quantization_of(kind)
+        values: dict[str, object] = {
+            "context": load.context,
+            "parallel": load.parallel,
+            f"quantization.{kind}": quantization,
+            "model": load.model.name,
+        }
+        key = next((each.key for each in choices if each.key in values), "model")
+        return Refusal(
+            key=key,
+            value=values[key],
+            why=f"{kind} needs {sums[kind].words}, and there are {gib(room.there)} {room.what}",
+            choices=choices,
+        )
+    return None
+
+
+def _fits(kind: EngineKind, load: Load) -> bool:
+    each = {kind: engine_sum(kind, load)}
+    return all(room.there is None or room.each[kind] <= room.there for room in rooms(load, each))
+
+
+def _largest(values: Sequence[int], fits: Callable[[int], bool]) -> int | None:
+    """The largest value that fits, where all below one that fits do too."""
+    low, high = 0, len(values)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if fits(values[middle]) else (low, middle)
+    return values[low - 1] if low else None
+
+
+def _choices(kind: EngineKind, load: Load) -> list[Choice]:
+    """Each single setting that would make `kind` fit, with what it needs then."""
+
+    def words(changed: Load) -> str:
+        return gib(engine_sum(kind, changed).total)
+
+    found: list[Choice] = []
+    contexts = range(CONTEXT_MINIMUM, load.context, CONTEXT_STEP)
+    if context := _largest(contexts, lambda tokens: _fits(kind, replace(load, context=tokens))):
+        found.append(Choice("context", str(context), words(replace(load, context=context))))
+    requests = range(1, load.parallel)
+    if parallel := _largest(requests, lambda n: _fits(kind, replace(load, parallel=n))):
+        found.append(Choice("parallel", str(parallel), words(replace(load, parallel=parallel))))
+    for source in load.model.sources(kind):
+        other = load.with_quantization(kind, source.quantization)
+        if source.quantization != load.quantization_of(kind) and _fits(kind, other):
+            found.append(Choice(f"quantization.{kind}", source.quantization, words(other)))
+    if load.gpu is None:
+        need = engine_sum(kind, load).host
+        found.append(Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "on a host that has it"))
+    else:
+        found += _other_gpus(kind, load, load.gpu)
+    return found
+
+
+def _other_gpus(kind: EngineKind, load: Load, gpu: Gpu) -> list[Choice]:
+    """The smallest GPU that would do, as many as now, and the fewest of the same kind."""
+    found = []
+    for key, each in GPUS.items():
+        other = replace(load, gpu=replace(each, count=gpu.count))
+        if each.usable > gpu.usable and _fits(kind, other):
+            found.append(Choice("gpu", key, f"{gib(engine_sum(kind, other).total)} of {gib(each.usable)}"))
+            break
+    for count in counts(load):
+        other = replace(load, gpu=replace(gpu, count=count))
+        if count > gpu.count and _fits(kind, other):
+            found.append(Choice("gpuCount", str(count), f"{gib(engine_sum(kind, other).total)} on each"))
+            break
+    return found
+
+
+def refused_overlap(load: Load) -> Refusal | None:
+    """`cutover: overlap` where both engines are known not to fit beside each other."""
+    room = too_small(load)
+    if room is None or room.there is None:
+        return None
+    sums = sums_of(load)
+    both = "; ".join(f"{kind} {gib(room.each[kind])}" for kind in sums)
+    return Refusal(
+        key="cutover",
+        value="overlap",
+        why=f"both engines need {gib(room.both)} ({both}), and there are {gib(room.there)} {room.what}",
+        choices=[Choice("cutover", "hold"), Choice("cutover", "auto"), *_overlap_choices(load)],
+    )
+
+
+def _overlap_choices(load: Load) -> list[Choice]:
+    """A context or a number of requests with which both engines would fit at once."""
+    found = []
+    contexts = range(CONTEXT_MINIMUM, load.context, CONTEXT_STEP)
+    if context := _largest(contexts, lambda tokens: too_small(replace(load, context=tokens)) is None):
+        found.append(Choice("context", str(context)))
+    if parallel := _largest(range(1, load.parallel), lambda n: too_small(replace(load, parallel=n)) is None):
+        found.append(Choice("parallel", str(parallel)))
+    return found
+
+
+def refused_budget(budget: int, bounds: Bounds) -> Refusal | None:
+    """A hold budget that is smaller than the worst wait: requests would get 503 in a change that succeeds."""
+    if budget >= bounds.worst:
+        return None
+    choices = []
+    if bounds.worst <= HOLD_BUDGET_MAXIMUM:
+        choices.append(Choice("holdBudgetSeconds", str(bounds.worst)))
+    if (load := (budget - bounds.fixed - bounds.drain) // 2) >= 1:
+        choices.append(Choice("loadSeconds", str(load)))
+    if (drain := budget - bounds.fixed - 2 * bounds.load) >= 1:
+        choices.append(Choice("drainSeconds", str(drain)))
+    return Refusal(
+        key="holdBudgetSeconds",
+        value=budget,
+        why=(
+            f"a request can wait {bounds.worst} s at the worst ({bounds.drain} s drainSeconds "
+            f"+ 2 × {bounds.load} s loadSeconds + {bounds.fixed} s for stopping, the new gateway and Docker)"
+        ),
+        choices=choices,
+    )

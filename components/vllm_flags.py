@@ -1,0 +1,125 @@
+"""The setting `vllmFlags`: which flags of vLLM a person may add, and why not the others. Pure.
+
+Checked against the arguments of vLLM 0.32 and 0.33.
+"""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from components.gpu_memory import Gpu
+
+SETTING: dict[str, str] = {
+    "--model": "model",
+    "--served-model-name": "model",
+    "--max-model-len": "context",
+    "--max-num-seqs": "parallel",
+    "--quantization": "quantization",
+    "-q": "quantization",
+    "--tensor-parallel-size": "gpuCount",
+    "-tp": "gpuCount",
+    "--pipeline-parallel-size": "gpuCount",
+    "-pp": "gpuCount",
+    "--data-parallel-size": "gpuCount",
+    "-dp": "gpuCount",
+}
+"""Flags that the program sets from a setting."""
+
+OWN: dict[str, str] = {
+    "--port": "engines are reached by the gateway alone; the endpoint's port is the setting `port`",
+    "--host": "engines are reached by the gateway alone",
+    "--uds": "engines are reached by the gateway alone",
+    "--api-key": "the edge checks keys; they are the setting `apiKeys`",
+    "--root-path": "engines are reached by the gateway alone",
+    "--config": "a file could hold any flag, unseen by the sum",
+    "--shutdown-timeout": "it belongs to the time in which an engine is stopped",
+    "--max-num-batched-tokens": "the sum counts its activations",
+    "--kv-cache-memory-bytes": "it is computed from `context` and `parallel`",
+    "--gpu-memory-utilization": "it is computed from the sum",
+    "--device-memory-utilization": "it is computed from the sum",
+    "--cpu-offload-gb": "the sum doesn't count it",
+    "--kv-offloading-size": "the sum doesn't count it",
+    "--speculative-config": "the sum doesn't count the second model",
+    "--enable-lora": "the sum doesn't count adapters",
+}
+"""Flags that the program sets or whose memory its sum would not count, with the reason."""
+
+REMOVED = (
+    "--swap-space", "--task", "--device", "--disable-log-requests", "--use-v2-block-manager",
+    "--num-lookahead-slots", "--enable-reasoning", "--guided-decoding-backend", "--speculative-model",
+    "--max-seq-len-to-capture", "--rope-scaling", "--rope-theta", "--preemption-mode",
+    "--num-scheduler-steps", "--worker-use-ray", "--enable-prompt-adapter", "--scheduler-delay-factor",
+)  # fmt: skip
+"""Flags of older versions that vLLM no longer has: it would not start."""
+
+PLUGIN_ONLY = ("bitsandbytes", "gguf")
+"""Formats that left vLLM's core after 0.27 and need a plugin that the image doesn't have."""
+
+FP8_COMPUTE = 89
+BFLOAT16_COMPUTE = 80
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """`item` is what was given, `why` it cannot be, `setting` what to use instead, if anything."""
+
+    item: str
+    why: str
+    setting: str | None = None
+
+
+def words(flags: Sequence[str]) -> tuple[str, ...]:
+    """The flags as words of a command line. One entry may be a flag, a flag and its value, or a value."""
+    return tuple(word for entry in flags for word in shlex.split(entry))
+
+
+def pairs(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each flag with its value (or the empty string), `_` in its name as `-`, as vLLM reads it."""
+    name, values = "", list[str]()
+    for word in words(flags):
+        if word.startswith("-") and not word[1:2].isdigit():
+            if name:
+                yield name, " ".join(values)
+            name, _, value = word.partition("=")
+            name, values = name.replace("_", "-"), [value] if value else []
+        else:
+            values.append(word)
+            if not name:
+                yield "", word
+                values = []
+    if name:
+        yield name, " ".join(values)
+
+
+def refusals(flags: Sequence[str], gpu: Gpu | None) -> list[Refusal]:
+    """What cannot be among `vllmFlags`, in the order given."""
+    try:
+        found = list(pairs(flags))
+    except ValueError as error:  # an open quote
+        return [Refusal(" ".join(flags), f"it cannot be read as a command line ({error})")]
+    return [each for name, value in found if (each := _refusal(name, value, gpu))]
+
+
+def _refusal(name: str, value: str, gpu: Gpu | None) -> Refusal | None:
+    item = f"{name} {value}".strip()
+    base = name.partition(".")[0]
+    compute = f"{gpu.name} has compute capability {gpu.compute / 10}" if gpu else ""
+    if not name:
+        return Refusal(item, "a flag begins with --")
+    if base in REMOVED:
+        return Refusal(item, "vLLM no longer has this flag and would not start")
+    if base in ("--quantization", "-q", "--load-format") and value.lower() in PLUGIN_ONLY:
+        return Refusal(item, f"vLLM's core no longer has {value}; allowed: what `quantization` offers")
+    fp8 = "fp8" in value.lower() and base in ("--quantization", "-q", "--kv-cache-dtype")
+    if gpu and fp8 and gpu.compute < FP8_COMPUTE:
+        return Refusal(item, f"{compute}, and FP8 needs {FP8_COMPUTE / 10}")
+    if base in SETTING:
+        return Refusal(item, f"the program sets it from the setting `{SETTING[base]}`", SETTING[base])
+    if base in OWN or base.startswith("--ssl-"):
+        return Refusal(item, OWN.get(base, "engines are reached by the gateway alone, without TLS"))
+    bfloat16 = value == "bfloat16" and base in ("--dtype", "--kv-cache-dtype")
+    if gpu and bfloat16 and gpu.compute < BFLOAT16_COMPUTE:
+        return Refusal(item, f"{compute}, and bfloat16 needs {BFLOAT16_COMPUTE / 10}")
+    if base == "--dtype" and value in ("float32", "float"):
+        return Refusal(item, "the sum counts 16 bits; allowed: auto, half, float16, bfloat16")
+    return None

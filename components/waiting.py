@@ -1,0 +1,113 @@
+"""How long a request waits while the engine changes: expected, and at the worst. Pure; all in seconds.
+
+Only `hold` lets requests wait. In `overlap` the old engine serves until the new one is ready; its worst case
+is that of a hold all the same, since an old engine that dies meanwhile leaves nothing that serves.
+"""
+
+from dataclasses import dataclass
+
+from components.gpu_memory import GPUS, KINDS, EngineKind, Load
+from components.plan import GATEWAY_ANSWERS, LEASE_PREPARED, MEMORY_FREE, STOP_GRACE
+
+REQUEST_SECONDS = 600
+"""Longest answer that the gateway waits for; engines on a CPU are slow. No drain can be longer."""
+
+EXPECTED_DRAIN = 10
+"""Estimate: what is left of the answers that run when a change begins."""
+
+EXPECTED_STOP: dict[EngineKind, float] = {"vllm": 5, "ollama": 1}
+"""Measured with the model `tiny`: vLLM 5.2 s, Ollama 0.1 s."""
+
+EXPECTED_GATE = 1
+"""Estimate for each completion of the gate, and for the one through the new gateway."""
+
+LOAD_START: dict[EngineKind, dict[str, float]] = {
+    "vllm": {"cpu": 25, "gpu": 60},  # 22.9 s measured with `tiny`; on a GPU graphs are captured too
+    "ollama": {"cpu": 2, "gpu": 5},
+}
+"""Estimate: what an engine takes to start beside reading its weights."""
+
+DISK_BYTES_PER_SECOND = 125_000_000
+"""Estimate: the baseline of a gp3 volume, the slowest disk that weights are expected on."""
+
+DOCKER_SLACK = 10
+"""Docker's own time to start and stop containers during a restore."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How long an engine loads, and where the figure is from."""
+
+    seconds: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """What a request waits in a change to one engine, in seconds and written out."""
+
+    expected: float
+    expected_words: str
+    worst: float
+    worst_words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What the settings bound, in seconds: the drain, one loading with its gate, and how many completions."""
+
+    drain: int
+    load: int
+    completions: int
+
+    @property
+    def worst(self) -> int:
+        """The longest wait that the switch allows: everything to its bound, and then the old engine back."""
+        return self.fixed + self.drain + 2 * self.load
+
+    @property
+    def fixed(self) -> int:
+        return STOP_GRACE + MEMORY_FREE + LEASE_PREPARED + GATEWAY_ANSWERS + DOCKER_SLACK
+
+
+def place(load: Load) -> str:
+    """Where a model runs, as the catalogue names it: `cpu` or the key of a GPU."""
+    if load.gpu is None:
+        return "cpu"
+    return next(key for key, each in GPUS.items() if each.name == load.gpu.name)
+
+
+def loading(kind: EngineKind, load: Load) -> Loading:
+    """How long the engine loads its model: as measured, else start + weights / disk rate."""
+    where = place(load)
+    for each in load.model.loading:
+        if (each.engine, each.place) == (kind, where):
+            return Loading(each.seconds, each.source)
+    start = LOAD_START[kind]["gpu" if load.gpu else "cpu"]
+    size = load.model.source_of(kind, load.quantization.get(kind)).size
+    source = f"estimate: {start:g} s + {size / 1e9:.1f} GB at {DISK_BYTES_PER_SECOND / 1e6:g} MB/s"
+    return Loading(start + size / DISK_BYTES_PER_SECOND, source)
+
+
+def wait(to: EngineKind, load: Load, bounds: Bounds) -> Wait:
+    """What a request waits when the engine changes to `to` by hold."""
+    old = next(kind for kind in KINDS if kind != to)
+    loads = loading(to, load)
+    drain = min(bounds.drain, EXPECTED_DRAIN)
+    gate = EXPECTED_GATE * (bounds.completions + 1)
+    expected = drain + EXPECTED_STOP[old] + loads.seconds + gate
+    return Wait(
+        expected=expected,
+        expected_words=(
+            f"{expected:.0f} s = {drain} s drain (estimate) + {EXPECTED_STOP[old]:g} s stopping {old} "
+            f"+ {loads.seconds:.0f} s loading ({loads.source}) + {gate} s gate (estimate)"
+        ),
+        worst=bounds.worst,
+        worst_words=(
+            f"{bounds.worst} s = {bounds.drain} s drainSeconds + {STOP_GRACE} s stopping "
+            f"+ {MEMORY_FREE} s until its memory is free "
+            f"+ {bounds.load} s loadSeconds, gate included + {LEASE_PREPARED} s for the new gateway "
+            f"+ {GATEWAY_ANSWERS} s until it must answer + {bounds.load} s loadSeconds "
+            f"for the old engine to come back + {DOCKER_SLACK} s for Docker"
+        ),
+    )

@@ -1,0 +1,1 @@
+"""What both engines do with the same requests, and what differs. Pure: no network."""

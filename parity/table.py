@@ -1,0 +1,79 @@
+"""The table of what both engines do, as the files that are reviewed; and what a stack may demand of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from parity.probes import PROBES
+
+KINDS = ("ollama", "vllm")
+FILES = ("parity.json", "parity.md")
+
+
+def table(
+    model: str, engines: Mapping[str, Mapping[str, str]], found: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """`engines`: name by content and version of each kind; `found`: kind -> probe -> what it does."""
+    rows = [
+        {"probe": name, **{kind: found[kind][name] for kind in KINDS}}
+        for name in PROBES
+        if all(name in found[kind] for kind in KINDS)
+    ]
+    return {"model": model, "engines": {kind: dict(engines[kind]) for kind in KINDS}, "probes": rows}
+
+
+def differences(content: Mapping[str, Any]) -> list[str]:
+    """The names of the probes whose answers differ."""
+    return [row["probe"] for row in content["probes"] if row["ollama"] != row["vllm"]]
+
+
+def names(content: Mapping[str, Any]) -> dict[str, str]:
+    return {kind: content["engines"][kind]["name"] for kind in KINDS}
+
+
+def markdown(content: Mapping[str, Any], accepted: Sequence[str]) -> str:
+    """The table for a reader."""
+    e = content["engines"]
+    head = " and ".join(f"{e[kind]['version']} (`{e[kind]['name']}`)" for kind in KINDS)
+    lines = [
+        f"{head}, model `{content['model']}`",
+        "",
+        "| probe | ollama | vllm | same |",
+        "|---|---|---|---|",
+    ]
+    for row in content["probes"]:
+        same = row["ollama"] == row["vllm"]
+        verdict = "yes" if same else "no, accepted" if row["probe"] in accepted else "**no**"
+        cells = [PROBES[row["probe"]].what, row["ollama"], row["vllm"]]
+        line = " | ".join(cell.replace("|", "\\|") for cell in cells)
+        lines.append(f"| {row['probe']}: {line} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def problem(
+    content: Mapping[str, Any] | None, engines: Mapping[str, str], accepted: Sequence[str], stack: str
+) -> str:
+    """Why a stack that demands parity can't be changed with this table, and what to type; or nothing."""
+    probe = f"Type: make parity STACK={stack}"
+    if content is None:
+        return f"stacks/{stack}/parity.json does not exist. {probe}"
+    if names(content) != dict(engines):
+        theirs, ours = (" and ".join(each.values()) for each in (names(content), dict(engines)))
+        return f"stacks/{stack}/parity.json is of {theirs}; the settings give {ours}. {probe}"
+    if new := [name for name in differences(content) if name not in accepted]:
+        numbered = enumerate(new, len(accepted))
+        accept = "; ".join(
+            f"pulumi config set --path 'acceptedDifferences[{n}]' {name}" for n, name in numbered
+        )
+        return f"the engines differ in {', '.join(new)} (stacks/{stack}/parity.md). To accept it: {accept}"
+    return ""
+
+
+def read(text: str) -> dict[str, Any]:
+    """A table from its file. Raises ValueError for what is none."""
+    content = json.loads(text)
+    try:
+        names(content), differences(content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a table of `make parity`: {error!r}") from error
+    return dict(content)

@@ -1,0 +1,82 @@
+"""HTTP requests to containers on the stack's network, for someone who can't reach it from outside."""
+
+import http.client
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from switch.plan import PlanError, load, name
+
+LIMIT = 8 * 1024**2
+HEADERS = ("content-type", "retry-after", "location")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. `body` is sent as it is, right or wrong; `timeout` is in seconds, for all of it."""
+
+    container: str
+    port: int
+    path: str
+    body: str = ""
+    method: str = "POST"
+    timeout: float = 60
+
+
+def exchange(raw: Any) -> dict[str, Any]:
+    """The answer to one request (parsed JSON): status, headers, seconds, and `body` or a stream's `events`.
+
+    `events` are what its `data:` lines held, in their order. Where no whole answer came there is an `error`,
+    with whatever did come. Raises PlanError for what is no request.
+    """
+    asked: Request = load(Request, raw, "request")
+    name(asked.container, "request.container")
+    if not asked.path.startswith("/"):
+        raise PlanError(f"request.path is {asked.path!r}; it must begin with a slash")
+    began = time.monotonic()
+    deadline = began + asked.timeout
+    answered: dict[str, Any] = {}
+    connection = http.client.HTTPConnection(asked.container, asked.port, timeout=asked.timeout)
+    try:
+        headers = {"Content-Type": "application/json"} if asked.body else {}
+        connection.request(asked.method, asked.path, asked.body.encode() or None, headers)
+        answer = connection.getresponse()
+        answered["status"] = answer.status
+        answered["headers"] = {key: value for key in HEADERS if (value := answer.getheader(key))}
+        if "text/event-stream" in answered["headers"].get("content-type", ""):
+            _events(answer, answered, deadline)
+        else:
+            _body(answer, answered, deadline)
+    except TimeoutError:
+        answered["error"] = f"no whole answer within {asked.timeout:g} s"
+    except (OSError, http.client.HTTPException) as error:
+        answered["error"] = str(error) or type(error).__name__
+    finally:
+        connection.close()
+    return {**answered, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _events(answer: http.client.HTTPResponse, answered: dict[str, Any], deadline: float) -> None:
+    events: list[str] = answered.setdefault("events", [])
+    size = 0
+    while line := answer.readline():
+        size += len(line)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        if size > LIMIT:
+            raise OSError(f"more than {LIMIT} bytes")
+        if line.startswith(b"data:"):
+            events.append(line.removeprefix(b"data:").strip().decode(errors="replace"))
+
+
+def _body(answer: http.client.HTTPResponse, answered: dict[str, Any], deadline: float) -> None:
+    raw = b""
+    try:
+        while part := answer.read1(65536):
+            raw += part
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if len(raw) > LIMIT:
+                raise OSError(f"more than {LIMIT} bytes")
+    finally:
+        answered["body"] = raw.decode(errors="replace")

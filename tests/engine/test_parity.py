@@ -1,0 +1,39 @@
+"""`make parity` on real engines, under load: nothing is lost, and the stack is as it was."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench.stack import deployed
+from parity.table import differences
+from stacks.blueprint import blueprint
+from stacks.parity import parity_problem
+from stacks.settings import from_files
+from tests.support.load import Load
+from tools.environment import ROOT
+
+pytestmark = pytest.mark.engine
+
+
+def test_both_engines_are_compared_under_load_and_the_active_one_serves_again() -> None:
+    with deployed("paritytest", cutover="hold") as project:
+        outputs, before = project.outputs(), project.live()
+        with Load(outputs["endpoint"], outputs["model"], clients=2) as load:
+            load.wait_for_answers(4)
+            words = [sys.executable, "-m", "tools.parity", "paritytest", "--root", str(project.folder)]
+            done = subprocess.run(
+                words, cwd=ROOT, env={**os.environ, "YES": "1"}, capture_output=True, text=True, check=False
+            )
+            load.wait_for_answers(4)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not load.bad, load.summary()
+        assert project.settled() and project.live() == before
+        assert project.changes() == {}
+        assert "given up as asked" in project.switch("status")
+        content = json.loads((project.folder / "stacks" / "paritytest" / "parity.json").read_text())
+        assert "context-overlong" in differences(content), done.stdout  # Ollama cuts the prompt, vLLM refuses
+        plan = blueprint(from_files("paritytest", project.folder))
+        assert "context-overlong" in parity_problem(plan, project.folder)

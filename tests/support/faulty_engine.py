@@ -1,0 +1,124 @@
+"""A strict engine whose behaviour is exactly known, with at most one fault: the name of a probe. A double.
+
+A token is a word; a prompt costs three more. Text depends on nothing, so that it is the same each time.
+"""
+
+import itertools
+import json
+from http.server import BaseHTTPRequestHandler
+from typing import Any, ClassVar
+
+MODEL, CONTEXT = "tiny", 512
+WORDS = [f"w{n:02d}" for n in range(64)]
+
+
+class Refuse(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class Engine(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    fault: ClassVar[str] = ""
+    count = itertools.count()
+
+    def do_POST(self) -> None:
+        try:
+            self.complete(self.rfile.read(int(self.headers["Content-Length"])))
+        except Refuse as refuse:
+            error = {"message": str(refuse), "type": "invalid_request_error", "param": None}
+            self.whole(refuse.status, {"error": {**error, "code": refuse.status}})
+
+    def complete(self, raw: bytes) -> None:
+        fault = self.fault
+        try:
+            asked = json.loads(raw)
+        except ValueError:
+            raise Refuse(500 if fault == "malformed-json" else 400, "not JSON") from None
+        if asked["model"] != MODEL:
+            raise Refuse(400 if fault == "unknown-model" else 404, "no such model")
+        messages, limit = asked["messages"], asked["max_tokens"]
+        if not isinstance(messages, list):
+            raise Refuse(422 if fault == "wrong-type" else 400, "messages must be a list")
+        if not messages and fault != "empty-messages":
+            raise Refuse(400, "no messages")
+        if limit < 1 and fault != "negative-max-tokens":
+            raise Refuse(400, "max_tokens must be positive")
+        prompt = " ".join(message["content"] for message in messages)
+        given = len(prompt.split()) + (4 if fault == "prompt-tokens" else 3)
+        if fault == "context-fits" and CONTEXT // 2 < given <= CONTEXT - limit:
+            given = CONTEXT // 2
+        if given + limit > CONTEXT and fault != "context-overlong":
+            raise Refuse(400, "too long")
+        if "tools" in asked and fault == "tools" and limit == 64:
+            raise Refuse(400, "no tools")
+        tokens, more = max(limit, 1), {"max-tokens": 5, "max-tokens-one": 1}
+        tokens += 3 if more.get(fault) == limit else 0
+        words, finish = WORDS[:tokens], "length"
+        if fault == "finish-length" and not asked.get("stream") and limit == 5:
+            finish = "stop"
+        if fault == "stream-finish" and asked.get("stream"):
+            finish = "stop"
+        text = " ".join(words)
+        if fault == "temperature-zero" and limit == 24:
+            text = f"{next(self.count)} {text}"
+        for stop in asked.get("stop", []):
+            if stop in text:
+                at = text.index(stop)
+                text = text[: at + (len(stop) if fault == "stop-string" else 0)]
+                finish = "length" if fault == "finish-stop" else "stop"
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if "response_format" in asked:
+            message["content"] = "no" if fault == "json-mode" else '{"a": 1}'
+        if "tools" in asked:
+            city = "Paris" if fault == "tool-argument" else "Oslo"
+            call = {"name": "weather", "arguments": json.dumps({"city": city})}
+            message["tool_calls"] = [{"id": "1", "type": "function", "function": call}]
+        if "7421" in prompt and fault != "needle":
+            message["content"] = "7421"
+        usage = {"prompt_tokens": given, "completion_tokens": tokens, "total_tokens": given + tokens}
+        if fault == "usage":
+            usage["total_tokens"] += 1
+        base: dict[str, Any] = {"id": "1", "created": 1, "model": MODEL}
+        if not asked.get("stream"):
+            base["object"] = "chat.completion"
+            if fault == "answer-fields":
+                del base["created"]
+            choice = {"index": 0, "message": message, "finish_reason": finish}
+            return self.whole(200, {**base, "choices": [choice], "usage": usage})
+        base["object"] = "chat.completion.chunk"
+        if fault == "stream-fields":
+            del base["created"]
+        options = asked.get("stream_options") or {}
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+        deltas += [{"content": f"{word} "} for word in words]
+        for delta in deltas:
+            self.event({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+        self.event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+        if options.get("include_usage") and fault != "stream-order":
+            self.event({**base, "choices": [], "usage": usage})
+        if fault == "stream-usage" and not options:
+            self.event({**base, "choices": [], "usage": usage})
+        self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
+        return None
+
+    def event(self, content: dict[str, Any]) -> None:
+        self.wfile.write(b"data: " + json.dumps(content).encode() + b"\n\n")
+
+    def whole(self, status: int, content: dict[str, Any]) -> None:
+        raw = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass

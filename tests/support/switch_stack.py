@@ -1,0 +1,299 @@
+"""A switch with fast engines, a plain gateway and a client on the real Docker engine, without Pulumi."""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PYTHON = "changeover-offline/python:3.11"
+PREFIX = "changeover-switchtest"
+GATEWAY_IMAGE = f"{PREFIX}-gateway:1"
+NETWORK, SWITCH, CLIENT_NAME = f"{PREFIX}-network", f"{PREFIX}-switch", f"{PREFIX}-client"
+VOLUMES = {"/journal": f"{PREFIX}-journal"} | {f"/weights/{e}": f"{PREFIX}-{e}" for e in ("ollama", "vllm")}
+
+# a client and an edge in one: dials again until an answer begins, and then wants all of it
+CLIENT = """
+import http.client, json, time
+ask = {"model": "tensorzero::model_name::tiny", "messages": [], "max_tokens": 4, "stream": True}
+while True:
+    began, answer = time.time(), None
+    while answer is None:
+        c = http.client.HTTPConnection("gateway", 3000, timeout=30)
+        try:
+            c.request("POST", "/openai/v1/chat/completions", json.dumps(ask))
+            answer = c.getresponse()
+        except (OSError, http.client.HTTPException):
+            c.close()
+            time.sleep(0.02)
+    try:
+        said = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        said = repr(error).encode()
+    c.close()
+    good = answer.status == 200 and b"length" in said and b"[DONE]" in said
+    print("good" if good else f"LOST {answer.status} {said[:200]}", round(time.time() - began, 2), flush=True)
+    time.sleep(0.02)
+"""
+
+
+def docker(*args: str, stdin: str | None = None, check: bool = True) -> str:
+    done = subprocess.run(["docker", *args], input=stdin, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise AssertionError(f"docker {' '.join(args)}: {done.stdout}{done.stderr}")
+    return done.stdout.strip()
+
+
+def wait(what: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def labelled(role: str, **more: str) -> list[str]:
+    both = {"project": PREFIX, "stack": "it", "role": role, **more}
+    return [word for key, value in both.items() for word in ("--label", f"changeover.{key}={value}")]
+
+
+class Stack:
+    """Network, volumes, a switch, an engine and a gateway, as the program declares them, and a client."""
+
+    def __init__(self) -> None:
+        self.count, self.seen = 1, 0
+        self.engine, self.gateway = "ollama-1", "gateway-1"
+        self.wipe()
+        docker("network", "create", NETWORK)
+        for volume in VOLUMES.values():
+            docker("volume", "create", volume)
+        socket = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+        mounts = [word for path, volume in VOLUMES.items() for word in ("-v", f"{volume}:{path}")]
+        docker(
+            *("create", "--name", SWITCH, "--network", NETWORK, "--restart", "always", "-w", "/app", *mounts),
+            *("-v", f"{socket}:/var/run/docker.sock", *labelled("switch")),
+            *("-e", f"CHANGEOVER_PROJECT={PREFIX}", "-e", "CHANGEOVER_STACK=it"),
+            *(PYTHON, "python3", "-m", "switch", "serve"),
+        )
+        docker("cp", f"{ROOT}/switch", f"{SWITCH}:/app/switch")
+        docker("start", SWITCH)
+        self.make_engine(self.engine)
+        self.make_gateway(self.gateway, self.engine)
+        self.tell("prepare", self.plan(self.engine))
+        assert self.follow()[0] == 0
+        self.tell("commit", self.plan(self.engine, self.gateway))
+        assert self.follow()[0] == 0
+        docker(
+            *("run", "-d", "--name", CLIENT_NAME, "--network", NETWORK, *labelled("client"), PYTHON),
+            *("python3", "-c", CLIENT),
+        )
+
+    def new_names(self, kind: str = "vllm") -> tuple[str, str]:
+        """Of an engine and a gateway that do not exist yet."""
+        self.count += 1
+        return f"{kind}-{self.count}", f"gateway-{self.count}"
+
+    def lost(self) -> list[str]:
+        """What the client has lost since it was last asked; waits until it is served."""
+        wait(lambda: docker("logs", "--tail", "1", CLIENT_NAME).startswith("good"))
+        lines = docker("logs", CLIENT_NAME).splitlines()
+        new, self.seen = lines[self.seen :], len(lines)
+        return [line for line in new if not line.startswith("good")]
+
+    def tidy(self) -> None:
+        """What a test has made and is not live goes."""
+        for name in set(self.names(all=True)) - {self.engine, self.gateway}:
+            docker("rm", "-f", "-v", f"{PREFIX}-{name}")
+
+    def names(self, all: bool = False) -> list[str]:
+        """Of engines and gateways that run, or of all."""
+        rows = docker(
+            *("ps", *(["-a"] if all else []), "--filter", f"label=changeover.project={PREFIX}"),
+            *("--format", "{{.Names}}"),
+        )
+        names = [row.removeprefix(f"{PREFIX}-") for row in rows.splitlines()]
+        return [name for name in names if name.split("-")[0] in ("ollama", "vllm", "gateway")]
+
+    @staticmethod
+    def wipe() -> None:
+        left = docker("ps", "-aq", "--filter", f"label=changeover.project={PREFIX}").split()
+        for container in left:
+            docker("rm", "-f", "-v", container)
+        docker("network", "rm", NETWORK, check=False)
+        for volume in VOLUMES.values():
+            docker("volume", "rm", volume, check=False)
+
+    def make_engine(
+        self,
+        name: str,
+        mode: str = "ok",
+        delay: float = 0,
+        tokens: float = 0.02,
+        options: tuple[str, ...] = (),
+        image: str = PYTHON,
+    ) -> None:
+        """`tokens` is seconds for each; `options` are more of `docker create`."""
+        kind = name.split("-")[0]
+        container = f"{PREFIX}-{name}"
+        docker(
+            *("create", "--name", container, "--network", NETWORK, "--restart", "unless-stopped"),
+            *(
+                "-e",
+                f"FAST_MODE={mode}",
+                "-e",
+                f"FAST_DELAY={delay}",
+                "-e",
+                f"FAST_TOKENS={tokens}",
+                *options,
+            ),
+            *(*labelled("engine", engine=kind, weights="tiny-1"), image, "python3", "-u", "/fast_engine.py"),
+        )
+        docker("cp", f"{ROOT}/tests/support/fast_engine.py", f"{container}:/fast_engine.py")
+        done = f"/weights/{kind}/tiny-1/.complete"
+        docker("exec", SWITCH, "sh", "-c", f"mkdir -p {Path(done).parent} && echo '{{}}' > {done}")
+
+    def config(self, *engines: str) -> str:
+        return f"engines = {json.dumps([f'http://{PREFIX}-{name}:8000' for name in engines])}\n"
+
+    def make_gateway(self, name: str, *engines: str, start: bool = False) -> None:
+        container = f"{PREFIX}-{name}"
+        docker(
+            *("create", "--name", container, "--network", NETWORK, "--network-alias", "gateway"),
+            *(*labelled("gateway"), GATEWAY_IMAGE, "--config-file", "/app/config/tensorzero.toml"),
+        )
+        self.put(container, "/app/config/tensorzero.toml", self.config(*engines))
+        if start:
+            docker("start", container)
+
+    def put(self, container: str, path: str, content: str) -> None:
+        docker("exec", "-i", SWITCH, "sh", "-c", "mkdir -p /tmp/up && cat > /tmp/up/file", stdin=content)
+        subprocess.run(
+            f"docker exec {SWITCH} tar -C /tmp/up --transform 's|file|{path.lstrip('/')}|' -cf - file "
+            f"| docker cp - {container}:/",
+            shell=True,
+            check=True,
+        )
+
+    def plan(self, engine: str, gateway: str = "", **changed: Any) -> str:
+        seconds = {
+            "drain": 5,
+            "load": 20,
+            "stop": 5,
+            "lease_following": 4,
+            "lease_prepared": 8,
+            "gateway": 10,
+            "memory": 10,
+        }
+        return json.dumps(
+            {
+                "engine": {
+                    "kind": engine.split("-")[0],
+                    "container": f"{PREFIX}-{engine}",
+                    "port": 8000,
+                    "model": "tiny",
+                    "weights": "tiny-1",
+                    "gpu_bytes": 0,
+                },
+                "cutover": changed.pop("cutover", "hold"),
+                "seconds": {**seconds, **changed.pop("seconds", {})},
+                "gate": {
+                    "completions": 3,
+                    "max_tokens": 8,
+                    "timeout": changed.pop("gate_timeout", 5),
+                    "tokens_per_second": 1,
+                },
+                "gateway": {
+                    "image": GATEWAY_IMAGE,
+                    "config": changed.pop("config", self.config(engine)),
+                    "path": "/openai/v1/chat/completions",
+                    "model": "tensorzero::model_name::tiny",
+                    "port": 3000,
+                    "config_file": "/app/config/tensorzero.toml",
+                    "validate": ["--config-file", "/app/config/tensorzero.toml", "--validate-and-exit"],
+                    **({"container": f"{PREFIX}-{gateway}"} if gateway else {}),
+                },
+                "about": {
+                    "engine_image": PYTHON,
+                    "gateway_image": GATEWAY_IMAGE,
+                    "reason": "the test wants it",
+                    "sum": "nothing",
+                    "loading_seconds": 1,
+                },
+            }
+        )
+
+    def tell(self, verb: str, plan: str) -> None:
+        docker("exec", "-i", SWITCH, "python3", "-m", "switch", verb, stdin=plan)
+
+    def follow(self, seconds: float = 60) -> tuple[int, str]:
+        said, end = "", time.monotonic() + seconds
+        while time.monotonic() < end:
+            done = subprocess.run(
+                ["docker", "exec", SWITCH, "python3", "-m", "switch", "follow"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            said += done.stdout
+            if done.returncode != 75:
+                return done.returncode, said
+        return 75, said
+
+    def flip(self, engine: str, gateway: str, **changed: Any) -> tuple[int, str]:
+        """What a whole `pulumi up` does."""
+        self.tell("prepare", self.plan(engine, **changed))
+        code, said = self.follow()
+        if code:
+            return code, said
+        self.make_gateway(gateway, engine, start=True)
+        self.tell("commit", self.plan(engine, gateway, **changed))
+        code, more = self.follow()
+        if code == 0:
+            self.engine, self.gateway = engine, gateway
+        return code, said + more
+
+    @staticmethod
+    def started(name: str) -> str:
+        return docker("inspect", "-f", "{{.State.StartedAt}}", f"{PREFIX}-{name}")
+
+    def live(self) -> str:
+        return docker("exec", SWITCH, "python3", "-m", "switch", "live").removeprefix(f"{PREFIX}-")
+
+    def status(self) -> dict[str, Any]:
+        said = docker("exec", SWITCH, "python3", "-m", "switch", "status", "--json")
+        return dict(json.loads(said))
+
+    def settled(self) -> bool:
+        """Whether the switch runs and has nothing under way."""
+        state = docker("inspect", "-f", "{{.State.Running}} {{.State.Restarting}}", SWITCH)
+        if state != "true false":
+            return False
+        try:
+            return self.status()["under_way"] is None and bool(self.status()["gated"])
+        except AssertionError:  # it has just gone
+            return False
+
+    def serves(self) -> bool:
+        """Whether exactly the engine and gateway that are meant to be live are."""
+        status = self.status()
+        ready = status["gated"] and not status["under_way"] and self.live() == self.engine
+        return ready and sorted(self.names()) == sorted([self.engine, self.gateway])
+
+
+def build_gateway() -> None:
+    """Makes the image of the plain gateway."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "plain_gateway.py").write_text((ROOT / "tests/support/plain_gateway.py").read_text())
+        (folder / "Dockerfile").write_text(
+            f'FROM {PYTHON}\nCOPY plain_gateway.py /\nENTRYPOINT ["python3", "-u", "/plain_gateway.py"]\n'
+        )
+        subprocess.run(
+            ["docker", "build", "-q", "-t", GATEWAY_IMAGE, str(folder)],
+            check=True,
+            env={**os.environ, "DOCKER_BUILDKIT": "0"},
+            capture_output=True,
+        )

@@ -1,0 +1,135 @@
+"""Every difference that is seeded into an engine is found, exactly; and what a stack may demand."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from parity.probes import PATH, PROBES, Reply, Subject, chosen, run
+from parity.table import differences, markdown, problem, read, table
+from stacks.blueprint import Blueprint, blueprint
+from stacks.parity import require_parity
+from stacks.settings import SettingsError, from_values
+from switch.exchange import exchange
+from tests.support import faulty_engine
+from tests.support.faulty_engine import Engine
+from tools.render import ROOT
+
+BASE = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
+SUBJECT = Subject(model=faulty_engine.MODEL, context=faulty_engine.CONTEXT)
+ENGINES = {kind: {"name": f"{kind}-1", "version": f"{kind} 1"} for kind in ("ollama", "vllm")}
+NAMES = {kind: each["name"] for kind, each in ENGINES.items()}
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Engine)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def found(port: int) -> dict[str, str]:
+    def send(body: str) -> Reply:
+        return exchange({"container": "127.0.0.1", "port": port, "path": PATH, "body": body, "timeout": 10})
+
+    return {probe.name: run(probe, SUBJECT, send) for probe in chosen(able=True)}
+
+
+@pytest.fixture(scope="module")
+def good(port: int) -> dict[str, str]:
+    return found(port)
+
+
+def test_a_good_engine_does_in_each_probe_what_openai_says(good: dict[str, str]) -> None:
+    refused = "HTTP 400, error with code, message, param, type"
+    assert good == {
+        "max-tokens": "honoured",
+        "max-tokens-one": "honoured",
+        "context-fits": "HTTP 200, the whole prompt",
+        "context-overlong": refused,
+        "stop-string": "stops before it",
+        "finish-stop": "stop",
+        "finish-length": "length",
+        "prompt-tokens": "4, 8, 9",
+        "usage": "completion_tokens, prompt_tokens, total_tokens; the total is the sum",
+        "answer-fields": "choices, created, id, model, object, usage; message: content, role",
+        "stream-order": "role, content, finish, usage, [DONE]",
+        "stream-fields": "choices, created, id, model, object; role: assistant",
+        "stream-usage": "only when asked for",
+        "stream-finish": "length",
+        "json-mode": "JSON",
+        "tools": "HTTP 200",
+        "tool-argument": "calls weather with the right argument",
+        "needle": "found",
+        "temperature-zero": "the same text each time",
+        "unknown-model": refused.replace("400", "404"),
+        "empty-messages": refused,
+        "wrong-type": refused,
+        "malformed-json": refused,
+        "negative-max-tokens": refused,
+    }
+
+
+@pytest.mark.parametrize("fault", PROBES)
+def test_exactly_the_seeded_difference_is_found(
+    port: int, good: dict[str, str], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "fault", fault)
+    assert differences(table("tiny", ENGINES, {"ollama": good, "vllm": found(port)})) == [fault]
+
+
+def test_an_engine_that_does_not_answer_is_a_difference_in_everything(good: dict[str, str]) -> None:
+    assert differences(table("tiny", ENGINES, {"ollama": good, "vllm": found(1)})) == list(PROBES)
+
+
+def test_a_model_that_is_not_able_is_not_asked_for_meaning() -> None:
+    left = {probe.name for probe in chosen(able=True)} - {probe.name for probe in chosen(able=False)}
+    assert left == {"needle", "tool-argument"}
+
+
+def test_a_stack_that_demands_parity_is_told_what_is_wrong_and_what_to_type(good: dict[str, str]) -> None:
+    other = {**good, "usage": "none", "needle": "not found"}
+    content = read(json.dumps(table("tiny", ENGINES, {"ollama": good, "vllm": other})))
+    assert "make parity STACK=dev" in problem(None, NAMES, (), "dev")
+    assert "ollama-1 and vllm-9" in problem(content, {**NAMES, "vllm": "vllm-9"}, (), "dev")
+    said = problem(content, NAMES, ("usage",), "dev")
+    assert "differ in needle " in said and "'acceptedDifferences[1]' needle" in said
+    assert problem(content, NAMES, ("usage", "needle"), "dev") == ""
+    text = markdown(content, ("usage",))
+    assert text.count("no, accepted") == 1 and text.count("**no**") == 1
+
+
+def planned(root: Path, **values: object) -> Blueprint:
+    return blueprint(from_values("dev", {**BASE, "requireParity": True, **values}, ROOT))
+
+
+def test_the_preview_refuses_a_stack_until_its_table_allows_it(tmp_path: Path, good: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="make parity STACK=dev"):
+        require_parity(planned(tmp_path), tmp_path)
+    plan = planned(tmp_path)
+    engines = {str(spec.kind): {"name": spec.name, "version": ""} for spec in plan.specs}
+    found = {"ollama": good, "vllm": {**good, "usage": "none"}}
+    file = tmp_path / "stacks" / "dev" / "parity.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(table("tiny", engines, found)))
+    with pytest.raises(SettingsError, match=r"differ in usage .*acceptedDifferences"):
+        require_parity(plan, tmp_path)
+    require_parity(planned(tmp_path, acceptedDifferences=["usage"]), tmp_path)
+    require_parity(planned(tmp_path, acceptedDifferences=["usage"], engine="vllm"), tmp_path)
+    require_parity(planned(tmp_path, requireParity=False), tmp_path)
+    with pytest.raises(SettingsError, match="the settings give"):
+        require_parity(planned(tmp_path, acceptedDifferences=["usage"], context=512), tmp_path)
+    file.write_text("{}")
+    with pytest.raises(SettingsError, match="can't be read"):
+        require_parity(plan, tmp_path)
+
+
+def test_a_probe_that_does_not_exist_can_not_be_accepted() -> None:
+    with pytest.raises(SettingsError, match="did you mean usage"):
+        from_values("dev", {**BASE, "acceptedDifferences": ["usages"]}, ROOT)

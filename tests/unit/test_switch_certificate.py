@@ -1,0 +1,206 @@
+"""The certificate of a change, what may be freed after it, and what the switch asks of GPU and edge."""
+
+import dataclasses
+import fcntl
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.caddyfile import METRICS_PORT
+from components.edge import ALIAS
+from switch import certificate, edge, gpu
+from switch.certificate import markdown, short, text
+from switch.docker import Docker, DockerError
+from switch.gate import Answer, wholly_on_gpu
+from switch.gc import Busy, collect
+from switch.machine import Active, State, Transaction
+from tests.unit.conftest import Serve
+from tests.unit.test_switch_machine import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, plan
+
+STEPS = (("checking", 0.5), ("draining", 0.3), ("stopping", 0.2), ("loading", 20.0))
+
+
+def transaction(**changed: Any) -> Transaction:
+    t = Transaction("1", plan(NEW, gateway=NEW_GATEWAY), "commit", 1_800_000_000.0, 0)
+    t.old_kind, t.old_plan, t.phase = "ollama", plan(OLD, gateway=OLD_GATEWAY), "committed"
+    t.ended, t.held_seconds, t.most_waiting = t.began + 24, 21.04, 7
+    t.steps = [{"phase": phase, "at": t.began, "seconds": seconds} for phase, seconds in STEPS]
+    t.gates = [{"at": t.began, "engine": NEW, "stream": True, "tokens": 8, "seconds": 0.5}]
+    return dataclasses.replace(t, **changed)
+
+
+def test_a_certificate_says_what_changed_how_long_it_took_and_what_the_gate_saw() -> None:
+    c = certificate.certificate(transaction())
+    assert c["name"] == "20270115T080000Z-ollama-to-vllm"
+    assert (c["from"]["container"], c["to"]["image"]) == (OLD, f"{NEW}:1")
+    assert c["held"] == {"seconds": 21.0, "requests": 7}
+    assert c["gate"] == [{"engine": NEW, "streamed": True, "tokens": 8, "seconds": 0.5, "rate": 16.0}]
+    page = markdown(c)
+    assert page.startswith("# ollama → vllm: committed\n")
+    assert "24.0 s in all, by hold, held for 21.0 s, 7 requests at most." in page
+    assert "| loading | 20.0 |" in page
+
+
+def test_it_proposes_to_correct_a_loading_time_that_is_far_off_and_no_other() -> None:
+    far = markdown(certificate.certificate(transaction()))
+    assert "Loading took 20.0 s, and the catalogue expects 5.0 s" in far
+    near = transaction(steps=[{"phase": "loading", "at": 0.0, "seconds": 5.9}])
+    assert "catalogue" not in markdown(certificate.certificate(near))
+
+
+def test_the_diff_is_that_of_the_gateways_config() -> None:
+    old = plan(OLD, gateway=OLD_GATEWAY)
+    gateway = dataclasses.replace(old.gateway, config='routing = ["ollama", "vllm"]\n')
+    t = transaction(old_plan=dataclasses.replace(old, gateway=gateway))
+    assert certificate.certificate(t)["diff"][-2:] == ['-routing = ["ollama", "vllm"]', "+x = 1"]
+
+
+def test_a_failed_change_says_so_and_a_first_one_comes_from_nothing() -> None:
+    failed = certificate.certificate(transaction(phase="failed", error="vllm exited"))
+    assert "It failed: vllm exited" in markdown(failed) and ": failed by hold" in short(failed)
+    first = certificate.certificate(transaction(old_plan=None, old_kind="", held_seconds=None))
+    assert markdown(first).startswith("# nothing → vllm") and "nothing held" in short(first)
+    assert first["diff"] == []
+
+
+def test_the_short_form_is_bound_to_the_whole() -> None:
+    c = certificate.certificate(transaction())
+    assert hashlib.sha256(text(c).encode()).hexdigest()[:12] in short(c)
+    assert short({**c, "seconds": 1}) != short(c)
+
+
+class Images(Docker):
+    """A strict fake: knows these images, and which of them a container was made from."""
+
+    def __init__(self, here: set[str], used: set[str]) -> None:
+        super().__init__("changeover", "test", "/nowhere")
+        self.here, self.used = here, used
+
+    def call(self, method: str, url: str, body: Any = None, timeout: float = 15) -> Any:
+        raise AssertionError(f"the fake has no {method} {url}")
+
+    def has_image(self, image: str) -> bool:
+        return image in self.here
+
+    def in_use(self, image: str) -> bool:
+        assert image in self.here
+        return image in self.used
+
+    def remove_image(self, image: str) -> None:
+        if image in self.used:
+            raise DockerError(409, "in use")
+        self.here.remove(image)
+
+    def weights(self) -> set[tuple[str, str]]:
+        return {("vllm", "standby-1")}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    for folder in ("ollama/tiny-1", "ollama/old-1", "vllm/tiny-1", "vllm/standby-1"):
+        home = tmp_path / "weights" / folder
+        home.mkdir(parents=True)
+        (home / ".complete").write_text("{}")
+        (home / "file").write_bytes(b"x" * 1000)
+    return tmp_path / "weights"
+
+
+def state() -> State:
+    return State(
+        active=Active(plan(NEW, gateway=NEW_GATEWAY), "run 1", 1.0),
+        back=plan(OLD, gateway=OLD_GATEWAY),
+        images=["older:1", "used:1", "gone:1", f"{OLD}:1", f"{NEW}:1", "gateway:1"],
+    )
+
+
+def folders(weights: Path) -> set[str]:
+    return {str(each.relative_to(weights)) for each in weights.glob("*/*")}
+
+
+def test_gc_names_first_and_frees_only_when_told(weights: Path, tmp_path: Path) -> None:
+    docker = Images({"older:1", "used:1", "gateway:1", f"{OLD}:1", f"{NEW}:1"}, {"used:1"})
+    said: list[str] = []
+    collect(state(), docker, weights, tmp_path, said.append, free=False)
+    assert "can go weights ollama/old-1: 0.00 GiB" in said and "can go image older:1" in said
+    assert len(folders(weights)) == 4 and "older:1" in docker.here
+    collect(state(), docker, weights, tmp_path, said.append, free=True)
+    assert folders(weights) == {"ollama/tiny-1", "vllm/tiny-1", "vllm/standby-1"}
+    assert docker.here == {"used:1", "gateway:1", f"{OLD}:1", f"{NEW}:1"}
+    said.clear()
+    collect(state(), docker, weights, tmp_path, said.append, free=True)
+    assert said[-1] == "nothing to free" and "kept   weights ollama/tiny-1: the way back" in said
+
+
+def test_gc_frees_nothing_while_something_is_under_way(weights: Path, tmp_path: Path) -> None:
+    busy = state()
+    busy.transaction = transaction(phase="loading")
+    with pytest.raises(Busy, match="a change is under way"):
+        collect(busy, Images(set(), set()), weights, tmp_path, print, free=True)
+    with (tmp_path / "switch-x.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Busy, match="being fetched"):
+            collect(state(), Images(set(), set()), weights, tmp_path, print, free=True)
+    assert len(folders(weights)) == 4
+
+
+def smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A double of NVIDIA's tool, first on PATH."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_free_gpu_memory_is_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = "--query-gpu=memory.free,memory.total --format=csv,noheader,nounits"
+    smi(tmp_path, monkeypatch, f"""[ "$*" = '{expected}' ] && printf '14912, 15360\\n200, 15360\\n'""")
+    assert gpu.memory() == [(14912 * 2**20, 15360 * 2**20), (200 * 2**20, 15360 * 2**20)]
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'Failed to initialize NVML'; exit 18", "Failed to initialize NVML"),
+        ("echo '[N/A], [N/A]'", "N/A"),
+        ("true", "no GPU"),
+    ],
+)
+def test_a_driver_that_does_not_answer_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    smi(tmp_path, monkeypatch, script)
+    with pytest.raises(gpu.GpuError, match=said):
+        gpu.memory()
+
+
+@pytest.mark.parametrize(
+    ("models", "ok", "said"),
+    [
+        ([{"size": 5 * 2**30, "size_vram": 5 * 2**30}], True, ""),
+        ([{"size": 5 * 2**30, "size_vram": 2**30}], False, "1.00 of 5.00 GiB of the model are on the GPU"),
+        ([{"size": 5 * 2**30, "size_vram": 0}], False, "0.00 of 5.00 GiB"),
+        ([], False, "no loaded model"),
+    ],
+)
+def test_a_model_that_is_not_wholly_on_the_gpu_fails_the_gate(
+    serve_json: Serve, models: list[dict[str, int]], ok: bool, said: str
+) -> None:
+    port = serve_json({"/api/ps": {"models": models}})
+    answer = wholly_on_gpu(Answer(True, facts={"tokens": 8}), "127.0.0.1", port)
+    assert answer.ok == ok and said in answer.text
+
+
+def test_the_edges_own_counter_is_read(serve_text: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (edge.HOST, edge.PORT) == (ALIAS, METRICS_PORT)
+    rows = (("metrics", "srv0", 90), ("subroute", "edge", 12), ("reverse_proxy", "edge", 11))
+    counter = "caddy_http_requests_in_flight"
+    lines = [f'{counter}{{handler="{handler}",server="{server}"}} {count}' for handler, server, count in rows]
+    monkeypatch.setattr(edge, "HOST", "127.0.0.1")
+    monkeypatch.setattr(
+        edge, "PORT", serve_text({"/metrics": "\n".join([f"# TYPE {counter} gauge", *lines])})
+    )
+    assert edge.in_flight() == 12
+    monkeypatch.setattr(edge, "PORT", 1)
+    assert edge.in_flight() is None

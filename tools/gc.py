@@ -1,0 +1,33 @@
+"""`make gc`: frees weights and images on a stack's Docker host that neither serve nor lead back."""
+
+import os
+import subprocess
+import sys
+
+from offline.steps import StepFailed, main_guard, say
+from tools.status import switch_of
+
+
+def gc(stack: str) -> None:
+    """Names what can go, asks once (`YES=1` answers), and frees it. Raises StepFailed."""
+    ask = ["docker", "exec", switch_of(stack), "python3", "-m", "switch", "gc"]
+    named = subprocess.run(ask, capture_output=True, text=True, check=False)
+    print(named.stdout, end="")
+    if named.returncode != 0:
+        raise StepFailed(f"nothing was freed {named.stderr.strip()}".strip())
+    if "can go" not in named.stdout:
+        return
+    if os.environ.get("YES") != "1":
+        if not sys.stdin.isatty():
+            raise StepFailed(
+                f"nothing was freed: nobody can be asked here. Type: YES=1 make gc STACK={stack}"
+            )
+        if input("Free these? [y/N] ").strip().lower() not in ("y", "yes"):
+            say("Nothing was freed.")
+            return
+    if subprocess.run([*ask, "--free"], check=False).returncode != 0:
+        raise StepFailed("not all of it could be freed; `make gc` again shows what is left")
+
+
+if __name__ == "__main__":
+    main_guard(lambda: gc(sys.argv[1]))
