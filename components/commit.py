@@ -18,7 +18,7 @@ class CommitArgs:
     switch: pulumi.Input[str]
     engine: pulumi.Input[str]
     gateway: pulumi.Input[str]
-    prepared: pulumi.Resource
+    prepared: local.Command
 
 
 class Commit(pulumi.ComponentResource):
@@ -33,7 +33,9 @@ class Commit(pulumi.ComponentResource):
         host = {"DOCKER_HOST": args.host.address, "SWITCH": args.switch, "STACK": args.host.labels.stack}
         live = local.run_output(
             command=LIVE,
-            environment=pulumi.Output.all(**host),
+            # Through the step's output it is unknown in the preview of a flip: what serves after `prepare` is
+            # not what serves now, and a plan that had kept that would refuse its own update.
+            environment=args.prepared.stdout.apply(lambda _: pulumi.Output.all(**host)),
             add_previous_output_in_env=False,
             logging=local.Logging.NONE,
             opts=pulumi.InvokeOutputOptions(parent=self, depends_on=[args.prepared]),

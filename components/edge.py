@@ -78,16 +78,24 @@ class Edge(pulumi.ComponentResource):
                 delete_before_replace=True,  # two containers cannot publish one port
             ),
         )
+        docker_host = {"DOCKER_HOST": host.address, "EDGE": container.name}
+        seen = local.run_output(
+            command=plan.EDGE_CONFIG,
+            environment=pulumi.Output.all(**docker_host, SEEN=caddyfile.SEEN),
+            add_previous_output_in_env=False,
+            logging=local.Logging.NONE,
+            opts=pulumi.InvokeOutputOptions(parent=self),
+        )
         self.configured = local.Command(
             f"{name}-configuration",
             create=plan.CONFIGURE,
             update=plan.CONFIGURE,
             stdin=pulumi.Output.secret(args.config),
             environment={
-                "DOCKER_HOST": host.address,
-                "EDGE": container.name,
+                **docker_host,
                 "EDGE_ID": container.id,  # a new container under the same volume is brought up to date too
                 "APPLY": caddyfile.APPLY,
+                "SEEN": seen.stdout,  # read at every preview, so an edit by hand shows and is put right
             },
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(parent=self),

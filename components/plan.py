@@ -108,8 +108,20 @@ LIVE = f"{_SWITCH} live || echo unreachable"
 RELEASE = f"{_SWITCH} release || echo 'The switch does not answer; there is nothing to release.'"
 FETCH = f"{_SWITCH} fetch"
 
-CONFIGURE = """docker exec -i "$EDGE" /bin/sh -c "$APPLY" && echo 'The edge runs with this configuration.'"""
+AS_DECLARED = "as declared"
+GATEWAY_CONFIG = f"""\
+switch=$(docker ps -q -f label=changeover.project="$PROJECT" -f label=changeover.stack="$STACK" \
+  -f label=changeover.role=switch)
+[ -n "$switch" ] && docker exec "$switch" python3 -m switch gateway 2>/dev/null || echo {AS_DECLARED}"""
+"""Says whether the TOML in the gateway is the committed one. It finds the switch by its labels, so that it is
+known in every preview, that of a new switch too."""
+
+CONFIGURE = """docker exec -i -e SEEN="$SEEN" "$EDGE" /bin/sh -c "$APPLY" && \
+echo 'The edge runs with this configuration.'"""
 """Brings the edge to the configuration and keys on stdin. A changed key needs no reload and cuts nobody."""
+
+EDGE_CONFIG = 'docker exec "$EDGE" /bin/sh -c "$SEEN" || echo unreachable'
+"""Says whether the edge runs with what it was brought to."""
 
 
 def upload_then_fetch(weights: Weights) -> str:

@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed or refused, 75 (`follow`) still under way, 2 used 
 
 import argparse
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -51,6 +52,18 @@ def live(state: State, world: World) -> str:
     if name == "none":
         return f"none since change {state.commits}"
     return state.seen if state.seen and state.active and name == state.active.plan.engine.container else name
+
+
+def gateway_config(state: State, docker: Docker) -> str:
+    """`edited in place` with a digest if the committed gateway's file is not the committed config, else what
+    its container's label says: that was said before it was created. Raises Failed without a gateway."""
+    gateway = state.active.plan.gateway if state.active else None
+    if gateway is None:
+        raise Failed("no gateway has been committed yet")
+    text = docker.get(gateway.container, gateway.config_file)
+    if text != gateway.config:
+        return f"edited in place {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return docker.labels_of(gateway.container).get("changeover.config", "as declared")
 
 
 def report(state: State, world: World, weights: Path, now: float) -> dict[str, Any]:
@@ -168,6 +181,7 @@ def main(argv: list[str] | None = None) -> int:
         "prepare": "make the engine of the plan on stdin ready; `follow` shows how it goes",
         "check": "look whether the plan on stdin could be carried out; changes nothing",
         "live": "print the container of the engine that serves, or none",
+        "gateway": "print whether the config in the gateway's container is the committed one",
         "exchange": "send the HTTP requests on stdin to containers of the stack, one JSON a line, and answer",
         "release": "keep nothing running any more, before the stack is taken down; stops nothing",
         "fetch": "fetch the weights that the JSON on stdin describes",
@@ -213,6 +227,8 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             say(check(parse(json.load(sys.stdin), "prepare"), docker, WEIGHTS))
         case "live":
             say(live(Journal(JOURNAL).read(), docker.world()))
+        case "gateway":
+            say(gateway_config(Journal(JOURNAL).read(), docker))
         case "status":
             now = time.time()
             r = report(Journal(JOURNAL).read(), docker.world(), WEIGHTS, now)
