@@ -40,6 +40,9 @@ apply: venv ## apply a review, and nothing else (STACK=local REVIEW=reviews/loca
 drift: venv ## what was changed behind Pulumi's back; exit status 2 if anything was (STACK=local)
 	@$(RUN) tools.review drift $(STACK)
 
+rollback: venv ## back to what ran before (asks first; YES=1 answers; TO=… another update)
+	@$(RUN) tools.rollback $(STACK)
+
 check: venv ## lint, types, unit tests: the fast part
 	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/mypy --no-error-summary

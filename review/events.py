@@ -16,6 +16,7 @@ SECRET_SIGNATURE = "4dabf18193072939515e22adb298388d"
 """Pulumi's key of the object in which a secret is wrapped."""
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """Pulumi's own placeholder of a text that is known only after the update."""
+UNKNOWN_TEXT = "(known afterwards)"
 SETTLED = ("same", "read", "refresh", "read-discard", "discard-replaced", "remove-pending-replace")
 
 
@@ -38,6 +39,7 @@ class Change:
     """What happens to one resource: `created`, `changed`, `replaced` or `deleted`.
 
     `paths` are the properties that differ. `new_first`: a replacement that exists before the old one goes.
+    `retained`: Pulumi forgets it and leaves it where it is.
     """
 
     op: str
@@ -47,6 +49,7 @@ class Change:
     after: Mapping[str, Any]
     paths: tuple[str, ...] = ()
     new_first: bool = False
+    retained: bool = False
 
     @property
     def kind(self) -> str:
@@ -58,6 +61,7 @@ class Change:
 class Preview:
     """One preview: what changes, what was changed behind Pulumi's back, and what will be there."""
 
+    stack: str
     config: Mapping[str, str]
     changes: tuple[Change, ...]
     drift: tuple[Change, ...]
@@ -70,7 +74,7 @@ class Preview:
 def parse(lines: Iterable[str]) -> Preview:
     """The preview in a stream of JSON events. Raises PreviewFailed with the engine's own words."""
     events = [json.loads(line) for line in lines if line.strip()]
-    text = json.dumps(events).replace(UNKNOWN, "(known afterwards)")
+    text = json.dumps(events).replace(UNKNOWN, UNKNOWN_TEXT)
     for name in _new_names(events):
         # a name's random end differs from preview to preview
         text = text.replace(name, name[:-7] + "NEW")
@@ -123,7 +127,9 @@ def _preview(events: list[dict[str, Any]]) -> Preview:
     if errors:
         raise PreviewFailed("\n".join(errors))
     changes = [_change(of_one) for of_one in steps.values() if of_one[0]["type"] != STACK_TYPE]
+    stack = next(iter(steps), "urn:pulumi:?::").split(":")[2]
     return Preview(
+        stack=stack,
         config=config,
         changes=tuple(change for change in changes if change is not None),
         drift=tuple(drift),
@@ -175,6 +181,7 @@ def _change(steps: list[dict[str, Any]]) -> Change | None:
         paths=tuple(sorted(logical.get("detailedDiff") or logical.get("diffs") or ())),
         new_first="create-replacement" in ops
         and ("delete-replaced" not in ops or ops.index("create-replacement") < ops.index("delete-replaced")),
+        retained=bool((step.get("old") or {}).get("retainOnDelete")),
     )
 
 

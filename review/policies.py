@@ -23,7 +23,8 @@ SECURITY_GROUPS = (
 )
 EVERYONE = ("0.0.0.0/0", "::/0")
 LOOPBACK = ("127.0.0.1", "::1")
-KEEPS_DATA = ("docker:index/volume:Volume", VOLUME, ATTACHMENT)
+KEEPS = (INSTANCE, VOLUME, ATTACHMENT, "docker:index/volume:Volume")
+"""What a reviewer must see being replaced or deleted: the machine, and what keeps data."""
 T4_FAMILY = "g4dn."
 DRIVERS = {"vllm/vllm-openai:": 580, "ollama/ollama:": 550}
 """Image → least NVIDIA driver: vLLM 0.33 is built for CUDA 13, Ollama filters GPUs below 550."""
@@ -178,10 +179,10 @@ def the_driver_is_new_enough(resources: Iterable[Resource]) -> Iterator[Broken]:
                 )
 
 
-def keys_are_needed_beyond_loopback(resources: Iterable[Resource], tenants: int) -> Iterator[Broken]:
+def keys_are_needed_beyond_loopback(resources: Iterable[Resource], keys: bool) -> Iterator[Broken]:
     """An edge that listens beyond the loopback address has at least one API key."""
     for each in resources:
-        if each.type == CONTAINER and labels(each).get("changeover.role") == "edge" and not tenants:
+        if each.type == CONTAINER and labels(each).get("changeover.role") == "edge" and not keys:
             for port in each.inputs.get("ports") or []:
                 if port.get("ip") not in LOOPBACK:
                     yield Broken(
@@ -207,7 +208,7 @@ def prod_is_protected(resources: Iterable[Resource], stack: str) -> Iterator[Bro
 def a_flip_replaces_no_instance_and_no_volume(changes: Iterable[Change], flip: bool) -> Iterator[Broken]:
     """When the engine changes, machine and data stay."""
     for change in changes:
-        if flip and change.op in ("replaced", "deleted") and change.type in (INSTANCE, *KEEPS_DATA):
+        if flip and change.op in ("replaced", "deleted") and change.type in KEEPS:
             yield Broken(
                 policy="a flip replaces no instance and no volume",
                 resource=f"{change.name} ({change.op}: {', '.join(change.paths) or 'no longer declared'})",
@@ -225,13 +226,13 @@ EACH: tuple[Callable[[Resource], Iterator[Broken]], ...] = (
 )
 
 
-def check(resources: Iterable[Resource], *, stack: str, tenants: int) -> list[Broken]:
-    """Every policy that these resources of `stack` break; `tenants` is how many API keys there are."""
+def check(resources: Iterable[Resource], *, stack: str, keys: bool) -> list[Broken]:
+    """Every policy that these resources of `stack` break; `keys` says whether there is an API key."""
     everything = list(resources)
     return [
         *(broken for policy in EACH for each in everything for broken in policy(each)),
         *a_t4_gets_what_it_can_run(everything),
         *the_driver_is_new_enough(everything),
-        *keys_are_needed_beyond_loopback(everything, tenants),
+        *keys_are_needed_beyond_loopback(everything, keys),
         *prod_is_protected(everything, stack),
     ]

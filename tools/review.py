@@ -4,44 +4,53 @@ A review is a folder `reviews/<stack>/` with the Markdown, Pulumi's plan, and wh
 """
 
 import argparse
+import difflib
 import hashlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from offline.steps import StepFailed, main_guard, say
 from review.events import Preview, PreviewFailed, parse
+from review.text import broken, render
 from review.text import drift as drift_words
-from review.text import render, warnings
 from stacks.settings import SettingsError
 from tools import environment
 from tools.environment import ROOT, pulumi
 from tools.render import stale
 
 PLAN, TEXT, BOUND = "plan.json", "review.md", "bound.json"
+SHOWN = 30
+"""Lines of difference between two reviews that a refusal shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """What a review holds for: a review of one is no review of another."""
+    """What a review holds for: a review of one is no review of another.
+
+    `tree` is what was checked out: a merge that changes nothing has the tree of the branch. `commit` is for
+    people, and for no comparison.
+    """
 
     stack: str
-    commit: str
+    tree: str
     state: str
     rendered: str
     review: str
+    commit: str
 
     def differences(self, now: "Bound") -> list[str]:
         """In words, what is not as it was when this was reviewed."""
         said = {
             "stack": "it is the review of another stack",
-            "commit": "the commit is another one: something was merged, or files were edited",
+            "tree": "another tree of files is checked out: something else was merged, or files were edited",
             "state": "the stack's state is another one: an update ran in between",
             "rendered": "the rendered files differ",
-            "review": "the preview says something else: something was changed behind Pulumi's back",
+            "review": "the preview says something else",
         }
         before, after = asdict(self), asdict(now)
         return [f"{said[key]} ({before[key]} → {after[key]})" for key in said if before[key] != after[key]]
@@ -51,18 +60,19 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def commit_of(root: Path) -> str:
-    """The commit that is checked out; with `+` and a digest of the difference where files were edited."""
+def git(*words: str, root: Path = ROOT) -> str:
+    """What git says of this checkout. Raises StepFailed with its own words."""
+    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StepFailed(f"`git {' '.join(words)}` failed: {done.stderr.strip()}")
+    return done.stdout
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise StepFailed(f"a review is bound to a commit, and git says: {done.stderr.strip()}")
-        return done.stdout
 
-    edited = git("diff", "HEAD") + git("status", "--porcelain")
-    head = git("rev-parse", "HEAD").strip()
-    return f"{head}+{_digest(edited)}" if edited else head
+def tree_of(root: Path) -> str:
+    """The tree that is checked out; with `+` and a digest of the difference where files were edited."""
+    edited = git("diff", "HEAD", root=root) + git("status", "--porcelain", root=root)
+    tree = git("rev-parse", "HEAD^{tree}", root=root).strip()
+    return f"{tree}+{_digest(edited)}" if edited else tree
 
 
 def rendered_of(root: Path, stack: str) -> str:
@@ -77,25 +87,35 @@ def rendered_of(root: Path, stack: str) -> str:
     return _digest(*(part for file in files for part in (file.name, file.read_text())))
 
 
-def preview_of(stack: str, plan: Path | None = None) -> Preview:
-    """The preview of `stack`, with what was changed behind Pulumi's back. Raises StepFailed."""
+def events_of(
+    stack: str, plan: Path | None = None, root: Path = ROOT, env: Mapping[str, str] | None = None
+) -> list[str]:
+    """The engine's JSON events of a preview of `stack`, a line each. Raises StepFailed."""
     # Without --refresh a stopped container would not show.
     words = ["preview", "--json", "--refresh", "--stack", stack, "--non-interactive"]
     done = subprocess.run(
         [environment.BIN / "pulumi", *words, *(["--save-plan", str(plan)] if plan else [])],
-        cwd=ROOT,
-        env={**environment.process_environment(), "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"},
+        cwd=root,
+        env={**(env or environment.process_environment()), "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
-    try:
-        seen = parse(line for line in done.stdout.splitlines() if line.startswith("{"))
-    except PreviewFailed as error:
-        raise StepFailed(f"the preview of `{stack}` failed; nothing was changed.\n{error}") from None
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0:
-        raise StepFailed(f"the preview of `{stack}` failed; nothing was changed.\n{done.stderr.strip()}")
-    return seen
+        said = done.stderr.strip()
+        try:
+            parse(lines)
+        except PreviewFailed as error:
+            said = f"{error}\n{said}".strip()
+        raise StepFailed(f"the preview of `{stack}` failed; nothing was changed.\n{said}")
+    return lines
+
+
+def preview_of(stack: str, plan: Path | None = None) -> Preview:
+    """The preview of `stack`, with what was changed behind Pulumi's back. Raises StepFailed."""
+    return parse(events_of(stack, plan))
 
 
 def make(stack: str, folder: Path) -> tuple[Bound, Preview]:
@@ -104,8 +124,15 @@ def make(stack: str, folder: Path) -> tuple[Bound, Preview]:
     folder.mkdir(parents=True, exist_ok=True)
     state = _digest(pulumi("stack", "export", "--stack", stack, capture=True))
     seen = preview_of(stack, folder / PLAN)
-    text = render(seen, stack=stack, cutover=(ROOT / "stacks" / stack / "cutover.txt").read_text())
-    bound = Bound(stack=stack, commit=commit_of(ROOT), state=state, rendered=rendered, review=_digest(text))
+    text = render(seen)
+    bound = Bound(
+        stack=stack,
+        tree=tree_of(ROOT),
+        state=state,
+        rendered=rendered,
+        review=_digest(text),
+        commit=git("rev-parse", "HEAD").strip(),
+    )
     (folder / TEXT).write_text(text)
     (folder / BOUND).write_text(json.dumps(asdict(bound), indent=2) + "\n")
     return bound, seen
@@ -123,17 +150,25 @@ def apply(stack: str, folder: Path) -> None:
     """Apply what was reviewed, and refuse anything else."""
     try:
         reviewed = Bound(**json.loads((folder / BOUND).read_text()))
+        before = (folder / TEXT).read_text()
     except FileNotFoundError:
         raise StepFailed(f"there is no review in {folder}. Type: make review STACK={stack}") from None
-    now, seen = make(stack, ROOT / "reviews" / f"{stack}.now")
+    fresh = ROOT / "reviews" / f"{stack}.now"
+    now, seen = make(stack, fresh)
     if different := reviewed.differences(now):
-        lines = "\n  ".join(different)
-        raise StepFailed(
-            f"this is not what was reviewed; nothing was changed.\n  {lines}\n"
-            f"Review it again: make review STACK={stack}"
+        diff = difflib.unified_diff(
+            before.splitlines(), (fresh / TEXT).read_text().splitlines(), "reviewed", "now", n=0, lineterm=""
         )
-    if broken := [each for each in warnings(seen, stack) if each.startswith("policy broken")]:
-        raise StepFailed("nothing was changed.\n  " + "\n  ".join(broken))
+        shown = [line for line in diff if not line.startswith("@@")]
+        more = [f"… and {len(shown) - SHOWN} lines more"] if len(shown) > SHOWN else []
+        raise StepFailed(
+            "this is not what was reviewed; nothing was changed.\n  "
+            + "\n  ".join([*different, *shown[:SHOWN], *more])
+            + f"\nReview it again: make review STACK={stack}"
+        )
+    if policies := broken(seen):
+        raise StepFailed("nothing was changed.\n  " + "\n  ".join(each.words for each in policies))
+    say(before.splitlines()[0])
     pulumi("up", "--yes", "--skip-preview", "--refresh", "--plan", str(folder / PLAN), "--stack", stack)
 
 
@@ -141,14 +176,22 @@ def drift(stack: str) -> None:
     """Say what was changed behind Pulumi's back; exit status 2 if anything was."""
     seen = preview_of(stack)
     found = drift_words(seen)
-    if not found and seen.changes:
-        names = ", ".join(f"`{change.name}`" for change in seen.changes)
-        found = [f"what is deployed is not what the settings here say: {names} would change"]
-    if not found:
+    if not found and not seen.changes:
         say(f"`{stack}`: no drift.")
         return
-    say(f"`{stack}` was changed behind Pulumi's back; `pulumi up` puts it right:")
-    say("\n".join(f"- {line}" for line in found))
+    if found:
+        say(f"`{stack}` was changed behind Pulumi's back; `pulumi up --refresh` puts it right:")
+        say("\n".join(f"- {line}" for line in found))
+    else:
+        say(
+            f"`{stack}` runs something else than the settings here say. If what runs is meant (a rollback, "
+            "say), commit its settings; if what is here is meant, review and apply it."
+        )
+    if seen.changes:
+        names = ", ".join(
+            f"`{each.name}`" for each in seen.changes if not each.type.startswith("changeover:")
+        )
+        say(f"An update would touch {names}.")
     sys.exit(2)
 
 
@@ -157,6 +200,7 @@ def main() -> None:
     parser.add_argument("action", choices=["review", "apply", "drift"])
     parser.add_argument("stack")
     asked = parser.parse_args()
+    environment.ensure()
     if asked.action == "review":
         review(asked.stack)
     elif asked.action == "drift":

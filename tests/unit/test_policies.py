@@ -16,8 +16,8 @@ GOOD: dict[str, Any] = {
 EDGE = [{"label": "changeover.role", "value": "edge"}]
 
 
-def broken(*resources: Resource, stack: str = "dev", tenants: int = 0) -> set[str]:
-    return {each.policy for each in check(resources, stack=stack, tenants=tenants)}
+def broken(*resources: Resource, stack: str = "dev", keys: bool = False) -> set[str]:
+    return {each.policy for each in check(resources, stack=stack, keys=keys)}
 
 
 def of(kind: str, protect: bool = False, **inputs: object) -> Resource:
@@ -34,7 +34,7 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         of(SECURITY_GROUPS[0], ingress=[{"fromPort": 443, "toPort": 443, "cidrBlocks": ["0.0.0.0/0"]}]),
         of(SECURITY_GROUPS[0], ingress=[{"fromPort": 22, "toPort": 22, "cidrBlocks": ["10.0.0.0/8"]}]),
     ]
-    assert broken(*good, stack="prod", tenants=1) == set()
+    assert broken(*good, stack="prod", keys=True) == set()
 
 
 @pytest.mark.parametrize(
