@@ -33,9 +33,7 @@ class Commit(pulumi.ComponentResource):
         host = {"DOCKER_HOST": args.host.address, "SWITCH": args.switch, "STACK": args.host.labels.stack}
         live = local.run_output(
             command=LIVE,
-            # Through the step's output it is unknown in the preview of a flip: what serves after `prepare` is
-            # not what serves now, and a plan that had kept that would refuse its own update.
-            environment=args.prepared.stdout.apply(lambda _: pulumi.Output.all(**host)),
+            environment=pulumi.Output.all(**host),
             add_previous_output_in_env=False,
             logging=local.Logging.NONE,
             opts=pulumi.InvokeOutputOptions(parent=self, depends_on=[args.prepared]),
@@ -54,7 +52,9 @@ class Commit(pulumi.ComponentResource):
                 "GATEWAY": args.gateway,
                 # An input and no trigger: a trigger would replace the step and run its `delete`.
                 # It is read at every preview, so an engine that was changed by hand shows as a diff.
-                "LIVE": live.stdout,
+                # Through the step's output it is unknown in the preview of a flip: what serves after
+                # `prepare` is not what serves now, and a plan that kept that would refuse its own update.
+                "LIVE": pulumi.Output.all(live.stdout, args.prepared.stdout).apply(lambda both: both[0]),
             },
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(

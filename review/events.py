@@ -36,7 +36,9 @@ class Resource:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What happens to one resource: `created`, `changed`, `replaced` or `deleted`.
+    """What happens to one resource: `created`, `changed`, `replaced`, `deleted`, or `left over`.
+
+    The last is what an update that failed had replaced already and not deleted yet.
 
     `paths` are the properties that differ. `new_first`: a replacement that exists before the old one goes.
     `retained`: Pulumi forgets it and leaves it where it is.
@@ -171,6 +173,8 @@ def _change(steps: list[dict[str, Any]]) -> Change | None:
         return None
     step = next(step for step in steps if step["op"] not in SETTLED)
     op = {"create": "created", "update": "changed", "delete": "deleted"}.get(step["op"], "replaced")
+    if op == "replaced" and not {"create-replacement", "replace"} & set(ops):
+        op = "left over"
     logical = next((each for each in steps if each.get("new")), step)
     return Change(
         op=op,

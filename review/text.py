@@ -16,7 +16,14 @@ LONGEST_VALUE = 2_000
 ENGINE = re.compile(r"\b(ollama|vllm)-[0-9a-f]{8}\b")
 """An engine's name in the names of its resources: kind and content."""
 PARTS = {"RemoteImage": "image", "Command": "weights", "Container": "container"}
-ORDER = ("created", "changed", "replaced, the new one first", "replaced, the old one first", "deleted")
+ORDER = (
+    "created",
+    "changed",
+    "replaced, the new one first",
+    "replaced, the old one first",
+    "left over",
+    "deleted",
+)
 
 
 def render(preview: Preview) -> str:
@@ -71,6 +78,11 @@ def sentence(preview: Preview) -> str:
     if is_flip(preview):
         flip = f"{NAMES.get(str(before), before)} → {NAMES.get(after, after)}"
         return f"Engine of `{stack}`: {flip} {_how(preview)}; {rest}; {back}"
+    if _taken_back(preview):
+        return (
+            f"`{stack}`: what an update began and did not finish is taken back; {NAMES.get(after, after)} goes on "
+            f"serving; {rest}"
+        )
     if moves(preview):
         return (
             f"Engine of `{stack}`: stays {NAMES.get(after, after)}, in another container "
@@ -79,6 +91,16 @@ def sentence(preview: Preview) -> str:
     gateway = [f"the gateway is replaced by {_beside(preview)}"] if _replaced(preview, "gateway") else []
     said = [*gateway, *others] or [f"{_many(len(preview.changes), 'step')} run again"]
     return f"`{stack}`: {'; '.join(said)}; the engine stays {NAMES.get(after, after)}; {back}"
+
+
+def _taken_back(preview: Preview) -> bool:
+    """Whether the engine is the one that was committed last, and only the first phase of another had run."""
+    ends = [
+        (_at(change.before, "ENGINE"), _at(change.after, "ENGINE"))
+        for change in preview.changes
+        if change.name == "commit-step"
+    ]
+    return moves(preview) and any(before == after for before, after in ends)
 
 
 def _how(preview: Preview) -> str:
@@ -310,7 +332,7 @@ def _full(preview: Preview) -> str:
             title = (
                 f"# created: {change.type} {change.name} (beside it: what {old.name} was, which is deleted)"
             )
-        elif change.op == "deleted":
+        elif change.op in ("deleted", "left over"):
             parts.append(title)
             continue
         keys = {path.split(".")[0].split("[")[0] for path in change.paths} if old is change else set()
