@@ -80,8 +80,8 @@ def sentence(preview: Preview) -> str:
         return f"Engine of `{stack}`: {flip} {_how(preview)}; {rest}; {back}"
     if _taken_back(preview):
         return (
-            f"`{stack}`: what an update began and did not finish is taken back; {NAMES.get(after, after)} goes on "
-            f"serving; {rest}"
+            f"`{stack}`: what an update began and did not finish is taken back; "
+            f"{NAMES.get(after, after)} goes on serving; {rest}"
         )
     if moves(preview):
         return (

@@ -153,13 +153,12 @@ def rollback(stack: str, to: int | None) -> None:
         venv = folder / ".venv"
         env = environment.process_environment(venv if not venv.is_symlink() else Path(sys.prefix))
         settings = write_settings(folder, stack, then, env)
-        plan = folder.with_suffix(".plan.json")
-        seen = parse(events_of(stack, plan, folder, env))
+        seen = parse(events_of(stack, root=folder, env=env))
         say("\n" + render(seen))
         if seen.changes or seen.drift:
             agree()
             message = f"Back to update {then.number}: {then.message}"
-            words = ["up", "--yes", "--skip-preview", "--refresh", "--plan", str(plan), "--stack", stack]
+            words = ["up", "--yes", "--skip-preview", "--refresh", "--stack", stack]
             try:
                 pulumi(*words, "--message", message, cwd=folder, environment=env)
             finally:
