@@ -121,7 +121,7 @@ def _preview(events: list[dict[str, Any]]) -> Preview:
         elif "resOutputsEvent" in event:
             meta = event["resOutputsEvent"]["metadata"]
             if meta["type"] == STACK_TYPE and meta["op"] not in ("refresh", "delete"):
-                outputs = {side: (meta[side] or {}).get("outputs") or {} for side in ("old", "new")}
+                outputs = {side: (meta.get(side) or {}).get("outputs") or {} for side in ("old", "new")}
             elif meta["op"] == "refresh" and (changed := _drifted(meta)):
                 drift.append(changed)
         elif "summaryEvent" in event and event["summaryEvent"].get("result") == "failed":
@@ -143,7 +143,7 @@ def _preview(events: list[dict[str, Any]]) -> Preview:
                 protect=bool(meta["new"].get("protect")),
             )
             for of_one in steps.values()
-            for meta in [next((each for each in of_one if each.get("new")), None)]
+            for meta in [next((each for each in of_one if each.get("new") is not None), None)]
             if meta is not None and meta["op"] != "delete"
         ),
         outputs_before=outputs["old"],
@@ -175,7 +175,7 @@ def _change(steps: list[dict[str, Any]]) -> Change | None:
     op = {"create": "created", "update": "changed", "delete": "deleted"}.get(step["op"], "replaced")
     if op == "replaced" and not {"create-replacement", "replace"} & set(ops):
         op = "left over"
-    logical = next((each for each in steps if each.get("new")), step)
+    logical = next((each for each in steps if each.get("new") is not None), step)
     return Change(
         op=op,
         type=step["type"],
@@ -191,7 +191,7 @@ def _change(steps: list[dict[str, Any]]) -> Change | None:
 
 def _drifted(meta: Mapping[str, Any]) -> Change | None:
     paths = tuple(sorted(meta.get("detailedDiff") or meta.get("diffs") or ()))
-    gone = not meta.get("new")
+    gone = meta.get("new") is None
     if not paths and not gone:
         return None
     return Change(

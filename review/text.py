@@ -139,8 +139,16 @@ def _others(preview: Preview) -> list[str]:
     said = []
     if _replaced(preview, "edge"):
         said.append("the edge is made anew, so requests are refused for some seconds")
-    elif any(change.name == "edge-configuration" for change in preview.changes):
-        said.append("the edge gets another configuration or other keys, which cuts nobody")
+    for change in preview.changes:
+        if change.name == "edge-configuration" and not _replaced(preview, "edge"):
+            what = (
+                "another configuration or other keys"
+                if "stdin" in change.paths
+                else "its configuration again"
+            )
+            said.append(f"the edge gets {what} and is not replaced")
+        elif change.type == policies.CONTAINER and change.op == "changed":
+            said.append(f"container `{change.name}` changes in place")
     if _replaced(preview, "switch"):
         said.append("the switch is made anew, which no request notices")
     active = str(preview.outputs_after.get("engine"))
@@ -321,6 +329,7 @@ def _full(preview: Preview) -> str:
         if change.op == "created" and _stem(change) in gone
     }
     parts = []
+    fresh = not preview.outputs_before
     for change in preview.changes:
         if change.type.startswith("changeover:"):
             continue
@@ -332,7 +341,7 @@ def _full(preview: Preview) -> str:
             title = (
                 f"# created: {change.type} {change.name} (beside it: what {old.name} was, which is deleted)"
             )
-        elif change.op in ("deleted", "left over"):
+        elif change.op in ("deleted", "left over") or fresh:
             parts.append(title)
             continue
         keys = {path.split(".")[0].split("[")[0] for path in change.paths} if old is change else set()

@@ -6,6 +6,10 @@ import pytest
 
 from review.events import Resource
 from review.policies import CONTAINER, IMAGE, INSTANCE, SECURITY_GROUPS, VOLUME, check
+from stacks.settings import from_files, stacks
+from tests.unit.test_program import ROOT, Recorder, build, event_loop, recorder
+
+__all__ = ["event_loop", "recorder"]  # fixtures
 
 GOOD: dict[str, Any] = {
     "instanceType": "g4dn.xlarge",
@@ -78,6 +82,15 @@ def test_a_driver_too_old_for_the_image_is_named() -> None:
     old = of(INSTANCE, **{**GOOD, "tags": {"changeover:driver": "570.1"}})
     assert broken(old, of(IMAGE, name="vllm/vllm-openai:v0.33.0")) == {"the driver is new enough"}
     assert broken(old, of(IMAGE, name="ollama/ollama:0.17.4")) == set()
+
+
+@pytest.mark.parametrize("stack", stacks(ROOT))
+def test_the_stacks_of_this_project_keep_every_policy(recorder: Recorder, stack: str) -> None:
+    checked = from_files(stack, ROOT)
+    build(checked)
+    resources = [Resource(type=each.typ, name=each.name, inputs=each.inputs) for each in recorder.resources]
+    assert {CONTAINER, IMAGE} <= {each.type for each in resources}, "the types are those of the providers"
+    assert check(resources, stack=stack, keys=bool(checked.tenants)) == []
 
 
 def test_only_prod_has_to_be_protected() -> None:
