@@ -1,7 +1,8 @@
 """Flips back and forth under a load of which every request must come through whole.
 
 Each flip is a real `pulumi up`. Its result is appended to a file as it ends: run again, it goes on, and the
-table is over all of them. `ours` is the whole update less the drain and the engine's own loading.
+table is over all of them. `beyond` is the hold less the drain and the engine's own loading, gate
+included: what the change itself costs its users. `ours` is the whole update less the same two.
 """
 
 import argparse
@@ -16,6 +17,9 @@ from bench.flips import COLUMNS, Record, record, summary
 from bench.stack import deployed, machine, table
 from tests.support.load import Load
 from tests.support.project import Project
+
+PAUSE = 0.5
+"""Seconds that a client thinks between two requests: the load leaves the engines some of the machine."""
 
 MARKS = {
     "draining": "drained",
@@ -49,6 +53,7 @@ def flip(project: Project, load: Load, engine: str, mode: str, first: int) -> Re
         ended=ended,
         hold=last["held_seconds"] if mode == "hold" else 0.0,
         held_from=None if hold_began is None else hold_began - offset - began,
+        beyond=last["held_seconds"] - drain - loading if mode == "hold" else None,
         marks=[["pulumi up", 0.0], *([MARKS[phase], at] for phase, at in ends.items() if phase in MARKS)],
         drain=drain,
         loading=loading,
@@ -107,8 +112,7 @@ def main() -> None:
     checks, taken, known = 0, 0, dict[str, dict[str, Any]]()
     with deployed(f"bench-flip-{options.engine}", fast=options.engine == "fast") as project:
         outputs = project.outputs()
-        pause = 0.1 if options.engine == "fast" else 0.0  # else it would be asked a hundred times a second
-        with Load(outputs["endpoint"], outputs["model"], clients=options.clients, pause=pause) as load:
+        with Load(outputs["endpoint"], outputs["model"], clients=options.clients, pause=PAUSE) as load:
             for number in range(options.n):
                 for mode in modes:
                     for engine in ("vllm", "ollama"):

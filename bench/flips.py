@@ -11,7 +11,7 @@ Record = dict[str, Any]
 
 COLUMNS = (
     *("way", "flips", "sent", "failed", "cut", "lost at most", "longest gap", "hold"),
-    *("p50 outside", "p99 outside", "p50 inside", "p99 inside", "ours"),
+    *("p50 outside", "p99 outside", "p50 inside", "p99 inside", "beyond", "ours"),
 )
 
 
@@ -69,6 +69,7 @@ def summary(way: str, flips: Sequence[Record]) -> list[object]:
     within = {id(each) for each in among}
     good_out = [each[1] - each[0] for each in requests if each[3] is None and id(each) not in within]
     holds = [flip["hold"] for flip in flips if flip.get("hold") is not None]
+    beyond = [flip["beyond"] for flip in flips if flip.get("beyond") is not None]
     ours = [flip["ours"] for flip in flips if "ours" in flip]
     return [
         way,
@@ -81,6 +82,7 @@ def summary(way: str, flips: Sequence[Record]) -> list[object]:
         statistics.median(holds) if holds else "-",
         *_percentiles(good_out),
         *_percentiles(good_in),
+        f"{statistics.median(beyond):.1f} (most {max(beyond):.1f})" if beyond else "-",
         statistics.median(ours) if ours else "-",
     ]
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from bench.stack import deployed, machine, table
+from components import pins
 from tests.support.project import Project
 
 MINIMAL = """
@@ -49,8 +50,7 @@ def minimal(folder: Path, full: Project) -> Project:
     state = json.loads(full.pulumi("stack", "export"))
     resources = state["deployment"]["resources"]
     host = next(each["inputs"]["host"] for each in resources if each["type"] == "pulumi:providers:docker")
-    image = next(each["inputs"]["name"] for each in resources if each["type"].endswith(":RemoteImage"))
-    (folder / "__main__.py").write_text(MINIMAL.format(host=host, image=image, **counts(full)))
+    (folder / "__main__.py").write_text(MINIMAL.format(host=host, image=pins.SWITCH.offline, **counts(full)))
     (folder / "Pulumi.yaml").write_text("name: changeover\nruntime: python\n")
     project.up()
     return project

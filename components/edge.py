@@ -78,10 +78,14 @@ class Edge(pulumi.ComponentResource):
                 delete_before_replace=True,  # two containers cannot publish one port
             ),
         )
-        docker_host = {"DOCKER_HOST": host.address, "EDGE": container.name}
         seen = local.run_output(
             command=plan.EDGE_CONFIG,
-            environment=pulumi.Output.all(**docker_host, SEEN=caddyfile.SEEN),
+            environment=pulumi.Output.all(
+                DOCKER_HOST=host.address,
+                PROJECT=host.labels.project,
+                STACK=host.labels.stack,
+                LOOK=caddyfile.SEEN,
+            ),
             add_previous_output_in_env=False,
             logging=local.Logging.NONE,
             opts=pulumi.InvokeOutputOptions(parent=self),
@@ -92,7 +96,8 @@ class Edge(pulumi.ComponentResource):
             update=plan.CONFIGURE,
             stdin=pulumi.Output.secret(args.config),
             environment={
-                **docker_host,
+                "DOCKER_HOST": host.address,
+                "EDGE": container.name,
                 "EDGE_ID": container.id,  # a new container under the same volume is brought up to date too
                 "APPLY": caddyfile.APPLY,
                 "SEEN": seen.stdout,  # read at every preview, so an edit by hand shows and is put right

@@ -20,7 +20,11 @@ LEASE_PREPARED = 60
 """Seconds between prepare and commit: the time in which Pulumi creates one gateway container."""
 GATEWAY_ANSWERS = 60
 STOP_GRACE = SHUTDOWN_TIMEOUT + 15
-"""Seconds from SIGTERM to SIGKILL for an engine. vLLM takes about 9 s to end after its last answer."""
+"""Seconds from SIGTERM to SIGKILL for an engine that others than the switch stop while it answers. vLLM takes
+about 9 s to end after its last answer."""
+DRAINED_GRACE = 2
+"""The same for the switch, which stops an engine only once no gateway asks it: it has nothing to finish, and
+every second more is one that requests wait."""
 MEMORY_FREE = 20
 """Seconds in which the driver has given back the memory of an engine that has ended."""
 
@@ -65,7 +69,7 @@ class Plan:
             "seconds": {
                 "drain": self.drain,
                 "load": self.load,
-                "stop": STOP_GRACE,
+                "stop": DRAINED_GRACE,
                 "lease_following": LEASE_FOLLOWING,
                 "lease_prepared": LEASE_PREPARED,
                 "gateway": GATEWAY_ANSWERS,
@@ -104,24 +108,33 @@ _SWITCH = 'docker exec -i "$SWITCH" python3 -m switch'
 # `exec`: the script has to see that the plugin which started it is gone.
 PREPARE = "exec sh components/change.sh prepare"
 COMMIT = 'exec sh components/change.sh commit --seen "$LIVE"'
-LIVE = f"{_SWITCH} live || echo unreachable"
+LIVE = 'docker exec "$SWITCH" cat /tmp/live || echo unreachable'
 RELEASE = f"{_SWITCH} release || echo 'The switch does not answer; there is nothing to release.'"
 FETCH = f"{_SWITCH} fetch"
 
 AS_DECLARED = "as declared"
-GATEWAY_CONFIG = f"""\
-switch=$(docker ps -q -f label=changeover.project="$PROJECT" -f label=changeover.stack="$STACK" \
-  -f label=changeover.role=switch)
-[ -n "$switch" ] && docker exec "$switch" python3 -m switch gateway 2>/dev/null || echo {AS_DECLARED}"""
-"""Says whether the TOML in the gateway is the committed one. It finds the switch by its labels, so that it is
-known in every preview, that of a new switch too."""
+
+
+def _look(role: str, command: str) -> str:
+    """Runs `command` in the stack's container `$there` of that role, and says `as declared` where none runs.
+
+    It is found by its labels and not by its name, so that what is said is known in every preview, that of a
+    new container too, and waits for nothing.
+    """
+    labels = f'-f label=changeover.stack="$STACK" -f label=changeover.role={role}'
+    find = f'there=$(docker ps -q -f label=changeover.project="$PROJECT" {labels})'
+    return f'{find}\n[ -n "$there" ] && {command} 2>/dev/null || echo {AS_DECLARED}'
+
+
+GATEWAY_CONFIG = _look("switch", 'docker exec "$there" python3 -m switch gateway')
+"""Says whether the TOML in the gateway is the committed one."""
+EDGE_CONFIG = _look("edge", 'docker exec "$there" /bin/sh -c "$LOOK"')
+"""Says whether the edge runs with what it was brought to; `$LOOK` is the edge's own program for it."""
 
 CONFIGURE = """docker exec -i -e SEEN="$SEEN" "$EDGE" /bin/sh -c "$APPLY" && \
 echo 'The edge runs with this configuration.'"""
 """Brings the edge to the configuration and keys on stdin. A changed key needs no reload and cuts nobody."""
 
-EDGE_CONFIG = 'docker exec "$EDGE" /bin/sh -c "$SEEN" || echo unreachable'
-"""Says whether the edge runs with what it was brought to."""
 
 
 def upload_then_fetch(weights: Weights) -> str:

@@ -7,7 +7,7 @@ is that of a hold all the same, since an old engine that dies meanwhile leaves n
 from dataclasses import dataclass
 
 from components.gpu_memory import GPUS, KINDS, EngineKind, Load
-from components.plan import GATEWAY_ANSWERS, LEASE_PREPARED, MEMORY_FREE, STOP_GRACE
+from components.plan import DRAINED_GRACE, GATEWAY_ANSWERS, LEASE_PREPARED, MEMORY_FREE
 
 REQUEST_SECONDS = 600
 """Longest answer that the gateway waits for; engines on a CPU are slow. No drain can be longer."""
@@ -15,8 +15,8 @@ REQUEST_SECONDS = 600
 EXPECTED_DRAIN = 10
 """Estimate: what is left of the answers that run when a change begins."""
 
-EXPECTED_STOP: dict[EngineKind, float] = {"vllm": 5, "ollama": 1}
-"""Measured with the model `tiny`: vLLM 5.2 s, Ollama 0.1 s."""
+EXPECTED_STOP: dict[EngineKind, float] = {"vllm": DRAINED_GRACE, "ollama": 1}
+"""Measured with the model `tiny`: vLLM takes all of its grace, Ollama 0.1 s."""
 
 EXPECTED_GATE = 1
 """Estimate for each completion of the gate, and for the one through the new gateway."""
@@ -67,7 +67,7 @@ class Bounds:
 
     @property
     def fixed(self) -> int:
-        return STOP_GRACE + MEMORY_FREE + LEASE_PREPARED + GATEWAY_ANSWERS + DOCKER_SLACK
+        return DRAINED_GRACE + MEMORY_FREE + LEASE_PREPARED + GATEWAY_ANSWERS + DOCKER_SLACK
 
 
 def place(load: Load) -> str:
@@ -104,7 +104,7 @@ def wait(to: EngineKind, load: Load, bounds: Bounds) -> Wait:
         ),
         worst=bounds.worst,
         worst_words=(
-            f"{bounds.worst} s = {bounds.drain} s drainSeconds + {STOP_GRACE} s stopping "
+            f"{bounds.worst} s = {bounds.drain} s drainSeconds + {DRAINED_GRACE} s stopping "
             f"+ {MEMORY_FREE} s until its memory is free "
             f"+ {bounds.load} s loadSeconds, gate included + {LEASE_PREPARED} s for the new gateway "
             f"+ {GATEWAY_ANSWERS} s until it must answer + {bounds.load} s loadSeconds "

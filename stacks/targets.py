@@ -1,11 +1,13 @@
 """The targets: where the Docker host is and what GPU it has. Nothing else knows one from another."""
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+import urllib.parse
+from typing import Any
 
 import pulumi_docker as docker
 
@@ -14,6 +16,7 @@ from components.docker_host import DockerHost
 from components.labels import Labels
 from stacks.origin import docker_plugin_origin
 from stacks.settings import Settings
+from switch.docker import Docker, DockerError
 
 LOOPBACK = "127.0.0.1"
 DOCKER_SOCKET = "/var/run/docker.sock"
@@ -23,27 +26,19 @@ class TargetError(Exception):
     """The target cannot take the stack; the text says why and what to type. Nothing was changed."""
 
 
-@dataclass(frozen=True)
 class _Docker:
-    """The Docker CLI against one host, for looking only."""
+    """One Docker engine of this machine, for looking only: through its socket, which takes milliseconds."""
 
-    address: str
+    def __init__(self, path: str, labels: Labels) -> None:
+        self._engine = Docker(labels.project, labels.stack, path)
 
-    def __call__(self, *words: str) -> str:
+    def __call__(self, url: str, **filters: str) -> Any:
+        """The engine's answer. Raises TargetError with what it said."""
+        query = "?" + urllib.parse.urlencode({"filters": json.dumps({k: [v] for k, v in filters.items()})})
         try:
-            done = subprocess.run(
-                ["docker", *words],
-                env={**os.environ, "DOCKER_HOST": self.address},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise TargetError("it said nothing for 60 s") from None
-        if done.returncode != 0:
-            raise TargetError(done.stderr.strip())
-        return done.stdout
+            return self._engine.call("GET", url + (query if filters else ""), timeout=60)
+        except (DockerError, OSError) as error:
+            raise TargetError(str(error)) from None
 
 
 def current_docker_host() -> str:
@@ -79,9 +74,10 @@ def docker_target(settings: Settings, labels: Labels) -> DockerHost:
             f"changeover:target: docker means the Docker engine of this machine, and {address} is not. "
             "Unset DOCKER_HOST, or type: docker context use default"
         )
-    look = _Docker(address)
+    path = address.removeprefix("unix://")
+    look = _Docker(path, labels)
     try:
-        look("version", "--format", "{{.Server.Version}}")
+        look("/version")
     except TargetError as error:
         raise TargetError(
             f"no Docker engine answers at {address} ({error}). "
@@ -91,7 +87,6 @@ def docker_target(settings: Settings, labels: Labels) -> DockerHost:
     if settings.images == "offline":
         _check_images(look, settings)
     _check_port(look, settings, labels)
-    path = address.removeprefix("unix://")
     return DockerHost(
         address=address,
         # Docker Desktop's engine has its socket in a machine of its own, always at the usual place
@@ -107,10 +102,8 @@ def docker_target(settings: Settings, labels: Labels) -> DockerHost:
 def _check_origin(look: _Docker, labels: Labels) -> str:
     """Two builds of one plugin disagree about what they find: a stack stays with the one that made it."""
     origin = docker_plugin_origin()
-    label = '{{index .Labels "changeover.plugin"}}'
-    networks = look("network", "ls", "--filter", f"name=^{labels.prefix}$", "--format", "{{.ID}}").split()
-    for network in networks:
-        made_with = look("network", "inspect", "--format", label, network).strip()
+    for network in look("/networks", name=f"^{labels.prefix}$"):
+        made_with = (network["Labels"] or {}).get("changeover.plugin")
         if made_with and made_with != origin:
             raise TargetError(
                 f"stack `{labels.stack}` was made with a docker plugin {made_with}; this one is {origin}. "
@@ -123,7 +116,7 @@ def _check_origin(look: _Docker, labels: Labels) -> str:
 def _check_images(look: _Docker, settings: Settings) -> None:
     images = [pins.GATEWAY, pins.EDGE, pins.SWITCH]
     images += [pins.OLLAMA if kind == "ollama" else pins.VLLM_CPU for kind in settings.kinds]
-    here = set(look("images", "--format", "{{.Repository}}:{{.Tag}}").split())
+    here = {tag for image in look("/images/json") for tag in image["RepoTags"] or ()}
     missing = [image.offline for image in images if image.offline not in here]
     if missing:
         raise TargetError(
@@ -133,16 +126,7 @@ def _check_images(look: _Docker, settings: Settings) -> None:
 
 
 def _check_port(look: _Docker, settings: Settings, labels: Labels) -> None:
-    ours = look(
-        "ps",
-        "--filter",
-        f"label=changeover.stack={labels.stack}",
-        "--filter",
-        f"publish={settings.port}",
-        "--format",
-        "{{.ID}}",
-    )
-    if ours.strip():
+    if look("/containers/json", label=f"changeover.stack={labels.stack}", publish=str(settings.port)):
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -23,35 +23,13 @@ from switch.exchange import exchange
 from switch.gc import Busy, collect
 from switch.gpu import GpuError
 from switch.journal import Journal
+from switch.live import serving
 from switch.machine import UNDER_WAY, State, Transaction, World, gated
 from switch.plan import PlanError, load, parse
 from switch.weights import GIB, Fetch, fetch, receive, say
 
 SOCKET, JOURNAL, WEIGHTS, LOCKS = Path("/tmp/switch.sock"), Path("/journal"), Path("/weights"), Path("/tmp")
-
-
-def serving(state: State, world: World) -> str:
-    """The container of the engine that serves, or `none`.
-
-    While a change is under way it is the engine that will serve after it: the new one once it is prepared.
-    """
-    t = state.transaction if state.transaction and state.transaction.phase in UNDER_WAY else None
-    if t and t.phase in ("prepared", "starting"):
-        return t.plan.engine.container
-    engine = world.get(state.active.plan.engine.container) if state.active else None
-    return engine.name if engine and (engine.running or t) else "none"
-
-
-def live(state: State, world: World) -> str:
-    """What a coordinator keeps, to notice at its next preview that something else serves than it left.
-
-    While what was committed last serves, it is what that coordinator keeps already, so that a repair leaves
-    no difference behind. Where nothing serves, it is a text that was never given before.
-    """
-    name = serving(state, world)
-    if name == "none":
-        return f"none since change {state.commits}"
-    return state.seen if state.seen and state.active and name == state.active.plan.engine.container else name
+LIVE = Path("/tmp/live")
 
 
 def gateway_config(state: State, docker: Docker) -> str:
@@ -180,7 +158,6 @@ def main(argv: list[str] | None = None) -> int:
         "serve": "be the switch (process 1 of its container)",
         "prepare": "make the engine of the plan on stdin ready; `follow` shows how it goes",
         "check": "look whether the plan on stdin could be carried out; changes nothing",
-        "live": "print the container of the engine that serves, or none",
         "gateway": "print whether the config in the gateway's container is the committed one",
         "exchange": "send the HTTP requests on stdin to containers of the stack, one JSON a line, and answer",
         "release": "keep nothing running any more, before the stack is taken down; stops nothing",
@@ -188,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     }.items():
         verbs.add_parser(verb, help=text)
     committer = verbs.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
-    committer.add_argument("--seen", default="", help="what `live` said, which the coordinator keeps")
+    committer.add_argument("--seen", default="", help="what `/tmp/live` held, which the coordinator keeps")
     verbs.add_parser("follow", help="print what is new, wait a little").add_argument("--engine", default="")
     abandoner = verbs.add_parser("abandon", help="give up a prepared change on purpose, and restore")
     abandoner.add_argument("--engine", required=True, help="the container that was to be prepared")
@@ -212,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace, docker: Docker) -> int:
     match args.verb:
         case "serve":
-            daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS), SOCKET)
+            daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS, LIVE), SOCKET)
         case "prepare" | "commit" | "follow" | "abandon" | "release":
             request: dict[str, Any] = {"verb": args.verb}
             if args.verb in ("follow", "abandon"):
@@ -225,8 +202,6 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             return int(reply["code"])
         case "check":
             say(check(parse(json.load(sys.stdin), "prepare"), docker, WEIGHTS))
-        case "live":
-            say(live(Journal(JOURNAL).read(), docker.world()))
         case "gateway":
             say(gateway_config(Journal(JOURNAL).read(), docker))
         case "status":

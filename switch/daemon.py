@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from switch import edge, gpu, machine
+from switch import edge, gpu, live, machine
 from switch.checks import Failed, check
 from switch.docker import Docker, DockerError
 from switch.gate import Answer, complete, wholly_on_gpu
@@ -37,12 +37,24 @@ GIVE_UP_SECONDS = 20
 
 
 class Switch:
-    """The running switch. `clock` gives seconds since the epoch; `socket_path` is where the CLI asks."""
+    """The running switch. `clock` gives seconds since the epoch.
+
+    `live` is the file in which a coordinator reads at each preview what serves: a file, since starting an
+    interpreter to ask would double what a preview waits for the host.
+    """
 
     def __init__(
-        self, docker: Docker, journal: Journal, weights: Path, clock: Callable[[], float] = time.time
+        self,
+        docker: Docker,
+        journal: Journal,
+        weights: Path,
+        live: Path,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.docker, self.journal, self.weights, self.clock = docker, journal, weights, clock
+        self._live, self._said = live, ""
+        self._world: machine.World | None = None
+        live.unlink(missing_ok=True)  # of an earlier run: nothing was looked at yet
         self.state = journal.read()
         self.waiting: int | None = None
         self.events, self._heard = queue.SimpleQueue[Event | None](), deque[Event]()
@@ -58,8 +70,21 @@ class Switch:
                 self.journal.write(new)
                 self._tell(new)
                 self.state = new
+                self._say_live()  # before anyone who waits for the new state can ask
                 self._lock.notify_all()
             return actions
+
+    def _say_live(self) -> None:
+        """Keeps the file of what serves up to date; without one, a coordinator reads that nobody knows."""
+        if self._world is None or (text := live.live(self.state, self._world)) == self._said:
+            return
+        try:
+            new = self._live.with_suffix(".new")
+            new.write_text(f"{text}\n")
+            new.replace(self._live)
+            self._said = text
+        except OSError:
+            self._live.unlink(missing_ok=True)
 
     def _tell(self, new: machine.State) -> None:
         """What changes goes to the container's log as well."""
@@ -80,7 +105,10 @@ class Switch:
             self.perform(self.apply(self._heard[0]))
             self._heard.popleft()
             self._hear(0)
-        self.perform(self.apply(Tick(self.docker.world(), self.waiting)))
+        self._world = self.docker.world()
+        with self._lock:
+            self._say_live()
+        self.perform(self.apply(Tick(self._world, self.waiting)))
 
     def _hear(self, seconds: float) -> None:
         with contextlib.suppress(queue.Empty):

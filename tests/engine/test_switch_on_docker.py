@@ -307,6 +307,7 @@ def test_a_switch_that_is_killed_at_any_moment_loses_nothing_and_the_next_change
         wait(stack.serves)
         assert stack.lost() == [], f"killed {moment} s into {phase}"
         stack.tidy()
+        stack.forget_kills()
     new, gateway = stack.new_names()
     stack.make_engine(new)
     assert stack.flip(new, gateway, cutover=cutover)[0] == 0

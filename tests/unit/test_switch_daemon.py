@@ -97,14 +97,14 @@ class Rig:
         self.docker, self.journal = FakeDocker(), Journal(folder / "journal")
         self.now = 1000.0
         self.journal.write(State(active=Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", 1.0)))
-        self.weights = folder / "weights"
+        self.weights, self.live = folder / "weights", folder / "live"
         for kind in ("ollama", "vllm"):
             (self.weights / kind / "tiny-1").mkdir(parents=True)
             (self.weights / kind / "tiny-1" / ".complete").touch()
         self.switch = self.boot()
 
     def boot(self) -> Switch:
-        self.switch = Switch(self.docker, self.journal, self.weights, lambda: self.now)
+        self.switch = Switch(self.docker, self.journal, self.weights, self.live, lambda: self.now)
         self.switch.events.put(Boot())
         self.switch.turn()
         return self.switch
@@ -308,3 +308,24 @@ def test_the_newest_certificates_are_kept(tmp_path: Path) -> None:
         journal.archive(Transaction(str(n), plan(), "prepare", float(n), 0))
     names = sorted(each.name for each in journal.certificates.iterdir())
     assert len(names) == 2 * KEPT and names[0] == "19700101T000003Z-none-to-vllm.json"
+
+
+def test_what_serves_is_in_a_file_before_whoever_follows_hears_of_it(rig: Rig) -> None:
+    assert rig.live.read_text() == f"{OLD}\n"
+    rig.ask("prepare", raw_plan())
+    rig.turns(lambda: rig.follow()["code"] != 75)
+    assert rig.phase() == "prepared" and rig.live.read_text() == f"{NEW}\n"
+
+
+def test_what_serves_is_unknown_until_a_switch_that_is_back_has_looked(rig: Rig) -> None:
+    rig.docker.broken = "Docker is away"
+    with pytest.raises(ConnectionRefusedError):
+        rig.boot()
+    assert not rig.live.exists()
+    rig.docker.broken = ""
+    rig.turns(rig.live.exists)
+    assert rig.live.read_text() == f"{OLD}\n"
+    rig.docker._set(OLD, running=False)
+    rig.switch._world = rig.docker.world()
+    rig.switch._say_live()
+    assert rig.live.read_text() == "none since change 0\n"

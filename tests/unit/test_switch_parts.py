@@ -18,6 +18,7 @@ from switch.checks import Failed
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
 from switch.gate import Answer, complete
+from switch.live import live, serving
 from switch.machine import Active, Container, State, Transaction
 from switch.plan import PlanError, load, parse
 from switch.weights import EVERY_SECONDS, Fetch, _lines, calm, fetch, receive
@@ -295,13 +296,13 @@ def box(name: str, running: bool) -> dict[str, Container]:
 
 
 def test_what_serves_is_the_engine_that_will_once_the_change_under_way_has_ended() -> None:
-    assert cli.serving(State(), {}) == "none"
-    assert cli.serving(state(), box(OLD, True)) == OLD
-    assert cli.serving(state(), box(OLD, False)) == "none"
-    assert cli.serving(state(), {}) == "none"
-    assert cli.serving(state("loading"), box(OLD, False)) == OLD
-    assert cli.serving(state("prepared"), box(OLD, False)) == NEW
-    assert cli.serving(state("failed"), box(OLD, False)) == "none"
+    assert serving(State(), {}) == "none"
+    assert serving(state(), box(OLD, True)) == OLD
+    assert serving(state(), box(OLD, False)) == "none"
+    assert serving(state(), {}) == "none"
+    assert serving(state("loading"), box(OLD, False)) == OLD
+    assert serving(state("prepared"), box(OLD, False)) == NEW
+    assert serving(state("failed"), box(OLD, False)) == "none"
 
 
 class Edited(Docker):
@@ -332,12 +333,12 @@ def test_an_edited_config_is_said_and_after_its_repair_what_was_said_before_it()
 def test_live_repeats_what_its_coordinator_keeps_until_something_else_serves() -> None:
     committed = state()
     committed.seen, committed.commits = "none since change 6", 7
-    assert cli.live(committed, box(OLD, True)) == "none since change 6"
-    assert cli.live(committed, box(OLD, False)) == "none since change 7"
+    assert live(committed, box(OLD, True)) == "none since change 6"
+    assert live(committed, box(OLD, False)) == "none since change 7"
     under_way = state("prepared")
     under_way.seen = OLD
-    assert cli.live(under_way, box(OLD, False)) == NEW
-    assert cli.live(state(), box(OLD, True)) == OLD
+    assert live(under_way, box(OLD, False)) == NEW
+    assert live(state(), box(OLD, True)) == OLD
 
 
 def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
@@ -372,7 +373,7 @@ def test_every_verb_is_known_and_nothing_but_the_standard_library_is_needed() ->
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert all(n.split(".")[0] in {*sys.stdlib_module_names, "switch"} for n in names), file
-    for verb in ("serve", "prepare", "commit", "follow", "check", "live", "status", "release", "fetch"):
+    for verb in ("serve", "prepare", "commit", "follow", "check", "status", "release", "fetch"):
         with pytest.raises(SystemExit) as caught:
             cli.main([verb, "--help"])
         assert caught.value.code == 0

@@ -31,13 +31,13 @@ def test_the_words_add_up() -> None:
         f"{each.expected:.0f} s = 10 s drain (estimate) + 1 s stopping ollama"
     )
     assert each.expected == 10 + 1 + loading("vllm", SEVEN).seconds + 4
-    assert each.worst == 120 + 30 + 20 + 300 + 60 + 60 + 300 + 10
-    assert each.worst_words.startswith("900 s = 120 s drainSeconds + 30 s stopping")
+    assert each.worst == 120 + 2 + 20 + 300 + 60 + 60 + 300 + 10
+    assert each.worst_words.startswith("872 s = 120 s drainSeconds + 2 s stopping")
 
 
 def test_a_drain_that_may_not_take_long_is_not_expected_to() -> None:
     assert wait("ollama", TINY, Bounds(drain=2, load=300, completions=3)).expected_words.startswith(
-        "12 s = 2 s"
+        "9 s = 2 s"
     )
 
 

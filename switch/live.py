@@ -1,0 +1,27 @@
+"""What serves, in a word that a coordinator can keep. Pure."""
+
+from switch.machine import UNDER_WAY, State, World
+
+
+def serving(state: State, world: World) -> str:
+    """The container of the engine that serves, or `none`.
+
+    While a change is under way it is the engine that will serve after it: the new one once it is prepared.
+    """
+    t = state.transaction if state.transaction and state.transaction.phase in UNDER_WAY else None
+    if t and t.phase in ("prepared", "starting"):
+        return t.plan.engine.container
+    engine = world.get(state.active.plan.engine.container) if state.active else None
+    return engine.name if engine and (engine.running or t) else "none"
+
+
+def live(state: State, world: World) -> str:
+    """What a coordinator keeps, to notice at its next preview that something else serves than it left.
+
+    While what was committed last serves, it is what that coordinator keeps already, so that a repair leaves
+    no difference behind. Where nothing serves, it is a text that was never given before.
+    """
+    name = serving(state, world)
+    if name == "none":
+        return f"none since change {state.commits}"
+    return state.seen if state.seen and state.active and name == state.active.plan.engine.container else name
