@@ -136,7 +136,6 @@ echo 'The edge runs with this configuration.'"""
 """Brings the edge to the configuration and keys on stdin. A changed key needs no reload and cuts nobody."""
 
 
-
 def upload_then_fetch(weights: Weights) -> str:
     """The command that sends a folder of the offline builder's models and then fetches."""
     return f"sh components/upload.sh {weights.upload} {weights.kind} {weights.folder}"
