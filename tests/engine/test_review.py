@@ -1,6 +1,7 @@
 """The whole story of reviewed changes on a bare git repository, with a stack on the real engines.
 
-Told in order, as a team would live it: each test goes on where the one before it stopped.
+Told in order, as a team would live it: each test goes on where the one before it stopped. Both engines are
+the test engine, since nothing here is about how they load; everything else is real.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench.stack import use_fast_engine
 from components.labels import Labels
 from tests.engine.conftest import free_port
 from tests.support.project import docker
@@ -93,6 +95,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         cwd=ROOT,
         check=True,
     )
+    use_fast_engine(clone)
     own = clone / ".changeover"
     own.mkdir()
     for part in (environment.BIN, environment.PULUMI_HOME):
@@ -272,7 +275,7 @@ def test_drift_complains_until_git_says_what_runs(team: Team) -> None:
 
 
 def test_a_failed_update_is_rolled_back(team: Team) -> None:
-    team.change("A deadline that no engine makes", engine="vllm", loadSeconds=2)
+    team.change("A speed that no engine here has", engine="vllm", gateTokensPerSecond=1000)
     team.make("review")
     text = team.make("apply", fails=2, REVIEW=f"reviews/{STACK}")
     assert "serves" in text
@@ -280,7 +283,7 @@ def test_a_failed_update_is_rolled_back(team: Team) -> None:
     assert "FAILED" in text
     assert team.engine == "ollama"
     assert "+  changeover:engine: ollama" in text
-    team.change("Go back to Ollama again", engine="ollama", loadSeconds=300)
+    team.change("Go back to Ollama again", engine="ollama", gateTokensPerSecond=1)
     assert "no drift" in team.make("drift")
 
 

@@ -1,8 +1,9 @@
 """Records the previews whose reviews are golden files: real ones, of a stack that is deployed for it.
 
-`python -m tests.support.reviews [PART]...` records them (all: about 10 minutes) and writes what is to be read
-by eye; `render` writes that again without recording. What is kept of the engine's events is what a review can
-be made from: properties that differ, and those that policies look at.
+`python -m tests.support.reviews [PART]...` records them and writes what is to be read by eye; `render` writes
+that again without recording. The engines are the test engine: what a preview says does not depend on them.
+What is kept of the engine's events is what a review can be made from: properties that differ, and those that
+policies look at.
 """
 
 import json
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.stack import use_fast_engine
 from review.events import parse
 from review.text import render
 from stacks.blueprint import blueprint
@@ -275,6 +277,7 @@ def main() -> None:
         base = {"engine": "ollama", "target": "docker", "model": "tiny", "images": "offline"}
         project = Project(Path(folder), STACK, **base, context=1024, parallel=2, port=free_port())
         project.wipe()
+        use_fast_engine(project.folder)
         try:
             record(project, "first-deployment")
             project.up()
