@@ -41,13 +41,16 @@ def deployed(stack: str, *, fast: bool = False, **settings: object) -> Iterator[
             project.wipe()
 
 
-def use_fast_engine(folder: Path) -> None:
-    """Pin both engines of a copied project to images of the test engine, made from the switch's image."""
+def use_fast_engine(folder: Path, version: str = FAST) -> None:
+    """Pin both engines of a copied project to images of the test engine, made from the switch's image.
+
+    Two runs at a time need two versions: making the images anew changes what the tags mean.
+    """
     file = folder / "components/pins.py"
     text = file.read_text()
     for pin in (pins.OLLAMA, pins.VLLM_CPU):
-        text = text.replace(f'version="{pin.version}"', f'version="{FAST}"')
-        image = pin.offline.replace(pin.version, FAST)
+        text = text.replace(f'version="{pin.version}"', f'version="{version}"')
+        image = pin.offline.replace(pin.version, version)
         program = "/bin/ollama" if pin is pins.OLLAMA else "/usr/local/bin/vllm"
         container = docker("create", pins.SWITCH.offline).strip()
         try:

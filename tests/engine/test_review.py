@@ -95,7 +95,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         cwd=ROOT,
         check=True,
     )
-    use_fast_engine(clone)
+    use_fast_engine(clone, "0.0.0-story")
     own = clone / ".changeover"
     own.mkdir()
     for part in (environment.BIN, environment.PULUMI_HOME):

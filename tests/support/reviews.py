@@ -186,44 +186,48 @@ def programs(project: Project) -> None:
         record(project, "switch-code")
 
 
+def repaired(project: Project, name: str) -> None:
+    """Keep the preview under `name`, and put right what it shows."""
+    record(project, name)
+    project.pulumi("up", "--yes", "--skip-preview", "--refresh")
+    assert not parse(events(project)).changes, f"{name}: the repair left a difference behind"
+
+
+def only(project: Project, role: str) -> str:
+    (name,) = project.containers(role)
+    return name
+
+
 def by_hand(project: Project) -> None:
     """What was changed behind Pulumi's back; each is put right afterwards."""
-
-    def repaired(name: str) -> None:
-        record(project, name)
-        project.pulumi("up", "--yes", "--skip-preview", "--refresh")
-        assert not parse(events(project)).changes, f"{name}: the repair left a difference behind"
-
-    def only(role: str) -> str:
-        (name,) = project.containers(role)
-        return name
-
-    docker("stop", only("edge"))
-    repaired("edge-stopped")
-    docker("rm", "--force", only("edge"))
-    repaired("edge-gone")
+    docker("stop", only(project, "edge"))
+    repaired(project, "edge-stopped")
+    docker("rm", "--force", only(project, "edge"))
+    repaired(project, "edge-gone")
     change = "wget -q -O /dev/null --header 'Content-Type: application/json' --post-data '\"5m\"' "
-    docker("exec", only("edge"), "sh", "-c", change + "http://localhost:2019/config/apps/http/grace_period")
-    repaired("edge-edited")
-    docker(
-        "exec", "--user", "0", only("gateway"), "sed", "-i", "s/600000/1000/", "/app/config/tensorzero.toml"
-    )
-    repaired("gateway-edited")
-    engine_by_hand(project)
-    repaired("engine-by-hand")
+    path = "http://localhost:2019/config/apps/http/grace_period"
+    docker("exec", only(project, "edge"), "sh", "-c", change + path)
+    repaired(project, "edge-edited")
+    edit = ("sed", "-i", "s/600000/1000/", "/app/config/tensorzero.toml")
+    docker("exec", "--user", "0", only(project, "gateway"), *edit)
+    repaired(project, "gateway-edited")
 
 
-def engine_by_hand(project: Project) -> None:
-    """Have the switch make the standby active, as someone at the host could."""
+def by_the_switch(project: Project) -> None:
+    """The standby made active through the switch, as someone at the host could."""
     ours = from_files(project.stack, project.folder)
     other = blueprint(replace(ours, engine=ours.kinds[1]))
-    prefix = project.labels.name(other.active.name)
-    (container,) = [name for name in project.containers("engine") if name.startswith(prefix)]
-    (switch,), (gateway,) = project.containers("switch"), project.containers("gateway")
+    (container,) = [name for name in project.containers("engine") if f"-{ours.kinds[1]}-" in name]
+    switch, gateway = only(project, "switch"), only(project, "gateway")
+    toml = docker("exec", gateway, "cat", "/app/config/tensorzero.toml")
 
     def tell(verb: str, plan: str) -> None:
+        content = json.loads(plan)
+        content["gateway"]["config"] = toml
         command = ["docker", "exec", "-i", switch, "python3", "-m", "switch"]
-        subprocess.run([*command, verb], input=plan, text=True, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*command, verb], input=json.dumps(content), text=True, check=True, stdout=subprocess.DEVNULL
+        )
         while (code := subprocess.run([*command, "follow"], stdout=subprocess.DEVNULL).returncode) == 75:
             pass
         assert code == 0, project.switch("status")
@@ -231,6 +235,7 @@ def engine_by_hand(project: Project) -> None:
     tell("prepare", other.plan().render(engine=container))
     docker("start", gateway)
     tell("commit", other.plan().render(engine=container, gateway=gateway))
+    repaired(project, "engine-by-hand")
 
 
 def keys(project: Project) -> None:
@@ -259,7 +264,14 @@ def the_other_way(project: Project) -> None:
     record(project, "flip-back")
 
 
-PARTS: tuple[Callable[[Project], None], ...] = (settings, programs, by_hand, keys, the_other_way)
+PARTS: tuple[Callable[[Project], None], ...] = (
+    settings,
+    programs,
+    by_hand,
+    by_the_switch,
+    keys,
+    the_other_way,
+)
 
 
 def rendered() -> None:
@@ -277,7 +289,7 @@ def main() -> None:
         base = {"engine": "ollama", "target": "docker", "model": "tiny", "images": "offline"}
         project = Project(Path(folder), STACK, **base, context=1024, parallel=2, port=free_port())
         project.wipe()
-        use_fast_engine(project.folder)
+        use_fast_engine(project.folder, "0.0.0-recorded")
         try:
             record(project, "first-deployment")
             project.up()
