@@ -12,6 +12,7 @@ from typing import Any
 import pulumi_docker as docker
 
 from components import pins
+from components.catalogue import GIB
 from components.docker_host import DockerHost
 from components.labels import Labels
 from stacks.origin import docker_plugin_origin
@@ -65,8 +66,8 @@ def current_docker_host() -> str:
 def docker_target(settings: Settings, labels: Labels) -> DockerHost:
     """This machine's Docker engine. Looks before anything is changed.
 
-    Raises TargetError when no engine answers, an offline image is missing, the port is taken, or the
-    stack was made with a docker plugin of another origin.
+    Raises TargetError when no engine answers, the machine is not what the settings say, an offline image is
+    missing, the port is taken, or the stack was made with a docker plugin of another origin.
     """
     address = current_docker_host()
     if not address.startswith("unix://"):
@@ -84,6 +85,7 @@ def docker_target(settings: Settings, labels: Labels) -> DockerHost:
             "Start it (Docker Desktop, or on Linux: systemctl start docker) and type the same again."
         ) from None
     origin = _check_origin(look, labels)
+    _check_machine(look, settings)
     if settings.images == "offline":
         _check_images(look, settings)
     _check_port(look, settings, labels)
@@ -111,6 +113,23 @@ def _check_origin(look: _Docker, labels: Labels) -> str:
                 "there first with: make down"
             )
     return origin
+
+
+def _check_machine(look: _Docker, settings: Settings) -> None:
+    """The sum is only as true as the settings that tell it of the machine."""
+    info = look("/info")
+    if settings.host_memory and settings.host_memory > info["MemTotal"]:
+        there = info["MemTotal"] // GIB
+        raise TargetError(
+            f"changeover:hostMemoryGiB: {settings.host_memory // GIB} cannot work; allowed: up to {there}, "
+            f"all that the Docker host has. Type: pulumi config set hostMemoryGiB {there}"
+        )
+    if settings.gpu and "nvidia" not in info["Runtimes"]:
+        raise TargetError(
+            f"changeover:gpu: this Docker engine has no NVIDIA runtime, so no container gets the "
+            f"{settings.gpu.name}. Install the NVIDIA Container Toolkit and type: "
+            "nvidia-ctk runtime configure --runtime=docker; or without a GPU: pulumi config rm gpu"
+        )
 
 
 def _check_images(look: _Docker, settings: Settings) -> None:

@@ -41,6 +41,16 @@ def refusal(project: Project) -> str:
         ({"cutover": "swap"}, "changeover:cutover: 'swap' cannot work; allowed: auto, overlap, hold"),
         ({"contxt": 1024}, "changeover:contxt: no such setting; did you mean `context`?"),
         ({"context": 8192}, "allowed: 256 to 4096 tokens, the most that tiny can"),
+        (
+            {"holdBudgetSeconds": 60},
+            "holdBudgetSeconds: 60 cannot work; a request can wait 872 s at the worst",
+        ),
+        ({"drainSeconds": 601}, "drainSeconds: 601 cannot work; allowed: 1 to 600 seconds"),
+        ({"hostMemoryGiB": 1}, "GiB host RAM; allowed: "),
+        ({"cutover": "overlap", "hostMemoryGiB": 3}, "cutover: 'overlap' cannot work; both engines need"),
+        ({"hostMemoryGiB": 4000}, "hostMemoryGiB: 4000 cannot work; allowed: up to "),
+        ({"vllmFlags": ["--swap-space 4"]}, "vLLM no longer has this flag and would not start"),
+        ({"gpu": "t4", "vllmFlags": ["--dtype bfloat16"]}, "bfloat16 needs 8.0"),
     ],
 )
 def test_settings_that_cannot_work(fresh: Project, settings: dict[str, object], expected: str) -> None:
@@ -73,6 +83,12 @@ def test_a_port_in_use(fresh: Project) -> None:
         text = refusal(fresh)
     assert f"changeover:port: {port} is in use on 127.0.0.1" in text
     assert "pulumi config set port" in text
+
+
+def test_a_gpu_that_no_container_would_get(fresh: Project) -> None:
+    fresh.configure(images="public", model="qwen-2.5-coder-7b", gpu="t4")
+    text = refusal(fresh)
+    assert "no NVIDIA runtime" in text and "pulumi config rm gpu" in text
 
 
 def test_an_offline_image_that_was_not_built(fresh: Project) -> None:

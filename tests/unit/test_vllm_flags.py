@@ -1,0 +1,61 @@
+"""Which flags of vLLM a person may add, and what is said of the others."""
+
+import pytest
+
+from components.gpu_memory import GPUS
+from components.vllm_flags import OWN, REMOVED, SETTING, pairs, refusals, words
+
+T4, L4 = GPUS["t4"], GPUS["l4"]
+
+
+def test_flags_are_read_as_vllm_reads_them() -> None:
+    given = ["--max-num-queued-reqs 32", "--kv_cache_dtype=auto", "--enable-sleep-mode", "--seed", "-1"]
+    assert list(pairs(given)) == [
+        ("--max-num-queued-reqs", "32"),
+        ("--kv-cache-dtype", "auto"),
+        ("--enable-sleep-mode", ""),
+        ("--seed", "-1"),
+    ]
+    assert words(["--chat-template 'a b.jinja'"]) == ("--chat-template", "a b.jinja")
+    assert refusals(given, T4) == []
+
+
+@pytest.mark.parametrize("flag", REMOVED)
+def test_a_flag_that_vllm_no_longer_has(flag: str) -> None:
+    (found,) = refusals([f"{flag} 4"], None)
+    assert "no longer has this flag" in found.why and found.setting is None
+
+
+@pytest.mark.parametrize("flag", SETTING)
+def test_a_flag_that_is_a_setting_is_answered_with_the_setting(flag: str) -> None:
+    (found,) = refusals([f"{flag}=x"], None)
+    assert found.setting == SETTING[flag] and f"`{SETTING[flag]}`" in found.why
+
+
+@pytest.mark.parametrize("flag", OWN)
+def test_a_flag_whose_memory_or_access_the_program_answers_for(flag: str) -> None:
+    (found,) = refusals([f"{flag} 1"], None)
+    assert found.why == OWN[flag]
+
+
+@pytest.mark.parametrize(
+    ("flag", "why"),
+    [
+        ("--kv-cache-dtype fp8", "FP8 needs 8.9"),
+        ("--quantization fp8", "FP8 needs 8.9"),
+        ("--dtype bfloat16", "bfloat16 needs 8.0"),
+        ("--quantization bitsandbytes", "no longer has bitsandbytes"),
+        ("--load-format gguf", "no longer has gguf"),
+        ("--dtype float32", "the sum counts 16 bits"),
+        ("--ssl-keyfile /key", "without TLS"),
+        ("--hf-overrides.x 1 --port 1", "engines are reached by the gateway alone"),
+        ("max-num-seqs 4", "a flag begins with --"),
+        ("--chat-template 'open", "cannot be read as a command line"),
+    ],
+)
+def test_what_a_t4_cannot_do_or_the_sum_does_not_count(flag: str, why: str) -> None:
+    assert any(why in each.why for each in refusals([flag], T4))
+
+
+def test_a_newer_gpu_can_do_what_a_t4_cannot() -> None:
+    assert refusals(["--kv-cache-dtype fp8", "--dtype bfloat16"], L4) == []
