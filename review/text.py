@@ -13,6 +13,7 @@ NAMES = {"ollama": "Ollama", "vllm": "vLLM"}
 LONGEST_FULL = 40_000
 """Characters of the folded preview: a comment on a pull request takes 65,536 in all."""
 LONGEST_VALUE = 2_000
+ACTIVE = "the active engine"
 ENGINE = re.compile(r"\b(ollama|vllm)-[0-9a-f]{8}\b")
 """An engine's name in the names of its resources: kind and content."""
 PARTS = {"RemoteImage": "image", "Command": "weights", "Container": "container"}
@@ -88,8 +89,10 @@ def sentence(preview: Preview) -> str:
             f"Engine of `{stack}`: stays {NAMES.get(after, after)}, in another container "
             f"{_how(preview)}; {rest}; {back}"
         )
+    if any(said.startswith(ACTIVE) for said in drift(preview)):
+        others = [f"{NAMES.get(after, after)} is made active again {_how(preview)}", *others]
     gateway = [f"the gateway is replaced by {_beside(preview)}"] if _replaced(preview, "gateway") else []
-    said = [*gateway, *others] or [f"{_many(len(preview.changes), 'step')} run again"]
+    said = [*gateway, *others] or [f"{_many(len(preview.changes), 'resource')} to update"]
     return f"`{stack}`: {'; '.join(said)}; the engine stays {NAMES.get(after, after)}; {back}"
 
 
@@ -238,7 +241,7 @@ def _by_hand(preview: Preview) -> Iterator[str]:
                 left = _at(change.before, "ENGINE")
                 what = {"unreachable": "the switch does not answer"}.get(str(live), f"`{live}` serves")
                 what = "no engine serves" if str(live).startswith("none since") else what
-                yield f"the active engine: {what}, and Pulumi left `{left}` serving"
+                yield f"{ACTIVE}: {what}, and Pulumi left `{left}` serving"
         if change.name == "edge-configuration" and _edited(
             _at(change.before, "SEEN"), _at(change.after, "SEEN")
         ):

@@ -74,7 +74,7 @@ def _metadata(meta: dict[str, Any], part: str) -> dict[str, Any]:
             chosen = {
                 key: value if stack else _cut(value)
                 for key, value in values.items()
-                if key in keys and (key != "stdin" or str(value).startswith("[secret"))
+                if key in keys and (key != "stdin" or isinstance(value, dict))  # a secret is an object
             }
             flags = {key: True for key in ("protect", "retainOnDelete") if meta[side].get(key)}
             kept[side] = {**({part: chosen} if chosen else {}), **flags}

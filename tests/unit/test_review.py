@@ -75,6 +75,7 @@ def test_another_context_is_a_move_of_the_same_engine() -> None:
         ("edge-gone", "`changeover-reviewed-edge` (Container) is gone"),
         ("edge-edited", "the edge's configuration or keys were edited in place"),
         ("gateway-edited", "the TOML in `changeover-reviewed-gateway-"),
+        ("engine-by-hand", "the active engine: `changeover-reviewed-vllm-"),
     ],
 )
 def test_what_was_changed_behind_pulumis_back_is_named(name: str, expected: str) -> None:
@@ -104,6 +105,7 @@ def test_a_port_that_was_opened_is_named_with_its_numbers() -> None:
         ("latest-image", "policy broken: images are pinned"),
         ("engine-port", "policy broken: only the edge publishes a port"),
         ("weights-renamed", "`ollama-weights` (Volume) is deleted"),
+        ("key-rotated", "a secret of `edge-configuration` changes (stdin)"),
     ],
 )
 def test_what_a_tired_reviewer_must_not_miss_comes_first(name: str, expected: str) -> None:
