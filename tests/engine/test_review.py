@@ -294,7 +294,6 @@ def test_the_history_reads_as_what_happened_and_any_update_can_be_named(team: Te
     story = [(each["config"]["changeover:engine"]["value"], each["result"]) for each in reversed(told)]
     assert story[:2] == [("ollama", "succeeded"), ("vllm", "succeeded")]
     assert ("vllm", "failed") in story
-    assert story[-1] == ("ollama", "succeeded") or story[-1] == ("vllm", "failed")
     text = team.make("rollback", YES="1", TO="1")
     assert "→ update 1 of " in text
     assert team.engine == "ollama"
