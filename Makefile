@@ -1,7 +1,8 @@
 # Everything is built into .venv, .changeover and one cache folder; `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status gc parity keys wake recover test check render clean-all lock venv
+.PHONY: help up down status gc parity keys wake recover review apply drift rollback comment fetch-review \
+  drift-issue test check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
@@ -40,10 +41,32 @@ wake: venv ## start the stopped instance of a stack on AWS (STACK=…)
 recover: venv ## bring back a stack on AWS whose instance is gone or dead (STACK=…)
 	@$(RUN) tools.recover $(STACK)
 
+review: venv ## preview the stack and write reviews/<stack>/ (STACK=local)
+	@$(RUN) tools.review review $(STACK)
+
+apply: venv ## apply a review, and nothing else (STACK=local REVIEW=reviews/local)
+	@$(RUN) tools.review apply $(STACK)
+
+drift: venv ## what was changed behind Pulumi's back; exit status 2 if anything was (STACK=local)
+	@$(RUN) tools.review drift $(STACK)
+
+rollback: venv ## back to what ran before (asks first; YES=1 answers; TO=… another update)
+	@$(RUN) tools.rollback $(STACK)
+
+comment: venv ## CI: FILE under TITLE as the pull request's one comment of that title
+	@$(RUN) tools.github comment "$(TITLE)" "$(FILE)"
+
+fetch-review: venv ## CI: find the review of what is checked out (STACK=…)
+	@$(RUN) tools.github fetch-review $(STACK)
+
+drift-issue: venv ## CI: one open issue while the stack has drifted (STACK=…)
+	@$(RUN) tools.github drift-issue $(STACK)
+
 check: venv ## lint, types, unit tests: the fast part
 	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/mypy --no-error-summary
 	@$(RUN) tools.render --check
+	@$(RUN) tools.actionlint
 	@$(VENV)/bin/pytest -q tests/unit
 
 test: check ## everything, on the real engines

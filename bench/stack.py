@@ -34,24 +34,27 @@ def deployed(stack: str, *, fast: bool = False, **settings: object) -> Iterator[
         project.wipe()
         try:
             if fast:
-                _use_fast_engine(project)
+                use_fast_engine(project.folder)
             project.up()
             yield project
         finally:
             project.wipe()
 
 
-def _use_fast_engine(project: Project) -> None:
-    """Pin both engines of the copied project to images of the test engine, made from the switch's image."""
-    file = project.folder / "components/pins.py"
+def use_fast_engine(folder: Path, version: str = FAST) -> None:
+    """Pin both engines of a copied project to images of the test engine, made from the switch's image.
+
+    Two runs at a time need two versions: making the images anew changes what the tags mean.
+    """
+    file = folder / "components/pins.py"
     text = file.read_text()
     for pin in (pins.OLLAMA, pins.VLLM_CPU):
-        text = text.replace(f'version="{pin.version}"', f'version="{FAST}"')
-        image = pin.offline.replace(pin.version, FAST)
+        text = text.replace(f'version="{pin.version}"', f'version="{version}"')
+        image = pin.offline.replace(pin.version, version)
         program = "/bin/ollama" if pin is pins.OLLAMA else "/usr/local/bin/vllm"
         container = docker("create", pins.SWITCH.offline).strip()
         try:
-            engine = project.folder / "fast-engine"
+            engine = folder / "fast-engine"
             engine.write_text(FAST_PROGRAM)
             engine.chmod(0o755)
             docker("cp", str(engine), f"{container}:{program}")
@@ -59,6 +62,7 @@ def _use_fast_engine(project: Project) -> None:
             docker("commit", container, image)
         finally:
             docker("rm", container)
+        engine.unlink()
     file.write_text(text)
 
 

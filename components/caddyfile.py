@@ -102,6 +102,12 @@ def apply_input(config: EdgeConfig) -> str:
     return "".join(f"{name}\n" for name in names) + "\n" + render(config)
 
 
+APPLIED = "/config/applied"
+
+_NOW = f"""\
+running=$(wget -q -O - http://localhost:2019/config/) || exit 1
+now=$({{ echo "$running"; ls {KEYS_FOLDER}; }} | sha256sum | cut -c1-12)"""
+
 APPLY = f"""\
 set -eu
 umask 077
@@ -125,12 +131,26 @@ done
 for path in {KEYS_FOLDER}/*; do
   case $wanted in *"$nl${{path##*/}}$nl"*) ;; *) rm -f -- "$path" ;; esac
 done
+{_NOW}
+echo "$now ${{SEEN:-as declared}}" >{APPLIED}
 """
 """Shell program for the edge's container that brings it to `apply_input`, which it reads from stdin.
 
 The Caddyfile is validated before anything changes. A new key is valid before the configuration is
 loaded and an old one until it is. Where only keys changed nothing is reloaded, because a reload of any
-Go server closes connections on which a request has just arrived.
+Go server closes connections on which a request has just arrived. At the end it keeps `$SEEN`, what `SEEN`
+said before it.
+"""
+
+SEEN = f"""\
+{_NOW}
+[ -f {APPLIED} ] || {{ echo as declared; exit; }}
+read -r applied seen <{APPLIED}
+if [ "$now" = "$applied" ]; then echo "$seen"; else echo "edited in place $now"; fi
+"""
+"""Shell program for the edge's container: `edited in place` with a digest if its configuration or keys are
+not those that `APPLY` left, else what was said before `APPLY`. So an edit shows once, and its repair leaves
+no difference behind.
 """
 
 

@@ -18,7 +18,7 @@ class CommitArgs:
     switch: pulumi.Input[str]
     engine: pulumi.Input[str]
     gateway: pulumi.Input[str]
-    prepared: pulumi.Resource
+    prepared: local.Command
 
 
 class Commit(pulumi.ComponentResource):
@@ -54,7 +54,9 @@ class Commit(pulumi.ComponentResource):
                 "GATEWAY": args.gateway,
                 # An input and no trigger: a trigger would replace the step and run its `delete`.
                 # It is read at every preview, so an engine that was changed by hand shows as a diff.
-                "LIVE": live.stdout,
+                # Through the step's output it is unknown in the preview of a flip: what serves after
+                # `prepare` is not what serves now, and a plan that kept that would refuse its own update.
+                "LIVE": pulumi.Output.all(live.stdout, args.prepared.stdout).apply(lambda both: both[0]),
             },
             add_previous_output_in_env=False,
             opts=args.host.step_options(

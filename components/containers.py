@@ -21,7 +21,7 @@ def image(name: str, reference: str, host: DockerHost, parent: pulumi.Resource) 
     )
 
 
-def labels(values: Mapping[str, str]) -> list[docker.ContainerLabelArgs]:
+def labels(values: Mapping[str, pulumi.Input[str]]) -> list[docker.ContainerLabelArgs]:
     """Labels as the docker provider takes them, in a fixed order."""
     return [docker.ContainerLabelArgs(label=key, value=value) for key, value in sorted(values.items())]
 

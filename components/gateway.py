@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
+from pulumi_command import local
 
 from components import tensorzero
 from components.containers import DNS_OPTIONS, labels
 from components.docker_host import DockerHost
+from components.plan import GATEWAY_CONFIG
 
 ALIAS = "gateway"
 """Network alias at which the edge finds every gateway that runs."""
@@ -33,6 +35,16 @@ class Gateway(pulumi.ComponentResource):
     def __init__(self, name: str, args: GatewayArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Gateway", name, None, opts)
         host = args.host
+        seen = local.run_output(
+            command=GATEWAY_CONFIG,
+            interpreter=host.interpreter,
+            environment=pulumi.Output.all(
+                **host.environment, PROJECT=host.labels.project, STACK=host.labels.stack
+            ),
+            add_previous_output_in_env=False,
+            logging=local.Logging.NONE,
+            opts=pulumi.InvokeOutputOptions(parent=self),
+        )
         container = docker.Container(
             host.labels.name(name),
             image=args.image,
@@ -46,7 +58,9 @@ class Gateway(pulumi.ComponentResource):
                 timeout="5s",
                 retries=3,
             ),
-            labels=labels(host.labels.of("gateway")),
+            # Docker tells nobody that a file was edited. A label that follows what the switch says of the
+            # TOML replaces an edited gateway; the new one keeps the label, so that it is replaced once.
+            labels=labels({**host.labels.of("gateway"), "changeover.config": seen.stdout}),
             **host.log("gateway"),
             restart="no",  # after a crash or a reboot the switch starts it, once the engine is gated
             destroy_grace_seconds=args.drain,  # unset, Docker kills at once and cuts every stream

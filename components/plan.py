@@ -112,7 +112,27 @@ LIVE = 'docker exec "$SWITCH" cat /tmp/live || echo unreachable'
 RELEASE = f"{_SWITCH} release || echo 'The switch does not answer; there is nothing to release.'"
 FETCH = f"{_SWITCH} fetch"
 
-CONFIGURE = """docker exec -i "$EDGE" /bin/sh -c "$APPLY" && echo 'The edge runs with this configuration.'"""
+AS_DECLARED = "as declared"
+
+
+def _look(role: str, command: str) -> str:
+    """Runs `command` in the stack's container `$there` of that role, and says `as declared` where none runs.
+
+    It is found by its labels and not by its name, so that what is said is known in every preview, that of a
+    new container too, and waits for nothing.
+    """
+    labels = f'-f label=changeover.stack="$STACK" -f label=changeover.role={role}'
+    find = f'there=$(docker ps -q -f label=changeover.project="$PROJECT" {labels})'
+    return f'{find}\n[ -n "$there" ] && {command} 2>/dev/null || echo {AS_DECLARED}'
+
+
+GATEWAY_CONFIG = _look("switch", 'docker exec "$there" python3 -m switch gateway')
+"""Says whether the TOML in the gateway is the committed one."""
+EDGE_CONFIG = _look("edge", 'docker exec "$there" /bin/sh -c "$LOOK"')
+"""Says whether the edge runs with what it was brought to; `$LOOK` is the edge's own program for it."""
+
+CONFIGURE = """docker exec -i -e SEEN="$SEEN" "$EDGE" /bin/sh -c "$APPLY" && \
+echo 'The edge runs with this configuration.'"""
 """Brings the edge to the configuration and keys on stdin. A changed key needs no reload and cuts nobody."""
 
 

@@ -58,6 +58,10 @@ LANGUAGE_HOST = GoBuild(
     # Newer hosts are modules of their own, which are not served; this one works with the newer engine.
     stamps={"github.com/pulumi/pulumi/sdk/v3/go/common/version.Version": "v3.75.0"},
 )
+ACTIONLINT = GoBuild(
+    source="actionlint", package="github.com/rhysd/actionlint/cmd/actionlint", program="actionlint"
+)
+"""Checks the workflows. No part of what is deployed."""
 PLUGINS = {
     f"resource-command-v{COMMAND_PLUGIN}": GoBuild(
         source="command",
@@ -87,9 +91,9 @@ def build() -> Tools:
     go = go_version()
     with ThreadPoolExecutor(max_workers=2) as pool:
         # The longest first, so that the others fill the second place beside it.
-        cli = pool.submit(_program, CLI, go)
-        plugins = {name: pool.submit(_program, plugin, go) for name, plugin in PLUGINS.items()}
-        host = pool.submit(_program, LANGUAGE_HOST, go)
+        cli = pool.submit(build_one, CLI, go)
+        plugins = {name: pool.submit(build_one, plugin, go) for name, plugin in PLUGINS.items()}
+        host = pool.submit(build_one, LANGUAGE_HOST, go)
         try:
             return Tools(
                 bin=_bin(cli.result(), host.result()),
@@ -141,7 +145,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **go_environment(), "CGO_ENABLED": "0"}
 
 
-def _program(build: GoBuild, go: str) -> Path:
+def build_one(build: GoBuild, go: str) -> Path:
     """The folder with one built program and its ORIGIN."""
     source = SOURCES / build.source
     files = sorted(file for file in source.rglob("*") if file.is_file())

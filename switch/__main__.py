@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed or refused, 75 (`follow`) still under way, 2 used 
 
 import argparse
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -29,6 +30,18 @@ from switch.weights import GIB, Fetch, fetch, receive, say
 
 SOCKET, JOURNAL, WEIGHTS, LOCKS = Path("/tmp/switch.sock"), Path("/journal"), Path("/weights"), Path("/tmp")
 LIVE = Path("/tmp/live")
+
+
+def gateway_config(state: State, docker: Docker) -> str:
+    """`edited in place` with a digest if the committed gateway's file is not the committed config, else what
+    its container's label says: that was said before it was created. Raises Failed without a gateway."""
+    gateway = state.active.plan.gateway if state.active else None
+    if gateway is None:
+        raise Failed("no gateway has been committed yet")
+    text = docker.get(gateway.container, gateway.config_file)
+    if text != gateway.config:
+        return f"edited in place {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return docker.labels_of(gateway.container).get("changeover.config", "as declared")
 
 
 def report(state: State, world: World, weights: Path, now: float) -> dict[str, Any]:
@@ -145,6 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         "serve": "be the switch (process 1 of its container)",
         "prepare": "make the engine of the plan on stdin ready; `follow` shows how it goes",
         "check": "look whether the plan on stdin could be carried out; changes nothing",
+        "gateway": "print whether the config in the gateway's container is the committed one",
         "exchange": "send the HTTP requests on stdin to containers of the stack, one JSON a line, and answer",
         "release": "keep nothing running any more, before the stack is taken down; stops nothing",
         "fetch": "fetch the weights that the JSON on stdin describes",
@@ -188,6 +202,8 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             return int(reply["code"])
         case "check":
             say(check(parse(json.load(sys.stdin), "prepare"), docker, WEIGHTS))
+        case "gateway":
+            say(gateway_config(Journal(JOURNAL).read(), docker))
         case "status":
             now = time.time()
             r = report(Journal(JOURNAL).read(), docker.world(), WEIGHTS, now)

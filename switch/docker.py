@@ -167,6 +167,19 @@ class Docker:
             tar.addfile(member, io.BytesIO(content.encode()))
         self.call("PUT", f"/containers/{name}/archive?path=/", raw.getvalue())
 
+    def get(self, name: str, path: str) -> str:
+        """The text of one file of a container, running or not."""
+        query = urllib.parse.urlencode({"path": path})
+        raw = self.call("GET", f"/containers/{name}/archive?{query}")
+        with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+            file = tar.extractfile(tar.getmembers()[0])
+            assert file is not None, f"{path} is no file"
+            return file.read().decode(errors="replace")
+
+    def labels_of(self, name: str) -> dict[str, str]:
+        """The labels of one container."""
+        return dict(self.call("GET", f"/containers/{name}/json")["Config"]["Labels"] or {})
+
     def wait(self, name: str, timeout: float) -> int:
         """The exit status of a container, once it has ended."""
         return int(self.call("POST", f"/containers/{name}/wait", timeout=timeout)["StatusCode"])

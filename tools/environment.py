@@ -13,6 +13,7 @@ import sys
 import tarfile
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 import offline.tools
@@ -35,6 +36,7 @@ def variables() -> dict[str, str]:
     return {
         "CHANGEOVER_CACHE": str(cache_root()),
         "PULUMI_HOME": str(PULUMI_HOME),
+        # in CI, and for a stack that several people run, the state is elsewhere
         "PULUMI_BACKEND_URL": os.environ.get(BACKEND) or STATE.as_uri(),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(PASSPHRASE),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
@@ -43,24 +45,30 @@ def variables() -> dict[str, str]:
     }
 
 
-def process_environment() -> dict[str, str]:
-    """The same for a child process, with the CLI and this virtual environment first on PATH."""
-    path = os.pathsep.join([str(BIN), str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, **variables(), "PATH": path, "VIRTUAL_ENV": sys.prefix}
+def process_environment(venv: Path = Path(sys.prefix)) -> dict[str, str]:
+    """The same for a child process, with the CLI and a virtual environment first on PATH."""
+    path = os.pathsep.join([str(BIN), str(venv / "bin"), os.environ["PATH"]])
+    return {**os.environ, **variables(), "PATH": path, "VIRTUAL_ENV": str(venv)}
 
 
-def pulumi(*words: str, capture: bool = False, text: str = "") -> str:
-    """Run the CLI on this checkout; its output goes to the terminal, or is returned. `text` is its stdin.
+def pulumi(
+    *words: str,
+    capture: bool = False,
+    cwd: Path = ROOT,
+    environment: Mapping[str, str] | None = None,
+    stdin: str = "",
+) -> str:
+    """Run the CLI on this checkout, or on another in `cwd`; its output goes to the terminal, or is returned.
 
     Raises StepFailed when it exits non-zero.
     """
     done = subprocess.run(
         [BIN / "pulumi", *words],
-        cwd=ROOT,
-        env=process_environment(),
+        cwd=cwd,
+        env=environment or process_environment(),
         stdout=subprocess.PIPE if capture else None,
         stderr=subprocess.PIPE if capture else None,
-        input=text,
+        input=stdin,
         text=True,
         check=False,
     )
@@ -136,6 +144,13 @@ def _vendor_download() -> Path | None:
             archive.extractall(folder, filter="data")
 
     return cached("pulumi-vendor", f"v{pins.PULUMI}", download) / "pulumi"
+
+
+def ensure() -> None:
+    """The CLI and its surroundings, where this checkout has none yet: a fresh clone in CI has not."""
+    if not (BIN / "pulumi").exists():
+        install_tools()
+        write()
 
 
 def write() -> None:

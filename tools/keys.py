@@ -44,7 +44,7 @@ def keys(stack: str) -> None:
         for who in wanted:
             private, public = make(Path(folder), who)
             secret = ("config", "set", "--secret", "--path", f"sshKeys.{who}", "--stack", stack)
-            pulumi(*secret, text=private, capture=True)  # on stdin: a command line can be read by others
+            pulumi(*secret, stdin=private, capture=True)  # on stdin: a command line can be read by others
             pulumi("config", "set", "--path", f"sshPublicKeys.{who}", public, "--stack", stack, capture=True)
     say(f"Made the keys of {' and '.join(wanted)}. They are in {file.name}, the private halves encrypted.")
 

@@ -166,7 +166,7 @@ def _bring_back(
     before = len(deployment["resources"])
     deployment["resources"] = without(deployment["resources"], gone)
     say(f"Taking {before - len(deployment['resources'])} resources that were on it out of the state …")
-    pulumi("stack", "import", "--stack", stack, text=json.dumps(exported), capture=True)
+    pulumi("stack", "import", "--stack", stack, stdin=json.dumps(exported), capture=True)
     pulumi("up", "--yes", "--skip-preview", "--stack", stack)
     say(f"The stack is back: make status STACK={stack}")
 

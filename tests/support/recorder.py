@@ -7,14 +7,18 @@ from typing import Any
 import pulumi
 from pulumi.runtime import mocks
 
+from components.plan import AS_DECLARED, EDGE_CONFIG, GATEWAY_CONFIG, LIVE
+
 SECRET = "4dabf18193072939515e22adb298388d"
 """Pulumi's mark of a secret in a request."""
 
 ANSWERS = {
     "aws:ssm/getParameter:getParameter": {"value": "ami-0fedcba9876543210"},
     "aws:route53/getZone:getZone": {"zoneId": "Z0123456789"},
-    "command:local:run": {"stdout": "changeover-local-ollama-0000"},
 }
+
+SAID = {LIVE: "changeover-local-ollama-0000", GATEWAY_CONFIG: AS_DECLARED, EDGE_CONFIG: "edited"}
+"""What the commands say that are run at every preview."""
 
 
 class Recorder(mocks.Mocks):
@@ -55,6 +59,8 @@ class Recorder(mocks.Mocks):
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]]]:
         self.calls.append(args)
+        if args.token == "command:local:run":
+            return {"stdout": SAID[str(args.args["command"])]}, []
         return ANSWERS[args.token], []
 
     def of(self, kind: str) -> dict[str, dict[str, Any]]:

@@ -70,10 +70,10 @@ class World:
         answers = {"describe-snapshots": self.snapshots, "describe-spot-instance-requests": self.spot}
         return answers.get(words[1])
 
-    def run_pulumi(self, *words: str, capture: bool = False, text: str = "") -> str:
+    def run_pulumi(self, *words: str, capture: bool = False, stdin: str = "") -> str:
         self.pulumi.append(" ".join(words[:2]))
         if words[:2] == ("stack", "import"):
-            self.imported = json.loads(text)
+            self.imported = json.loads(stdin)
         return json.dumps(STATE) if words[:2] == ("stack", "export") else ""
 
 
@@ -234,8 +234,8 @@ def test_keys_are_made_once_and_the_private_half_is_in_no_command_line(
 ) -> None:
     calls: list[tuple[tuple[str, ...], str]] = []
 
-    def pulumi(*words: str, capture: bool = False, text: str = "") -> str:
-        calls.append((words, text))
+    def pulumi(*words: str, capture: bool = False, stdin: str = "") -> str:
+        calls.append((words, stdin))
         return ""
 
     monkeypatch.setattr(keys, "pulumi", pulumi)

@@ -11,7 +11,7 @@ from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, PULUMI
 from offline import tools
 from offline.steps import StepFailed
 
-BUILDS = [tools.CLI, tools.LANGUAGE_HOST, *tools.PLUGINS.values()]
+BUILDS = [tools.CLI, tools.LANGUAGE_HOST, tools.ACTIONLINT, *tools.PLUGINS.values()]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from components.docker_host import DockerHost
 from components.labels import Labels
+from components.plan import GATEWAY_CONFIG
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.settings import Settings, from_values
@@ -149,8 +150,17 @@ def test_an_api_key_is_only_in_the_edges_configuration_and_there_a_secret(record
 
 def test_the_phases_look_at_what_is_live_at_every_preview(recorder: Recorder) -> None:
     build(settings())
-    assert [call.token for call in recorder.calls] == ["command:local:run"]
+    assert {call.token for call in recorder.calls} == {"command:local:run"}
     assert recorder.of("Command")["commit-step"]["environment"]["LIVE"] == "changeover-local-ollama-0000"
+
+
+def test_a_config_that_was_edited_in_place_is_looked_for_at_every_preview(recorder: Recorder) -> None:
+    build(settings())
+    labels = recorder.of("Container")["changeover-local-gateway"]["labels"]
+    assert {"label": "changeover.config", "value": "as declared"} in labels
+    assert recorder.of("Command")["edge-configuration"]["environment"]["SEEN"] == "edited"
+    (looked,) = [call for call in recorder.calls if call.args["command"] == GATEWAY_CONFIG]
+    assert set(looked.args["environment"]) == {"DOCKER_HOST", "PROJECT", "STACK"}, "known in every preview"
 
 
 def test_on_a_gpu_engines_get_all_of_it(recorder: Recorder) -> None:

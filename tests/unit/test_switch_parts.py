@@ -305,6 +305,31 @@ def test_what_serves_is_the_engine_that_will_once_the_change_under_way_has_ended
     assert serving(state("failed"), box(OLD, False)) == "none"
 
 
+class Edited(Docker):
+    """One gateway, with a file and labels as given."""
+
+    def __init__(self, text: str, labels: dict[str, str]) -> None:
+        self.text, self.own = text, labels
+
+    def get(self, name: str, path: str) -> str:
+        assert (name, path) == (OLD_GATEWAY, plan().gateway.config_file)
+        return self.text
+
+    def labels_of(self, name: str) -> dict[str, str]:
+        return self.own
+
+
+def test_an_edited_config_is_said_and_after_its_repair_what_was_said_before_it() -> None:
+    committed = state()
+    declared = plan(OLD, gateway=OLD_GATEWAY).gateway.config
+    assert cli.gateway_config(committed, Edited(declared, {})) == "as declared"
+    said = cli.gateway_config(committed, Edited(declared + "#", {}))
+    assert said.startswith("edited in place ")
+    assert cli.gateway_config(committed, Edited(declared, {"changeover.config": said})) == said
+    with pytest.raises(Failed):
+        cli.gateway_config(State(), Edited("", {}))
+
+
 def test_live_repeats_what_its_coordinator_keeps_until_something_else_serves() -> None:
     committed = state()
     committed.seen, committed.commits = "none since change 6", 7

@@ -1,0 +1,96 @@
+"""The same policies as a Pulumi policy pack: `pulumi preview --policy-pack policy`.
+
+They need no pack: every review runs them. The pack has packages of its own (policy/requirements.txt in
+policy/.venv). What it can't see is what happens to a resource, so the policy that a flip replaces no instance
+and no volume is in the reviews only.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from review import policies
+from review.events import Resource
+
+
+class Options(Protocol):
+    """What is read of `pulumi_policy.PolicyResourceOptions`."""
+
+    @property
+    def protect(self) -> bool: ...
+
+
+class Declared(Protocol):
+    """What is read of `pulumi_policy.PolicyResource`."""
+
+    @property
+    def resource_type(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def urn(self) -> str: ...
+    @property
+    def props(self) -> Any: ...
+    @property
+    def opts(self) -> Options: ...
+
+
+def violations(declared: Sequence[Declared]) -> list[str]:
+    """Every policy that a stack with these resources breaks, in words."""
+    resources = [
+        Resource(
+            type=each.resource_type,
+            name=each.name,
+            inputs=_plain(each.props),
+            protect=bool(each.opts.protect),
+        )
+        for each in declared
+    ]
+    stack = declared[0].urn.split(":")[2] if declared else ""
+    return [each.words for each in policies.check(resources, stack=stack, keys=has_keys(resources))]
+
+
+def _plain(value: Any) -> Any:
+    """Dicts and lists: the pack gives views of its own."""
+    if hasattr(value, "items"):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def has_keys(resources: Sequence[Resource]) -> bool:
+    """Whether there is an API key: the edge gets their names before an empty line."""
+    given = [str(each.inputs.get("stdin", "")) for each in resources if each.name == "edge-configuration"]
+    return any(not text.startswith("\n") for text in given)
+
+
+def validate(args: Any, report: Callable[[str, str | None], None]) -> None:
+    """Reports every violation of the stack that Pulumi gives as `StackValidationArgs`."""
+    for words in violations(args.resources):
+        report(words, None)
+
+
+def main() -> None:
+    from pulumi_policy import (  # type: ignore[import-not-found]  # the pack's own package
+        EnforcementLevel,
+        PolicyPack,
+        StackValidationPolicy,
+    )
+
+    PolicyPack(
+        name="changeover",
+        enforcement_level=EnforcementLevel.MANDATORY,
+        policies=[
+            StackValidationPolicy(
+                name="changeover",
+                description="What a stack of Changeover never is; each violation says why and what to do.",
+                validate=validate,
+            )
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Policies: plain functions over resources and changes. Pure.
+
+Each says what breaks it, why that matters and what to do. They run in every review over what the engine
+previews, and in the unit tests.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from review.events import Change, Resource
+
+CONTAINER = "docker:index/container:Container"
+COMMAND = "command:local:Command"
+IMAGE = "docker:index/remoteImage:RemoteImage"
+INSTANCE = "aws:ec2/instance:Instance"
+VOLUME = "aws:ebs/volume:Volume"
+ATTACHMENT = "aws:ec2/volumeAttachment:VolumeAttachment"
+SECURITY_GROUPS = (
+    "aws:ec2/securityGroup:SecurityGroup",
+    "aws:ec2/securityGroupRule:SecurityGroupRule",
+    "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule",
+)
+EVERYONE = ("0.0.0.0/0", "::/0")
+LOOPBACK = ("127.0.0.1", "::1")
+KEEPS = (INSTANCE, VOLUME, ATTACHMENT, "docker:index/volume:Volume")
+"""What a reviewer must see being replaced or deleted: the machine, and what keeps data."""
+T4_FAMILY = "g4dn."
+DRIVERS = {"vllm/vllm-openai:": 580, "ollama/ollama:": 550}
+"""Image → least NVIDIA driver: vLLM 0.33 is built for CUDA 13, Ollama filters GPUs below 550."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A policy that a resource breaks."""
+
+    policy: str
+    resource: str
+    why: str
+    do: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.policy}: {self.resource}. {self.why} {self.do}"
+
+
+def labels(resource: Resource) -> dict[str, str]:
+    """The Docker labels of a container."""
+    return {each["label"]: each["value"] for each in resource.inputs.get("labels") or []}
+
+
+def images_are_pinned(resource: Resource) -> Iterator[Broken]:
+    """Every image has a tag or a digest, and the tag is not `latest`."""
+    if resource.type != IMAGE:
+        return
+    reference = str(resource.inputs.get("name", ""))
+    tag = "" if "@sha256:" in reference else reference.rpartition("/")[2].partition(":")[2]
+    if "@sha256:" not in reference and tag in ("", "latest"):
+        yield Broken(
+            policy="images are pinned",
+            resource=f"{resource.name} ({reference})",
+            why="What was reviewed would not be what runs tomorrow.",
+            do="Give it a version in components/pins.py.",
+        )
+
+
+def only_the_edge_publishes_a_port(resource: Resource) -> Iterator[Broken]:
+    """Engines, gateway and switch are reached on the private network only."""
+    if resource.type == CONTAINER and resource.inputs.get("ports"):
+        role = labels(resource).get("changeover.role")
+        if role != "edge":
+            yield Broken(
+                policy="only the edge publishes a port",
+                resource=resource.name,
+                why="An engine knows no keys: whoever reaches its port uses the GPU.",
+                do="Remove `ports`; the edge is the way in.",
+            )
+
+
+def _open_ports(resource: Resource) -> Iterator[tuple[int, int]]:
+    inputs = resource.inputs
+    if resource.type not in SECURITY_GROUPS or inputs.get("type") == "egress":
+        return
+    for rule in inputs.get("ingress", [inputs]):
+        sources = [*(rule.get("cidrBlocks") or []), *(rule.get("ipv6CidrBlocks") or [])]
+        sources += [rule.get("cidrIpv4"), rule.get("cidrIpv6")]
+        if any(source in EVERYONE for source in sources):
+            everything = str(rule.get("protocol", rule.get("ipProtocol", ""))) in ("-1", "all")
+            low, high = rule.get("fromPort"), rule.get("toPort")
+            yield (0, 65535) if everything or low is None or high is None else (int(low), int(high))
+
+
+def ssh_is_not_open(resource: Resource) -> Iterator[Broken]:
+    """Port 22 is open to no one on the internet."""
+    if any(low <= 22 <= high for low, high in _open_ports(resource)):
+        yield Broken(
+            policy="SSH is not open",
+            resource=resource.name,
+            why="Port 22 open to everyone is found and tried within minutes.",
+            do="Remove the rule: the way in is AWS Systems Manager, which needs no open port.",
+        )
+
+
+def volumes_are_encrypted(resource: Resource) -> Iterator[Broken]:
+    """EBS volumes, and those of an instance, are encrypted."""
+    disks: list[tuple[str, Mapping[str, Any]]] = []
+    if resource.type == VOLUME:
+        disks = [(resource.name, resource.inputs)]
+    if resource.type == INSTANCE:
+        root = resource.inputs.get("rootBlockDevice") or {}
+        more = resource.inputs.get("ebsBlockDevices") or []
+        disks = [(f"{resource.name} (disk)", disk) for disk in (root, *more)]
+    for name, disk in disks:
+        if disk.get("encrypted") is not True:
+            yield Broken(
+                policy="volumes are encrypted",
+                resource=name,
+                why="A snapshot or a disk that is given back would be readable.",
+                do="Set encrypted=True; a volume that exists has to be copied.",
+            )
+
+
+def the_instance_wants_imdsv2(resource: Resource) -> Iterator[Broken]:
+    """The instance's credentials are given only to a request with a token."""
+    if resource.type == INSTANCE:
+        options = resource.inputs.get("metadataOptions") or {}
+        if options.get("httpTokens") != "required":
+            yield Broken(
+                policy="the instance wants IMDSv2",
+                resource=resource.name,
+                why="Without it one request that is forged in a container gets the instance's credentials.",
+                do='Set metadata_options with http_tokens="required".',
+            )
+
+
+def a_t4_gets_what_it_can_run(resources: Iterable[Resource]) -> Iterator[Broken]:
+    """On a T4 (compute capability 7.5): no bfloat16, no FP8 cache, no FP8 or FP4 weights."""
+    everything = list(resources)
+    if not any(
+        str(each.inputs.get("instanceType", "")).startswith(T4_FAMILY)
+        for each in everything
+        if each.type == INSTANCE
+    ):
+        return
+    refused = re.compile(
+        r"--dtype[ =]bfloat16|--kv-cache-dtype[ =](fp8|bfloat16)\S*|--quantization[ =](mxfp4|modelopt|fp8)\S*"
+    )
+    for each in everything:
+        if each.type == CONTAINER and (
+            found := refused.search(" ".join(map(str, each.inputs.get("command") or [])))
+        ):
+            yield Broken(
+                policy="a T4 gets what it can run",
+                resource=f"{each.name} (`{found.group()}`)",
+                why="This needs compute capability 8.0 or more and a T4 has 7.5: the engine would not start.",
+                do="Remove the flag, or choose another instance type.",
+            )
+
+
+def the_driver_is_new_enough(resources: Iterable[Resource]) -> Iterator[Broken]:
+    """What waits for an instance wants at least the driver that each image needs."""
+    everything = list(resources)
+    instances = [each.name for each in everything if each.type == INSTANCE]
+    wanted = [int(str(env["DRIVER"])) for each in everything if "DRIVER" in (env := _environment(each))]
+    driver = min(wanted, default=0)
+    for image in everything if instances else ():
+        reference = str(image.inputs.get("name", ""))
+        need = next((least for start, least in DRIVERS.items() if reference.startswith(start)), 0)
+        if image.type == IMAGE and driver < need:
+            yield Broken(
+                policy="the driver is new enough",
+                resource=f"{instances[0]} (driver {driver or 'not checked'}) for {reference}",
+                why=f"The image needs driver {need}; with an older one the engine falls back or fails.",
+                do="Raise `DRIVER` in components/pins.py, and choose an AMI that has it.",
+            )
+
+
+def _environment(step: Resource) -> dict[str, object]:
+    """The variables of a step; empty for what is none, and for what is not known yet."""
+    env = step.inputs.get("environment") if step.type == COMMAND else None
+    return env if isinstance(env, dict) else {}
+
+
+def keys_are_needed_beyond_loopback(resources: Iterable[Resource], keys: bool) -> Iterator[Broken]:
+    """An edge that listens beyond the loopback address has at least one API key."""
+    for each in resources:
+        if each.type == CONTAINER and labels(each).get("changeover.role") == "edge" and not keys:
+            for port in each.inputs.get("ports") or []:
+                if port.get("ip") not in LOOPBACK:
+                    yield Broken(
+                        policy="an API key on every endpoint that is not on loopback",
+                        resource=f"{each.name} (port {int(port['external'])})",
+                        why="Without a key everyone who reaches the port uses the GPU.",
+                        do="pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
+                    )
+
+
+def prod_is_protected(resources: Iterable[Resource], stack: str) -> Iterator[Broken]:
+    """Instance and data volumes of the stack `prod` can't be deleted by mistake."""
+    for each in resources:
+        if stack == "prod" and each.type in (INSTANCE, VOLUME) and not each.protect:
+            yield Broken(
+                policy="prod is protected",
+                resource=each.name,
+                why="A wrong line or a `destroy` would take the endpoint and its weights away.",
+                do="Give it protect=True.",
+            )
+
+
+def a_flip_replaces_no_instance_and_no_volume(changes: Iterable[Change], flip: bool) -> Iterator[Broken]:
+    """When the engine changes, machine and data stay."""
+    for change in changes:
+        if flip and change.op in ("replaced", "deleted") and change.type in KEEPS:
+            yield Broken(
+                policy="a flip replaces no instance and no volume",
+                resource=f"{change.name} ({change.op}: {', '.join(change.paths) or 'no longer declared'})",
+                why="Weights would be gone, and the endpoint with them for as long as a download takes.",
+                do="Change that in an update of its own, or leave it as it is.",
+            )
+
+
+EACH: tuple[Callable[[Resource], Iterator[Broken]], ...] = (
+    images_are_pinned,
+    only_the_edge_publishes_a_port,
+    ssh_is_not_open,
+    volumes_are_encrypted,
+    the_instance_wants_imdsv2,
+)
+
+
+def check(resources: Iterable[Resource], *, stack: str, keys: bool) -> list[Broken]:
+    """Every policy that these resources of `stack` break; `keys` says whether there is an API key."""
+    everything = list(resources)
+    return [
+        *(broken for policy in EACH for each in everything for broken in policy(each)),
+        *a_t4_gets_what_it_can_run(everything),
+        *the_driver_is_new_enough(everything),
+        *keys_are_needed_beyond_loopback(everything, keys),
+        *prod_is_protected(everything, stack),
+    ]

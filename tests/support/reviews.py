@@ -1,0 +1,304 @@
+"""Records the previews whose reviews are golden files: real ones, of a stack that is deployed for it.
+
+`python -m tests.support.reviews [PART]...` records them and writes what is to be read by eye; `render` writes
+that again without recording. The engines are the test engine: what a preview says does not depend on them.
+What is kept of the engine's events is what a review can be made from: properties that differ, and those that
+policies look at.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.stack import use_fast_engine
+from review.events import parse
+from review.text import render
+from stacks.blueprint import blueprint
+from stacks.settings import declared, from_files
+from tests.engine.conftest import free_port
+from tests.support.project import CommandFailed, Project, docker
+from tools.environment import ROOT
+
+GOLDEN = ROOT / "tests" / "unit" / "golden" / "reviews"
+KEPT = ("labels", "ports", "name")
+UNREAD = ("changeover.project", "changeover.stack", "changeover.plugin", "changeover.weights")
+LONGEST = 120
+STACK = "reviewed"
+
+
+def trim(lines: list[str]) -> Iterator[dict[str, Any]]:
+    """The events that a review is made from, without what it does not look at."""
+    defaults = {f"changeover:{key}": str(each.get("default")) for key, each in declared(ROOT).items()}
+    for event in map(json.loads, lines):
+        if "preludeEvent" in event:
+            config = event["preludeEvent"]["config"] or {}
+            changed = {key: value for key, value in config.items() if value.lower() != defaults[key].lower()}
+            yield {"preludeEvent": {"config": changed}}
+        elif event.get("diagnosticEvent", {}).get("severity") in ("info", "warning", "error"):
+            said = event["diagnosticEvent"]
+            yield {"diagnosticEvent": {"severity": said["severity"], "message": said["message"]}}
+        elif "resourcePreEvent" in event:
+            meta = event["resourcePreEvent"]["metadata"]
+            if meta["op"] != "refresh":
+                yield {"resourcePreEvent": {"metadata": _metadata(meta, "inputs")}}
+        elif "resOutputsEvent" in event:
+            meta = event["resOutputsEvent"]["metadata"]
+            differs = meta.get("detailedDiff") or meta.get("diffs") or not meta.get("new")
+            if differs if meta["op"] == "refresh" else meta["type"] == "pulumi:pulumi:Stack":
+                yield {"resOutputsEvent": {"metadata": _metadata(meta, "outputs")}}
+
+
+def _metadata(meta: dict[str, Any], part: str) -> dict[str, Any]:
+    old, new = ((meta.get(side) or {}).get(part) or {} for side in ("old", "new"))
+    stack = meta["type"] == "pulumi:pulumi:Stack"
+    keys = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)} | set(KEPT)
+    if stack:
+        keys = set() if part == "inputs" else old.keys() | new.keys()
+    elif part == "outputs":
+        paths = meta.get("detailedDiff") or meta.get("diffs") or []
+        keys = {path.split(".")[0].split("[")[0] for path in paths}
+    # the types of its parents are no part of what is read of a URN
+    urn = "::".join([*meta["urn"].split("::")[:2], meta["type"], meta["urn"].split("::")[-1]])
+    kept: dict[str, Any] = {"op": meta["op"], "type": meta["type"], "urn": urn}
+    for key in ("detailedDiff", "diffs"):
+        if meta.get(key):
+            kept[key] = sorted(meta[key])
+    for side, values in (("old", old), ("new", new)):
+        if meta.get(side) and not (side == "old" and meta["op"] == "same" and not stack):
+            chosen = {
+                key: value if stack else _cut(value)
+                for key, value in values.items()
+                if key in keys and (key != "stdin" or isinstance(value, dict))  # a secret is an object
+            }
+            flags = {key: True for key in ("protect", "retainOnDelete") if meta[side].get(key)}
+            kept[side] = {**({part: chosen} if chosen else {}), **flags}
+    return kept
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _cut(each) for key, each in value.items()}
+    if isinstance(value, list):
+        ours = [each for each in value if not (isinstance(each, dict) and each.get("label") in UNREAD)]
+        return [_cut(each) for each in ours]
+    if isinstance(value, str) and len(value) > LONGEST and "routing" not in value:
+        return value[:LONGEST] + "…"
+    return value
+
+
+def events(project: Project) -> list[str]:
+    """The engine's events of a preview, as the tool asks for them."""
+    done = subprocess.run(
+        project.command("preview", "--json", "--refresh"),
+        cwd=project.folder,
+        env={**project.environment, "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise CommandFailed(done.stdout[-3000:] + done.stderr)
+    return [line for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def record(project: Project, name: str) -> None:
+    """Keep the preview of the project as it is now under `name`."""
+    kept = list(trim(events(project)))
+    lines = [json.dumps(event, ensure_ascii=False, sort_keys=True) for event in kept]
+    (GOLDEN / f"{name}.events").write_text("\n".join(lines) + "\n")
+    text = render(parse(lines))
+    (GOLDEN / f"{name}.md").write_text(text)
+    print(f"{name}: {text.splitlines()[0]}", flush=True)
+
+
+@contextmanager
+def patched(project: Project, file: str, old: str, new: str) -> Iterator[None]:
+    """The project's copy with `old` replaced by `new` in one of its files."""
+    path = project.folder / file
+    text = path.read_text()
+    assert old in text, f"{file} no longer has {old!r}"
+    path.write_text(text.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(text)
+
+
+@contextmanager
+def image(reference: str, like: str) -> Iterator[None]:
+    """Another name for an image that is here."""
+    docker("tag", like, reference)
+    try:
+        yield
+    finally:
+        docker("rmi", reference)
+
+
+def settings(project: Project) -> None:
+    """Changes of settings, each from the same deployed stack."""
+    plain: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "flip": {"engine": "vllm"},
+        "flip-by-overlap": {"engine": "vllm", "hostMemoryGiB": 16},
+        "flip-and-context": {"engine": "vllm", "context": 768},
+        "context": {"context": 768},
+        "parallel": {"parallel": 3},
+        "port": {"port": free_port()},
+        "no-standby": {"standby": False},
+        "flags-of-the-standby": {"vllmFlags": ["--max-num-queued-reqs 32"]},
+        "hold-budget": {"holdBudgetSeconds": 1200},
+        "drain": {"drainSeconds": 100},
+    }
+    before = project.settings_file.read_text()
+    for name, changed in plain.items():
+        project.configure(**changed)
+        record(project, name)
+        project.settings_file.write_text(before)
+
+
+def programs(project: Project) -> None:
+    """Changes of the program, some of which no reviewer should let pass."""
+    offline = "changeover-offline"
+    with (
+        image(f"{offline}/tensorzero:2026.7.0", f"{offline}/tensorzero:2026.6.0"),
+        patched(project, "components/pins.py", 'version="2026.6.0"', 'version="2026.7.0"'),
+    ):
+        record(project, "gateway-image")
+    with (
+        image(f"{offline}/caddy:latest", f"{offline}/caddy:2.11.9"),
+        patched(project, "components/pins.py", 'version="2.11.9"', 'version="latest"'),
+    ):
+        record(project, "latest-image")
+    ports = "gpus=spec.gpus,\n            ports=[docker.ContainerPortArgs(internal=8000, external=18999)],"
+    with patched(project, "components/engine.py", "gpus=spec.gpus,", ports):
+        record(project, "engine-port")
+    with patched(project, "stacks/endpoint.py", 'f"{kind}-weights"', 'f"{kind}-store"'):
+        record(project, "weights-renamed")
+    with patched(project, "stacks/endpoint.py", 'driver="bridge"', 'driver="bridge", internal=True'):
+        record(project, "network")
+    with patched(project, "switch/checks.py", '"""', '"""More of it. '):
+        record(project, "switch-code")
+
+
+def repaired(project: Project, name: str) -> None:
+    """Keep the preview under `name`, and put right what it shows."""
+    record(project, name)
+    project.pulumi("up", "--yes", "--skip-preview", "--refresh")
+    assert not parse(events(project)).changes, f"{name}: the repair left a difference behind"
+
+
+def only(project: Project, role: str) -> str:
+    (name,) = project.containers(role)
+    return name
+
+
+def by_hand(project: Project) -> None:
+    """What was changed behind Pulumi's back; each is put right afterwards."""
+    docker("stop", only(project, "edge"))
+    repaired(project, "edge-stopped")
+    docker("rm", "--force", only(project, "edge"))
+    repaired(project, "edge-gone")
+    change = "wget -q -O /dev/null --header 'Content-Type: application/json' --post-data '\"5m\"' "
+    path = "http://localhost:2019/config/apps/http/grace_period"
+    docker("exec", only(project, "edge"), "sh", "-c", change + path)
+    repaired(project, "edge-edited")
+    edit = ("sed", "-i", "s/600000/1000/", "/app/config/tensorzero.toml")
+    docker("exec", "--user", "0", only(project, "gateway"), *edit)
+    repaired(project, "gateway-edited")
+
+
+def by_the_switch(project: Project) -> None:
+    """The standby made active through the switch, as someone at the host could."""
+    ours = from_files(project.stack, project.folder)
+    other = blueprint(replace(ours, engine=ours.kinds[1]))
+    (container,) = [name for name in project.containers("engine") if f"-{ours.kinds[1]}-" in name]
+    switch, gateway = only(project, "switch"), only(project, "gateway")
+    toml = docker("exec", gateway, "cat", "/app/config/tensorzero.toml")
+
+    def tell(verb: str, plan: str) -> None:
+        content = json.loads(plan)
+        content["gateway"]["config"] = toml
+        command = ["docker", "exec", "-i", switch, "python3", "-m", "switch"]
+        subprocess.run(
+            [*command, verb], input=json.dumps(content), text=True, check=True, stdout=subprocess.DEVNULL
+        )
+        while (code := subprocess.run([*command, "follow"], stdout=subprocess.DEVNULL).returncode) == 75:
+            pass
+        assert code == 0, project.switch("status")
+
+    tell("prepare", other.plan().render(engine=container))
+    docker("start", gateway)
+    tell("commit", other.plan().render(engine=container, gateway=gateway))
+    repaired(project, "engine-by-hand")
+
+
+def keys(project: Project) -> None:
+    """Changes of API keys, which only the stack's own key decrypts."""
+
+    def key(value: str) -> None:
+        project.pulumi("config", "set", "--secret", "--path", "apiKeys.acme", value)
+
+    key("first-key-0123456789")
+    record(project, "first-key")
+    project.up()
+    key("other-key-0123456789")
+    record(project, "key-rotated")
+    project.configure(apiKeys=None)
+    record(project, "last-key-removed")
+
+
+def the_other_way(project: Project) -> None:
+    """From vLLM, without a standby, and back."""
+    project.configure(engine="vllm", standby=False)
+    project.up()
+    project.configure(standby=True)
+    record(project, "standby-added")
+    project.up()
+    project.configure(engine="ollama")
+    record(project, "flip-back")
+
+
+PARTS: tuple[Callable[[Project], None], ...] = (
+    settings,
+    programs,
+    by_hand,
+    by_the_switch,
+    keys,
+    the_other_way,
+)
+
+
+def rendered() -> None:
+    """Write the reviews of what was recorded before, after a change of their words."""
+    for file in GOLDEN.glob("*.events"):
+        file.with_suffix(".md").write_text(render(parse(file.read_text().splitlines())))
+
+
+def main() -> None:
+    if sys.argv[1:] == ["render"]:
+        rendered()
+        return
+    wanted = sys.argv[1:] or [part.__name__ for part in PARTS]
+    with tempfile.TemporaryDirectory() as folder:
+        base = {"engine": "ollama", "target": "docker", "model": "tiny", "images": "offline"}
+        project = Project(Path(folder), STACK, **base, context=1024, parallel=2, port=free_port())
+        project.wipe()
+        use_fast_engine(project.folder, "0.0.0-recorded")
+        try:
+            record(project, "first-deployment")
+            project.up()
+            for part in PARTS:
+                if part.__name__ in wanted:
+                    part(project)
+        finally:
+            project.wipe()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The policy pack's functions. It can't be started with the language host that can be built here."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from policy.pack import validate
+
+EDGE = [{"label": "changeover.role", "value": "edge"}]
+PORT = [{"external": 443.0, "ip": "0.0.0.0"}]
+
+
+@dataclass
+class Options:
+    protect: bool = False
+
+
+@dataclass
+class Declared:
+    """A resource in the shape of pulumi_policy 1.21.0."""
+
+    resource_type: str
+    name: str
+    props: dict[str, Any]
+    opts: Options = field(default_factory=Options)
+
+    @property
+    def urn(self) -> str:
+        return f"urn:pulumi:prod::changeover::{self.resource_type}::{self.name}"
+
+
+@dataclass
+class Arguments:
+    resources: list[Declared]
+
+
+def violations(*resources: Declared) -> list[str]:
+    found: list[str] = []
+    validate(Arguments(list(resources)), lambda said, urn: found.append(said))
+    return found
+
+
+def image(reference: str) -> Declared:
+    return Declared("docker:index/remoteImage:RemoteImage", "image", {"name": reference})
+
+
+def edge(stdin: str) -> list[Declared]:
+    return [
+        Declared("docker:index/container:Container", "edge", {"labels": EDGE, "ports": PORT}),
+        Declared("command:local:Command", "edge-configuration", {"stdin": stdin}),
+    ]
+
+
+def test_a_stack_that_keeps_the_policies_is_quiet() -> None:
+    assert violations(image("caddy:2.11.9"), *edge("key:acme\n\n{\n}")) == []
+
+
+def test_each_violation_says_what_why_and_what_to_do() -> None:
+    (said,) = violations(image("caddy"))
+    assert said == (
+        "images are pinned: image (caddy). What was reviewed would not be what runs tomorrow. "
+        "Give it a version in components/pins.py."
+    )
+
+
+def test_an_open_endpoint_without_a_key_is_found() -> None:
+    (said,) = violations(*edge("\n{\n}"))
+    assert said.startswith("an API key on every endpoint that is not on loopback")
+
+
+def test_prod_is_known_by_its_urn_and_has_to_be_protected() -> None:
+    volume = Declared("aws:ebs/volume:Volume", "data", {"encrypted": True})
+    (said,) = violations(volume)
+    assert said.startswith("prod is protected: data")
+    volume.opts.protect = True
+    assert violations(volume) == []

@@ -1,0 +1,181 @@
+"""The review of real previews, as golden files, and what follows from them.
+
+`tests/support/reviews.py` recorded them from Pulumi's engine on a deployed stack.
+"""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from review.events import Change, Preview, PreviewFailed, parse
+from review.text import LONGEST_FULL, drift, moves, render, sentence, warnings
+from tools.review import Bound
+
+GOLDEN = Path(__file__).parent / "golden" / "reviews"
+NAMES = sorted(file.stem for file in GOLDEN.glob("*.events"))
+
+
+def raw(name: str) -> list[str]:
+    return (GOLDEN / f"{name}.events").read_text().splitlines()
+
+
+def preview(name: str) -> Preview:
+    return parse(raw(name))
+
+
+def test_there_are_golden_reviews_of_twenty_changes() -> None:
+    assert len(NAMES) >= 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_review_reads_as_its_golden_file(name: str) -> None:
+    assert render(preview(name)) == (GOLDEN / f"{name}.md").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_review_shows_a_secret_or_is_too_long_for_a_comment(name: str) -> None:
+    text = (GOLDEN / f"{name}.md").read_text()
+    assert "key-0123456789" not in (GOLDEN / f"{name}.events").read_text()
+    assert len(text) < 65_000
+
+
+def test_a_flip_says_so_first_and_replaces_the_gateway_alone() -> None:
+    seen = preview("flip")
+    assert re.fullmatch(
+        r"Engine of `reviewed`: Ollama → vLLM by hold, about \d+ s of waiting, 0 requests lost expected; "
+        r"nothing is replaced but the gateway; back with `make rollback STACK=reviewed`",
+        sentence(seen),
+    )
+    replaced = [change.name for change in seen.changes if change.op == "replaced"]
+    assert replaced == ["changeover-reviewed-gateway"]
+    assert warnings(seen) == []
+    assert drift(seen) == []
+
+
+def test_a_flip_by_overlap_lets_nobody_wait() -> None:
+    assert "by overlap, nobody waits" in sentence(preview("flip-by-overlap"))
+
+
+def test_another_context_is_a_move_of_the_same_engine() -> None:
+    seen = preview("context")
+    assert moves(seen)
+    assert sentence(seen).startswith("Engine of `reviewed`: stays Ollama, in another container by hold")
+    text = render(seen)
+    assert "-    OLLAMA_CONTEXT_LENGTH=1024" in text.replace('"', "")
+    assert "+    OLLAMA_CONTEXT_LENGTH=768" in text.replace('"', "")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("edge-stopped", "the container `changeover-reviewed-edge` is stopped"),
+        ("edge-gone", "`changeover-reviewed-edge` (Container) is gone"),
+        ("edge-edited", "the edge's configuration or keys were edited in place"),
+        ("gateway-edited", "the TOML in `changeover-reviewed-gateway-"),
+        ("engine-by-hand", "the active engine: `changeover-reviewed-vllm-"),
+    ],
+)
+def test_what_was_changed_behind_pulumis_back_is_named(name: str, expected: str) -> None:
+    assert any(said.startswith(expected) for said in drift(preview(name))), drift(preview(name))
+
+
+def test_a_port_that_was_opened_is_named_with_its_numbers() -> None:
+    rule = {"fromPort": 443, "toPort": 443, "cidrBlocks": ["0.0.0.0/0"], "description": ""}
+    opened = {**rule, "fromPort": 22, "toPort": 22}
+    group = {"type": "aws:ec2/securityGroup:SecurityGroup", "urn": "urn:pulumi:dev::x::y::endpoint"}
+    event = {
+        "op": "refresh",
+        **group,
+        "old": {"outputs": {"ingress": [rule]}},
+        "new": {"outputs": {"ingress": [rule, opened]}},
+        "detailedDiff": {"ingress": {}},
+    }
+    seen = parse([json.dumps({"resOutputsEvent": {"metadata": event}})])
+    expected = '{"cidrBlocks": ["0.0.0.0/0"], "fromPort": 22, "toPort": 22}'
+    assert drift(seen) == [f"`endpoint` (SecurityGroup): ingress has {expected} more"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gateway-image", "an image pin changes: changeover-offline/tensorzero:2026.6.0 → "),
+        ("latest-image", "policy broken: images are pinned"),
+        ("engine-port", "policy broken: only the edge publishes a port"),
+        ("weights-renamed", "`ollama-weights` (Volume) is deleted"),
+        ("key-rotated", "a secret of `edge-configuration` changes (stdin)"),
+    ],
+)
+def test_what_a_tired_reviewer_must_not_miss_comes_first(name: str, expected: str) -> None:
+    assert any(said.startswith(expected) for said in warnings(preview(name))), warnings(preview(name))
+    text = render(preview(name))
+    assert text.index("Look at this first") < text.index("Price: ")
+
+
+def test_a_flip_that_touches_a_volume_breaks_a_policy() -> None:
+    volume = Change(
+        op="replaced",
+        type="docker:index/volume:Volume",
+        name="ollama-weights",
+        before={},
+        after={},
+        paths=("name",),
+    )
+    flip = preview("flip")
+    seen = replace(flip, changes=(*flip.changes, volume))
+    assert any("a flip replaces no instance and no volume" in each for each in warnings(seen))
+    assert "volume `ollama-weights` is replaced" in sentence(seen)
+
+
+def test_the_price_is_said_before_and_after() -> None:
+    flip = preview("flip")
+    seen = replace(
+        flip,
+        outputs_before={**flip.outputs_before, "cost": "$0.546 an hour"},
+        outputs_after={**flip.outputs_after, "cost": "$0.772 an hour"},
+    )
+    assert "Price: $0.546 an hour → $0.772 an hour." in render(seen)
+    assert "Price: $0.772 an hour; before and after the same." in render(
+        replace(seen, outputs_before=seen.outputs_after)
+    )
+
+
+def test_the_random_end_of_a_new_name_is_no_difference_between_two_reviews() -> None:
+    text = "\n".join(raw("flip"))
+    (gateway,) = [change for change in preview("flip").changes if change.op == "replaced"]
+    assert gateway.after["name"] == "changeover-reviewed-gateway-NEW"
+    ends = set(re.findall(r"changeover-reviewed-gateway-([0-9a-f]{7})", text))
+    (new,) = ends - {str(gateway.before["name"])[-7:]}
+    assert parse(text.replace(new, "0000000").splitlines()) == preview("flip")
+
+
+def test_a_review_that_is_too_long_is_cut_and_says_where_the_rest_is() -> None:
+    seen = preview("flip")
+    long = Change(
+        op="changed",
+        type="x",
+        name="y",
+        before={"a": "1\n" * LONGEST_FULL},
+        after={"a": "2\n" * LONGEST_FULL},
+        paths=("a",),
+    )
+    text = render(replace(seen, changes=(long,)))
+    assert len(text) < LONGEST_FULL + 5_000
+    assert "… and more: make review STACK=reviewed" in text
+
+
+def test_a_failed_preview_is_no_review() -> None:
+    line = json.dumps({"diagnosticEvent": {"severity": "error", "message": "no such setting"}})
+    with pytest.raises(PreviewFailed, match="no such setting"):
+        parse([line])
+
+
+def test_a_stale_review_says_what_differs_and_a_merge_of_the_same_tree_is_no_difference() -> None:
+    bound = Bound(stack="dev", tree="a", state="1", rendered="r", review="v", commit="c")
+    assert bound.differences(replace(bound, commit="d")) == []
+    (said,) = bound.differences(replace(bound, state="2"))
+    assert "an update ran in between" in said
+    (said,) = bound.differences(replace(bound, tree="b"))
+    assert "something else was merged" in said

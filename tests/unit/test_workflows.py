@@ -1,0 +1,62 @@
+"""What the workflows must never do. Their form is actionlint's business."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def load(file: Path) -> dict[Any, Any]:
+    return dict(yaml.safe_load(file.read_text()))
+
+
+def test_there_are_workflows() -> None:
+    names = {file.stem for file in FILES}
+    assert names == {"check", "review", "apply", "apply-stack", "drift", "rollback"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_action_is_pinned_by_its_commit(file: Path) -> None:
+    for used in re.findall(r"uses: (\S+)", file.read_text()):
+        assert used.startswith("./") or re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", used), used
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_nothing_is_allowed_that_a_job_does_not_say(file: Path) -> None:
+    assert load(file)["permissions"] == {"contents": "read"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_there_is_no_secret_and_no_long_lived_key(file: Path) -> None:
+    text = file.read_text()
+    assert "secrets." not in text
+    assert "aws-access-key-id" not in text
+    assert "pull_request_target" not in text
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_others_wrote_is_in_no_shell_line(file: Path) -> None:
+    for job in load(file)["jobs"].values():
+        for step in job.get("steps", []):
+            assert "${{" not in step.get("run", ""), step
+
+
+def test_a_pull_request_from_a_fork_gets_no_role() -> None:
+    on = load(ROOT / ".github" / "workflows" / "review.yml")
+    jobs = on["jobs"]
+    assert "head.repo.full_name == github.repository" in jobs["touched"]["if"]
+    assert jobs["review"]["needs"] == "touched"
+
+
+def test_prod_comes_after_dev_and_waits_for_an_approval() -> None:
+    jobs = load(ROOT / ".github" / "workflows" / "apply.yml")["jobs"]
+    assert "dev" in jobs["prod"]["needs"]
+    assert "needs.dev.result != 'failure'" in jobs["prod"]["if"]
+    for name in ("apply-stack", "rollback"):
+        (job,) = load(ROOT / ".github" / "workflows" / f"{name}.yml")["jobs"].values()
+        assert job["environment"] == "${{ inputs.stack }}"

@@ -1,0 +1,27 @@
+"""Checks the workflows with actionlint, built from the Go module registry in the pinned version."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from offline.steps import StepFailed, main_guard, say
+from offline.tools import ACTIONLINT, build_one, go_version
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    if shutil.which("go") is None and not os.environ.get("CI"):
+        say(
+            "workflows: not checked here, since actionlint is built with Go and there is none; CI checks them"
+        )
+        return
+    program = build_one(ACTIONLINT, go_version()) / ACTIONLINT.program
+    done = subprocess.run([program], cwd=ROOT, check=False)
+    if done.returncode != 0:
+        raise StepFailed("actionlint refuses the workflows; what it found is said above")
+
+
+if __name__ == "__main__":
+    main_guard(main)

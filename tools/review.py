@@ -1,0 +1,218 @@
+"""`make review`, `make apply` and `make drift`: what would change, as a person reads it, and then just that.
+
+A review is a folder `reviews/<stack>/` with the Markdown, Pulumi's plan, and what it was bound to.
+"""
+
+import argparse
+import difflib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from offline.steps import StepFailed, main_guard, say
+from review.events import Preview, PreviewFailed, parse
+from review.text import broken, render
+from review.text import drift as drift_words
+from stacks.settings import SettingsError
+from tools import environment
+from tools.environment import ROOT, pulumi
+from tools.render import stale
+
+PLAN, TEXT, BOUND = "plan.json", "review.md", "bound.json"
+SHOWN = 30
+"""Lines of difference between two reviews that a refusal shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """What a review holds for: a review of one is no review of another.
+
+    `tree` is what was checked out: a merge that changes nothing has the tree of the branch. `commit` is for
+    people, and for no comparison.
+    """
+
+    stack: str
+    tree: str
+    state: str
+    rendered: str
+    review: str
+    commit: str
+
+    def differences(self, now: "Bound") -> list[str]:
+        """In words, what is not as it was when this was reviewed."""
+        said = {
+            "stack": "it is the review of another stack",
+            "tree": "another tree of files is checked out: something else was merged, or files were edited",
+            "state": "the stack's state is another one: an update ran in between",
+            "rendered": "the rendered files differ",
+            "review": "the preview says something else",
+        }
+        before, after = asdict(self), asdict(now)
+        return [f"{said[key]} ({before[key]} → {after[key]})" for key in said if before[key] != after[key]]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def git(*words: str, root: Path = ROOT) -> str:
+    """What git says of this checkout. Raises StepFailed with its own words."""
+    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StepFailed(f"`git {' '.join(words)}` failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def tree_of(root: Path) -> str:
+    """The tree that is checked out; with `+` and a digest of the difference where files were edited."""
+    edited = git("diff", "HEAD", root=root) + git("status", "--porcelain", root=root)
+    tree = git("rev-parse", "HEAD^{tree}", root=root).strip()
+    return f"{tree}+{_digest(edited)}" if edited else tree
+
+
+def rendered_of(root: Path, stack: str) -> str:
+    """A digest of the rendered files. Raises StepFailed when they are stale."""
+    try:
+        names = stale(root, stack)
+    except SettingsError as error:
+        raise StepFailed(str(error)) from None
+    if names:
+        raise StepFailed(f"stacks/{stack}/ is stale: {', '.join(names)}. Type: make render")
+    files = sorted((root / "stacks" / stack).iterdir())
+    return _digest(*(part for file in files for part in (file.name, file.read_text())))
+
+
+def events_of(
+    stack: str, plan: Path | None = None, root: Path = ROOT, env: Mapping[str, str] | None = None
+) -> list[str]:
+    """The engine's JSON events of a preview of `stack`, a line each. Raises StepFailed."""
+    # Without --refresh a stopped container would not show.
+    words = ["preview", "--json", "--refresh", "--stack", stack, "--non-interactive"]
+    done = subprocess.run(
+        [environment.BIN / "pulumi", *words, *(["--save-plan", str(plan)] if plan else [])],
+        cwd=root,
+        env={**(env or environment.process_environment()), "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode != 0:
+        said = done.stderr.strip()
+        try:
+            parse(lines)
+        except PreviewFailed as error:
+            said = f"{error}\n{said}".strip()
+        raise StepFailed(f"the preview of `{stack}` failed; nothing was changed.\n{said}")
+    return lines
+
+
+def preview_of(stack: str, plan: Path | None = None) -> Preview:
+    """The preview of `stack`, with what was changed behind Pulumi's back. Raises StepFailed."""
+    return parse(events_of(stack, plan))
+
+
+def make(stack: str, folder: Path) -> tuple[Bound, Preview]:
+    """Preview `stack` and write its review into `folder`."""
+    rendered = rendered_of(ROOT, stack)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = _digest(pulumi("stack", "export", "--stack", stack, capture=True))
+    seen = preview_of(stack, folder / PLAN)
+    text = render(seen)
+    bound = Bound(
+        stack=stack,
+        tree=tree_of(ROOT),
+        state=state,
+        rendered=rendered,
+        review=_digest(text),
+        commit=git("rev-parse", "HEAD").strip(),
+    )
+    (folder / TEXT).write_text(text)
+    (folder / BOUND).write_text(json.dumps(asdict(bound), indent=2) + "\n")
+    return bound, seen
+
+
+def review(stack: str) -> None:
+    """Write the review of `stack` and print it."""
+    folder = ROOT / "reviews" / stack
+    make(stack, folder)
+    say((folder / TEXT).read_text())
+    say(f"Apply just this with: make apply STACK={stack} REVIEW={folder.relative_to(ROOT)}")
+
+
+def apply(stack: str, folder: Path) -> None:
+    """Apply what was reviewed, and refuse anything else."""
+    try:
+        reviewed = Bound(**json.loads((folder / BOUND).read_text()))
+        before = (folder / TEXT).read_text()
+    except FileNotFoundError:
+        raise StepFailed(f"there is no review in {folder}. Type: make review STACK={stack}") from None
+    fresh = ROOT / "reviews" / f"{stack}.now"
+    now, seen = make(stack, fresh)
+    if different := reviewed.differences(now):
+        diff = difflib.unified_diff(
+            before.splitlines(), (fresh / TEXT).read_text().splitlines(), "reviewed", "now", n=0, lineterm=""
+        )
+        shown = [line for line in diff if not line.startswith("@@")]
+        more = [f"… and {len(shown) - SHOWN} lines more"] if len(shown) > SHOWN else []
+        raise StepFailed(
+            "this is not what was reviewed; nothing was changed.\n  "
+            + "\n  ".join([*different, *shown[:SHOWN], *more])
+            + f"\nReview it again: make review STACK={stack}"
+        )
+    if policies := broken(seen):
+        raise StepFailed("nothing was changed.\n  " + "\n  ".join(each.words for each in policies))
+    say(before.splitlines()[0])
+    pulumi("up", "--yes", "--skip-preview", "--refresh", "--plan", str(folder / PLAN), "--stack", stack)
+
+
+def drift(stack: str) -> None:
+    """Say what was changed behind Pulumi's back; exit status 2 if anything was."""
+    seen = preview_of(stack)
+    found = drift_words(seen)
+    if not found and not seen.changes:
+        say(f"`{stack}`: no drift.")
+        return
+    if found:
+        say(f"`{stack}` was changed behind Pulumi's back; `pulumi up --refresh` puts it right:")
+        say("\n".join(f"- {line}" for line in found))
+    else:
+        say(
+            f"`{stack}` runs something else than the settings here say. If what runs is meant (a rollback, "
+            "say), commit its settings; if what is here is meant, review and apply it."
+        )
+    if seen.changes:
+        names = ", ".join(
+            f"`{each.name}`" for each in seen.changes if not each.type.startswith("changeover:")
+        )
+        say(f"An update would touch {names}.")
+    sys.exit(2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=["review", "apply", "drift"])
+    parser.add_argument("stack")
+    asked = parser.parse_args()
+    environment.ensure()
+    if asked.action == "review":
+        review(asked.stack)
+    elif asked.action == "drift":
+        drift(asked.stack)
+    else:
+        given = os.environ.get("REVIEW")
+        if not given:
+            raise StepFailed(
+                f"which review? Type: make apply STACK={asked.stack} REVIEW=reviews/{asked.stack}"
+            )
+        apply(asked.stack, Path(given).resolve())
+
+
+if __name__ == "__main__":
+    main_guard(main)

@@ -1,0 +1,183 @@
+"""`make rollback`: what ran on a stack before, reviewed, asked about once, and then run again.
+
+It is an ordinary update, from a git worktree of the commit that was running then, with the settings of then.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from offline.steps import StepFailed, main_guard, say
+from review import history
+from review.events import parse
+from review.history import PREFIX, NoWayBack, Update
+from review.text import render
+from stacks.settings import declared
+from tools import environment
+from tools.environment import ROOT, pulumi
+from tools.review import events_of, git
+
+SHOWN_UPDATES = 8
+
+
+@contextmanager
+def worktree(commit: str, stack: str) -> Iterator[Path]:
+    """A worktree of `commit` with an environment in which its program runs; it is gone afterwards."""
+    folder = environment.HOME / "rollback" / stack
+    _remove(folder)  # what a killed run left
+    try:
+        git("worktree", "add", "--detach", "--force", str(folder), commit)
+    except StepFailed as error:
+        raise StepFailed(
+            f"the commit {commit[:10]}, which ran then, is not in this clone. Type: git fetch --unshallow, "
+            f"or fetch the branch that holds it.\n{error}"
+        ) from None
+    try:
+        if (folder / "requirements.lock").read_bytes() == (ROOT / "requirements.lock").read_bytes():
+            (folder / ".venv").symlink_to(sys.prefix)
+        else:
+            say("The program of then needs other packages; installing them …")
+            subprocess.run(["make", "--no-print-directory", "venv"], cwd=folder, check=True)
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    git("worktree", "prune")
+
+
+def write_settings(folder: Path, stack: str, then: Update, env: dict[str, str]) -> dict[str, Any]:
+    """Write `Pulumi.<stack>.yaml` of then into `folder`; secrets are encrypted as the stack's are now.
+
+    Returns the settings by key as they stand in the file.
+    """
+    file = folder / f"Pulumi.{stack}.yaml"
+    here = yaml.safe_load((ROOT / file.name).read_text())
+    block = declared(folder)
+    defaults = {key: entry["default"] for key, entry in block.items() if "default" in entry}
+    chosen = history.overrides(then.settings, defaults)
+    config = {f"{PREFIX}{key}": value for key, value in chosen.items() if key not in then.secret}
+    file.write_text(yaml.safe_dump({**here, "config": config}, sort_keys=False))
+    for key in sorted(then.secret & chosen.keys()):
+        value = chosen[key]
+        parts = {f'{key}["{name}"]': each for name, each in value.items()} if isinstance(value, dict) else {}
+        for path, secret in (parts or {key: value}).items():
+            words = ["config", "set", "--secret", "--path", path, "--stack", stack, "--non-interactive"]
+            pulumi(*words, capture=True, cwd=folder, environment=env, stdin=str(secret))
+    written = yaml.safe_load(file.read_text())["config"]
+    return {key.removeprefix(PREFIX): value for key, value in written.items() if key.startswith(PREFIX)}
+
+
+def updates_of(stack: str) -> list[Update]:
+    """The stack's updates, the oldest first. They hold secrets: print their words only."""
+    told = pulumi("stack", "history", "--json", "--show-secrets", "--stack", stack, capture=True)
+    return history.read(json.loads(told))
+
+
+def agree() -> None:
+    """Asks once; `YES=1` is a yes. Raises StepFailed without one."""
+    if os.environ.get("YES") == "1":
+        return
+    if not sys.stdin.isatty() or input("Go back to it? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise StepFailed("not done, nothing was changed. Without being asked: YES=1 make rollback")
+
+
+def keep_certificates(folder: Path, stack: str) -> None:
+    """Bring the certificates that an update in `folder` left to this checkout."""
+    source = folder / "certificates" / stack
+    if source.exists():
+        shutil.copytree(source, ROOT / "certificates" / stack, dirs_exist_ok=True)
+
+
+def to_commit(stack: str, then: Update, settings: dict[str, Any]) -> str:
+    """What to type so that git says what the stack now runs."""
+    here = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
+    now = {key.removeprefix(PREFIX): value for key, value in here.items() if key.startswith(PREFIX)}
+    # Encrypting twice gives two texts, so secrets are compared as they are.
+    plain = json.loads(pulumi("config", "--json", "--show-secrets", "--stack", stack, capture=True))
+    for key in then.secret & now.keys():
+        if plain[f"{PREFIX}{key}"].get("objectValue") == then.settings[key]:
+            now[key] = settings[key]
+    changed = history.lines(now, settings)
+    parts = []
+    if changed:
+        parts += [
+            f"In Pulumi.{stack}.yaml:",
+            *changed,
+            f"and then: make render && git commit -a -m 'Go back on {stack}'",
+        ]
+    moved = git(
+        "log", "--oneline", f"{then.commit}..HEAD", "--", ":!Pulumi.*.yaml", ":!stacks/*/*"
+    ).splitlines()
+    if moved:
+        parts += [
+            "The program has moved on since; these commits do not run there any more:",
+            *(f"  {line}" for line in moved),
+            "Revert what must stay away (git revert COMMIT), or bring it forward by a review.",
+        ]
+    if not parts:
+        return "git already says what runs."
+    return "\n".join(["To commit, so that git and stack agree (until then `make drift` complains):", *parts])
+
+
+def rollback(stack: str, to: int | None) -> None:
+    """Go back on `stack` to what ran before, or to update number `to`. Raises StepFailed."""
+    updates = updates_of(stack)
+    try:
+        now, then = history.way_back(updates, to)
+    except NoWayBack as error:
+        raise StepFailed(str(error)) from None
+    say("Updates of this stack, the newest last:")
+    for each in updates[-SHOWN_UPDATES:]:
+        mark = {now.number: "now", then.number: "→"}.get(each.number, "")
+        say(f"  {mark:>3} {each.words}")
+    if not then.commit:
+        raise StepFailed(f"update {then.number} ran outside of git, so its program is not known")
+    if then.edited:
+        say(
+            "Its checkout held edits beside the commit. Its settings are known from the history, "
+            "edited code is not."
+        )
+    with worktree(then.commit, stack) as folder:
+        venv = folder / ".venv"
+        env = environment.process_environment(venv if not venv.is_symlink() else Path(sys.prefix))
+        settings = write_settings(folder, stack, then, env)
+        seen = parse(events_of(stack, root=folder, env=env))
+        say("\n" + render(seen))
+        if seen.changes or seen.drift:
+            agree()
+            message = f"Back to update {then.number}: {then.message}"
+            words = ["up", "--yes", "--skip-preview", "--refresh", "--stack", stack]
+            try:
+                pulumi(*words, "--message", message, cwd=folder, environment=env)
+            finally:
+                keep_certificates(folder, stack)
+        else:
+            say("It runs already; nothing was changed.")
+        say(to_commit(stack, then, settings))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stack")
+    asked = parser.parse_args()
+    to = os.environ.get("TO") or None
+    if to is not None and not to.isdigit():
+        raise StepFailed(f"TO={to}: the number of an update, as `make rollback` lists them")
+    environment.ensure()
+    rollback(asked.stack, int(to) if to else None)
+
+
+if __name__ == "__main__":
+    main_guard(main)
