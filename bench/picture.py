@@ -7,6 +7,7 @@ from pathlib import Path
 from bench.flips import Record
 
 WIDTH, LEFT, LANE = 900, 12, 9
+HELD = "#dfe5ec"
 COLOURS = {"streamed": "#2b7bba", "whole": "#e39a34", "failed": "#d0021b"}
 BEFORE, AFTER = 2.0, 3.0
 """Seconds that are shown before the flip begins and after it ends."""
@@ -44,7 +45,8 @@ def draw(panels: Mapping[str, Record], file: Path) -> None:
         if flip.get("held_from") is not None:
             left, right = x(flip["held_from"]), x(flip["held_from"] + flip["hold"])
             lines.append(
-                f'<rect x="{left}" y="{top}" width="{right - left:.1f}" height="{height}" fill="#e9edf1"/>'
+                f'<rect x="{left}" y="{top - 5}" width="{right - left:.1f}" height="{height + 10}" '
+                f'fill="{HELD}"/>'
             )
         lines += bars
         free = [float("-inf")] * 2
@@ -63,7 +65,7 @@ def draw(panels: Mapping[str, Record], file: Path) -> None:
         top += 24
     left = float(LEFT)
     held = any(flip.get("held_from") is not None for flip in panels.values())
-    for name, colour in {**COLOURS, **({"held": "#e9edf1"} if held else {})}.items():
+    for name, colour in {**COLOURS, **({"held": HELD} if held else {})}.items():
         lines.append(f'<rect x="{left}" y="{top}" width="14" height="9" rx="1" fill="{colour}"/>')
         lines.append(_text(left + 18, top + 8, name))
         left += 34 + 7 * len(name)
