@@ -39,6 +39,8 @@ def deployed(stack: str, *, fast: bool = False, **settings: object) -> Iterator[
             yield project
         finally:
             project.wipe()
+            if fast:
+                remove_fast_engine()
 
 
 def use_fast_engine(folder: Path, version: str = FAST) -> None:
@@ -64,6 +66,13 @@ def use_fast_engine(folder: Path, version: str = FAST) -> None:
             docker("rm", container)
         engine.unlink()
     file.write_text(text)
+
+
+def remove_fast_engine(version: str = FAST) -> None:
+    """Removes the images that `use_fast_engine` made, once no container needs them."""
+    names = [pin.offline.replace(pin.version, version) for pin in (pins.OLLAMA, pins.VLLM_CPU)]
+    if here := [name for name in names if docker("images", "--quiet", name).strip()]:
+        docker("rmi", *here)
 
 
 FAST_PROGRAM = """#!/bin/sh

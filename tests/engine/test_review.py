@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.stack import use_fast_engine
+from bench.stack import remove_fast_engine, use_fast_engine
 from components.labels import Labels
 from tests.engine.conftest import free_port
 from tests.support.project import docker
@@ -24,6 +24,7 @@ from tools.environment import ROOT
 pytestmark = pytest.mark.engine
 
 STACK = "story"
+VERSION = "0.0.0-story"
 FILTERS = ("--filter", f"label=changeover.stack={STACK}")
 SETTINGS = f"Pulumi.{STACK}.yaml"
 GIT = {
@@ -95,7 +96,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         cwd=ROOT,
         check=True,
     )
-    use_fast_engine(clone, "0.0.0-story")
+    use_fast_engine(clone, VERSION)
     own = clone / ".changeover"
     own.mkdir()
     for part in (environment.BIN, environment.PULUMI_HOME):
@@ -135,6 +136,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
             yield team
         finally:
             wipe()
+            remove_fast_engine(VERSION)
 
 
 _variables = environment.variables
