@@ -63,7 +63,8 @@ def flip(project: Project, load: Load, engine: str, mode: str, first: int) -> Re
 
 def inputs(project: Project) -> dict[str, Any]:
     """What every resource was declared with; the gateway's name ends at random and is left out of it."""
-    text = project.pulumi("stack", "export")
+    # in plain text: a secret is encrypted anew in each update, and would differ
+    text = project.pulumi("stack", "export", "--show-secrets")
     (gateway,) = project.containers("gateway")
     state = json.loads(text.replace(gateway, "GATEWAY"))
     return {each["urn"]: each.get("inputs") for each in state["deployment"]["resources"]}
