@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.flips import Record
 
-WIDTH, LEFT, LANE = 900, 12, 9
+WIDTH, LEFT, LANE, ROW = 900, 12, 9, 13
 HELD = "#dfe5ec"
 COLOURS = {"streamed": "#2b7bba", "whole": "#e39a34", "failed": "#d0021b"}
 BEFORE, AFTER = 2.0, 3.0
@@ -27,7 +27,13 @@ def draw(panels: Mapping[str, Record], file: Path) -> None:
     top = 8
     for title, flip in panels.items():
         lines.append(_text(LEFT, top + 12, title, weight="bold"))
-        top += 20 + 13 * 2
+        ends: list[float] = []  # of the last label in each row
+        labels = []
+        for label, at in flip["marks"]:
+            row = next((n for n, end in enumerate(ends) if end <= x(at)), len(ends))
+            ends[row : row + 1] = [x(at) + 7 * len(label)]
+            labels.append((label, x(at), row))
+        top += 20 + ROW * len(ends)
         lanes: list[float] = []
         bars = []
         for begin, end, streamed, problem in flip["requests"]:
@@ -49,16 +55,13 @@ def draw(panels: Mapping[str, Record], file: Path) -> None:
                 f'fill="{HELD}"/>'
             )
         lines += bars
-        free = [float("-inf")] * 2
-        for label, at in flip["marks"]:
-            row = 0 if free[0] <= x(at) else 1
-            free[row] = x(at) + 7 * len(label)
-            y = top - 6 - 13 * (1 - row)
+        for label, at, row in labels:
+            y = top - 8 - ROW * (len(ends) - 1 - row)
             lines.append(
-                f'<path d="M{x(at)} {y + 2}V{top + height}" stroke="#556" stroke-width="0.8" '
+                f'<path d="M{at} {y + 2}V{top + height}" stroke="#556" stroke-width="0.8" '
                 'stroke-dasharray="2 2" fill="none"/>'
             )
-            lines.append(_text(x(at) + 2, y, label))
+            lines.append(_text(at + 2, y, label))
         top += height + 4
         for second in range(0, int(flip["length"] + AFTER) + 1, 5):
             lines.append(_text(x(second), top + 10, f"{second} s", anchor="middle", colour="#667"))
