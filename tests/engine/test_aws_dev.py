@@ -67,11 +67,9 @@ def trusted(project: AwsProject) -> Iterator[None]:
     """Clients trust the stack's own CA, and nothing else."""
     file = project.folder / "ca.pem"
     file.write_text(project.outputs()["ca"])
-    os.environ["SSL_CERT_FILE"] = str(file)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
         yield
-    finally:
-        del os.environ["SSL_CERT_FILE"]
 
 
 def load_on(project: AwsProject) -> Load:
