@@ -7,7 +7,6 @@ brings the active engine back when the lease runs out.
 import argparse
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from parity import table as tables
 from parity.probes import PATH, Reply, Subject, chosen, run
 from stacks.blueprint import Blueprint, blueprint
 from stacks.settings import PROJECT, SettingsError, from_files
+from tools.ask import yes
+from tools.host import reach
 
 ROOT = Path(__file__).parent.parent
 FOLLOW_SECONDS = 5
@@ -182,10 +183,9 @@ def agree(ours: Blueprint, other: Blueprint, took: float) -> None:
                 f"the edge lets them wait {budget} s (holdBudgetSeconds), so this was not begun. "
                 f"Type: pulumi config set holdBudgetSeconds {2 * expected:.0f} && pulumi up"
             )
-    if os.environ.get("YES") == "1":
-        return
-    if not sys.stdin.isatty() or input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise StepFailed("not done, nothing was changed. Without being asked: YES=1 make parity")
+    no = "not done, nothing was changed. Without being asked: YES=1 make parity"
+    if not yes("Go on?", no):
+        raise StepFailed(no)
 
 
 def parity(stack: str, root: Path) -> dict[str, Any]:
@@ -194,6 +194,7 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
         settings = from_files(stack, root)
     except SettingsError as error:
         raise StepFailed(str(error)) from None
+    reach(stack)
     if not settings.standby:
         raise StepFailed("there is no standby to compare with: pulumi config set standby true && pulumi up")
     ours = blueprint(settings)
