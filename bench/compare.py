@@ -12,7 +12,6 @@ Engines, images, weights, options and load are the same in each.
 import argparse
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,14 +24,14 @@ from typing import Any, Protocol
 import yaml
 
 from bench.flip import PAUSE
-from bench.flips import Record, record
+from bench.flips import COLUMNS, Record, record, summary
 from bench.stack import deployed, machine, table
 from components import pins, tensorzero
 from components.catalogue import MODELS
 from components.engines import PORT, WEIGHTS_MOUNT, EngineSpec, build
 from components.gpu_memory import KINDS, EngineKind, Load
 from tests.support import load as traffic
-from tests.support.project import Project, docker
+from tests.support.project import Project, docker, free_port
 
 CONTEXT, PARALLEL = 1024, 4
 READY_SECONDS = 300
@@ -65,9 +64,7 @@ class Composed:
 
     def __init__(self, folder: Path, stack: str) -> None:
         self.folder, self.stack = folder, stack
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}/openai/v1"
         self.model = tensorzero.qualified("tiny")
 
@@ -247,7 +244,7 @@ def main() -> None:
     flips: list[Record] = []
     with deployed("bench-compare", context=CONTEXT, parallel=PARALLEL) as project:
         for name, way in ways(project):
-            with traffic.Load(way.endpoint, way.model, clients=options.clients, pause=PAUSE) as load:
+            with traffic.Load(way.endpoint, way.model, clients=options.clients, pause=PAUSE["real"]) as load:
                 taken = 0
                 for _ in range(options.n):
                     for engine in ("vllm", "ollama"):
@@ -265,16 +262,13 @@ def main() -> None:
 
 
 def show(flips: list[Record]) -> str:
-    """The table over these changes, one row a way. `without an answer` is the longest time between two."""
+    """The table over these changes, one row a way."""
+    shown = ("way", "flips", "sent", "failed", "cut", "longest gap")
     rows = []
     for name in dict.fromkeys(each["way"] for each in flips):
-        own = [each for each in flips if each["way"] == name]
-        requests = [each for one in own for each in one["requests"]]
-        lost = [str(each[3]) for each in requests if each[3]]
-        cut = sum(each.startswith("cut") for each in lost)
-        gap = max(each["gap"] for each in own)
-        rows.append([name, len(own), len(requests), len(lost) - cut, cut, gap])
-    return table(["way", "changes", "sent", "failed", "cut", "longest without an answer"], rows)
+        row = summary(name, [each for each in flips if each["way"] == name])
+        rows.append([row[COLUMNS.index(column)] for column in shown])
+    return table(shown, rows)
 
 
 if __name__ == "__main__":

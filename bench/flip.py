@@ -18,8 +18,8 @@ from bench.stack import deployed, machine, table
 from tests.support.load import Load
 from tests.support.project import Project
 
-PAUSE = 0.5
-"""Seconds that a client thinks between two requests: the load leaves the engines some of the machine."""
+PAUSE = {"real": 0.5, "fast": 0.1}
+"""Seconds that a client thinks between two requests: real engines need the machine for themselves too."""
 
 MARKS = {
     "draining": "drained",
@@ -113,7 +113,9 @@ def main() -> None:
     checks, taken, known = 0, 0, dict[str, dict[str, Any]]()
     with deployed(f"bench-flip-{options.engine}", fast=options.engine == "fast") as project:
         outputs = project.outputs()
-        with Load(outputs["endpoint"], outputs["model"], clients=options.clients, pause=PAUSE) as load:
+        with Load(
+            outputs["endpoint"], outputs["model"], clients=options.clients, pause=PAUSE[options.engine]
+        ) as load:
             for number in range(options.n):
                 for mode in modes:
                     for engine in ("vllm", "ollama"):

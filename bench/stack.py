@@ -1,14 +1,13 @@
 """A stack of its own for a measurement, taken away again afterwards; and how tables are printed."""
 
 import os
-import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from components import pins
-from tests.support.project import Project, docker
+from tests.support.project import Project, docker, free_port
 from tools.environment import ROOT
 
 FAST = "0.0.0-fast"
@@ -18,8 +17,7 @@ FAST = "0.0.0-fast"
 @contextmanager
 def deployed(stack: str, *, fast: bool = False, **settings: object) -> Iterator[Project]:
     """A deployed stack with offline images and the tiny model; `fast`: the test engine is both."""
-    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
-        probe.bind(("127.0.0.1", 0))
+    with tempfile.TemporaryDirectory() as folder:
         base = {
             "engine": "ollama",
             "target": "docker",
@@ -27,9 +25,8 @@ def deployed(stack: str, *, fast: bool = False, **settings: object) -> Iterator[
             "images": "offline",
             "context": 1024,
             "parallel": 4,
-            "port": probe.getsockname()[1],
+            "port": free_port(),
         }
-        probe.close()
         project = Project(Path(folder), stack, **{**base, **settings})
         project.wipe()
         try:

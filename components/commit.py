@@ -30,15 +30,8 @@ class Commit(pulumi.ComponentResource):
     def __init__(self, name: str, args: CommitArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Commit", name, None, opts)
         render = args.plan.render
-        there = {**args.host.environment, "SWITCH": args.switch, "STACK": args.host.labels.stack}
-        live = local.run_output(
-            command=LIVE,
-            interpreter=args.host.interpreter,
-            environment=pulumi.Output.all(**there),
-            add_previous_output_in_env=False,
-            logging=local.Logging.NONE,
-            opts=pulumi.InvokeOutputOptions(parent=self, depends_on=[args.prepared]),
-        )
+        told: dict[str, pulumi.Input[str]] = {"SWITCH": args.switch, "STACK": args.host.labels.stack}
+        live = args.host.look(LIVE, self, after=[args.prepared], **told)
         self.step = local.Command(
             f"{name}-step",
             create=COMMIT,
@@ -49,14 +42,15 @@ class Commit(pulumi.ComponentResource):
                 lambda names: render(engine=names[0], gateway=names[1])
             ),
             environment={
-                **there,
+                **args.host.environment,
+                **told,
                 "ENGINE": args.engine,
                 "GATEWAY": args.gateway,
                 # An input and no trigger: a trigger would replace the step and run its `delete`.
                 # It is read at every preview, so an engine that was changed by hand shows as a diff.
                 # Through the step's output it is unknown in the preview of a flip: what serves after
                 # `prepare` is not what serves now, and a plan that kept that would refuse its own update.
-                "LIVE": pulumi.Output.all(live.stdout, args.prepared.stdout).apply(lambda both: both[0]),
+                "LIVE": pulumi.Output.all(live, args.prepared.stdout).apply(lambda both: both[0]),
             },
             add_previous_output_in_env=False,
             opts=args.host.step_options(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pulumi
 import pulumi_docker as docker
+from pulumi_command import local
 
 from components.gpu_memory import Gpu
 from components.labels import Labels
@@ -55,6 +56,24 @@ class DockerHost:
     def environment(self) -> dict[str, pulumi.Input[str]]:
         """What a step needs in its environment to reach the host."""
         return {"DOCKER_HOST": self.address, **self.step_environment}
+
+    def look(
+        self,
+        command: str,
+        parent: pulumi.Resource,
+        *,
+        after: Sequence[pulumi.Resource] = (),
+        **environment: pulumi.Input[str],
+    ) -> pulumi.Output[str]:
+        """What `command` says of the host, at every preview and once `after` is there. It changes nothing."""
+        return local.run_output(
+            command=command,
+            interpreter=self.interpreter,
+            environment=pulumi.Output.all(**self.environment, **environment),
+            add_previous_output_in_env=False,
+            logging=local.Logging.NONE,
+            opts=pulumi.InvokeOutputOptions(parent=parent, depends_on=list(after)),
+        ).stdout
 
     def options(self, parent: pulumi.Resource, **more: Any) -> pulumi.ResourceOptions:
         """Options of a Docker resource on the host."""

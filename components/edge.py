@@ -88,18 +88,12 @@ class Edge(pulumi.ComponentResource):
                 delete_before_replace=True,  # two containers cannot publish one port
             ),
         )
-        seen = local.run_output(
-            command=plan.EDGE_CONFIG,
-            interpreter=host.interpreter,
-            environment=pulumi.Output.all(
-                **host.environment,
-                PROJECT=host.labels.project,
-                STACK=host.labels.stack,
-                LOOK=caddyfile.SEEN,
-            ),
-            add_previous_output_in_env=False,
-            logging=local.Logging.NONE,
-            opts=pulumi.InvokeOutputOptions(parent=self),
+        seen = host.look(
+            plan.EDGE_CONFIG,
+            self,
+            PROJECT=host.labels.project,
+            STACK=host.labels.stack,
+            LOOK=caddyfile.SEEN,
         )
         self.configured = local.Command(
             f"{name}-configuration",
@@ -112,7 +106,7 @@ class Edge(pulumi.ComponentResource):
                 "EDGE": container.name,
                 "EDGE_ID": container.id,  # a new container under the same volume is brought up to date too
                 "APPLY": caddyfile.APPLY,
-                "SEEN": seen.stdout,  # read at every preview, so an edit by hand shows and is put right
+                "SEEN": seen,  # read at every preview, so an edit by hand shows and is put right
             },
             add_previous_output_in_env=False,
             opts=host.step_options(self),

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
-from pulumi_command import local
 
 from components import tensorzero
 from components.containers import DNS_OPTIONS, labels
@@ -35,16 +34,7 @@ class Gateway(pulumi.ComponentResource):
     def __init__(self, name: str, args: GatewayArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Gateway", name, None, opts)
         host = args.host
-        seen = local.run_output(
-            command=GATEWAY_CONFIG,
-            interpreter=host.interpreter,
-            environment=pulumi.Output.all(
-                **host.environment, PROJECT=host.labels.project, STACK=host.labels.stack
-            ),
-            add_previous_output_in_env=False,
-            logging=local.Logging.NONE,
-            opts=pulumi.InvokeOutputOptions(parent=self),
-        )
+        seen = host.look(GATEWAY_CONFIG, self, PROJECT=host.labels.project, STACK=host.labels.stack)
         container = docker.Container(
             host.labels.name(name),
             image=args.image,
@@ -60,7 +50,7 @@ class Gateway(pulumi.ComponentResource):
             ),
             # Docker tells nobody that a file was edited. A label that follows what the switch says of the
             # TOML replaces an edited gateway; the new one keeps the label, so that it is replaced once.
-            labels=labels({**host.labels.of("gateway"), "changeover.config": seen.stdout}),
+            labels=labels({**host.labels.of("gateway"), "changeover.config": seen}),
             **host.log("gateway"),
             restart="no",  # after a crash or a reboot the switch starts it, once the engine is gated
             destroy_grace_seconds=args.drain,  # unset, Docker kills at once and cuts every stream

@@ -1,21 +1,12 @@
 """The settings that only the target `aws` has, and their checks before AWS is asked anything."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 from itertools import combinations
 from typing import Any, Protocol
 
-from components.instance_types import (
-    GPU_REGIONS,
-    INSTANCE_TYPES,
-    REGIONS_DATE,
-    ROOT_GIB,
-    InstanceType,
-    cost,
-    hourly,
-)
+from components.aws.settings import AwsSettings
+from components.instance_types import GPU_REGIONS, INSTANCE_TYPES, REGIONS_DATE
 from components.ssh_config import Access
 
 KEYS = (
@@ -63,51 +54,6 @@ class Raw(Protocol):
     def choice(self, key: str, allowed: tuple[str, ...]) -> str: ...
     def number(self, key: str, low: int, high: int, unit: str, why: str = "") -> int: ...
     def problem(self, key: str, value: object, allowed: str, command: str) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class AwsSettings:
-    """The checked settings of a stack on AWS. Sizes in GiB, `budget` in US dollars a month."""
-
-    zone: str
-    instance: InstanceType
-    allowed: tuple[str, ...]
-    access: Access
-    admins: tuple[str, ...]
-    public_http: bool
-    vpc_id: str
-    subnet_id: str
-    domain: str
-    hosted_zone: str
-    ami: str
-    ami_refresh: str
-    data_gib: int
-    data_snapshot: str
-    spot: bool
-    protect: bool
-    idle_minutes: int
-    email: str
-    budget: int
-    log_days: int
-    public_keys: Mapping[str, str]
-
-    @property
-    def region(self) -> str:
-        return self.zone[:-1]
-
-    @property
-    def volumes_gib(self) -> int:
-        return ROOT_GIB + self.data_gib
-
-    @property
-    def hourly(self) -> float:
-        """US dollars an hour, without spot's discount."""
-        return hourly(self.instance, volumes_gib=self.volumes_gib)
-
-    @property
-    def cost(self) -> str:
-        """What the stack costs an hour and a month, in words."""
-        return cost(self.instance, volumes_gib=self.volumes_gib, region=self.region, spot=self.spot)
 
 
 def _networks(raw: Raw, key: str) -> tuple[str, ...]:

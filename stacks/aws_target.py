@@ -9,16 +9,16 @@ import pulumi
 import pulumi_docker as docker
 
 from components import instance_types, ssh_config
+from components.aws.settings import AwsSettings
 from components.docker_host import DockerHost, Tls
 from components.labels import Labels
 from stacks import aws_cli
 from stacks.aws_cli import AwsError, Found
-from stacks.aws_settings import AwsSettings
 from stacks.origin import docker_plugin_origin
 from stacks.settings import Settings, client_key, host_key
 from stacks.target_error import TargetError
+from switch.docker import SOCKET
 
-DOCKER_SOCKET = "/var/run/docker.sock"
 SSH_FILES = Path(".changeover") / "ssh"
 """Relative to the project's folder: Pulumi's plugins and the steps run there, wherever the folder is."""
 
@@ -35,32 +35,7 @@ def aws_target(settings: Settings, labels: Labels) -> DockerHost:
     assert wanted is not None
     folder = SSH_FILES / settings.stack
     config = str(folder / "config")
-    args = gpu_host.GpuHostArgs(
-        labels=labels,
-        zone=wanted.zone,
-        instance=wanted.instance,
-        allowed=wanted.allowed,
-        admins=wanted.admins,
-        public_http=wanted.public_http,
-        vpc_id=wanted.vpc_id,
-        subnet_id=wanted.subnet_id,
-        access=wanted.access,
-        domain=wanted.domain,
-        hosted_zone=wanted.hosted_zone,
-        ami=wanted.ami,
-        ami_refresh=wanted.ami_refresh,
-        data_gib=wanted.data_gib,
-        data_snapshot=wanted.data_snapshot,
-        spot=wanted.spot,
-        protect=wanted.protect,
-        idle_minutes=wanted.idle_minutes,
-        email=wanted.email,
-        budget=wanted.budget,
-        log_days=wanted.log_days,
-        client_public_key=wanted.public_keys["client"],
-        host_key=host_key(),
-        ssh_config=config,
-    )
+    args = gpu_host.GpuHostArgs(labels=labels, settings=wanted, host_key=host_key(), ssh_config=config)
     found = _look(wanted, labels)
     write_ssh_files(settings, folder, client_key())
     for note in check(found, wanted, gpu_host.identity(args), settings.stack):
@@ -74,7 +49,7 @@ def aws_target(settings: Settings, labels: Labels) -> DockerHost:
     host = gpu_host.GpuHost("host", args)
     return DockerHost(
         address=host.address,
-        socket=DOCKER_SOCKET,
+        socket=SOCKET,
         bind="0.0.0.0",
         gpu=settings.gpu,
         provider=docker.Provider("host", host=host.address, ssh_opts=["-F", config]),

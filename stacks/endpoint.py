@@ -32,7 +32,7 @@ class Endpoint(pulumi.ComponentResource):
 
     url: pulumi.Output[str]
     certificate: pulumi.Output[str]
-    """The name of the record of the last change."""
+    """The last change's certificate in one line."""
     ca: pulumi.Output[str] | None
     """The CA that clients need for the endpoint's certificate, as PEM; None: a public one, or no TLS."""
 

@@ -12,6 +12,7 @@ import pulumi.runtime.config
 import yaml
 
 from components import fit, instance_types, vllm_flags
+from components.aws.settings import AwsSettings
 from components.caddyfile import API_KEY, TENANT
 from components.catalogue import GIB, MODELS, Folder, Model, Quantization
 from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
@@ -20,7 +21,6 @@ from components.instance_types import GpuKey, InstanceType
 from components.waiting import REQUEST_SECONDS, Bounds
 from parity.probes import PROBES
 from stacks import aws_settings
-from stacks.aws_settings import AwsSettings
 
 PROJECT = "changeover"
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi_docker as docker
@@ -19,10 +20,9 @@ from stacks.aws_target import aws_target
 from stacks.origin import docker_plugin_origin
 from stacks.settings import Settings
 from stacks.target_error import TargetError
-from switch.docker import Docker, DockerError
+from switch.docker import SOCKET, Docker, DockerError
 
 LOOPBACK = "127.0.0.1"
-DOCKER_SOCKET = "/var/run/docker.sock"
 
 
 class _Docker:
@@ -58,7 +58,7 @@ def current_docker_host() -> str:
         text=True,
         check=False,
     )
-    return context.stdout.strip() or f"unix://{DOCKER_SOCKET}"
+    return context.stdout.strip() or f"unix://{SOCKET}"
 
 
 def docker_target(settings: Settings, labels: Labels) -> DockerHost:
@@ -76,21 +76,21 @@ def docker_target(settings: Settings, labels: Labels) -> DockerHost:
     path = address.removeprefix("unix://")
     look = _Docker(path, labels)
     try:
-        look("/version")
+        info = look("/info")
     except TargetError as error:
         raise TargetError(
             f"no Docker engine answers at {address} ({error}). "
             "Start it (Docker Desktop, or on Linux: systemctl start docker) and type the same again."
         ) from None
     origin = _check_origin(look, labels)
-    _check_machine(look, settings)
+    _check_machine(info, settings)
     if settings.images == "offline":
         _check_images(look, settings)
     _check_port(look, settings, labels)
     return DockerHost(
         address=address,
         # Docker Desktop's engine has its socket in a machine of its own, always at the usual place
-        socket=DOCKER_SOCKET if sys.platform == "darwin" or "desktop" in path else path,
+        socket=SOCKET if sys.platform == "darwin" or "desktop" in path else path,
         bind=LOOPBACK,
         gpu=settings.gpu,
         provider=docker.Provider("host", host=address),
@@ -113,9 +113,8 @@ def _check_origin(look: _Docker, labels: Labels) -> str:
     return origin
 
 
-def _check_machine(look: _Docker, settings: Settings) -> None:
+def _check_machine(info: Mapping[str, Any], settings: Settings) -> None:
     """The sum is only as true as the settings that tell it of the machine."""
-    info = look("/info")
     if settings.host_memory and settings.host_memory > info["MemTotal"]:
         there = info["MemTotal"] // GIB
         raise TargetError(

@@ -70,8 +70,8 @@ class Switch:
                 self.journal.write(new)
                 self._tell(new)
                 self.state = new
-                self._say_live()  # before anyone who waits for the new state can ask
                 self._lock.notify_all()
+            self._say_live()  # the lock is still held: before anyone who waits for the new state can ask
             return actions
 
     def _say_live(self) -> None:
@@ -106,8 +106,6 @@ class Switch:
             self._heard.popleft()
             self._hear(0)
         self._world = self.docker.world()
-        with self._lock:
-            self._say_live()
         self.perform(self.apply(Tick(self._world, self.waiting)))
 
     def _hear(self, seconds: float) -> None:

@@ -1,11 +1,10 @@
 """`make gc`: frees weights and images on a stack's Docker host that neither serve nor lead back."""
 
-import os
 import subprocess
 import sys
 
 from offline.steps import StepFailed, main_guard, say
-from tools.host import reach
+from tools.ask import yes
 from tools.status import switch_of
 
 
@@ -18,22 +17,13 @@ def gc(stack: str) -> None:
         raise StepFailed(f"nothing was freed {named.stderr.strip()}".strip())
     if "can go" not in named.stdout:
         return
-    if os.environ.get("YES") != "1":
-        if not sys.stdin.isatty():
-            raise StepFailed(
-                f"nothing was freed: nobody can be asked here. Type: YES=1 make gc STACK={stack}"
-            )
-        if input("Free these? [y/N] ").strip().lower() not in ("y", "yes"):
-            say("Nothing was freed.")
-            return
+    alone = f"nothing was freed: nobody can be asked here. Type: YES=1 make gc STACK={stack}"
+    if not yes("Free these?", alone):
+        say("Nothing was freed.")
+        return
     if subprocess.run([*ask, "--free"], check=False).returncode != 0:
         raise StepFailed("not all of it could be freed; `make gc` again shows what is left")
 
 
 if __name__ == "__main__":
-
-    def main() -> None:
-        reach(sys.argv[1])
-        gc(sys.argv[1])
-
-    main_guard(main)
+    main_guard(lambda: gc(sys.argv[1]))

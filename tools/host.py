@@ -4,12 +4,12 @@ import os
 
 import yaml
 
+from components.aws.settings import AwsSettings
 from components.labels import Labels
 from components.ssh_config import USER
 from offline.steps import StepFailed
 from stacks import aws_cli
 from stacks.aws_cli import AwsError, Found
-from stacks.aws_settings import AwsSettings
 from stacks.aws_target import SSH_FILES
 from stacks.settings import PROJECT, SettingsError, from_files
 from tools.environment import ROOT

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from components.aws.settings import AwsSettings
 from offline.steps import StepFailed, main_guard, say
 from stacks.aws_cli import AwsError, Found, aws
-from stacks.aws_settings import AwsSettings
+from tools.ask import yes
 from tools.environment import pulumi
 from tools.host import look, on_aws
 from tools.wake import WAIT_SECONDS, start
@@ -51,13 +52,8 @@ def without(resources: Collection[Mapping[str, Any]], gone: Collection[str]) -> 
 
 
 def _ask(question: str, stack: str) -> None:
-    if os.environ.get("YES") == "1":
-        return
-    if not sys.stdin.isatty():
-        raise StepFailed(
-            f"nothing was changed: nobody can be asked here. Type: YES=1 make recover STACK={stack}"
-        )
-    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+    alone = f"nothing was changed: nobody can be asked here. Type: YES=1 make recover STACK={stack}"
+    if not yes(question, alone):
         raise StepFailed("nothing was changed")
 
 

@@ -9,9 +9,10 @@ from tools.host import reach
 
 
 def switch_of(stack: str) -> str:
-    """The container of the stack's switch. Raises StepFailed when none runs here."""
+    """The container of the stack's switch, wherever its Docker host is. Raises StepFailed when none runs."""
     if shutil.which("docker") is None:
         raise StepFailed("there is no `docker` command")
+    reach(stack)
     find = ["docker", "ps", "--filter", f"label=changeover.stack={stack}"]
     find += ["--filter", "label=changeover.role=switch", "--format", "{{.Names}}"]
     found = subprocess.run(find, capture_output=True, text=True, check=False)
@@ -30,9 +31,4 @@ def status(stack: str) -> None:
 
 
 if __name__ == "__main__":
-
-    def main() -> None:
-        reach(sys.argv[1])
-        status(sys.argv[1])
-
-    main_guard(main)
+    main_guard(lambda: status(sys.argv[1]))

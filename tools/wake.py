@@ -2,9 +2,9 @@
 
 import sys
 
+from components.aws.settings import AwsSettings
 from offline.steps import StepFailed, main_guard, say
 from stacks.aws_cli import AwsError, aws
-from stacks.aws_settings import AwsSettings
 from tools.host import look, on_aws
 
 WAIT_SECONDS = 900

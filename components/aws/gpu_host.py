@@ -11,11 +11,12 @@ from components.aws.alarms import Alarms, AlarmsArgs
 from components.aws.firewall import Firewall, FirewallArgs
 from components.aws.network import Network, NetworkArgs
 from components.aws.role import Role, RoleArgs
+from components.aws.settings import AwsSettings
 from components.aws.snapshots import Snapshots, SnapshotsArgs
 from components.boot_script import Boot, digest, user_data
-from components.instance_types import GPU_WORDS, ROOT_GIB, InstanceType
+from components.instance_types import GPU_WORDS, ROOT_GIB
 from components.labels import Labels
-from components.ssh_config import USER, Access
+from components.ssh_config import USER
 
 AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 READY_SECONDS = 1200
@@ -27,34 +28,10 @@ LOGGED = ("edge", "switch")
 
 @dataclass(frozen=True, kw_only=True)
 class GpuHostArgs:
-    """`host_key` is the private SSH host key, a secret. `ssh_config` is a path on the deployer's machine.
-
-    `vpc_id` and `subnet_id` are empty for a network of the stack's own, `ami` for the Deep Learning AMI,
-    `data_snapshot` for an empty volume.
-    """
+    """`host_key` is the private SSH host key, a secret. `ssh_config` is a path on the deployer's machine."""
 
     labels: Labels
-    zone: str
-    instance: InstanceType
-    allowed: tuple[str, ...]
-    admins: tuple[str, ...]
-    public_http: bool
-    vpc_id: str
-    subnet_id: str
-    access: Access
-    domain: str
-    hosted_zone: str
-    ami: str
-    ami_refresh: str
-    data_gib: int
-    data_snapshot: str
-    spot: bool
-    protect: bool
-    idle_minutes: int
-    email: str
-    budget: int
-    log_days: int
-    client_public_key: str
+    settings: AwsSettings
     host_key: pulumi.Input[str]
     ssh_config: str
 
@@ -63,7 +40,7 @@ def boot(args: GpuHostArgs, data_volume: str) -> Boot:
     """What the boot script of this host is made from."""
     labels = args.labels
     return Boot(
-        region=args.zone[:-1],
+        region=args.settings.region,
         data_volume=data_volume,
         host_key_parameter=f"/{labels.project}/{labels.stack}/host-key",
         namespace=f"Changeover/{labels.stack}",
@@ -74,9 +51,9 @@ def identity(args: GpuHostArgs) -> dict[str, str]:
     """Tags of the instance by which a later preview knows in words that it would replace it."""
     return {
         "Boot": digest(boot(args, "")),
-        "Image": args.ami or "-".join(filter(None, ["pinned", args.ami_refresh])),
-        "Data": args.data_snapshot or "empty",
-        "Spot": "yes" if args.spot else "no",
+        "Image": args.settings.ami or "-".join(filter(None, ["pinned", args.settings.ami_refresh])),
+        "Data": args.settings.data_snapshot or "empty",
+        "Spot": "yes" if args.settings.spot else "no",
     }
 
 
@@ -91,8 +68,8 @@ class GpuHost(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: GpuHostArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:GpuHost", name, None, opts)
-        labels = args.labels
-        region = args.zone[:-1]
+        labels, wanted = args.labels, args.settings
+        region = wanted.region
         provider = aws.Provider("aws", region=region, opts=pulumi.ResourceOptions(parent=self))
         child = pulumi.ResourceOptions(parent=self, provider=provider)
         components = pulumi.ResourceOptions(parent=self, providers=[provider])
@@ -105,23 +82,23 @@ class GpuHost(pulumi.ComponentResource):
                 "ManagedBy": "pulumi",
             }
 
-        namespace = boot(args, "").namespace
-        vpc_id: pulumi.Input[str] = args.vpc_id
-        subnet_id: pulumi.Input[str] = args.subnet_id
+        values = boot(args, "")
+        vpc_id: pulumi.Input[str] = wanted.vpc_id
+        subnet_id: pulumi.Input[str] = wanted.subnet_id
         routed: list[pulumi.Resource] = []
-        if not args.subnet_id:
+        if not wanted.subnet_id:
             network = Network(
-                labels.name("network"), NetworkArgs(zone=args.zone, tags=tags("network")), components
+                labels.name("network"), NetworkArgs(zone=wanted.zone, tags=tags("network")), components
             )
             vpc_id, subnet_id, routed = network.vpc_id, network.subnet_id, [network.routed]
-        challenges = ("0.0.0.0/0",) if args.public_http else args.allowed
+        challenges = ("0.0.0.0/0",) if wanted.public_http else wanted.allowed
         firewall = Firewall(
             labels.name("firewall"),
             FirewallArgs(
                 vpc_id=vpc_id,
-                allowed=args.allowed,
-                admins=args.admins,
-                challenges=challenges if args.domain else (),
+                allowed=wanted.allowed,
+                admins=wanted.admins,
+                challenges=challenges if wanted.domain else (),
                 tags=tags("firewall"),
             ),
             components,
@@ -131,7 +108,7 @@ class GpuHost(pulumi.ComponentResource):
             aws.cloudwatch.LogGroup(
                 f"{role}-log",
                 name=group,
-                retention_in_days=args.log_days,
+                retention_in_days=wanted.log_days,
                 tags=tags(f"{role}-log"),
                 opts=child,
             )
@@ -139,7 +116,7 @@ class GpuHost(pulumi.ComponentResource):
         ]
         host_key = aws.ssm.Parameter(
             "host-key",
-            name=f"/{labels.project}/{labels.stack}/host-key",
+            name=values.host_key_parameter,
             type="SecureString",
             value=pulumi.Output.secret(args.host_key),
             tags=tags("host-key"),
@@ -150,7 +127,7 @@ class GpuHost(pulumi.ComponentResource):
             RoleArgs(
                 parameter=host_key.arn,
                 log_groups=[each.arn for each in logs],
-                namespace=namespace,
+                namespace=values.namespace,
                 tags=tags("host"),
             ),
             components,
@@ -158,31 +135,31 @@ class GpuHost(pulumi.ComponentResource):
         key = aws.ec2.KeyPair(
             "deployer",
             key_name=labels.name("deployer"),
-            public_key=args.client_public_key,
+            public_key=wanted.public_keys["client"],
             tags=tags("deployer"),
             opts=child,
         )
         data = aws.ebs.Volume(
             "data",
-            availability_zone=args.zone,
-            size=args.data_gib,
+            availability_zone=wanted.zone,
+            size=wanted.data_gib,
             type="gp3",
             encrypted=True,
-            snapshot_id=args.data_snapshot or None,
+            snapshot_id=wanted.data_snapshot or None,
             tags=tags("data"),
             opts=pulumi.ResourceOptions(
                 parent=self,
                 provider=provider,
-                protect=args.protect,  # hours of download, and the certificates
+                protect=wanted.protect,  # hours of download, and the certificates
             ),
         )
-        ami: pulumi.Input[str] = args.ami
-        if not args.ami:
+        ami: pulumi.Input[str] = wanted.ami
+        if not wanted.ami:
             # Kept in a parameter of the stack's own: a newer `latest` changes nothing. A refresh is another
             # parameter, which takes what is the newest then.
             pin = aws.ssm.Parameter(
-                "-".join(filter(None, ["ami", args.ami_refresh])),
-                name="/".join(["", labels.project, labels.stack, *filter(None, ["ami", args.ami_refresh])]),
+                "-".join(filter(None, ["ami", wanted.ami_refresh])),
+                name="/".join(["", labels.project, labels.stack, *filter(None, ["ami", wanted.ami_refresh])]),
                 type="String",
                 value=aws.ssm.get_parameter_output(
                     name=AMI_PARAMETER, opts=pulumi.InvokeOutputOptions(parent=self, provider=provider)
@@ -206,7 +183,7 @@ class GpuHost(pulumi.ComponentResource):
         self.instance = aws.ec2.Instance(
             "instance",
             ami=ami,
-            instance_type=args.instance.name,
+            instance_type=wanted.instance.name,
             subnet_id=subnet_id,
             vpc_security_group_ids=[firewall.group_id],
             iam_instance_profile=role.profile,
@@ -221,8 +198,8 @@ class GpuHost(pulumi.ComponentResource):
             root_block_device=aws.ec2.InstanceRootBlockDeviceArgs(
                 volume_type="gp3", volume_size=ROOT_GIB, encrypted=True, tags=tags("root")
             ),
-            instance_market_options=spot if args.spot else None,
-            disable_api_termination=args.protect,
+            instance_market_options=spot if wanted.spot else None,
+            disable_api_termination=wanted.protect,
             force_destroy=True,  # `protect` holds Pulumi back; termination protection is against the console
             user_data=data.id.apply(lambda volume: user_data(boot(args, volume))),
             user_data_replace_on_change=True,  # it runs at the first boot only
@@ -230,7 +207,7 @@ class GpuHost(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 provider=provider,
-                protect=args.protect,
+                protect=wanted.protect,
                 delete_before_replace=True,  # one data volume, one address
                 depends_on=[*routed, *role.ready, *logs],  # the boot script uses all of it
             ),
@@ -255,7 +232,7 @@ class GpuHost(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 provider=provider,
-                protect=args.protect,  # clients and name servers know it, and it is never given twice
+                protect=wanted.protect,  # clients and name servers know it, and it is never given twice
             ),
         )
         associated = aws.ec2.EipAssociation(
@@ -266,20 +243,20 @@ class GpuHost(pulumi.ComponentResource):
             opts=gone_with_instance,
         )
         self.ip = address.public_ip
-        if args.hosted_zone:
+        if wanted.hosted_zone:
             zone = aws.route53.get_zone_output(
-                name=args.hosted_zone, opts=pulumi.InvokeOutputOptions(parent=self, provider=provider)
+                name=wanted.hosted_zone, opts=pulumi.InvokeOutputOptions(parent=self, provider=provider)
             )
             aws.route53.Record(
                 "record",
                 zone_id=zone.zone_id,
-                name=args.domain,
+                name=wanted.domain,
                 type="A",
                 ttl=60,
                 records=[address.public_ip],
                 opts=child,
             )
-        if args.protect:
+        if wanted.protect:
             Snapshots(
                 labels.name("snapshots"),
                 SnapshotsArgs(
@@ -291,16 +268,16 @@ class GpuHost(pulumi.ComponentResource):
             labels.name("alarms"),
             AlarmsArgs(
                 instance_id=self.instance.id,
-                namespace=namespace,
+                namespace=values.namespace,
                 region=region,
-                email=args.email,
-                budget=args.budget,
-                idle_minutes=args.idle_minutes,
+                email=wanted.email,
+                budget=wanted.budget,
+                idle_minutes=wanted.idle_minutes,
                 labels=tags("alarms"),
             ),
             components,
         )
-        there = self.instance.id if args.access == "ssm" else address.public_ip
+        there = self.instance.id if wanted.access == "ssm" else address.public_ip
         docker_host = there.apply(lambda target: f"ssh://{USER}@{target}")
         ready = local.Command(
             "ready",
@@ -309,9 +286,9 @@ class GpuHost(pulumi.ComponentResource):
             environment={
                 "DOCKER_HOST": docker_host,
                 "CHANGEOVER_SSH_CONFIG": args.ssh_config,
-                "GPU": GPU_WORDS[args.instance.gpu],
-                "GPUS": str(args.instance.gpus),
-                "INSTANCE_TYPE": args.instance.name,  # another one was stopped and started: wait again
+                "GPU": GPU_WORDS[wanted.instance.gpu],
+                "GPUS": str(wanted.instance.gpus),
+                "INSTANCE_TYPE": wanted.instance.name,  # another one was stopped and started: wait again
                 "DRIVER": str(pins.DRIVER),
                 "DEADLINE": str(READY_SECONDS),
             },

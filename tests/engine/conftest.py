@@ -1,18 +1,11 @@
 """One deployed stack for the story that the tests tell in order, on the real engines."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.project import Project
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.support.project import Project, free_port
 
 
 @pytest.fixture(scope="session")

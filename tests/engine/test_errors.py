@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import free_port
-from tests.support.project import CommandFailed, Project, docker
+from tests.support.project import CommandFailed, Project, docker, free_port
 
 pytestmark = pytest.mark.engine
 

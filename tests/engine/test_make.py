@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.engine.conftest import free_port
-from tests.support.project import docker
+from tests.support.project import docker, free_port
 from tools.environment import ROOT
 
 pytestmark = pytest.mark.engine

@@ -16,8 +16,7 @@ import yaml
 
 from bench.stack import remove_fast_engine, use_fast_engine
 from components.labels import Labels
-from tests.engine.conftest import free_port
-from tests.support.project import docker
+from tests.support.project import docker, free_port
 from tools import environment
 from tools.environment import ROOT
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,13 @@ from tools import environment
 from tools.environment import ROOT
 
 SOURCES = ("__main__.py", "Pulumi.yaml", "components", "parity", "stacks", "switch", "offline")
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class CommandFailed(Exception):

@@ -21,8 +21,7 @@ from review.events import parse
 from review.text import render
 from stacks.blueprint import blueprint
 from stacks.settings import declared, from_files
-from tests.engine.conftest import free_port
-from tests.support.project import CommandFailed, Project, docker
+from tests.support.project import CommandFailed, Project, docker, free_port
 from tools.environment import ROOT
 
 GOLDEN = ROOT / "tests" / "unit" / "golden" / "reviews"

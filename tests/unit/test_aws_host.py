@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from components.aws.gpu_host import GpuHost, GpuHostArgs, identity
+from components.aws.settings import AwsSettings
 from components.instance_types import INSTANCE_TYPES
 from components.labels import Labels
 from tests.support.recorder import SECRET, Recorder
@@ -19,30 +20,38 @@ HOST_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nmarker-of-the-host-key\n"
 
 ARGS = GpuHostArgs(
     labels=Labels(project="changeover", stack="prod"),
-    zone="eu-central-1b",
-    instance=INSTANCE_TYPES["g4dn.xlarge"],
-    allowed=("203.0.113.0/24", "198.51.100.0/24"),
-    admins=(),
-    public_http=False,
-    vpc_id="",
-    subnet_id="",
-    access="ssm",
-    domain="",
-    hosted_zone="",
-    ami="",
-    ami_refresh="",
-    data_gib=200,
-    data_snapshot="",
-    spot=False,
-    protect=True,
-    idle_minutes=0,
-    email="",
-    budget=0,
-    log_days=90,
-    client_public_key="ssh-ed25519 AAAA",
+    settings=AwsSettings(
+        zone="eu-central-1b",
+        instance=INSTANCE_TYPES["g4dn.xlarge"],
+        allowed=("203.0.113.0/24", "198.51.100.0/24"),
+        admins=(),
+        public_http=False,
+        vpc_id="",
+        subnet_id="",
+        access="ssm",
+        domain="",
+        hosted_zone="",
+        ami="",
+        ami_refresh="",
+        data_gib=200,
+        data_snapshot="",
+        spot=False,
+        protect=True,
+        idle_minutes=0,
+        email="",
+        budget=0,
+        log_days=90,
+        public_keys={"client": "ssh-ed25519 AAAA"},
+    ),
     host_key=HOST_KEY,
     ssh_config=".changeover/ssh/prod/config",
 )
+
+
+def args(**changes: Any) -> GpuHostArgs:
+    """`ARGS` with other settings."""
+    return replace(ARGS, settings=replace(ARGS.settings, **changes))
+
 
 Declare = Callable[..., Recorder]
 
@@ -57,7 +66,7 @@ def declare() -> Declare:
 
         @pulumi.runtime.test  # type: ignore[untyped-decorator]
         def program() -> None:
-            GpuHost("host", replace(ARGS, **changes))
+            GpuHost("host", args(**changes))
 
         program()
         return recorder
@@ -286,11 +295,11 @@ def test_an_image_of_ones_own_is_asked_of_nobody(declare: Declare) -> None:
 def test_the_instances_tags_tell_a_later_preview_what_it_was_made_from() -> None:
     base = identity(ARGS)
     assert base["Image"] == "pinned"
-    assert identity(replace(ARGS, ami_refresh="2027"))["Image"] == "pinned-2027"
-    assert identity(replace(ARGS, ami="ami-0123456789"))["Image"] == "ami-0123456789"
-    assert identity(replace(ARGS, spot=True))["Spot"] != base["Spot"]
-    assert identity(replace(ARGS, zone="us-east-1a"))["Boot"] != base["Boot"]
-    assert identity(replace(ARGS, data_gib=500, email="a@b.cc", log_days=1)) == base
+    assert identity(args(ami_refresh="2027"))["Image"] == "pinned-2027"
+    assert identity(args(ami="ami-0123456789"))["Image"] == "ami-0123456789"
+    assert identity(args(spot=True))["Spot"] != base["Spot"]
+    assert identity(args(zone="us-east-1a"))["Boot"] != base["Boot"]
+    assert identity(args(data_gib=500, email="a@b.cc", log_days=1)) == base
 
 
 # readiness

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from components.aws.settings import AwsSettings
 from components.labels import Labels
 from stacks import aws_cli, aws_target
 from stacks.aws_cli import AwsError, Found, found
-from stacks.aws_settings import AwsSettings
 from stacks.settings import from_values
 from stacks.target_error import TargetError
 from tests.unit.test_aws_settings import GOOD, PUBLIC, ROOT

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from components.aws.settings import AwsSettings
 from offline.steps import StepFailed
 from stacks.aws_cli import AwsError, Found
-from stacks.aws_settings import PUBLIC_KEY, AwsSettings
+from stacks.aws_settings import PUBLIC_KEY
 from tests.unit.test_aws_target import HERE, NOTHING, wanted
-from tools import host, keys, recover, wake
+from tools import down, host, keys, recover, wake
 
 INSTANCE = "urn:pulumi:prod::changeover::changeover:index:GpuHost$aws:ec2/instance:Instance::instance"
 DATA = "urn:pulumi:prod::changeover::changeover:index:GpuHost$aws:ebs/volume:Volume::data"
@@ -277,3 +278,23 @@ def test_tools_reach_the_host_over_the_stacks_own_ssh(
     world.found = replace(HERE, state="stopped")
     with pytest.raises(StepFailed, match="make wake STACK=prod"):
         host.reach("prod")
+
+
+# down
+
+
+def test_a_protected_stack_is_refused_before_anything_of_it_is_deleted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(down, "_stacks", lambda: ["prod"])
+    monkeypatch.setattr(down, "pulumi", world.run_pulumi)
+    with pytest.raises(StepFailed, match=r"protected \(data, instance\); nothing was changed.*protect false"):
+        down.down("prod")
+    assert world.pulumi == ["stack export"]
+
+
+def test_a_stack_that_is_not_there_is_not_said_to_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(down, "_stacks", list)
+    monkeypatch.setenv("CHANGEOVER_BACKEND", "s3://here")
+    with pytest.raises(StepFailed, match="no stack `prod` in s3://here; nothing was changed"):
+        down.down("prod")

@@ -1,0 +1,15 @@
+"""One question to the person at the keyboard."""
+
+import os
+import sys
+
+from offline.steps import StepFailed
+
+
+def yes(question: str, alone: str) -> bool:
+    """Whether the person agrees; `YES=1` does. Raises StepFailed with `alone` where nobody can be asked."""
+    if os.environ.get("YES") == "1":
+        return True
+    if not sys.stdin.isatty():
+        raise StepFailed(alone)
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
