@@ -35,15 +35,35 @@ def _stacks() -> list[str]:
     return [each["name"] for each in json.loads(pulumi("stack", "ls", "--json", capture=True))]
 
 
+def _refuse_protected(stack: str) -> None:
+    """Pulumi would delete whatever else it can before it met what is protected."""
+    state = json.loads(pulumi("stack", "export", "--stack", stack, capture=True))
+    held = [each for each in state["deployment"].get("resources") or [] if each.get("protect")]
+    if held:
+        names = ", ".join(each["urn"].rsplit("::", 1)[1] for each in held)
+        raise StepFailed(
+            f"stack `{stack}` is protected ({names}); nothing was changed. To destroy it: pulumi config set "
+            f"protect false --stack {stack} && pulumi up --stack {stack}, and the same again"
+        )
+
+
 def down(stack: str = STACK) -> None:
     """Destroy `stack` and what an interrupted update left; `WEIGHTS=delete` takes the weights too.
 
-    On AWS the weights always go, with the data volume, once `protect` is false.
+    On AWS the weights always go, with the data volume, once `protect` is false. Raises StepFailed.
     """
-    if stack in _stacks():
+    known = stack in _stacks()
+    if known:
+        _refuse_protected(stack)
         pulumi("destroy", "--yes", "--skip-preview", "--stack", stack)
         pulumi("stack", "rm", "--yes", "--preserve-config", "--stack", stack)
     if is_on_aws(stack):
+        if not known:
+            where = environment.variables()["PULUMI_BACKEND_URL"]
+            raise StepFailed(
+                f"there is no stack `{stack}` in {where}; nothing was changed. Where its state is elsewhere: "
+                f"export {environment.BACKEND}=s3://…"
+            )
         say("The stack is gone, and the data volume with its weights. Its snapshots stay.")
         return
     filters = [
