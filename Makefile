@@ -1,7 +1,7 @@
 # Everything is built into .venv, .changeover and one cache folder; `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status gc parity keys wake recover review apply drift rollback comment fetch-review \
+.PHONY: help up cli down status gc parity keys wake recover review apply drift rollback comment fetch-review \
   drift-issue test check render clean-all lock venv
 
 PYTHON ?= python3
@@ -19,6 +19,9 @@ help: ## this list
 
 up: venv ## set everything up and deploy the stack `local` (or STACK=…)
 	@$(RUN) tools.up
+
+cli: venv ## the Pulumi CLI and its plugins in this folder; nothing is deployed
+	@$(RUN) tools.environment
 
 down: venv ## remove the stack, keep the weights (WEIGHTS=delete removes them too)
 	@$(RUN) tools.down

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import offline.tools
 from components import pins
-from offline.steps import StepFailed, cache_root, cached, say
+from offline.steps import StepFailed, cache_root, cached, main_guard, say
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".changeover"
@@ -63,7 +63,7 @@ def pulumi(
     Raises StepFailed when it exits non-zero.
     """
     done = subprocess.run(
-        [BIN / "pulumi", *words],
+        [cli(), *words],
         cwd=cwd,
         env=environment or process_environment(),
         stdout=subprocess.PIPE if capture else None,
@@ -146,11 +146,18 @@ def _vendor_download() -> Path | None:
     return cached("pulumi-vendor", f"v{pins.PULUMI}", download) / "pulumi"
 
 
-def ensure() -> None:
-    """The CLI and its surroundings, where this checkout has none yet: a fresh clone in CI has not."""
-    if not (BIN / "pulumi").exists():
-        install_tools()
-        write()
+def cli() -> Path:
+    """The CLI of this checkout, set up first where a fresh clone has none. Raises StepFailed."""
+    program = BIN / "pulumi"
+    if not program.exists():
+        set_up()
+    return program
+
+
+def set_up() -> None:
+    """The CLI, its plugins and its surroundings in `.changeover`. Raises StepFailed."""
+    install_tools()
+    write()
 
 
 def write() -> None:
@@ -168,3 +175,7 @@ def write() -> None:
     text = activate.read_text()
     if line not in text:
         activate.write_text(text.rstrip("\n") + "\n" + line)
+
+
+if __name__ == "__main__":
+    main_guard(set_up)

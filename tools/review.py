@@ -94,7 +94,7 @@ def events_of(
     # Without --refresh a stopped container would not show.
     words = ["preview", "--json", "--refresh", "--stack", stack, "--non-interactive"]
     done = subprocess.run(
-        [environment.BIN / "pulumi", *words, *(["--save-plan", str(plan)] if plan else [])],
+        [environment.cli(), *words, *(["--save-plan", str(plan)] if plan else [])],
         cwd=root,
         env={**(env or environment.process_environment()), "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"},
         stdin=subprocess.DEVNULL,
@@ -200,7 +200,6 @@ def main() -> None:
     parser.add_argument("action", choices=["review", "apply", "drift"])
     parser.add_argument("stack")
     asked = parser.parse_args()
-    environment.ensure()
     if asked.action == "review":
         review(asked.stack)
     elif asked.action == "drift":

@@ -23,6 +23,7 @@ from review.history import PREFIX, NoWayBack, Update
 from review.text import render
 from stacks.settings import declared
 from tools import environment
+from tools.ask import yes
 from tools.environment import ROOT, pulumi
 from tools.review import events_of, git
 
@@ -87,10 +88,9 @@ def updates_of(stack: str) -> list[Update]:
 
 def agree() -> None:
     """Asks once; `YES=1` is a yes. Raises StepFailed without one."""
-    if os.environ.get("YES") == "1":
-        return
-    if not sys.stdin.isatty() or input("Go back to it? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise StepFailed("not done, nothing was changed. Without being asked: YES=1 make rollback")
+    no = "not done, nothing was changed. Without being asked: YES=1 make rollback"
+    if not yes("Go back to it?", no):
+        raise StepFailed(no)
 
 
 def keep_certificates(folder: Path, stack: str) -> None:
@@ -175,7 +175,6 @@ def main() -> None:
     to = os.environ.get("TO") or None
     if to is not None and not to.isdigit():
         raise StepFailed(f"TO={to}: the number of an update, as `make rollback` lists them")
-    environment.ensure()
     rollback(asked.stack, int(to) if to else None)
 
 

@@ -140,8 +140,7 @@ def prepare() -> None:
     on_aws = is_on_aws(STACK)
     if not on_aws:
         docker_engine.ensure()
-    environment.install_tools()
-    environment.write()
+    environment.set_up()
     ensure_stack()
     if on_aws:
         keys(STACK)
