@@ -74,7 +74,7 @@ check: venv ## lint, types, unit tests: the fast part
 
 test: check ## everything, on the real engines
 	@$(RUN) tools.up --prepare
-	@$(VENV)/bin/pytest tests/engine
+	@$(VENV)/bin/pytest tests/engine -v --numprocesses 2 --dist loadgroup
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
 	@$(RUN) tools.render

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.pins import PULUMI
 from tests.support.project import docker, free_port
 from tools.environment import ROOT
 
@@ -54,6 +55,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump({"config": config}))
     yield folder
     subprocess.run(["bash", "-c", "WEIGHTS=delete make down"], cwd=folder, check=False)
+
+
+def test_make_cli_sets_up_pulumi_and_deploys_nothing(checkout: Path) -> None:
+    shell(checkout, "make cli")
+    assert PULUMI in shell(checkout, "source .venv/bin/activate && pulumi version && pulumi stack ls")
+    assert docker("ps", "--all", "--quiet", *FILTERS) == ""
 
 
 def test_make_up_ends_with_an_answer_and_says_how_to_go_on(checkout: Path) -> None:
