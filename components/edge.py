@@ -22,7 +22,10 @@ BOOTSTRAP = "/etc/caddy/bootstrap.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeArgs:
-    """`image` is the reference to pull, `port` the published one, `config` what it runs with (secret)."""
+    """`image` is the reference to pull, `port` the published one, `config` what it runs with (secret).
+
+    `seen` is what the edge says of the configuration that it runs with now.
+    """
 
     image: str
     port: int
@@ -30,6 +33,7 @@ class EdgeArgs:
     host: DockerHost
     network: pulumi.Input[str]
     committed: pulumi.Resource
+    seen: pulumi.Input[str]
 
 
 class Edge(pulumi.ComponentResource):
@@ -88,13 +92,6 @@ class Edge(pulumi.ComponentResource):
                 delete_before_replace=True,  # two containers cannot publish one port
             ),
         )
-        seen = host.look(
-            plan.EDGE_CONFIG,
-            self,
-            PROJECT=host.labels.project,
-            STACK=host.labels.stack,
-            LOOK=caddyfile.SEEN,
-        )
         self.configured = local.Command(
             f"{name}-configuration",
             create=plan.CONFIGURE,
@@ -106,7 +103,7 @@ class Edge(pulumi.ComponentResource):
                 "EDGE": container.name,
                 "EDGE_ID": container.id,  # a new container under the same volume is brought up to date too
                 "APPLY": caddyfile.APPLY,
-                "SEEN": seen,  # read at every preview, so an edit by hand shows and is put right
+                "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
             },
             add_previous_output_in_env=False,
             opts=host.step_options(self),

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 failed or refused, 75 (`follow`) still under way, 2 used 
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -12,9 +13,11 @@ import os
 import sys
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import switch
 from switch import certificate, daemon, edge, gpu
 from switch.checks import Failed, check
 from switch.daemon import Switch
@@ -189,6 +192,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace, docker: Docker) -> int:
     match args.verb:
         case "serve":
+            unpack()
             daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS, LIVE), SOCKET)
         case "prepare" | "commit" | "follow" | "abandon" | "release":
             request: dict[str, Any] = {"verb": args.verb}
@@ -220,6 +224,20 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
         case "fetch":
             fetch(load(Fetch, json.load(sys.stdin), "fetch"), docker, WEIGHTS, say, LOCKS)
     return 0
+
+
+def unpack() -> None:
+    """Lays the modules out beside the archive that they came in, where Python looks first.
+
+    It keeps what it compiled of a file, and would compile an archive's anew in each `docker exec`.
+    """
+    archive = Path(switch.__file__).parent.parent
+    if not archive.is_file():
+        return
+    folder = archive.parent
+    with contextlib.suppress(OSError), zipfile.ZipFile(archive) as modules:  # a full disk: slower, and well
+        modules.extractall(folder / "new")
+        (folder / "new" / "switch").replace(folder / "switch")
 
 
 def _certificate(journal: Journal, *, tar: bool) -> None:
