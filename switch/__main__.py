@@ -47,7 +47,7 @@ def gateway_config(state: State, docker: Docker) -> str:
     return docker.labels_of(gateway.container).get("changeover.config", "as declared")
 
 
-def report(state: State, world: World, weights: Path, now: float) -> dict[str, Any]:
+def report(state: State, world: World, weights: Path, now: float, unkept: str = "") -> dict[str, Any]:
     """All that `status` shows; times in seconds since the epoch, sizes in bytes."""
     a, t = state.active, state.transaction
     t = t if t and t.phase in UNDER_WAY else None
@@ -61,7 +61,7 @@ def report(state: State, world: World, weights: Path, now: float) -> dict[str, A
         "gated": gated(state, world),
         "gateway": a and a.plan.gateway.container,
         "held_since": t.held if t and t.held else state.held,
-        "trouble": state.trouble,
+        "trouble": state.trouble or unkept,
         "under_way": t and _short(t, now),
         "last": state.last and _short(state.last, now),
         "containers": {c.name: "running" if c.running else "stopped" for c in world.values()},
@@ -205,17 +205,18 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
                 say(line)
             return int(reply["code"])
         case "check":
-            say(check(parse(json.load(sys.stdin), "prepare"), docker, WEIGHTS))
+            say(check(parse(json.load(sys.stdin), "prepare"), docker, JOURNAL, WEIGHTS))
         case "gateway":
-            say(gateway_config(Journal(JOURNAL).read(), docker))
+            say(gateway_config(_state()[0], docker))
         case "status":
             now = time.time()
-            r = report(Journal(JOURNAL).read(), docker.world(), WEIGHTS, now)
+            state, unkept = _state()
+            r = report(state, docker.world(), WEIGHTS, now, unkept)
             say(json.dumps(r, indent=2) if args.json else screen(r, now))
         case "certificate":
-            _certificate(Journal(JOURNAL), tar=args.tar)
+            _certificate(_state()[0].last, tar=args.tar)
         case "gc":
-            collect(Journal(JOURNAL).read(), docker, WEIGHTS, LOCKS, say, free=args.free)
+            collect(_state()[0], docker, WEIGHTS, LOCKS, say, free=args.free)
         case "exchange":
             for line in sys.stdin:
                 say(json.dumps(exchange(json.loads(line))))
@@ -240,19 +241,26 @@ def unpack() -> None:
         (folder / "new" / "switch").replace(folder / "switch")
 
 
-def _certificate(journal: Journal, *, tar: bool) -> None:
-    """Raises Failed when no change has ended yet."""
-    last = journal.last()
+def _state() -> tuple[State, str]:
+    """What the switch knows now, and why its journal is older than that. Raises OSError."""
+    reply = daemon.ask(SOCKET, {"verb": "state"})
+    return load(State, reply["state"], "state"), reply["unkept"]
+
+
+def _certificate(last: Transaction | None, *, tar: bool) -> None:
+    """Of the change that has ended last. Raises Failed when there is none."""
     if last is None:
         raise Failed("no change has ended yet")
-    content, file = last
+    content = certificate.certificate(last)
     if not tar:
         say(certificate.short(content))
         return
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:
-        for each in (file, file.with_suffix(".md")):
-            archive.add(each, each.name)
+        for name, text in certificate.files(content).items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(text.encode()), int(last.ended)
+            archive.addfile(member, io.BytesIO(text.encode()))
     sys.stdout.buffer.write(raw.getvalue())
 
 
