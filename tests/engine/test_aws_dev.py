@@ -14,11 +14,15 @@ import pytest
 import yaml
 
 from components.aws import permissions
+from review.events import parse
+from review.text import drift
 from tests.support.aws.emulator import ADDRESSES, Emulator
 from tests.support.aws.host.machines import Host, Machines
 from tests.support.aws.project import AwsProject
 from tests.support.load import Load
+from tests.support.switch_stack import wait
 from tools.environment import ROOT
+from tools.review import events_of
 
 pytestmark = [
     pytest.mark.engine,
@@ -198,11 +202,16 @@ def test_what_was_changed_behind_its_back_is_found_and_put_right(
         "Volumes"
     ]
     api.create_tags(Resources=[volume["VolumeId"]], Tags=[{"Key": "Name", "Value": "somebody-elses"}])
-    project.pulumi("refresh", "--yes", "--skip-preview")
-    assert project.changes() == {"data": "update"}
-    project.up()
+    rule = ("tcp", 22, "0.0.0.0/0")
+    wait(lambda: rule in (host.rules or []), 120)
+    found = drift(parse(events_of("dev", root=project.folder, env=project.environment)))
+    opened = "`changeover-dev-firewall` (SecurityGroup): port 22 is open to 0.0.0.0/0 (everybody)"
+    assert found[0] == opened
+    assert "tags.Name is somebody-elses and was changeover-dev-data" in found[1]
+    assert len(found) == 2
+    project.up("--refresh")
+    wait(lambda: rule not in (host.rules or []), 120)
     nothing_to_do(project)
-    api.revoke_security_group_ingress(GroupId=group, IpPermissions=everybody)
 
 
 def test_a_new_machine_image_replaces_the_instance_and_keeps_the_weights(
