@@ -229,7 +229,7 @@ def test_what_was_changed_behind_its_back_is_found_and_put_right(
     api.create_tags(Resources=[volume["VolumeId"]], Tags=[{"Key": "Name", "Value": "somebody-elses"}])
     rule = ("tcp", 22, "0.0.0.0/0")
     wait(lambda: rule in (host.rules or []), 120)
-    found = drift(parse(events_of("dev", root=project.folder, env=project.environment)))
+    found = sorted(drift(parse(events_of("dev", root=project.folder, env=project.environment))))
     opened = "`changeover-dev-firewall` (SecurityGroup): port 22 is open to 0.0.0.0/0 (everybody)"
     assert found[0] == opened
     assert "tags.Name is somebody-elses and was changeover-dev-data" in found[1]
