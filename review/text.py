@@ -91,8 +91,11 @@ def sentence(preview: Preview) -> str:
             f"Engine of `{stack}`: {NAMES.get(str(before), before)} → {name}{_how(preview)}; {rest}; {back}"
         )
     if _taken_back(preview):
+        # killed late, it has made the other engine active, and what serves now is not known in a preview
         begun = "what an update began and did not finish is taken back"
-        return f"`{stack}`: {begun}; {name} goes on serving; {rest}"
+        return (
+            f"`{stack}`: {begun}; where {name} does not serve already, it does again{_how(preview)}; {rest}"
+        )
     if moves(preview):
         return f"Engine of `{stack}`: {name} stays, in another container{_how(preview)}; {rest}; {back}"
     gateway = [_gateway(preview)] if _replaced(preview, "gateway") else []

@@ -6,6 +6,7 @@ It is an ordinary update, from a git worktree of the commit that was running the
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -163,7 +164,8 @@ def rollback(stack: str, to: int | None) -> None:
         say("\n" + render(seen))
         if seen.changes or seen.drift or unfinished:
             agree()
-            message = f"Back to update {then.number}: {then.message}"
+            title = re.sub(r"^(Back to update \d+: )+", "", then.message)
+            message = f"Back to update {then.number}: {title}"
             words = ["up", "--yes", "--skip-preview", "--refresh", "--stack", stack]
             try:
                 pulumi(*words, "--message", message, cwd=folder, environment=env)
