@@ -1,5 +1,6 @@
 """The edge: Caddy, the only thing that listens outside the host."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 
@@ -25,11 +26,14 @@ class EdgeArgs:
     """`image` is the reference to pull, `port` the published one, `config` what it runs with (secret).
 
     `seen` is what the edge says of the configuration that it runs with now.
+    `tenants` and `caddyfile` are what may be shown of it: who has a key, and the text without keys.
     """
 
     image: str
     port: int
     config: pulumi.Input[str]
+    tenants: tuple[str, ...]
+    caddyfile: str
     host: DockerHost
     network: pulumi.Input[str]
     committed: pulumi.Resource
@@ -104,6 +108,9 @@ class Edge(pulumi.ComponentResource):
                 "EDGE_ID": container.id,  # a new container under the same volume is brought up to date too
                 "APPLY": caddyfile.APPLY,
                 "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
+                # All of stdin is a secret: by these two a review says what in it changes.
+                "TENANTS": ", ".join(args.tenants),
+                "CADDYFILE": hashlib.sha256(args.caddyfile.encode()).hexdigest()[:8],
             },
             add_previous_output_in_env=False,
             opts=host.step_options(self),

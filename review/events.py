@@ -17,6 +17,8 @@ SECRET_SIGNATURE = "4dabf18193072939515e22adb298388d"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """Pulumi's own placeholder of a text that is known only after the update."""
 UNKNOWN_TEXT = "(known afterwards)"
+LATE = ("prepare-step", "-gateway", "commit-step", "-edge", "edge-configuration")
+"""How the names end of what comes last in an update, in order."""
 SETTLED = ("same", "read", "refresh", "read-discard", "discard-replaced", "remove-pending-replace")
 
 
@@ -61,7 +63,10 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """One preview: what changes, what was changed behind Pulumi's back, and what will be there."""
+    """One preview: what changes, what was changed behind Pulumi's back, and what will be there.
+
+    `notes` and `warned` are what the program said itself.
+    """
 
     stack: str
     config: Mapping[str, str]
@@ -71,6 +76,7 @@ class Preview:
     outputs_before: Mapping[str, Any]
     outputs_after: Mapping[str, Any]
     notes: tuple[str, ...]
+    warned: tuple[str, ...]
 
 
 def parse(lines: Iterable[str]) -> Preview:
@@ -98,9 +104,16 @@ def _name(meta: Mapping[str, Any]) -> str:
     return str(meta["urn"]).rsplit("::", 1)[1]
 
 
+def _order(meta: Mapping[str, Any]) -> tuple[int, str, str]:
+    name = _name(meta)
+    late = next((n for n, ending in enumerate(LATE, 1) if name.endswith(ending)), 0)
+    return late, str(meta["type"]), name
+
+
 def _preview(events: list[dict[str, Any]]) -> Preview:
     config: dict[str, str] = {}
     notes: list[str] = []
+    warned: list[str] = []
     errors: list[str] = []
     steps: dict[str, list[dict[str, Any]]] = {}
     drift: list[Change] = []
@@ -110,8 +123,10 @@ def _preview(events: list[dict[str, Any]]) -> Preview:
             config = event["preludeEvent"]["config"] or {}
         elif "diagnosticEvent" in event:
             said = event["diagnosticEvent"]
-            if said["severity"] in ("info", "warning"):
+            if said["severity"] == "info":
                 notes.append(said["message"].strip())
+            elif said["severity"] == "warning":
+                warned.append(said["message"].strip())
             elif said["severity"] == "error":
                 errors.append(said["message"].strip())
         elif "resourcePreEvent" in event:
@@ -128,13 +143,15 @@ def _preview(events: list[dict[str, Any]]) -> Preview:
             errors.append("the preview failed")
     if errors:
         raise PreviewFailed("\n".join(errors))
-    changes = [_change(of_one) for of_one in steps.values() if of_one[0]["type"] != STACK_TYPE]
     stack = next(iter(steps), "urn:pulumi:?::").split(":")[2]
+    # what can be done side by side comes in any order, and two previews of one change must read the same
+    steps = dict(sorted(steps.items(), key=lambda step: _order(step[1][0])))
+    changes = [_change(of_one) for of_one in steps.values() if of_one[0]["type"] != STACK_TYPE]
     return Preview(
         stack=stack,
         config=config,
         changes=tuple(change for change in changes if change is not None),
-        drift=tuple(drift),
+        drift=tuple(sorted(drift, key=lambda change: (change.type, change.name))),
         resources=tuple(
             Resource(
                 type=meta["type"],
@@ -149,6 +166,7 @@ def _preview(events: list[dict[str, Any]]) -> Preview:
         outputs_before=outputs["old"],
         outputs_after=outputs["new"],
         notes=tuple(notes),
+        warned=tuple(sorted(set(warned))),
     )
 
 

@@ -6,9 +6,12 @@ that was checked out. The file backend gives every update the version 0, so upda
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 PREFIX = "changeover:"
+ENDING_SECONDS = 5
+"""An update that ends may write its state once more after the time that the history has."""
 
 
 class NoWayBack(Exception):
@@ -71,11 +74,26 @@ def read(entries: Sequence[Mapping[str, Any]]) -> list[Update]:
     return found
 
 
-def way_back(updates: Sequence[Update], to: int | None = None) -> tuple[Update, Update]:
+def unfinished(entries: Sequence[Mapping[str, Any]], deployment: Mapping[str, Any]) -> bool:
+    """Whether an update began after the last in the CLI's JSON: one that was killed is never in it.
+
+    `deployment` is that of `pulumi stack export`. The update can also be running.
+    """
+    if not entries or deployment.get("pending_operations"):
+        return bool(entries)
+    written, ended = (
+        datetime.fromisoformat(text) for text in (deployment["manifest"]["time"], entries[0]["endTime"])
+    )
+    return (written - ended).total_seconds() > ENDING_SECONDS
+
+
+def way_back(
+    updates: Sequence[Update], to: int | None = None, *, unfinished: bool = False
+) -> tuple[Update, Update]:
     """The last update, and the one to go back to.
 
-    After one that failed that is the last that succeeded; else the last that ran something else. `to` is the
-    number of another one. Raises NoWayBack.
+    After one that failed, or is `unfinished` and so not among them, that is the last that succeeded; else the
+    last that ran something else. `to` is the number of another one. Raises NoWayBack.
     """
     if not updates:
         raise NoWayBack("the stack has never been updated. Deploy it: make up")
@@ -86,8 +104,8 @@ def way_back(updates: Sequence[Update], to: int | None = None) -> tuple[Update, 
             known = ", ".join(str(each.number) for each in updates if each.ok)
             raise NoWayBack(f"TO={to} is no update that succeeded; those are {known}")
         return now, chosen
-    for each in reversed(updates[:-1]):
-        if each.ok and not (now.ok and each.same(now)):
+    for each in reversed(updates):
+        if each.ok and (unfinished or not now.ok or not each.same(now)):
             return now, each
     raise NoWayBack("no other update of this stack has succeeded: there is nothing to go back to")
 

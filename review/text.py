@@ -7,23 +7,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from review import policies
-from review.events import SECRET, UNKNOWN_TEXT, Change, Preview
+from review.events import SECRET, STACK_TYPE, UNKNOWN_TEXT, Change, Preview
 
 NAMES = {"ollama": "Ollama", "vllm": "vLLM"}
 LONGEST_FULL = 40_000
 """Characters of the folded preview: a comment on a pull request takes 65,536 in all."""
 LONGEST_VALUE = 2_000
-ACTIVE = "the active engine"
 ENGINE = re.compile(r"\b(ollama|vllm)-[0-9a-f]{8}\b")
 """An engine's name in the names of its resources: kind and content."""
+MAYBE = "an API key may change with the edge's configuration"
+GONE, MADE = ("replaced", "deleted"), ("replaced", "created")
+LIMITS = {"cpuSet", "cpuShares", "memory", "memorySwap"}
 PARTS = {"RemoteImage": "image", "Command": "weights", "Container": "container"}
+RUNS, FORGOTTEN = "run again", "forgotten by Pulumi, kept by Docker"
 ORDER = (
     "created",
     "changed",
+    RUNS,
     "replaced, the new one first",
     "replaced, the old one first",
     "left over",
     "deleted",
+    FORGOTTEN,
 )
 
 
@@ -37,11 +42,15 @@ def render(preview: Preview) -> str:
         parts.append("**Look at this first:**\n\n" + _bullets(warned))
     if found := drift(preview):
         parts.append("**Changed behind Pulumi's back** (this update puts it right):\n\n" + _bullets(found))
+    if stays := lasting(preview):
+        parts.append("**Changed behind Pulumi's back** (no update puts it right):\n\n" + _bullets(stays))
     if moves(preview):
         parts.append("Mode and memory:\n\n```\n" + "\n".join(_cutover(preview)) + "\n```")
     parts.append(f"Price: {_price(preview)}")
     if preview.changes:
         parts.append("What happens to what:\n\n" + _table(preview))
+    for kind, diff in engine_diffs(preview):
+        parts.append(f"What {NAMES[kind]} is started with:\n\n```diff\n{diff}\n```")
     if diff := toml_diff(preview):
         parts.append("The gateway's TOML:\n\n```diff\n" + diff + "\n```")
     if full := _full(preview):
@@ -70,30 +79,51 @@ def moves(preview: Preview) -> bool:
 def sentence(preview: Preview) -> str:
     """What this change is, in one sentence without its full stop."""
     stack, after = preview.stack, str(preview.outputs_after.get("engine"))
+    name = NAMES.get(after, after)
     before = preview.outputs_before.get("engine")
     if before is None and any(change.op == "created" for change in preview.changes):
-        return f"`{stack}` is deployed for the first time, with {NAMES.get(after, after)}"
+        return f"`{stack}` is deployed for the first time, with {name}"
     back = f"back with `make rollback STACK={stack}`"
     others = _others(preview)
     rest = "; ".join(others) if others else "nothing is replaced but the gateway"
     if is_flip(preview):
-        flip = f"{NAMES.get(str(before), before)} → {NAMES.get(after, after)}"
-        return f"Engine of `{stack}`: {flip} {_how(preview)}; {rest}; {back}"
-    if _taken_back(preview):
         return (
-            f"`{stack}`: what an update began and did not finish is taken back; "
-            f"{NAMES.get(after, after)} goes on serving; {rest}"
+            f"Engine of `{stack}`: {NAMES.get(str(before), before)} → {name}{_how(preview)}; {rest}; {back}"
+        )
+    if _taken_back(preview):
+        # killed late, it has made the other engine active, and what serves now is not known in a preview
+        begun = "what an update began and did not finish is taken back"
+        return (
+            f"`{stack}`: {begun}; where {name} does not serve already, it does again{_how(preview)}; {rest}"
         )
     if moves(preview):
+        return f"Engine of `{stack}`: {name} stays, in another container{_how(preview)}; {rest}; {back}"
+    gateway = [_gateway(preview)] if _replaced(preview, "gateway") else []
+    if (live := _live(preview)) and live in _containers(preview):
+        found = ENGINE.search(live)
+        serves = NAMES[found[1]] if found else f"`{live}`"
+        said = [f"{serves} was made active by hand", f"{name} is made active again{_how(preview)}"]
+        return f"`{stack}`: {'; '.join([*said, *gateway, *others])}"
+    said = [*gateway, *others]
+    if drift(preview):
+        return f"`{stack}`: what was changed by hand is put right; {'; '.join(said or _steps(preview))}"
+    if (stays := lasting(preview)) and not said:
         return (
-            f"Engine of `{stack}`: stays {NAMES.get(after, after)}, in another container "
-            f"{_how(preview)}; {rest}; {back}"
+            f"`{stack}`: {_many(len(stays), 'thing')} changed behind Pulumi's back that no update puts right"
         )
-    if any(said.startswith(ACTIVE) for said in drift(preview)):
-        others = [f"{NAMES.get(after, after)} is made active again {_how(preview)}", *others]
-    gateway = [f"the gateway is replaced by {_beside(preview)}"] if _replaced(preview, "gateway") else []
-    said = [*gateway, *others] or [f"{_many(len(preview.changes), 'resource')} to update"]
-    return f"`{stack}`: {'; '.join(said)}; the engine stays {NAMES.get(after, after)}; {back}"
+    return f"`{stack}`: {'; '.join(said or _steps(preview))}; the engine stays {name}; {back}"
+
+
+def _steps(preview: Preview) -> list[str]:
+    """Where nothing else changes: what runs again, and looks before it acts."""
+    if all(change.type == policies.COMMAND for change in preview.changes):
+        names = ", ".join(f"`{change.name}`" for change in preview.changes)
+        return [f"only {names} run{'s' if len(preview.changes) == 1 else ''} again, which no request notices"]
+    return [f"{_many(len(preview.changes), 'resource')} to update"]
+
+
+def _containers(preview: Preview) -> list[str]:
+    return [str(each.inputs.get("name")) for each in preview.resources if each.type == policies.CONTAINER]
 
 
 def _taken_back(preview: Preview) -> bool:
@@ -107,22 +137,46 @@ def _taken_back(preview: Preview) -> bool:
 
 
 def _how(preview: Preview) -> str:
+    """How the engine changes: mode, waiting, losses. Nothing where nothing serves meanwhile."""
+    if _down(preview):
+        return ""
     mode, after = preview.outputs_after.get("cutover"), preview.outputs_after.get("engine")
     if mode == "overlap":
         waits = "nobody waits"
     else:
         found = re.search(rf"^wait in a change to {after}: (\S+ s)", "\n".join(preview.notes), re.MULTILINE)
         waits = f"about {found[1]} of waiting" if found else "requests wait meanwhile"
-    return f"by {mode}, {waits}, 0 requests lost expected"
+    lost = "" if _replaced(preview, "edge") else ", 0 requests lost expected"
+    return f" by {mode}, {waits}{lost}"
 
 
-def _beside(preview: Preview) -> str:
-    first = any(_role(change) == "gateway" and change.new_first for change in preview.changes)
-    return "a new one that is started first" if first else "a new one"
+def _down(preview: Preview) -> str:
+    """Why nothing answers while this is applied; nothing where something does."""
+    old_first = [change for change in preview.changes if change.op == "replaced" and not change.new_first]
+    causes = [change for change in preview.changes if change.type == policies.INSTANCE and change.op in GONE]
+    if not causes and any(_role(change) in ("engine", "gateway") for change in old_first):
+        causes = [change for change in old_first if change.paths] or old_first
+    if not causes:
+        return ""
+    names = ", ".join(f"`{change.name}`" for change in causes)
+    return f"the endpoint is down meanwhile: {names} is replaced, and what serves is deleted before that"
+
+
+def _gateway(preview: Preview) -> str:
+    (change,) = [each for each in preview.changes if _role(each) == "gateway" and each.op in MADE]
+    if change.op == "created":
+        return "the gateway is made anew, and until then requests wait"
+    first = "that is started first, which no request notices" if change.new_first else "after it is deleted"
+    return f"the gateway is replaced by a new one {first}"
 
 
 def _many(count: int, thing: str) -> str:
     return f"{count} {thing}{'s' if count != 1 else ''}"
+
+
+def _the(change: Change) -> str:
+    role = _role(change)
+    return f"the {role}" if role in ("gateway", "edge", "switch") else f"container `{change.name}`"
 
 
 def _role(change: Change) -> str:
@@ -134,25 +188,31 @@ def _role(change: Change) -> str:
 
 
 def _replaced(preview: Preview, role: str) -> bool:
-    return any(_role(change) == role and change.op in ("replaced", "created") for change in preview.changes)
+    return any(_role(change) == role and change.op in MADE for change in preview.changes)
 
 
 def _others(preview: Preview) -> list[str]:
     """What happens besides a move of the engine and the gateway's part in it, in words."""
-    said = []
-    if _replaced(preview, "edge"):
-        said.append("the edge is made anew, so requests are refused for some seconds")
+    said = [*_clients(preview)]
+    if down := _down(preview):
+        said.append(down)
+    elif _replaced(preview, "edge"):
+        gone = any(
+            each.op == "deleted" or _stopped(each) for each in preview.drift if _is_edge(preview, each)
+        )
+        until = (
+            ", and until then requests are refused" if gone else ", so requests are refused for some seconds"
+        )
+        said.append(f"the edge is made anew{until}")
     for change in preview.changes:
-        if change.name == "edge-configuration" and not _replaced(preview, "edge"):
-            what = (
-                "another configuration or other keys"
-                if "stdin" in change.paths
-                else "its configuration again"
-            )
-            said.append(f"the edge gets {what} and is not replaced")
-        elif change.type == policies.CONTAINER and change.op == "changed":
-            said.append(f"container `{change.name}` changes in place")
-    if _replaced(preview, "switch"):
+        if change.name == "edge-configuration" and change.op == "changed":
+            said += _edge_configuration(change, again=not _replaced(preview, "edge"))
+        elif change.type == policies.CONTAINER and change.op == "changed" and not {*change.paths} <= LIMITS:
+            does = f"changes in place ({', '.join(change.paths)})"
+            if set(change.paths) == {"mustRun"}:
+                does = "is started again"
+            said.append(f"{_the(change)} {does}, which no request notices")
+    if _replaced(preview, "switch") and not down:
         said.append("the switch is made anew, which no request notices")
     active = str(preview.outputs_after.get("engine"))
     for kind in ("ollama", "vllm"):
@@ -160,21 +220,71 @@ def _others(preview: Preview) -> list[str]:
             c.op for c in preview.changes if _role(c) == "engine" and c.name.rpartition("-")[0].endswith(kind)
         }
         if ops and (kind != active or not moves(preview)):
-            verb = {"created": "is added", "deleted": "is removed"}.get(
+            verb = {"created": "is added", "deleted": "is removed (its image and weights stay)"}.get(
                 "".join(ops), "gets another container"
             )
             said.append(f"{NAMES[kind]}, the standby, {verb}")
     for change in preview.changes:
-        if change.type in policies.KEEPS and change.op in ("replaced", "deleted"):
-            said.append(f"{change.kind.lower()} `{change.name}` is {change.op}")
+        if change.type in policies.KEEPS and change.op in GONE:
+            what = "is Pulumi's no longer, and Docker keeps it" if change.retained else f"is {change.op}"
+            said.append(f"{change.kind.lower()} `{change.name}` {what}")
+    return said
+
+
+def _is_edge(preview: Preview, drifted: Change) -> bool:
+    return any(each.name == drifted.name and _role(each) == "edge" for each in preview.changes)
+
+
+def _stopped(drifted: Change) -> bool:
+    return drifted.before.get("mustRun") is True and drifted.after.get("mustRun") is False
+
+
+def _clients(preview: Preview) -> Iterator[str]:
+    """What the endpoint's users have to change."""
+    for key, what in (("endpoint", "use the address"), ("model", "ask for the model")):
+        before, after = preview.outputs_before.get(key), preview.outputs_after.get(key)
+        if before and after not in (before, UNKNOWN_TEXT):
+            yield f"clients have to {what} `{after}`, which was `{before}`"
+
+
+def _edge_configuration(change: Change, *, again: bool) -> list[str]:
+    """What changes in the edge's configuration, in words; `again`: say so if it is given what it had."""
+    keys = [each for each in _keys(change) if not each.startswith(MAYBE)]
+    if not keys and (_at(change.before, "CADDYFILE") != _at(change.after, "CADDYFILE")):
+        return ["the edge reloads another configuration, which can cut a request that has just arrived"]
+    if not keys and again and "stdin" not in change.paths:
+        return ["the edge gets its configuration again"]
+    return keys
+
+
+def _keys(change: Change) -> list[str]:
+    """What an update of the edge's configuration does to API keys: of them only the tenants can be seen."""
+    sides = [_at(side, "TENANTS") for side in (change.before, change.after)]
+    if "stdin" not in change.paths or change.op != "changed":
+        return []
+    if None in sides:
+        return [f"{MAYBE}, which is a secret"]  # a stack from before there was `TENANTS`
+    old, new = ({name for name in str(side).split(", ") if name} for side in sides)
+    if new and not old:
+        names = ", ".join(f"`{name}`" for name in sorted(new))
+        return [f"the endpoint gets its first API key ({names}), and without one requests are refused"]
+    if old and not new:
+        return ["the last API key is removed, and whoever reaches the endpoint can use it"]
+    said = [f"tenant `{name}` gets an API key" for name in sorted(new - old)]
+    said += [f"tenant `{name}` loses its API key" for name in sorted(old - new)]
+    if not said and new:
+        other = _at(change.before, "CADDYFILE") != _at(change.after, "CADDYFILE")
+        said = [f"{MAYBE}, which is a secret" if other else "an API key changes, and the old one is refused"]
     return said
 
 
 def _cutover(preview: Preview) -> list[str]:
     """Mode, sums and waits, as the program itself says them."""
-    lines = "\n".join(preview.notes).splitlines()
-    start = next((n for n, line in enumerate(lines) if line.startswith("mode: ")), len(lines))
-    return lines[start:]
+    for note in preview.notes:
+        lines = note.splitlines()
+        if modes := [n for n, line in enumerate(lines) if line.startswith("mode: ")]:
+            return lines[modes[0] :]
+    return []
 
 
 def _price(preview: Preview) -> str:
@@ -188,18 +298,27 @@ def _price(preview: Preview) -> str:
 
 def warnings(preview: Preview) -> list[str]:
     """What a reviewer must not miss: data or machine replaced, secrets, image pins, broken policies."""
-    found = []
+    found = [*preview.warned, *_clients(preview)]
+    if down := _down(preview):
+        found.append(down)
     for change in preview.changes:
-        if change.type in policies.KEEPS and change.op in ("replaced", "deleted"):
+        if change.type in policies.KEEPS and change.op in GONE:
             why = ", ".join(change.paths) or "it is no longer declared"
-            kept = " Docker keeps it and its data" if change.retained else ""
-            found.append(f"`{change.name}` ({change.kind}) is {change.op}: {why}.{kept}")
-        if change.op == "changed":
+            said = f"`{change.name}` ({change.kind}) is {change.op}: {why}"
+            if change.retained:
+                said = (
+                    f"`{change.name}` ({change.kind}) is no longer Pulumi's: {why}. "
+                    "Docker keeps it and its data, and what used it begins with an empty one"
+                )
+            found.append(said)
+        if change.name == "edge-configuration":
+            found += _keys(change)
+        elif change.op == "changed":
             paths = [path for path in change.paths if change.before.get(path.split(".")[0]) == SECRET]
             if paths:
                 found.append(f"a secret of `{change.name}` changes ({', '.join(paths)})")
     found += _image_pins(preview)
-    return found + [f"policy broken: {each.words}" for each in broken(preview)]
+    return found + [f"policy broken, so `make apply` refuses it: {each.words}" for each in broken(preview)]
 
 
 def _image_pins(preview: Preview) -> list[str]:
@@ -226,8 +345,38 @@ def has_keys(preview: Preview) -> bool:
 
 
 def drift(preview: Preview) -> list[str]:
-    """Everything that was changed behind Pulumi's back, each in words."""
-    return [*(_drifted(change) for change in preview.drift), *_by_hand(preview)]
+    """What was changed behind Pulumi's back and an update puts right, each in words."""
+    return [*(_drifted(change) for change in preview.drift if _repaired(preview, change)), *_by_hand(preview)]
+
+
+def lasting(preview: Preview) -> list[str]:
+    """What was changed behind Pulumi's back and no update puts right, each in words."""
+    return [_drifted(change) for change in preview.drift if not _repaired(preview, change)]
+
+
+def _repaired(preview: Preview, drifted: Change) -> bool:
+    touched = any((each.type, each.name) == (drifted.type, drifted.name) for each in preview.changes)
+    return touched and not _is_limit(drifted)
+
+
+def _is_limit(change: Change) -> bool:
+    """A limit set by hand on a container that declares none: Docker changes limits and takes none away."""
+    return (
+        change.type == policies.CONTAINER
+        and change.op == "changed"
+        and {*change.paths} <= LIMITS
+        and not any(change.before.get(path) for path in change.paths)
+    )
+
+
+def _live(preview: Preview) -> str:
+    """What the switch says of the active engine where Pulumi left another; else nothing."""
+    for change in preview.changes:
+        if change.name == "commit-step" and change.op != "created":
+            live = _at(change.after, "LIVE")
+            if live not in (_at(change.before, "LIVE"), UNKNOWN_TEXT):
+                return str(live)
+    return ""
 
 
 def _by_hand(preview: Preview) -> Iterator[str]:
@@ -235,13 +384,14 @@ def _by_hand(preview: Preview) -> Iterator[str]:
     for change in preview.changes:
         if change.op == "created":
             continue
-        if change.name == "commit-step":
-            before, live = _at(change.before, "LIVE"), _at(change.after, "LIVE")
-            if live not in (before, UNKNOWN_TEXT):
-                left = _at(change.before, "ENGINE")
-                what = {"unreachable": "the switch does not answer"}.get(str(live), f"`{live}` serves")
-                what = "no engine serves" if str(live).startswith("none since") else what
-                yield f"{ACTIVE}: {what}, and Pulumi left `{left}` serving"
+        if change.name == "commit-step" and (live := _live(preview)):
+            left = _at(change.before, "ENGINE")
+            if live == "unreachable":
+                yield f"the switch does not answer, so whether `{left}` serves is not known"
+            elif live.startswith("none since"):
+                yield f"the active engine: none serves, and Pulumi left `{left}` serving"
+            else:
+                yield f"the active engine: `{live}` serves, and Pulumi left `{left}` serving"
         if change.name == "edge-configuration" and _edited(
             _at(change.before, "SEEN"), _at(change.after, "SEEN")
         ):
@@ -261,8 +411,13 @@ def _label(inputs: Mapping[str, Any]) -> Any:
 
 def _drifted(change: Change) -> str:
     if change.op == "deleted":
-        return f"`{change.name}` ({change.kind}) is gone"
-    if change.before.get("mustRun") is True and change.after.get("mustRun") is False:
+        container = change.type == policies.CONTAINER
+        return (
+            f"the container `{change.name}` is gone"
+            if container
+            else f"`{change.name}` ({change.kind}) is gone"
+        )
+    if _stopped(change):
         return f"the container `{change.name}` is stopped"
     words = []
     for name in sorted({re.split(r"[.\[]", path)[0] for path in change.paths}):
@@ -280,6 +435,8 @@ def _drifted(change: Change) -> str:
             ]
         else:
             words.append(f"{name} is {_short(new)} and was {_short(old)}")
+    if _is_limit(change):
+        words.append("Docker takes no limit away, so remove the container and let an update make it anew")
     return f"`{change.name}` ({change.kind}): {'; '.join(words)}"
 
 
@@ -327,18 +484,49 @@ def _table(preview: Preview) -> str:
         op = change.op
         if op == "replaced":
             op = "replaced, the new one first" if change.new_first else "replaced, the old one first"
+        elif op == "deleted" and change.retained:
+            op = FORGOTTEN
+        elif op == "changed" and change.type == policies.COMMAND:
+            op = RUNS
         if (engine := ENGINE.search(change.name)) and op in ("created", "deleted"):
             engines.setdefault((op, engine[0]), []).append(PARTS.get(change.kind, change.kind))
         else:
-            groups.setdefault(op, []).append(f"`{change.name}` ({change.kind})")
+            groups.setdefault(op, []).append(f"`{change.name}`" + (f" ({change.kind})" if op != RUNS else ""))
     for (op, engine_name), parts in engines.items():
-        groups.setdefault(op, []).append(f"engine `{engine_name}` ({', '.join(sorted(parts))})")
+        what = ", ".join(sorted(parts)) if op == "created" else "container; its image and weights stay"
+        groups.setdefault(op, []).append(f"engine `{engine_name}` ({what})")
     touched = {change.name for change in preview.changes}
     same = sum(
-        each.name not in touched and not each.type.startswith("changeover:") for each in preview.resources
+        each.name not in touched and each.type != STACK_TYPE and not each.type.startswith("changeover:")
+        for each in preview.resources
     )
     rows = [f"| {op} | {', '.join(groups[op])} |" for op in ORDER if op in groups]
     return "\n".join(["| what | resources |", "|---|---|", *rows, f"| unchanged | {same} |"])
+
+
+def engine_diffs(preview: Preview) -> Iterator[tuple[str, str]]:
+    """For each engine that takes the place of another of its kind: what it is started with, as a diff."""
+    for old, new in _successors(preview):
+        found = ENGINE.search(new.name) if _role(new) == "engine" else None
+        diff = _diff(_started_with(old.before), _started_with(new.after), 0)
+        if found and diff:
+            yield found[1], diff
+
+
+def _started_with(inputs: Mapping[str, Any]) -> list[str]:
+    """An engine's variables and flags, each on a line."""
+    flags = re.sub(r" (?=--?[a-z])", "\n", " ".join(map(str, inputs.get("command") or [])))
+    return [*map(str, inputs.get("envs") or []), *flags.splitlines()]
+
+
+def _successors(preview: Preview) -> list[tuple[Change, Change]]:
+    """What is deleted, with what is created in its place: an engine's name says its content."""
+    gone = {_stem(change): change for change in preview.changes if change.op == "deleted"}
+    return [
+        (gone[_stem(change)], change)
+        for change in preview.changes
+        if change.op == "created" and _stem(change) in gone
+    ]
 
 
 def toml_diff(preview: Preview) -> str:
@@ -349,41 +537,45 @@ def toml_diff(preview: Preview) -> str:
 
 
 def _diff(old: list[str], new: list[str], around: int) -> str:
-    lines = list(difflib.unified_diff(old, new, "now", "then", n=around, lineterm=""))[2:]
-    return "\n".join(line for line in lines if not line.startswith("@@"))
+    lines = list(difflib.unified_diff(old, new, "now", "then", n=around, lineterm=""))[3:]
+    return "\n".join(" …" if line.startswith("@@") else line for line in lines if around or line[0] != "@")
 
 
 def _full(preview: Preview) -> str:
     """Every changed property. An engine that takes the place of another of its kind is compared with it."""
-    gone = {_stem(change): change for change in preview.changes if change.op == "deleted"}
-    pairs = {
-        _stem(change): gone[_stem(change)]
-        for change in preview.changes
-        if change.op == "created" and _stem(change) in gone
-    }
+    pairs = {new.name: old for old, new in _successors(preview)}
+    followed = {old.name for old in pairs.values()}
     parts = []
     fresh = not preview.outputs_before
     for change in preview.changes:
-        if change.type.startswith("changeover:"):
+        if change.type.startswith("changeover:") or change.name in followed:
             continue
         old, title = change, f"# {change.op}: {change.type} {change.name}"
-        if pairs.get(_stem(change)):
-            if change.op == "deleted":
-                continue
-            old = pairs[_stem(change)]
-            title = (
-                f"# created: {change.type} {change.name} (beside it: what {old.name} was, which is deleted)"
-            )
+        if change.name in pairs:
+            old = pairs[change.name]
+            title += f" (beside it: what {old.name} was, which is deleted)"
         elif change.op in ("deleted", "left over") or fresh:
             parts.append(title)
             continue
         keys = {path.split(".")[0].split("[")[0] for path in change.paths} if old is change else set()
-        body = _diff(_lines(old.before, keys), _lines(change.after, keys), 1)
+        before = old.before if keys else _in_order_of(change.after, old.before)
+        body = _diff(_lines(before, keys), _lines(change.after, keys), 1)
         parts.append(f"{title}\n{body}" if body else title)
     text = "\n".join(parts)
     if len(text) > LONGEST_FULL:
         text = text[:LONGEST_FULL] + f"\n… and more: make review STACK={preview.stack}"
     return text.replace("```", "'''")
+
+
+def _in_order_of(pattern: Any, value: Any) -> Any:
+    """The value, with lists in the order of the pattern's that hold the same: the provider sorts some."""
+    if isinstance(pattern, dict) and isinstance(value, dict):
+        return {key: _in_order_of(pattern.get(key), each) for key, each in value.items()}
+    if isinstance(pattern, list) and isinstance(value, list):
+        if len(pattern) == len(value) and all(each in value for each in pattern):
+            return pattern
+        return [_in_order_of(*both) for both in zip(pattern, value, strict=False)] + value[len(pattern) :]
+    return value
 
 
 def _stem(change: Change) -> tuple[str, str]:

@@ -147,6 +147,8 @@ class Endpoint(pulumi.ComponentResource):
                 config=pulumi.Output.all(args.api_keys, host.tls.name if host.tls else None).apply(
                     lambda both: blueprint.edge_config(both[0], both[1])
                 ),
+                tenants=settings.tenants,
+                caddyfile=blueprint.edge_caddyfile(),
                 host=host,
                 network=network.name,
                 committed=commit.step,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from offline.steps import StepFailed, main_guard, say
 from review.events import Preview, PreviewFailed, parse
-from review.text import broken, render
+from review.text import broken, lasting, render
 from review.text import drift as drift_words
 from stacks.settings import SettingsError
 from tools import environment
@@ -141,9 +141,10 @@ def make(stack: str, folder: Path) -> tuple[Bound, Preview]:
 def review(stack: str) -> None:
     """Write the review of `stack` and print it."""
     folder = ROOT / "reviews" / stack
-    make(stack, folder)
+    _, seen = make(stack, folder)
     say((folder / TEXT).read_text())
-    say(f"Apply just this with: make apply STACK={stack} REVIEW={folder.relative_to(ROOT)}")
+    if seen.changes:
+        say(f"Apply just this with: make apply STACK={stack} REVIEW={folder.relative_to(ROOT)}")
 
 
 def apply(stack: str, folder: Path) -> None:
@@ -175,14 +176,17 @@ def apply(stack: str, folder: Path) -> None:
 def drift(stack: str) -> None:
     """Say what was changed behind Pulumi's back; exit status 2 if anything was."""
     seen = preview_of(stack)
-    found = drift_words(seen)
-    if not found and not seen.changes:
+    found, stays = drift_words(seen), lasting(seen)
+    if not found and not stays and not seen.changes:
         say(f"`{stack}`: no drift.")
         return
     if found:
         say(f"`{stack}` was changed behind Pulumi's back; `pulumi up --refresh` puts it right:")
         say("\n".join(f"- {line}" for line in found))
-    else:
+    if stays:
+        say(f"`{stack}` was changed behind Pulumi's back, and no update puts it right:")
+        say("\n".join(f"- {line}" for line in stays))
+    if not found and not stays:
         say(
             f"`{stack}` runs something else than the settings here say. If what runs is meant (a rollback, "
             "say), commit its settings; if what is here is meant, review and apply it."

@@ -6,6 +6,7 @@ It is an ordinary update, from a git worktree of the commit that was running the
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tools import environment
 from tools.ask import yes
 from tools.environment import ROOT, pulumi
 from tools.review import events_of, git
+from tools.touched import PROGRAM
 
 SHOWN_UPDATES = 8
 
@@ -80,10 +82,14 @@ def write_settings(folder: Path, stack: str, then: Update, env: dict[str, str]) 
     return {key.removeprefix(PREFIX): value for key, value in written.items() if key.startswith(PREFIX)}
 
 
-def updates_of(stack: str) -> list[Update]:
-    """The stack's updates, the oldest first. They hold secrets: print their words only."""
-    told = pulumi("stack", "history", "--json", "--show-secrets", "--stack", stack, capture=True)
-    return history.read(json.loads(told))
+def updates_of(stack: str) -> tuple[list[Update], bool]:
+    """The stack's updates, the oldest first, and whether another began and has not ended.
+
+    They hold secrets: print their words only.
+    """
+    told = json.loads(pulumi("stack", "history", "--json", "--show-secrets", "--stack", stack, capture=True))
+    state = json.loads(pulumi("stack", "export", "--stack", stack, capture=True))
+    return history.read(told), history.unfinished(told, state["deployment"])
 
 
 def agree() -> None:
@@ -117,9 +123,7 @@ def to_commit(stack: str, then: Update, settings: dict[str, Any]) -> str:
             *changed,
             f"and then: make render && git commit -a -m 'Go back on {stack}'",
         ]
-    moved = git(
-        "log", "--oneline", f"{then.commit}..HEAD", "--", ":!Pulumi.*.yaml", ":!stacks/*/*"
-    ).splitlines()
+    moved = git("log", "--oneline", f"{then.commit}..HEAD", "--", *PROGRAM, ":!stacks/*/*").splitlines()
     if moved:
         parts += [
             "The program has moved on since; these commits do not run there any more:",
@@ -133,15 +137,18 @@ def to_commit(stack: str, then: Update, settings: dict[str, Any]) -> str:
 
 def rollback(stack: str, to: int | None) -> None:
     """Go back on `stack` to what ran before, or to update number `to`. Raises StepFailed."""
-    updates = updates_of(stack)
+    updates, unfinished = updates_of(stack)
     try:
-        now, then = history.way_back(updates, to)
+        now, then = history.way_back(updates, to, unfinished=unfinished)
     except NoWayBack as error:
         raise StepFailed(str(error)) from None
     say("Updates of this stack, the newest last:")
     for each in updates[-SHOWN_UPDATES:]:
         mark = {now.number: "now", then.number: "→"}.get(each.number, "")
         say(f"  {mark:>3} {each.words}")
+    if unfinished:
+        say("  now an update that did not end: it was killed, or it still runs")
+        say(f"If it was killed, the stack is locked until you type: pulumi cancel --stack {stack}")
     if not then.commit:
         raise StepFailed(f"update {then.number} ran outside of git, so its program is not known")
     if then.edited:
@@ -155,9 +162,10 @@ def rollback(stack: str, to: int | None) -> None:
         settings = write_settings(folder, stack, then, env)
         seen = parse(events_of(stack, root=folder, env=env))
         say("\n" + render(seen))
-        if seen.changes or seen.drift:
+        if seen.changes or seen.drift or unfinished:
             agree()
-            message = f"Back to update {then.number}: {then.message}"
+            title = re.sub(r"^(Back to update \d+: )+", "", then.message)
+            message = f"Back to update {then.number}: {title}"
             words = ["up", "--yes", "--skip-preview", "--refresh", "--stack", stack]
             try:
                 pulumi(*words, "--message", message, cwd=folder, environment=env)

@@ -10,13 +10,14 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.stack import use_fast_engine
+from bench.stack import remove_fast_engine, use_fast_engine
 from review.events import parse
 from review.text import render
 from stacks.blueprint import blueprint
@@ -29,6 +30,7 @@ KEPT = ("labels", "ports", "name")
 UNREAD = ("changeover.project", "changeover.stack", "changeover.plugin", "changeover.weights")
 LONGEST = 120
 STACK = "reviewed"
+VERSION = "0.0.0-recorded"
 
 
 def trim(lines: list[str]) -> Iterator[dict[str, Any]]:
@@ -57,6 +59,8 @@ def _metadata(meta: dict[str, Any], part: str) -> dict[str, Any]:
     old, new = ((meta.get(side) or {}).get(part) or {} for side in ("old", "new"))
     stack = meta["type"] == "pulumi:pulumi:Stack"
     keys = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)} | set(KEPT)
+    if "stdin" in (meta.get("detailedDiff") or meta.get("diffs") or ()):
+        keys.add("environment")  # it says what in a secret changes
     if stack:
         keys = set() if part == "inputs" else old.keys() | new.keys()
     elif part == "outputs":
@@ -153,6 +157,7 @@ def settings(project: Project) -> None:
         "flags-of-the-standby": {"vllmFlags": ["--max-num-queued-reqs 32"]},
         "hold-budget": {"holdBudgetSeconds": 1200},
         "drain": {"drainSeconds": 100},
+        "gate": {"gateCompletions": 2},
     }
     before = project.settings_file.read_text()
     for name, changed in plain.items():
@@ -181,7 +186,7 @@ def programs(project: Project) -> None:
         record(project, "weights-renamed")
     with patched(project, "stacks/endpoint.py", 'driver="bridge"', 'driver="bridge", internal=True'):
         record(project, "network")
-    with patched(project, "switch/checks.py", '"""', '"""More of it. '):
+    with patched(project, "switch/checks.py", '"""What has', '"""More. What has'):
         record(project, "switch-code")
 
 
@@ -199,6 +204,8 @@ def only(project: Project, role: str) -> str:
 
 def by_hand(project: Project) -> None:
     """What was changed behind Pulumi's back; each is put right afterwards."""
+    docker("stop", only(project, "switch"))
+    repaired(project, "switch-stopped")
     docker("stop", only(project, "edge"))
     repaired(project, "edge-stopped")
     docker("rm", "--force", only(project, "edge"))
@@ -210,6 +217,10 @@ def by_hand(project: Project) -> None:
     edit = ("sed", "-i", "s/600000/1000/", "/app/config/tensorzero.toml")
     docker("exec", "--user", "0", only(project, "gateway"), *edit)
     repaired(project, "gateway-edited")
+    docker("update", "--memory", "900m", "--memory-swap", "900m", only(project, "gateway"))
+    record(project, "memory-limit")
+    docker("rm", "--force", only(project, "gateway"))
+    repaired(project, "gateway-gone")
 
 
 def by_the_switch(project: Project) -> None:
@@ -240,16 +251,47 @@ def by_the_switch(project: Project) -> None:
 def keys(project: Project) -> None:
     """Changes of API keys, which only the stack's own key decrypts."""
 
-    def key(value: str) -> None:
-        project.pulumi("config", "set", "--secret", "--path", "apiKeys.acme", value)
+    def key(value: str, tenant: str = "acme") -> None:
+        project.pulumi("config", "set", "--secret", "--path", f"apiKeys.{tenant}", value)
 
     key("first-key-0123456789")
     record(project, "first-key")
     project.up()
     key("other-key-0123456789")
     record(project, "key-rotated")
+    before = project.settings_file.read_text()
+    project.configure(holdBudgetSeconds=1200)
+    record(project, "key-rotated-and-hold-budget")
+    project.settings_file.write_text(before)
+    key("second-key-0123456789", "other")
+    record(project, "tenant-added")
     project.configure(apiKeys=None)
     record(project, "last-key-removed")
+
+
+def fails(project: Project, why: str) -> None:
+    try:
+        project.up()
+    except CommandFailed:
+        return
+    raise AssertionError(f"an update went well with {why}")
+
+
+def failures(project: Project) -> None:
+    """What is left to do after an update that did not come to its end."""
+    before = project.settings_file.read_text()
+    project.configure(engine="vllm", gateTokensPerSecond=1_000_000)
+    fails(project, "an engine that is too slow")
+    project.settings_file.write_text(before)
+    record(project, "after-a-failure")
+    project.configure(engine="vllm")
+    with patched(project, "components/plan.py", "COMMIT = 'exec", "COMMIT = 'exit 1; exec"):
+        fails(project, "a step that exits 1")
+    while not project.settled():
+        time.sleep(1)
+    project.settings_file.write_text(before)
+    record(project, "after-a-failure-before-the-end")
+    project.up()
 
 
 def the_other_way(project: Project) -> None:
@@ -268,6 +310,7 @@ PARTS: tuple[Callable[[Project], None], ...] = (
     programs,
     by_hand,
     by_the_switch,
+    failures,
     keys,
     the_other_way,
 )
@@ -288,7 +331,7 @@ def main() -> None:
         base = {"engine": "ollama", "target": "docker", "model": "tiny", "images": "offline"}
         project = Project(Path(folder), STACK, **base, context=1024, parallel=2, port=free_port())
         project.wipe()
-        use_fast_engine(project.folder, "0.0.0-recorded")
+        use_fast_engine(project.folder, VERSION)
         try:
             record(project, "first-deployment")
             project.up()
@@ -297,6 +340,7 @@ def main() -> None:
                     part(project)
         finally:
             project.wipe()
+            remove_fast_engine(VERSION)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class GitHub:
                 return list(self.comments.values())
             case "POST", "issues/N/comments":
                 new = 100 + len(self.comments)
-                self.comments[new] = {"id": new, **(body or {})}
+                self.comments[new] = {"id": new, "user": {"login": github.US}, **(body or {})}
             case "PATCH", "issues/comments/N":
                 self.comments[number].update(body or {})
             case "GET", "issues":
@@ -55,11 +55,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> GitHub:
 
 def test_a_review_is_one_comment_that_is_updated(hub: GitHub, tmp_path: Path) -> None:
     file = tmp_path / "review.md"
+    mark = "<!-- changeover: Review of dev -->"
+    hub.comments[1] = {"id": 1, "user": {"login": "somebody"}, "body": f"{mark}\n## all is well"}
     for text in ("first", "second"):
         file.write_text(text)
         github.comment("Review of dev", file)
     file.write_text("another")
     github.comment("Review of prod", file)
+    assert hub.comments.pop(1)["body"].endswith("all is well"), "another's comment is no place for a review"
     bodies = [each["body"] for each in hub.comments.values()]
     assert [body.splitlines()[1::2] for body in bodies] == [
         ["## Review of dev", "second"],

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from review.history import NoWayBack, Update, lines, overrides, read, way_back
+from review.history import NoWayBack, Update, lines, overrides, read, unfinished, way_back
 
 
 def entry(result: str = "succeeded", commit: str = "c1", kind: str = "update", **more: str) -> dict[str, Any]:
@@ -12,6 +12,7 @@ def entry(result: str = "succeeded", commit: str = "c1", kind: str = "update", *
         "kind": kind,
         "version": 0,
         "startTime": "2026-11-24T20:36:07.000Z",
+        "endTime": "2026-11-24T20:37:07.000Z",
         "message": "Say why\n\nat length",
         "environment": {"git.head": commit, "git.dirty": "false"},
         "result": result,
@@ -50,6 +51,29 @@ def test_back_from_an_update_is_the_last_that_ran_something_else() -> None:
 def test_another_commit_with_the_same_settings_is_something_else() -> None:
     _, then = way_back(updates(entry(commit="c1"), entry(commit="c2")))
     assert then.commit == "c1"
+
+
+def test_back_from_an_update_that_did_not_end_is_the_last_that_succeeded_though_it_is_the_newest() -> None:
+    found = updates(entry(), entry(engine="vllm"), entry(commit="c2"))
+    _, then = way_back(found, unfinished=True)
+    assert then.number == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "pending", "expected"),
+    [
+        ("2026-11-24T20:37:06.794083397Z", [], False),
+        ("2026-11-24T20:37:08.5Z", [], False),
+        ("2026-11-24T21:37:05.794083397+01:00", [], False),
+        ("2026-11-24T20:39:00.794083397Z", [], True),
+        ("2026-11-24T20:37:06.794083397Z", [{"type": "updating"}], True),
+    ],
+)
+def test_an_update_that_did_not_end_is_known_by_the_state_that_it_left(
+    written: str, pending: list[dict[str, str]], expected: bool
+) -> None:
+    state = {"manifest": {"time": written}, "pending_operations": pending}
+    assert unfinished([entry()], state) is expected
 
 
 def test_back_from_a_failed_update_is_what_ran_until_then_even_with_the_same_settings() -> None:

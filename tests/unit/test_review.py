@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from review.events import Change, Preview, PreviewFailed, parse
-from review.text import LONGEST_FULL, drift, moves, render, sentence, warnings
+from review.text import LONGEST_FULL, drift, lasting, moves, render, sentence, warnings
 from tools.review import Bound
 
 GOLDEN = Path(__file__).parent / "golden" / "reviews"
@@ -63,17 +63,24 @@ def test_a_flip_by_overlap_lets_nobody_wait() -> None:
 def test_another_context_is_a_move_of_the_same_engine() -> None:
     seen = preview("context")
     assert moves(seen)
-    assert sentence(seen).startswith("Engine of `reviewed`: stays Ollama, in another container by hold")
-    text = render(seen)
-    assert "-    OLLAMA_CONTEXT_LENGTH=1024" in text.replace('"', "")
-    assert "+    OLLAMA_CONTEXT_LENGTH=768" in text.replace('"', "")
+    assert sentence(seen).startswith("Engine of `reviewed`: Ollama stays, in another container by hold")
+    told = "```diff\n-OLLAMA_CONTEXT_LENGTH=1024\n+OLLAMA_CONTEXT_LENGTH=768\n```"
+    assert f"What Ollama is started with:\n\n{told}" in render(seen)
+
+
+def test_no_lost_request_is_promised_where_requests_are_refused() -> None:
+    for name in ("network", "port", "latest-image", "edge-gone"):
+        assert "0 requests lost" not in sentence(preview(name))
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("edge-stopped", "the container `changeover-reviewed-edge` is stopped"),
-        ("edge-gone", "`changeover-reviewed-edge` (Container) is gone"),
+        ("edge-gone", "the container `changeover-reviewed-edge` is gone"),
+        ("gateway-gone", "the container `changeover-reviewed-gateway` is gone"),
+        ("switch-stopped", "the container `changeover-reviewed-switch` is stopped"),
+        ("switch-stopped", "the switch does not answer"),
         ("edge-edited", "the edge's configuration or keys were edited in place"),
         ("gateway-edited", "the TOML in `changeover-reviewed-gateway-"),
         ("engine-by-hand", "the active engine: `changeover-reviewed-vllm-"),
@@ -81,6 +88,29 @@ def test_another_context_is_a_move_of_the_same_engine() -> None:
 )
 def test_what_was_changed_behind_pulumis_back_is_named(name: str, expected: str) -> None:
     assert any(said.startswith(expected) for said in drift(preview(name))), drift(preview(name))
+
+
+def test_a_limit_that_docker_takes_away_for_no_update_is_not_promised_to_be_put_right() -> None:
+    seen = preview("memory-limit")
+    assert drift(seen) == []
+    (said,) = lasting(seen)
+    assert "memory is 900 and was 0" in said
+    assert "remove the container and let an update make it anew" in said
+    assert "that no update puts right" in sentence(seen)
+
+
+def test_what_the_program_warns_of_comes_first() -> None:
+    line = json.dumps({"diagnosticEvent": {"severity": "warning", "message": "this replaces the instance"}})
+    assert "- this replaces the instance\n" in render(parse([*raw("flip"), line]))
+
+
+def test_an_update_that_did_not_end_is_taken_back_and_says_so() -> None:
+    said = sentence(preview("after-a-failure-before-the-end"))
+    assert (
+        "what an update began and did not finish is taken back; where Ollama does not serve already, it does"
+        in said
+    )
+    assert "about 17 s of waiting" in said
 
 
 def refreshed(kind: str, path: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -92,7 +122,7 @@ def refreshed(kind: str, path: str, old: dict[str, Any], new: dict[str, Any]) ->
         "new": {"outputs": new},
         "detailedDiff": {path: {}},
     }
-    return drift(parse([json.dumps({"resOutputsEvent": {"metadata": event}})]))
+    return lasting(parse([json.dumps({"resOutputsEvent": {"metadata": event}})]))
 
 
 RULE = {"protocol": "tcp", "fromPort": 443, "toPort": 443, "cidrBlocks": ["10.0.0.0/8", "192.0.2.0/24"]}
@@ -144,10 +174,16 @@ def test_a_tag_that_was_changed_is_named_with_both_values() -> None:
     ("name", "expected"),
     [
         ("gateway-image", "an image pin changes: changeover-offline/tensorzero:2026.6.0 → "),
-        ("latest-image", "policy broken: images are pinned"),
-        ("engine-port", "policy broken: only the edge publishes a port"),
-        ("weights-renamed", "`ollama-weights` (Volume) is deleted"),
-        ("key-rotated", "a secret of `edge-configuration` changes (stdin)"),
+        ("latest-image", "policy broken, so `make apply` refuses it: images are pinned"),
+        ("engine-port", "policy broken, so `make apply` refuses it: only the edge publishes a port"),
+        ("weights-renamed", "`ollama-weights` (Volume) is no longer Pulumi's"),
+        ("key-rotated", "an API key changes, and the old one is refused"),
+        ("key-rotated-and-hold-budget", "an API key may change with the edge's configuration"),
+        ("tenant-added", "tenant `other` gets an API key"),
+        ("first-key", "the endpoint gets its first API key (`acme`), and without one requests are refused"),
+        ("last-key-removed", "the last API key is removed, and whoever reaches the endpoint can use it"),
+        ("port", "clients have to use the address `http://127.0.0.1:"),
+        ("network", "the endpoint is down meanwhile: `network` is replaced"),
     ],
 )
 def test_what_a_tired_reviewer_must_not_miss_comes_first(name: str, expected: str) -> None:
@@ -191,6 +227,21 @@ def test_the_random_end_of_a_new_name_is_no_difference_between_two_reviews() -> 
     ends = set(re.findall(r"changeover-reviewed-gateway-([0-9a-f]{7})", text))
     (new,) = ends - {str(gateway.before["name"])[-7:]}
     assert parse(text.replace(new, "0000000").splitlines()) == preview("flip")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_in_which_the_engine_comes_to_things_is_no_difference_between_two_reviews(
+    name: str,
+) -> None:
+    events = [json.loads(line) for line in raw(name)]
+    of_one: dict[str, list[str]] = {}
+    for event in events:
+        if "resourcePreEvent" in event:
+            of_one.setdefault(event["resourcePreEvent"]["metadata"]["urn"], []).append(json.dumps(event))
+    others = [json.dumps(event) for event in events if "resourcePreEvent" not in event]
+    stack = next((each for urn, each in of_one.items() if "pulumi:pulumi:Stack" in urn), [])
+    turned = [line for each in reversed(of_one.values()) if each is not stack for line in each]
+    assert render(parse([*stack, *turned, *others])) == render(preview(name))
 
 
 def test_a_review_that_is_too_long_is_cut_and_says_where_the_rest_is() -> None:

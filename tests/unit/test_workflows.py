@@ -53,10 +53,18 @@ def test_a_pull_request_from_a_fork_gets_no_role() -> None:
     assert jobs["review"]["needs"] == "touched"
 
 
+def test_only_what_is_merged_is_applied() -> None:
+    on = load(ROOT / ".github" / "workflows" / "apply.yml")
+    assert on[True]["push"] == {"branches": ["main"]}
+    assert on["jobs"]["touched"]["if"] == "github.ref == 'refs/heads/main'"
+    for name in ("dev", "prod"):
+        assert "touched" in on["jobs"][name]["needs"]
+
+
 def test_prod_comes_after_dev_and_waits_for_an_approval() -> None:
     jobs = load(ROOT / ".github" / "workflows" / "apply.yml")["jobs"]
     assert "dev" in jobs["prod"]["needs"]
-    assert "needs.dev.result != 'failure'" in jobs["prod"]["if"]
+    assert """contains(fromJSON('["success", "skipped"]'), needs.dev.result)""" in jobs["prod"]["if"]
     for name in ("apply-stack", "rollback"):
         (job,) = load(ROOT / ".github" / "workflows" / f"{name}.yml")["jobs"].values()
         assert job["environment"] == "${{ inputs.stack }}"
