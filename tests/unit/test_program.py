@@ -148,6 +148,26 @@ def test_an_api_key_is_only_in_the_edges_configuration_and_there_a_secret(record
     assert holders == ["edge-configuration"]
 
 
+def test_what_changes_in_the_edges_secret_is_shown_by_its_tenants_and_a_digest_without_keys(
+    recorder: Recorder,
+) -> None:
+    shown = []
+    for values in (
+        {"apiKeys": {"acme": f"{KEY}-acme", "zoo": f"{KEY}-zoo"}},
+        {"apiKeys": {"acme": f"{KEY}-other", "zoo": f"{KEY}-zoo"}},
+        {"apiKeys": {"acme": f"{KEY}-acme", "zoo": f"{KEY}-zoo"}, "holdBudgetSeconds": 1200},
+    ):
+        recorder = Recorder.start("local")
+        build(settings(**values))
+        environment = recorder.of("Command")["edge-configuration"]["environment"]
+        shown.append((environment["TENANTS"], environment["CADDYFILE"]))
+    first, other_key, other_budget = shown
+    assert first[0] == "acme, zoo"
+    assert other_key == first
+    assert other_budget[0] == first[0]
+    assert other_budget[1] != first[1]
+
+
 def test_the_phases_look_at_what_is_live_at_every_preview(recorder: Recorder) -> None:
     build(settings())
     assert {call.token for call in recorder.calls} == {"command:local:run"}

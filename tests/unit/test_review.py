@@ -71,6 +71,10 @@ def test_another_context_is_a_move_of_the_same_engine() -> None:
 def test_no_lost_request_is_promised_where_requests_are_refused() -> None:
     for name in ("network", "port", "latest-image", "edge-gone"):
         assert "0 requests lost" not in sentence(preview(name))
+    flip = preview("flip")
+    both = replace(flip, changes=(*flip.changes, *preview("port").changes))
+    assert "0 requests lost" in sentence(flip)
+    assert "0 requests lost" not in sentence(both)
 
 
 @pytest.mark.parametrize(
