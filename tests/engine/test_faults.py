@@ -148,6 +148,8 @@ def up_until(project: Project, phase: str, log: Path) -> Iterator[subprocess.Pop
             now = ""
             while now != phase:
                 line = watcher.stdout.readline()
+                if not line and phase in ENDING:
+                    break
                 assert line, f"`pulumi up` ended before {phase}: {log.read_text()}"
                 change, now = line.split()
                 now = "" if change == before else now
@@ -170,6 +172,9 @@ KILLS = [
 ]
 """Mode, phase of the switch, and seconds after its beginning. Pulumi makes the new gateway in `prepared`."""
 
+ENDING = ("retiring", "committed")
+"""Phases that are so near the end that `pulumi up` may get there before it is killed."""
+
 
 def test_pulumi_killed_at_any_moment_loses_nothing_and_the_next_up_converges(
     project: Project, load: Load, tmp_path: Path
@@ -180,11 +185,11 @@ def test_pulumi_killed_at_any_moment_loses_nothing_and_the_next_up_converges(
         project.configure(engine=other(engine), cutover=mode)
         with up_until(project, phase, tmp_path / f"{number}.log") as update:
             time.sleep(seconds)
-            assert update.poll() is None, at
+            assert update.poll() is None or phase in ENDING, at
         wait(project.settled, f"{at}: nothing serves again by itself")
         load.wait_for_answers(6)
         assert not lost(load), f"{at}: {load.summary()}"
-        if phase in ("retiring", "committed"):
+        if phase in ENDING:
             assert project.live() != old, at
         elif phase != "starting":  # from which the switch goes on by itself, if the new gateway answers
             assert project.live() == old, at
