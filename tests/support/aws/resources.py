@@ -451,6 +451,8 @@ def _instance_create(region: str, given: Json) -> str:
         **more,
         **_spec("instance", given),
     )["Instances"][0]["InstanceId"]
+    if given.get("disableApiTermination"):  # the emulator takes no notice of it above
+        ec2(region).modify_instance_attribute(InstanceId=made, DisableApiTermination={"Value": True})
     if tags := given.get("rootBlockDevice", {}).get("tags"):
         _retag(region, _root(region, made)[0], {}, {"tags": tags})
     _wait(region, made, "running")
