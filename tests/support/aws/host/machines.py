@@ -50,10 +50,10 @@ LOGS = "logs.{region}.amazonaws.com"
 SSM_CORE = "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"
 
 
-def run(*words: str, **more: Any) -> str:
-    """A command's output. Raises RuntimeError with what it said when it fails."""
+def run(*words: str, check: bool = True, **more: Any) -> str:
+    """A command's output. Raises RuntimeError with what it said when it fails, unless `check` is False."""
     done = subprocess.run(words, capture_output=True, text=True, check=False, **more)
-    if done.returncode != 0:
+    if check and done.returncode != 0:
         raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
     return str(done.stdout)
 
@@ -176,6 +176,8 @@ class Host:
         self.inside("mknod", node, "b", "7", number)
         name = f"nvme-Amazon_Elastic_Block_Store_{volume.replace('-', '')}"
         self.inside("ln", "-s", node, f"/dev/disk/by-id/{name}")
+        if uuid := run("blkid", "-p", "-s", "UUID", "-o", "value", device, check=False).strip():
+            self.inside("ln", "-s", node, f"/dev/disk/by-uuid/{uuid}")
         self.devices[volume] = device
 
     def set_address(self, address: str) -> None:
