@@ -4,6 +4,7 @@ Each test goes on where the one before it stopped. It gets its domain at the end
 internet, and until then answers are counted.
 """
 
+import json
 import os
 
 import pytest
@@ -58,8 +59,8 @@ def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(
     project.up()
     assert complete(project)
     nothing_to_do(project)
-    steps = project.preview_json()["steps"]
-    held = {step["urn"].rsplit("::", 1)[1] for step in steps if step["newState"].get("protect")}
+    state = json.loads(project.pulumi("stack", "export"))["deployment"]["resources"]
+    held = {each["urn"].rsplit("::", 1)[1] for each in state if each.get("protect")}
     assert held == PROTECTED
     api = emulator.client("ec2")
     (reservation,) = api.describe_instances()["Reservations"]
@@ -69,7 +70,7 @@ def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(
         InstanceId=instance["InstanceId"], Attribute="disableApiTermination"
     )
     assert held_by_aws["DisableApiTermination"]["Value"] is True
-    made = {step["newState"]["type"] for step in steps}
+    made = {each["type"] for each in state}
     assert {"aws:dlm/lifecyclePolicy:LifecyclePolicy", "aws:budgets/budget:Budget"} <= made
     assert answering(machines.only(), machines) == ["443"], "SSH is for the network of the admins only"
     (topic,) = emulator.client("sns").list_topics()["Topics"]
