@@ -290,7 +290,7 @@ def test_a_second_up_is_refused_while_the_first_goes_through(
 ) -> None:
     engine = engine_of(project)
     project.configure(engine=other(engine), cutover="hold")
-    with up_until(project, "loading", tmp_path / "log") as update:
+    with up_until(project, "checking", tmp_path / "log") as update:
         with pytest.raises(CommandFailed, match="lock"):
             project.up()
         assert update.wait(300) == 0, (tmp_path / "log").read_text()
