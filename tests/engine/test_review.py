@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +19,7 @@ import yaml
 from bench.stack import remove_fast_engine, use_fast_engine
 from components.labels import Labels
 from tests.support.project import docker, free_port, kill_group
+from tests.support.switch_stack import wait
 from tools import environment
 from tools.environment import ROOT
 
@@ -97,10 +99,10 @@ class Team:
         return str(json.loads(self.pulumi("stack", "output", "--json"))["engine"])
 
     @property
-    def live(self) -> str:
-        """The engine that serves, as the switch says it."""
+    def status(self) -> dict[str, Any]:
+        """What the switch says."""
         told = docker("exec", self.container("switch"), "python3", "-m", "switch", "status", "--json")
-        return str(json.loads(told)["live"])
+        return dict(json.loads(told))
 
     def container(self, role: str) -> str:
         words = ("--filter", f"label=changeover.role={role}", "--format", "{{.Names}}")
@@ -325,10 +327,11 @@ def test_a_killed_update_is_rolled_back(team: Team, phase: str) -> None:
     assert "the stack is currently locked" in text
 
     team.pulumi("cancel", "--yes")
+    wait(lambda: team.status["under_way"] is None, 120)  # the switch takes it back, or ends it, by itself
     text = team.make("rollback", YES="1")
     assert f"→ update {len(ran)} of " in text, "what ran until then, and nothing older"
     assert team.engine == "ollama"
-    assert f"changeover-{STACK}-ollama-" in team.live
+    assert f"changeover-{STACK}-ollama-" in team.status["live"]
     assert "-  changeover:engine: vllm\n+  changeover:engine: ollama\n" in text
     team.change(f"Go back after {phase}", engine="ollama")
     assert "no drift" in team.make("drift")
