@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up cli down status gc parity keys wake recover review apply drift rollback comment fetch-review \
-  drift-issue test check render clean-all lock venv
+  drift-issue test test-docker test-aws check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
@@ -74,7 +74,13 @@ check: venv ## lint, types, unit tests: the fast part
 
 test: check ## everything, on the real engines
 	@$(RUN) tools.up --prepare
-	@$(VENV)/bin/pytest tests/engine -v --numprocesses 2 --dist loadgroup
+	@$(MAKE) --no-print-directory --jobs 2 test-docker test-aws  # most of their time is waiting
+
+test-docker:
+	@$(VENV)/bin/pytest -v tests/engine --ignore-glob='*/test_aws_*'
+
+test-aws:
+	@$(VENV)/bin/pytest -v tests/engine/test_aws_*.py
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
 	@$(RUN) tools.render

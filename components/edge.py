@@ -26,6 +26,7 @@ class EdgeArgs:
     """`image` is the reference to pull, `port` the published one, `config` what it runs with (secret).
 
     `tenants` and `caddyfile` are what may be shown of it: who has a key, and the text without keys.
+    `seen` is what the edge says of the configuration that it runs with now.
     """
 
     image: str
@@ -36,6 +37,7 @@ class EdgeArgs:
     host: DockerHost
     network: pulumi.Input[str]
     committed: pulumi.Resource
+    seen: pulumi.Input[str]
 
 
 class Edge(pulumi.ComponentResource):
@@ -94,13 +96,6 @@ class Edge(pulumi.ComponentResource):
                 delete_before_replace=True,  # two containers cannot publish one port
             ),
         )
-        seen = host.look(
-            plan.EDGE_CONFIG,
-            self,
-            PROJECT=host.labels.project,
-            STACK=host.labels.stack,
-            LOOK=caddyfile.SEEN,
-        )
         self.configured = local.Command(
             f"{name}-configuration",
             create=plan.CONFIGURE,
@@ -112,7 +107,7 @@ class Edge(pulumi.ComponentResource):
                 "EDGE": container.name,
                 "EDGE_ID": container.id,  # a new container under the same volume is brought up to date too
                 "APPLY": caddyfile.APPLY,
-                "SEEN": seen,  # read at every preview, so an edit by hand shows and is put right
+                "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
                 # All of stdin is a secret: by these two a review says what in it changes.
                 "TENANTS": ", ".join(args.tenants),
                 "CADDYFILE": hashlib.sha256(args.caddyfile.encode()).hexdigest()[:8],

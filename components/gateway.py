@@ -8,7 +8,6 @@ import pulumi_docker as docker
 from components import tensorzero
 from components.containers import DNS_OPTIONS, labels
 from components.docker_host import DockerHost
-from components.plan import GATEWAY_CONFIG
 
 ALIAS = "gateway"
 """Network alias at which the edge finds every gateway that runs."""
@@ -16,7 +15,10 @@ ALIAS = "gateway"
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayArgs:
-    """`image` is an image id; `config` the rendered TOML; `drain` the longest drain in seconds."""
+    """`image` is an image id; `config` the rendered TOML; `drain` the longest drain in seconds.
+
+    `seen` is what the switch says of the TOML that is in the gateway now.
+    """
 
     image: pulumi.Input[str]
     config: str
@@ -24,6 +26,7 @@ class GatewayArgs:
     host: DockerHost
     network: pulumi.Input[str]
     prepared: pulumi.Resource
+    seen: pulumi.Input[str]
 
 
 class Gateway(pulumi.ComponentResource):
@@ -34,7 +37,6 @@ class Gateway(pulumi.ComponentResource):
     def __init__(self, name: str, args: GatewayArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Gateway", name, None, opts)
         host = args.host
-        seen = host.look(GATEWAY_CONFIG, self, PROJECT=host.labels.project, STACK=host.labels.stack)
         container = docker.Container(
             host.labels.name(name),
             image=args.image,
@@ -50,7 +52,7 @@ class Gateway(pulumi.ComponentResource):
             ),
             # Docker tells nobody that a file was edited. A label that follows what the switch says of the
             # TOML replaces an edited gateway; the new one keeps the label, so that it is replaced once.
-            labels=labels({**host.labels.of("gateway"), "changeover.config": seen}),
+            labels=labels({**host.labels.of("gateway"), "changeover.config": args.seen}),
             **host.log("gateway"),
             restart="no",  # after a crash or a reboot the switch starts it, once the engine is gated
             destroy_grace_seconds=args.drain,  # unset, Docker kills at once and cuts every stream

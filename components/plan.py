@@ -114,22 +114,28 @@ FETCH = f"{_SWITCH} fetch"
 
 AS_DECLARED = "as declared"
 
+LOOK = """\
+labels="-f label=changeover.project=$PROJECT -f label=changeover.stack=$STACK"
+for each in $(docker ps $labels --format '{{.Label "changeover.role"}}={{.ID}}'); do
+  case $each in
+    switch=*) said=$(docker exec "${each#*=}" python3 -m switch gateway) && echo "gateway $said" & ;;
+    edge=*) said=$(docker exec "${each#*=}" /bin/sh -c "$LOOK") && echo "edge $said" & ;;
+  esac
+done 2>/dev/null
+wait"""
+"""Says of gateway and edge, a line each, whether they run with what they were brought to: of the gateway the
+switch knows it, of the edge its own program `$LOOK`. Nothing is said of what isn't there.
 
-def _look(role: str, command: str) -> str:
-    """Runs `command` in the stack's container `$there` of that role, and says `as declared` where none runs.
-
-    It is found by its labels and not by its name, so that what is said is known in every preview, that of a
-    new container too, and waits for nothing.
-    """
-    labels = f'-f label=changeover.stack="$STACK" -f label=changeover.role={role}'
-    find = f'there=$(docker ps -q -f label=changeover.project="$PROJECT" {labels})'
-    return f'{find}\n[ -n "$there" ] && {command} 2>/dev/null || echo {AS_DECLARED}'
+Containers are found by their labels and not by their names, so that what is said is known in every preview,
+that of a new container too, and waits for nothing.
+"""
 
 
-GATEWAY_CONFIG = _look("switch", 'docker exec "$there" python3 -m switch gateway')
-"""Says whether the TOML in the gateway is the committed one."""
-EDGE_CONFIG = _look("edge", 'docker exec "$there" /bin/sh -c "$LOOK"')
-"""Says whether the edge runs with what it was brought to; `$LOOK` is the edge's own program for it."""
+def looked(said: str) -> dict[str, str]:
+    """What `LOOK` said, by role."""
+    there = dict(line.split(" ", 1) for line in said.splitlines())
+    return {role: there.get(role, AS_DECLARED) for role in ("gateway", "edge")}
+
 
 CONFIGURE = """docker exec -i -e SEEN="$SEEN" "$EDGE" /bin/sh -c "$APPLY" && \
 echo 'The edge runs with this configuration.'"""

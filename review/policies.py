@@ -17,8 +17,9 @@ IMAGE = "docker:index/remoteImage:RemoteImage"
 INSTANCE = "aws:ec2/instance:Instance"
 VOLUME = "aws:ebs/volume:Volume"
 ATTACHMENT = "aws:ec2/volumeAttachment:VolumeAttachment"
+SECURITY_GROUP = "aws:ec2/securityGroup:SecurityGroup"
 SECURITY_GROUPS = (
-    "aws:ec2/securityGroup:SecurityGroup",
+    SECURITY_GROUP,
     "aws:ec2/securityGroupRule:SecurityGroupRule",
     "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule",
 )

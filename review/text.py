@@ -420,28 +420,47 @@ def _drifted(change: Change) -> str:
     if _stopped(change):
         return f"the container `{change.name}` is stopped"
     words = []
-    for path in change.paths:
-        old, new = change.before.get(path), change.after.get(path)
-        if isinstance(old, list) and isinstance(new, list):
+    for name in sorted({re.split(r"[.\[]", path)[0] for path in change.paths}):
+        old, new = change.before.get(name), change.after.get(name)
+        if change.type == policies.SECURITY_GROUP and name in ("ingress", "egress"):
+            words += _opened(name, old or [], new or [])
+        elif isinstance(old, list) and isinstance(new, list):
             more, fewer = [each for each in new if each not in old], [each for each in old if each not in new]
-            words += [_port(each, "opened") or f"{path} has {_short(each)} more" for each in more]
-            words += [_port(each, "closed") or f"{path} lacks {_short(each)}" for each in fewer]
+            words += [f"{name} has {_short(each)} more" for each in more]
+            words += [f"{name} lacks {_short(each)}" for each in fewer]
+        elif isinstance(old, dict) and isinstance(new, dict):
+            keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+            words += [
+                f"{name}.{key} is {_short(new.get(key))} and was {_short(old.get(key))}" for key in keys
+            ]
         else:
-            words.append(f"{path} is {_short(new)} and was {_short(old)}")
+            words.append(f"{name} is {_short(new)} and was {_short(old)}")
     if _is_limit(change):
         words.append("Docker takes no limit away, so remove the container and let an update make it anew")
     return f"`{change.name}` ({change.kind}): {'; '.join(words)}"
 
 
-def _port(rule: Any, done: str) -> str:
-    """A rule of a security group in words; nothing for another value."""
-    if not isinstance(rule, dict) or rule.get("fromPort") is None:
-        return ""
-    low, high = rule["fromPort"], rule.get("toPort")
-    ports = f"port {low} was" if low == high else f"ports {low} to {high} were"
-    ports = "every port was" if str(rule.get("protocol")) == "-1" else ports
-    sources = [*(rule.get("cidrBlocks") or []), *(rule.get("ipv6CidrBlocks") or [])]
-    return f"{ports} {done} to {', '.join(sources) or 'other security groups'}"
+def _opened(way: str, old: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The difference between two sets of a security group's rules, by port and network."""
+    before, after = set(_ports(old)), set(_ports(new))
+    yes, no = ("open to", "closed to") if way == "ingress" else ("reachable at", "no longer reachable at")
+    words = [f"{port} is {yes} {network}" for port, network in sorted(after - before)]
+    return words + [f"{port} is {no} {network}" for port, network in sorted(before - after)]
+
+
+def _ports(rules: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for rule in rules:
+        first, last, protocol = rule["fromPort"], rule["toPort"], rule["protocol"]
+        port = f"port {first}" if first == last else f"every port from {first} to {last}"
+        if protocol == "-1":
+            port = "every port"
+        elif protocol != "tcp":
+            port += f" of {protocol}"
+        for kind in ("cidrBlocks", "ipv6CidrBlocks", "prefixListIds", "securityGroups"):
+            for network in rule.get(kind) or []:
+                yield port, f"{network} (everybody)" if network in policies.EVERYONE else network
+        if rule.get("self"):
+            yield port, "its own members"
 
 
 def _short(value: Any) -> str:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
-from components import pins
+from components import caddyfile, pins
 from components.commit import Commit, CommitArgs
 from components.containers import image, volume_labels
 from components.docker_host import DockerHost
 from components.edge import Edge, EdgeArgs
 from components.engine import Engine, EngineArgs
 from components.gateway import Gateway, GatewayArgs
+from components.plan import LOOK, looked
 from components.prepare import Prepare, PrepareArgs
 from components.switch import Switch, SwitchArgs
 from stacks.blueprint import Blueprint
@@ -96,6 +97,9 @@ class Endpoint(pulumi.ComponentResource):
         ]
         active = engines[0]
 
+        seen = host.look(
+            LOOK, self, PROJECT=host.labels.project, STACK=host.labels.stack, LOOK=caddyfile.SEEN
+        ).apply(looked)
         gateway_image = image("gateway-image", reference(pins.GATEWAY), host, self)
         plan = blueprint.plan()
         prepare = Prepare(
@@ -119,6 +123,7 @@ class Endpoint(pulumi.ComponentResource):
                 host=host,
                 network=network.name,
                 prepared=prepare.step,
+                seen=seen["gateway"],
             ),
             child,
         )
@@ -147,6 +152,7 @@ class Endpoint(pulumi.ComponentResource):
                 host=host,
                 network=network.name,
                 committed=commit.step,
+                seen=seen["edge"],
             ),
             child,
         )

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 failed or refused, 75 (`follow`) still under way, 2 used 
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -12,9 +13,11 @@ import os
 import sys
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import switch
 from switch import certificate, daemon, edge, gpu
 from switch.checks import Failed, check
 from switch.daemon import Switch
@@ -44,7 +47,7 @@ def gateway_config(state: State, docker: Docker) -> str:
     return docker.labels_of(gateway.container).get("changeover.config", "as declared")
 
 
-def report(state: State, world: World, weights: Path, now: float) -> dict[str, Any]:
+def report(state: State, world: World, weights: Path, now: float, unkept: str = "") -> dict[str, Any]:
     """All that `status` shows; times in seconds since the epoch, sizes in bytes."""
     a, t = state.active, state.transaction
     t = t if t and t.phase in UNDER_WAY else None
@@ -58,7 +61,7 @@ def report(state: State, world: World, weights: Path, now: float) -> dict[str, A
         "gated": gated(state, world),
         "gateway": a and a.plan.gateway.container,
         "held_since": t.held if t and t.held else state.held,
-        "trouble": state.trouble,
+        "trouble": state.trouble or unkept,
         "under_way": t and _short(t, now),
         "last": state.last and _short(state.last, now),
         "containers": {c.name: "running" if c.running else "stopped" for c in world.values()},
@@ -189,6 +192,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace, docker: Docker) -> int:
     match args.verb:
         case "serve":
+            unpack()
             daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS, LIVE), SOCKET)
         case "prepare" | "commit" | "follow" | "abandon" | "release":
             request: dict[str, Any] = {"verb": args.verb}
@@ -201,17 +205,18 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
                 say(line)
             return int(reply["code"])
         case "check":
-            say(check(parse(json.load(sys.stdin), "prepare"), docker, WEIGHTS))
+            say(check(parse(json.load(sys.stdin), "prepare"), docker, JOURNAL, WEIGHTS))
         case "gateway":
-            say(gateway_config(Journal(JOURNAL).read(), docker))
+            say(gateway_config(_state()[0], docker))
         case "status":
             now = time.time()
-            r = report(Journal(JOURNAL).read(), docker.world(), WEIGHTS, now)
+            state, unkept = _state()
+            r = report(state, docker.world(), WEIGHTS, now, unkept)
             say(json.dumps(r, indent=2) if args.json else screen(r, now))
         case "certificate":
-            _certificate(Journal(JOURNAL), tar=args.tar)
+            _certificate(_state()[0].last, tar=args.tar)
         case "gc":
-            collect(Journal(JOURNAL).read(), docker, WEIGHTS, LOCKS, say, free=args.free)
+            collect(_state()[0], docker, WEIGHTS, LOCKS, say, free=args.free)
         case "exchange":
             for line in sys.stdin:
                 say(json.dumps(exchange(json.loads(line))))
@@ -222,19 +227,40 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
     return 0
 
 
-def _certificate(journal: Journal, *, tar: bool) -> None:
-    """Raises Failed when no change has ended yet."""
-    last = journal.last()
+def unpack() -> None:
+    """Lays the modules out beside the archive that they came in, where Python looks first.
+
+    It keeps what it compiled of a file, and would compile an archive's anew in each `docker exec`.
+    """
+    archive = Path(switch.__file__).parent.parent
+    if not archive.is_file():
+        return
+    folder = archive.parent
+    with contextlib.suppress(OSError), zipfile.ZipFile(archive) as modules:  # a full disk: slower, and well
+        modules.extractall(folder / "new")
+        (folder / "new" / "switch").replace(folder / "switch")
+
+
+def _state() -> tuple[State, str]:
+    """What the switch knows now, and why its journal is older than that. Raises OSError."""
+    reply = daemon.ask(SOCKET, {"verb": "state"})
+    return load(State, reply["state"], "state"), reply["unkept"]
+
+
+def _certificate(last: Transaction | None, *, tar: bool) -> None:
+    """Of the change that has ended last. Raises Failed when there is none."""
     if last is None:
         raise Failed("no change has ended yet")
-    content, file = last
+    content = certificate.certificate(last)
     if not tar:
         say(certificate.short(content))
         return
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:
-        for each in (file, file.with_suffix(".md")):
-            archive.add(each, each.name)
+        for name, text in certificate.files(content).items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(text.encode()), int(last.ended)
+            archive.addfile(member, io.BytesIO(text.encode()))
     sys.stdout.buffer.write(raw.getvalue())
 
 

@@ -60,6 +60,11 @@ def text(c: dict[str, Any]) -> str:
     return json.dumps(c, indent=2) + "\n"
 
 
+def files(c: dict[str, Any]) -> dict[str, str]:
+    """Both files: name → text."""
+    return {f"{c['name']}.json": text(c), f"{c['name']}.md": markdown(c)}
+
+
 def markdown(c: dict[str, Any]) -> str:
     """The certificate for a reader: what changed, how, how long each step took, and what the gate saw."""
     old, new = c["from"], c["to"]

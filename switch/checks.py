@@ -1,11 +1,15 @@
 """What has to be true before anything is drained. Raises Failed, whose text says what to type."""
 
+import os
 from pathlib import Path
 
 from switch.docker import Docker, DockerError
 from switch.plan import Gateway, Plan
 
 VALIDATE_SECONDS = 60
+ROOM = 100 * 2**20
+"""Bytes that a change may need on the host's disk: the logs of a new engine and a new gateway, 30 MB at most
+each, and what Docker and the switch write of it."""
 REFRESH = "`pulumi up --refresh` fetches it again."
 
 
@@ -18,9 +22,22 @@ def complete_file(weights: Path, kind: str, folder: str) -> Path:
     return weights / kind / folder / ".complete"
 
 
-def check(plan: Plan, docker: Docker, weights: Path) -> str:
+def disk(journal: Path) -> tuple[int, str]:
+    """Free bytes on the disk of the switch's journal, which is Docker's own, and that in words."""
+    there = os.statvfs(journal)
+    free = there.f_bavail * there.f_frsize
+    return free, (
+        f"{free / 2**20:.0f} MiB are free on the Docker host's disk (seen in the volume of the switch's "
+        "journal). Make room: `make gc`, or `docker image prune` on the Docker host"
+    )
+
+
+def check(plan: Plan, docker: Docker, journal: Path, weights: Path) -> str:
     """What was checked, in words."""
     engine = plan.engine
+    free, said = disk(journal)
+    if free < ROOM:
+        raise Failed(f"a change may need {ROOM / 2**20:.0f} MiB, and {said}")
     try:
         image = docker.image_of(engine.container)
     except DockerError as error:
@@ -35,7 +52,7 @@ def check(plan: Plan, docker: Docker, weights: Path) -> str:
             "again: `pulumi up --replace '**weights**'`."
         )
     validate(plan.gateway, docker)
-    return "checked: image, weights, gateway config"
+    return "checked: disk, image, weights, gateway config"
 
 
 def validate(gateway: Gateway, docker: Docker) -> None:

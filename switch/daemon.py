@@ -2,10 +2,12 @@
 
 Only the main thread acts: it hears the results that have come in, looks at the containers, and lets the
 machine decide, so that what it sees is never older than what it has heard. What takes time runs in a thread
-and reports back. A state is in the journal before any action of it begins.
+and reports back. A state is in the journal before any action of it begins. Only while the journal can't be
+written is it kept in memory alone, and then nothing goes forward: see `Unkept`.
 """
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -23,12 +25,12 @@ from types import FrameType
 from typing import Any, Literal
 
 from switch import certificate, edge, gpu, live, machine
-from switch.checks import Failed, check
+from switch.checks import Failed, check, disk
 from switch.docker import Docker, DockerError
 from switch.gate import Answer, complete, wholly_on_gpu
 from switch.gpu import GpuError
 from switch.journal import Journal
-from switch.machine import Abandon, Action, Ask, Boot, Done, Event, Follow, Refused, Release, Tick
+from switch.machine import Abandon, Action, Ask, Boot, Done, Event, Follow, Refused, Release, Tick, Unkept
 from switch.plan import Plan, PlanError, parse
 
 IDLE, BUSY = 1.0, 0.1
@@ -56,6 +58,8 @@ class Switch:
         self._world: machine.World | None = None
         live.unlink(missing_ok=True)  # of an earlier run: nothing was looked at yet
         self.state = journal.read()
+        self.unkept = ""
+        """Why the journal is older than the state; empty when it isn't."""
         self.waiting: int | None = None
         self.events, self._heard = queue.SimpleQueue[Event | None](), deque[Event]()
         self._lock = threading.Condition()
@@ -63,16 +67,35 @@ class Switch:
     # events
 
     def apply(self, event: Event) -> list[Action]:
-        """One step of the machine, kept in the journal. Raises Refused, and OSError when it can't be kept."""
+        """One step of the machine, kept in the journal, or in memory alone where that can do no harm. Raises
+        Refused, also for a change that can't be kept."""
         with self._lock:
             new, actions = machine.advance(self.state, event, self.clock())
+            if (new != self.state or self.unkept) and not self._keep(new):
+                if isinstance(event, Ask):
+                    raise Refused(self.unkept)
+                if isinstance(event, Boot | Tick | Done):  # of the main thread, which alone acts
+                    back, first = machine.advance(self.state, Unkept(self.unkept), self.clock())
+                    new, actions = machine.advance(back, event, self.clock())
+                    actions = first + actions
             if new != self.state:
-                self.journal.write(new)
                 self._tell(new)
                 self.state = new
                 self._lock.notify_all()
             self._say_live()  # the lock is still held: before anyone who waits for the new state can ask
             return actions
+
+    def _keep(self, new: machine.State) -> bool:
+        """Whether `new` could be written into the journal."""
+        was, self.unkept = self.unkept, ""
+        try:
+            self.journal.write(new)
+        except OSError as error:
+            _, room = disk(self.journal.folder)
+            self.unkept = f"the switch can't write its journal ({error.strerror}): {room}"
+        if bool(was) != bool(self.unkept):
+            print(self.unkept or "the journal can be written again", flush=True)
+        return not self.unkept
 
     def _say_live(self) -> None:
         """Keeps the file of what serves up to date; without one, a coordinator reads that nobody knows."""
@@ -163,7 +186,9 @@ class Switch:
         try:
             match action.do:
                 case "check" if action.plan:
-                    return Done(action, True, check(action.plan, self.docker, self.weights))
+                    return Done(
+                        action, True, check(action.plan, self.docker, self.journal.folder, self.weights)
+                    )
                 case "memory":
                     free = min(free for free, _ in gpu.memory())
                     return Done(action, True, facts={"free": free})
@@ -179,9 +204,9 @@ class Switch:
                 case "remove":
                     self.docker.remove(action.container)
                 case "archive" if self.state.last:
-                    self.journal.archive(self.state.last)
                     # into the log as well, which may outlive this host
                     print(json.dumps(certificate.certificate(self.state.last)), flush=True)
+                    self.journal.archive(self.state.last)
                 case "logs":
                     return Done(action, True, self.docker.logs(action.container))
             return Done(action, True)
@@ -204,6 +229,8 @@ class Switch:
                     self.apply(Abandon(engine))
                     self.events.put(None)
                     return {"lines": [], "code": 0}
+                case {"verb": "state"}:
+                    return {"state": dataclasses.asdict(self.state), "unkept": self.unkept}
                 case {"verb": "release"}:
                     self.apply(Release())
                     return {"lines": ["released: the switch keeps nothing running any more"], "code": 0}

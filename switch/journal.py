@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from switch import certificate
 from switch.machine import State, Transaction
@@ -17,7 +16,7 @@ class Journal:
     """`folder`/state.json, and in `folder`/certificates the newest 50. Raises OSError when it can't write."""
 
     def __init__(self, folder: Path) -> None:
-        self.file, self.certificates = folder / "state.json", folder / "certificates"
+        self.folder, self.file, self.certificates = folder, folder / "state.json", folder / "certificates"
 
     def read(self) -> State:
         """The state as it was last written; an empty one if there is none or it is not readable."""
@@ -38,17 +37,11 @@ class Journal:
 
     def archive(self, transaction: Transaction) -> None:
         """Leaves a change's certificate, as JSON and as Markdown."""
-        c = certificate.certificate(transaction)
-        _write(self.certificates / f"{c['name']}.json", certificate.text(c))
-        _write(self.certificates / f"{c['name']}.md", certificate.markdown(c))
+        for name, text in certificate.files(certificate.certificate(transaction)).items():
+            _write(self.certificates / name, text)
         for suffix in ("json", "md"):
             for old in sorted(self.certificates.glob(f"*.{suffix}"))[:-KEPT]:
                 old.unlink()
-
-    def last(self) -> tuple[dict[str, Any], Path] | None:
-        """The newest certificate and its JSON file."""
-        files = sorted(self.certificates.glob("*.json"))
-        return (json.loads(files[-1].read_text()), files[-1]) if files else None
 
 
 def _write(file: Path, content: str) -> None:

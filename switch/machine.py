@@ -121,11 +121,19 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Unkept:
+    """The state can't be kept safe, and why. A kill would forget what has gone forward; going back it finds
+    again by what it sees on the host."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Release:
     """Nothing is to be looked after any more: the stack is about to be taken down."""
 
 
-Event = Boot | Tick | Ask | Follow | Abandon | Done | Release
+Event = Boot | Tick | Ask | Follow | Abandon | Done | Unkept | Release
 
 
 @dataclass
@@ -238,8 +246,8 @@ class State:
 def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]]:
     """The state after `event` and what to do, in order; keep the new state safe before doing anything.
 
-    `now` is in seconds since the epoch. Raises Refused, for Ask and Abandon only; the given state is
-    never changed.
+    Where that can't be done, `Unkept` comes before `event`. `now` is in seconds since the epoch. Raises
+    Refused, for Ask and Abandon only; the given state is never changed.
     """
     turn = _Turn(copy.deepcopy(state), now)
     match event:
@@ -255,6 +263,8 @@ def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]
             turn.abandon(engine)
         case Done():
             turn.done(event)
+        case Unkept(why):
+            turn.unkept(why)
         case Release():
             turn.s.active = turn.s.transaction = turn.s.waiting = turn.s.held = None
             turn.s.trouble = ""
@@ -298,7 +308,12 @@ class _Turn:
             doom.sent = False  # a kill may have come between writing it down and the signal
         if t and t.phase == "checking":
             self._fail("the switch was restarted while it checked")
-        elif t and t.phase in LEASED and not (t.phase == "prepared" and self.now <= t.lease):
+        elif (
+            t
+            and t.phase in LEASED
+            # one that was asked to commit may have been told to have failed, by a state that was not kept
+            and (t.phase != "prepared" or t.asked == "commit" or self.now > t.lease)
+        ):
             self._fail("the switch was restarted in the middle of the change")
 
     def ask(self, verb: Literal["prepare", "commit"], plan: Plan, world: World, seen: str) -> None:
@@ -364,6 +379,11 @@ class _Turn:
             raise Refused(f"the change to {engine} is being committed; only its `pulumi up` can end it")
         t.abandoned = True
         self._fail("given up as asked")
+
+    def unkept(self, why: str) -> None:
+        t = self.s.transaction
+        if t and t.phase in LEASED:
+            self._fail(why)
 
     # results
 

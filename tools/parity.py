@@ -32,6 +32,10 @@ FOLLOW_SECONDS = 5
 """Well below the switch's lease, of which each `follow` asks for more."""
 RESTORE_SECONDS = 900
 REQUEST_SECONDS = 120
+TAKEN_BACK = (
+    "the switch took the change back while the standby was probed, so there is no table; why is above, or in "
+    "`make status`. Type the same again"
+)
 
 
 def docker(*words: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -82,8 +86,10 @@ class Host:
         return done.returncode
 
 
-def probe(host: Host, container: str, subject: Subject, able: bool) -> dict[str, str]:
-    """What one engine does, by probe."""
+def probe(
+    host: Host, container: str, subject: Subject, able: bool, lost: threading.Event | None = None
+) -> dict[str, str]:
+    """What one engine does, by probe. Raises StepFailed, also once `lost` says that it was taken away."""
     command = ["docker", "exec", "-i", host.switch_name, "python3", "-m", "switch", "exchange"]
     found: dict[str, str] = {}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -91,6 +97,8 @@ def probe(host: Host, container: str, subject: Subject, able: bool) -> dict[str,
         send, receive = process.stdin, process.stdout
 
         def exchange(body: str) -> Reply:
+            if lost and lost.is_set():
+                raise StepFailed(TAKEN_BACK)
             request = {"container": container, "port": PORT, "path": PATH, "body": body}
             send.write(json.dumps({**request, "timeout": REQUEST_SECONDS}) + "\n")
             send.flush()
@@ -141,9 +149,9 @@ def probe_standby(host: Host, other: Blueprint, subject: Subject) -> dict[str, s
             raise StepFailed("the standby did not get ready; what the switch says of it is above")
         print(f"{other.active.name} is ready; probing it", flush=True)
         with leased(host, container) as lost:
-            found = probe(host, container, subject, other.settings.model.able)
-        if lost.is_set():
-            raise StepFailed("the change was taken back while it was probed; type the same again")
+            found = probe(host, container, subject, other.settings.model.able, lost)
+        if host.follow(container) != 0:
+            raise StepFailed(TAKEN_BACK)
         return found
     finally:
         host.switch("abandon", "--engine", container)

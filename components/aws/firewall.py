@@ -22,41 +22,27 @@ class FirewallArgs:
 
 
 class Firewall(pulumi.ComponentResource):
-    """A security group with one rule for each port and network."""
+    """A security group and all its rules, one for each port."""
 
     group_id: pulumi.Output[str]
 
     def __init__(self, name: str, args: FirewallArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Firewall", name, None, opts)
-        child = pulumi.ResourceOptions(parent=self)
+        ports = ((443, args.allowed), (80, args.challenges), (22, args.admins))
         group = aws.ec2.SecurityGroup(
             name,
             description="Changeover: the endpoint, and nothing else",
             vpc_id=args.vpc_id,
+            # in the group and not as resources of their own: a rule that somebody adds is seen and taken away
+            ingress=[
+                {"protocol": "tcp", "from_port": port, "to_port": port, "cidr_blocks": list(networks)}
+                for port, networks in ports
+                if networks
+            ],
+            # images, weights, packages, AWS itself: their addresses are not known
+            egress=[{"protocol": "-1", "from_port": 0, "to_port": 0, "cidr_blocks": ["0.0.0.0/0"]}],
             tags=args.tags,
-            opts=child,
-        )
-        ports = ((443, args.allowed), (80, args.challenges), (22, args.admins))
-        rules = [(port, cidr) for port, networks in ports for cidr in networks]
-        for port, cidr in rules:
-            aws.vpc.SecurityGroupIngressRule(
-                f"{name}-{port}-from-{cidr.replace('/', '-')}",
-                security_group_id=group.id,
-                ip_protocol="tcp",
-                from_port=port,
-                to_port=port,
-                cidr_ipv4=cidr,
-                tags=args.tags,
-                opts=child,
-            )
-        # Images, weights, packages, AWS itself: their addresses are not known.
-        aws.vpc.SecurityGroupEgressRule(
-            f"{name}-out",
-            security_group_id=group.id,
-            ip_protocol="-1",
-            cidr_ipv4="0.0.0.0/0",
-            tags=args.tags,
-            opts=child,
+            opts=pulumi.ResourceOptions(parent=self),
         )
         self.group_id = group.id
         self.register_outputs({"group_id": self.group_id})

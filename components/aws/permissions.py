@@ -21,11 +21,8 @@ RESOURCES: dict[str, str] = {
     "aws:ec2/routeTableAssociation:RouteTableAssociation": "ec2:AssociateRouteTable "
     "ec2:DisassociateRouteTable ec2:ReplaceRouteTableAssociation",
     "aws:ec2/securityGroup:SecurityGroup": "ec2:CreateSecurityGroup ec2:DeleteSecurityGroup "
-    "ec2:RevokeSecurityGroupEgress ec2:RevokeSecurityGroupIngress ec2:DescribeSecurityGroups",
-    "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule": "ec2:AuthorizeSecurityGroupIngress "
-    "ec2:RevokeSecurityGroupIngress ec2:ModifySecurityGroupRules ec2:DescribeSecurityGroupRules",
-    "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule": "ec2:AuthorizeSecurityGroupEgress "
-    "ec2:RevokeSecurityGroupEgress ec2:ModifySecurityGroupRules ec2:DescribeSecurityGroupRules",
+    "ec2:AuthorizeSecurityGroupEgress ec2:AuthorizeSecurityGroupIngress ec2:RevokeSecurityGroupEgress "
+    "ec2:RevokeSecurityGroupIngress ec2:DescribeSecurityGroups",
     "aws:ec2/keyPair:KeyPair": "ec2:ImportKeyPair ec2:DeleteKeyPair ec2:DescribeKeyPairs",
     "aws:ebs/volume:Volume": "ec2:CreateVolume ec2:ModifyVolume ec2:DeleteVolume ec2:DescribeVolumes "
     "ec2:DescribeVolumesModifications",

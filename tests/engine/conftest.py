@@ -8,13 +8,6 @@ import pytest
 from tests.support.project import Project, free_port
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files run side by side, the tests of one file in order; what emulates AWS is there once."""
-    for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("aws" if name.startswith("test_aws") else name))
-
-
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A stack `test` with offline images and the tiny model; nothing of it is left afterwards."""

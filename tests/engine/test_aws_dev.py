@@ -1,4 +1,4 @@
-"""The stack `dev` on stand-ins for AWS and its instance, in order: deploy, flip, drift, replace, destroy.
+"""The stack `dev` on stand-ins for AWS and its instance: deploy, flip, drift, replace, recover, destroy.
 
 The API is moto's, the plugin and the host are test doubles (`tests/support/aws`). Real are the Pulumi engine,
 the docker plugin over SSH, the boot script, the data volume's file system, the gateway and the edge. Each
@@ -8,18 +8,23 @@ test goes on where the one before it stopped.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import openai
 import pytest
 import yaml
 
 from components.aws import permissions
+from review.events import parse
+from review.text import drift
 from tests.support.aws.emulator import ADDRESSES, Emulator
 from tests.support.aws.host.machines import Host, Machines
 from tests.support.aws.project import AwsProject
 from tests.support.checkout import Checkout
 from tests.support.load import Load
+from tests.support.switch_stack import wait
 from tools.environment import ROOT
+from tools.review import events_of
 
 pytestmark = [
     pytest.mark.engine,
@@ -27,8 +32,8 @@ pytestmark = [
 ]
 
 KEY = "marker-key-4be1-0123456789abcdef"
-FLIP = {"prepare-step": "update", "changeover-dev-gateway": "replace", "commit-step": "update"}
-"""All that a flip touches, and nothing else: no instance, volume, network, IAM or edge."""
+WEIGHTS = "find /data/docker/volumes -path '*weights*' -type f -newermt 2000-01-01 -printf '%p %T@\\n' | sort"
+"""Says on the host which files of weights there are, and since when."""
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +48,21 @@ def machines(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> It
         yield machines
 
 
-@pytest.fixture(scope="module")
-def project(emulator: Emulator, machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> AwsProject:
-    """The stack `dev` with the settings of its own file, for the networks that the stand-ins have."""
-    settings = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text())["config"]
+def deployable(stack: str, emulator: Emulator, machines: Machines, folder: Path) -> AwsProject:
+    """A stack with the settings of its own file, for the networks that the stand-ins have, and with keys."""
+    settings = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
     given = {key.removeprefix("changeover:"): value for key, value in settings.items()}
     network = ADDRESSES.format(number=0) + "/24"
-    project = AwsProject(
-        tmp_path_factory.mktemp("aws-dev"), "dev", emulator, **{**given, "allowedCidrs": [network]}
-    )
+    project = AwsProject(folder, stack, emulator, **{**given, "allowedCidrs": [network]})
     project.environment |= machines.environment
     project.make_keys()
     project.secret("apiKeys.tester", KEY)
     return project
+
+
+@pytest.fixture(scope="module")
+def project(emulator: Emulator, machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> AwsProject:
+    return deployable("dev", emulator, machines, tmp_path_factory.mktemp("aws-dev"))
 
 
 @pytest.fixture
@@ -96,10 +103,32 @@ def nothing_to_do(project: AwsProject) -> None:
     assert project.changes() == {}
 
 
+def nothing_is_left(emulator: Emulator) -> None:
+    api = emulator.client("ec2")
+    states = {
+        one["State"]["Name"]
+        for group in api.describe_instances()["Reservations"]
+        for one in group["Instances"]
+    }
+    assert states == {"terminated"}
+    assert api.describe_volumes()["Volumes"] == []
+    assert api.describe_addresses()["Addresses"] == []
+    assert [each["IsDefault"] for each in api.describe_vpcs()["Vpcs"]] == [True]
+    assert emulator.client("iam").list_roles()["Roles"] == []
+    assert emulator.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
+
+
 def flip(project: AwsProject, engine: str) -> str:
-    """A flip under load, which loses nothing and touches what a flip may touch."""
+    """A flip under load, which loses nothing.
+
+    It touches what a flip may touch, and no instance, volume, network, IAM or edge.
+    """
     project.configure(engine=engine)
-    assert project.changes() == FLIP
+    assert project.changes() == {
+        "prepare-step": "update",
+        f"changeover-{project.stack}-gateway": "replace",
+        "commit-step": "update",
+    }
     writes = project.aws_writes()
     with trusted(project), load_on(project) as load:
         load.wait_for_answers(8)
@@ -221,11 +250,16 @@ def test_what_was_changed_behind_its_back_is_found_and_put_right(
         "Volumes"
     ]
     api.create_tags(Resources=[volume["VolumeId"]], Tags=[{"Key": "Name", "Value": "somebody-elses"}])
-    project.pulumi("refresh", "--yes", "--skip-preview")
-    assert project.changes() == {"data": "update"}
-    project.up()
+    rule = ("tcp", 22, "0.0.0.0/0")
+    wait(lambda: rule in (host.rules or []), 120)
+    found = sorted(drift(parse(events_of("dev", root=project.folder, env=project.environment))))
+    opened = "`changeover-dev-firewall` (SecurityGroup): port 22 is open to 0.0.0.0/0 (everybody)"
+    assert found[0] == opened
+    assert "tags.Name is somebody-elses and was changeover-dev-data" in found[1]
+    assert len(found) == 2
+    project.up("--refresh")
+    wait(lambda: rule not in (host.rules or []), 120)
     nothing_to_do(project)
-    api.revoke_security_group_ingress(GroupId=group, IpPermissions=everybody)
 
 
 def test_a_new_machine_image_replaces_the_instance_and_keeps_the_weights(
@@ -234,10 +268,7 @@ def test_a_new_machine_image_replaces_the_instance_and_keeps_the_weights(
     old = machines.only()
     address, ca = old.address, project.outputs()["ca"]
     disk = old.inside("blkid", "-s", "UUID", "-o", "value", "/dev/nvme1n1")
-    weights = (
-        "find /data/docker/volumes -path '*weights*' -type f -newermt 2000-01-01 -printf '%p %T@\\n' | sort"
-    )
-    before = old.inside("sh", "-c", weights)
+    before = old.inside("sh", "-c", WEIGHTS)
     assert "config.json" in before
     emulator.publish_machine_image()
     assert project.changes() == {}, "a newer image alone changes nothing"
@@ -254,25 +285,32 @@ def test_a_new_machine_image_replaces_the_instance_and_keeps_the_weights(
     assert new.address == address
     assert project.outputs()["ca"] == ca
     assert new.inside("blkid", "-s", "UUID", "-o", "value", "/dev/nvme1n1") == disk
-    assert new.inside("sh", "-c", weights) == before
+    assert new.inside("sh", "-c", WEIGHTS) == before
+    assert complete(project)
+    nothing_to_do(project)
+
+
+def test_make_recover_brings_an_instance_back_that_was_terminated_by_hand(
+    project: AwsProject, emulator: Emulator, machines: Machines
+) -> None:
+    old = machines.only()
+    address, before = old.address, old.inside("sh", "-c", WEIGHTS)
+    emulator.client("ec2").terminate_instances(InstanceIds=[old.instance])
+    wait(lambda: old.process is None, 120)
+    said = project.tool("recover")
+    assert f"The instance {old.instance} is gone." in said
+    assert "Lost: the instance, and requests until it is back." in said
+    new = machines.only()
+    assert new.instance != old.instance
+    assert new.address == address
+    assert new.inside("sh", "-c", WEIGHTS) == before
     assert complete(project)
     nothing_to_do(project)
 
 
 def test_destroy_leaves_nothing(project: AwsProject, emulator: Emulator) -> None:
     project.pulumi("destroy", "--yes", "--skip-preview")
-    api = emulator.client("ec2")
-    states = {
-        one["State"]["Name"]
-        for group in api.describe_instances()["Reservations"]
-        for one in group["Instances"]
-    }
-    assert states == {"terminated"}
-    assert api.describe_volumes()["Volumes"] == []
-    assert api.describe_addresses()["Addresses"] == []
-    assert [each["IsDefault"] for each in api.describe_vpcs()["Vpcs"]] == [True]
-    assert emulator.client("iam").list_roles()["Roles"] == []
-    assert emulator.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
+    nothing_is_left(emulator)
 
 
 def test_the_deployers_policy_covers_every_call_that_was_seen(project: AwsProject) -> None:

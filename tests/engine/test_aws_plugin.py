@@ -1,6 +1,7 @@
 """The test plugin `aws` itself, on the real Pulumi engine: strict, and true to what updates and replaces."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -23,10 +24,11 @@ vpc = aws.ec2.Vpc("vpc", cidr_block="10.1.0.0/16", enable_dns_hostnames=True, ta
 subnet = aws.ec2.Subnet(
     "subnet", vpc_id=vpc.id, cidr_block="10.1.1.0/24", availability_zone="us-east-1a", opts=child
 )
-group = aws.ec2.SecurityGroup("group", description="Of a test", vpc_id=vpc.id, tags=tags, opts=child)
-aws.vpc.SecurityGroupIngressRule(
-    "rule", security_group_id=group.id, ip_protocol="tcp", from_port=443, to_port=443,
-    cidr_ipv4=config.get("cidr") or "203.0.113.0/24", opts=child,
+group = aws.ec2.SecurityGroup(
+    "group", description="Of a test", vpc_id=vpc.id, tags=tags, opts=child,
+    ingress=[{"protocol": "tcp", "from_port": 443, "to_port": 443,
+              "cidr_blocks": [config.get("cidr") or "203.0.113.0/24", "198.51.100.0/24"]}],
+    egress=[{"protocol": "-1", "from_port": 0, "to_port": 0, "cidr_blocks": ["0.0.0.0/0"]}],
 )
 trust = {"Version": "2012-10-17", "Statement": [
     {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}]}
@@ -102,7 +104,7 @@ def test_each_change_updates_or_replaces_as_documented(project: AwsProject) -> N
     before = project.outputs()["instance"]
     for key, value in {"tag": "two", "cidr": "203.0.114.0/24", "size": "120"}.items():
         project.pulumi("config", "set", key, value)
-    assert project.changes() == dict.fromkeys(("vpc", "group", "rule", "volume"), "update")
+    assert project.changes() == dict.fromkeys(("vpc", "group", "volume"), "update")
     project.up()
     assert project.changes() == {}
     assert project.outputs()["instance"] == before
@@ -114,6 +116,10 @@ def test_each_change_updates_or_replaces_as_documented(project: AwsProject) -> N
     assert project.outputs()["instance"] != before
 
 
+def networks(permissions: list[dict[str, Any]]) -> set[str]:
+    return {each["CidrIp"] for permission in permissions for each in permission["IpRanges"]}
+
+
 def test_what_was_changed_behind_its_back_is_found_and_put_right(
     project: AwsProject, emulator: Emulator
 ) -> None:
@@ -123,17 +129,18 @@ def test_what_was_changed_behind_its_back_is_found_and_put_right(
     (group,) = api.describe_security_groups(Filters=[{"Name": "description", "Values": ["Of a test"]}])[
         "SecurityGroups"
     ]
-    api.revoke_security_group_ingress(
-        GroupId=group["GroupId"],
-        IpPermissions=[
-            {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "203.0.114.0/24"}]}
-        ],
-    )
+    allowed = group["IpPermissions"]
+    lost = [{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "203.0.114.0/24"}]}]
+    api.revoke_security_group_ingress(GroupId=group["GroupId"], IpPermissions=lost)
+    more = [{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    api.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=more)
     project.pulumi("refresh", "--yes", "--skip-preview")
-    assert project.changes() == {"volume": "update", "rule": "create"}
+    assert project.changes() == {"volume": "update", "group": "update"}
     project.pulumi("config", "set", "size", "150")  # a volume never shrinks
     project.up()
     assert project.changes() == {}
+    (group,) = api.describe_security_groups(GroupIds=[group["GroupId"]])["SecurityGroups"]
+    assert networks(group["IpPermissions"]) == networks(allowed)
 
 
 @pytest.mark.parametrize(

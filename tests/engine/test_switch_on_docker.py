@@ -209,11 +209,14 @@ def test_an_engine_that_starts_and_can_not_do_its_work_is_taken_back(
     assert stack.serves() and stack.lost() == []
 
 
-def test_an_engine_that_stops_in_the_middle_of_its_streams_is_found_out(stack: Stack) -> None:
+@pytest.mark.parametrize(("mode", "said"), [("breaks", "broke off"), ("hangs", "took more than 1 s")])
+def test_an_engine_that_stops_in_the_middle_of_its_streams_is_found_out(
+    stack: Stack, mode: str, said: str
+) -> None:
     new, gateway = stack.new_names()
-    stack.make_engine(new, mode="breaks")
-    code, text = stack.flip(new, gateway)
-    assert code == 1 and "failed its gate" in text, text
+    stack.make_engine(new, mode=mode)
+    code, text = stack.flip(new, gateway, gate_timeout=1)
+    assert code == 1 and "failed its gate" in text and said in text, text
     assert stack.serves() and stack.lost() == []
 
 
@@ -234,29 +237,6 @@ def test_an_image_that_is_gone_is_found_before_anything_is_drained(stack: Stack)
     code, text = stack.flip(new, gateway)
     assert code == 1 and "is not on this host any more" in text and "drained" not in text
     assert stack.serves() and stack.lost() == []
-
-
-@pytest.mark.parametrize("cutover", ["hold", "overlap"])
-def test_a_new_gateway_that_reaches_no_engine_is_a_failed_change(stack: Stack, cutover: str) -> None:
-    new, gateway = stack.new_names()
-    stack.make_engine(new)
-    stack.tell("prepare", stack.plan(new, cutover=cutover))
-    assert stack.follow()[0] == 0
-    stack.make_gateway(gateway, "nobody")
-    stack.tell("commit", stack.plan(new, gateway, cutover=cutover, seconds={"gateway": 4}))
-    code, text = stack.follow()
-    assert code == 1 and "the gateway gave no completion" in text, text
-    assert stack.serves()
-    stack.lost()  # what the bad gateway took itself; there is no edge here that would hold it
-    assert stack.lost() == []
-
-
-def test_a_gateway_that_is_killed_comes_back(stack: Stack) -> None:
-    started = stack.started(stack.gateway)
-    os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", f"{PREFIX}-{stack.gateway}")), signal.SIGKILL)
-    wait(lambda: stack.started(stack.gateway) != started and stack.serves())
-    stack.lost()  # what the killed gateway was working on
-    assert stack.lost() == []
 
 
 def test_two_changes_at_once_are_one_change_and_a_refusal(stack: Stack) -> None:
@@ -308,25 +288,6 @@ def test_a_switch_that_is_killed_at_any_moment_loses_nothing_and_the_next_change
         assert stack.lost() == [], f"killed {moment} s into {phase}"
         stack.tidy()
         stack.forget_kills()
-    new, gateway = stack.new_names()
-    stack.make_engine(new)
-    assert stack.flip(new, gateway, cutover=cutover)[0] == 0
-    assert stack.serves() and stack.lost() == []
-
-
-@pytest.mark.parametrize("cutover", ["hold", "overlap"])
-def test_a_coordinator_that_dies_at_any_moment_is_undone_and_the_next_change_works(
-    stack: Stack, cutover: str
-) -> None:
-    for moment in MOMENTS:
-        new, gateway = stack.new_names()
-        stack.make_engine(new, delay=1)
-        stack.tell("prepare", stack.plan(new, cutover=cutover))
-        stack.follow(moment)  # and then nobody follows any more
-        wait(stack.settled, 60)
-        wait(stack.serves)
-        assert stack.lost() == [], f"died {moment} s into the change"
-        stack.tidy()
     new, gateway = stack.new_names()
     stack.make_engine(new)
     assert stack.flip(new, gateway, cutover=cutover)[0] == 0

@@ -99,8 +99,8 @@ class Project:
             raise CommandFailed(done.stdout)
         return done.stdout
 
-    def up(self) -> str:
-        return self.pulumi("up", "--yes", "--skip-preview")
+    def up(self, *words: str) -> str:
+        return self.pulumi("up", "--yes", "--skip-preview", *words)
 
     def preview_json(self) -> dict[str, Any]:
         """The preview as the engine's JSON: `steps` with their `op` and `urn`."""

@@ -7,7 +7,7 @@ from typing import Any
 import pulumi
 from pulumi.runtime import mocks
 
-from components.plan import AS_DECLARED, EDGE_CONFIG, GATEWAY_CONFIG, LIVE
+from components.plan import LIVE, LOOK
 
 SECRET = "4dabf18193072939515e22adb298388d"
 """Pulumi's mark of a secret in a request."""
@@ -17,7 +17,7 @@ ANSWERS = {
     "aws:route53/getZone:getZone": {"zoneId": "Z0123456789"},
 }
 
-SAID = {LIVE: "changeover-local-ollama-0000", GATEWAY_CONFIG: AS_DECLARED, EDGE_CONFIG: "edited"}
+SAID = {LIVE: "changeover-local-ollama-0000", LOOK: "edge edited in place 0a1b\n"}
 """What the commands say that are run at every preview."""
 
 

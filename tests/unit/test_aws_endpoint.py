@@ -80,7 +80,7 @@ def test_every_step_goes_over_the_stacks_own_ssh(recorder: Recorder) -> None:
         assert inputs["environment"]["CHANGEOVER_SSH_CONFIG"] == ".changeover/ssh/prod/config"
         assert inputs["environment"]["DOCKER_HOST"].startswith("ssh://")
     looks = [call for call in recorder.calls if call.token == "command:local:run"]
-    assert [call.args["interpreter"] for call in looks] == 3 * [list(INTERPRETER)]
+    assert [call.args["interpreter"] for call in looks] == 2 * [list(INTERPRETER)]
 
 
 def ports(recorder: Recorder) -> dict[str, list[int]]:

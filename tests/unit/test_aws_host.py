@@ -136,7 +136,9 @@ def test_an_existing_subnet_is_used_and_none_is_made(declare: Declare) -> None:
 
 def open_ports(recorder: Recorder) -> set[tuple[int, str]]:
     return {
-        (int(rule["fromPort"]), rule["cidrIpv4"]) for rule in recorder.of("SecurityGroupIngressRule").values()
+        (int(rule["fromPort"]), network)
+        for rule in recorder.one("SecurityGroup")["ingress"]
+        for network in rule["cidrBlocks"]
     }
 
 
@@ -161,9 +163,13 @@ def test_ssh_is_open_to_admins_only(declare: Declare) -> None:
     assert {network for port, network in open_ports(recorder) if port == 22} == {"192.0.2.0/24"}
 
 
+def test_the_group_owns_its_rules_so_that_one_more_is_drift(declare: Declare) -> None:
+    assert not {kind for kind in kinds(declare()) if kind.endswith("Rule")}
+
+
 def test_a_rule_is_for_one_port_of_tcp(declare: Declare) -> None:
-    for rule in declare(domain="llm.example.com").of("SecurityGroupIngressRule").values():
-        assert rule["ipProtocol"] == "tcp"
+    for rule in declare(domain="llm.example.com").one("SecurityGroup")["ingress"]:
+        assert rule["protocol"] == "tcp"
         assert rule["fromPort"] == rule["toPort"]
 
 

@@ -1,6 +1,7 @@
 """Every difference that is seeded into an engine is found, exactly; and what a stack may demand."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from offline.steps import StepFailed
 from parity.probes import PATH, PROBES, Reply, Subject, chosen, run
 from parity.table import differences, markdown, problem, read, table
 from stacks.blueprint import Blueprint, blueprint
@@ -16,6 +18,7 @@ from stacks.settings import SettingsError, from_values
 from switch.exchange import exchange
 from tests.support import faulty_engine
 from tests.support.faulty_engine import Engine
+from tools import parity
 from tools.render import ROOT
 
 BASE = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
@@ -128,6 +131,52 @@ def test_the_preview_refuses_a_stack_until_its_table_allows_it(tmp_path: Path, g
     file.write_text("{}")
     with pytest.raises(SettingsError, match="can't be read"):
         require_parity(plan, tmp_path)
+
+
+DOCKER = """#!/bin/sh
+# a test double: the Docker CLI with a switch that takes a prepared change back, as if its lease had run out
+cd {folder}
+case "$*" in
+    *role=switch*) echo switch ;;
+    *role=engine*) echo {engine}-1 ;;
+    *" prepare") echo "$*" >>asked ;;
+    *" abandon "*) echo "$*" >>asked ;;
+    *" follow "*) [ -e sent ] || exit 0; echo "the lease has run out"; touch lost; exit 1 ;;
+    *" exchange") while read -r line; do
+        echo "$line" >>sent
+        until [ -e lost ]; do sleep 0.02; done
+        sleep 0.1
+        echo '{{"error": "refused"}}'
+    done ;;
+    *" status --json") echo '{status}' ;;
+    *) echo "unknown: $*" >&2; exit 2 ;;
+esac
+"""
+SERVES = {
+    "under_way": None,
+    "gated": True,
+    "gateway": "gateway",
+    "containers": {"gateway": "running"},
+    "active": {"kind": "ollama"},
+}
+
+
+def test_probing_ends_soon_after_the_change_was_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = blueprint(from_values("dev", {**BASE, "engine": "vllm"}, ROOT))
+    engine = f"changeover-dev-{other.active.name}"
+    file = tmp_path / "docker"
+    file.write_text(DOCKER.format(folder=tmp_path, engine=engine, status=json.dumps(SERVES)))
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(parity, "FOLLOW_SECONDS", 0.01)
+    with pytest.raises(StepFailed, match=r"took the change back .* Type the same again"):
+        parity.probe_standby(parity.Host("dev"), other, SUBJECT)
+    assert len((tmp_path / "sent").read_text().splitlines()) < len(chosen(able=False)) / 2
+    assert "abandon" in (tmp_path / "asked").read_text()
+    said = capsys.readouterr().out
+    assert "the lease has run out" in said and said.endswith("ollama serves\n")
 
 
 def test_a_probe_that_does_not_exist_can_not_be_accepted() -> None:

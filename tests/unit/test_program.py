@@ -10,7 +10,7 @@ import pytest
 
 from components.docker_host import DockerHost
 from components.labels import Labels
-from components.plan import GATEWAY_CONFIG
+from components.plan import LOOK
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.settings import Settings, from_values
@@ -178,9 +178,11 @@ def test_a_config_that_was_edited_in_place_is_looked_for_at_every_preview(record
     build(settings())
     labels = recorder.of("Container")["changeover-local-gateway"]["labels"]
     assert {"label": "changeover.config", "value": "as declared"} in labels
-    assert recorder.of("Command")["edge-configuration"]["environment"]["SEEN"] == "edited"
-    (looked,) = [call for call in recorder.calls if call.args["command"] == GATEWAY_CONFIG]
-    assert set(looked.args["environment"]) == {"DOCKER_HOST", "PROJECT", "STACK"}, "known in every preview"
+    assert recorder.of("Command")["edge-configuration"]["environment"]["SEEN"] == "edited in place 0a1b"
+    (looked,) = [call for call in recorder.calls if call.args["command"] == LOOK]
+    assert set(looked.args["environment"]) == {"DOCKER_HOST", "PROJECT", "STACK", "LOOK"}, (
+        "known in every preview"
+    )
 
 
 def test_on_a_gpu_engines_get_all_of_it(recorder: Recorder) -> None:

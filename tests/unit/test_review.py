@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,19 +117,61 @@ def test_an_update_that_did_not_end_is_taken_back_and_says_so() -> None:
     assert "about 17 s of waiting" in said
 
 
-def test_a_port_that_was_opened_is_named_with_its_numbers() -> None:
-    rule = {"fromPort": 443, "toPort": 443, "cidrBlocks": ["0.0.0.0/0"], "description": ""}
-    opened = {**rule, "fromPort": 22, "toPort": 22}
-    group = {"type": "aws:ec2/securityGroup:SecurityGroup", "urn": "urn:pulumi:dev::x::y::endpoint"}
+def refreshed(kind: str, path: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     event = {
         "op": "refresh",
-        **group,
-        "old": {"outputs": {"ingress": [rule]}},
-        "new": {"outputs": {"ingress": [rule, opened]}},
-        "detailedDiff": {"ingress": {}},
+        "type": kind,
+        "urn": "urn:pulumi:dev::x::y::endpoint",
+        "old": {"outputs": old},
+        "new": {"outputs": new},
+        "detailedDiff": {path: {}},
     }
-    seen = parse([json.dumps({"resOutputsEvent": {"metadata": event}})])
-    assert lasting(seen) == ["`endpoint` (SecurityGroup): port 22 was opened to 0.0.0.0/0"]
+    return lasting(parse([json.dumps({"resOutputsEvent": {"metadata": event}})]))
+
+
+RULE = {"protocol": "tcp", "fromPort": 443, "toPort": 443, "cidrBlocks": ["10.0.0.0/8", "192.0.2.0/24"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "live", "expected"),
+    [
+        (
+            "ingress[1]",
+            [RULE, {**RULE, "fromPort": 22, "toPort": 22, "cidrBlocks": ["0.0.0.0/0"]}],
+            "port 22 is open to 0.0.0.0/0 (everybody)",
+        ),
+        (
+            "ingress[0].cidrBlocks[1]",
+            [{**RULE, "cidrBlocks": ["10.0.0.0/8"]}],
+            "port 443 is closed to 192.0.2.0/24",
+        ),
+        (
+            "ingress",
+            [RULE, {**RULE, "protocol": "udp", "fromPort": 1, "toPort": 9, "cidrBlocks": ["10.0.0.0/8"]}],
+            "every port from 1 to 9 of udp is open to 10.0.0.0/8",
+        ),
+        (
+            "ingress[1]",
+            [RULE, {"protocol": "-1", "fromPort": 0, "toPort": 0, "self": True}],
+            "every port is open to its own members",
+        ),
+    ],
+)
+def test_a_port_that_was_opened_or_closed_is_named_with_the_network(
+    path: str, live: list[dict[str, Any]], expected: str
+) -> None:
+    seen = refreshed("aws:ec2/securityGroup:SecurityGroup", path, {"ingress": [RULE]}, {"ingress": live})
+    assert seen == [f"`endpoint` (SecurityGroup): {expected}"]
+
+
+def test_where_the_host_may_send_is_named_as_well() -> None:
+    seen = refreshed("aws:ec2/securityGroup:SecurityGroup", "egress[0]", {"egress": [RULE]}, {"egress": []})
+    assert "port 443 is no longer reachable at 10.0.0.0/8; " in seen[0]
+
+
+def test_a_tag_that_was_changed_is_named_with_both_values() -> None:
+    seen = refreshed("aws:ebs/volume:Volume", "tags.Name", {"tags": {"Name": "a"}}, {"tags": {"Name": "b"}})
+    assert seen == ["`endpoint` (Volume): tags.Name is b and was a"]
 
 
 @pytest.mark.parametrize(

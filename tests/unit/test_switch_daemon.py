@@ -1,6 +1,7 @@
 """The switch's daemon on a strict fake of Docker: orders, journal, leases, and what the CLI is told."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from switch import daemon
+from switch import checks, daemon
 from switch.daemon import Switch
 from switch.docker import Docker, DockerError
 from switch.gate import Answer
 from switch.journal import KEPT, Journal
 from switch.machine import Active, Boot, Container, State, Transaction, World
+from switch.plan import load
 from tests.unit.test_switch_machine import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, plan, raw_plan
 
 
@@ -147,9 +149,8 @@ def test_a_flip_gives_these_orders_and_no_others(rig: Rig) -> None:
     told = rig.follow()
     assert told["code"] == 0 and any("released after" in line for line in told["lines"])
     assert Journal(rig.journal.file.parent).read().active == rig.switch.state.active
-    last = rig.journal.last()
-    assert last
-    kept, file = last
+    (file,) = rig.journal.certificates.glob("*.json")
+    kept = json.loads(file.read_text())
     assert kept["result"] == "committed" and [g["rate"] for g in kept["gate"]] == [32, 32, 32]
     assert [s["step"] for s in kept["steps"]][:4] == ["checking", "draining", "stopping", "loading"]
     assert file.with_suffix(".md").read_text().startswith("# ollama → vllm: committed\n")
@@ -161,7 +162,7 @@ def test_follow_tells_each_line_once_and_waits_while_nothing_is_new(rig: Rig) ->
     assert rig.follow() == {"lines": [], "code": 75}
     rig.turns(lambda: rig.phase() == "prepared")
     first = rig.follow()
-    assert first["lines"][0].startswith("checked: image, weights, gateway config")
+    assert first["lines"][0].startswith("checked: disk, image, weights, gateway config")
     assert rig.follow() == {"lines": [], "code": 0}
 
 
@@ -247,19 +248,76 @@ def test_a_bad_plan_and_a_second_change_are_refused_in_words(rig: Rig) -> None:
     assert told["code"] == 1 and "is under way" in told["lines"][0]
 
 
-def test_a_change_is_refused_while_the_journal_can_not_be_written(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def fill(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal can't be written any more, until what was patched is undone."""
+
     def full(state: State) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(rig.journal, "write", full)
+
+
+def test_a_change_is_refused_while_the_journal_can_not_be_written(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(rig, monkeypatch)
     told = rig.ask("prepare", raw_plan())
-    assert told["code"] == 1 and "No space left" in told["lines"][0]
+    assert told["code"] == 1 and "No space left" in told["lines"][0] and "make gc" in told["lines"][0]
     assert rig.switch.state.transaction is None
 
 
-def test_nothing_that_was_heard_is_lost_while_docker_or_the_journal_fail(rig: Rig) -> None:
+def test_a_change_is_refused_on_a_disk_that_is_almost_full(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "ROOM", 2**80)
+    rig.ask("prepare", raw_plan())
+    rig.turns(lambda: rig.phase() == "failed")
+    assert "MiB are free on the Docker host's disk" in "\n".join(rig.follow()["lines"])
+    assert rig.docker.orders == []
+
+
+@pytest.mark.parametrize("phase", ["draining", "stopping", "loading", "prepared", "starting"])
+def test_a_disk_that_gets_full_in_a_change_leads_back_and_is_named(rig: Rig, phase: str) -> None:
+    rig.ask("prepare", raw_plan())
+    if phase == "starting":
+        rig.turns(lambda: rig.phase() == "prepared")
+        rig.docker.boxes[NEW_GATEWAY] = box(NEW_GATEWAY, "gateway")
+        rig.ask("commit", raw_plan(gateway=NEW_GATEWAY))
+    rig.turns(lambda: rig.phase() == phase)
+    told = json.loads(json.dumps(rig.switch.answer({"verb": "state"})))
+    assert load(State, told["state"]) == rig.switch.state and not told["unkept"]
+    with pytest.MonkeyPatch.context() as patch:
+        fill(rig, patch)
+        rig.turns(lambda: rig.phase() == "failed")
+        told = rig.follow()
+        assert told["code"] == 1
+        said = "\n".join(told["lines"])
+        assert "failed: the switch can't write its journal (No space left on device)" in said
+        assert f"ollama ({OLD}) serves again" in said
+        assert rig.docker.boxes[OLD].running and rig.docker.boxes[OLD_GATEWAY].running
+        assert not rig.docker.boxes[NEW].running
+        now = rig.switch.answer({"verb": "state"})
+        assert now["state"]["transaction"]["phase"] == "failed" and "make gc" in now["unkept"]
+        assert rig.journal.read() != rig.switch.state
+        rig.boot()
+        rig.turns(lambda: rig.phase() == "failed" and not rig.switch.state.busy)
+        assert rig.docker.boxes[OLD].running and rig.docker.boxes[OLD_GATEWAY].running
+    rig.switch.turn()
+    assert not rig.switch.unkept and rig.phase() == "failed"
+    assert rig.journal.read() == dataclasses.replace(rig.switch.state, busy=None, gating=None, room=None)
+    assert rig.ask("prepare", raw_plan())["code"] == 0
+    rig.turns(lambda: rig.phase() == "prepared")
+
+
+def test_an_engine_that_crashes_while_the_disk_is_full_comes_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(rig, monkeypatch)
+    rig.docker._set(OLD, running=False)
+    rig.switch.turn()
+    rig.turns(lambda: rig.docker.boxes[OLD_GATEWAY].running and rig.switch.state.held is None)
+    assert rig.docker.orders == [f"signal {OLD_GATEWAY}", f"start {OLD}", f"start {OLD_GATEWAY}"]
+
+
+def test_nothing_that_was_heard_is_lost_while_docker_fails(rig: Rig) -> None:
     rig.ask("prepare", raw_plan())
     rig.turns(lambda: rig.phase() == "loading")
     rig.docker.broken = "down"

@@ -26,6 +26,7 @@ from switch.machine import (
     Release,
     State,
     Tick,
+    Unkept,
     advance,
     answer,
     gated,
@@ -114,7 +115,8 @@ class Box:
 class Host:
     """A Docker host with an old and a new engine, a clock, and a switch that can be killed any time.
 
-    The journal is what `advance` has returned last; jobs that are on their way end after a random time.
+    The journal is what `advance` has returned last, and stays as it is while the disk is full; jobs that are
+    on their way end after a random time.
     """
 
     def __init__(self, rng: random.Random, overlap: bool = False) -> None:
@@ -136,6 +138,7 @@ class Host:
         self.most_engines = 1
         self.kill_at: Callable[[], bool] = lambda: False
         self.kills = 0
+        self.full: Callable[[], bool] = lambda: False
 
     # the host
 
@@ -162,7 +165,6 @@ class Host:
             case "start" if not box:
                 return Done(action, False, "no such container")
             case "start" if box and not box.running:
-                assert box.role == "engine" or self.may_open(box), "a gateway started with no gated engine"
                 if box.name == NEW:
                     assert self.gpu_free >= self.gpu_bytes, "started before its memory was free"
                 box.running, box.ends_at, box.runs = True, None, box.runs + 1
@@ -185,7 +187,7 @@ class Host:
         facts = {"stream": action.stream, "tokens": 8, "seconds": seconds}
         return Done(action, True, facts=facts if action.do == "probe" else {})
 
-    def may_open(self, box: Box) -> bool:
+    def may_open(self) -> bool:
         t = self.state.transaction
         return gated(self.state, self.world()) or (t is not None and t.phase == "starting")
 
@@ -201,14 +203,26 @@ class Host:
         kept = copy.deepcopy(self.state)
         new, actions = advance(self.state, event, self.now)
         assert self.state == kept, "advance changed the state that it was given"
+        unkept = self.full()
+        if unkept and isinstance(event, Ask):
+            raise Refused("the disk is full")
+        if unkept and not isinstance(event, Follow | Abandon | Release):
+            back, first = advance(self.state, Unkept("the disk is full"), self.now)
+            new, actions = advance(back, event, self.now)
+            actions = first + actions
         t = new.transaction
         if new.active and new.active.plan != before:
             assert t and t.asked == "commit" and t.phase == "retiring", "active changed without a commit"
-        self.state = self.journal = new
+            assert not unkept, "active changed and a kill would have forgotten it"
+        self.state = new
+        if not unkept:
+            self.journal = new
         for action in actions:
             if self.kill_at():
                 self.kill()
                 return
+            if action.do == "start" and self.boxes[action.container].role == "gateway":
+                assert self.may_open(), "a gateway is to be started with no gated engine"
             if action.do in machine.JOBS:
                 self.jobs.append((self.now + self.rng.uniform(0, 2), action))
             else:
@@ -434,6 +448,24 @@ def test_an_engine_that_was_told_to_stop_is_not_believed_after_a_kill(host: Host
     host.kill_at = lambda: host.phase() == "stopping" and host.kills == 0
     assert host.run(10, lambda: host.kills == 1)
     assert host.run(30, lambda: old_serves(host)) and host.boxes[OLD].runs == 1
+
+
+def test_a_commit_that_was_given_up_without_a_journal_is_not_gone_on_with_after_a_kill(host: Host) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    host.full = lambda: True
+
+    def freed_and_killed() -> bool:
+        """The one kill: it comes before anything was done about the state that was not kept."""
+        host.full = host.kill_at = lambda: False
+        return True
+
+    host.kill_at = freed_and_killed
+    host.turn()
+    assert host.kills == 1
+    assert host.run(300, lambda: old_serves(host)), (host.state, host.boxes)
 
 
 @pytest.mark.parametrize("phase", ["loading", "prepared"])
@@ -682,6 +714,11 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed
     host.drain_seconds = rng.choice([0, 0.5, 0.5, 5, 50])
     rate = rng.choice([0, 0.005, 0.02, 0.1])
     host.kill_at = lambda: host.kills < 12 and rng.random() < rate
+    freed = 0.0
+    if rng.random() < 0.4:
+        fills = host.now + rng.uniform(0, 20)
+        freed = fills + rng.choice([1, 10, 100])
+        host.full = lambda: fills <= host.now < freed
     patience = rng.choice([600, 600, rng.uniform(0, 30)])
     committed: int | None = None
     asked = False
@@ -705,6 +742,7 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed
     crash()
     assert host.run(900, host.settled), (host.state, host.boxes)
     host.kill_at = lambda: False
+    host.run(max(0, freed - host.now))
     assert host.run(300, host.settled), (host.state, host.boxes)
     active = host.state.active
     assert active is not None

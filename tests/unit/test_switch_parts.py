@@ -3,6 +3,8 @@
 import importlib
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from components import switch as switch_component
 from switch import __main__ as cli
 from switch.checks import Failed
 from switch.docker import Docker, DockerError
@@ -378,3 +381,23 @@ def test_every_verb_is_known_and_nothing_but_the_standard_library_is_needed() ->
             cli.main([verb, "--help"])
         assert caught.value.code == 0
     importlib.import_module("switch.daemon")
+
+
+def test_the_modules_are_laid_out_beside_their_archive_once(tmp_path: Path) -> None:
+    archive = tmp_path / "switch.zip"
+    archive.write_bytes(switch_component.archive())
+    environment = {"PYTHONPATH": f"{tmp_path}:{archive}"}
+
+    def run(program: str) -> str:
+        command = [sys.executable, "-c", f"import switch.__main__ as main; {program}"]
+        return subprocess.run(
+            command, env=environment, cwd="/", capture_output=True, text=True, check=True
+        ).stdout
+
+    where = "print(main.__file__)"
+    assert run(where).startswith(str(archive))
+    run("main.unpack()")
+    assert run(where).strip() == str(tmp_path / "switch" / "__main__.py")
+    run("main.unpack()")
+    for file in switch_component.CODE.glob("*.py"):
+        assert (tmp_path / "switch" / file.name).read_bytes() == file.read_bytes()

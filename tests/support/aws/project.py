@@ -1,13 +1,17 @@
 """A copied project whose plugin `aws` is the test plugin, and whose AWS is the emulator."""
 
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import yaml
 
 from tests.support.aws.emulator import Emulator
-from tests.support.project import Project
-from tools import keys
+from tests.support.project import CommandFailed, Project
+from tools import environment, keys
+from tools.environment import ROOT
 
 PLUGIN = Path(__file__).parent / "bin"
 DEPLOYER = Path(__file__).parent / "deployer"
@@ -38,6 +42,34 @@ class AwsProject(Project):
         content = yaml.safe_load(file.read_text())
         content.pop("config", None)
         file.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def tool(self, name: str) -> str:
+        """Run what a make target runs, on this stack; raise CommandFailed with its output when it fails."""
+        if not (self.folder / "tools").exists():
+            shutil.copytree(ROOT / "tools", self.folder / "tools")
+            own = self.folder / ".changeover"
+            (own / "bin").mkdir(parents=True)
+            (own / "pulumi").symlink_to(environment.PULUMI_HOME)
+            for program in (*environment.BIN.iterdir(), *DEPLOYER.iterdir()):
+                (own / "bin" / program.name).symlink_to(program)
+        done = subprocess.run(
+            [sys.executable, "-m", f"tools.{name}", *([self.stack] if name == "recover" else [])],
+            cwd=self.folder,
+            env={
+                **self.environment,
+                environment.BACKEND: self.environment["PULUMI_BACKEND_URL"],
+                "STACK": self.stack,
+                "YES": "1",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise CommandFailed(done.stdout)
+        return done.stdout
 
     def state_text(self) -> str:
         """The state file as it lies in the backend."""

@@ -292,8 +292,7 @@ def _group_create(region: str, given: Json) -> str:
     # AWS adds this rule to a new group; the published plugin takes it away
     everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
     ec2(region).revoke_security_group_egress(GroupId=name, IpPermissions=everything)
-    if given.get("ingress") or given.get("egress"):
-        raise RuntimeError("the test plugin knows rules only as resources of their own")
+    _group_update(region, name, {"tags": given.get("tags", {})}, given)
     return name
 
 
@@ -304,65 +303,60 @@ def _group_read(region: str, made: str, given: Json) -> Json | None:
     return {
         "name": found["GroupName"],
         **camel(found, "description", "vpcId"),
+        "ingress": _rules(given.get("ingress", []), found["IpPermissions"]),
+        "egress": _rules(given.get("egress", []), found["IpPermissionsEgress"]),
         "tags": tag_map(found.get("Tags")),
         "arn": _arn(region, "security-group", made),
         "ownerId": ACCOUNT,
     }
 
 
-def _permission(given: Json) -> dict[str, Any]:
-    ranges = {"CidrIp": given["cidrIpv4"], **pascal(given, "description")}
-    return {"IpRanges": [ranges], **pascal(given, "ipProtocol", "fromPort", "toPort")}
+def _group_update(region: str, made: str, old: Json, new: Json) -> None:
+    for way in ("ingress", "egress"):
+        before, after = (_networks(side.get(way, [])) for side in (old, new))
+        for verb, rules in (("revoke", before - after), ("authorize", after - before)):
+            if rules:
+                getattr(ec2(region), f"{verb}_security_group_{way}")(
+                    GroupId=made, IpPermissions=[_permission(*rule) for rule in sorted(rules)]
+                )
+    _retag(region, made, old, new)
 
 
-def _rule(way: str) -> Kind:
-    """The rules of a security group: `way` is `ingress` or `egress`."""
+Rule = tuple[str, int, int, str]
+"""Protocol, first and last port, network: what AWS keeps as one rule."""
 
-    def create(region: str, given: Json) -> str:
-        made = getattr(ec2(region), f"authorize_security_group_{way}")(
-            GroupId=given["securityGroupId"],
-            IpPermissions=[_permission(given)],
-            **_spec("security-group-rule", given),
-        )
-        return str(made["SecurityGroupRules"][0]["SecurityGroupRuleId"])
 
-    def read(region: str, made: str, given: Json) -> Json | None:
-        found = _gone(
-            lambda: ec2(region).describe_security_group_rules(SecurityGroupRuleIds=[made])[
-                "SecurityGroupRules"
-            ]
-        )
-        if not found:
-            return None
-        live = camel(found[0], "ipProtocol", "fromPort", "toPort", "cidrIpv4", "description")
-        return {
-            **{key: value for key, value in live.items() if value != -1},
-            "securityGroupId": found[0]["GroupId"],
-            "securityGroupRuleId": made,
-            "tags": tag_map(found[0].get("Tags")),
-            "arn": _arn(region, "security-group-rule", made),
-        }
+def _networks(rules: Iterable[Json]) -> set[Rule]:
+    return {
+        (rule["protocol"], rule["fromPort"], rule["toPort"], network)
+        for rule in rules
+        for network in rule["cidrBlocks"]
+    }
 
-    def update(region: str, made: str, old: Json, new: Json) -> None:
-        body = ("cidrIpv4", "description", "fromPort", "ipProtocol", "toPort")
-        if changed(old, new, *body):
-            rule = {"SecurityGroupRuleId": made, "SecurityGroupRule": pascal(new, *body)}
-            ec2(region).modify_security_group_rules(GroupId=new["securityGroupId"], SecurityGroupRules=[rule])
-        _retag(region, made, old, new)
 
-    def delete(region: str, made: str, state: Json) -> None:
-        getattr(ec2(region), f"revoke_security_group_{way}")(
-            GroupId=state["securityGroupId"], SecurityGroupRuleIds=[made]
-        )
+def _permission(protocol: str, first: int, last: int, network: str) -> dict[str, Any]:
+    ports = {} if protocol == "-1" else {"FromPort": first, "ToPort": last}
+    return {"IpProtocol": protocol, **ports, "IpRanges": [{"CidrIp": network}]}
 
-    fields = "cidrIpv4 cidrIpv6 description fromPort ipProtocol prefixListId referencedSecurityGroupId toPort"
-    return Kind(
-        create=create,
-        read=read,
-        update=update,
-        delete=delete,
-        in_place=frozenset([*fields.split(), "tags"]),
-    )
+
+def _rules(given: list[Json], found: Iterable[Mapping[str, Any]]) -> list[Json]:
+    """The live rules: the program's own as it wrote them where they are whole, then the rest by port.
+
+    So does the published plugin.
+    """
+    live = {
+        (each["IpProtocol"], each.get("FromPort", 0), each.get("ToPort", 0), network["CidrIp"])
+        for each in found
+        for network in each["IpRanges"]
+    }
+    whole = [rule for rule in given if _networks([rule]) <= live]
+    rest: dict[tuple[str, int, int], list[str]] = {}
+    for protocol, first, last, network in sorted(live - _networks(whole)):
+        rest.setdefault((protocol, first, last), []).append(network)
+    return whole + [
+        {"protocol": protocol, "fromPort": first, "toPort": last, "cidrBlocks": networks}
+        for (protocol, first, last), networks in rest.items()
+    ]
 
 
 def _key_create(region: str, given: Json) -> str:
@@ -1119,11 +1113,9 @@ KINDS: dict[str, Kind] = {
         _group_read,
         lambda region, made, state: ec2(region).delete_security_group(GroupId=made),
         "ingress egress revokeRulesOnDelete tags",
-        _retag,
+        _group_update,
         autoname="name",
     ),
-    "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule": _rule("ingress"),
-    "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule": _rule("egress"),
     "aws:ec2/keyPair:KeyPair": _kind(
         _key_create,
         _key_read,

@@ -1,0 +1,106 @@
+"""The stack `prod` on the stand-ins of `dev`: what protects it, its flips, and how it is destroyed.
+
+Each test goes on where the one before it stopped. It has no domain: public certificates need the internet.
+"""
+
+import os
+
+import pytest
+
+from tests.engine.test_aws_dev import (
+    complete,
+    deployable,
+    emulator,
+    flip,
+    machines,
+    nothing_is_left,
+    nothing_to_do,
+)
+from tests.support.aws.emulator import Emulator
+from tests.support.aws.host.machines import Machines
+from tests.support.aws.project import AwsProject
+from tests.support.project import CommandFailed
+
+__all__ = ["emulator", "machines"]
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces, loop devices and mounts"),
+]
+
+PROTECTED = {"address", "data", "instance"}
+
+
+@pytest.fixture(scope="module")
+def project(emulator: Emulator, machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> AwsProject:
+    project = deployable("prod", emulator, machines, tmp_path_factory.mktemp("aws-prod"))
+    project.configure(alarmEmail="someone@example.com", monthlyBudget=600)
+    return project
+
+
+def refused_and_nothing_changed(project: AwsProject, refusal: CommandFailed, writes: int) -> None:
+    assert "nothing was changed" in str(refusal)
+    assert "pulumi config set protect false" in str(refusal)
+    assert project.aws_writes() == writes
+    assert complete(project)
+
+
+def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(project: AwsProject, emulator: Emulator) -> None:
+    project.up()
+    assert complete(project)
+    nothing_to_do(project)
+    steps = project.preview_json()["steps"]
+    held = {step["urn"].rsplit("::", 1)[1] for step in steps if step["newState"].get("protect")}
+    assert held == PROTECTED
+    api = emulator.client("ec2")
+    (reservation,) = api.describe_instances()["Reservations"]
+    (instance,) = reservation["Instances"]
+    assert "InstanceLifecycle" not in instance
+    held_by_aws = api.describe_instance_attribute(
+        InstanceId=instance["InstanceId"], Attribute="disableApiTermination"
+    )
+    assert held_by_aws["DisableApiTermination"]["Value"] is True
+    made = {step["newState"]["type"] for step in steps}
+    assert {"aws:dlm/lifecyclePolicy:LifecyclePolicy", "aws:budgets/budget:Budget"} <= made
+    (topic,) = emulator.client("sns").list_topics()["Topics"]
+    mails = emulator.client("sns").list_subscriptions_by_topic(TopicArn=topic["TopicArn"])["Subscriptions"]
+    assert [each["Endpoint"] for each in mails] == ["someone@example.com"]
+
+
+def test_a_flip_each_way_under_load_loses_nothing(project: AwsProject) -> None:
+    assert "overlap" in flip(project, "vllm")
+    assert "overlap" in flip(project, "ollama")
+    nothing_to_do(project)
+
+
+def test_what_would_replace_the_instance_is_refused_with_the_steps(project: AwsProject) -> None:
+    writes = project.aws_writes()
+    project.configure(amiRefresh="2027-01-31")
+    with pytest.raises(CommandFailed, match="this would replace the instance") as refusal:
+        project.up()
+    project.configure(amiRefresh=None)
+    refused_and_nothing_changed(project, refusal.value, writes)
+    nothing_to_do(project)
+
+
+def test_make_down_is_refused_before_anything_is_deleted(project: AwsProject) -> None:
+    writes = project.aws_writes()
+    with pytest.raises(CommandFailed, match="stack `prod` is protected") as refusal:
+        project.tool("down")
+    assert all(name in str(refusal.value) for name in PROTECTED)
+    refused_and_nothing_changed(project, refusal.value, writes)
+    nothing_to_do(project)
+
+
+def test_without_protect_it_is_destroyed(project: AwsProject, emulator: Emulator) -> None:
+    project.configure(protect=False)
+    assert project.changes() == {
+        "instance": "update",  # termination protection
+        "changeover-prod-snapshots": "delete",
+        "changeover-prod-snapshots-policy": "delete",
+        "changeover-prod-snapshots-daily": "delete",
+    }
+    project.up()
+    said = project.tool("down")
+    assert "The stack is gone, and the data volume" in said
+    nothing_is_left(emulator)

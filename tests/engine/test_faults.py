@@ -1,0 +1,318 @@
+"""What can go wrong around a change, under load: the real Pulumi engine, gateway, edge and Docker.
+
+Both engines are the test engine, since nothing here is about how they load. The leases are shorter than they
+are outside of tests, so that less time goes by in waiting for them; nothing else is changed.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from bench.stack import remove_fast_engine, use_fast_engine
+from components import pins
+from tests.support.load import Load, Outcome, bad
+from tests.support.project import CommandFailed, Project, docker, free_port, kill_group
+
+pytestmark = pytest.mark.engine
+
+VERSION = "0.0.0-faults"
+DISK_MIB = 160
+"""Of the journal; more than a change wants to be free."""
+
+WATCH = """
+import json, os, sys, threading, time
+threading.Thread(target=lambda: sys.stdin.read() or os._exit(0), daemon=True).start()
+said = None
+while True:
+    try:
+        t = json.load(open("/journal/state.json"))["transaction"]
+    except FileNotFoundError:
+        t = None
+    now = f"{t['id']} {t['phase']}" if t else "none yet"
+    if now != said:
+        print(now, flush=True)
+        said = now
+    time.sleep(0.01)
+"""
+"""Says each phase of the switch's journal as soon as it is there, until its stdin ends."""
+
+
+def patch(project: Project, file: str, old: str, new: str) -> None:
+    """Replaces `old` by `new` in a file of the project's copy."""
+    path = project.folder / file
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} in {file}"
+    path.write_text(text.replace(old, new))
+
+
+def wait(what: Callable[[], bool], said: str, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"not within {seconds:g} s: {said}"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A stack whose switch has its journal on a disk of its own, which can be filled."""
+    project = Project(
+        tmp_path_factory.mktemp("project"),
+        "faults",
+        engine="ollama",
+        target="docker",
+        model="tiny",
+        images="offline",
+        context=1024,
+        parallel=4,
+        port=free_port(),
+    )
+    project.wipe()
+    try:
+        use_fast_engine(project.folder, VERSION)
+        for name, seconds, less in (
+            ("LEASE_FOLLOWING", 15, 6),
+            ("LEASE_PREPARED", 60, 12),
+            ("GATEWAY_ANSWERS", 60, 8),
+        ):
+            patch(project, "components/plan.py", f"{name} = {seconds}", f"{name} = {less}")
+        name = 'name=host.labels.name("journal"),'
+        disk = f'driver_opts={{"type": "tmpfs", "device": "tmpfs", "o": "size={DISK_MIB}m"}},'
+        patch(project, "components/switch.py", name, f"{name} {disk}")
+        project.up()
+        # its content is gone once no container has it, as while a switch that was killed is started again
+        marks = [f"--label={key}={value}" for key, value in project.labels.of("keeper").items()]
+        journal = ["--volume", f"{project.labels.name('journal')}:/journal"]
+        keeper = ["--name", project.labels.name("keeper"), *marks, *journal]
+        docker("run", "--detach", *keeper, pins.SWITCH.offline, "sleep", "infinity")
+        yield project
+    finally:
+        project.wipe()
+        remove_fast_engine(VERSION)
+
+
+@pytest.fixture
+def load(project: Project) -> Iterator[Load]:
+    """Clients that ask all the time, and lose nothing until the end of the test."""
+    with load_on(project) as load:
+        load.wait_for_answers(6)
+        yield load
+        load.wait_for_answers(6)
+    assert not lost(load), load.summary()
+
+
+def load_on(project: Project) -> Load:
+    outputs = project.outputs()
+    return Load(outputs["endpoint"], outputs["model"], clients=3, pause=0.05)
+
+
+def lost(load: Load) -> list[Outcome]:
+    return bad(load.outcomes)
+
+
+def other(engine: str) -> str:
+    return "ollama" if engine == "vllm" else "vllm"
+
+
+def engine_of(project: Project) -> str:
+    """The kind of the engine that serves."""
+    return str(json.loads(project.switch("status", "--json"))["active"]["kind"])
+
+
+@contextmanager
+def up_until(project: Project, phase: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`pulumi up` in the background, from when a phase of the switch begins; what is left of it is killed."""
+    (switch,) = project.containers("switch")
+    watch = ["docker", "exec", "-i", switch, "python3", "-c", WATCH]
+    with subprocess.Popen(watch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdin and watcher.stdout
+        before = watcher.stdout.readline().split()[0]
+        update = project.start("up", "--yes", "--skip-preview", log=log)
+
+        def end() -> None:
+            update.wait()
+            watcher.terminate()
+
+        ended = threading.Thread(target=end)
+        ended.start()
+        try:
+            now = ""
+            while now != phase:
+                line = watcher.stdout.readline()
+                assert line, f"`pulumi up` ended before {phase}: {log.read_text()}"
+                change, now = line.split()
+                now = "" if change == before else now
+            yield update
+        finally:
+            if update.poll() is None:
+                kill_group(update)
+            ended.join()
+
+
+KILLS = [
+    ("hold", "checking", 0.0),
+    ("hold", "draining", 0.0),
+    ("hold", "loading", 0.0),
+    ("hold", "prepared", 0.8),
+    ("hold", "starting", 0.0),
+    ("hold", "retiring", 0.0),
+    ("hold", "committed", 0.0),
+    ("overlap", "loading", 0.3),
+]
+"""Mode, phase of the switch, and seconds after its beginning. Pulumi makes the new gateway in `prepared`."""
+
+
+def test_pulumi_killed_at_any_moment_loses_nothing_and_the_next_up_converges(
+    project: Project, load: Load, tmp_path: Path
+) -> None:
+    for number, (mode, phase, seconds) in enumerate(KILLS):
+        at = f"killed {seconds} s into {phase} ({mode})"
+        engine, old = engine_of(project), project.live()
+        project.configure(engine=other(engine), cutover=mode)
+        with up_until(project, phase, tmp_path / f"{number}.log") as update:
+            time.sleep(seconds)
+            assert update.poll() is None, at
+        wait(project.settled, f"{at}: nothing serves again by itself")
+        load.wait_for_answers(6)
+        assert not lost(load), f"{at}: {load.summary()}"
+        if phase in ("retiring", "committed"):
+            assert project.live() != old, at
+        elif phase != "starting":  # from which the switch goes on by itself, if the new gateway answers
+            assert project.live() == old, at
+        wanted = engine if number % 2 else other(engine)
+        project.configure(engine=wanted)
+        project.pulumi("cancel", "--yes")
+        project.up()
+        assert engine_of(project) == wanted, at
+        assert project.changes() == {}, at
+        assert not lost(load), f"{at}: {load.summary()}"
+
+
+@contextmanager
+def full_disk(project: Project) -> Iterator[None]:
+    """No room on the disk of the journal."""
+    into = ["docker", "exec", project.labels.name("keeper")]
+    command = [*into, "dd", "if=/dev/zero", "of=/journal/filling", "bs=1M"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "No space left on device" in done.stderr
+    try:
+        yield
+    finally:
+        subprocess.run([*into, "rm", "/journal/filling"], check=True)
+
+
+def test_a_disk_that_is_full_refuses_a_change_or_takes_it_back_and_is_named(
+    project: Project, load: Load, tmp_path: Path
+) -> None:
+    old = project.live()
+    (switch,) = project.containers("switch")
+    project.configure(engine=other(engine_of(project)), cutover="hold")
+    with full_disk(project):
+        with pytest.raises(CommandFailed) as refused:
+            project.up()
+        said = str(refused.value)
+        assert "No space left on device" in said and "0 MiB are free on the Docker host's disk" in said, said
+        assert "drained" not in said, said
+        started = docker("inspect", "-f", "{{.State.StartedAt}}", switch)
+        os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", switch)), signal.SIGKILL)
+        wait(
+            lambda: docker("inspect", "-f", "{{.State.StartedAt}}", switch) != started,
+            "the switch is not back",
+        )
+        wait(lambda: ready(project), "nothing serves once the switch is back")
+        assert project.live() == old
+
+    with up_until(project, "loading", tmp_path / "log") as update, full_disk(project):
+        assert update.wait(300) != 0
+        said = (tmp_path / "log").read_text()
+        assert "failed: the switch can't write its journal (No space left on device)" in said, said
+        assert "serves again, requests were held for" in said and "make gc" in said, said
+        assert project.settled() and project.live() == old
+        assert "can't write its journal" in project.switch("status")
+        load.wait_for_answers(6)
+
+    project.up()
+    assert project.live() != old
+    assert project.changes() == {}
+    assert "can't write" not in project.switch("status")
+
+
+def ready(project: Project) -> bool:
+    """`settled`, where the switch may be away just now."""
+    try:
+        return project.settled()
+    except CommandFailed:
+        return False
+
+
+WRONG = "http://nobody:8000/v1/"
+
+
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+def test_a_new_gateway_that_reaches_no_engine_is_taken_back(project: Project, cutover: str) -> None:
+    old, engine = project.live(), engine_of(project)
+    path = project.folder / "components/tensorzero.py"
+    text = path.read_text()
+    project.configure(engine=other(engine), cutover=cutover)
+    patch(project, "components/tensorzero.py", '"api_base", provider.api_base', f'"api_base", {WRONG!r}')
+    with load_on(project) as load:
+        load.wait_for_answers(12)
+        with pytest.raises(CommandFailed, match="the gateway gave no completion"):
+            project.up()
+        assert project.settled() and project.live() == old
+        path.write_text(text)
+        project.configure(engine=engine)
+        project.up()
+        load.wait_for_answers(6)
+    assert project.live() == old
+    assert project.changes() == {}
+    # The edge asks the engine itself what a gateway's 502 is about, and serves its answer. By `hold` the new
+    # engine, which only that gateway is drained of, ends under such requests: one for each client at most.
+    assert len(lost(load)) <= (load.clients if cutover == "hold" else 0), load.summary()
+
+
+def test_a_second_up_is_refused_while_the_first_goes_through(
+    project: Project, load: Load, tmp_path: Path
+) -> None:
+    engine = engine_of(project)
+    project.configure(engine=other(engine), cutover="hold")
+    with up_until(project, "loading", tmp_path / "log") as update:
+        with pytest.raises(CommandFailed, match="lock"):
+            project.up()
+        assert update.wait(300) == 0, (tmp_path / "log").read_text()
+    assert engine_of(project) == other(engine)
+    assert project.changes() == {}
+
+
+@pytest.mark.parametrize("role", ["engine", "gateway"])
+def test_what_is_killed_while_it_serves_comes_back_and_requests_wait_meanwhile(
+    project: Project, role: str
+) -> None:
+    (name,) = project.containers(role, running=True)
+    (gateway,) = project.containers("gateway", running=True)
+    started = docker("inspect", "-f", "{{.State.StartedAt}}", gateway)
+    with load_on(project) as load:
+        load.wait_for_answers(12)
+        os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", name)), signal.SIGKILL)
+        wait(lambda: docker("inspect", "-f", "{{.State.StartedAt}}", gateway) != started, "it is not back")
+        wait(project.settled, "it is not gated")
+        load.wait_for_answers(12)
+    # what was being answered is cut, and what comes before the switch has heard of it is answered with 502
+    ended = seconds(docker("inspect", "-f", "{{.State.FinishedAt}}", gateway))
+    held_from = ended - time.time() + time.monotonic()
+    assert all(each.began < held_from for each in lost(load)), load.summary()
+    assert project.changes() == {}
+
+
+def seconds(text: str) -> float:
+    """Docker's time in seconds since the epoch."""
+    return datetime.fromisoformat(re.sub(r"\.(\d{6})\d*Z", r".\1+00:00", text.strip())).timestamp()
