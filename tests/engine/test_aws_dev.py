@@ -17,10 +17,10 @@ import yaml
 from components.aws import permissions
 from review.events import parse
 from review.text import drift
+from tests.support.aws.checkout import Checkout
 from tests.support.aws.emulator import ADDRESSES, Emulator
 from tests.support.aws.host.machines import Host, Machines
 from tests.support.aws.project import AwsProject
-from tests.support.checkout import Checkout
 from tests.support.load import Load
 from tests.support.switch_stack import wait
 from tools.environment import ROOT

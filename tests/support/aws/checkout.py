@@ -1,14 +1,14 @@
-"""A copied project as a git checkout in which the make targets run, as a team's clone or CI has it."""
+"""A project on the stand-ins for AWS as a git checkout in which the make targets run, as CI has it."""
 
 import os
 import shutil
 import subprocess
 
-from tests.support.project import Project
+from tests.support.aws.project import AwsProject
 from tools import environment
 from tools.environment import ROOT
 
-MORE = ("Makefile", "README.md", ".gitignore", "requirements.lock", "review", "tools")
+MORE = ("Makefile", "README.md", ".gitignore", "requirements.lock", "review")
 NOT_OURS = ("/state/", "/aws-calls", "/ca.pem")
 """What only the tests put there."""
 GIT = {
@@ -19,37 +19,24 @@ GIT = {
 
 
 class Checkout:
-    """The project's folder under git, with its own state, passphrase and environment."""
+    """The project's folder under git."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: AwsProject) -> None:
         self.project = project
+        project.have_tools()
         for name in MORE:
-            if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, project.folder / name)
-            else:
-                shutil.copy(ROOT / name, project.folder / name)
-        own = project.folder / ".changeover"
-        own.mkdir(exist_ok=True)
-        for part in (environment.BIN, environment.PULUMI_HOME):
-            (own / part.name).symlink_to(part)
-        (own / "passphrase").write_text(project.environment["PULUMI_CONFIG_PASSPHRASE"])
-        (project.folder / ".venv").symlink_to(
-            os.path.realpath(os.environ.get("VIRTUAL_ENV") or ROOT / ".venv")
-        )
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, project.folder / name)
+        (project.folder / ".venv").symlink_to(os.path.realpath(environment.ROOT / ".venv"))
         self.run("git", "init", "--quiet", "--initial-branch=main")
         (project.folder / ".git" / "info" / "exclude").write_text("\n".join([*NOT_OURS, ""]))
 
     def run(self, *words: str, **env: str) -> str:
+        backend = {environment.BACKEND: self.project.environment["PULUMI_BACKEND_URL"]}
         done = subprocess.run(
             words,
             cwd=self.project.folder,
-            env={
-                **self.project.environment,
-                **GIT,
-                "CHANGEOVER_BACKEND": (self.project.folder / "state").as_uri(),
-                "STACK": self.project.stack,
-                **env,
-            },
+            env={**self.project.environment, **GIT, **backend, "STACK": self.project.stack, **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
