@@ -25,8 +25,8 @@ BOOTSTRAP = "/etc/caddy/bootstrap.json"
 class EdgeArgs:
     """`image` is the reference to pull, `port` the published one, `config` what it runs with (secret).
 
-    `seen` is what the edge says of the configuration that it runs with now.
     `tenants` and `caddyfile` are what may be shown of it: who has a key, and the text without keys.
+    `seen` is what the edge says of the configuration that it runs with now.
     """
 
     image: str

@@ -22,7 +22,6 @@ from review.text import drift
 from tests.support.aws.emulator import ADDRESSES, Emulator
 from tests.support.aws.host.machines import Host, Machines
 from tests.support.aws.project import AwsProject
-from tests.support.checkout import Checkout
 from tests.support.load import Load
 from tests.support.project import CommandFailed
 from tests.support.switch_stack import wait
@@ -287,28 +286,6 @@ def test_the_way_back_with_a_hold_loses_nothing(project: AwsProject) -> None:
     project.up()
     assert "hold" in flip(project, "ollama")
     nothing_to_do(project)
-
-
-def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProject) -> None:
-    checkout = Checkout(project)
-    checkout.commit("What runs")
-    project.up()
-    writes = project.aws_writes()
-    checkout.commit("Serve with vLLM", engine="vllm")
-    text = checkout.make("review")
-    assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text
-    assert "nothing is replaced but the gateway; back with `make rollback STACK=dev`" in text
-    assert "before and after the same" in text, "the price"
-    checkout.make("apply", REVIEW="reviews/dev")
-    assert project.outputs()["engine"] == "vllm"
-    assert complete(project)
-    text = checkout.make("rollback", YES="1")
-    assert "-  changeover:engine: vllm\n+  changeover:engine: ollama\n" in text
-    assert project.outputs()["engine"] == "ollama"
-    assert complete(project)
-    assert project.aws_writes() == writes
-    checkout.commit("Go back", engine="ollama")
-    assert "no drift" in checkout.make("drift")
 
 
 def test_access_log_and_certificates_reach_cloudwatch_without_prompts_and_keys(

@@ -285,19 +285,6 @@ def test_a_new_gateway_that_reaches_no_engine_is_taken_back(project: Project, cu
     assert len(lost(load)) <= (load.clients if cutover == "hold" else 0), load.summary()
 
 
-def test_a_second_up_is_refused_while_the_first_goes_through(
-    project: Project, load: Load, tmp_path: Path
-) -> None:
-    engine = engine_of(project)
-    project.configure(engine=other(engine), cutover="hold")
-    with up_until(project, "checking", tmp_path / "log") as update:
-        with pytest.raises(CommandFailed, match="lock"):
-            project.up()
-        assert update.wait(300) == 0, (tmp_path / "log").read_text()
-    assert engine_of(project) == other(engine)
-    assert project.changes() == {}
-
-
 @pytest.mark.parametrize("role", ["engine", "gateway"])
 def test_what_is_killed_while_it_serves_comes_back_and_requests_wait_meanwhile(
     project: Project, role: str

@@ -209,7 +209,9 @@ def test_an_engine_that_starts_and_can_not_do_its_work_is_taken_back(
     assert stack.serves() and stack.lost() == []
 
 
-@pytest.mark.parametrize(("mode", "said"), [("breaks", "broke off"), ("hangs", "took more than 1 s")])
+@pytest.mark.parametrize(
+    ("mode", "said"), [("breaks", "ended without [DONE]"), ("hangs", "took more than 1 s")]
+)
 def test_an_engine_that_stops_in_the_middle_of_its_streams_is_found_out(
     stack: Stack, mode: str, said: str
 ) -> None:

@@ -43,8 +43,8 @@ class AwsProject(Project):
         content.pop("config", None)
         file.write_text(yaml.safe_dump(content, sort_keys=False))
 
-    def tool(self, name: str) -> str:
-        """Run what a make target runs, on this stack; raise CommandFailed with its output when it fails."""
+    def have_tools(self) -> None:
+        """What the make targets run, and the CLI for it."""
         if not (self.folder / "tools").exists():
             shutil.copytree(ROOT / "tools", self.folder / "tools")
             own = self.folder / ".changeover"
@@ -52,6 +52,10 @@ class AwsProject(Project):
             (own / "pulumi").symlink_to(environment.PULUMI_HOME)
             for program in (*environment.BIN.iterdir(), *DEPLOYER.iterdir()):
                 (own / "bin" / program.name).symlink_to(program)
+
+    def tool(self, name: str) -> str:
+        """Run what a make target runs, on this stack; raise CommandFailed with its output when it fails."""
+        self.have_tools()
         done = subprocess.run(
             [sys.executable, "-m", f"tools.{name}", *([] if name == "down" else [self.stack])],
             cwd=self.folder,
