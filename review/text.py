@@ -314,7 +314,7 @@ def warnings(preview: Preview) -> list[str]:
         if change.name == "edge-configuration":
             found += _keys(change)
         elif change.op == "changed":
-            paths = [path for path in change.paths if change.before.get(path.split(".")[0]) == SECRET]
+            paths = [path for path in change.paths if change.before.get(_property(path)) == SECRET]
             if paths:
                 found.append(f"a secret of `{change.name}` changes ({', '.join(paths)})")
     found += _image_pins(preview)
@@ -420,7 +420,7 @@ def _drifted(change: Change) -> str:
     if _stopped(change):
         return f"the container `{change.name}` is stopped"
     words = []
-    for name in sorted({re.split(r"[.\[]", path)[0] for path in change.paths}):
+    for name in sorted({_property(path) for path in change.paths}):
         old, new = change.before.get(name), change.after.get(name)
         if change.type == policies.SECURITY_GROUP and name in ("ingress", "egress"):
             words += _opened(name, old or [], new or [])
@@ -461,6 +461,11 @@ def _ports(rules: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
                 yield port, f"{network} (everybody)" if network in policies.EVERYONE else network
         if rule.get("self"):
             yield port, "its own members"
+
+
+def _property(path: str) -> str:
+    """The property that a path of a difference, such as `tags.Name` or `ingress[1]`, begins with."""
+    return re.split(r"[.\[]", path)[0]
 
 
 def _short(value: Any) -> str:
@@ -557,7 +562,7 @@ def _full(preview: Preview) -> str:
         elif change.op in ("deleted", "left over") or fresh:
             parts.append(title)
             continue
-        keys = {path.split(".")[0].split("[")[0] for path in change.paths} if old is change else set()
+        keys = {_property(path) for path in change.paths} if old is change else set()
         before = old.before if keys else _in_order_of(change.after, old.before)
         body = _diff(_lines(before, keys), _lines(change.after, keys), 1)
         parts.append(f"{title}\n{body}" if body else title)
