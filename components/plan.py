@@ -119,12 +119,12 @@ labels="-f label=changeover.project=$PROJECT -f label=changeover.stack=$STACK"
 for each in $(docker ps $labels --format '{{.Label "changeover.role"}}={{.ID}}'); do
   case $each in
     switch=*) said=$(docker exec "${each#*=}" python3 -m switch gateway) && echo "gateway $said" & ;;
-    edge=*) said=$(docker exec "${each#*=}" /bin/sh -c "$LOOK") && echo "edge $said" & ;;
+    edge=*) said=$(docker exec "${each#*=}" /bin/sh -c "$SEEN") && echo "edge $said" & ;;
   esac
 done 2>/dev/null
 wait"""
 """Says of gateway and edge, a line each, whether they run with what they were brought to: of the gateway the
-switch knows it, of the edge its own program `$LOOK`. Nothing is said of what isn't there.
+switch knows it, of the edge its own program `$SEEN`. Nothing is said of what isn't there.
 
 Containers are found by their labels and not by their names, so that what is said is known in every preview,
 that of a new container too, and waits for nothing.

@@ -98,7 +98,7 @@ class Endpoint(pulumi.ComponentResource):
         active = engines[0]
 
         seen = host.look(
-            LOOK, self, PROJECT=host.labels.project, STACK=host.labels.stack, LOOK=caddyfile.SEEN
+            LOOK, self, PROJECT=host.labels.project, STACK=host.labels.stack, SEEN=caddyfile.SEEN
         ).apply(looked)
         gateway_image = image("gateway-image", reference(pins.GATEWAY), host, self)
         plan = blueprint.plan()

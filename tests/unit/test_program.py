@@ -180,7 +180,7 @@ def test_a_config_that_was_edited_in_place_is_looked_for_at_every_preview(record
     assert {"label": "changeover.config", "value": "as declared"} in labels
     assert recorder.of("Command")["edge-configuration"]["environment"]["SEEN"] == "edited in place 0a1b"
     (looked,) = [call for call in recorder.calls if call.args["command"] == LOOK]
-    assert set(looked.args["environment"]) == {"DOCKER_HOST", "PROJECT", "STACK", "LOOK"}, (
+    assert set(looked.args["environment"]) == {"DOCKER_HOST", "PROJECT", "STACK", "SEEN"}, (
         "known in every preview"
     )
 
