@@ -143,8 +143,9 @@ def rollback(stack: str, to: int | None) -> None:
     except NoWayBack as error:
         raise StepFailed(str(error)) from None
     say("Updates of this stack, the newest last:")
+    marks = {now.number: "" if unfinished else "now", then.number: "→"}
     for each in updates[-SHOWN_UPDATES:]:
-        mark = {now.number: "now", then.number: "→"}.get(each.number, "")
+        mark = marks.get(each.number, "")
         say(f"  {mark:>3} {each.words}")
     if unfinished:
         say("  now an update that did not end: it was killed, or it still runs")

@@ -7,16 +7,19 @@ the test engine, since nothing here is about how they load; everything else is r
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from bench.stack import remove_fast_engine, use_fast_engine
 from components.labels import Labels
-from tests.support.project import docker, free_port
+from tests.support.project import docker, kill_group, offline_settings
+from tests.support.switch_stack import wait
 from tools import environment
 from tools.environment import ROOT
 
@@ -73,9 +76,33 @@ class Team:
     def pulumi(self, *words: str) -> str:
         return self.run("pulumi", *words, "--stack", STACK, "--non-interactive")
 
+    def kill_at(self, said: str) -> None:
+        """Start an update and SIGKILL it, with all it started, as soon as it has said that."""
+        log = self.clone.parent / "killed.log"
+        with log.open("wb") as out:
+            update = subprocess.Popen(
+                ["pulumi", "up", "--yes", "--skip-preview", "--stack", STACK, "--non-interactive"],
+                cwd=self.clone,
+                env={**environment.process_environment(), "PYTHONDONTWRITEBYTECODE": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        while said not in log.read_text():
+            assert update.poll() is None, log.read_text()
+            time.sleep(0.05)
+        kill_group(update)
+
     @property
     def engine(self) -> str:
         return str(json.loads(self.pulumi("stack", "output", "--json"))["engine"])
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What the switch says."""
+        told = docker("exec", self.container("switch"), "python3", "-m", "switch", "status", "--json")
+        return dict(json.loads(told))
 
     def container(self, role: str) -> str:
         words = ("--filter", f"label=changeover.role={role}", "--format", "{{.Names}}")
@@ -112,15 +139,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(environment, "variables", lambda: {**_variables(), **state})
         team.run("git", "init", "--quiet", "--initial-branch=main")
-        config = {
-            "engine": "ollama",
-            "target": "docker",
-            "model": "tiny",
-            "images": "offline",
-            "context": 1024,
-            "parallel": 2,
-            "port": free_port(),
-        }
+        config = offline_settings(parallel=2)
         settings = {"config": {f"changeover:{key}": value for key, value in config.items()}}
         (clone / SETTINGS).write_text(yaml.safe_dump(settings))
         (clone / "stacks" / STACK).mkdir()
@@ -286,6 +305,31 @@ def test_a_failed_update_is_rolled_back(team: Team) -> None:
     assert "+  changeover:engine: ollama" in text
     team.change("Go back to Ollama again", engine="ollama", gateTokensPerSecond=1)
     assert "no drift" in team.make("drift")
+
+
+@pytest.mark.parametrize("phase", ["prepare", "commit"])
+def test_a_killed_update_is_rolled_back(team: Team, phase: str) -> None:
+    team.change(f"Serve with vLLM, and be killed in {phase}", engine="vllm")
+    team.kill_at(f"{phase}: vllm")
+    told = json.loads(team.pulumi("stack", "history", "--json"))
+    good = max(n for n, each in enumerate(reversed(told), 1) if each["result"] == "succeeded")
+
+    text = team.make("rollback", fails=2, YES="1")
+    assert "an update that did not end" in text
+    assert f"pulumi cancel --stack {STACK}" in text
+    assert "the stack is currently locked" in text
+
+    team.pulumi("cancel", "--yes")
+    wait(lambda: team.status["under_way"] is None, 120)  # the switch takes it back, or ends it, by itself
+    text = team.make("rollback", YES="1")
+    assert f"→ update {good} of " in text, "what ran until then, and nothing older"
+    assert text.count("  now ") == 1, "the update that did not end"
+    assert team.engine == "ollama"
+    assert f"changeover-{STACK}-ollama-" in team.status["live"]
+    assert "-  changeover:engine: vllm\n+  changeover:engine: ollama\n" in text
+    team.change(f"Go back after {phase}", engine="ollama")
+    assert "no drift" in team.make("drift")
+    assert "update that did not end" not in team.make("rollback", fails=2)
 
 
 def test_the_history_reads_as_what_happened_and_any_update_can_be_named(team: Team) -> None:
