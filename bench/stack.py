@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components import pins
-from tests.support.project import Project, docker, free_port
+from tests.support.project import Project, docker, offline_settings
 from tools.environment import ROOT
 
 FAST = "0.0.0-fast"
@@ -18,16 +18,7 @@ FAST = "0.0.0-fast"
 def deployed(stack: str, *, fast: bool = False, **settings: object) -> Iterator[Project]:
     """A deployed stack with offline images and the tiny model; `fast`: the test engine is both."""
     with tempfile.TemporaryDirectory() as folder:
-        base = {
-            "engine": "ollama",
-            "target": "docker",
-            "model": "tiny",
-            "images": "offline",
-            "context": 1024,
-            "parallel": 4,
-            "port": free_port(),
-        }
-        project = Project(Path(folder), stack, **{**base, **settings})
+        project = Project(Path(folder), stack, **offline_settings(**settings))
         project.wipe()
         try:
             if fast:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,8 @@ import pytest
 from bench.stack import remove_fast_engine, use_fast_engine
 from components import pins
 from tests.support.load import Load, Outcome, bad
-from tests.support.project import CommandFailed, Project, docker, free_port, kill_group
+from tests.support.project import CommandFailed, Project, docker, kill_group, offline_settings
+from tests.support.switch_stack import wait
 
 pytestmark = pytest.mark.engine
 
@@ -55,27 +56,10 @@ def patch(project: Project, file: str, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def wait(what: Callable[[], bool], said: str, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, f"not within {seconds:g} s: {said}"
-        time.sleep(0.2)
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A stack whose switch has its journal on a disk of its own, which can be filled."""
-    project = Project(
-        tmp_path_factory.mktemp("project"),
-        "faults",
-        engine="ollama",
-        target="docker",
-        model="tiny",
-        images="offline",
-        context=1024,
-        parallel=4,
-        port=free_port(),
-    )
+    project = Project(tmp_path_factory.mktemp("project"), "faults", **offline_settings())
     project.wipe()
     try:
         use_fast_engine(project.folder, VERSION)
@@ -186,7 +170,7 @@ def test_pulumi_killed_at_any_moment_loses_nothing_and_the_next_up_converges(
         with up_until(project, phase, tmp_path / f"{number}.log") as update:
             time.sleep(seconds)
             assert update.poll() is None or phase in ENDING, at
-        wait(project.settled, f"{at}: nothing serves again by itself")
+        wait(project.settled, 120, f"{at}: nothing serves again by itself")
         load.wait_for_answers(6)
         assert not lost(load), f"{at}: {load.summary()}"
         if phase in ENDING:
@@ -231,9 +215,10 @@ def test_a_disk_that_is_full_refuses_a_change_or_takes_it_back_and_is_named(
         os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", switch)), signal.SIGKILL)
         wait(
             lambda: docker("inspect", "-f", "{{.State.StartedAt}}", switch) != started,
+            120,
             "the switch is not back",
         )
-        wait(lambda: ready(project), "nothing serves once the switch is back")
+        wait(lambda: ready(project), 120, "nothing serves once the switch is back")
         assert project.live() == old
 
     with up_until(project, "loading", tmp_path / "log") as update, full_disk(project):
@@ -285,6 +270,25 @@ def test_a_new_gateway_that_reaches_no_engine_is_taken_back(project: Project, cu
     assert len(lost(load)) <= (load.clients if cutover == "hold" else 0), load.summary()
 
 
+def test_a_second_up_is_refused_while_the_first_goes_through(
+    project: Project, load: Load, tmp_path: Path
+) -> None:
+    engine = engine_of(project)
+    project.configure(engine=other(engine), cutover="hold")
+    outputs = project.outputs()
+    # the first waits for an answer of some 15 seconds, the time that the second has to come
+    with (
+        Load(outputs["endpoint"], outputs["model"], clients=1, max_tokens=(3000,)) as slow,
+        up_until(project, "draining", tmp_path / "log") as update,
+    ):
+        with pytest.raises(CommandFailed, match="lock"):
+            project.up()
+        assert update.wait(300) == 0, (tmp_path / "log").read_text()
+    assert not lost(slow), slow.summary()
+    assert engine_of(project) == other(engine)
+    assert project.changes() == {}
+
+
 @pytest.mark.parametrize("role", ["engine", "gateway"])
 def test_what_is_killed_while_it_serves_comes_back_and_requests_wait_meanwhile(
     project: Project, role: str
@@ -295,8 +299,10 @@ def test_what_is_killed_while_it_serves_comes_back_and_requests_wait_meanwhile(
     with load_on(project) as load:
         load.wait_for_answers(12)
         os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", name)), signal.SIGKILL)
-        wait(lambda: docker("inspect", "-f", "{{.State.StartedAt}}", gateway) != started, "it is not back")
-        wait(project.settled, "it is not gated")
+        wait(
+            lambda: docker("inspect", "-f", "{{.State.StartedAt}}", gateway) != started, 120, "it is not back"
+        )
+        wait(project.settled, 120, "it is not gated")
         load.wait_for_answers(12)
     # what was being answered is cut, and what comes before the switch has heard of it is answered with 502
     ended = seconds(docker("inspect", "-f", "{{.State.FinishedAt}}", gateway))

@@ -294,3 +294,22 @@ def test_a_switch_that_is_killed_at_any_moment_loses_nothing_and_the_next_change
     stack.make_engine(new)
     assert stack.flip(new, gateway, cutover=cutover)[0] == 0
     assert stack.serves() and stack.lost() == []
+
+
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+def test_a_coordinator_that_dies_at_any_moment_is_undone_and_the_next_change_works(
+    stack: Stack, cutover: str
+) -> None:
+    for moment in MOMENTS:
+        new, gateway = stack.new_names()
+        stack.make_engine(new, delay=1)
+        stack.tell("prepare", stack.plan(new, cutover=cutover))
+        stack.follow(moment)  # and then nobody follows any more
+        wait(stack.settled, 60)
+        wait(stack.serves)
+        assert stack.lost() == [], f"died {moment} s into the change"
+        stack.tidy()
+    new, gateway = stack.new_names()
+    stack.make_engine(new)
+    assert stack.flip(new, gateway, cutover=cutover)[0] == 0
+    assert stack.serves() and stack.lost() == []

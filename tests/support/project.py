@@ -27,6 +27,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def offline_settings(**more: object) -> dict[str, object]:
+    """Of a stack with offline images and the tiny model on a free port; `more` is changed in it."""
+    return {
+        "engine": "ollama",
+        "target": "docker",
+        "model": "tiny",
+        "images": "offline",
+        "context": 1024,
+        "parallel": 4,
+        "port": free_port(),
+        **more,
+    }
+
+
 class CommandFailed(Exception):
     """The CLI exited non-zero; the text is everything it printed."""
 

@@ -22,7 +22,7 @@ from review.events import parse
 from review.text import render
 from stacks.blueprint import blueprint
 from stacks.settings import declared, from_files
-from tests.support.project import CommandFailed, Project, docker, free_port
+from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings
 from tools.environment import ROOT
 
 GOLDEN = ROOT / "tests" / "unit" / "golden" / "reviews"
@@ -328,8 +328,7 @@ def main() -> None:
         return
     wanted = sys.argv[1:] or [part.__name__ for part in PARTS]
     with tempfile.TemporaryDirectory() as folder:
-        base = {"engine": "ollama", "target": "docker", "model": "tiny", "images": "offline"}
-        project = Project(Path(folder), STACK, **base, context=1024, parallel=2, port=free_port())
+        project = Project(Path(folder), STACK, **offline_settings(parallel=2))
         project.wipe()
         use_fast_engine(project.folder, VERSION)
         try:

@@ -48,10 +48,10 @@ def docker(*args: str, stdin: str | None = None, check: bool = True) -> str:
     return done.stdout.strip()
 
 
-def wait(what: Callable[[], bool], seconds: float = 30) -> None:
+def wait(what: Callable[[], bool], seconds: float = 30, otherwise: str = "it did not happen") -> None:
     end = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < end, f"not within {seconds} s"
+        assert time.monotonic() < end, f"not within {seconds} s: {otherwise}"
         time.sleep(0.1)
 
 
