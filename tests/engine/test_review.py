@@ -35,6 +35,9 @@ GIT = {
     for what, value in (("NAME", "A tester"), ("EMAIL", "tester@example.org"))
 }
 
+QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "MAKEFLAGS": ""}
+"""A `make` that runs the tests has flags of its own, of which the team's would warn."""
+
 
 @dataclass
 class Team:
@@ -46,7 +49,7 @@ class Team:
         done = subprocess.run(
             words,
             cwd=self.clone,
-            env={**environment.process_environment(), **GIT, "PYTHONDONTWRITEBYTECODE": "1", **env},
+            env={**environment.process_environment(), **GIT, **QUIET, **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

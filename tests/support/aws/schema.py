@@ -7,16 +7,22 @@ typed property is an error here without a list of our own.
 import importlib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, ParamSpec, Union, get_args, get_origin
 
 from pulumi import _types
 from pulumi.runtime.rpc import UNKNOWN
 
 Json = dict[str, Any]
+P = ParamSpec("P")
+
+
+_IMPORTING = threading.RLock()
+"""The SDK's modules import each other as they are first used: two threads at it can wait for each other."""
 
 
 class UnknownToken(Exception):
@@ -32,7 +38,19 @@ class Schema:
     outputs: frozenset[str]
 
 
-@cache
+def kept(read: Callable[P, Schema]) -> Callable[P, Schema]:
+    """`read`, each schema once, and by one thread at a time."""
+    cached: Callable[P, Schema] = cache(read)  # type: ignore[assignment]
+
+    @wraps(read)
+    def locked(*args: P.args, **kwargs: P.kwargs) -> Schema:
+        with _IMPORTING:
+            return cached(*args, **kwargs)
+
+    return locked
+
+
+@kept
 def resource(token: str) -> Schema:
     """The schema of a resource such as `aws:ec2/vpc:Vpc`. Raises UnknownToken."""
     module, name = _module(token)
@@ -43,14 +61,14 @@ def resource(token: str) -> Schema:
     return Schema(_types_of(args), _required(args), frozenset(_names(state).values()))
 
 
-@cache
+@kept
 def provider() -> Schema:
     """The provider's own configuration."""
     args = importlib.import_module("pulumi_aws.provider").ProviderArgs
     return Schema(_types_of(args), frozenset(), frozenset())
 
 
-@cache
+@kept
 def function(token: str) -> Schema:
     """The schema of a function such as `aws:ssm/getParameter:getParameter`. Raises UnknownToken."""
     module, name = _module(token)
