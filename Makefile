@@ -73,7 +73,7 @@ check: venv ## lint, types, unit tests: the fast part
 	@$(VENV)/bin/pytest -q tests/unit
 
 test: check ## everything, on the real engines
-	@$(RUN) tools.up --prepare
+	@$(RUN) tools.up --tests
 	@$(MAKE) --no-print-directory --jobs 2 test-docker test-aws  # most of their time is waiting
 
 test-docker:

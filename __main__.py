@@ -17,7 +17,7 @@ try:
     labels = Labels(project=PROJECT, stack=settings.stack)
     plan = blueprint(settings)
     require_parity(plan, Path(__file__).parent)
-    host = docker_host(settings, labels)
+    host = docker_host(plan, labels)
 except (SettingsError, TargetError) as error:
     raise pulumi.RunError(str(error)) from None
 

@@ -105,7 +105,7 @@ def apply_input(config: EdgeConfig) -> str:
 APPLIED = "/config/applied"
 
 _NOW = f"""\
-running=$(wget -q -O - http://localhost:2019/config/) || exit 1
+running=$(wget -q -O - http://127.0.0.1:2019/config/) || exit 1
 now=$({{ echo "$running"; ls {KEYS_FOLDER}; }} | sha256sum | cut -c1-12)"""
 
 APPLY = f"""\

@@ -9,7 +9,7 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import caddyfile, plan
-from components.containers import DNS_OPTIONS, image, labels, volume_labels
+from components.containers import DNS_OPTIONS, labels, volume_labels
 from components.docker_host import DockerHost
 
 ALIAS = "edge"
@@ -23,13 +23,13 @@ BOOTSTRAP = "/etc/caddy/bootstrap.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeArgs:
-    """`image` is the reference to pull, `port` the published one, `config` what it runs with (secret).
+    """`image` is an image id, `port` the published one, `config` what it runs with (secret).
 
     `tenants` and `caddyfile` are what may be shown of it: who has a key, and the text without keys.
     `seen` is what the edge says of the configuration that it runs with now.
     """
 
-    image: str
+    image: pulumi.Input[str]
     port: int
     config: pulumi.Input[str]
     tenants: tuple[str, ...]
@@ -50,7 +50,6 @@ class Edge(pulumi.ComponentResource):
     def __init__(self, name: str, args: EdgeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Edge", name, None, opts)
         host = args.host
-        pulled = image(f"{name}-image", args.image, host, self)
         volumes = [
             docker.Volume(
                 f"{name}-{part}",
@@ -67,7 +66,7 @@ class Edge(pulumi.ComponentResource):
                 ports.append((HTTP_PORT, HTTP_PORT))  # certificates are proven and clients redirected here
         container = docker.Container(
             host.labels.name(name),
-            image=pulled.image_id,
+            image=args.image,
             # Configuration and keys are given to the running container and kept in the volume: they are
             # in no container's definition, and a restart goes on with the last ones that were valid.
             command=["caddy", "run", "--resume", "--config", BOOTSTRAP],

@@ -25,7 +25,18 @@ from typing import IO
 
 from components.pins import EDGE, GATEWAY, OLLAMA, SWITCH, VLLM_CPU, Image
 from offline.image.cuda_stubs import write_stubs
-from offline.steps import StepFailed, cache_root, cached, go_environment, key_of, main_guard, need, run, say
+from offline.steps import (
+    StepFailed,
+    cache_root,
+    cached,
+    go_environment,
+    key_of,
+    main_guard,
+    need,
+    run,
+    say,
+    unpack,
+)
 
 LABEL = "changeover.content"
 SUITE = "bookworm"
@@ -81,7 +92,12 @@ def build(names: Sequence[str] | None = None) -> dict[str, str]:
     The names are those of `components.pins`. Raises StepFailed if an image can't be built or loaded.
     """
     need("docker", "docker.io")
-    return {name: _ensure(RECIPES[name]) for name in (RECIPES if names is None else names)}
+    wanted = [RECIPES[name] for name in (RECIPES if names is None else names)]
+    missing = [recipe for recipe in wanted if _loaded_key(recipe.pin.offline) != recipe.key()]
+    for number, recipe in enumerate(missing, start=1):
+        say(f"Images: {number} of {len(missing)}: {recipe.pin.offline}")
+        _ensure(recipe)
+    return {recipe.pin.name: recipe.pin.offline for recipe in wanted}
 
 
 def tiny_model() -> Path:
@@ -103,21 +119,18 @@ def tiny_model() -> Path:
         if done.returncode != 0:
             raise StepFailed(f"tiny_model.py exited {done.returncode}. The whole log: {log}")
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+            unpack(tar, folder)
         archive.unlink()
 
     return cached("models/tiny", key_of(script.read_bytes(), VLLM_CPU.version), make)
 
 
-def _ensure(recipe: Recipe) -> str:
-    reference, key = recipe.pin.offline, recipe.key()
-    if _loaded_key(reference) == key:
-        return reference
+def _ensure(recipe: Recipe) -> None:
     lock_path = cache_root() / "images" / f"{recipe.pin.name}.load.lock"
     lock_path.parent.mkdir(parents=True, exist_ok=True)
     with lock_path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if _loaded_key(reference) != key:
+        if _loaded_key(recipe.pin.offline) != recipe.key():  # another process may have loaded it meanwhile
             base = cached("images/base", _base_key(), _make_base) / "base.tar"
             payload = (
                 cached(f"images/{recipe.pin.name}", recipe.payload_key(), recipe.fill)
@@ -127,7 +140,6 @@ def _ensure(recipe: Recipe) -> str:
             _load(recipe, base, payload)
             if payload:
                 _prune(payload)
-    return reference
 
 
 def _prune(payload: Path) -> None:
@@ -297,15 +309,8 @@ def _fill_ollama(folder: Path, log: Path) -> None:
         archive = headers / "headers.tar"
         _bootstrap(archive, log, "--variant=extract", "--include=nlohmann-json3-dev,libstb-dev")
         with tarfile.open(archive) as tar:
-            tar.extractall(
-                headers,
-                [
-                    m
-                    for m in tar.getmembers()
-                    if m.name.startswith(("./usr/include/nlohmann", "./usr/include/stb"))
-                ],
-                filter="data",
-            )
+            wanted = ("./usr/include/nlohmann", "./usr/include/stb")
+            unpack(tar, headers, [m for m in tar.getmembers() if m.name.startswith(wanted)])
         # The source distribution of the Python package holds the one-file C library that Ollama includes.
         source: list[str | Path] = [
             "download",
@@ -410,7 +415,7 @@ def _compile(folder: Path, log: Path) -> None:
     if running.returncode != 0:
         raise StepFailed(f"Compiling exited {running.returncode}. The whole log: {log}")
     with tarfile.open(compiled) as tar:
-        tar.extractall(folder, filter="data")
+        unpack(tar, folder)
     compiled.unlink()
 
 

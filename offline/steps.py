@@ -11,9 +11,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -105,6 +106,17 @@ def cached(name: str, key: str, build: Callable[[Path, Path], None]) -> Path:
         work.rename(place)
         say(f"  {name}: built in {time.monotonic() - started:.0f} s")
     return place
+
+
+def unpack(archive: tarfile.TarFile, folder: Path, members: Iterable[tarfile.TarInfo] | None = None) -> None:
+    """Extract `members` (all, if None) into `folder`.
+
+    Python can refuse what would leave the folder from 3.11.4 on; Debian 12 has 3.11.2.
+    """
+    if hasattr(tarfile, "data_filter"):
+        archive.extractall(folder, members, filter="data")
+    else:
+        archive.extractall(folder, members)
 
 
 def go_environment() -> dict[str, str]:

@@ -101,6 +101,7 @@ class Endpoint(pulumi.ComponentResource):
             LOOK, self, PROJECT=host.labels.project, STACK=host.labels.stack, SEEN=caddyfile.SEEN
         ).apply(looked)
         gateway_image = image("gateway-image", reference(pins.GATEWAY), host, self)
+        edge_image = image("edge-image", reference(pins.EDGE), host, self)
         plan = blueprint.plan()
         prepare = Prepare(
             "prepare",
@@ -109,8 +110,8 @@ class Endpoint(pulumi.ComponentResource):
                 host=host,
                 switch=switch.container_name,
                 engine=active.container_name,
-                # the standby as well: what a flip needs is there before anything is held
-                after=[gateway_image, *engines],
+                # the standby as well: what an update needs is there before anything is held
+                after=[gateway_image, edge_image, *engines],
             ),
             child,
         )
@@ -142,7 +143,7 @@ class Endpoint(pulumi.ComponentResource):
         edge = Edge(
             "edge",
             EdgeArgs(
-                image=reference(pins.EDGE),
+                image=edge_image.image_id,
                 port=settings.port,
                 config=pulumi.Output.all(args.api_keys, host.tls.name if host.tls else None).apply(
                     lambda both: blueprint.edge_config(both[0], both[1])

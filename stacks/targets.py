@@ -1,4 +1,4 @@
-"""The targets: where the Docker host is. Nothing else knows one from another."""
+"""The targets: where the Docker host is, and what is looked at before anything is changed."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from components.catalogue import GIB
 from components.docker_host import DockerHost
 from components.labels import Labels
 from stacks.aws_target import aws_target
+from stacks.blueprint import Blueprint
 from stacks.origin import docker_plugin_origin
 from stacks.settings import Settings
 from stacks.target_error import TargetError
@@ -61,12 +62,14 @@ def current_docker_host() -> str:
     return context.stdout.strip() or f"unix://{SOCKET}"
 
 
-def docker_target(settings: Settings, labels: Labels) -> DockerHost:
+def docker_target(plan: Blueprint, labels: Labels) -> DockerHost:
     """This machine's Docker engine. Looks before anything is changed.
 
-    Raises TargetError when no engine answers, the machine is not what the settings say, an offline image is
-    missing, the port is taken, or the stack was made with a docker plugin of another origin.
+    Raises TargetError when no engine answers, the machine is not what the settings say, an image can't be
+    had, the disk is too small for the first weights, the port is taken, or the stack was made with a docker
+    plugin of another origin.
     """
+    settings = plan.settings
     address = current_docker_host()
     if not address.startswith("unix://"):
         raise TargetError(
@@ -84,8 +87,8 @@ def docker_target(settings: Settings, labels: Labels) -> DockerHost:
         ) from None
     origin = _check_origin(look, labels)
     _check_machine(info, settings)
-    if settings.images == "offline":
-        _check_images(look, settings)
+    _check_images(look, plan)
+    _check_disk(look, info, plan, labels)
     _check_port(look, settings, labels)
     return DockerHost(
         address=address,
@@ -129,15 +132,39 @@ def _check_machine(info: Mapping[str, Any], settings: Settings) -> None:
         )
 
 
-def _check_images(look: _Docker, settings: Settings) -> None:
-    images = [pins.GATEWAY, pins.EDGE, pins.SWITCH]
-    images += [pins.OLLAMA if kind == "ollama" else pins.VLLM_CPU for kind in settings.kinds]
+def _check_images(look: _Docker, plan: Blueprint) -> None:
+    pinned = (pins.GATEWAY, pins.EDGE, pins.SWITCH, *(spec.image for spec in plan.specs))
     here = {tag for image in look("/images/json") for tag in image["RepoTags"] or ()}
-    missing = [image.offline for image in images if image.offline not in here]
-    if missing:
+    missing = [name for name in map(plan.reference, pinned) if name not in here]
+    if missing and plan.settings.images == "offline":
         raise TargetError(
             f"these offline images are not on the Docker host: {', '.join(missing)}. "
             "Build them with: python3 -m offline.images"
+        )
+    for name in missing:
+        try:
+            look(f"/distribution/{name}/json")  # asks its registry, and pulls nothing
+        except TargetError as error:
+            raise TargetError(
+                f"the image {name} is not on the Docker host and can't be had: {error}. Mend the way to its "
+                "registry, or use images that are built here: IMAGES=offline make up"
+            ) from None
+
+
+def _check_disk(look: _Docker, info: Mapping[str, Any], plan: Blueprint, labels: Labels) -> None:
+    """Room for weights that have no volume yet. Later ones are checked where they are fetched."""
+    volumes = {each["Name"] for each in look("/volumes", name=labels.prefix)["Volumes"] or ()}
+    new = [spec.weights for spec in plan.specs if labels.name(f"{spec.kind}-weights") not in volumes]
+    try:
+        free = shutil.disk_usage(info["DockerRootDir"]).free
+    except OSError:
+        return  # Docker Desktop's is in a machine of its own
+    need = sum(weights.need_bytes for weights in new)
+    if free < need:
+        raise TargetError(
+            f"the weights of {plan.settings.model.name} need {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB "
+            f"are free for Docker's volumes ({info['DockerRootDir']}). Free some (docker image prune), or "
+            "choose a smaller model: pulumi config set model NAME"
         )
 
 
@@ -157,9 +184,8 @@ def _check_port(look: _Docker, settings: Settings, labels: Labels) -> None:
             ) from None
 
 
-TARGETS = {"docker": docker_target, "aws": aws_target}
-
-
-def docker_host(settings: Settings, labels: Labels) -> DockerHost:
+def docker_host(plan: Blueprint, labels: Labels) -> DockerHost:
     """The Docker host of the settings' target. Raises TargetError."""
-    return TARGETS[settings.target](settings, labels)
+    if plan.settings.target == "aws":
+        return aws_target(plan.settings, labels)
+    return docker_target(plan, labels)

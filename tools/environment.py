@@ -18,7 +18,7 @@ from pathlib import Path
 
 import offline.tools
 from components import pins
-from offline.steps import StepFailed, cache_root, cached, main_guard, say
+from offline.steps import StepFailed, cache_root, cached, main_guard, say, unpack
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".changeover"
@@ -141,7 +141,7 @@ def _vendor_download() -> Path | None:
             urllib.request.urlopen(url, timeout=60) as answer,
             tarfile.open(fileobj=answer, mode="r|gz") as archive,
         ):
-            archive.extractall(folder, filter="data")
+            unpack(archive, folder)
 
     return cached("pulumi-vendor", f"v{pins.PULUMI}", download) / "pulumi"
 

@@ -28,7 +28,10 @@ PUBLIC_MODEL = "qwen-2.5-coder-0.5b"
 
 
 def choose_images(config: dict[str, object]) -> str:
-    """`public` or `offline`: forced by `IMAGES`, chosen before, or found out by pulling one public image."""
+    """`public` or `offline`: forced by `IMAGES`, chosen before, or found out by pulling one public image.
+
+    `config` is the stack's, as in its file.
+    """
     if forced := os.environ.get("IMAGES"):
         if forced not in ("public", "offline"):
             raise StepFailed(f"IMAGES={forced}: allowed are public and offline")
@@ -53,7 +56,7 @@ def choose_images(config: dict[str, object]) -> str:
         if done.returncode == 0:
             say("Images: public, since it could be pulled")
             return "public"
-        why = done.stderr.strip().splitlines()[-1]
+        why = (done.stderr.strip().splitlines() or ["docker gave no reason"])[-1]
     say(f"Images: offline, since it can't be pulled ({why})")
     return "offline"
 
@@ -90,7 +93,7 @@ def write_image_choice() -> None:
     elif config.get("changeover:model") == "tiny":
         wanted["model"] = PUBLIC_MODEL
     for key, value in wanted.items():
-        if config.get(f"changeover:{key}", "public" if key == "images" else None) != value:
+        if config.get(f"changeover:{key}") != value:  # a choice is kept: the next `make up` asks nothing
             say(f"Settings: {key}: {value} → {CONFIG.name}")
             pulumi("config", "set", key, value, "--stack", STACK, capture=True)
     try:
@@ -99,13 +102,16 @@ def write_image_choice() -> None:
         raise StepFailed(str(error)) from None
 
 
-def ask(endpoint: str, model: str) -> str:
-    """One completion through the endpoint; returns the answer's text. Raises StepFailed."""
+def ask(endpoint: str, model: str, key: str) -> str:
+    """One completion through the endpoint; `key` is empty where none is asked for. Raises StepFailed."""
     body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16}
     request = urllib.request.Request(
         f"{endpoint}/chat/completions",
         data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json", "X-Tenant-ID": "make-up"},
+        headers={
+            "Content-Type": "application/json",
+            **({"Authorization": f"Bearer {key}"} if key else {"X-Tenant-ID": "make-up"}),
+        },
     )
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to loopback
     try:
@@ -147,10 +153,22 @@ def prepare() -> None:
         return
     write_image_choice()
     config = yaml.safe_load(CONFIG.read_text())["config"]
-    if config.get("changeover:images") == "offline":
-        debian.ensure(debian.BUILD_PROGRAMS, environment.HOME / "apt.log")
-        offline.images.build()
-        place_model(offline.images.tiny_model())
+    if config["changeover:images"] == "offline":
+        build_offline()
+
+
+def build_offline() -> None:
+    """The offline images, and the model that both engines serve without a hub."""
+    debian.ensure(debian.BUILD_PROGRAMS, environment.HOME / "apt.log")
+    offline.images.build()
+    place_model(offline.images.tiny_model())
+
+
+def prepare_tests() -> None:
+    """What the tests on the real engines need. They have stacks of their own, always with offline images."""
+    docker_engine.ensure()
+    environment.set_up()
+    build_offline()
 
 
 def up() -> None:
@@ -161,13 +179,10 @@ def up() -> None:
     pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
     outputs = json.loads(pulumi("stack", "output", "--json", "--stack", STACK, capture=True))
     endpoint, model, engine = outputs["endpoint"], outputs["model"], outputs["engine"]
-    config = yaml.safe_load(CONFIG.read_text())["config"]
-    key = ""
-    if config.get("changeover:apiKeys"):
-        key = " -H 'Authorization: Bearer YOUR-KEY'"
-        say("The endpoint needs an API key; no completion was tried.")
-    else:
-        say(f"It answers: {ask(endpoint, model)!r}")
+    config = json.loads(pulumi("config", "--json", "--show-secrets", "--stack", STACK, capture=True))
+    keys = config.get("changeover:apiKeys", {}).get("objectValue", {})
+    say(f"It answers: {ask(endpoint, model, next(iter(keys.values()), ''))!r}")
+    key = " -H 'Authorization: Bearer YOUR-KEY'" if keys else ""
     other = "vllm" if engine == "ollama" else "ollama"
     say(f"""
 Ready after {time.monotonic() - started:.0f} s. {engine} serves {model} at {endpoint}
@@ -183,5 +198,5 @@ Change the engine, and back the same way with the old value:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prepare", action="store_true", help="set everything up and deploy nothing")
-    main_guard(prepare if parser.parse_args().prepare else up)
+    parser.add_argument("--tests", action="store_true", help="set up what the tests need; deploy nothing")
+    main_guard(prepare_tests if parser.parse_args().tests else up)

@@ -1,0 +1,111 @@
+"""What is looked at on this machine's Docker engine before anything is changed."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import pins
+from components.labels import Labels
+from stacks import targets
+from stacks.blueprint import Blueprint, blueprint
+from stacks.settings import from_values
+from stacks.target_error import TargetError
+from stacks.targets import current_docker_host, docker_target
+from tests.support.project import free_port
+
+ROOT = Path(__file__).parents[2]
+LABELS = Labels(project="changeover", stack="local")
+FULL = shutil.disk_usage("/")._replace(free=2**20)
+PINNED = (pins.GATEWAY, pins.EDGE, pins.SWITCH, pins.OLLAMA, pins.VLLM_CPU)
+
+
+class Engine:
+    """A Docker engine that has what it is given, and can pull what is in `registry`."""
+
+    def __init__(self, *, images: list[str], volumes: tuple[str, ...] = (), registry: tuple[str, ...] = ()):
+        self.images, self.volumes, self.registry = images, volumes, registry
+
+    def __call__(self, url: str, **filters: str) -> Any:
+        match url.split("/")[1:]:
+            case ["info"]:
+                return {"MemTotal": 2**35, "Runtimes": {}, "DockerRootDir": "/"}
+            case ["images", "json"]:
+                return [{"RepoTags": [name]} for name in self.images]
+            case ["volumes"]:
+                return {"Volumes": [{"Name": name} for name in self.volumes] or None}
+            case ["networks"] | ["containers", "json"]:
+                return []
+            case ["distribution", *name, "json"] if "/".join(name) in self.registry:
+                return {}
+        raise TargetError(f"{url}: no route to the registry")
+
+
+@pytest.fixture
+def look(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Looks at an engine with these settings; raises what the target raises."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///var/run/docker.sock")
+    monkeypatch.setattr("stacks.targets.docker.Provider", lambda name, host: None)
+
+    def look(engine: Engine, **values: object) -> None:
+        monkeypatch.setattr(targets, "_Docker", lambda path, labels: engine)
+        docker_target(plan(**values), LABELS)
+
+    return look
+
+
+def plan(**values: object) -> Blueprint:
+    base = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b", "port": free_port()}
+    return blueprint(from_values("local", {**base, **values}, ROOT))
+
+
+def test_public_images_that_are_here_or_in_their_registry_will_do(look: Callable[..., None]) -> None:
+    names = [image.public for image in PINNED]
+    look(Engine(images=names))
+    look(Engine(images=names[1:], registry=(pins.GATEWAY.public,)))
+
+
+def test_a_public_image_that_can_not_be_had_is_named_with_the_reason(look: Callable[..., None]) -> None:
+    with pytest.raises(TargetError) as refused:
+        look(Engine(images=[image.public for image in PINNED if image != pins.EDGE]))
+    assert "the image caddy:2.11.9 is not on the Docker host and can't be had" in str(refused.value)
+    assert "no route to the registry" in str(refused.value) and "IMAGES=offline" in str(refused.value)
+
+
+def test_too_little_disk_for_the_first_weights_is_found_before_anything_is_made(
+    look: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(images=[image.public for image in PINNED])
+    monkeypatch.setattr("shutil.disk_usage", lambda path: FULL)
+    with pytest.raises(TargetError, match=r"need \d+\.\d GiB, and 0\.0 GiB are free for Docker's volumes"):
+        look(engine)
+
+
+def test_weights_that_have_a_volume_need_no_more_disk_to_look(
+    look: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: FULL)
+    volumes = tuple(LABELS.name(f"{kind}-weights") for kind in ("ollama", "vllm"))
+    look(Engine(images=[image.public for image in PINNED], volumes=volumes))
+
+
+DOCKER = """\
+#!/bin/sh
+[ "$1 $2" = "context inspect" ] && echo "unix:///run/user/1000/docker.sock"
+"""
+
+
+def test_the_host_of_the_current_context_is_used_and_docker_host_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    assert current_docker_host() == "unix:///run/user/1000/docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", "ssh://somebody@elsewhere")
+    assert current_docker_host() == "ssh://somebody@elsewhere"
+    with pytest.raises(TargetError, match=r"means the Docker engine of this machine.*docker context use"):
+        docker_target(plan(), LABELS)
