@@ -11,7 +11,17 @@ Record = dict[str, Any]
 
 COLUMNS = (
     *("way", "flips", "sent", "failed", "cut", "lost at most", "longest gap", "hold"),
-    *("p50 outside", "p99 outside", "p50 inside", "p99 inside", "beyond", "ours"),
+    *(
+        "p50 outside",
+        "p99 outside",
+        "p50 inside",
+        "p99 inside",
+        "total",
+        "drain",
+        "loading",
+        "beyond",
+        "ours",
+    ),
 )
 
 
@@ -68,9 +78,7 @@ def summary(way: str, flips: Sequence[Record]) -> list[object]:
     good_in = [each[1] - each[0] for each in among if each[3] is None]
     within = {id(each) for each in among}
     good_out = [each[1] - each[0] for each in requests if each[3] is None and id(each) not in within]
-    holds = [flip["hold"] for flip in flips if flip.get("hold") is not None]
     beyond = [flip["beyond"] for flip in flips if flip.get("beyond") is not None]
-    ours = [flip["ours"] for flip in flips if "ours" in flip]
     return [
         way,
         len(flips),
@@ -79,12 +87,20 @@ def summary(way: str, flips: Sequence[Record]) -> list[object]:
         cut,
         "-" if lost else f"{300 / len(requests):.4f} %",
         max(flip["gap"] for flip in flips),
-        statistics.median(holds) if holds else "-",
+        _median(flips, "hold"),
         *_percentiles(good_out),
         *_percentiles(good_in),
+        _median(flips, "length"),
+        _median(flips, "drain"),
+        _median(flips, "loading"),
         f"{statistics.median(beyond):.1f} (most {max(beyond):.1f})" if beyond else "-",
-        statistics.median(ours) if ours else "-",
+        _median(flips, "ours"),
     ]
+
+
+def _median(flips: Sequence[Record], key: str) -> float | str:
+    values = [flip[key] for flip in flips if flip.get(key) is not None]
+    return statistics.median(values) if values else "-"
 
 
 def _percentiles(values: Sequence[float]) -> tuple[str, str]:

@@ -98,6 +98,15 @@ def test_an_offline_image_that_was_not_built(fresh: Project) -> None:
     assert "python3 -m offline.images" in text
 
 
+def test_a_public_image_that_can_not_be_had(fresh: Project) -> None:
+    pins = fresh.folder / "components" / "pins.py"
+    pins.write_text(pins.read_text().replace('public="caddy:', 'public="127.0.0.1:1/caddy:'))
+    fresh.configure(images="public", model="qwen-2.5-coder-0.5b")
+    text = refusal(fresh)
+    assert "is not on the Docker host and can't be had" in text
+    assert "IMAGES=offline make up" in text
+
+
 def test_a_plugin_of_another_origin(fresh: Project) -> None:
     label = ("--label", "changeover.plugin=built on another planet")
     docker("network", "create", *label, fresh.labels.prefix)

@@ -49,6 +49,9 @@ class Project:
     """One stack of a copied project in `folder`. Pulumi's own output is returned as text."""
 
     def __init__(self, folder: Path, stack: str, **settings: object) -> None:
+        # A shell has what runs in its background ignore SIGINT. Pulumi ends its language host by it, and
+        # waits 5 s where that is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.folder, self.stack = folder, stack
         self.labels = Labels(project=PROJECT, stack=stack)
         for source in SOURCES:
