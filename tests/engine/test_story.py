@@ -79,10 +79,23 @@ def test_a_flip_to_vllm_under_load_loses_nothing(project: Project) -> None:
         text = project.up()
         load.wait_for_answers(4)
     assert not load.bad, load.summary()
-    assert "released after" in text
+    steps = ("drained in", "ollama stopped (", "gate 3/3 passed", "gateway answers", "released after")
+    assert [step for step in steps if step not in text] == []
     assert project.live().startswith("changeover-test-vllm-")
     assert project.outputs()["engine"] == "vllm"
     assert complete(project)
+
+
+def test_a_prompt_that_is_too_long_is_an_error_that_no_client_tries_again(project: Project) -> None:
+    outputs = project.outputs()
+    with (
+        openai.OpenAI(base_url=outputs["endpoint"], api_key="none", max_retries=0, timeout=120) as client,
+        pytest.raises(openai.BadRequestError) as refused,
+    ):
+        client.chat.completions.create(
+            model=outputs["model"], messages=[{"role": "user", "content": "word " * 5000}]
+        )
+    assert refused.value.response.headers["x-should-retry"] == "false"
 
 
 def test_after_the_flip_refresh_and_preview_are_empty(project: Project) -> None:

@@ -89,3 +89,8 @@ def test_the_command_line_for_review_has_one_option_a_line() -> None:
     text = engines.vllm(TINY, context=1024, parallel=1, gpu=None).command_line
     assert "\n  --max-model-len 1024\n" in text
     assert text.splitlines()[-1] == "  --enforce-eager"
+
+
+def test_7b_is_quantized_by_default_as_a_t4_needs_it() -> None:
+    defaults = [SEVEN.sources(kind)[0].quantization for kind in ("ollama", "vllm")]
+    assert defaults == ["q4_k_m", "awq-int4"]

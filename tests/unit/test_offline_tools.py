@@ -1,5 +1,6 @@
 """The builder of Pulumi's command line and plugins: what it runs, and how it installs the plugins."""
 
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -50,6 +51,14 @@ def test_the_command_line_is_built_at_the_version_of_the_sdk() -> None:
     assert f"github.com/pulumi/pulumi/pkg/v3 v{PULUMI} " in required
     assert f"github.com/pulumi/pulumi/sdk/v3 v{PULUMI} " in required
     assert set(tools.CLI.stamps.values()) == {f"v{PULUMI}"}
+
+
+@pytest.mark.parametrize(
+    ("package", "version"),
+    [("pulumi", PULUMI), ("pulumi-command", COMMAND_PLUGIN), ("pulumi-docker", DOCKER_PLUGIN)],
+)
+def test_engine_and_plugins_are_of_the_version_of_their_sdk(package: str, version: str) -> None:
+    assert importlib.metadata.version(package) == version
 
 
 def test_plugins_are_named_and_stamped_as_the_published_sdks_ask_for_them() -> None:

@@ -50,6 +50,11 @@ def build(checked: Settings) -> None:
     program()
 
 
+def requests(recorder: Recorder, kind: str) -> list[tuple[str, Any]]:
+    """Name and request of each resource of a kind: its options are fields of the request."""
+    return [(each.name, each) for each in recorder.requests if each.type.endswith(f":{kind}")]
+
+
 def roles(containers: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Container resource name by role; engines by their kind."""
     found = {}
@@ -77,6 +82,25 @@ def test_engines_are_created_and_not_started(recorder: Recorder) -> None:
         assert inputs["start"] is False
         assert inputs["mustRun"] is False
         assert inputs["restart"] == "unless-stopped"
+
+
+def test_who_starts_what_again_and_how_it_is_known_to_be_well(recorder: Recorder) -> None:
+    build(settings())
+    containers = recorder.of("Container")
+    named = {role: containers[name] for role, name in roles(containers).items()}
+    assert {role: inputs["restart"] for role, inputs in named.items()} == {
+        "ollama": "unless-stopped",
+        "vllm": "unless-stopped",
+        "edge": "unless-stopped",
+        "switch": "always",
+        "gateway": "no",  # the switch starts it, once the engine is gated
+    }
+    assert {role for role, inputs in named.items() if inputs.get("healthcheck")} >= {
+        "ollama",
+        "vllm",
+        "gateway",
+    }
+    assert named["vllm"]["shmSize"] >= 1024
 
 
 def test_every_container_stops_with_grace_rotates_its_log_and_carries_project_and_stack(
@@ -126,8 +150,14 @@ def test_no_image_is_latest(recorder: Recorder) -> None:
 def test_weights_come_before_the_engine_and_survive_a_destroy(recorder: Recorder) -> None:
     build(settings())
     assert {"ollama-weights", "vllm-weights", "vllm-cache"} <= recorder.of("Volume").keys()
-    steps = [name for name in recorder.of("Command") if name.endswith("-weights")]
+    steps = {name: request for name, request in requests(recorder, "Command") if name.endswith("-weights")}
     assert len(steps) == 2
+    for step in steps:  # named as its engine, whose container waits for it
+        engine = step.removesuffix("-weights")
+        (container,) = [each for name, each in requests(recorder, "Container") if name.endswith(engine)]
+        assert any(urn.endswith(f"::{step}") for urn in container.dependencies)
+    kept = [request for name, request in requests(recorder, "Volume") if "weights" in name]
+    assert len(kept) == 2 and all(each.retainOnDelete for each in kept)
 
 
 def test_a_flip_changes_the_inputs_of_three_resources_only() -> None:
