@@ -7,7 +7,13 @@ from pathlib import Path
 
 from offline.steps import StepFailed, run, say
 
-BUILD_PROGRAMS = {"mmdebstrap": "mmdebstrap", "gcc": "gcc", "g++": "g++", "strip": "binutils"}
+BUILD_PROGRAMS = {
+    "mmdebstrap": "mmdebstrap",
+    "gcc": "gcc",
+    "g++": "g++",
+    "strip": "binutils",
+    **({} if os.geteuid() == 0 else {"newuidmap": "uidmap"}),
+}
 """Program → package: what the offline builds need beside Go, which Debian has too old."""
 
 
