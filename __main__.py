@@ -26,7 +26,7 @@ endpoint = Endpoint("endpoint", EndpointArgs(blueprint=plan, host=host, api_keys
 
 pulumi.export("endpoint", endpoint.url)
 pulumi.export("engine", settings.engine)
-pulumi.export("model", settings.model.name)
+pulumi.export("model", settings.name)
 pulumi.export("cutover", plan.cutover.mode)
 pulumi.export("certificate", endpoint.certificate)
 pulumi.export("gateway_config", plan.gateway_config)

@@ -146,7 +146,7 @@ def _how(preview: Preview) -> str:
     else:
         found = re.search(rf"^wait in a change to {after}: (\S+ s)", "\n".join(preview.notes), re.MULTILINE)
         waits = f"about {found[1]} of waiting" if found else "requests wait meanwhile"
-    lost = "" if _replaced(preview, "edge") else ", 0 requests lost expected"
+    lost = "" if _replaced(preview, "edge") or any(_clients(preview)) else ", 0 requests lost expected"
     return f" by {mode}, {waits}{lost}"
 
 
@@ -194,6 +194,8 @@ def _replaced(preview: Preview, role: str) -> bool:
 def _others(preview: Preview) -> list[str]:
     """What happens besides a move of the engine and the gateway's part in it, in words."""
     said = [*_clients(preview)]
+    if models := _models(preview):
+        said.append(f"the model changes, {models[0]} → {models[1]}")
     if down := _down(preview):
         said.append(down)
     elif _replaced(preview, "edge"):
@@ -241,10 +243,24 @@ def _stopped(drifted: Change) -> bool:
 
 def _clients(preview: Preview) -> Iterator[str]:
     """What the endpoint's users have to change."""
-    for key, what in (("endpoint", "use the address"), ("model", "ask for the model")):
+    keep = ", and get 404 until they do (`pulumi config set name {before}` keeps the name)"
+    for key, what, until in (("endpoint", "use the address", ""), ("model", "ask for the model", keep)):
         before, after = preview.outputs_before.get(key), preview.outputs_after.get(key)
         if before and after not in (before, UNKNOWN_TEXT):
-            yield f"clients have to {what} `{after}`, which was `{before}`"
+            yield f"clients have to {what} `{after}`, which was `{before}`{until.format(before=before)}"
+
+
+def _models(preview: Preview) -> tuple[str, str] | None:
+    """The models before and after where they differ and clients don't see it: an engine's label names its
+    weights."""
+    if preview.outputs_before.get("model") != preview.outputs_after.get("model"):
+        return None
+    for old, new in _successors(preview):
+        sides = [_label(each, "weights") for each in (old.before, new.after)]
+        before, after = (str(side or "").rpartition("-")[0] for side in sides)
+        if before and after and before != after:
+            return before, after
+    return None
 
 
 def _edge_configuration(change: Change, *, again: bool) -> list[str]:
@@ -396,7 +412,9 @@ def _by_hand(preview: Preview) -> Iterator[str]:
             _at(change.before, "SEEN"), _at(change.after, "SEEN")
         ):
             yield "the edge's configuration or keys were edited in place"
-        if _role(change) == "gateway" and _edited(_label(change.before), _label(change.after)):
+        if _role(change) == "gateway" and _edited(
+            *(_label(side, "config") for side in (change.before, change.after))
+        ):
             yield f"the TOML in `{change.before.get('name', change.name)}` was edited in place"
 
 
@@ -404,9 +422,9 @@ def _edited(before: Any, after: Any) -> bool:
     return before != after and str(after).startswith("edited in place")
 
 
-def _label(inputs: Mapping[str, Any]) -> Any:
+def _label(inputs: Mapping[str, Any], name: str) -> Any:
     labels = inputs.get("labels") or []
-    return next((each["value"] for each in labels if each["label"] == "changeover.config"), None)
+    return next((each["value"] for each in labels if each["label"] == f"changeover.{name}"), None)
 
 
 def _drifted(change: Change) -> str:

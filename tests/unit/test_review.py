@@ -5,6 +5,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,36 @@ def test_no_lost_request_is_promised_where_requests_are_refused() -> None:
     both = replace(flip, changes=(*flip.changes, *preview("port").changes))
     assert "0 requests lost" in sentence(flip)
     assert "0 requests lost" not in sentence(both)
+
+
+def test_a_model_that_clients_must_ask_for_by_another_name_is_said_and_no_lost_request_is_promised() -> None:
+    seen = preview("context")
+    renamed = replace(seen, outputs_after={**seen.outputs_after, "model": "large"})
+    expected = (
+        "clients have to ask for the model `large`, which was `tiny`, and get 404 until they do "
+        "(`pulumi config set name tiny` keeps the name)"
+    )
+    assert expected in sentence(renamed)
+    assert expected in warnings(renamed)
+    assert "0 requests lost" in sentence(seen)
+    assert "0 requests lost" not in sentence(renamed)
+
+
+def test_another_model_under_the_same_name_is_said_and_costs_no_request() -> None:
+    def weighed(change: Change, folder: str) -> Change:
+        def side(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+            label = {"label": "changeover.weights", "value": folder}
+            return {**inputs, "labels": [*(inputs.get("labels") or []), label]}
+
+        return replace(change, before=side(change.before), after=side(change.after))
+
+    seen = preview("context")
+    folders = {"deleted": "small-0a1b2c3d", "created": "large-1.5-4e5f6a7b"}
+    changes = [weighed(each, folders[each.op]) if each.op in folders else each for each in seen.changes]
+    said = sentence(replace(seen, changes=tuple(changes)))
+    assert "the model changes, small → large-1.5" in said
+    assert "0 requests lost expected" in said
+    assert "the model changes" not in sentence(seen)
 
 
 @pytest.mark.parametrize(
