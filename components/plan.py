@@ -51,10 +51,11 @@ class Plan:
     sum: str
     loading: float
 
-    def render(self, *, engine: str, gateway: str | None = None) -> str:
+    def render(self, *, engine: str, gateway: str | None = None, no_flip: str = "") -> str:
         """The plan as JSON for the switch; `engine` and `gateway` are names of containers.
 
-        Without `gateway` it is a plan to prepare, with it one to commit.
+        Without `gateway` it is a plan to prepare, with it one to commit. `no_flip` is why it must not be
+        carried out where the other engine serves; empty: it may.
         """
         plan = {
             "engine": {
@@ -98,6 +99,7 @@ class Plan:
                 "sum": self.sum,
                 "loading_seconds": self.loading,
             },
+            **({"no_flip": no_flip} if no_flip else {}),
         }
         return json.dumps(plan, indent=2) + "\n"
 

@@ -81,6 +81,8 @@ class Plan:
     gate: Gate
     gateway: Gateway
     about: About
+    no_flip: str = ""
+    """Why it must not be carried out where an engine of another kind serves; empty: it may."""
 
 
 def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> Any:
