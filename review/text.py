@@ -76,6 +76,17 @@ def moves(preview: Preview) -> bool:
     )
 
 
+def _changes_engine(preview: Preview) -> bool:
+    """Whether what serves moves because it is another engine by content. Under the same name the container is
+    made anew with what it stands on, such as an instance that is meant to be replaced."""
+    for change in preview.changes:
+        if change.name == "prepare-step":
+            sides = [ENGINE.search(str(_at(side, "ENGINE"))) for side in (change.before, change.after)]
+            names = {found[0] for found in sides if found}
+            return len(names) == 2
+    return False
+
+
 def sentence(preview: Preview) -> str:
     """What this change is, in one sentence without its full stop."""
     stack, after = preview.stack, str(preview.outputs_after.get("engine"))
@@ -351,7 +362,9 @@ def broken(preview: Preview) -> list[policies.Broken]:
     """Every policy that the previewed stack would break."""
     return [
         *policies.check(preview.resources, stack=preview.stack, keys=has_keys(preview)),
-        *policies.a_flip_replaces_no_instance_and_no_volume(preview.changes, is_flip(preview)),
+        *policies.a_flip_replaces_no_instance_and_no_volume(
+            preview.changes, is_flip(preview) or _changes_engine(preview)
+        ),
     ]
 
 

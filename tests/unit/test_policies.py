@@ -34,7 +34,7 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         of(VOLUME, protect=True, encrypted=True),
         of(IMAGE, name="vllm/vllm-openai:v0.33.0"),
         of(COMMAND, environment={"DRIVER": "580"}),
-        of(CONTAINER, command=["serve", "--dtype", "half"]),
+        of(CONTAINER, command=["serve", "--dtype", "half"], networkMode="bridge", publishAllPorts=False),
         of(CONTAINER, labels=EDGE, ports=[{"external": 443, "ip": "0.0.0.0"}]),
         of(SECURITY_GROUPS[0], ingress=[{"fromPort": 443, "toPort": 443, "cidrBlocks": ["0.0.0.0/0"]}]),
         of(SECURITY_GROUPS[0], ingress=[{"fromPort": 22, "toPort": 22, "cidrBlocks": ["10.0.0.0/8"]}]),
@@ -48,6 +48,8 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         ("images are pinned", of(IMAGE, name="ollama/ollama")),
         ("images are pinned", of(IMAGE, name="registry:5000/ollama:latest")),
         ("only the edge publishes a port", of(CONTAINER, ports=[{"external": 8000, "ip": "127.0.0.1"}])),
+        ("only the edge publishes a port", of(CONTAINER, publishAllPorts=True)),
+        ("only the edge publishes a port", of(CONTAINER, networkMode="host")),
         (
             "SSH is not open",
             of(SECURITY_GROUPS[0], ingress=[{"fromPort": 0, "toPort": 1024, "cidrBlocks": ["0.0.0.0/0"]}]),

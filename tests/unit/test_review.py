@@ -227,7 +227,8 @@ def test_what_a_tired_reviewer_must_not_miss_comes_first(name: str, expected: st
     assert text.index("Look at this first") < text.index("Price: ")
 
 
-def test_a_flip_that_touches_a_volume_breaks_a_policy() -> None:
+@pytest.mark.parametrize("name", ["flip", "context"])
+def test_a_change_of_the_engine_that_touches_a_volume_breaks_a_policy(name: str) -> None:
     volume = Change(
         op="replaced",
         type="docker:index/volume:Volume",
@@ -236,10 +237,14 @@ def test_a_flip_that_touches_a_volume_breaks_a_policy() -> None:
         after={},
         paths=("name",),
     )
-    flip = preview("flip")
-    seen = replace(flip, changes=(*flip.changes, volume))
+    change = preview(name)
+    seen = replace(change, changes=(*change.changes, volume))
     assert any("a flip replaces no instance and no volume" in each for each in warnings(seen))
     assert "volume `ollama-weights` is replaced" in sentence(seen)
+
+
+def test_a_volume_that_is_replaced_under_the_same_engine_breaks_none() -> None:
+    assert not [each for each in warnings(preview("weights-renamed")) if "a flip replaces" in each]
 
 
 def test_the_price_is_said_before_and_after() -> None:
