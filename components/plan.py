@@ -33,8 +33,9 @@ MEMORY_FREE = 20
 class Plan:
     """One change of what is live. Durations in seconds; `gateway_config` is the rendered TOML.
 
-    `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU. `engine_image` and `gateway_image` are
-    references. `reason`, `sum` and `loading` (expected seconds) are for the certificate.
+    `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU. `engine_image`, `gateway_image` and, in
+    `images`, the stack's others are references. `reason`, `sum` and `loading` (expected seconds) are for the
+    certificate.
     """
 
     spec: EngineSpec
@@ -46,6 +47,7 @@ class Plan:
     gpu_bytes: int
     engine_image: str
     gateway_image: str
+    images: tuple[str, ...]
     gateway_config: str
     reason: str
     sum: str
@@ -98,6 +100,7 @@ class Plan:
                 "reason": self.reason,
                 "sum": self.sum,
                 "loading_seconds": self.loading,
+                "images": self.images,
             },
             **({"no_flip": no_flip} if no_flip else {}),
         }

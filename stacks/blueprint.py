@@ -81,6 +81,10 @@ class Blueprint:
             gpu_bytes=memory.total if settings.gpu else 0,
             engine_image=self.reference(self.active.image),
             gateway_image=self.reference(pins.GATEWAY),
+            images=tuple(
+                self.reference(each)
+                for each in (pins.EDGE, pins.SWITCH, *(spec.image for spec in self.specs[1:]))
+            ),
             gateway_config=self.gateway_config,
             reason=self.cutover.reason,
             sum=memory.words,
