@@ -50,7 +50,7 @@ review: venv ## preview the stack and write reviews/<stack>/ (STACK=local)
 apply: venv ## apply a review, and nothing else (STACK=local REVIEW=reviews/local)
 	@$(RUN) tools.review apply $(STACK)
 
-drift: venv ## what was changed behind Pulumi's back; exit status 2 if anything was (STACK=local)
+drift: venv ## what was changed behind Pulumi's back; fails if anything was (STACK=local)
 	@$(RUN) tools.review drift $(STACK)
 
 rollback: venv ## back to what ran before (asks first; YES=1 answers; TO=… another update)

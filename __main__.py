@@ -7,7 +7,7 @@ import pulumi
 from components.labels import Labels
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
-from stacks.parity import require_parity
+from stacks.parity import no_flip
 from stacks.settings import PROJECT, SettingsError, api_keys, from_program
 from stacks.target_error import TargetError
 from stacks.targets import docker_host
@@ -16,17 +16,18 @@ try:
     settings = from_program(Path(__file__).parent)
     labels = Labels(project=PROJECT, stack=settings.stack)
     plan = blueprint(settings)
-    require_parity(plan, Path(__file__).parent)
     host = docker_host(plan, labels)
 except (SettingsError, TargetError) as error:
     raise pulumi.RunError(str(error)) from None
 
 pulumi.info("\n".join([f"engine: {settings.engine}", *plan.cutover.lines]))
-endpoint = Endpoint("endpoint", EndpointArgs(blueprint=plan, host=host, api_keys=api_keys()))
+if refused := no_flip(plan, Path(__file__).parent):
+    pulumi.warn(f"a change to the other engine is refused for now: {refused}")
+endpoint = Endpoint("endpoint", EndpointArgs(blueprint=plan, host=host, api_keys=api_keys(), no_flip=refused))
 
 pulumi.export("endpoint", endpoint.url)
 pulumi.export("engine", settings.engine)
-pulumi.export("model", settings.model.name)
+pulumi.export("model", settings.name)
 pulumi.export("cutover", plan.cutover.mode)
 pulumi.export("certificate", endpoint.certificate)
 pulumi.export("gateway_config", plan.gateway_config)

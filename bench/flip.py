@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,27 @@ def inputs(project: Project) -> dict[str, Any]:
     return {each["urn"]: each.get("inputs") for each in state["deployment"]["resources"]}
 
 
-def check(project: Project, mode: str, known: dict[str, dict[str, Any]]) -> None:
-    """Back at the first engine: the preview is empty, and the inputs are those of the last time."""
+def before_flips(project: Project, modes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The inputs in each mode at the first engine, before any flip. The first mode is set last."""
+    known = {}
+    for mode in reversed(modes):
+        project.configure(engine="ollama", cutover=mode)
+        project.up()
+        known[mode] = inputs(project)
+    return known
+
+
+def check(project: Project, before: dict[str, Any]) -> None:
+    """Back at the first engine: the preview is empty, and the inputs are those from before the first flip."""
     if changes := project.changes():
         raise SystemExit(f"the preview after the way back is not empty: {changes}")
-    now = inputs(project)
-    if known.setdefault(mode, now) != now:
-        different = [urn for urn in now if now[urn] != known[mode].get(urn)]
-        raise SystemExit(f"the way back left other inputs behind: {different}")
+    if found := different(before, inputs(project)):
+        raise SystemExit(f"the way back left other inputs behind: {found}")
+
+
+def different(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The resources that are on one side only, or with other inputs."""
+    return sorted(urn for urn in before.keys() | now.keys() if before.get(urn) != now.get(urn))
 
 
 def read(file: Path) -> list[Record]:
@@ -110,8 +124,9 @@ def main() -> None:
     if options.fresh:
         file.unlink(missing_ok=True)
     modes = ("hold", "overlap") if options.mode == "both" else (options.mode,)
-    checks, taken, known = 0, 0, dict[str, dict[str, Any]]()
+    checks, taken = 0, 0
     with deployed(f"bench-flip-{options.engine}", fast=options.engine == "fast") as project:
+        known = before_flips(project, modes)
         outputs = project.outputs()
         with Load(
             outputs["endpoint"], outputs["model"], clients=options.clients, pause=PAUSE[options.engine]
@@ -130,12 +145,15 @@ def main() -> None:
                             flush=True,
                         )
                     if number % options.every == 0 or number == options.n - 1:
-                        check(project, mode, known)
+                        check(project, known[mode])
                         checks += 1
     flips = read(file)
     print(f"Flips of {options.engine} engines under {options.clients} clients, {machine()}; seconds\n")
     print(show(flips))
-    print(f"\nThe preview was empty and the inputs were the same in {checks} of {checks} checks of this run.")
+    print(
+        "\nThe preview was empty, and every input what it was before the first flip, in "
+        f"{checks} of {checks} checks of this run."
+    )
     if options.picture:
         picture.draw({f"{each['way']} to {each['to']}": each for each in flips[-2:]}, options.picture)
     raise SystemExit(any(each[3] for one in flips for each in one["requests"]))

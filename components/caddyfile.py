@@ -71,7 +71,7 @@ class EdgeConfig:
             raise ValueError(f"the edge needs one or more models of different names, not {names}")
         for name in names:
             if not tensorzero.MODEL_NAME.fullmatch(name):
-                raise ValueError(f"model name {name!r}: letters, digits, '.', '_' and '-', 128 at most")
+                raise ValueError(f"model name {name!r}: letters, digits, '.', '_' and '-', 80 at most")
         _check("listen", self.listen, r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]*):[0-9]{1,5}", ":8080")
         _check("gateway", self.gateway, r"[A-Za-z0-9.-]+", "gateway")
         _check("engine", self.engine, r"[A-Za-z0-9.-]+:[0-9]{1,5}", "engine:8000")

@@ -235,4 +235,4 @@ MODELS: dict[str, Model] = {
         ),
     )
 }
-"""Every model by its name at the endpoint."""
+"""Every model by its name."""

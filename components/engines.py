@@ -34,6 +34,8 @@ class EngineSpec:
 
     kind: EngineKind
     model: Model
+    served: str
+    """The model's name at the endpoint; both engines know it by this name."""
     image: pins.Image
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
@@ -84,16 +86,28 @@ def _lines(words: tuple[str, ...]) -> list[str]:
 
 
 def ollama(
-    model: Model, *, context: int, parallel: int, gpu: Gpu | None, quantization: Quantization | None = None
+    model: Model,
+    *,
+    context: int,
+    parallel: int,
+    gpu: Gpu | None,
+    quantization: Quantization | None = None,
+    name: str = "",
 ) -> EngineSpec:
-    """Ollama with one model kept loaded. `context` in tokens for each of `parallel` requests."""
+    """Ollama with one model kept loaded. `context` in tokens for each of `parallel` requests.
+
+    `name` is what the model is called at the endpoint, its own name if empty.
+    """
     source = weights.for_ollama(model, quantization)
+    served = name or model.name
+    plain = served == model.name
     return EngineSpec(
         kind="ollama",
         model=model,
+        served=served,
         image=pins.OLLAMA,
-        entrypoint=("/bin/ollama",),
-        command=("serve",),
+        entrypoint=("/bin/ollama",) if plain else ("/bin/sh", "-c"),
+        command=("serve",) if plain else (_named(model.name, served),),
         environment={
             "OLLAMA_HOST": f"0.0.0.0:{PORT}",
             "OLLAMA_MODELS": f"{WEIGHTS_MOUNT}/{source.folder}/models",
@@ -111,6 +125,17 @@ def ollama(
     )
 
 
+def _named(name: str, served: str) -> str:
+    """Starts Ollama with one more name for its model: as `ollama cp` does, a copy of the model's manifest.
+
+    Done at the start and not in the weights step, so that another name fetches nothing. Read in 0.17.4.
+    """
+    return (
+        f'cd "$OLLAMA_MODELS/manifests/registry.ollama.ai/library" && mkdir -p {served} && '
+        f"cp {name}/latest {served}/latest && exec /bin/ollama serve"
+    )
+
+
 def vllm(
     model: Model,
     *,
@@ -118,16 +143,19 @@ def vllm(
     parallel: int,
     gpu: Gpu | None,
     quantization: Quantization | None = None,
+    name: str = "",
     flags: Sequence[str] = (),
 ) -> EngineSpec:
     """vLLM with its KV cache given in bytes: it depends on the settings, never on what is free at start.
 
-    `flags` are a person's own, after the program's.
+    `name` is what the model is called at the endpoint, its own name if empty; `flags` are a person's own,
+    after the program's.
     """
     source = weights.for_vllm(model, quantization)
+    served = name or model.name
     kv_cache = vllm_kv_cache_bytes(model, context=context, parallel=parallel, gpu=gpu)
     options = {
-        "--served-model-name": model.name,
+        "--served-model-name": served,
         "--port": str(PORT),
         "--max-model-len": str(context),
         "--max-num-seqs": str(parallel),
@@ -157,6 +185,7 @@ def vllm(
     return EngineSpec(
         kind="vllm",
         model=model,
+        served=served,
         image=pins.VLLM_CUDA if gpu else pins.VLLM_CPU,
         entrypoint=("vllm", "serve"),
         command=(
@@ -178,12 +207,18 @@ def vllm(
     )
 
 
-def build(kind: EngineKind, load: Load, flags: Sequence[str] = ()) -> EngineSpec:
-    """The engine of this kind for a load; `flags` are more flags for vLLM."""
+def build(kind: EngineKind, load: Load, flags: Sequence[str] = (), name: str = "") -> EngineSpec:
+    """The engine of this kind for a load. `flags` are more flags for vLLM, `name` is the model's at the
+    endpoint."""
     model, quantization = load.model, load.quantization.get(kind)
     if kind == "ollama":
         return ollama(
-            model, context=load.context, parallel=load.parallel, gpu=load.gpu, quantization=quantization
+            model,
+            context=load.context,
+            parallel=load.parallel,
+            gpu=load.gpu,
+            quantization=quantization,
+            name=name,
         )
     return vllm(
         model,
@@ -191,5 +226,6 @@ def build(kind: EngineKind, load: Load, flags: Sequence[str] = ()) -> EngineSpec
         parallel=load.parallel,
         gpu=load.gpu,
         quantization=quantization,
+        name=name,
         flags=flags,
     )

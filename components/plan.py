@@ -33,8 +33,9 @@ MEMORY_FREE = 20
 class Plan:
     """One change of what is live. Durations in seconds; `gateway_config` is the rendered TOML.
 
-    `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU. `engine_image` and `gateway_image` are
-    references. `reason`, `sum` and `loading` (expected seconds) are for the certificate.
+    `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU. `engine_image`, `gateway_image` and, in
+    `images`, the stack's others are references. `reason`, `sum` and `loading` (expected seconds) are for the
+    certificate.
     """
 
     spec: EngineSpec
@@ -46,22 +47,24 @@ class Plan:
     gpu_bytes: int
     engine_image: str
     gateway_image: str
+    images: tuple[str, ...]
     gateway_config: str
     reason: str
     sum: str
     loading: float
 
-    def render(self, *, engine: str, gateway: str | None = None) -> str:
+    def render(self, *, engine: str, gateway: str | None = None, no_flip: str = "") -> str:
         """The plan as JSON for the switch; `engine` and `gateway` are names of containers.
 
-        Without `gateway` it is a plan to prepare, with it one to commit.
+        Without `gateway` it is a plan to prepare, with it one to commit. `no_flip` is why it must not be
+        carried out where the other engine serves; empty: it may.
         """
         plan = {
             "engine": {
                 "kind": self.spec.kind,
                 "container": engine,
                 "port": PORT,
-                "model": self.spec.model.name,
+                "model": self.spec.served,
                 "weights": self.spec.weights.folder,
                 "gpu_bytes": self.gpu_bytes,
             },
@@ -85,7 +88,7 @@ class Plan:
                 "image": self.gateway_image,
                 "config": self.gateway_config,
                 "path": tensorzero.CHAT_PATH,
-                "model": tensorzero.qualified(self.spec.model.name),
+                "model": tensorzero.qualified(self.spec.served),
                 "port": tensorzero.PORT,
                 "config_file": tensorzero.CONFIG_FILE,
                 "validate": tensorzero.VALIDATE,
@@ -97,7 +100,9 @@ class Plan:
                 "reason": self.reason,
                 "sum": self.sum,
                 "loading_seconds": self.loading,
+                "images": self.images,
             },
+            **({"no_flip": no_flip} if no_flip else {}),
         }
         return json.dumps(plan, indent=2) + "\n"
 

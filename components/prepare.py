@@ -12,13 +12,17 @@ from components.plan import PREPARE, Plan
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareArgs:
-    """`engine` and `switch` are names of containers; `after` is what must be on the host first."""
+    """`engine` and `switch` are names of containers; `after` is what must be on the host first.
+
+    `no_flip` is why the engine that serves must not change to the other one; empty: it may.
+    """
 
     plan: Plan
     host: DockerHost
     switch: pulumi.Input[str]
     engine: pulumi.Input[str]
     after: Sequence[pulumi.Resource]
+    no_flip: str = ""
 
 
 class Prepare(pulumi.ComponentResource):
@@ -34,7 +38,9 @@ class Prepare(pulumi.ComponentResource):
             create=PREPARE,
             update=PREPARE,
             interpreter=args.host.interpreter,
-            stdin=pulumi.Output.from_input(args.engine).apply(lambda engine: render(engine=engine)),
+            stdin=pulumi.Output.from_input(args.engine).apply(
+                lambda engine: render(engine=engine, no_flip=args.no_flip)
+            ),
             environment={
                 **args.host.environment,
                 "SWITCH": args.switch,

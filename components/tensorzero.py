@@ -48,8 +48,9 @@ EMBEDDING_PREFIX = "tensorzero::embedding_model_name::"
 CLIENT_HEADERS = "tensorzero-*"
 """Request headers with a meaning for the gateway (trace exports); clients must not send them through."""
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
-"""Names at the endpoint. No colon: TensorZero refuses `openai::x` and reads `a::b` as another provider."""
+MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,78}[A-Za-z0-9])?")
+"""Names at the endpoint. No colon: TensorZero refuses `openai::x` and reads `a::b` as another provider.
+Ollama takes 80 characters."""
 
 Kind = Literal["ollama", "vllm"]
 
@@ -227,7 +228,7 @@ def _milliseconds(seconds: float) -> int:
 
 def _check_name(name: str) -> None:
     if not MODEL_NAME.fullmatch(name):
-        raise ValueError(f"model name {name!r}: letters, digits, '.', '_' and '-' are allowed, 128 at most")
+        raise ValueError(f"model name {name!r}: letters, digits, '.', '_' and '-' are allowed, 80 at most")
 
 
 def _check_providers(model: str, providers: tuple[Provider, ...]) -> None:

@@ -47,7 +47,7 @@ def _folder(kind: EngineKind, model: Model, source: OllamaSource | VllmSource) -
 
 
 def for_ollama(model: Model, quantization: Quantization | None = None) -> Weights:
-    """Ollama's weights: pulled by tag, or converted from a folder, and named as at the endpoint."""
+    """Ollama's weights: pulled by tag, or converted from a folder, and named as in the catalogue."""
     source = model.source_of("ollama", quantization)
     assert not isinstance(source, HuggingFaceRepository)
     folder = _folder("ollama", model, source)

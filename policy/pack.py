@@ -6,7 +6,7 @@ and no volume is in the reviews only.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,14 +54,23 @@ def violations(declared: Sequence[Declared]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Dicts and lists: the pack gives views of its own."""
-    if hasattr(value, "items"):
+    """Dicts and lists: the pack gives views, which raise when what is not known yet is only looked at.
+
+    Behind a view's key `__target` (read in pulumi_policy 1.21.0) it is Pulumi's placeholder, a text.
+    """
+    if isinstance(value, (Mapping, Sequence)) and not isinstance(value, (dict, list, tuple, str)):
+        view: Any = value
+        value = view["__target"]
+    if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def has_keys(resources: Sequence[Resource]) -> bool:
-    """Whether there is an API key: the edge gets their names before an empty line."""
+    """Whether there is an API key: the edge gets their names before an empty line.
+
+    Where the text isn't known yet, an update says it; a preview takes it that there is one.
+    """
     given = [str(each.inputs.get("stdin", "")) for each in resources if each.name == "edge-configuration"]
     return any(not text.startswith("\n") for text in given)
 

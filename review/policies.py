@@ -68,15 +68,18 @@ def images_are_pinned(resource: Resource) -> Iterator[Broken]:
 
 def only_the_edge_publishes_a_port(resource: Resource) -> Iterator[Broken]:
     """Engines, gateway and switch are reached on the private network only."""
-    if resource.type == CONTAINER and resource.inputs.get("ports"):
-        role = labels(resource).get("changeover.role")
-        if role != "edge":
-            yield Broken(
-                policy="only the edge publishes a port",
-                resource=resource.name,
-                why="An engine knows no keys: whoever reaches its port uses the GPU.",
-                do="Remove `ports`; the edge is the way in.",
-            )
+    if resource.type != CONTAINER or labels(resource).get("changeover.role") == "edge":
+        return
+    opens = [key for key in ("ports", "publishAllPorts") if resource.inputs.get(key)]
+    if resource.inputs.get("networkMode") == "host":
+        opens.append("networkMode")
+    if opens:
+        yield Broken(
+            policy="only the edge publishes a port",
+            resource=resource.name,
+            why="An engine knows no keys: whoever reaches its port uses the GPU.",
+            do=f"Remove {' and '.join(f'`{key}`' for key in opens)}; the edge is the way in.",
+        )
 
 
 def _open_ports(resource: Resource) -> Iterator[tuple[int, int]]:

@@ -76,6 +76,17 @@ def moves(preview: Preview) -> bool:
     )
 
 
+def _changes_engine(preview: Preview) -> bool:
+    """Whether what serves moves because it is another engine by content. Under the same name the container is
+    made anew with what it stands on, such as an instance that is meant to be replaced."""
+    for change in preview.changes:
+        if change.name == "prepare-step":
+            sides = [ENGINE.search(str(_at(side, "ENGINE"))) for side in (change.before, change.after)]
+            names = {found[0] for found in sides if found}
+            return len(names) == 2
+    return False
+
+
 def sentence(preview: Preview) -> str:
     """What this change is, in one sentence without its full stop."""
     stack, after = preview.stack, str(preview.outputs_after.get("engine"))
@@ -146,7 +157,7 @@ def _how(preview: Preview) -> str:
     else:
         found = re.search(rf"^wait in a change to {after}: (\S+ s)", "\n".join(preview.notes), re.MULTILINE)
         waits = f"about {found[1]} of waiting" if found else "requests wait meanwhile"
-    lost = "" if _replaced(preview, "edge") else ", 0 requests lost expected"
+    lost = "" if _replaced(preview, "edge") or any(_clients(preview)) else ", 0 requests lost expected"
     return f" by {mode}, {waits}{lost}"
 
 
@@ -194,6 +205,8 @@ def _replaced(preview: Preview, role: str) -> bool:
 def _others(preview: Preview) -> list[str]:
     """What happens besides a move of the engine and the gateway's part in it, in words."""
     said = [*_clients(preview)]
+    if models := _models(preview):
+        said.append(f"the model changes, {models[0]} → {models[1]}")
     if down := _down(preview):
         said.append(down)
     elif _replaced(preview, "edge"):
@@ -241,10 +254,24 @@ def _stopped(drifted: Change) -> bool:
 
 def _clients(preview: Preview) -> Iterator[str]:
     """What the endpoint's users have to change."""
-    for key, what in (("endpoint", "use the address"), ("model", "ask for the model")):
+    keep = ", and get 404 until they do (`pulumi config set name {before}` keeps the name)"
+    for key, what, until in (("endpoint", "use the address", ""), ("model", "ask for the model", keep)):
         before, after = preview.outputs_before.get(key), preview.outputs_after.get(key)
         if before and after not in (before, UNKNOWN_TEXT):
-            yield f"clients have to {what} `{after}`, which was `{before}`"
+            yield f"clients have to {what} `{after}`, which was `{before}`{until.format(before=before)}"
+
+
+def _models(preview: Preview) -> tuple[str, str] | None:
+    """The models before and after where they differ and clients don't see it: an engine's label names its
+    weights."""
+    if preview.outputs_before.get("model") != preview.outputs_after.get("model"):
+        return None
+    for old, new in _successors(preview):
+        sides = [_label(each, "weights") for each in (old.before, new.after)]
+        before, after = (str(side or "").rpartition("-")[0] for side in sides)
+        if before and after and before != after:
+            return before, after
+    return None
 
 
 def _edge_configuration(change: Change, *, again: bool) -> list[str]:
@@ -335,7 +362,9 @@ def broken(preview: Preview) -> list[policies.Broken]:
     """Every policy that the previewed stack would break."""
     return [
         *policies.check(preview.resources, stack=preview.stack, keys=has_keys(preview)),
-        *policies.a_flip_replaces_no_instance_and_no_volume(preview.changes, is_flip(preview)),
+        *policies.a_flip_replaces_no_instance_and_no_volume(
+            preview.changes, is_flip(preview) or _changes_engine(preview)
+        ),
     ]
 
 
@@ -396,7 +425,9 @@ def _by_hand(preview: Preview) -> Iterator[str]:
             _at(change.before, "SEEN"), _at(change.after, "SEEN")
         ):
             yield "the edge's configuration or keys were edited in place"
-        if _role(change) == "gateway" and _edited(_label(change.before), _label(change.after)):
+        if _role(change) == "gateway" and _edited(
+            *(_label(side, "config") for side in (change.before, change.after))
+        ):
             yield f"the TOML in `{change.before.get('name', change.name)}` was edited in place"
 
 
@@ -404,9 +435,9 @@ def _edited(before: Any, after: Any) -> bool:
     return before != after and str(after).startswith("edited in place")
 
 
-def _label(inputs: Mapping[str, Any]) -> Any:
+def _label(inputs: Mapping[str, Any], name: str) -> Any:
     labels = inputs.get("labels") or []
-    return next((each["value"] for each in labels if each["label"] == "changeover.config"), None)
+    return next((each["value"] for each in labels if each["label"] == f"changeover.{name}"), None)
 
 
 def _drifted(change: Change) -> str:

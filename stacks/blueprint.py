@@ -57,7 +57,7 @@ class Blueprint:
             internal_ca=aws is not None and not aws.domain,
             gateway=ALIAS,
             engine=f"{engines.ALIAS}:{engines.PORT}",
-            models=(self.settings.model.name,),
+            models=(self.settings.name,),
             api_keys=api_keys,
             hold_seconds=self.settings.hold_budget,
             max_body_bytes=self.settings.max_request_mib * 1024 * 1024,
@@ -81,6 +81,10 @@ class Blueprint:
             gpu_bytes=memory.total if settings.gpu else 0,
             engine_image=self.reference(self.active.image),
             gateway_image=self.reference(pins.GATEWAY),
+            images=tuple(
+                self.reference(each)
+                for each in (pins.EDGE, pins.SWITCH, *(spec.image for spec in self.specs[1:]))
+            ),
             gateway_config=self.gateway_config,
             reason=self.cutover.reason,
             sum=memory.words,
@@ -90,16 +94,18 @@ class Blueprint:
 
 def blueprint(settings: Settings) -> Blueprint:
     """The blueprint of a stack with these settings."""
-    specs = tuple(engines.build(kind, settings.load, settings.vllm_flags) for kind in settings.kinds)
+    specs = tuple(
+        engines.build(kind, settings.load, settings.vllm_flags, settings.name) for kind in settings.kinds
+    )
     config = tensorzero.GatewayConfig(
         models=(
             tensorzero.Model(
-                name=settings.model.name,
+                name=settings.name,
                 providers=tuple(
                     tensorzero.Provider(
                         kind=spec.kind,
                         api_base=f"http://{spec.name}:{engines.PORT}/v1/",
-                        model_name=settings.model.name,
+                        model_name=spec.served,
                     )
                     for spec in specs
                 ),

@@ -21,11 +21,12 @@ from stacks.blueprint import Blueprint
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointArgs:
-    """`api_keys` maps tenants to keys, as a secret."""
+    """`api_keys` maps tenants to keys, as a secret. `no_flip`: why the engine must not change, if so."""
 
     blueprint: Blueprint
     host: DockerHost
     api_keys: pulumi.Input[Mapping[str, str]]
+    no_flip: str = ""
 
 
 class Endpoint(pulumi.ComponentResource):
@@ -112,6 +113,7 @@ class Endpoint(pulumi.ComponentResource):
                 engine=active.container_name,
                 # the standby as well: what an update needs is there before anything is held
                 after=[gateway_image, edge_image, *engines],
+                no_flip=args.no_flip,
             ),
             child,
         )

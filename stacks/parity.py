@@ -4,7 +4,7 @@ from pathlib import Path
 
 from parity.table import problem, read
 from stacks.blueprint import Blueprint
-from stacks.settings import PROJECT, SettingsError
+from stacks.settings import PROJECT
 
 
 def parity_problem(plan: Blueprint, root: Path) -> str:
@@ -24,8 +24,11 @@ def parity_problem(plan: Blueprint, root: Path) -> str:
     return problem(content, engines, settings.accepted_differences, settings.stack)
 
 
-def require_parity(plan: Blueprint, root: Path) -> None:
-    """Raises SettingsError where `requireParity` is set and the committed table does not allow a change."""
-    if plan.settings.require_parity and (said := parity_problem(plan, root)):
-        off = "To go on without: pulumi config set requireParity false"
-        raise SettingsError(f"{PROJECT}:requireParity: nothing was changed: {said}. {off}")
+def no_flip(plan: Blueprint, root: Path) -> str:
+    """Why `requireParity` lets this stack's engine not change to the other one; or nothing.
+
+    Only the switch knows which one serves, so it is the switch that refuses. Everything else may change.
+    """
+    if not plan.settings.require_parity or not (said := parity_problem(plan, root)):
+        return ""
+    return f"{PROJECT}:requireParity: {said}. To go on without: pulumi config set requireParity false"

@@ -11,7 +11,7 @@ import pulumi
 import pulumi.runtime.config
 import yaml
 
-from components import fit, instance_types, vllm_flags
+from components import fit, instance_types, tensorzero, vllm_flags
 from components.aws.settings import AwsSettings
 from components.caddyfile import API_KEY, TENANT
 from components.catalogue import GIB, MODELS, Folder, Model, Quantization
@@ -46,6 +46,8 @@ class Settings:
     engine: EngineKind
     target: str
     model: Model
+    name: str
+    """The model's name at the endpoint."""
     context: int
     parallel: int
     cutover: Literal["auto", "overlap", "hold"]
@@ -232,6 +234,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         engine=cast(EngineKind, engine),
         target=target,
         model=model,
+        name=_name(raw, model),
         context=raw.number(
             "context", CONTEXT_MINIMUM, model.max_context, "tokens", f", the most that {model.name} can"
         ),
@@ -264,6 +267,18 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
     if problems:
         raise SettingsError(_text(stack, problems))
     return settings
+
+
+def _name(raw: _Raw, model: Model) -> str:
+    """What clients call the model."""
+    name = str(raw.value("name"))
+    if name and not tensorzero.MODEL_NAME.fullmatch(name):
+        allowed = (
+            "allowed: letters, digits, '.', '_' and '-', 80 at most, with a letter or digit first and last"
+        )
+        raw.problem("name", name, allowed, f"pulumi config set name {model.name}")
+        return model.name
+    return name or model.name
 
 
 def _machine(raw: _Raw) -> tuple[Gpu | None, int | None]:

@@ -32,9 +32,11 @@ def disk(journal: Path) -> tuple[int, str]:
     )
 
 
-def check(plan: Plan, docker: Docker, journal: Path, weights: Path) -> str:
-    """What was checked, in words."""
+def check(plan: Plan, docker: Docker, journal: Path, weights: Path, serves: Plan | None = None) -> str:
+    """What was checked, in words. `serves` is the plan of what is active."""
     engine = plan.engine
+    if plan.no_flip and serves and serves.engine.kind != engine.kind:
+        raise Failed(f"{serves.engine.kind} must not change to {engine.kind}: {plan.no_flip}")
     free, said = disk(journal)
     if free < ROOM:
         raise Failed(f"a change may need {ROOM / 2**20:.0f} MiB, and {said}")

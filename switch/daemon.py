@@ -199,9 +199,9 @@ class Switch:
         try:
             match action.do:
                 case "check" if action.plan:
-                    return Done(
-                        action, True, check(action.plan, self.docker, self.journal.folder, self.weights)
-                    )
+                    serves = self.state.active.plan if self.state.active else None
+                    folder = self.journal.folder
+                    return Done(action, True, check(action.plan, self.docker, folder, self.weights, serves))
                 case "memory":
                     free = min(free for free, _ in gpu.memory())
                     return Done(action, True, facts={"free": free})

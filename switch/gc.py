@@ -32,7 +32,7 @@ def collect(
     kept = docker.weights() | {(plan.engine.kind, plan.engine.weights) for plan in plans}
     for kind, folder in sorted(kept):
         say(f"kept   weights {kind}/{folder}{_why(kind, folder, state)}")
-    images = {image for plan in plans for image in (plan.about.engine_image, plan.about.gateway_image)}
+    images = {image for plan in plans for image in plan.about.all_images}
     found = 0
     for home in sorted(weights.glob("*/*")):
         if home.is_dir() and (home.parent.name, home.name) not in kept:

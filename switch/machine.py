@@ -227,7 +227,7 @@ class State:
     back: Plan | None = None
     """What served before: the way back, whose image and weights are kept."""
     images: list[str] = field(default_factory=list)
-    """Every image that was ever committed here, as its plan names it."""
+    """Every image that any change here was asked with, as its plan names it."""
     seen: str = ""
     """What the coordinator of the last commit keeps as having been live; `live` repeats it."""
     commits: int = 0
@@ -354,6 +354,7 @@ class _Turn:
     def _begin(self, fresh: Transaction) -> None:
         s, a, plan = self.s, self.s.active, fresh.plan
         s.transaction, s.waiting, fresh.since = fresh, None, self.now
+        s.images += [image for image in dict.fromkeys(plan.about.all_images) if image not in s.images]
         self._give_up_job()
         if a is None:
             return
@@ -566,8 +567,6 @@ class _Turn:
             self._say(f"released after {t.held_seconds:.1f} s held")
         if t.old_plan and t.old_plan.engine != t.plan.engine:
             self.s.back = t.old_plan
-        about = t.plan.about
-        self.s.images += [i for i in (about.engine_image, about.gateway_image) if i not in self.s.images]
         self.s.active = Active(t.plan, t.gated_at, self.now)
         self.s.gating, self.s.held = None, None
         self.s.trouble, self.s.tries, self.s.retry_at = "", 0, 0

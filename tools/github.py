@@ -15,7 +15,7 @@ from tools.review import git
 US = "github-actions[bot]"
 """Who writes with a workflow's token: what others wrote under the same mark is left alone."""
 LONGEST = 65_000
-"""Characters of a comment; GitHub takes 65,536."""
+"""Characters of a comment or an issue; GitHub takes 65,536."""
 
 
 def gh(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -97,17 +97,18 @@ def drift_issue(stack: str) -> None:
         check=False,
     )
     say(done.stdout)
+    body = {"body": done.stdout[:LONGEST]}
     if done.returncode not in (0, 2):
         raise StepFailed(f"drift of `{stack}` could not be looked for; why is said above")
     title = f"Drift of {stack}"
     open_ones = gh("GET", "issues?state=open&labels=drift&per_page=100")
     number = next((each["number"] for each in open_ones if each["title"] == title), None)
     if done.returncode == 2 and number is None:
-        gh("POST", "issues", {"title": title, "body": done.stdout, "labels": ["drift"]})
+        gh("POST", "issues", {"title": title, **body, "labels": ["drift"]})
     elif done.returncode == 2:
-        gh("PATCH", f"issues/{number}", {"body": done.stdout})
+        gh("PATCH", f"issues/{number}", body)
     elif number is not None:
-        gh("POST", f"issues/{number}/comments", {"body": done.stdout})
+        gh("POST", f"issues/{number}/comments", body)
         gh("PATCH", f"issues/{number}", {"state": "closed"})
 
 

@@ -212,7 +212,7 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
     host.engine(other.active)
     if status["under_way"] or not status["gated"] or status["live"] != active:
         raise StepFailed(f"{active} does not serve, or a change is under way. Look with: make status")
-    subject = Subject(model=settings.model.name, context=settings.context)
+    subject = Subject(model=settings.name, context=settings.context)
     print(f"{ours.active.name} serves; probing it", flush=True)
     began = time.monotonic()
     found: dict[str, dict[str, str]] = {settings.engine: probe(host, active, subject, settings.model.able)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from components.aws import permissions
 from parity.table import FILES
 from stacks.blueprint import Blueprint, blueprint
-from stacks.parity import parity_problem, require_parity
+from stacks.parity import no_flip, parity_problem
 from stacks.settings import PROJECT, SettingsError, from_files, stacks
 from tools.settings_table import with_table
 
@@ -80,8 +80,8 @@ def main() -> None:
             elif names := stale(ROOT, stack):
                 sys.exit(f"stacks/{stack}/ is stale: {', '.join(names)}. Type: make render")
             plan = blueprint(from_files(stack, ROOT))
-            require_parity(plan, ROOT)
-            if (ROOT / "stacks" / stack / FILES[0]).exists() and (said := parity_problem(plan, ROOT)):
+            there = (ROOT / "stacks" / stack / FILES[0]).exists()
+            if said := no_flip(plan, ROOT) or (parity_problem(plan, ROOT) if there else ""):
                 print(f"remark: {said}")
     except SettingsError as error:
         sys.exit(f"error: {error}")

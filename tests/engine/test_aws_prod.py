@@ -8,6 +8,8 @@ import os
 
 import pytest
 
+from review.events import parse
+from review.text import broken
 from tests.engine.test_aws_dev import (
     complete,
     deployable,
@@ -21,6 +23,7 @@ from tests.support.aws.emulator import Emulator
 from tests.support.aws.host.machines import Machines
 from tests.support.aws.project import AwsProject
 from tests.support.project import CommandFailed
+from tools.review import events_of
 
 __all__ = ["emulator", "machines"]
 
@@ -66,6 +69,7 @@ def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(project: AwsProject, em
     (topic,) = emulator.client("sns").list_topics()["Topics"]
     mails = emulator.client("sns").list_subscriptions_by_topic(TopicArn=topic["TopicArn"])["Subscriptions"]
     assert [each["Endpoint"] for each in mails] == ["someone@example.com"]
+    assert broken(parse(events_of(project.stack, root=project.folder, env=project.environment))) == []
 
 
 def test_a_flip_each_way_under_load_loses_nothing(project: AwsProject) -> None:

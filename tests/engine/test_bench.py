@@ -27,4 +27,4 @@ def test_flips_there_and_back_in_both_modes_lose_no_request(tmp_path: Path) -> N
         (way, engine) for way in ("hold", "overlap") for engine in ("vllm", "ollama")
     ]
     assert all(flip["requests"] for flip in flips)
-    assert "the same in 2 of 2 checks" in done.stdout
+    assert "what it was before the first flip, in 2 of 2 checks" in done.stdout

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.switch_stack import GATEWAY_IMAGE, PREFIX, PYTHON, Stack, build_gateway, docker, wait
+from tests.support.switch_stack import (
+    CLIENT_NAME,
+    GATEWAY_IMAGE,
+    PREFIX,
+    PYTHON,
+    Stack,
+    build_gateway,
+    docker,
+    wait,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -57,27 +66,34 @@ def dockerd(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     engine.stop()
 
 
-def test_docker_restarted_in_a_hold_and_while_serving_brings_the_old_engine_back(
-    dockerd: Dockerd,
+def restart(dockerd: Dockerd, stack: Stack) -> None:
+    """Restarts Docker. Of what is asked from then on nothing is lost; what its end cuts does not count."""
+    dockerd.stop()
+    time.sleep(1)
+    dockerd.start()
+    stack.seen = len(docker("logs", CLIENT_NAME).splitlines())
+    docker("start", CLIENT_NAME)
+    wait(stack.settled, 60)
+    wait(stack.serves, 60)
+    assert stack.lost() == []
+
+
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+def test_docker_restarted_in_a_change_and_while_serving_brings_the_old_engine_back(
+    dockerd: Dockerd, cutover: str
 ) -> None:
     build_gateway()
     stack = Stack()
     new, gateway = stack.new_names()
     stack.make_engine(new, delay=60)
-    stack.tell("prepare", stack.plan(new, seconds={"load": 100}))
-    wait(lambda: stack.follow(0.1)[0] == 75 and stack.names() == [new])
-    dockerd.stop()
-    dockerd.start()
-    wait(stack.serves, 60)
+    stack.tell("prepare", stack.plan(new, cutover=cutover, seconds={"load": 100}))
+    running = [new] if cutover == "hold" else sorted([new, stack.engine, stack.gateway])
+    wait(lambda: stack.follow(0.1)[0] == 75 and sorted(stack.names()) == running)
+    restart(dockerd, stack)
     assert "restarted" in stack.status()["last"]["error"]
 
-    dockerd.stop()
-    time.sleep(1)
-    dockerd.start()
-    wait(stack.serves, 60)
-    docker("start", f"{PREFIX}-client")
-    stack.lost()
+    restart(dockerd, stack)
     docker("rm", "-f", f"{PREFIX}-{new}")
     stack.make_engine(new)
-    assert stack.flip(new, gateway)[0] == 0
+    assert stack.flip(new, gateway, cutover=cutover)[0] == 0
     assert stack.serves() and stack.lost() == []

@@ -102,6 +102,21 @@ def test_make_status_shows_what_serves(checkout: Path) -> None:
     assert "engine    ollama" in shell(checkout, "make status")
 
 
+def test_make_gc_asks_and_frees_what_nobody_needs_and_nothing_else(checkout: Path) -> None:
+    assert "nothing to free" in shell(checkout, "make gc")
+    switch = docker(
+        "ps", *FILTERS, "--filter", "label=changeover.role=switch", "--format", "{{.Names}}"
+    ).strip()
+    left = "/weights/vllm/left-over-00000000"
+    docker("exec", switch, "sh", "-c", f"mkdir {left} && echo weights >{left}/file")
+    text = shell(checkout, "make gc", fails=True)
+    assert "can go weights vllm/left-over-00000000" in text
+    assert "nothing was freed: nobody can be asked here" in text
+    assert "freed  weights vllm/left-over-00000000" in shell(checkout, "YES=1 make gc")
+    text = shell(checkout, "make gc")
+    assert "nothing to free" in text and "kept   weights ollama/tiny-" in text
+
+
 def test_clean_all_refuses_while_a_stack_exists(checkout: Path) -> None:
     assert "make down" in shell(checkout, "make clean-all", fails=True)
 

@@ -13,6 +13,7 @@ from stacks.blueprint import blueprint
 from stacks.parity import parity_problem
 from stacks.settings import from_files
 from tests.support.load import Load
+from tests.support.project import CommandFailed
 from tools.environment import ROOT
 
 pytestmark = pytest.mark.engine
@@ -37,3 +38,15 @@ def test_both_engines_are_compared_under_load_and_the_active_one_serves_again() 
         assert "context-overlong" in differences(content), done.stdout  # Ollama cuts the prompt, vLLM refuses
         plan = blueprint(from_files("paritytest", project.folder))
         assert "context-overlong" in parity_problem(plan, project.folder)
+
+        # with such a table everything may change but the engine
+        project.configure(requireParity=True, gateCompletions=2)
+        assert "a change to the other engine is refused for now" in project.up()
+        assert project.changes() == {}
+        project.configure(engine="vllm")
+        with pytest.raises(
+            CommandFailed, match=r"ollama must not change to vllm: .*context-overlong"
+        ) as refused:
+            project.up()
+        assert "drained" not in str(refused.value)
+        assert project.settled() and project.live() == before

@@ -19,6 +19,7 @@ import yaml
 from bench.stack import remove_fast_engine, use_fast_engine
 from components.labels import Labels
 from tests.support.project import docker, kill_group, offline_settings
+from tests.support.reviews import serve_with_the_standby
 from tests.support.switch_stack import wait
 from tools import environment
 from tools.environment import ROOT
@@ -262,11 +263,25 @@ def test_drift_is_found_and_put_right(team: Team) -> None:
     team.pulumi("up", "--yes", "--skip-preview", "--refresh")
     assert "no drift" in team.make("drift")
 
+    team.make("review")
     docker("stop", edge)
+    text = team.make("apply", fails=2, REVIEW=f"reviews/{STACK}")
+    assert "the preview says something else" in text, "it changed behind Pulumi's back after the review"
     team.make("review")
     text = team.make("drift", fails=2)
     assert f"the container `changeover-{STACK}-edge` is stopped" in text
     team.make("apply", REVIEW=f"reviews/{STACK}")
+    assert "no drift" in team.make("drift")
+
+
+def test_an_engine_that_was_made_active_by_hand_is_found_and_put_right(team: Team) -> None:
+    left = team.status["live"]
+    serves = serve_with_the_standby(STACK, team.clone)
+    assert team.status["live"] == serves
+    text = team.make("drift", fails=2)
+    assert f"the active engine: `{serves}` serves, and Pulumi left `{left}` serving" in text
+    team.pulumi("up", "--yes", "--skip-preview", "--refresh")
+    assert team.status["live"] == left
     assert "no drift" in team.make("drift")
 
 
@@ -345,3 +360,13 @@ def test_the_history_reads_as_what_happened_and_any_update_can_be_named(team: Te
     text = team.make("rollback", YES="1", TO="1")
     assert "→ update 1 of " in text
     assert team.engine == "ollama"
+
+
+def test_a_review_from_before_an_update_is_refused(team: Team) -> None:
+    team.pulumi("up", "--yes", "--skip-preview", "--refresh")  # what git says, after the rollback
+    team.make("review")
+    team.pulumi("up", "--yes", "--skip-preview", "--config", "changeover:gateCompletions=2")
+    team.git("checkout", "--quiet", "--", SETTINGS)  # the CLI has written it there
+    text = team.make("apply", fails=2, REVIEW=f"reviews/{STACK}")
+    assert "the stack's state is another one: an update ran in between" in text
+    assert "another tree of files" not in text

@@ -129,6 +129,30 @@ def test_a_changed_context_is_another_engine_to_switch_to(project: Project) -> N
     test_nothing_to_do_is_nothing_to_do(project)
 
 
+def test_another_model_under_a_fixed_name_is_a_change_like_any_other(project: Project) -> None:
+    project.configure(name="tiny")
+    assert project.changes() == {}
+    before, catalogued = project.live().rpartition("-")[0], '"""Every model by its name."""'
+    other = 'from dataclasses import replace\n\nMODELS["other"] = replace(MODELS["tiny"], name="other")\n'
+    with (
+        patched(project, "components/catalogue.py", catalogued, f"{catalogued}\n{other}"),
+        patched(project, "stacks/settings.py", 'model.name != "tiny"', 'model.name not in ("tiny", "other")'),
+    ):
+        for model in ("other", "tiny"):
+            project.configure(model=model)
+            with load_on(project) as load:
+                load.wait_for_answers(2)
+                text = project.up()
+                load.wait_for_answers(2)
+            assert not load.bad, load.summary()
+            assert project.outputs()["model"] == "tiny"
+            assert (project.live().rpartition("-")[0] == before) is (model == "tiny")
+            test_nothing_to_do_is_nothing_to_do(project)
+    assert "weights already here (tiny-" in text, "the way back downloads nothing"
+    project.configure(name=None)
+    assert project.changes() == {}
+
+
 def test_an_engine_that_misses_its_deadline_leaves_the_old_one_serving(project: Project) -> None:
     before = project.live()
     project.configure(engine="vllm", loadSeconds=2)

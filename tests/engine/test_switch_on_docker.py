@@ -222,18 +222,22 @@ def test_an_engine_that_stops_in_the_middle_of_its_streams_is_found_out(
     assert stack.serves() and stack.lost() == []
 
 
-def test_an_image_that_is_gone_is_found_before_anything_is_drained(stack: Stack) -> None:
-    new, gateway = stack.new_names()
-    image = f"{PREFIX}-gone:1"
-    # an image of its own: its content differs by a label
+def make_image(image: str) -> None:
+    """An image of its own for an engine: its content differs by a label."""
     subprocess.run(
         ["docker", "build", "-q", "-t", image, "-"],
-        input=f"FROM {PYTHON}\nLABEL gone=1\n",
+        input=f"FROM {PYTHON}\nLABEL name={image}\n",
         env={**os.environ, "DOCKER_BUILDKIT": "0"},
         text=True,
         check=True,
         capture_output=True,
     )
+
+
+def test_an_image_that_is_gone_is_found_before_anything_is_drained(stack: Stack) -> None:
+    new, gateway = stack.new_names()
+    image = f"{PREFIX}-gone:1"
+    make_image(image)
     stack.make_engine(new, image=image)
     docker("rmi", "-f", image)
     code, text = stack.flip(new, gateway)
@@ -312,4 +316,34 @@ def test_a_coordinator_that_dies_at_any_moment_is_undone_and_the_next_change_wor
     new, gateway = stack.new_names()
     stack.make_engine(new)
     assert stack.flip(new, gateway, cutover=cutover)[0] == 0
+    assert stack.serves() and stack.lost() == []
+
+
+def test_gc_frees_an_image_that_neither_serves_nor_leads_back(stack: Stack) -> None:
+    image = f"{PREFIX}-used-once:1"
+    make_image(image)
+    (once, gateway), others = stack.new_names(), [stack.new_names(), stack.new_names()]
+
+    def gc(*words: str) -> str:
+        return docker("exec", SWITCH, "python3", "-m", "switch", "gc", *words)
+
+    try:
+        stack.make_engine(once, image=image)
+        assert stack.flip(once, gateway, image=image)[0] == 0
+        assert f"image {image}" not in gc(), "it serves"
+        for n, (engine, new_gateway) in enumerate(others):
+            stack.make_engine(engine)
+            assert stack.flip(engine, new_gateway)[0] == 0
+            if n == 0:
+                # as Pulumi does at the end of an update
+                docker("rm", "-f", "-v", f"{PREFIX}-{once}")
+                assert f"image {image}" not in gc("--free"), "it is the way back"
+        assert f"can go image {image}" in gc()
+        assert docker("images", "-q", image)
+        said = gc("--free")
+        assert f"freed  image {image}" in said and PYTHON not in said and GATEWAY_IMAGE not in said
+        assert not docker("images", "-q", image)
+        assert f"image {image}" not in gc()
+    finally:
+        docker("rmi", "-f", image, check=False)
     assert stack.serves() and stack.lost() == []

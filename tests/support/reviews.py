@@ -223,28 +223,39 @@ def by_hand(project: Project) -> None:
     repaired(project, "gateway-gone")
 
 
-def by_the_switch(project: Project) -> None:
-    """The standby made active through the switch, as someone at the host could."""
-    ours = from_files(project.stack, project.folder)
+def serve_with_the_standby(stack: str, folder: Path) -> str:
+    """Has the switch make the standby active, as someone at the host could. Returns its container."""
+    ours = from_files(stack, folder)
     other = blueprint(replace(ours, engine=ours.kinds[1]))
-    (container,) = [name for name in project.containers("engine") if f"-{ours.kinds[1]}-" in name]
-    switch, gateway = only(project, "switch"), only(project, "gateway")
+
+    def named(role: str) -> list[str]:
+        labels = (f"label=changeover.{mark}" for mark in (f"stack={stack}", f"role={role}"))
+        filters = [word for label in labels for word in ("--filter", label)]
+        return docker("ps", "--all", *filters, "--format", "{{.Names}}").split()
+
+    (container,) = [name for name in named("engine") if f"-{ours.kinds[1]}-" in name]
+    (switch,), (gateway,) = named("switch"), named("gateway")
     toml = docker("exec", gateway, "cat", "/app/config/tensorzero.toml")
+    command = ["docker", "exec", "-i", switch, "python3", "-m", "switch"]
 
     def tell(verb: str, plan: str) -> None:
         content = json.loads(plan)
         content["gateway"]["config"] = toml
-        command = ["docker", "exec", "-i", switch, "python3", "-m", "switch"]
         subprocess.run(
             [*command, verb], input=json.dumps(content), text=True, check=True, stdout=subprocess.DEVNULL
         )
         while (code := subprocess.run([*command, "follow"], stdout=subprocess.DEVNULL).returncode) == 75:
             pass
-        assert code == 0, project.switch("status")
+        assert code == 0, docker("exec", switch, "python3", "-m", "switch", "status")
 
     tell("prepare", other.plan().render(engine=container))
     docker("start", gateway)
     tell("commit", other.plan().render(engine=container, gateway=gateway))
+    return container
+
+
+def by_the_switch(project: Project) -> None:
+    serve_with_the_standby(project.stack, project.folder)
     repaired(project, "engine-by-hand")
 
 

@@ -222,7 +222,7 @@ class Stack:
                     **({"container": f"{PREFIX}-{gateway}"} if gateway else {}),
                 },
                 "about": {
-                    "engine_image": PYTHON,
+                    "engine_image": changed.pop("image", PYTHON),
                     "gateway_image": GATEWAY_IMAGE,
                     "reason": "the test wants it",
                     "sum": "nothing",

@@ -1,5 +1,6 @@
 """What the load calls good, and what the bench tells of it."""
 
+from bench.flip import different
 from bench.flips import inside, record, summary
 from tests.support.load import Outcome, bad
 
@@ -13,6 +14,13 @@ def test_a_stream_with_another_text_than_every_whole_answer_is_cut() -> None:
     assert bad(good) == []
     (lost,) = bad([*good, outcome(1, 1, streamed=True, content="a")])
     assert lost.cut
+
+
+def test_an_input_that_the_way_back_left_otherwise_is_found_and_so_is_a_resource_too_many_or_few() -> None:
+    before = {"same": {"a": 1}, "other": {"a": 1}, "gone": {}, "component": None}
+    now = {"same": {"a": 1}, "other": {"a": 2}, "new": {}, "component": None}
+    assert different(before, now) == ["gone", "new", "other"]
+    assert different(before, before) == []
 
 
 def test_a_flip_tells_its_longest_gap_and_who_was_inside() -> None:

@@ -1,5 +1,9 @@
 """What an engine's container is told, and what its name by content covers."""
 
+import os
+import subprocess
+from pathlib import Path
+
 from components import engines
 from components.catalogue import MODELS
 from components.engines import EngineSpec
@@ -49,6 +53,38 @@ def test_both_engines_get_the_same_context_parallelism_model_name_and_port() -> 
     assert ollama.environment["OLLAMA_NUM_PARALLEL"] == option(vllm, "--max-num-seqs")
     assert ollama.environment["OLLAMA_HOST"].rsplit(":")[1] == option(vllm, "--port")
     assert f"/bin/ollama cp qwen2.5-coder:7b-instruct-q4_K_M {SEVEN.name}" in ollama.weights.script
+
+
+def test_under_another_name_both_engines_keep_their_weights_and_are_other_engines() -> None:
+    load = Load(model=SEVEN, context=8192, parallel=4, gpu=T4)
+    for kind in KINDS:
+        own, other = engines.build(kind, load), engines.build(kind, load, name="chat")
+        assert engines.build(kind, load, name=SEVEN.name) == own
+        assert (own.served, other.served) == (SEVEN.name, "chat")
+        assert own.weights == other.weights
+        assert own.name != other.name
+    assert option(engines.build("vllm", load, name="chat"), "--served-model-name") == "chat"
+
+
+def test_ollama_gets_another_name_by_a_copy_of_its_models_manifest(tmp_path: Path) -> None:
+    spec = engines.ollama(TINY, context=1024, parallel=1, gpu=None, name="chat")
+    library = tmp_path / "manifests/registry.ollama.ai/library"
+    (library / "tiny").mkdir(parents=True)
+    (library / "tiny/latest").write_text("layers")
+    assert spec.entrypoint == ("/bin/sh", "-c")
+    (script,) = spec.command
+    assert script.endswith(" && exec /bin/ollama serve")
+    script = script.replace("/bin/ollama", "echo")
+    for _ in range(2):  # a container is started more than once
+        said = subprocess.run(
+            [*spec.entrypoint, script],
+            env={**os.environ, "OLLAMA_MODELS": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert said.stdout == "serve\n"
+    assert (library / "chat/latest").read_text() == "layers"
 
 
 def test_ollama_keeps_its_model_loaded_and_prunes_nothing() -> None:

@@ -1,7 +1,12 @@
 """What the workflows say on GitHub, against a small stand-in of its API."""
 
+import json
+import os
 import re
+import shlex
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +14,7 @@ import pytest
 
 from offline.steps import StepFailed
 from tools import github, review
+from tools.environment import ROOT
 
 
 class GitHub:
@@ -118,7 +124,96 @@ def test_a_drift_is_one_issue_that_closes_when_it_is_gone(
     (issue,) = hub.issues.values()
     assert (issue["title"], issue["labels"], issue["state"]) == ("Drift of dev", ["drift"], "open")
     assert issue["body"] == "the edge and the switch are stopped\n"
+    drift(2, "x" * 2 * github.LONGEST)
+    assert len(issue["body"]) == github.LONGEST
     drift(0, "no drift")
     assert issue["state"] == "closed"
     with pytest.raises(StepFailed, match="could not be looked for"):
         drift(1, "no credentials")
+
+
+GH = """#!{python}
+# a test double of GitHub's CLI: keeps what it is asked, and answers by method and path without its query
+import json, pathlib, sys
+folder = pathlib.Path("{folder}")
+api, flag, method, path, *more = sys.argv[1:]
+assert (api, flag) == ("api", "--method") and more in ([], ["--input", "-"]), sys.argv
+said = sys.stdin.read()
+asked = [method, path, json.loads(said) if more else None]
+with (folder / "asked").open("a") as out:
+    out.write(json.dumps(asked) + "\\n")
+answer = json.loads((folder / "answers").read_text()).get(method + " " + path.partition("?")[0])
+if answer is None and method == "GET":
+    sys.exit("gh: Not Found (HTTP 404)")
+print("" if answer is None else json.dumps(answer))
+"""
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Runs what a make target runs, with the double of `gh` on PATH; returns what GitHub was asked."""
+    (tmp_path / "gh").write_text(GH.format(python=sys.executable, folder=tmp_path))
+    (tmp_path / "gh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("GITHUB_REPOSITORY", "owner/name")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("PULL_REQUEST", "5")
+
+    def run(target: str, answers: dict[str, Any], **variables: str) -> list[Any]:
+        (tmp_path / "answers").write_text(
+            json.dumps({f"GET repos/owner/name/{k}": v for k, v in answers.items()})
+        )
+        (tmp_path / "asked").write_text("")
+        given = [f"{key}={value}" for key, value in variables.items()]
+        said = subprocess.check_output(
+            ["make", "-s", "-n", "-o", ".venv/.synced", target, *given],
+            cwd=ROOT,
+            env={**os.environ, "MAKEFLAGS": ""},
+            text=True,
+        )
+        python, flag, module, *words = shlex.split(said)
+        assert (python, flag, module) == (".venv/bin/python", "-m", "tools.github")
+        monkeypatch.setattr(sys, "argv", ["github", *words])
+        github.main()
+        return [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
+
+    return run
+
+
+def test_make_comment_asks_github_by_its_command(typed: Callable[..., list[Any]], tmp_path: Path) -> None:
+    (tmp_path / "review.md").write_text("Nothing is lost.")
+    there = "issues/5/comments"
+    asked = typed("comment", {there: []}, TITLE="Review of dev", FILE=str(tmp_path / "review.md"))
+    body = {"body": "<!-- changeover: Review of dev -->\n## Review of dev\n\nNothing is lost."}
+    assert asked == [
+        ["GET", f"repos/owner/name/{there}?per_page=100&page=1", None],
+        ["POST", f"repos/owner/name/{there}", body],
+    ]
+
+
+def test_make_fetch_review_names_the_run_to_the_next_step(
+    typed: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    name = f"review-dev-{review.git('rev-parse', 'HEAD^{tree}').strip()}"
+    (asked,) = typed(
+        "fetch-review", {"actions/artifacts": {"artifacts": [artifact(name, 7, "2026")]}}, STACK="dev"
+    )
+    assert asked[1] == f"repos/owner/name/actions/artifacts?name={name}&per_page=100"
+    assert (tmp_path / "output").read_text() == f"name={name}\nrun=7\n"
+
+
+def test_make_drift_issue_opens_one(
+    typed: Callable[..., list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n[ \"$*\" = '-m tools.review drift dev' ] && echo drifted && exit 2\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    asked = typed("drift-issue", {"issues": []}, STACK="dev")
+    issue = {"title": "Drift of dev", "body": "drifted\n", "labels": ["drift"]}
+    assert asked[1:] == [["POST", "repos/owner/name/issues", issue]]
+
+
+def test_what_github_refuses_is_said_in_its_own_words(typed: Callable[..., list[Any]]) -> None:
+    with pytest.raises(StepFailed, match=r"GET actions/artifacts.*: gh: Not Found"):
+        typed("fetch-review", {}, STACK="dev")

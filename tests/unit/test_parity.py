@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -13,9 +14,10 @@ from offline.steps import StepFailed
 from parity.probes import PATH, PROBES, Reply, Subject, chosen, run
 from parity.table import differences, markdown, problem, read, table
 from stacks.blueprint import Blueprint, blueprint
-from stacks.parity import require_parity
+from stacks.parity import no_flip
 from stacks.settings import SettingsError, from_values
 from switch.exchange import exchange
+from switch.plan import parse
 from tests.support import faulty_engine
 from tests.support.faulty_engine import Engine
 from tools import parity
@@ -112,25 +114,31 @@ def planned(root: Path, **values: object) -> Blueprint:
     return blueprint(from_values("dev", {**BASE, "requireParity": True, **values}, ROOT))
 
 
-def test_the_preview_refuses_a_stack_until_its_table_allows_it(tmp_path: Path, good: dict[str, str]) -> None:
-    with pytest.raises(SettingsError, match="make parity STACK=dev"):
-        require_parity(planned(tmp_path), tmp_path)
+def test_a_flip_is_refused_until_the_table_allows_it(tmp_path: Path, good: dict[str, str]) -> None:
     plan = planned(tmp_path)
+    assert "make parity STACK=dev" in no_flip(plan, tmp_path)
     engines = {str(spec.kind): {"name": spec.name, "version": ""} for spec in plan.specs}
     found = {"ollama": good, "vllm": {**good, "usage": "none"}}
     file = tmp_path / "stacks" / "dev" / "parity.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(table("tiny", engines, found)))
-    with pytest.raises(SettingsError, match=r"differ in usage .*acceptedDifferences"):
-        require_parity(plan, tmp_path)
-    require_parity(planned(tmp_path, acceptedDifferences=["usage"]), tmp_path)
-    require_parity(planned(tmp_path, acceptedDifferences=["usage"], engine="vllm"), tmp_path)
-    require_parity(planned(tmp_path, requireParity=False), tmp_path)
-    with pytest.raises(SettingsError, match="the settings give"):
-        require_parity(planned(tmp_path, acceptedDifferences=["usage"], context=512), tmp_path)
+    assert re.search(r"differ in usage .*acceptedDifferences", no_flip(plan, tmp_path))
+    for engine in ("ollama", "vllm"):
+        accepted = planned(tmp_path, acceptedDifferences=["usage"], engine=engine)
+        assert no_flip(accepted, tmp_path) == ""
+    assert no_flip(planned(tmp_path, requireParity=False), tmp_path) == ""
+    assert "the settings give" in no_flip(
+        planned(tmp_path, acceptedDifferences=["usage"], context=512), tmp_path
+    )
     file.write_text("{}")
-    with pytest.raises(SettingsError, match="can't be read"):
-        require_parity(plan, tmp_path)
+    assert "can't be read" in no_flip(plan, tmp_path)
+
+
+def test_only_the_plan_to_prepare_says_why_the_engine_must_not_change(tmp_path: Path) -> None:
+    plan = planned(tmp_path).plan()
+    prepare = parse(json.loads(plan.render(engine="vllm-1", no_flip="no table")), "prepare")
+    commit = parse(json.loads(plan.render(engine="vllm-1", gateway="gateway-1")), "commit")
+    assert (prepare.no_flip, commit.no_flip) == ("no table", "")
 
 
 DOCKER = """#!/bin/sh

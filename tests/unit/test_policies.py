@@ -1,11 +1,18 @@
 """Each policy on what keeps it and on what breaks it."""
 
+from dataclasses import replace
 from typing import Any
 
+import pulumi
 import pytest
 
+from components.labels import Labels
 from review.events import Resource
 from review.policies import COMMAND, CONTAINER, IMAGE, INSTANCE, SECURITY_GROUPS, VOLUME, check
+from stacks import aws_target
+from stacks.aws_cli import Found
+from stacks.blueprint import blueprint
+from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.settings import from_files, stacks
 from tests.support.recorder import Recorder
 from tests.unit.test_program import ROOT, build, recorder
@@ -34,7 +41,7 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         of(VOLUME, protect=True, encrypted=True),
         of(IMAGE, name="vllm/vllm-openai:v0.33.0"),
         of(COMMAND, environment={"DRIVER": "580"}),
-        of(CONTAINER, command=["serve", "--dtype", "half"]),
+        of(CONTAINER, command=["serve", "--dtype", "half"], networkMode="bridge", publishAllPorts=False),
         of(CONTAINER, labels=EDGE, ports=[{"external": 443, "ip": "0.0.0.0"}]),
         of(SECURITY_GROUPS[0], ingress=[{"fromPort": 443, "toPort": 443, "cidrBlocks": ["0.0.0.0/0"]}]),
         of(SECURITY_GROUPS[0], ingress=[{"fromPort": 22, "toPort": 22, "cidrBlocks": ["10.0.0.0/8"]}]),
@@ -48,6 +55,8 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         ("images are pinned", of(IMAGE, name="ollama/ollama")),
         ("images are pinned", of(IMAGE, name="registry:5000/ollama:latest")),
         ("only the edge publishes a port", of(CONTAINER, ports=[{"external": 8000, "ip": "127.0.0.1"}])),
+        ("only the edge publishes a port", of(CONTAINER, publishAllPorts=True)),
+        ("only the edge publishes a port", of(CONTAINER, networkMode="host")),
         (
             "SSH is not open",
             of(SECURITY_GROUPS[0], ingress=[{"fromPort": 0, "toPort": 1024, "cidrBlocks": ["0.0.0.0/0"]}]),
@@ -86,13 +95,89 @@ def test_a_driver_too_old_for_the_image_is_named() -> None:
     assert broken(there, new, vllm) == broken(there, old, of(IMAGE, name="ollama/ollama:0.17.4")) == set()
 
 
-@pytest.mark.parametrize("stack", stacks(ROOT))
-def test_the_stacks_of_this_project_keep_every_policy(recorder: Recorder, stack: str) -> None:
-    checked = from_files(stack, ROOT)
-    build(checked)
-    resources = [Resource(type=each.typ, name=each.name, inputs=each.inputs) for each in recorder.resources]
+NOTHING = Found(
+    instance=None,
+    state="",
+    type="",
+    zone="",
+    subnet="",
+    address="",
+    tags={},
+    volumes=(),
+    size_gib=0,
+)
+ON_AWS = [stack for stack in stacks(ROOT) if from_files(stack, ROOT).aws]
+
+
+def declared(recorder: Recorder) -> list[Resource]:
+    """What was declared, as a policy sees it."""
+    held = {(each.type, each.name) for each in recorder.requests if each.protect}
+    return [
+        Resource(type=each.typ, name=each.name, inputs=each.inputs, protect=(each.typ, each.name) in held)
+        for each in recorder.resources
+    ]
+
+
+@pytest.mark.parametrize("stack", [stack for stack in stacks(ROOT) if stack not in ON_AWS])
+def test_the_stacks_on_a_docker_engine_keep_every_policy(recorder: Recorder, stack: str) -> None:
+    build(from_files(stack, ROOT))
+    resources = declared(recorder)
     assert {CONTAINER, IMAGE} <= {each.type for each in resources}, "the types are those of the providers"
-    assert check(resources, stack=stack, keys=bool(checked.tenants)) == []
+    assert check(resources, stack=stack, keys=False) == []
+
+
+@pytest.fixture(params=ON_AWS)
+def on_aws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[Resource]]:
+    """A stack on AWS as its own files and the target declare it; nothing is asked of AWS."""
+    stack, given = str(request.param), from_files(str(request.param), ROOT)
+    assert given.aws
+    public_keys = dict.fromkeys(("host", "client"), "ssh-ed25519 AAAA")
+    checked = replace(given, aws=replace(given.aws, public_keys=public_keys))
+    monkeypatch.setattr(aws_target, "_look", lambda *_: NOTHING)
+    monkeypatch.setattr(aws_target, "client_key", lambda: "a key")
+    monkeypatch.setattr(aws_target, "host_key", lambda: pulumi.Output.secret("a key"))
+    monkeypatch.setattr(aws_target, "write_ssh_files", lambda *_: None)
+    monkeypatch.setattr(aws_target, "docker_plugin_origin", lambda: "from its vendor")
+    recorder = Recorder.start(stack)
+
+    @pulumi.runtime.test  # type: ignore[untyped-decorator]
+    def program() -> None:
+        host = aws_target.aws_target(checked, Labels(project="changeover", stack=stack))
+        keys: pulumi.Output[dict[str, str]] = pulumi.Output.secret({})
+        Endpoint("endpoint", EndpointArgs(blueprint=blueprint(checked), host=host, api_keys=keys))
+
+    program()
+    return stack, declared(recorder)
+
+
+def test_the_stacks_on_aws_keep_every_policy(on_aws: tuple[str, list[Resource]]) -> None:
+    stack, resources = on_aws
+    seen = {each.type for each in resources}
+    assert {CONTAINER, IMAGE, COMMAND, INSTANCE, VOLUME, SECURITY_GROUPS[0]} <= seen
+    assert check(resources, stack=stack, keys=True) == []
+    (said,) = check(resources, stack=stack, keys=False)  # its settings refuse to be deployed without one
+    assert said.policy == "an API key on every endpoint that is not on loopback"
+
+
+def test_each_policy_about_aws_reads_what_the_program_declares(on_aws: tuple[str, list[Resource]]) -> None:
+    _, resources = on_aws
+    spoilt: dict[str, dict[str, Any]] = {
+        INSTANCE: {"metadataOptions": {}, "rootBlockDevice": {}},
+        VOLUME: {"encrypted": False},
+        SECURITY_GROUPS[0]: {"ingress": [{"fromPort": 22, "toPort": 22, "cidrBlocks": ["0.0.0.0/0"]}]},
+    }
+    worse = [
+        replace(each, inputs={**each.inputs, **spoilt.get(each.type, {})}, protect=False)
+        for each in resources
+        if "DRIVER" not in (each.inputs.get("environment") or {})
+    ]
+    assert broken(*worse, stack="prod", keys=True) == {
+        "SSH is not open",
+        "volumes are encrypted",
+        "the instance wants IMDSv2",
+        "the driver is new enough",
+        "prod is protected",
+    }
 
 
 def test_only_prod_has_to_be_protected() -> None:

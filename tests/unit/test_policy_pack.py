@@ -1,12 +1,55 @@
 """The policy pack's functions. It can't be started with the language host that can be built here."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from policy.pack import validate
+from review.events import UNKNOWN
 
 EDGE = [{"label": "changeover.role", "value": "edge"}]
 PORT = [{"external": 443.0, "ip": "0.0.0.0"}]
+
+
+class DictView(Mapping[str, Any]):
+    """The view of pulumi_policy 1.21.0 on a dict: what is not known yet can't be looked at."""
+
+    def __init__(self, target: dict[str, Any]) -> None:
+        self.target = {key: view(each) for key, each in target.items()}
+
+    def __getitem__(self, key: str) -> Any:
+        return self.target if key == "__target" else _known(self.target[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.target)
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+class ListView(Sequence[Any]):
+    """The same on a list."""
+
+    def __init__(self, target: list[Any]) -> None:
+        self.target = [view(each) for each in target]
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.target if key == "__target" else _known(self.target[key])
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+def view(value: Any) -> Any:
+    if isinstance(value, dict):
+        return DictView(value)
+    return ListView(value) if isinstance(value, list) else value
+
+
+def _known(value: Any) -> Any:
+    if value == UNKNOWN:
+        raise ValueError("can't be known during preview")
+    return value
 
 
 @dataclass
@@ -20,8 +63,12 @@ class Declared:
 
     resource_type: str
     name: str
-    props: dict[str, Any]
+    given: dict[str, Any]
     opts: Options = field(default_factory=Options)
+
+    @property
+    def props(self) -> DictView:
+        return DictView(self.given)
 
     @property
     def urn(self) -> str:
@@ -73,3 +120,10 @@ def test_prod_is_known_by_its_urn_and_has_to_be_protected() -> None:
     assert said.startswith("prod is protected: data")
     volume.opts.protect = True
     assert violations(volume) == []
+
+
+def test_what_is_not_known_in_a_preview_keeps_nothing_from_being_checked() -> None:
+    networks = [{"name": UNKNOWN, "aliases": ["engine", UNKNOWN]}]
+    open_engine = {"image": UNKNOWN, "networksAdvanced": networks, "ports": PORT}
+    said = violations(Declared("docker:index/container:Container", "engine", open_engine), *edge(UNKNOWN))
+    assert [each.split(":")[0] for each in said] == ["only the edge publishes a port"]

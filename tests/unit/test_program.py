@@ -140,6 +140,13 @@ def test_offline_and_public_images_are_never_mixed(recorder: Recorder) -> None:
     assert all(name.startswith("changeover-offline/") for name in names)
 
 
+def test_the_switch_is_told_of_every_image_so_that_old_ones_can_be_freed(recorder: Recorder) -> None:
+    build(settings())
+    about = json.loads(recorder.of("Command")["prepare-step"]["stdin"])["about"]
+    told = [about["engine_image"], about["gateway_image"], *about["images"]]
+    assert sorted(told) == sorted(inputs["name"] for inputs in recorder.of("RemoteImage").values())
+
+
 def test_no_image_is_latest(recorder: Recorder) -> None:
     build(settings(images="public", model="qwen-2.5-coder-0.5b"))
     for inputs in recorder.of("RemoteImage").values():

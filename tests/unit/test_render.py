@@ -56,6 +56,21 @@ def test_a_flip_changes_one_line_of_toml_and_one_of_the_cutover() -> None:
         assert [line for line in diff if not line.startswith(("---", "+++", "@@"))] == expected
 
 
+def test_another_model_under_the_same_name_is_one_that_edge_and_clients_do_not_see() -> None:
+    before, after = (rendered(model=f"qwen-2.5-coder-{size}", name="chat") for size in ("0.5b", "1.5b"))
+    assert before["Caddyfile"] == after["Caddyfile"]
+    changed = [
+        line
+        for line in difflib.ndiff(
+            before["tensorzero.toml"].splitlines(), after["tensorzero.toml"].splitlines()
+        )
+        if line.startswith(("- ", "+ "))
+    ]
+    assert len(changed) == 4
+    assert all("api_base" in line for line in changed)
+    assert "[models.chat]" in after["tensorzero.toml"]
+
+
 def test_the_image_source_changes_nothing_that_is_reviewed() -> None:
     offline = from_values("local", {**BASE, "model": "tiny", "images": "offline"}, ROOT)
     assert files(blueprint(offline)) == files(blueprint(replace(offline, images="public")))

@@ -5,6 +5,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,36 @@ def test_no_lost_request_is_promised_where_requests_are_refused() -> None:
     both = replace(flip, changes=(*flip.changes, *preview("port").changes))
     assert "0 requests lost" in sentence(flip)
     assert "0 requests lost" not in sentence(both)
+
+
+def test_a_model_that_clients_must_ask_for_by_another_name_is_said_and_no_lost_request_is_promised() -> None:
+    seen = preview("context")
+    renamed = replace(seen, outputs_after={**seen.outputs_after, "model": "large"})
+    expected = (
+        "clients have to ask for the model `large`, which was `tiny`, and get 404 until they do "
+        "(`pulumi config set name tiny` keeps the name)"
+    )
+    assert expected in sentence(renamed)
+    assert expected in warnings(renamed)
+    assert "0 requests lost" in sentence(seen)
+    assert "0 requests lost" not in sentence(renamed)
+
+
+def test_another_model_under_the_same_name_is_said_and_costs_no_request() -> None:
+    def weighed(change: Change, folder: str) -> Change:
+        def side(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+            label = {"label": "changeover.weights", "value": folder}
+            return {**inputs, "labels": [*(inputs.get("labels") or []), label]}
+
+        return replace(change, before=side(change.before), after=side(change.after))
+
+    seen = preview("context")
+    folders = {"deleted": "small-0a1b2c3d", "created": "large-1.5-4e5f6a7b"}
+    changes = [weighed(each, folders[each.op]) if each.op in folders else each for each in seen.changes]
+    said = sentence(replace(seen, changes=tuple(changes)))
+    assert "the model changes, small → large-1.5" in said
+    assert "0 requests lost expected" in said
+    assert "the model changes" not in sentence(seen)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +227,8 @@ def test_what_a_tired_reviewer_must_not_miss_comes_first(name: str, expected: st
     assert text.index("Look at this first") < text.index("Price: ")
 
 
-def test_a_flip_that_touches_a_volume_breaks_a_policy() -> None:
+@pytest.mark.parametrize("name", ["flip", "context"])
+def test_a_change_of_the_engine_that_touches_a_volume_breaks_a_policy(name: str) -> None:
     volume = Change(
         op="replaced",
         type="docker:index/volume:Volume",
@@ -205,10 +237,14 @@ def test_a_flip_that_touches_a_volume_breaks_a_policy() -> None:
         after={},
         paths=("name",),
     )
-    flip = preview("flip")
-    seen = replace(flip, changes=(*flip.changes, volume))
+    change = preview(name)
+    seen = replace(change, changes=(*change.changes, volume))
     assert any("a flip replaces no instance and no volume" in each for each in warnings(seen))
     assert "volume `ollama-weights` is replaced" in sentence(seen)
+
+
+def test_a_volume_that_is_replaced_under_the_same_engine_breaks_none() -> None:
+    assert not [each for each in warnings(preview("weights-renamed")) if "a flip replaces" in each]
 
 
 def test_the_price_is_said_before_and_after() -> None:

@@ -77,6 +77,18 @@ def test_every_problem_is_said_at_once() -> None:
     assert "changeover:cutover" in text
 
 
+def test_clients_call_the_model_by_its_own_name_unless_another_is_set() -> None:
+    names = [from_values("local", {**GOOD, **more}, ROOT).name for more in ({}, {"name": "chat"})]
+    assert names == [GOOD["model"], "chat"]
+
+
+@pytest.mark.parametrize("name", ["a b", "openai::chat", "a/b", "chat-", '"', "{x}", "a" * 81])
+def test_a_name_that_an_engine_gateway_or_edge_could_misread_is_refused(name: str) -> None:
+    text = refusal(name=name)
+    assert f"changeover:name: {name!r}" in text
+    assert f"Type: pulumi config set name {GOOD['model']}" in text
+
+
 def test_offline_images_come_with_the_tiny_model_only() -> None:
     assert "pulumi config set model tiny" in refusal(images="offline")
     assert from_values("local", {**GOOD, "images": "offline", "model": "tiny"}, ROOT).images == "offline"

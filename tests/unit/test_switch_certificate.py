@@ -133,6 +133,17 @@ def test_gc_names_first_and_frees_only_when_told(weights: Path, tmp_path: Path) 
     assert said[-1] == "nothing to free" and "kept   weights ollama/tiny-1: the way back" in said
 
 
+def test_gc_frees_old_images_of_edge_and_switch_and_keeps_those_of_now(weights: Path, tmp_path: Path) -> None:
+    old = state()
+    old.images = ["edge:1", "edge:2", "switch:1", "switch:2"]
+    assert old.active
+    about = dataclasses.replace(old.active.plan.about, images=["edge:2", "switch:2"])
+    old.active.plan = dataclasses.replace(old.active.plan, about=about)
+    docker = Images(set(old.images), set())
+    collect(old, docker, weights, tmp_path, lambda _: None, free=True)
+    assert docker.here == {"edge:2", "switch:2"}
+
+
 def test_gc_frees_nothing_while_something_is_under_way(weights: Path, tmp_path: Path) -> None:
     busy = state()
     busy.transaction = transaction(phase="loading")

@@ -137,6 +137,20 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     yield Rig(tmp_path)
 
 
+def test_a_change_that_must_be_no_flip_is_refused_before_anything_is_done(rig: Rig) -> None:
+    rig.ask("prepare", {**raw_plan(NEW), "no_flip": "nobody has compared them"})
+    rig.turns(lambda: rig.phase() == "failed")
+    assert any("nobody has compared them" in line for line in rig.follow()["lines"])
+    assert rig.docker.orders == []
+
+
+def test_the_same_engine_with_other_settings_is_no_flip(rig: Rig) -> None:
+    other = OLD + "-other"
+    rig.docker.boxes[other] = box(other, "engine")
+    rig.ask("prepare", {**raw_plan(other), "no_flip": "nobody has compared them"})
+    rig.turns(lambda: rig.phase() == "draining")
+
+
 def test_a_flip_gives_these_orders_and_no_others(rig: Rig) -> None:
     assert rig.ask("prepare", raw_plan()) == {"lines": [f"prepare: vllm ({NEW})"], "code": 0}
     rig.turns(lambda: rig.phase() == "prepared")

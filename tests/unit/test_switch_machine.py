@@ -384,12 +384,20 @@ def test_the_requests_that_were_held_are_counted(host: Host) -> None:
 def test_the_way_back_is_what_served_before_whatever_failed_in_between(host: Host) -> None:
     host.boxes[NEW].mode = "error"
     assert host.flip() == 1
-    assert not host.state.images
     host.boxes[NEW].mode = "good"
     host.boxes.pop(NEW_GATEWAY, None)
     assert host.flip() == 0
     assert host.state.back and host.state.back.engine.container == OLD
-    assert host.state.images == ["stack-vllm-2:1", "gateway:1"]
+
+
+def test_every_image_that_a_change_was_asked_with_is_noted_once_though_it_failed(host: Host) -> None:
+    host.boxes[NEW].mode = "error"
+    raw = raw_plan()
+    raw["about"]["images"] = ["edge:1", "gateway:1"]
+    for _ in range(2):
+        host.ask("prepare", parse(raw, "prepare"))
+        host.run(600, lambda: host.phase() == "failed")
+    assert host.state.images == ["stack-vllm-2:1", "gateway:1", "edge:1"]
 
 
 def test_a_failed_check_touches_nothing(host: Host) -> None:

@@ -1,9 +1,13 @@
 """Which stacks CI looks at."""
 
+import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tools import touched as module
 from tools.touched import stacks, touched
 
 
@@ -27,3 +31,47 @@ def test_a_stack_is_touched_by_its_own_files_and_by_the_program(
     changed: list[str], expected: list[str]
 ) -> None:
     assert touched(["dev", "prod"], changed) == expected
+
+
+@pytest.fixture
+def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A repository with two stacks, whose branch `main` has had a change of `dev` merged."""
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+
+    def run(*words: str) -> str:
+        who = ("-c", "user.name=A tester", "-c", "user.email=tester@example.org")
+        return subprocess.check_output(["git", *who, *words], cwd=tmp_path, text=True).strip()
+
+    def change(stack: str, engine: str) -> None:
+        settings = f"config:\n  changeover:target: aws\n  changeover:engine: {engine}\n"
+        (tmp_path / f"Pulumi.{stack}.yaml").write_text(settings)
+        run("add", "--all")
+        run("commit", "--quiet", "--message", f"{stack}: {engine}")
+
+    run("init", "--quiet", "--initial-branch=main")
+    change("dev", "ollama")
+    change("prod", "ollama")
+    run("switch", "--quiet", "--create", "branch")
+    change("dev", "vllm")
+    run("switch", "--quiet", "main")
+    change("prod", "vllm")  # merged by somebody else meanwhile
+    run("merge", "--quiet", "--no-ff", "--message", "Merge branch", "branch")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("head", "base", "expected"),
+    [
+        ("branch", "main^1", ["dev"]),  # a pull request whose base has moved on
+        ("main", "main^1", ["dev"]),  # the merge
+        ("main", "main^1^", ["dev", "prod"]),
+        ("main", "", ["dev", "prod"]),
+        ("main", "0" * 40, ["dev", "prod"]),  # as on a new branch
+    ],
+)
+def test_what_a_merge_has_touched_is_what_its_branch_changed(
+    git: Callable[..., str], head: str, base: str, expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    git("switch", "--quiet", head)
+    module.main(git("rev-parse", base) if base.startswith("main") else base)
+    assert json.loads(capsys.readouterr().out) == expected
