@@ -1,6 +1,7 @@
 """The stack `prod` on the stand-ins of `dev`: what protects it, its flips, and how it is destroyed.
 
-Each test goes on where the one before it stopped. It has no domain: public certificates need the internet.
+Each test goes on where the one before it stopped. It gets its domain at the end: public certificates need the
+internet, and until then answers are counted.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import pytest
 
 from tests.engine.test_aws_dev import (
+    answering,
     complete,
     deployable,
     emulator,
@@ -18,7 +20,7 @@ from tests.engine.test_aws_dev import (
     nothing_to_do,
 )
 from tests.support.aws.emulator import Emulator
-from tests.support.aws.host.machines import Machines
+from tests.support.aws.host.machines import HERE_ADDRESS, Machines
 from tests.support.aws.project import AwsProject
 from tests.support.project import CommandFailed
 
@@ -35,7 +37,12 @@ PROTECTED = {"address", "data", "instance"}
 @pytest.fixture(scope="module")
 def project(emulator: Emulator, machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> AwsProject:
     project = deployable("prod", emulator, machines, tmp_path_factory.mktemp("aws-prod"))
-    project.configure(alarmEmail="someone@example.com", monthlyBudget=600)
+    project.configure(
+        access="direct",
+        adminCidrs=[f"{HERE_ADDRESS}/32"],
+        alarmEmail="someone@example.com",
+        monthlyBudget=600,
+    )
     return project
 
 
@@ -46,7 +53,9 @@ def refused_and_nothing_changed(project: AwsProject, refusal: CommandFailed, wri
     assert complete(project)
 
 
-def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(project: AwsProject, emulator: Emulator) -> None:
+def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(
+    project: AwsProject, emulator: Emulator, machines: Machines
+) -> None:
     project.up()
     assert complete(project)
     nothing_to_do(project)
@@ -63,6 +72,7 @@ def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(project: AwsProject, em
     assert held_by_aws["DisableApiTermination"]["Value"] is True
     made = {each["type"] for each in state}
     assert {"aws:dlm/lifecyclePolicy:LifecyclePolicy", "aws:budgets/budget:Budget"} <= made
+    assert answering(machines.only(), machines) == ["443"], "SSH is for the network of the admins only"
     (topic,) = emulator.client("sns").list_topics()["Topics"]
     mails = emulator.client("sns").list_subscriptions_by_topic(TopicArn=topic["TopicArn"])["Subscriptions"]
     assert [each["Endpoint"] for each in mails] == ["someone@example.com"]
@@ -93,15 +103,38 @@ def test_make_down_is_refused_before_anything_is_deleted(project: AwsProject) ->
     nothing_to_do(project)
 
 
-def test_without_protect_it_is_destroyed(project: AwsProject, emulator: Emulator) -> None:
-    project.configure(protect=False)
+def test_a_domain_gets_its_record_and_the_way_for_certificates(
+    project: AwsProject, emulator: Emulator, machines: Machines
+) -> None:
+    route53 = emulator.client("route53")
+    zone = route53.create_hosted_zone(Name="example.net", CallerReference="1")["HostedZone"]["Id"]
+    project.configure(protect=False, domain="llm.example.net", hostedZone="example.net", publicHttp=True)
     assert project.changes() == {
         "instance": "update",  # termination protection
         "changeover-prod-snapshots": "delete",
         "changeover-prod-snapshots-policy": "delete",
         "changeover-prod-snapshots-daily": "delete",
+        "record": "create",
+        "changeover-prod-firewall": "update",
+        "changeover-prod-edge": "replace",
+        "edge-configuration": "update",
+        "edge-ca": "delete",
     }
     project.up()
+    assert project.outputs()["endpoint"] == "https://llm.example.net/v1"
+    (record,) = [
+        each
+        for each in route53.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+        if each["Type"] == "A"
+    ]
+    address = machines.only().address
+    assert (record["Name"], record["ResourceRecords"]) == ("llm.example.net.", [{"Value": address}])
+    ask = ("curl", "-sS", "-o", "/dev/null", "-w", "%{redirect_url}", "-H", "Host: llm.example.net")
+    assert machines.client(*ask, f"http://{address}/v1/models") == "https://llm.example.net/v1/models"
+    nothing_to_do(project)
+
+
+def test_without_protect_it_is_destroyed(project: AwsProject, emulator: Emulator) -> None:
     said = project.tool("down")
     assert "The stack is gone, and the data volume" in said
     nothing_is_left(emulator)
