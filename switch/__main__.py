@@ -1,6 +1,7 @@
 """`python3 -m switch VERB`, run by `docker exec` in the switch's container.
 
-Exit status: 0 done, 1 failed or refused, 75 (`follow`) still under way, 2 used wrongly.
+Exit status: 0 done, 1 failed or refused, 2 used wrongly, 75 still under way: what is followed, or what
+has to end before the change that is asked for.
 """
 
 import argparse

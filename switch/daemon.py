@@ -30,7 +30,20 @@ from switch.docker import Docker, DockerError
 from switch.gate import Answer, complete, wholly_on_gpu
 from switch.gpu import GpuError
 from switch.journal import Journal
-from switch.machine import Abandon, Action, Ask, Boot, Done, Event, Follow, Refused, Release, Tick, Unkept
+from switch.machine import (
+    Abandon,
+    Action,
+    Ask,
+    Boot,
+    Done,
+    Event,
+    Follow,
+    Occupied,
+    Refused,
+    Release,
+    Tick,
+    Unkept,
+)
 from switch.plan import Plan, PlanError, parse
 
 IDLE, BUSY = 1.0, 0.1
@@ -235,7 +248,7 @@ class Switch:
                     self.apply(Release())
                     return {"lines": ["released: the switch keeps nothing running any more"], "code": 0}
         except (PlanError, Refused) as error:
-            return {"lines": [f"refused: {error}"], "code": 1}
+            return {"lines": [f"refused: {error}"], "code": 75 if isinstance(error, Occupied) else 1}
         except (OSError, DockerError) as error:
             return {"lines": [f"the switch can't do it now: {error}"], "code": 1}
         return {"lines": ["the switch does not know this request"], "code": 1}

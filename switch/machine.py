@@ -33,6 +33,10 @@ class Refused(Exception):
     """A request that is not taken. The text is for the person who asked."""
 
 
+class Occupied(Refused):
+    """Not taken now: another change is under way, which ends by itself."""
+
+
 @dataclass(frozen=True)
 class Container:
     name: str
@@ -337,9 +341,9 @@ class _Turn:
                 fresh.lines = [f"waiting until the change to {to.container} is undone"]
                 return
             soon = f" If its `pulumi up` was interrupted, it is undone within {left:.0f} s." if left else ""
-            raise Refused(
+            raise Occupied(
                 f"a change to {to.kind} ({to.container}) is under way, {t.phase} for "
-                f"{self.now - t.since:.0f} s.{soon} Run `pulumi up` again after it; `status` shows it."
+                f"{self.now - t.since:.0f} s.{soon}"
             )
         if plan.engine.container not in world:
             raise Refused(f"the container {plan.engine.container} does not exist. {self._remain()} {REPAIR}")

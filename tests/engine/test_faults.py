@@ -187,6 +187,22 @@ def test_pulumi_killed_at_any_moment_loses_nothing_and_the_next_up_converges(
         assert not lost(load), f"{at}: {load.summary()}"
 
 
+@pytest.mark.parametrize("phase", ["draining", "prepared"])
+def test_the_old_setting_right_after_a_kill_waits_for_what_was_killed(
+    project: Project, load: Load, tmp_path: Path, phase: str
+) -> None:
+    engine, old = engine_of(project), project.live()
+    project.configure(engine=other(engine), cutover="hold")
+    with up_until(project, phase, tmp_path / "log"):
+        pass
+    project.configure(engine=engine)
+    project.pulumi("cancel", "--yes")
+    said = project.up()
+    assert "wait" in said and f"{engine} ({old}) is already serving" in said, said
+    assert project.live() == old
+    assert project.changes() == {}
+
+
 @contextmanager
 def full_disk(project: Project) -> Iterator[None]:
     """No room on the disk of the journal."""

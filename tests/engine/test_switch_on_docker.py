@@ -253,7 +253,7 @@ def test_two_changes_at_once_are_one_change_and_a_refusal(stack: Stack) -> None:
         text=True,
         check=False,
     )
-    assert refused.returncode == 1 and f"a change to vllm ({PREFIX}-{one}) is under way" in refused.stdout
+    assert refused.returncode == 75 and f"a change to vllm ({PREFIX}-{one}) is under way" in refused.stdout
     assert stack.follow()[0] == 0
     stack.make_gateway(gateway, one, start=True)
     stack.tell("commit", stack.plan(one, gateway))

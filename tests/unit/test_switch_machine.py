@@ -22,6 +22,7 @@ from switch.machine import (
     Done,
     Event,
     Follow,
+    Occupied,
     Refused,
     Release,
     State,
@@ -587,7 +588,7 @@ def test_nothing_is_stopped_while_nothing_is_known_to_be_active(host: Host) -> N
 
 def test_a_second_change_is_refused_while_one_is_under_way(host: Host) -> None:
     host.ask("prepare", plan())
-    with pytest.raises(Refused, match=r"a change to vllm .* is under way"):
+    with pytest.raises(Occupied, match=r"a change to vllm .* is under way"):
         host.ask("prepare", plan(OLD))
 
 
