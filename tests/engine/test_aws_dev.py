@@ -19,6 +19,7 @@ import yaml
 from components.aws import permissions
 from review.events import parse
 from review.text import drift
+from tests.support.aws.checkout import Checkout
 from tests.support.aws.emulator import ADDRESSES, Emulator
 from tests.support.aws.host.machines import Host, Machines
 from tests.support.aws.project import AwsProject
@@ -306,6 +307,28 @@ def test_access_log_and_certificates_reach_cloudwatch_without_prompts_and_keys(
     assert {each["status"] for each in lines if each.get("tenant") == "other"} == {200}
     assert not [mark for mark in (PROMPT, KEY, OTHERS_KEY) if mark in json.dumps(lines)]
     wait(lambda: any(each.get("mode") == "hold" for each in logged(emulator, "switch")), 120)
+
+
+def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProject) -> None:
+    checkout = Checkout(project)
+    checkout.commit("What runs")
+    project.up()
+    writes = project.aws_writes()
+    checkout.commit("Serve with vLLM", engine="vllm")
+    text = checkout.make("review")
+    assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text
+    assert "nothing is replaced but the gateway; back with `make rollback STACK=dev`" in text
+    assert "before and after the same" in text, "the price"
+    checkout.make("apply", REVIEW="reviews/dev")
+    assert project.outputs()["engine"] == "vllm"
+    assert complete(project)
+    text = checkout.make("rollback", YES="1")
+    assert "-  changeover:engine: vllm\n+  changeover:engine: ollama\n" in text
+    assert project.outputs()["engine"] == "ollama"
+    assert complete(project)
+    assert project.aws_writes() == writes
+    checkout.commit("Go back", engine="ollama")
+    assert "no drift" in checkout.make("drift")
 
 
 def test_what_was_changed_behind_its_back_is_found_and_put_right(
