@@ -185,7 +185,15 @@ def test_the_host_may_read_its_own_parameter_and_write_its_own_metrics_and_logs(
     assert metrics["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Changeover/prod"}}
     logs = allowed['["logs:CreateLogStream", "logs:PutLogEvents"]']
     assert logs["Resource"] == ["arn:edge-log:*", "arn:switch-log:*"]
-    assert len(allowed) == 3
+    assert len(allowed) == 4
+
+
+def test_the_managed_policy_lets_the_host_read_no_other_parameter(declare: Declare) -> None:
+    policy = json.loads(declare().one("RolePolicy")["policy"])
+    (denied,) = [each for each in policy["Statement"] if each["Effect"] == "Deny"]
+    assert denied["NotResource"] == "arn:host-key"
+    assert set(denied["Action"]) >= {"ssm:GetParameter", "ssm:GetParameters"}, "what the managed policy has"
+    assert "Resource" not in denied
 
 
 def test_the_host_can_be_reached_by_ssm_and_gets_no_other_managed_policy(declare: Declare) -> None:
