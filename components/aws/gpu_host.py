@@ -180,6 +180,16 @@ class GpuHost(pulumi.ComponentResource):
                 instance_interruption_behavior="stop",
             ),
         )
+        address = aws.ec2.Eip(
+            "address",
+            domain="vpc",
+            tags=tags("address"),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                provider=provider,
+                protect=wanted.protect,  # clients and name servers know it, and it is never given twice
+            ),
+        )
         self.instance = aws.ec2.Instance(
             "instance",
             ami=ami,
@@ -209,7 +219,10 @@ class GpuHost(pulumi.ComponentResource):
                 provider=provider,
                 protect=wanted.protect,
                 delete_before_replace=True,  # one data volume, one address
-                depends_on=[*routed, *role.ready, *logs],  # the boot script uses all of it
+                depends_on=[
+                    *(*routed, *role.ready, *logs),  # the boot script uses all of it
+                    address,  # AWS releases no address of an instance that still ends
+                ],
             ),
         )
         gone_with_instance = pulumi.ResourceOptions(
@@ -224,16 +237,6 @@ class GpuHost(pulumi.ComponentResource):
             volume_id=data.id,
             device_name="/dev/sdf",
             opts=gone_with_instance,
-        )
-        address = aws.ec2.Eip(
-            "address",
-            domain="vpc",
-            tags=tags("address"),
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                provider=provider,
-                protect=wanted.protect,  # clients and name servers know it, and it is never given twice
-            ),
         )
         associated = aws.ec2.EipAssociation(
             "address-association",

@@ -287,6 +287,10 @@ def test_a_new_instance_comes_after_the_old_one_and_takes_the_volume_and_the_add
         assert recorder.options(kind, name).deletedWith.endswith("::instance")
 
 
+def test_the_address_is_released_only_after_the_instance_that_holds_it(declare: Declare) -> None:
+    assert any(urn.endswith("::address") for urn in instance(declare()).dependencies)
+
+
 def test_a_newer_image_replaces_nothing_and_a_refresh_is_another_parameter(declare: Declare) -> None:
     recorder = declare()
     pinned = recorder.options("Parameter", "ami")
