@@ -80,9 +80,14 @@ def check(found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack:
             ]
         return []
     if found.state in ("stopping", "stopped"):
+        spot = (
+            " (where a spot interruption stopped it, AWS alone starts it again)"
+            if found.tags.get("Spot") == "yes"
+            else ""
+        )
         raise TargetError(
             f"the instance {found.instance} of stack `{stack}` is {found.state}; nothing was changed. "
-            f"Start it with: make wake STACK={stack}"
+            f"Start it with: make wake STACK={stack}{spot}"
         )
     if why := replaces(found, wanted, identity):
         reasons = ", and ".join(why)

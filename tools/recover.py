@@ -129,13 +129,17 @@ def recover(stack: str) -> None:
     if instance is None:
         raise StepFailed(f"the state of stack `{stack}` has no instance. Type: pulumi up --stack {stack}")
     found = look(stack, settings)
-    if found.instance == instance["id"] and found.state in ("stopping", "stopped"):
-        raise StepFailed(f"{found.instance} is {found.state}, not gone. Type: make wake STACK={stack}")
-    if found.instance == instance["id"] and found.state in ("pending", "running"):
-        if os.environ.get("REPLACE") != "1":
+    if found.instance == instance["id"] and found.state in ("pending", "running", "stopping", "stopped"):
+        if os.environ.get("REPLACE") == "1":
+            _terminate(settings, instance["id"], stack)
+        elif found.state in ("pending", "running"):
             _restart(settings, instance["id"], stack)
             return
-        _terminate(settings, instance["id"], stack)
+        else:
+            raise StepFailed(
+                f"{found.instance} is {found.state}, not gone. Type: make wake STACK={stack}; if it can't "
+                f"start: REPLACE=1 make recover STACK={stack}"
+            )
     _bring_back(settings, exported, instance, data, found, stack)
 
 

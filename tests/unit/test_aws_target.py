@@ -51,6 +51,11 @@ def test_nothing_is_said_where_nothing_changes_or_exists() -> None:
 def test_a_stopped_instance_is_an_error_with_what_starts_it() -> None:
     with pytest.raises(TargetError, match=r"is stopped; nothing was changed.*: make wake STACK=prod"):
         notes(replace(HERE, state="stopped"))
+    spot = replace(HERE, state="stopped", tags={**IDENTITY, "Spot": "yes"})
+    with pytest.raises(
+        TargetError, match=r"make wake STACK=prod \(where a spot interruption stopped it, AWS"
+    ):
+        notes(spot)
 
 
 def test_a_volume_without_its_instance_is_a_note_with_what_brings_it_back() -> None:

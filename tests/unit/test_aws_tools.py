@@ -179,9 +179,23 @@ def test_a_host_that_stays_dead_is_terminated_only_when_asked(
 
 def test_a_sleeping_instance_is_not_gone(world: World) -> None:
     world.found = replace(HERE, state="stopped")
-    with pytest.raises(StepFailed, match=r"not gone.*make wake STACK=prod"):
+    with pytest.raises(
+        StepFailed, match=r"not gone.*make wake STACK=prod; .*REPLACE=1 make recover STACK=prod"
+    ):
         recover.recover("prod")
     assert world.aws == []
+
+
+@pytest.mark.parametrize("state", ["stopping", "stopped"])
+def test_a_stopped_instance_that_cannot_start_is_replaced_when_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    world.found = replace(HERE, state=state, volumes=("vol-1",))
+    monkeypatch.setenv("REPLACE", "1")
+    recover.recover("prod")
+    assert "terminate-instances --instance-ids" in world.aws
+    assert "start-instances --instance-ids" not in world.aws
+    assert world.pulumi == ["stack export", "stack import", "up --yes"]
 
 
 def test_no_capacity_says_what_else_there_is(world: World) -> None:
@@ -210,6 +224,17 @@ def test_a_stopped_instance_is_started_and_waited_for(world: World) -> None:
         "start-instances --instance-ids",
         "wait instance-status-ok",
     ]
+
+
+def test_a_start_that_fails_names_what_makes_another_instance_and_who_starts_a_spot_one(world: World) -> None:
+    world.found = replace(HERE, state="stopped")
+    world.failing = "start-instances"
+    with pytest.raises(StepFailed, match="REPLACE=1 make recover STACK=dev") as error:
+        wake.wake("dev")
+    assert "spot" not in str(error.value)
+    world.settings = wanted(spot=True, protect=False)
+    with pytest.raises(StepFailed, match="interrupted is started again by AWS alone"):
+        wake.wake("dev")
 
 
 def test_a_running_instance_is_left_alone_and_a_lost_one_named(world: World) -> None:
