@@ -87,10 +87,17 @@ def _terminate(settings: AwsSettings, instance: str, stack: str) -> None:
             aws(settings.region, "ec2", "cancel-spot-instance-requests", *ids)
         aws(settings.region, "ec2", "modify-instance-attribute", *which, "--no-disable-api-termination")
         aws(settings.region, "ec2", "terminate-instances", "--instance-ids", instance)
+    except AwsError as error:
+        raise StepFailed(str(error)) from None
+    _wait_for_the_end(settings, instance)
+
+
+def _wait_for_the_end(settings: AwsSettings, instance: str) -> None:
+    try:
         wait = ("ec2", "wait", "instance-terminated", "--instance-ids", instance)
         aws(settings.region, *wait, seconds=WAIT_SECONDS)
     except AwsError as error:
-        raise StepFailed(str(error)) from None
+        raise StepFailed(f"{instance} does not end: {error}\nType the same again later") from None
 
 
 def _data_is_lost(settings: AwsSettings, volume: str, stack: str) -> None:
@@ -140,6 +147,9 @@ def recover(stack: str) -> None:
                 f"{found.instance} is {found.state}, not gone. Type: make wake STACK={stack}; if it can't "
                 f"start: REPLACE=1 make recover STACK={stack}"
             )
+    elif found.instance == instance["id"]:
+        say(f"{instance['id']} still ends; waiting for it, since it holds the data volume …")
+        _wait_for_the_end(settings, instance["id"])
     _bring_back(settings, exported, instance, data, found, stack)
 
 

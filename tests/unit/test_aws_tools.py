@@ -117,6 +117,13 @@ def test_a_terminated_instance_is_made_again_and_what_was_lost_is_said(
     assert "Taking 2 resources" in said
 
 
+def test_an_instance_that_still_ends_is_waited_for_since_it_holds_the_volume(world: World) -> None:
+    world.found = replace(HERE, state="shutting-down", volumes=("vol-1",))
+    recover.recover("prod")
+    assert world.aws == ["wait instance-terminated"]
+    assert world.pulumi == ["stack export", "stack import", "up --yes"]
+
+
 def test_nothing_is_changed_where_nobody_can_be_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.found = replace(NOTHING, volumes=("vol-1",))
     monkeypatch.delenv("YES")
