@@ -131,6 +131,7 @@ END
   $agent/bin/amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c "file:$agent/etc/changeover.json"
   cat >/usr/local/bin/changeover-probe <<END
 #!/bin/sh
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin # cron's own has no /usr/local/bin
 # 1 while edge and gateway run and an engine is healthy, else 0.
 running() { [ -n "\$(docker ps --quiet --filter "label=changeover.role=\$1" --filter "\$2")" ]; }
 up=0
