@@ -31,6 +31,8 @@ HostKey /etc/ssh/ssh_host_ed25519_key
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin no
+# The docker provider opens a connection for each request, many at once; the default drops some beyond 10.
+MaxStartups 100
 END
   systemctl restart ssh
 }

@@ -113,6 +113,11 @@ def test_what_ran_on_a_former_instance_is_forgotten_and_its_records_are_kept(tmp
     assert [file.name for file in journal.rglob("*.json")] == ["one.json"]
 
 
+def test_sshd_takes_as_many_connections_at_once_as_a_deployment_opens() -> None:
+    start = render(BOOT).index("/etc/ssh/sshd_config.d/10-changeover.conf <<'END'")
+    assert "\nMaxStartups 100\n" in render(BOOT)[start:].partition("\nEND\n")[0] + "\n"
+
+
 @pytest.mark.parametrize(("engine", "value"), [("healthy", "1"), ("starting", "0")])
 def test_the_probe_that_cron_runs_tells_cloudwatch_whether_the_endpoint_is_up(
     tmp_path: Path, engine: str, value: str
