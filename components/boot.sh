@@ -109,12 +109,12 @@ Unattended-Upgrade::Package-Blacklist {
 END
 }
 
-watch() { # metrics of GPU and disk, and once a minute whether what serves is up
+watch() { # metrics of GPU (often: a short answer is no idleness) and disk, and once a minute whether what serves is up
   local agent=/opt/aws/amazon-cloudwatch-agent
   if [ ! -x $agent/bin/amazon-cloudwatch-agent-ctl ]; then
     retry 300 curl -fsS -o /tmp/agent.deb \
       "https://amazoncloudwatch-agent-$REGION.s3.$REGION.amazonaws.com/ubuntu/amd64/latest/amazon-cloudwatch-agent.deb"
-    dpkg -i /tmp/agent.deb
+    retry 600 dpkg -i /tmp/agent.deb # unattended upgrades may hold its lock
   fi
   mkdir -p $agent/etc
   cat >$agent/etc/changeover.json <<END
@@ -124,7 +124,10 @@ watch() { # metrics of GPU and disk, and once a minute whether what serves is up
     "append_dimensions": {"InstanceId": "\${aws:InstanceId}"},
     "aggregation_dimensions": [["InstanceId"]],
     "metrics_collected": {
-      "nvidia_gpu": {"measurement": ["utilization_gpu", "memory_used", "memory_total"]},
+      "nvidia_gpu": {
+        "measurement": ["utilization_gpu", "memory_used", "memory_total"],
+        "metrics_collection_interval": 10
+      },
       "disk": {"resources": ["/", "$DATA_MOUNT"], "measurement": ["used_percent"]}
     }
   }

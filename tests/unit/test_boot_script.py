@@ -1,5 +1,6 @@
 """The boot script: its text is held by a golden file, passes shellcheck, and carries no secret."""
 
+import json
 import os
 import subprocess
 import sys
@@ -111,6 +112,14 @@ def test_what_ran_on_a_former_instance_is_forgotten_and_its_records_are_kept(tmp
     assert done.returncode == 0, done.stderr
     assert log.read_text().splitlines() == ["ps --all --quiet", "rm --force a1 b2", "network prune --force"]
     assert [file.name for file in journal.rglob("*.json")] == ["one.json"]
+
+
+def test_the_agent_is_installed_in_spite_of_a_lock_and_looks_at_the_gpu_often() -> None:
+    assert "retry 600 dpkg -i /tmp/agent.deb" in render(BOOT)
+    start = render(BOOT).index("$agent/etc/changeover.json <<END\n")
+    text = render(BOOT)[start:].partition("<<END\n")[2].partition("\nEND\n")[0]
+    told = json.loads(text.replace("\\$", "$"))
+    assert told["metrics"]["metrics_collected"]["nvidia_gpu"]["metrics_collection_interval"] == 10
 
 
 def test_sshd_takes_as_many_connections_at_once_as_a_deployment_opens() -> None:
