@@ -14,7 +14,7 @@ from offline.steps import StepFailed
 from stacks.aws_cli import AwsError, Found
 from stacks.aws_settings import PUBLIC_KEY
 from tests.unit.test_aws_target import HERE, NOTHING, wanted
-from tools import down, host, keys, recover, wake
+from tools import down, host, keys, recover, review, wake
 
 INSTANCE = "urn:pulumi:prod::changeover::changeover:index:GpuHost$aws:ec2/instance:Instance::instance"
 DATA = "urn:pulumi:prod::changeover::changeover:index:GpuHost$aws:ebs/volume:Volume::data"
@@ -84,9 +84,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.delenv("REPLACE", raising=False)
     monkeypatch.delenv("DATA", raising=False)
     monkeypatch.setenv("YES", "1")
-    for module in (recover, wake):
+    for module in (recover, review, wake):
         monkeypatch.setattr(module, "on_aws", lambda stack: world.settings)
         monkeypatch.setattr(module, "look", lambda stack, settings: world.found)
+    for module in (recover, wake):
         monkeypatch.setattr(module, "aws", world.ask_aws)
     monkeypatch.setattr(recover, "pulumi", world.run_pulumi)
     return world
@@ -310,6 +311,23 @@ def test_tools_reach_the_host_over_the_stacks_own_ssh(
     world.found = replace(HERE, state="stopped")
     with pytest.raises(StepFailed, match="make wake STACK=prod"):
         host.reach("prod")
+
+
+# drift
+
+
+def test_a_sleeping_instance_is_no_drift_and_no_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def preview(stack: str) -> None:
+        raise AssertionError("a preview of a stopped instance is refused")
+
+    monkeypatch.setattr(review, "preview_of", preview)
+    world.found = replace(HERE, state="stopped")
+    review.drift("dev")
+    assert (
+        "`dev` is asleep; nothing was looked at (i-0123456789abcdef0 is stopped)." in capsys.readouterr().out
+    )
 
 
 # down

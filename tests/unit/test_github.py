@@ -118,6 +118,8 @@ def test_a_drift_is_one_issue_that_closes_when_it_is_gone(
     (issue,) = hub.issues.values()
     assert (issue["title"], issue["labels"], issue["state"]) == ("Drift of dev", ["drift"], "open")
     assert issue["body"] == "the edge and the switch are stopped\n"
+    drift(0, f"dev is {review.ASLEEP}")
+    assert issue["state"] == "open", "nothing was looked at"
     drift(0, "no drift")
     assert issue["state"] == "closed"
     with pytest.raises(StepFailed, match="could not be looked for"):
