@@ -115,8 +115,9 @@ def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> 
     why = []
     if found.zone != wanted.zone:
         why.append(
-            f"the zone changes from {found.zone} to {wanted.zone} (a new data volume too: its weights are "
-            "fetched again)"
+            f"the zone changes from {found.zone} to {wanted.zone} (a data volume is bound to its zone: the "
+            "new one is empty, weights are fetched again, and the stack's own CA is another, unless "
+            "`dataSnapshot` names a snapshot of the old one)"
         )
     if wanted.subnet_id and found.subnet != wanted.subnet_id:
         why.append(f"the subnet changes from {found.subnet} to {wanted.subnet_id}")

@@ -42,7 +42,8 @@ class Network(pulumi.ComponentResource):
             cidr_block=VPC_CIDR,
             availability_zone=args.zone,
             tags=tags,
-            opts=child,
+            # another zone means another subnet with the same addresses, which AWS refuses beside the old one
+            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
         )
         gateway = aws.ec2.InternetGateway(f"{name}-gateway", vpc_id=vpc.id, tags=tags, opts=child)
         routes = aws.ec2.RouteTable(

@@ -419,6 +419,26 @@ def test_make_recover_brings_an_instance_back_that_was_terminated_by_hand(
     nothing_to_do(project)
 
 
+def test_another_zone_is_said_with_what_is_lost_and_gets_an_endpoint_again(
+    project: AwsProject, emulator: Emulator, machines: Machines
+) -> None:
+    old = machines.only()
+    address = old.address
+    project.configure(zone="us-east-1b")
+    said = project.pulumi("preview")
+    assert "the zone changes from us-east-1a to us-east-1b" in said
+    assert "weights are fetched again" in said
+    project.up()
+    new = machines.only()
+    assert new.instance != old.instance
+    assert new.address == address
+    named = [{"Name": "tag:Name", "Values": ["changeover-dev-data"]}]
+    (volume,) = emulator.client("ec2").describe_volumes(Filters=named)["Volumes"]
+    assert volume["AvailabilityZone"] == "us-east-1b"
+    assert complete(project)
+    nothing_to_do(project)
+
+
 def test_destroy_leaves_nothing(project: AwsProject, emulator: Emulator) -> None:
     project.pulumi("destroy", "--yes", "--skip-preview")
     nothing_is_left(emulator)

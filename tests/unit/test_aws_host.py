@@ -127,6 +127,10 @@ def test_the_subnet_is_public_and_in_the_zone(declare: Declare) -> None:
     assert route["gatewayId"] == "changeover-prod-network-gateway-id"
 
 
+def test_a_subnet_in_another_zone_comes_after_the_old_one_whose_addresses_it_takes(declare: Declare) -> None:
+    assert declare().options("Subnet", "changeover-prod-network-subnet").deleteBeforeReplace
+
+
 def test_an_existing_subnet_is_used_and_none_is_made(declare: Declare) -> None:
     recorder = declare(vpc_id="vpc-0123456789abcdef0", subnet_id="subnet-0123456789abcdef0")
     assert not {kind for kind in kinds(recorder) if kind.rsplit(":", 1)[1] in ("Vpc", "Subnet", "RouteTable")}

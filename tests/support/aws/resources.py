@@ -567,6 +567,10 @@ def _instance_delete(region: str, made: str, state: Json) -> None:
 
 
 def _attachment_create(region: str, given: Json) -> str:
+    zone = _instance(region, given["instanceId"])["Placement"]["AvailabilityZone"]
+    (disk,) = ec2(region).describe_volumes(VolumeIds=[given["volumeId"]])["Volumes"]
+    if disk["AvailabilityZone"] != zone:  # the emulator takes no notice
+        raise RuntimeError(f"InvalidVolume.ZoneMismatch: {given['volumeId']} is not in {zone}")
     ec2(region).attach_volume(
         Device=given["deviceName"], InstanceId=given["instanceId"], VolumeId=given["volumeId"]
     )
