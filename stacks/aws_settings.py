@@ -155,6 +155,14 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
     snapshot = str(raw.value("dataSnapshot"))
     if snapshot and not re.fullmatch(r"snap-[0-9a-f]{8,17}", snapshot):
         raw.problem("dataSnapshot", snapshot, "a snapshot's id, snap-…", "pulumi config rm dataSnapshot")
+    spot, protect = bool(raw.value("spot")), bool(raw.value("protect"))
+    if spot and protect:
+        raw.problem(
+            "spot",
+            True,
+            "only with protect false, since AWS protects no spot instance from termination",
+            "pulumi config set protect false",
+        )
     least = IMAGES_GIB + -(-weights_bytes // 1024**3)
     email = str(raw.value("alarmEmail"))
     if email and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", email):
@@ -190,8 +198,8 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
             "dataVolumeGiB", least, 16384, "GiB", ", for the weights and both engines' images"
         ),
         data_snapshot=snapshot,
-        spot=bool(raw.value("spot")),
-        protect=bool(raw.value("protect")),
+        spot=spot,
+        protect=protect,
         idle_minutes=idle,
         email=email,
         budget=budget,

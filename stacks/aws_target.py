@@ -121,6 +121,8 @@ def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> 
         )
     if wanted.subnet_id and found.subnet != wanted.subnet_id:
         why.append(f"the subnet changes from {found.subnet} to {wanted.subnet_id}")
+    if wanted.spot and found.type != wanted.instance.name:
+        why.append(f"a spot instance can't change its type ({found.type} to {wanted.instance.name})")
     words = {
         "Boot": "the boot script changed",
         "Spot": "`spot` changed",

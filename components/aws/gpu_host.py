@@ -219,6 +219,8 @@ class GpuHost(pulumi.ComponentResource):
                 provider=provider,
                 protect=wanted.protect,
                 delete_before_replace=True,  # one data volume, one address
+                # to the provider, spot taken away is no change; and AWS changes no spot instance's type
+                replace_on_changes=["tags.Spot", *(["instanceType"] if wanted.spot else [])],
                 depends_on=[
                     *(*routed, *role.ready, *logs),  # the boot script uses all of it
                     address,  # AWS releases no address of an instance that still ends

@@ -373,6 +373,17 @@ def test_a_stopped_instance_is_said_and_make_wake_starts_it(
     nothing_to_do(project)
 
 
+def test_spot_taken_away_and_another_type_of_a_spot_instance_are_another_instance(
+    project: AwsProject,
+) -> None:
+    project.configure(spot=False)
+    assert project.changes()["instance"] == "replace"
+    project.configure(spot=True, instanceType="g4dn.2xlarge")
+    assert project.changes()["instance"] == "replace"
+    project.configure(instanceType=None)
+    assert project.changes() == {}
+
+
 def test_a_new_machine_image_replaces_the_instance_and_keeps_the_weights(
     project: AwsProject, emulator: Emulator, machines: Machines
 ) -> None:

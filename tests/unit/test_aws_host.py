@@ -278,6 +278,11 @@ def test_spot_is_a_persistent_request_whose_interruption_stops(declare: Declare)
     assert "instanceMarketOptions" not in declare().one("Instance")
 
 
+def test_spot_taken_away_replaces_and_so_does_another_type_of_a_spot_instance(declare: Declare) -> None:
+    assert list(instance(declare()).replaceOnChanges) == ["tags.Spot"]
+    assert list(instance(declare(spot=True)).replaceOnChanges) == ["tags.Spot", "instanceType"]
+
+
 def test_a_new_instance_comes_after_the_old_one_and_takes_the_volume_and_the_address(
     declare: Declare,
 ) -> None:

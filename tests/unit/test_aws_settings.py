@@ -82,6 +82,7 @@ def test_every_setting_of_aws_is_declared_and_has_a_default() -> None:
         ({"ami": "latest"}, "an image's id, ami-…"),
         ({"ami": "ami-0123456789abcdef0", "amiRefresh": "2027"}, "not with ami"),
         ({"dataSnapshot": "yesterday"}, "a snapshot's id, snap-…"),
+        ({"spot": True}, "changeover:spot: True cannot work; only with protect false"),
         ({"dataVolumeGiB": 20}, "for the weights and both engines' images"),
         ({"alarmEmail": "me"}, "an e-mail address"),
         ({"monthlyBudget": 500}, "only with alarmEmail"),

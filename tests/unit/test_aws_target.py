@@ -68,7 +68,7 @@ def test_a_volume_without_its_instance_is_a_note_with_what_brings_it_back() -> N
     [
         (IDENTITY | {"Boot": "fff"}, {}, "the boot script changed"),
         (IDENTITY | {"Image": "pinned-2027"}, {}, "the machine image changes from pinned to pinned-2027"),
-        (IDENTITY | {"Spot": "yes"}, {"spot": True}, "`spot` changed"),
+        (IDENTITY | {"Spot": "yes"}, {}, "`spot` changed"),
         (IDENTITY | {"Data": "snap-0123456789"}, {}, "the data volume is made anew"),
         (IDENTITY, {"zone": "us-east-1b"}, "the zone changes from us-east-1a to us-east-1b"),
     ],
@@ -89,6 +89,13 @@ def test_a_replacement_is_said_in_words_and_refused_where_protected(
 def test_another_instance_type_stops_the_instance_and_is_not_refused() -> None:
     (note,) = notes(HERE, instanceType="g4dn.2xlarge")
     assert "this stops the instance i-0123456789abcdef0 and starts it as g4dn.2xlarge" in note
+
+
+def test_another_type_of_a_spot_instance_is_another_instance() -> None:
+    spot = IDENTITY | {"Spot": "yes"}
+    (note,) = notes(replace(HERE, tags=spot), spot, instanceType="g4dn.2xlarge", spot=True, protect=False)
+    assert "this replaces the instance" in note
+    assert "a spot instance can't change its type (g4dn.xlarge to g4dn.2xlarge)" in note
 
 
 def test_the_price_comes_with_the_difference_that_a_change_makes() -> None:

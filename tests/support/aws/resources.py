@@ -35,6 +35,8 @@ class Kind:
     delete: Callable[[str, str, Json], None]
     in_place: frozenset[str]
     autoname: str = ""
+    kept: frozenset[str] = frozenset()
+    """Properties that are optional and computed: to the published plugin their removal is no change."""
     replaces_if: Callable[[str, Json], bool] = lambda path, new: False
 
     def replaces(self, path: str, new: Json) -> bool:
@@ -442,6 +444,10 @@ def _instance_create(region: str, given: Json) -> str:
             market.get("spotOptions", {}), "spotInstanceType", "instanceInterruptionBehavior", "maxPrice"
         )
         more["InstanceMarketOptions"] = {**pascal(market, "marketType"), "SpotOptions": spot}
+    if "instanceMarketOptions" in given and given.get(
+        "disableApiTermination"
+    ):  # the emulator takes no notice
+        raise RuntimeError("InvalidParameterCombination: no termination protection for Spot Instances")
     made = ec2(region).run_instances(
         ImageId=given["ami"],
         MinCount=1,
@@ -521,6 +527,8 @@ def _instance_read(region: str, made: str, given: Json) -> Json | None:
 
 def _instance_update(region: str, made: str, old: Json, new: Json) -> None:
     api = ec2(region)
+    if changed(old, new, "instanceType") and _instance(region, made).get("InstanceLifecycle") == "spot":
+        raise RuntimeError(f"UnsupportedOperation: the type of the spot instance {made} can't be modified")
     stopped = [name for name in ("instanceType", "userData") if changed(old, new, name)]
     if stopped:  # AWS changes these only on a stopped instance
         api.stop_instances(InstanceIds=[made])
@@ -1153,6 +1161,7 @@ KINDS: dict[str, Kind] = {
         _instance_delete,
         INSTANCE_IN_PLACE,
         _instance_update,
+        kept=frozenset({"instanceMarketOptions"}),
         replaces_if=lambda path, new: (
             path.startswith("userData")
             and not path.startswith("userDataReplace")
