@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ GOOD = {
 }
 
 
-def ready(folder: Path, failing: str = "", *, seconds: int = 2, **answers: str) -> tuple[int, str, str]:
+def ready(
+    folder: Path, failing: str = "", *, hanging: str = "", seconds: int = 2, **answers: str
+) -> tuple[int, str, str]:
     """Run the script against a double of `ssh`; returns exit status and what it printed."""
     said = {**GOOD, **{key.replace("_", " "): value for key, value in answers.items()}}
     cases = "\n".join(
@@ -26,7 +29,14 @@ def ready(folder: Path, failing: str = "", *, seconds: int = 2, **answers: str) 
         for name, text in said.items()
     )
     program = folder / "ssh"
-    program.write_text(f'#!/bin/sh\n[ "$1" = ubuntu@i-1 ] || exit 99\ncase "$2" in\n{cases}\nesac\nexit 98\n')
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = ubuntu@i-1 ] || exit 99\n'
+        # a time limit is the host's business: it is kept where a program there hangs
+        f'limit=$(echo "$2" | sed -nE "s/^timeout ([0-9]+) .*/\\1/p")\n'
+        f'command=$(echo "$2" | sed -E "s/^timeout [0-9]+ //")\n'
+        f'case "$command" in "{hanging or "nothing"}"*) exec timeout "$limit" sleep 60 ;; esac\n'
+        f'case "$command" in\n{cases}\nesac\nexit 98\n'
+    )
     program.chmod(0o755)
     done = subprocess.run(
         ["sh", ROOT / "components" / "aws" / "ready.sh"],
@@ -63,6 +73,14 @@ def test_ssh_is_waited_for_until_the_deadline_and_its_words_are_the_error(tmp_pa
     code, _, err = ready(tmp_path, failing="true", true="Connection refused")
     assert code == 1
     assert "SSH is not ready on ubuntu@i-1; it said:\nConnection refused" in err
+
+
+def test_the_deadline_ends_a_check_that_hangs_as_well(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    code, _, err = ready(tmp_path, hanging="cloud-init")
+    assert code == 1
+    assert "cloud-init is not ready on ubuntu@i-1" in err
+    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize(
