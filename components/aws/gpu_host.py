@@ -13,7 +13,7 @@ from components.aws.network import Network, NetworkArgs
 from components.aws.role import Role, RoleArgs
 from components.aws.settings import AwsSettings
 from components.aws.snapshots import Snapshots, SnapshotsArgs
-from components.boot_script import Boot, digest, user_data
+from components.boot_script import DATA_MOUNT, Boot, digest, user_data
 from components.instance_types import GPU_WORDS, ROOT_GIB
 from components.labels import Labels
 from components.ssh_config import USER
@@ -295,6 +295,8 @@ class GpuHost(pulumi.ComponentResource):
                 "GPUS": str(wanted.instance.gpus),
                 "INSTANCE_TYPE": wanted.instance.name,  # another one was stopped and started: wait again
                 "DRIVER": str(pins.DRIVER),
+                "DATA_MOUNT": DATA_MOUNT,
+                "DATA_GIB": str(wanted.data_gib),  # a larger one was grown: its file system has to follow
                 "DEADLINE": str(READY_SECONDS),
             },
             triggers=[self.instance.id],

@@ -1,7 +1,7 @@
 #!/bin/sh
 # ready.sh: waits until the host behind $DOCKER_HOST is ready: SSH, cloud-init, the GPU ($GPUS times $GPU, driver
-# $DRIVER or newer), Docker and its NVIDIA runtime. Gives up after $DEADLINE seconds, or at once where waiting
-# can't help, with what the failing check itself said.
+# $DRIVER or newer), Docker and its NVIDIA runtime; then grows the file system at $DATA_MOUNT to its volume. Gives
+# up after $DEADLINE seconds, or at once where waiting can't help, with what the failing check itself said.
 set -u
 host=${DOCKER_HOST#ssh://}
 end=$(($(date +%s) + DEADLINE))
@@ -68,3 +68,5 @@ wait_for cloud-init cloud_init
 wait_for 'The GPU' gpu
 wait_for Docker on "timeout 60 docker version --format '{{.Server.Version}}'"
 wait_for "Docker's NVIDIA runtime" runtime
+# a volume that was made larger meanwhile; otherwise there is nothing to do
+wait_for "The data volume's file system" on "sudo resize2fs \"\$(findmnt -no SOURCE $DATA_MOUNT)\""

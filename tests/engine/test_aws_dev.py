@@ -373,6 +373,16 @@ def test_a_stopped_instance_is_said_and_make_wake_starts_it(
     nothing_to_do(project)
 
 
+def test_a_larger_data_volume_is_grown_in_place(project: AwsProject, emulator: Emulator) -> None:
+    project.configure(dataVolumeGiB=220)
+    assert project.changes() == {"data": "update", "ready": "update"}
+    project.up()
+    named = [{"Name": "tag:Name", "Values": ["changeover-dev-data"]}]
+    (volume,) = emulator.client("ec2").describe_volumes(Filters=named)["Volumes"]
+    assert volume["Size"] == 220
+    nothing_to_do(project)
+
+
 def test_spot_taken_away_and_another_type_of_a_spot_instance_are_another_instance(
     project: AwsProject,
 ) -> None:

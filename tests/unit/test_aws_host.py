@@ -355,6 +355,12 @@ def test_another_instance_type_is_waited_for_again(declare: Declare) -> None:
     assert before != after
 
 
+def test_a_larger_data_volume_makes_the_file_system_follow(declare: Declare) -> None:
+    before, after = (declare(data_gib=gib).one("Command")["environment"] for gib in (200, 300))
+    assert {key for key in before if before[key] != after[key]} == {"DATA_GIB"}
+    assert before["DATA_MOUNT"] == "/data"
+
+
 # name, logs, alarms, money
 
 

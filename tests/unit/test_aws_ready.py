@@ -12,6 +12,7 @@ from tests.unit.test_aws_settings import ROOT
 GOOD = {
     "true": "",
     "cloud-init": "\nstatus: done",
+    "sudo resize2fs": "nothing to do",
     "sudo": "the boot script's last words",
     "nvidia-smi": "580.95.05, Tesla T4",
     "docker version": "29.1.0",
@@ -34,6 +35,7 @@ def ready(
         # a time limit is the host's business: it is kept where a program there hangs
         f'limit=$(echo "$2" | sed -nE "s/^timeout ([0-9]+) .*/\\1/p")\n'
         f'command=$(echo "$2" | sed -E "s/^timeout [0-9]+ //")\n'
+        f'echo "$command" >>{folder}/asked\n'
         f'case "$command" in "{hanging or "nothing"}"*) exec timeout "$limit" sleep 60 ;; esac\n'
         f'case "$command" in\n{cases}\nesac\nexit 98\n'
     )
@@ -46,6 +48,7 @@ def ready(
             "GPU": "Tesla T4",
             "GPUS": "1",
             "DRIVER": "580",
+            "DATA_MOUNT": "/data",
             "DEADLINE": str(seconds),
             "PAUSE": "0.2",
         },
@@ -66,7 +69,17 @@ def test_a_host_that_is_ready_passes_every_check(tmp_path: Path) -> None:
         "The GPU",
         "Docker",
         "Docker's NVIDIA runtime",
+        "The data volume's file system",
     ]
+
+
+def test_the_file_system_follows_its_volume(tmp_path: Path) -> None:
+    ready(tmp_path)
+    last = (tmp_path / "asked").read_text().splitlines()[-1]
+    assert last == 'sudo resize2fs "$(findmnt -no SOURCE /data)"'
+    code, _, err = ready(tmp_path, failing="sudo resize2fs", sudo_resize2fs="no such device")
+    assert code == 1
+    assert "The data volume's file system is not ready on ubuntu@i-1; it said:\nno such device" in err
 
 
 def test_ssh_is_waited_for_until_the_deadline_and_its_words_are_the_error(tmp_path: Path) -> None:
