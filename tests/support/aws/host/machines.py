@@ -27,6 +27,7 @@ from tests.support.aws.host.images import save
 from tools import debian
 
 HERE = Path(__file__).parent
+ROOT_ONLY = "only root can make namespaces, loop devices and mounts"
 INTERNET, CLIENT = "changeover-test-net", "changeover-test-client"
 PROGRAMS = {
     "sshd": "openssh-server",
@@ -229,6 +230,8 @@ class Machines:
         self._stop = threading.Event()
 
     def __enter__(self) -> "Machines":
+        if os.geteuid() != 0:
+            raise RuntimeError(ROOT_ONLY)
         debian.ensure(PROGRAMS, self.folder / "apt.log")
         save(self.archive)
         for name in (INTERNET, CLIENT):
