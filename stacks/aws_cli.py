@@ -25,7 +25,6 @@ class Found:
     state: str
     type: str
     zone: str
-    subnet: str
     address: str
     """The public one; empty where there is none."""
     tags: Mapping[str, str]
@@ -75,7 +74,6 @@ def found(instances: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str,
         state=one.get("State", {}).get("Name", ""),
         type=one.get("InstanceType", ""),
         zone=one.get("Placement", {}).get("AvailabilityZone", ""),
-        subnet=one.get("SubnetId", ""),
         address=one.get("PublicIpAddress", ""),
         tags={each["Key"]: each["Value"] for each in one.get("Tags", [])},
         volumes=tuple(each["VolumeId"] for each in volumes),

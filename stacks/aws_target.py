@@ -119,19 +119,19 @@ def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> 
             "new one is empty, weights are fetched again, and the stack's own CA is another, unless "
             "`dataSnapshot` names a snapshot of the old one)"
         )
-    if wanted.subnet_id and found.subnet != wanted.subnet_id:
-        why.append(f"the subnet changes from {found.subnet} to {wanted.subnet_id}")
     if wanted.spot and found.type != wanted.instance.name:
         why.append(f"a spot instance can't change its type ({found.type} to {wanted.instance.name})")
     words = {
         "Boot": "the boot script changed",
         "Spot": "`spot` changed",
         "Data": "the data volume is made anew",
+        "Key": "the deployer's SSH key changed",
     }
     for tag, now in identity.items():
         before = found.tags.get(tag, now)
         if before != now:
-            why.append(words.get(tag, f"the machine image changes from {before} to {now}"))
+            what = "the subnet" if tag == "Network" else "the machine image"
+            why.append(words.get(tag, f"{what} changes from {before} to {now}"))
     return why
 
 

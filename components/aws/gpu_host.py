@@ -1,5 +1,6 @@
 """A GPU instance on AWS with everything it needs, up to a Docker engine that answers."""
 
+import hashlib
 from dataclasses import dataclass
 
 import pulumi
@@ -54,6 +55,8 @@ def identity(args: GpuHostArgs) -> dict[str, str]:
         "Image": args.settings.ami or "-".join(filter(None, ["pinned", args.settings.ami_refresh])),
         "Data": args.settings.data_snapshot or "empty",
         "Spot": "yes" if args.settings.spot else "no",
+        "Network": args.settings.subnet_id or "own",
+        "Key": hashlib.sha256(args.settings.public_keys["client"].encode()).hexdigest()[:12],
     }
 
 
@@ -137,7 +140,11 @@ class GpuHost(pulumi.ComponentResource):
             key_name=labels.name("deployer"),
             public_key=wanted.public_keys["client"],
             tags=tags("deployer"),
-            opts=child,
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                provider=provider,
+                delete_before_replace=True,  # another key takes the same name; the instance is replaced with it
+            ),
         )
         data = aws.ebs.Volume(
             "data",

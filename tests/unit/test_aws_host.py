@@ -226,6 +226,11 @@ def test_the_boot_script_names_the_parameter_and_holds_no_key(declare: Declare) 
     assert "data-id" in text or "dataid" in text
 
 
+def test_another_key_of_the_deployer_takes_the_name_of_the_old_one(declare: Declare) -> None:
+    assert declare().one("KeyPair")["keyName"] == "changeover-prod-deployer"
+    assert declare().options("KeyPair", "deployer").deleteBeforeReplace
+
+
 # instance
 
 
@@ -326,6 +331,8 @@ def test_the_instances_tags_tell_a_later_preview_what_it_was_made_from() -> None
     assert identity(args(ami="ami-0123456789"))["Image"] == "ami-0123456789"
     assert identity(args(spot=True))["Spot"] != base["Spot"]
     assert identity(args(zone="us-east-1a"))["Boot"] != base["Boot"]
+    assert (base["Network"], identity(args(subnet_id="subnet-0"))["Network"]) == ("own", "subnet-0")
+    assert identity(args(public_keys={"client": "ssh-ed25519 BBBB"}))["Key"] != base["Key"]
     assert identity(args(data_gib=500, email="a@b.cc", log_days=1)) == base
 
 

@@ -18,19 +18,25 @@ from stacks.settings import from_values
 from stacks.target_error import TargetError
 from tests.unit.test_aws_settings import GOOD, PUBLIC, ROOT
 
-IDENTITY = {"Boot": "0123456789ab", "Image": "pinned", "Data": "empty", "Spot": "no"}
+IDENTITY = {
+    "Boot": "0123456789ab",
+    "Image": "pinned",
+    "Data": "empty",
+    "Spot": "no",
+    "Network": "subnet-0123456789abcdef0",
+    "Key": "ba9876543210",
+}
 HERE = Found(
     instance="i-0123456789abcdef0",
     state="running",
     type="g4dn.xlarge",
     zone="us-east-1a",
-    subnet="subnet-0123456789abcdef0",
     address="198.51.100.7",
     tags=IDENTITY,
     volumes=("vol-1", "vol-2"),
     size_gib=280,
 )
-NOTHING = replace(HERE, instance=None, state="", type="", zone="", subnet="", tags={}, volumes=(), size_gib=0)
+NOTHING = replace(HERE, instance=None, state="", type="", zone="", tags={}, volumes=(), size_gib=0)
 
 
 def wanted(**values: object) -> AwsSettings:
@@ -70,6 +76,8 @@ def test_a_volume_without_its_instance_is_a_note_with_what_brings_it_back() -> N
         (IDENTITY | {"Image": "pinned-2027"}, {}, "the machine image changes from pinned to pinned-2027"),
         (IDENTITY | {"Spot": "yes"}, {}, "`spot` changed"),
         (IDENTITY | {"Data": "snap-0123456789"}, {}, "the data volume is made anew"),
+        (IDENTITY | {"Network": "own"}, {}, "the subnet changes from subnet-0123456789abcdef0 to own"),
+        (IDENTITY | {"Key": "fff"}, {}, "the deployer's SSH key changed"),
         (IDENTITY, {"zone": "us-east-1b"}, "the zone changes from us-east-1a to us-east-1b"),
     ],
 )
