@@ -37,6 +37,7 @@ def aws_target(settings: Settings, labels: Labels) -> DockerHost:
     config = str(folder / "config")
     args = gpu_host.GpuHostArgs(labels=labels, settings=wanted, host_key=host_key(), ssh_config=config)
     found = _look(wanted, labels)
+    check_subnet(wanted)
     write_ssh_files(settings, folder, client_key())
     for note in check(found, wanted, gpu_host.identity(args), settings.stack):
         pulumi.warn(note)
@@ -68,6 +69,27 @@ def aws_target(settings: Settings, labels: Labels) -> DockerHost:
         },
         tls=Tls(name=wanted.domain or host.ip, internal=not wanted.domain),
     )
+
+
+def check_subnet(wanted: AwsSettings) -> None:
+    """Raises TargetError where an existing subnet is not where the settings say: an update fails half-way."""
+    if not wanted.subnet_id:
+        return
+    try:
+        zone, vpc = aws_cli.subnet(wanted.region, wanted.subnet_id)
+    except AwsError as error:
+        raise TargetError(f"changeover:subnetId: {error}\nNothing was changed.") from None
+    if zone != wanted.zone:
+        raise TargetError(
+            f"changeover:subnetId: {wanted.subnet_id} is in {zone}, and zone is {wanted.zone}; nothing was "
+            f"changed. Allowed: a subnet in the zone. Type: pulumi config set subnetId …, or pulumi config "
+            f"set zone {zone}"
+        )
+    if vpc != wanted.vpc_id:
+        raise TargetError(
+            f"changeover:subnetId: {wanted.subnet_id} is in {vpc}, and vpcId is {wanted.vpc_id}; nothing was "
+            f"changed. Allowed: a subnet of the VPC. Type: pulumi config set vpcId {vpc}"
+        )
 
 
 def check(found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack: str) -> list[str]:

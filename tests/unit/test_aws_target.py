@@ -162,6 +162,39 @@ def test_aws_is_asked_for_what_carries_the_stacks_tags(aws: Path) -> None:
     assert "--region eu-west-1" in first
 
 
+SUBNET, VPC = "subnet-0123456789abcdef0", "vpc-0123456789abcdef0"
+
+
+@pytest.mark.parametrize(
+    ("zone", "vpc", "said"),
+    [
+        (
+            "us-east-1c",
+            VPC,
+            r"is in us-east-1c, and zone is us-east-1a; .* pulumi config set zone us-east-1c",
+        ),
+        ("us-east-1a", "vpc-0f", r"is in vpc-0f, and vpcId is vpc-0123.* pulumi config set vpcId vpc-0f"),
+    ],
+)
+def test_an_existing_subnet_that_is_elsewhere_is_refused(aws: Path, zone: str, vpc: str, said: str) -> None:
+    settings = wanted(vpcId=VPC, subnetId=SUBNET)
+    (aws / "answer").write_text(json.dumps({"Subnets": [{"AvailabilityZone": zone, "VpcId": vpc}]}))
+    with pytest.raises(TargetError, match=said) as error:
+        aws_target.check_subnet(settings)
+    assert "nothing was changed" in str(error.value)
+    (aws / "answer").write_text(json.dumps({"Subnets": [{"AvailabilityZone": "us-east-1a", "VpcId": VPC}]}))
+    aws_target.check_subnet(settings)
+    assert f"describe-subnets --subnet-ids {SUBNET}" in (aws / "calls").read_text()
+
+
+def test_a_subnet_that_is_not_there_is_an_error_in_awss_words_and_none_is_not_asked_for(aws: Path) -> None:
+    aws_target.check_subnet(wanted())
+    assert not (aws / "calls").exists()
+    (aws / "error").write_text("InvalidSubnetID.NotFound")
+    with pytest.raises(TargetError, match=r"subnetId: .*InvalidSubnetID\.NotFound\nNothing was changed"):
+        aws_target.check_subnet(wanted(vpcId=VPC, subnetId=SUBNET))
+
+
 def test_missing_credentials_are_said_with_what_to_do(aws: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (aws / "error").write_text("Unable to locate credentials. You can configure credentials…\n")
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
