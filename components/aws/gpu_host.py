@@ -143,7 +143,7 @@ class GpuHost(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 provider=provider,
-                delete_before_replace=True,  # another key takes the same name; the instance is replaced with it
+                delete_before_replace=True,  # another key takes the same name; the instance goes with it
             ),
         )
         data = aws.ebs.Volume(
