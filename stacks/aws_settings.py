@@ -34,7 +34,7 @@ KEYS = (
     "sshPublicKeys",
 )
 
-ZONE = re.compile(r"[a-z]{2}(?:-gov)?-[a-z]+-[0-9][a-f]")
+ZONE = re.compile(r"[a-z]{2}-[a-z]+-[0-9][a-f]")
 DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
 PUBLIC_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}")
 LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731)

@@ -61,6 +61,7 @@ def test_every_setting_of_aws_is_declared_and_has_a_default() -> None:
             "changeover:instanceType: 't3.large' cannot work; allowed: g4dn.xlarge",
         ),
         ({"zone": "us-east-1"}, "changeover:zone: 'us-east-1' cannot work"),
+        ({"zone": "us-gov-west-1a"}, "changeover:zone: 'us-gov-west-1a' cannot work"),
         ({"zone": "mx-central-1a"}, "g4dn was offered in "),
         ({"zone": "eu-west-3a", "instanceType": "g5.xlarge"}, "g5 was offered in "),
         ({"allowedCidrs": []}, "changeover:allowedCidrs"),
