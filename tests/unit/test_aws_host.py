@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -16,6 +17,7 @@ from components.instance_types import INSTANCE_TYPES
 from components.labels import Labels
 from tests.support.recorder import SECRET, Recorder
 
+GOLDEN = Path(__file__).parent / "golden" / "aws-host.txt"
 HOST_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nmarker-of-the-host-key\n"
 
 ARGS = GpuHostArgs(
@@ -88,6 +90,15 @@ def script(recorder: Recorder) -> str:
 
 
 # tags and names
+
+
+def test_types_and_names_are_those_that_stacks_have(declare: Declare) -> None:
+    """Another name or type is a replacement on every stack there is, or needs an alias."""
+    recorder = declare(
+        domain="llm.example.com", hosted_zone="example.com", email="a@example.com", budget=9, idle_minutes=60
+    )
+    found = sorted(f"{each.typ} {each.name}" for each in recorder.resources)
+    assert found == GOLDEN.read_text().splitlines()
 
 
 def test_everything_that_can_carry_tags_says_project_stack_and_who_manages_it(declare: Declare) -> None:
