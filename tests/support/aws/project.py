@@ -3,14 +3,13 @@
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import yaml
 
 from tests.support.aws.emulator import Emulator
 from tests.support.project import CommandFailed, Project
-from tools import environment, keys
+from tools import environment
 from tools.environment import ROOT
 
 PLUGIN = Path(__file__).parent / "bin"
@@ -85,12 +84,8 @@ class AwsProject(Project):
         self.pulumi("config", "set", "--secret", "--path", path, stdin=value)
 
     def make_keys(self) -> None:
-        """The stack's SSH keys, as `make keys` makes them."""
-        with tempfile.TemporaryDirectory() as folder:
-            for who in keys.WHO:
-                private, public = keys.make(Path(folder), who)
-                self.secret(f"sshKeys.{who}", private)
-                self.pulumi("config", "set", "--path", f"sshPublicKeys.{who}", public)
+        """The stack's SSH keys, by `make keys`."""
+        self.tool("keys")
 
     def aws_writes(self) -> int:
         """How many API calls of the plugin and of the deployer's `aws` were not for looking only."""
