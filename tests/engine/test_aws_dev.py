@@ -7,6 +7,7 @@ test goes on where the one before it stopped.
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from components.aws import permissions
+from components.ssh_config import known_hosts
 from review.events import parse
 from review.text import drift
 from tests.support.aws.checkout import Checkout
@@ -26,6 +28,7 @@ from tests.support.aws.project import AwsProject
 from tests.support.load import Load
 from tests.support.project import CommandFailed
 from tests.support.switch_stack import wait
+from tools import keys
 from tools.environment import ROOT
 from tools.review import events_of
 
@@ -166,17 +169,22 @@ def nothing_is_left(emulator: Emulator) -> None:
     assert emulator.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
 
 
+def flipped(project: AwsProject) -> dict[str, str]:
+    """All that a flip changes."""
+    return {
+        "prepare-step": "update",
+        f"changeover-{project.stack}-gateway": "replace",
+        "commit-step": "update",
+    }
+
+
 def flip(project: AwsProject, engine: str) -> str:
     """A flip under load, which loses nothing.
 
     It touches what a flip may touch, and no instance, volume, network, IAM or edge.
     """
     project.configure(engine=engine)
-    assert project.changes() == {
-        "prepare-step": "update",
-        f"changeover-{project.stack}-gateway": "replace",
-        "commit-step": "update",
-    }
+    assert project.changes() == flipped(project)
     writes = project.aws_writes()
     with trusted(project), load_on(project) as load:
         load.wait_for_answers(8)
@@ -209,6 +217,45 @@ def test_nothing_to_do_is_nothing_to_do(project: AwsProject) -> None:
 
 def test_from_another_network_only_the_edge_answers(host: Host, machines: Machines) -> None:
     assert answering(host, machines) == ["443"]
+
+
+def test_a_host_with_another_key_is_not_talked_to(project: AwsProject, host: Host, tmp_path: Path) -> None:
+    def ssh() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["ssh", "-F", ".changeover/ssh/dev/config", host.instance, "true"],
+            cwd=project.folder,
+            env=project.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert ssh().returncode == 0
+    known = project.folder / ".changeover/ssh/dev/known_hosts"
+    right = known.read_text()
+    known.write_text(known_hosts("dev", keys.make(tmp_path, "another")[1]))
+    refused = ssh()
+    known.write_text(right)
+    assert refused.returncode == 255
+    assert "Host key verification failed" in refused.stderr
+
+
+def test_an_unreachable_host_is_said_in_the_preview_with_what_brings_it_back(
+    project: AwsProject, host: Host, machines: Machines
+) -> None:
+    agent = machines.agents / host.instance
+    process = agent.read_text()
+    agent.unlink()
+    try:
+        said = project.pulumi("preview")
+    except CommandFailed as error:  # what then asks the host may fail
+        said = str(error)
+    finally:
+        agent.write_text(process)
+    assert f"no SSH to {host.instance}" in said
+    assert "make recover STACK=dev" in said
+    assert "Traceback" not in said
 
 
 def test_a_secret_is_in_no_plain_text(project: AwsProject, host: Host, emulator: Emulator) -> None:
@@ -315,6 +362,7 @@ def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProj
     project.up()
     writes = project.aws_writes()
     checkout.commit("Serve with vLLM", engine="vllm")
+    assert project.changes() == flipped(project)
     text = checkout.make("review")
     assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text
     assert "nothing is replaced but the gateway; back with `make rollback STACK=dev`" in text

@@ -9,6 +9,7 @@ import os
 
 import pytest
 
+from components.aws import permissions
 from tests.engine.test_aws_dev import (
     answering,
     complete,
@@ -37,7 +38,12 @@ PROTECTED = {"address", "data", "instance"}
 @pytest.fixture(scope="module")
 def project(emulator: Emulator, machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> AwsProject:
     project = deployable("prod", emulator, machines, tmp_path_factory.mktemp("aws-prod"))
+    api = emulator.client("ec2")
+    vpc = api.create_vpc(CidrBlock="10.9.0.0/24")["Vpc"]["VpcId"]
+    there = api.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/25", AvailabilityZone="us-east-1a")
     project.configure(
+        vpcId=vpc,
+        subnetId=there["Subnet"]["SubnetId"],
         access="direct",
         adminCidrs=[f"{HERE_ADDRESS}/32"],
         alarmEmail="someone@example.com",
@@ -51,6 +57,13 @@ def refused_and_nothing_changed(project: AwsProject, refusal: CommandFailed, wri
     assert "pulumi config set protect false" in str(refusal)
     assert project.aws_writes() == writes
     assert complete(project)
+
+
+def test_an_existing_subnet_in_another_zone_is_refused_before_anything_exists(project: AwsProject) -> None:
+    project.configure(zone="us-east-1b")
+    with pytest.raises(CommandFailed, match="is in us-east-1a, and zone is us-east-1b; nothing was changed"):
+        project.pulumi("preview")
+    project.configure(zone=None)
 
 
 def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(
@@ -71,6 +84,7 @@ def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(
     )
     assert held_by_aws["DisableApiTermination"]["Value"] is True
     made = {each["type"] for each in state}
+    assert not {"aws:ec2/vpc:Vpc", "aws:ec2/subnet:Subnet"} & made, "the network was there before"
     assert {"aws:dlm/lifecyclePolicy:LifecyclePolicy", "aws:budgets/budget:Budget"} <= made
     assert answering(machines.only(), machines) == ["443"], "SSH is for the network of the admins only"
     (topic,) = emulator.client("sns").list_topics()["Topics"]
@@ -131,10 +145,22 @@ def test_a_domain_gets_its_record_and_the_way_for_certificates(
     assert (record["Name"], record["ResourceRecords"]) == ("llm.example.net.", [{"Value": address}])
     ask = ("curl", "-sS", "-o", "/dev/null", "-w", "%{redirect_url}", "-H", "Host: llm.example.net")
     assert machines.client(*ask, f"http://{address}/v1/models") == "https://llm.example.net/v1/models"
+    assert answering(machines.only(), machines) == ["80", "443"]
     nothing_to_do(project)
 
 
 def test_without_protect_it_is_destroyed(project: AwsProject, emulator: Emulator) -> None:
     said = project.tool("down")
     assert "The stack is gone, and the data volume" in said
+    api = emulator.client("ec2")
+    (vpc,) = [each["VpcId"] for each in api.describe_vpcs()["Vpcs"] if not each["IsDefault"]]
+    (subnet,) = api.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
+    api.delete_subnet(SubnetId=subnet["SubnetId"])
+    api.delete_vpc(VpcId=vpc)  # refused where something of the stack is left in it
     nothing_is_left(emulator)
+
+
+def test_the_deployers_policy_covers_every_call_that_was_seen(project: AwsProject) -> None:
+    seen = set(project.aws_calls())
+    assert {"dlm:CreateLifecyclePolicy", "sns:Subscribe", "route53:ChangeResourceRecordSets"} <= seen
+    assert permissions.uncovered(seen) == []
