@@ -48,6 +48,11 @@ def boot(args: GpuHostArgs, data_volume: str) -> Boot:
     )
 
 
+def key_digest(args: GpuHostArgs) -> str:
+    """What tells one key of the deployer from another."""
+    return hashlib.sha256(args.settings.public_keys["client"].encode()).hexdigest()[:12]
+
+
 def identity(args: GpuHostArgs) -> dict[str, str]:
     """Tags of the instance by which a later preview knows in words that it would replace it."""
     return {
@@ -56,7 +61,7 @@ def identity(args: GpuHostArgs) -> dict[str, str]:
         "Data": args.settings.data_snapshot or "empty",
         "Spot": "yes" if args.settings.spot else "no",
         "Network": args.settings.subnet_id or "own",
-        "Key": hashlib.sha256(args.settings.public_keys["client"].encode()).hexdigest()[:12],
+        "Key": key_digest(args),
     }
 
 
@@ -137,14 +142,11 @@ class GpuHost(pulumi.ComponentResource):
         )
         key = aws.ec2.KeyPair(
             "deployer",
-            key_name=labels.name("deployer"),
+            # another key has another name, so that it is made before the old one goes: see `subnet_cidr`
+            key_name=f"{labels.name('deployer')}-{key_digest(args)}",
             public_key=wanted.public_keys["client"],
             tags=tags("deployer"),
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                provider=provider,
-                delete_before_replace=True,  # another key takes the same name; the instance goes with it
-            ),
+            opts=child,
         )
         data = aws.ebs.Volume(
             "data",

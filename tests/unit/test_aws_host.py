@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from ipaddress import IPv4Network
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 from components.aws.gpu_host import GpuHost, GpuHostArgs, identity
+from components.aws.network import VPC_CIDR, subnet_cidr
 from components.aws.settings import AwsSettings
 from components.instance_types import INSTANCE_TYPES
 from components.labels import Labels
@@ -138,8 +141,14 @@ def test_the_subnet_is_public_and_in_the_zone(declare: Declare) -> None:
     assert route["gatewayId"] == "changeover-prod-network-gateway-id"
 
 
-def test_a_subnet_in_another_zone_comes_after_the_old_one_whose_addresses_it_takes(declare: Declare) -> None:
-    assert declare().options("Subnet", "changeover-prod-network-subnet").deleteBeforeReplace
+def test_a_subnet_in_another_zone_has_room_beside_the_old_one(declare: Declare) -> None:
+    cidrs = [subnet_cidr(f"eu-central-1{letter}") for letter in "abcdef"]
+    networks = [IPv4Network(each) for each in cidrs]
+    assert not [pair for pair in combinations(networks, 2) if pair[0].overlaps(pair[1])]
+    assert all(each.subnet_of(IPv4Network(VPC_CIDR)) for each in networks)
+    assert declare().one("Subnet")["cidrBlock"] == cidrs[1]
+    assert declare().one("Vpc")["cidrBlock"] == VPC_CIDR
+    assert not declare().options("Subnet", "changeover-prod-network-subnet").deleteBeforeReplace
 
 
 def test_an_existing_subnet_is_used_and_none_is_made(declare: Declare) -> None:
@@ -237,9 +246,11 @@ def test_the_boot_script_names_the_parameter_and_holds_no_key(declare: Declare) 
     assert "data-id" in text or "dataid" in text
 
 
-def test_another_key_of_the_deployer_takes_the_name_of_the_old_one(declare: Declare) -> None:
-    assert declare().one("KeyPair")["keyName"] == "changeover-prod-deployer"
-    assert declare().options("KeyPair", "deployer").deleteBeforeReplace
+def test_another_key_of_the_deployer_has_room_beside_the_old_one(declare: Declare) -> None:
+    name = declare().one("KeyPair")["keyName"]
+    assert name == f"changeover-prod-deployer-{identity(ARGS)['Key']}"
+    assert declare().one("Instance")["keyName"] == name
+    assert not declare().options("KeyPair", "deployer").deleteBeforeReplace
 
 
 # instance
