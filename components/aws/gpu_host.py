@@ -247,6 +247,9 @@ class GpuHost(pulumi.ComponentResource):
             instance_id=self.instance.id,
             volume_id=data.id,
             device_name="/dev/sdf",
+            # where the instance is replaced, Pulumi takes this away before it, whatever `deleted_with` says;
+            # and AWS detaches no disk that is mounted
+            skip_destroy=True,
             opts=gone_with_instance,
         )
         associated = aws.ec2.EipAssociation(

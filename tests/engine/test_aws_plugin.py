@@ -53,7 +53,7 @@ instance = aws.ec2.Instance(
     ),
 )
 aws.ec2.VolumeAttachment(
-    "attachment", instance_id=instance.id, volume_id=volume.id, device_name="/dev/sdf",
+    "attachment", instance_id=instance.id, volume_id=volume.id, device_name="/dev/sdf", skip_destroy=True,
     opts=pulumi.ResourceOptions(provider=provider, deleted_with=instance),
 )
 aws.ec2.EipAssociation(

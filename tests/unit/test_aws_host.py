@@ -323,6 +323,10 @@ def test_a_new_instance_comes_after_the_old_one_and_takes_the_volume_and_the_add
         assert recorder.options(kind, name).deletedWith.endswith("::instance")
 
 
+def test_the_disk_is_never_detached_from_a_running_instance_in_which_it_is_mounted(declare: Declare) -> None:
+    assert declare().one("VolumeAttachment")["skipDestroy"] is True
+
+
 def test_the_address_is_released_only_after_the_instance_that_holds_it(declare: Declare) -> None:
     assert any(urn.endswith("::address") for urn in instance(declare()).dependencies)
 

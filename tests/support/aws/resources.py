@@ -597,11 +597,15 @@ def _attachment_read(region: str, made: str, given: Json) -> Json | None:
 
 
 def _attachment_delete(region: str, made: str, state: Json) -> None:
-    if _attachment_read(region, made, state) is None:
+    if state.get("skipDestroy") or _attachment_read(region, made, state) is None:
         return
     if state.get("stopInstanceBeforeDetaching"):
         ec2(region).stop_instances(InstanceIds=[state["instanceId"]])
         _wait(region, state["instanceId"], "stopped")
+    if (
+        _instance(region, state["instanceId"])["State"]["Name"] == "running"
+    ):  # the emulator knows of no mounts
+        raise RuntimeError(f"{state['volumeId']} stays busy: it is mounted in {state['instanceId']}")
     ec2(region).detach_volume(VolumeId=state["volumeId"], InstanceId=state["instanceId"])
 
 
