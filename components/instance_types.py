@@ -32,7 +32,7 @@ GPU_REGIONS: dict[str, frozenset[str]] = {
     for family, regions in {
         "g4dn": "us-east-1 us-east-2 us-west-1 us-west-2 ca-central-1 sa-east-1 eu-central-1 eu-north-1 "
         "eu-south-1 eu-west-1 eu-west-2 eu-west-3 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 "
-        "ap-south-1 ap-southeast-1 ap-southeast-2 af-south-1 me-south-1 us-gov-east-1 us-gov-west-1",
+        "ap-south-1 ap-southeast-1 ap-southeast-2 af-south-1 me-south-1",
         "g5": "us-east-1 us-east-2 us-west-2 ca-central-1 sa-east-1 eu-central-1 eu-north-1 eu-west-1 "
         "eu-west-2 ap-northeast-1 ap-northeast-2 ap-south-1 ap-southeast-2",
         "g6": "us-east-1 us-east-2 us-west-2 ca-central-1 sa-east-1 eu-central-1 eu-north-1 eu-west-2 "

@@ -25,7 +25,6 @@ class Found:
     state: str
     type: str
     zone: str
-    subnet: str
     address: str
     """The public one; empty where there is none."""
     tags: Mapping[str, str]
@@ -65,6 +64,13 @@ def look(region: str, labels: Labels) -> Found:
     return found(instances, volumes)
 
 
+def subnet(region: str, name: str) -> tuple[str, str]:
+    """Availability zone and VPC of an existing subnet. Raises AwsError."""
+    answer = aws(region, "ec2", "describe-subnets", "--subnet-ids", name)
+    (one,) = answer["Subnets"]
+    return one["AvailabilityZone"], one["VpcId"]
+
+
 def found(instances: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]]) -> Found:
     """The same from what `describe-instances` and `describe-volumes` answer."""
     # while one is replaced there are two: the one that ends is the last to be asked about
@@ -75,7 +81,6 @@ def found(instances: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str,
         state=one.get("State", {}).get("Name", ""),
         type=one.get("InstanceType", ""),
         zone=one.get("Placement", {}).get("AvailabilityZone", ""),
-        subnet=one.get("SubnetId", ""),
         address=one.get("PublicIpAddress", ""),
         tags={each["Key"]: each["Value"] for each in one.get("Tags", [])},
         volumes=tuple(each["VolumeId"] for each in volumes),

@@ -34,7 +34,7 @@ KEYS = (
     "sshPublicKeys",
 )
 
-ZONE = re.compile(r"[a-z]{2}(?:-gov)?-[a-z]+-[0-9][a-f]")
+ZONE = re.compile(r"[a-z]{2}-[a-z]+-[0-9][a-f]")
 DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
 PUBLIC_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}")
 LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731)
@@ -155,6 +155,14 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
     snapshot = str(raw.value("dataSnapshot"))
     if snapshot and not re.fullmatch(r"snap-[0-9a-f]{8,17}", snapshot):
         raw.problem("dataSnapshot", snapshot, "a snapshot's id, snap-…", "pulumi config rm dataSnapshot")
+    spot, protect = bool(raw.value("spot")), bool(raw.value("protect"))
+    if spot and protect:
+        raw.problem(
+            "spot",
+            True,
+            "only with protect false, since AWS protects no spot instance from termination",
+            "pulumi config set protect false",
+        )
     least = IMAGES_GIB + -(-weights_bytes // 1024**3)
     email = str(raw.value("alarmEmail"))
     if email and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", email):
@@ -190,8 +198,8 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
             "dataVolumeGiB", least, 16384, "GiB", ", for the weights and both engines' images"
         ),
         data_snapshot=snapshot,
-        spot=bool(raw.value("spot")),
-        protect=bool(raw.value("protect")),
+        spot=spot,
+        protect=protect,
         idle_minutes=idle,
         email=email,
         budget=budget,

@@ -37,6 +37,7 @@ def aws_target(settings: Settings, labels: Labels) -> DockerHost:
     config = str(folder / "config")
     args = gpu_host.GpuHostArgs(labels=labels, settings=wanted, host_key=host_key(), ssh_config=config)
     found = _look(wanted, labels)
+    check_subnet(wanted)
     write_ssh_files(settings, folder, client_key())
     for note in check(found, wanted, gpu_host.identity(args), settings.stack):
         pulumi.warn(note)
@@ -70,6 +71,27 @@ def aws_target(settings: Settings, labels: Labels) -> DockerHost:
     )
 
 
+def check_subnet(wanted: AwsSettings) -> None:
+    """Raises TargetError where an existing subnet is not where the settings say: an update fails half-way."""
+    if not wanted.subnet_id:
+        return
+    try:
+        zone, vpc = aws_cli.subnet(wanted.region, wanted.subnet_id)
+    except AwsError as error:
+        raise TargetError(f"changeover:subnetId: {error}\nNothing was changed.") from None
+    if zone != wanted.zone:
+        raise TargetError(
+            f"changeover:subnetId: {wanted.subnet_id} is in {zone}, and zone is {wanted.zone}; nothing was "
+            f"changed. Allowed: a subnet in the zone. Type: pulumi config set subnetId …, or pulumi config "
+            f"set zone {zone}"
+        )
+    if vpc != wanted.vpc_id:
+        raise TargetError(
+            f"changeover:subnetId: {wanted.subnet_id} is in {vpc}, and vpcId is {wanted.vpc_id}; nothing was "
+            f"changed. Allowed: a subnet of the VPC. Type: pulumi config set vpcId {vpc}"
+        )
+
+
 def check(found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack: str) -> list[str]:
     """What this update does to the instance that there is, in words. Raises TargetError where it may not."""
     if found.instance is None:
@@ -80,9 +102,14 @@ def check(found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack:
             ]
         return []
     if found.state in ("stopping", "stopped"):
+        spot = (
+            " (where a spot interruption stopped it, AWS alone starts it again)"
+            if found.tags.get("Spot") == "yes"
+            else ""
+        )
         raise TargetError(
             f"the instance {found.instance} of stack `{stack}` is {found.state}; nothing was changed. "
-            f"Start it with: make wake STACK={stack}"
+            f"Start it with: make wake STACK={stack}{spot}"
         )
     if why := replaces(found, wanted, identity):
         reasons = ", and ".join(why)
@@ -110,20 +137,23 @@ def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> 
     why = []
     if found.zone != wanted.zone:
         why.append(
-            f"the zone changes from {found.zone} to {wanted.zone} (a new data volume too: its weights are "
-            "fetched again)"
+            f"the zone changes from {found.zone} to {wanted.zone} (a data volume is bound to its zone: the "
+            "new one is empty, weights are fetched again, and the stack's own CA is another, unless "
+            "`dataSnapshot` names a snapshot of the old one)"
         )
-    if wanted.subnet_id and found.subnet != wanted.subnet_id:
-        why.append(f"the subnet changes from {found.subnet} to {wanted.subnet_id}")
+    if wanted.spot and found.type != wanted.instance.name:
+        why.append(f"a spot instance can't change its type ({found.type} to {wanted.instance.name})")
     words = {
         "Boot": "the boot script changed",
         "Spot": "`spot` changed",
         "Data": "the data volume is made anew",
+        "Key": "the deployer's SSH key changed",
     }
     for tag, now in identity.items():
         before = found.tags.get(tag, now)
         if before != now:
-            why.append(words.get(tag, f"the machine image changes from {before} to {now}"))
+            what = "the subnet" if tag == "Network" else "the machine image"
+            why.append(words.get(tag, f"{what} changes from {before} to {now}"))
     return why
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from offline.steps import StepFailed, main_guard, say
 from tools.environment import ROOT
-from tools.review import git
+from tools.review import ASLEEP, git
 
 US = "github-actions[bot]"
 """Who writes with a workflow's token: what others wrote under the same mark is left alone."""
@@ -88,7 +88,10 @@ def fetch_review(stack: str) -> None:
 
 
 def drift_issue(stack: str) -> None:
-    """Look for drift: keep one issue open while there is any, and close it when there is none."""
+    """Look for drift: keep one issue open while there is any, and close it when there is none.
+
+    A stack that sleeps leaves the issue as it is.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "tools.review", "drift", stack],
         cwd=ROOT,
@@ -100,6 +103,8 @@ def drift_issue(stack: str) -> None:
     body = {"body": done.stdout[:LONGEST]}
     if done.returncode not in (0, 2):
         raise StepFailed(f"drift of `{stack}` could not be looked for; why is said above")
+    if ASLEEP in done.stdout:
+        return
     title = f"Drift of {stack}"
     open_ones = gh("GET", "issues?state=open&labels=drift&per_page=100")
     number = next((each["number"] for each in open_ones if each["title"] == title), None)

@@ -87,10 +87,17 @@ def _terminate(settings: AwsSettings, instance: str, stack: str) -> None:
             aws(settings.region, "ec2", "cancel-spot-instance-requests", *ids)
         aws(settings.region, "ec2", "modify-instance-attribute", *which, "--no-disable-api-termination")
         aws(settings.region, "ec2", "terminate-instances", "--instance-ids", instance)
+    except AwsError as error:
+        raise StepFailed(str(error)) from None
+    _wait_for_the_end(settings, instance)
+
+
+def _wait_for_the_end(settings: AwsSettings, instance: str) -> None:
+    try:
         wait = ("ec2", "wait", "instance-terminated", "--instance-ids", instance)
         aws(settings.region, *wait, seconds=WAIT_SECONDS)
     except AwsError as error:
-        raise StepFailed(str(error)) from None
+        raise StepFailed(f"{instance} does not end: {error}\nType the same again later") from None
 
 
 def _data_is_lost(settings: AwsSettings, volume: str, stack: str) -> None:
@@ -129,13 +136,20 @@ def recover(stack: str) -> None:
     if instance is None:
         raise StepFailed(f"the state of stack `{stack}` has no instance. Type: pulumi up --stack {stack}")
     found = look(stack, settings)
-    if found.instance == instance["id"] and found.state in ("stopping", "stopped"):
-        raise StepFailed(f"{found.instance} is {found.state}, not gone. Type: make wake STACK={stack}")
-    if found.instance == instance["id"] and found.state in ("pending", "running"):
-        if os.environ.get("REPLACE") != "1":
+    if found.instance == instance["id"] and found.state in ("pending", "running", "stopping", "stopped"):
+        if os.environ.get("REPLACE") == "1":
+            _terminate(settings, instance["id"], stack)
+        elif found.state in ("pending", "running"):
             _restart(settings, instance["id"], stack)
             return
-        _terminate(settings, instance["id"], stack)
+        else:
+            raise StepFailed(
+                f"{found.instance} is {found.state}, not gone. Type: make wake STACK={stack}; if it can't "
+                f"start: REPLACE=1 make recover STACK={stack}"
+            )
+    elif found.instance == instance["id"]:
+        say(f"{instance['id']} still ends; waiting for it, since it holds the data volume …")
+        _wait_for_the_end(settings, instance["id"])
     _bring_back(settings, exported, instance, data, found, stack)
 
 

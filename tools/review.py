@@ -21,9 +21,11 @@ from review.text import drift as drift_words
 from stacks.settings import SettingsError
 from tools import environment
 from tools.environment import ROOT, pulumi
+from tools.host import look, on_aws
 from tools.render import stale
 
 PLAN, TEXT, BOUND = "plan.json", "review.md", "bound.json"
+ASLEEP = "asleep; nothing was looked at"
 SHOWN = 30
 """Lines of difference between two reviews that a refusal shows."""
 
@@ -174,7 +176,13 @@ def apply(stack: str, folder: Path) -> None:
 
 
 def drift(stack: str) -> None:
-    """Say what was changed behind Pulumi's back; exit status 2 if anything was."""
+    """Say what was changed behind Pulumi's back; exit status 2 if anything was.
+
+    An instance that is stopped is a note: a preview would refuse it, and sleeping is no drift.
+    """
+    if (settings := on_aws(stack)) and (there := look(stack, settings)).state in ("stopping", "stopped"):
+        say(f"`{stack}` is {ASLEEP} ({there.instance} is {there.state}).")
+        return
     seen = preview_of(stack)
     found, stays = drift_words(seen), lasting(seen)
     if not found and not stays and not seen.changes:

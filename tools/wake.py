@@ -8,6 +8,7 @@ from stacks.aws_cli import AwsError, aws
 from tools.host import look, on_aws
 
 WAIT_SECONDS = 900
+SPOT = "A spot instance that AWS interrupted is started again by AWS alone, when there is room."
 
 
 def start(settings: AwsSettings, instance: str, stack: str) -> None:
@@ -18,7 +19,10 @@ def start(settings: AwsSettings, instance: str, stack: str) -> None:
         wait = ("ec2", "wait", "instance-status-ok", "--instance-ids", instance)
         aws(settings.region, *wait, seconds=WAIT_SECONDS)
     except AwsError as error:
-        raise StepFailed(f"{error}\nTry again later, or: make recover STACK={stack}") from None
+        note = f"{SPOT}\n" if settings.spot else ""
+        raise StepFailed(
+            f"{error}\n{note}Try again later, or make another instance: REPLACE=1 make recover STACK={stack}"
+        ) from None
     say(
         f"{instance} is up. The switch brings the engine back; requests wait meanwhile. "
         f"Look with: make status STACK={stack}"

@@ -1,5 +1,6 @@
 """A GPU instance on AWS with everything it needs, up to a Docker engine that answers."""
 
+import hashlib
 from dataclasses import dataclass
 
 import pulumi
@@ -13,7 +14,7 @@ from components.aws.network import Network, NetworkArgs
 from components.aws.role import Role, RoleArgs
 from components.aws.settings import AwsSettings
 from components.aws.snapshots import Snapshots, SnapshotsArgs
-from components.boot_script import Boot, digest, user_data
+from components.boot_script import DATA_MOUNT, Boot, digest, user_data
 from components.instance_types import GPU_WORDS, ROOT_GIB
 from components.labels import Labels
 from components.ssh_config import USER
@@ -47,6 +48,11 @@ def boot(args: GpuHostArgs, data_volume: str) -> Boot:
     )
 
 
+def key_digest(args: GpuHostArgs) -> str:
+    """What tells one key of the deployer from another."""
+    return hashlib.sha256(args.settings.public_keys["client"].encode()).hexdigest()[:12]
+
+
 def identity(args: GpuHostArgs) -> dict[str, str]:
     """Tags of the instance by which a later preview knows in words that it would replace it."""
     return {
@@ -54,6 +60,8 @@ def identity(args: GpuHostArgs) -> dict[str, str]:
         "Image": args.settings.ami or "-".join(filter(None, ["pinned", args.settings.ami_refresh])),
         "Data": args.settings.data_snapshot or "empty",
         "Spot": "yes" if args.settings.spot else "no",
+        "Network": args.settings.subnet_id or "own",
+        "Key": key_digest(args),
     }
 
 
@@ -134,7 +142,8 @@ class GpuHost(pulumi.ComponentResource):
         )
         key = aws.ec2.KeyPair(
             "deployer",
-            key_name=labels.name("deployer"),
+            # another key has another name, so that it is made before the old one goes: see `subnet_cidr`
+            key_name=f"{labels.name('deployer')}-{key_digest(args)}",
             public_key=wanted.public_keys["client"],
             tags=tags("deployer"),
             opts=child,
@@ -180,6 +189,16 @@ class GpuHost(pulumi.ComponentResource):
                 instance_interruption_behavior="stop",
             ),
         )
+        address = aws.ec2.Eip(
+            "address",
+            domain="vpc",
+            tags=tags("address"),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                provider=provider,
+                protect=wanted.protect,  # clients and name servers know it, and it is never given twice
+            ),
+        )
         self.instance = aws.ec2.Instance(
             "instance",
             ami=ami,
@@ -209,7 +228,12 @@ class GpuHost(pulumi.ComponentResource):
                 provider=provider,
                 protect=wanted.protect,
                 delete_before_replace=True,  # one data volume, one address
-                depends_on=[*routed, *role.ready, *logs],  # the boot script uses all of it
+                # to the provider, spot taken away is no change; and AWS changes no spot instance's type
+                replace_on_changes=["tags.Spot", *(["instanceType"] if wanted.spot else [])],
+                depends_on=[
+                    *(*routed, *role.ready, *logs),  # the boot script uses all of it
+                    address,  # AWS releases no address of an instance that still ends
+                ],
             ),
         )
         gone_with_instance = pulumi.ResourceOptions(
@@ -223,17 +247,10 @@ class GpuHost(pulumi.ComponentResource):
             instance_id=self.instance.id,
             volume_id=data.id,
             device_name="/dev/sdf",
+            # where the instance is replaced, Pulumi takes this away before it, whatever `deleted_with` says;
+            # and AWS detaches no disk that is mounted
+            skip_destroy=True,
             opts=gone_with_instance,
-        )
-        address = aws.ec2.Eip(
-            "address",
-            domain="vpc",
-            tags=tags("address"),
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                provider=provider,
-                protect=wanted.protect,  # clients and name servers know it, and it is never given twice
-            ),
         )
         associated = aws.ec2.EipAssociation(
             "address-association",
@@ -290,6 +307,8 @@ class GpuHost(pulumi.ComponentResource):
                 "GPUS": str(wanted.instance.gpus),
                 "INSTANCE_TYPE": wanted.instance.name,  # another one was stopped and started: wait again
                 "DRIVER": str(pins.DRIVER),
+                "DATA_MOUNT": DATA_MOUNT,
+                "DATA_GIB": str(wanted.data_gib),  # a larger one was grown: its file system has to follow
                 "DEADLINE": str(READY_SECONDS),
             },
             triggers=[self.instance.id],

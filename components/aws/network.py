@@ -2,11 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 
 import pulumi
 import pulumi_aws as aws
 
 VPC_CIDR = "10.63.0.0/24"
+
+
+def subnet_cidr(zone: str) -> str:
+    """The subnet's addresses, others in each zone: a new one is made before the old one goes.
+
+    The other way round Pulumi would begin the replacement at the subnet, and what is on the host would not be
+    replaced together with its instance.
+    """
+    blocks = IPv4Network(VPC_CIDR).subnets(new_prefix=27)
+    return str([*blocks]["abcdefgh".index(zone[-1])])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +50,7 @@ class Network(pulumi.ComponentResource):
         subnet = aws.ec2.Subnet(
             f"{name}-subnet",
             vpc_id=vpc.id,
-            cidr_block=VPC_CIDR,
+            cidr_block=subnet_cidr(args.zone),
             availability_zone=args.zone,
             tags=tags,
             opts=child,

@@ -75,7 +75,8 @@ FUNCTIONS: dict[str, str] = {
 
 TOOLS = (
     "ec2:DescribeInstances ec2:DescribeVolumes ec2:DescribeInstanceStatus ec2:DescribeSnapshots "
-    "ec2:DescribeSpotInstanceRequests ec2:CancelSpotInstanceRequests ssm:StartSession ssm:TerminateSession"
+    "ec2:DescribeSubnets ec2:DescribeSpotInstanceRequests ec2:CancelSpotInstanceRequests ssm:StartSession "
+    "ssm:TerminateSession"
 )
 """What the look before a preview, SSH through SSM, `make wake` and `make recover` call."""
 

@@ -1,11 +1,15 @@
 #!/bin/sh
 # ready.sh: waits until the host behind $DOCKER_HOST is ready: SSH, cloud-init, the GPU ($GPUS times $GPU, driver
-# $DRIVER or newer), Docker and its NVIDIA runtime. Gives up after $DEADLINE seconds, or at once where waiting
-# can't help, with what the failing check itself said.
+# $DRIVER or newer), Docker and its NVIDIA runtime; then grows the file system at $DATA_MOUNT to its volume. Gives
+# up after $DEADLINE seconds, or at once where waiting can't help, with what the failing check itself said.
 set -u
 host=${DOCKER_HOST#ssh://}
 end=$(($(date +%s) + DEADLINE))
 on() { ssh "$host" "$1" 2>&1; }
+left() { # the seconds until the deadline, 1 or more: to `timeout` 0 is for ever
+  seconds=$((end - $(date +%s)))
+  echo $((seconds > 0 ? seconds : 1))
+}
 
 wait_for() { # wait_for WHAT CHECK...: a check that exits 9 will not get better by waiting
   what=$1
@@ -24,7 +28,7 @@ wait_for() { # wait_for WHAT CHECK...: a check that exits 9 will not get better 
 }
 
 cloud_init() {
-  status=$(on 'cloud-init status --wait')
+  status=$(on "timeout $(left) cloud-init status --wait")
   code=$?
   echo "$status"
   case $status in
@@ -38,7 +42,7 @@ cloud_init() {
 }
 
 gpu() {
-  found=$(on 'nvidia-smi --query-gpu=driver_version,name --format=csv,noheader') || {
+  found=$(on 'timeout 60 nvidia-smi --query-gpu=driver_version,name --format=csv,noheader') || {
     echo "$found"
     return 1
   }
@@ -54,7 +58,7 @@ gpu() {
 }
 
 runtime() {
-  said=$(on "docker info --format '{{json .Runtimes}}'")
+  said=$(on "timeout 60 docker info --format '{{json .Runtimes}}'")
   echo "$said"
   echo "$said" | grep -q '"nvidia"'
 }
@@ -62,5 +66,7 @@ runtime() {
 wait_for SSH on true
 wait_for cloud-init cloud_init
 wait_for 'The GPU' gpu
-wait_for Docker on "docker version --format '{{.Server.Version}}'"
+wait_for Docker on "timeout 60 docker version --format '{{.Server.Version}}'"
 wait_for "Docker's NVIDIA runtime" runtime
+# a volume that was made larger meanwhile; otherwise there is nothing to do
+wait_for "The data volume's file system" on "sudo resize2fs \"\$(findmnt -no SOURCE $DATA_MOUNT)\""

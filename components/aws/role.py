@@ -8,6 +8,7 @@ import pulumi
 import pulumi_aws as aws
 
 SSM_CORE = "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"
+READS = ["ssm:GetParameter", "ssm:GetParameters", "ssm:GetParameterHistory", "ssm:GetParametersByPath"]
 
 
 def trust(service: str) -> str:
@@ -27,6 +28,8 @@ def policy(*, parameter: str, namespace: str, log_groups: Sequence[str]) -> str:
     """
     statements = [
         {"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": parameter},
+        # the managed policy for SSM allows every parameter of the account; a Deny wins over it
+        {"Effect": "Deny", "Action": READS, "NotResource": parameter},
         {
             "Effect": "Allow",
             "Action": "cloudwatch:PutMetricData",

@@ -1,36 +1,45 @@
-"""The stack `dev` on stand-ins for AWS and its instance: deploy, flip, drift, replace, recover, destroy.
+"""The stack `dev` on stand-ins for AWS and its instance: deploy, flip, wake, replace, recover, destroy.
 
 The API is moto's, the plugin and the host are test doubles (`tests/support/aws`). Real are the Pulumi engine,
 the docker plugin over SSH, the boot script, the data volume's file system, the gateway and the edge. Each
 test goes on where the one before it stopped.
 """
 
+import json
 import os
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 import yaml
 
 from components.aws import permissions
+from components.ssh_config import known_hosts
 from review.events import parse
 from review.text import drift
+from tests.support.aws.checkout import Checkout
 from tests.support.aws.emulator import ADDRESSES, Emulator
-from tests.support.aws.host.machines import Host, Machines
+from tests.support.aws.host.machines import ROOT_ONLY, Host, Machines
 from tests.support.aws.project import AwsProject
 from tests.support.load import Load
+from tests.support.project import CommandFailed
 from tests.support.switch_stack import wait
+from tools import keys
 from tools.environment import ROOT
 from tools.review import events_of
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces, loop devices and mounts"),
+    pytest.mark.skipif(os.geteuid() != 0 and not os.environ.get("CI"), reason=ROOT_ONLY),
 ]
 
 KEY = "marker-key-4be1-0123456789abcdef"
+OTHERS_KEY = "marker-key-83d2-0123456789abcdef"
+PROMPT = "marker-prompt-61c7"
 WEIGHTS = "find /data/docker/volumes -path '*weights*' -type f -newermt 2000-01-01 -printf '%p %T@\\n' | sort"
 """Says on the host which files of weights there are, and since when."""
 
@@ -56,6 +65,7 @@ def deployable(stack: str, emulator: Emulator, machines: Machines, folder: Path)
     project.environment |= machines.environment
     project.make_keys()
     project.secret("apiKeys.tester", KEY)
+    project.secret("apiKeys.other", OTHERS_KEY)
     return project
 
 
@@ -84,16 +94,58 @@ def load_on(project: AwsProject) -> Load:
     return Load(endpoint=outputs["endpoint"], model=outputs["model"], api_key=KEY)
 
 
-def complete(project: AwsProject, key: str = KEY) -> str:
-    outputs = project.outputs()
+@contextmanager
+def client_of(project: AwsProject, key: str = KEY) -> Iterator[openai.OpenAI]:
     with (
         trusted(project),
-        openai.OpenAI(base_url=outputs["endpoint"], api_key=key, max_retries=0, timeout=120) as client,
+        openai.OpenAI(
+            base_url=project.outputs()["endpoint"], api_key=key, max_retries=0, timeout=120
+        ) as client,
     ):
+        yield client
+
+
+def complete(project: AwsProject, key: str = KEY) -> str:
+    with client_of(project, key) as client:
         answer = client.chat.completions.create(
-            model=outputs["model"], messages=[{"role": "user", "content": "Hi."}], max_tokens=8
+            model=project.outputs()["model"], messages=[{"role": "user", "content": PROMPT}], max_tokens=8
         )
     return answer.choices[0].message.content or ""
+
+
+def answers(project: AwsProject) -> bool:
+    with suppress(openai.OpenAIError):
+        return bool(complete(project))
+    return False
+
+
+def logged(emulator: Emulator, role: str) -> list[dict[str, Any]]:
+    """The lines of JSON that are in the log of `dev`'s containers in CloudWatch."""
+    pages = emulator.client("logs").get_paginator("filter_log_events")
+    found = [
+        each["message"]
+        for page in pages.paginate(logGroupName=f"/changeover/dev/{role}")
+        for each in page["events"]
+    ]
+    return [json.loads(line) for line in found if line.startswith("{")]
+
+
+def answering(host: Host, machines: Machines) -> list[str]:
+    """The ports at which the host answers a client on the internet, of all that anything listens at there."""
+    listening = {int(line.split()[3].rsplit(":", 1)[1]) for line in host.inside("ss", "-Hltn").splitlines()}
+    assert {22, 443} <= listening
+    scan = f"""
+import socket, errno
+for port in {sorted({*listening, 22, 80, 443, 2019, 3000, 8000, 8080, 2375, 2376})}:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        try:
+            probe.connect(("{host.address}", port))
+            print(port)
+        except OSError:
+            pass
+"""
+    return machines.client("python3", "-c", scan).split()
 
 
 def nothing_to_do(project: AwsProject) -> None:
@@ -117,17 +169,22 @@ def nothing_is_left(emulator: Emulator) -> None:
     assert emulator.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
 
 
+def flipped(project: AwsProject) -> dict[str, str]:
+    """All that a flip changes."""
+    return {
+        "prepare-step": "update",
+        f"changeover-{project.stack}-gateway": "replace",
+        "commit-step": "update",
+    }
+
+
 def flip(project: AwsProject, engine: str) -> str:
     """A flip under load, which loses nothing.
 
     It touches what a flip may touch, and no instance, volume, network, IAM or edge.
     """
     project.configure(engine=engine)
-    assert project.changes() == {
-        "prepare-step": "update",
-        f"changeover-{project.stack}-gateway": "replace",
-        "commit-step": "update",
-    }
+    assert project.changes() == flipped(project)
     writes = project.aws_writes()
     with trusted(project), load_on(project) as load:
         load.wait_for_answers(8)
@@ -159,25 +216,51 @@ def test_nothing_to_do_is_nothing_to_do(project: AwsProject) -> None:
 
 
 def test_from_another_network_only_the_edge_answers(host: Host, machines: Machines) -> None:
-    listening = {int(line.split()[3].rsplit(":", 1)[1]) for line in host.inside("ss", "-Hltn").splitlines()}
-    assert {22, 443} <= listening
-    scan = f"""
-import socket, errno
-for port in {sorted({*listening, 22, 80, 443, 2019, 3000, 8000, 8080, 2375, 2376})}:
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        try:
-            probe.connect(("{host.address}", port))
-            print(port)
-        except OSError:
-            pass
-"""
-    assert machines.client("python3", "-c", scan).split() == ["443"]
+    assert answering(host, machines) == ["443"]
+
+
+def test_a_host_with_another_key_is_not_talked_to(project: AwsProject, host: Host, tmp_path: Path) -> None:
+    def ssh() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["ssh", "-F", ".changeover/ssh/dev/config", host.instance, "true"],
+            cwd=project.folder,
+            env=project.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert ssh().returncode == 0
+    known = project.folder / ".changeover/ssh/dev/known_hosts"
+    right = known.read_text()
+    known.write_text(known_hosts("dev", keys.make(tmp_path, "another")[1]))
+    refused = ssh()
+    known.write_text(right)
+    assert refused.returncode == 255
+    assert "Host key verification failed" in refused.stderr
+
+
+def test_an_unreachable_host_is_said_in_the_preview_with_what_brings_it_back(
+    project: AwsProject, host: Host, machines: Machines
+) -> None:
+    agent = machines.agents / host.instance
+    process = agent.read_text()
+    agent.unlink()
+    try:
+        said = project.pulumi("preview")
+    except CommandFailed as error:  # what then asks the host may fail
+        said = str(error)
+    finally:
+        agent.write_text(process)
+    assert f"no SSH to {host.instance}" in said
+    assert "make recover STACK=dev" in said
+    assert "Traceback" not in said
 
 
 def test_a_secret_is_in_no_plain_text(project: AwsProject, host: Host, emulator: Emulator) -> None:
     private = yaml.safe_load(project.pulumi("config", "get", "sshKeys", "--json"))["objectValue"]
-    markers = [KEY, *(private[who].splitlines()[2] for who in ("host", "client"))]
+    markers = [KEY, OTHERS_KEY, *(private[who].splitlines()[2] for who in ("host", "client"))]
     containers = host.inside("docker", "ps", "--all", "--quiet").split()
     (instance,) = [
         one["InstanceId"]
@@ -200,9 +283,49 @@ def test_a_secret_is_in_no_plain_text(project: AwsProject, host: Host, emulator:
         assert not [marker for marker in markers if marker in text], place
 
 
+def test_a_rotated_key_shows_in_the_preview_and_cuts_nobody(project: AwsProject) -> None:
+    rotated = OTHERS_KEY[::-1]
+    project.secret("apiKeys.other", rotated)
+    preview = project.preview_json()
+    (step,) = [each for each in preview["steps"] if each["op"] not in ("same", "read")]
+    assert step["urn"].endswith("::edge-configuration")
+    assert (step["op"], list(step["detailedDiff"])) == ("update", ["stdin"])
+    assert rotated not in json.dumps(preview)
+    tokens = 3000  # some 15 seconds
+    with client_of(project, OTHERS_KEY) as old, load_on(project) as load:
+        begun = old.chat.completions.create(
+            model=load.model,
+            messages=[{"role": "user", "content": PROMPT}],
+            max_tokens=tokens,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        next(begun)
+        load.wait_for_answers(8)
+        project.up()
+        load.wait_for_answers(8)
+        rest = list(begun)
+    assert not load.bad, load.summary()
+    assert [one.finish_reason for each in rest for one in each.choices if one.finish_reason] == ["length"]
+    assert [each.usage.completion_tokens for each in rest if each.usage] == [tokens]
+    assert complete(project, key=rotated)
+    with pytest.raises(openai.AuthenticationError):
+        complete(project, key=OTHERS_KEY)
+
+
 def test_a_flip_to_vllm_under_load_loses_nothing(project: AwsProject) -> None:
     assert "overlap" in flip(project, "vllm")
     nothing_to_do(project)
+
+
+def test_make_parity_probes_both_engines_on_the_host_and_leaves_nothing_behind(project: AwsProject) -> None:
+    said = project.tool("parity")
+    assert "The standby runs beside the active engine" in said
+    assert "vllm serves" in said
+    table = json.loads((project.folder / "stacks/dev/parity.json").read_text())
+    assert set(table["engines"]) == {"ollama", "vllm"}
+    assert complete(project)
+    assert project.changes() == {}
 
 
 def test_the_way_back_with_a_hold_loses_nothing(project: AwsProject) -> None:
@@ -210,6 +333,50 @@ def test_the_way_back_with_a_hold_loses_nothing(project: AwsProject) -> None:
     project.up()
     assert "hold" in flip(project, "ollama")
     nothing_to_do(project)
+
+
+def test_access_log_and_certificates_reach_cloudwatch_without_prompts_and_keys(
+    project: AwsProject, emulator: Emulator
+) -> None:
+    complete(project)
+    with client_of(project) as client:
+        client.models.list(extra_headers={"X-Tenant-ID": "other"})
+
+    def models() -> list[dict[str, Any]]:
+        return [
+            each for each in logged(emulator, "edge") if each.get("request", {}).get("uri") == "/v1/models"
+        ]
+
+    wait(lambda: bool(models()), 120)
+    (line,) = models()
+    assert (line["tenant"], line["status"]) == ("tester", 200), "a key decides the tenant"
+    lines = logged(emulator, "edge")
+    assert {each["status"] for each in lines if each.get("tenant") == "other"} == {200}
+    assert not [mark for mark in (PROMPT, KEY, OTHERS_KEY) if mark in json.dumps(lines)]
+    wait(lambda: any(each.get("mode") == "hold" for each in logged(emulator, "switch")), 120)
+
+
+def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProject) -> None:
+    checkout = Checkout(project)
+    checkout.commit("What runs")
+    project.up()
+    writes = project.aws_writes()
+    checkout.commit("Serve with vLLM", engine="vllm")
+    assert project.changes() == flipped(project)
+    text = checkout.make("review")
+    assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text
+    assert "nothing is replaced but the gateway; back with `make rollback STACK=dev`" in text
+    assert "before and after the same" in text, "the price"
+    checkout.make("apply", REVIEW="reviews/dev")
+    assert project.outputs()["engine"] == "vllm"
+    assert complete(project)
+    text = checkout.make("rollback", YES="1")
+    assert "-  changeover:engine: vllm\n+  changeover:engine: ollama\n" in text
+    assert project.outputs()["engine"] == "ollama"
+    assert complete(project)
+    assert project.aws_writes() == writes
+    checkout.commit("Go back", engine="ollama")
+    assert "no drift" in checkout.make("drift")
 
 
 def test_what_was_changed_behind_its_back_is_found_and_put_right(
@@ -237,6 +404,42 @@ def test_what_was_changed_behind_its_back_is_found_and_put_right(
     project.up("--refresh")
     wait(lambda: rule not in (host.rules or []), 120)
     nothing_to_do(project)
+
+
+def test_a_stopped_instance_is_said_and_make_wake_starts_it(
+    project: AwsProject, emulator: Emulator, host: Host
+) -> None:
+    emulator.client("ec2").stop_instances(InstanceIds=[host.instance])
+    wait(lambda: host.process is None, 120)
+    stopped = f"the instance {host.instance} of stack `dev` is stopped; nothing was changed"
+    with pytest.raises(CommandFailed, match=stopped) as refusal:
+        project.up()
+    assert "make wake STACK=dev" in str(refusal.value)
+    assert "Traceback" not in str(refusal.value)
+    assert f"{host.instance} is up." in project.tool("wake")
+    wait(lambda: answers(project), 300)
+    nothing_to_do(project)
+
+
+def test_a_larger_data_volume_is_grown_in_place(project: AwsProject, emulator: Emulator) -> None:
+    project.configure(dataVolumeGiB=220)
+    assert project.changes() == {"data": "update", "ready": "update"}
+    project.up()
+    named = [{"Name": "tag:Name", "Values": ["changeover-dev-data"]}]
+    (volume,) = emulator.client("ec2").describe_volumes(Filters=named)["Volumes"]
+    assert volume["Size"] == 220
+    nothing_to_do(project)
+
+
+def test_spot_taken_away_and_another_type_of_a_spot_instance_are_another_instance(
+    project: AwsProject,
+) -> None:
+    project.configure(spot=False)
+    assert project.changes()["instance"] == "replace"
+    project.configure(spot=True, instanceType="g4dn.2xlarge")
+    assert project.changes()["instance"] == "replace"
+    project.configure(instanceType=None)
+    assert project.changes() == {}
 
 
 def test_a_new_machine_image_replaces_the_instance_and_keeps_the_weights(
@@ -285,11 +488,32 @@ def test_make_recover_brings_an_instance_back_that_was_terminated_by_hand(
     nothing_to_do(project)
 
 
+def test_another_zone_is_said_with_what_is_lost_and_gets_an_endpoint_again(
+    project: AwsProject, emulator: Emulator, machines: Machines
+) -> None:
+    old = machines.only()
+    address = old.address
+    project.configure(zone="us-east-1b")
+    said = project.pulumi("preview")
+    assert "the zone changes from us-east-1a to us-east-1b" in said
+    assert "weights are fetched again" in said
+    project.up()
+    new = machines.only()
+    assert new.instance != old.instance
+    assert new.address == address
+    named = [{"Name": "tag:Name", "Values": ["changeover-dev-data"]}]
+    (volume,) = emulator.client("ec2").describe_volumes(Filters=named)["Volumes"]
+    assert volume["AvailabilityZone"] == "us-east-1b"
+    assert complete(project)
+    nothing_to_do(project)
+
+
 def test_destroy_leaves_nothing(project: AwsProject, emulator: Emulator) -> None:
     project.pulumi("destroy", "--yes", "--skip-preview")
     nothing_is_left(emulator)
 
 
 def test_the_deployers_policy_covers_every_call_that_was_seen(project: AwsProject) -> None:
-    assert {"ec2:RunInstances", "ec2:TerminateInstances"} <= set(project.aws_calls())
+    seen = set(project.aws_calls())
+    assert {"ec2:RunInstances", "ec2:TerminateInstances", "ec2:StartInstances"} <= seen
     assert permissions.uncovered(project.aws_calls()) == []

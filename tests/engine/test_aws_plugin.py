@@ -42,18 +42,20 @@ ami = aws.ssm.get_parameter_output(
 volume = aws.ebs.Volume(
     "volume", availability_zone="us-east-1a", size=config.get_int("size") or 100, type="gp3", opts=child
 )
+eip = aws.ec2.Eip("address", domain="vpc", opts=child)
 instance = aws.ec2.Instance(
     "instance", ami=ami, instance_type="g4dn.xlarge", subnet_id=subnet.id, vpc_security_group_ids=[group.id],
     iam_instance_profile=profile.name, user_data=config.get("boot") or "echo one",
     user_data_replace_on_change=True, metadata_options={"http_tokens": "required"},
     root_block_device={"volume_size": 80, "volume_type": "gp3", "encrypted": True},
-    opts=pulumi.ResourceOptions(provider=provider, delete_before_replace=True, ignore_changes=["ami"]),
+    opts=pulumi.ResourceOptions(
+        provider=provider, delete_before_replace=True, ignore_changes=["ami"], depends_on=[eip]
+    ),
 )
 aws.ec2.VolumeAttachment(
-    "attachment", instance_id=instance.id, volume_id=volume.id, device_name="/dev/sdf",
+    "attachment", instance_id=instance.id, volume_id=volume.id, device_name="/dev/sdf", skip_destroy=True,
     opts=pulumi.ResourceOptions(provider=provider, deleted_with=instance),
 )
-eip = aws.ec2.Eip("address", domain="vpc", opts=child)
 aws.ec2.EipAssociation(
     "association", instance_id=instance.id, allocation_id=eip.id,
     opts=pulumi.ResourceOptions(provider=provider, deleted_with=instance),

@@ -1,6 +1,7 @@
 """The stack `prod` on the stand-ins of `dev`: what protects it, its flips, and how it is destroyed.
 
-Each test goes on where the one before it stopped. It has no domain: public certificates need the internet.
+Each test goes on where the one before it stopped. It gets its domain at the end: public certificates need the
+internet, and until then answers are counted.
 """
 
 import json
@@ -8,9 +9,11 @@ import os
 
 import pytest
 
+from components.aws import permissions
 from review.events import parse
 from review.text import broken
 from tests.engine.test_aws_dev import (
+    answering,
     complete,
     deployable,
     emulator,
@@ -20,7 +23,7 @@ from tests.engine.test_aws_dev import (
     nothing_to_do,
 )
 from tests.support.aws.emulator import Emulator
-from tests.support.aws.host.machines import Machines
+from tests.support.aws.host.machines import HERE_ADDRESS, ROOT_ONLY, Machines
 from tests.support.aws.project import AwsProject
 from tests.support.project import CommandFailed
 from tools.review import events_of
@@ -29,7 +32,7 @@ __all__ = ["emulator", "machines"]
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces, loop devices and mounts"),
+    pytest.mark.skipif(os.geteuid() != 0 and not os.environ.get("CI"), reason=ROOT_ONLY),
 ]
 
 PROTECTED = {"address", "data", "instance"}
@@ -38,7 +41,17 @@ PROTECTED = {"address", "data", "instance"}
 @pytest.fixture(scope="module")
 def project(emulator: Emulator, machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> AwsProject:
     project = deployable("prod", emulator, machines, tmp_path_factory.mktemp("aws-prod"))
-    project.configure(alarmEmail="someone@example.com", monthlyBudget=600)
+    api = emulator.client("ec2")
+    vpc = api.create_vpc(CidrBlock="10.9.0.0/24")["Vpc"]["VpcId"]
+    there = api.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/25", AvailabilityZone="us-east-1a")
+    project.configure(
+        vpcId=vpc,
+        subnetId=there["Subnet"]["SubnetId"],
+        access="direct",
+        adminCidrs=[f"{HERE_ADDRESS}/32"],
+        alarmEmail="someone@example.com",
+        monthlyBudget=600,
+    )
     return project
 
 
@@ -49,7 +62,16 @@ def refused_and_nothing_changed(project: AwsProject, refusal: CommandFailed, wri
     assert complete(project)
 
 
-def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(project: AwsProject, emulator: Emulator) -> None:
+def test_an_existing_subnet_in_another_zone_is_refused_before_anything_exists(project: AwsProject) -> None:
+    project.configure(zone="us-east-1b")
+    with pytest.raises(CommandFailed, match="is in us-east-1a, and zone is us-east-1b; nothing was changed"):
+        project.pulumi("preview")
+    project.configure(zone=None)
+
+
+def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(
+    project: AwsProject, emulator: Emulator, machines: Machines
+) -> None:
     project.up()
     assert complete(project)
     nothing_to_do(project)
@@ -65,7 +87,9 @@ def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(project: AwsProject, em
     )
     assert held_by_aws["DisableApiTermination"]["Value"] is True
     made = {each["type"] for each in state}
+    assert not {"aws:ec2/vpc:Vpc", "aws:ec2/subnet:Subnet"} & made, "the network was there before"
     assert {"aws:dlm/lifecyclePolicy:LifecyclePolicy", "aws:budgets/budget:Budget"} <= made
+    assert answering(machines.only(), machines) == ["443"], "SSH is for the network of the admins only"
     (topic,) = emulator.client("sns").list_topics()["Topics"]
     mails = emulator.client("sns").list_subscriptions_by_topic(TopicArn=topic["TopicArn"])["Subscriptions"]
     assert [each["Endpoint"] for each in mails] == ["someone@example.com"]
@@ -97,15 +121,50 @@ def test_make_down_is_refused_before_anything_is_deleted(project: AwsProject) ->
     nothing_to_do(project)
 
 
-def test_without_protect_it_is_destroyed(project: AwsProject, emulator: Emulator) -> None:
-    project.configure(protect=False)
+def test_a_domain_gets_its_record_and_the_way_for_certificates(
+    project: AwsProject, emulator: Emulator, machines: Machines
+) -> None:
+    route53 = emulator.client("route53")
+    zone = route53.create_hosted_zone(Name="example.net", CallerReference="1")["HostedZone"]["Id"]
+    project.configure(protect=False, domain="llm.example.net", hostedZone="example.net", publicHttp=True)
     assert project.changes() == {
         "instance": "update",  # termination protection
         "changeover-prod-snapshots": "delete",
         "changeover-prod-snapshots-policy": "delete",
         "changeover-prod-snapshots-daily": "delete",
+        "record": "create",
+        "changeover-prod-firewall": "update",
+        "changeover-prod-edge": "replace",
+        "edge-configuration": "update",
+        "edge-ca": "delete",
     }
     project.up()
+    assert project.outputs()["endpoint"] == "https://llm.example.net/v1"
+    (record,) = [
+        each
+        for each in route53.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+        if each["Type"] == "A"
+    ]
+    address = machines.only().address
+    assert (record["Name"], record["ResourceRecords"]) == ("llm.example.net.", [{"Value": address}])
+    ask = ("curl", "-sS", "-o", "/dev/null", "-w", "%{redirect_url}", "-H", "Host: llm.example.net")
+    assert machines.client(*ask, f"http://{address}/v1/models") == "https://llm.example.net/v1/models"
+    assert answering(machines.only(), machines) == ["80", "443"]
+    nothing_to_do(project)
+
+
+def test_without_protect_it_is_destroyed(project: AwsProject, emulator: Emulator) -> None:
     said = project.tool("down")
     assert "The stack is gone, and the data volume" in said
+    api = emulator.client("ec2")
+    (vpc,) = [each["VpcId"] for each in api.describe_vpcs()["Vpcs"] if not each["IsDefault"]]
+    (subnet,) = api.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
+    api.delete_subnet(SubnetId=subnet["SubnetId"])
+    api.delete_vpc(VpcId=vpc)  # refused where something of the stack is left in it
     nothing_is_left(emulator)
+
+
+def test_the_deployers_policy_covers_every_call_that_was_seen(project: AwsProject) -> None:
+    seen = set(project.aws_calls())
+    assert {"dlm:CreateLifecyclePolicy", "sns:Subscribe", "route53:ChangeResourceRecordSets"} <= seen
+    assert permissions.uncovered(seen) == []

@@ -18,7 +18,7 @@ import yaml
 
 from bench.stack import remove_fast_engine, use_fast_engine
 from components.labels import Labels
-from tests.support.project import docker, kill_group, offline_settings
+from tests.support.project import TEAM, docker, kill_group, offline_settings
 from tests.support.reviews import serve_with_the_standby
 from tests.support.switch_stack import wait
 from tools import environment
@@ -30,14 +30,6 @@ STACK = "story"
 VERSION = "0.0.0-story"
 FILTERS = ("--filter", f"label=changeover.stack={STACK}")
 SETTINGS = f"Pulumi.{STACK}.yaml"
-GIT = {
-    f"GIT_{who}_{what}": value
-    for who in ("AUTHOR", "COMMITTER")
-    for what, value in (("NAME", "A tester"), ("EMAIL", "tester@example.org"))
-}
-
-QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "MAKEFLAGS": ""}
-"""A `make` that runs the tests has flags of its own, of which the team's would warn."""
 
 
 @dataclass
@@ -50,7 +42,7 @@ class Team:
         done = subprocess.run(
             words,
             cwd=self.clone,
-            env={**environment.process_environment(), **GIT, **QUIET, **env},
+            env={**environment.process_environment(), **TEAM, "PYTHONDONTWRITEBYTECODE": "1", **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -19,6 +19,16 @@ from tools.environment import ROOT
 
 SOURCES = ("__main__.py", "Pulumi.yaml", "components", "parity", "stacks", "switch", "offline")
 
+TEAM = {
+    **{
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "A tester"), ("EMAIL", "tester@example.org"))
+    },
+    "MAKEFLAGS": "",  # those of a `make` that runs the tests would make the team's own warn
+}
+"""What git and make need in their environment when a test plays a team."""
+
 
 def free_port() -> int:
     """A TCP port of the loopback address that nobody uses now."""

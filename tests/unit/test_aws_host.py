@@ -4,6 +4,9 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from ipaddress import IPv4Network
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -11,11 +14,13 @@ import pytest
 import yaml
 
 from components.aws.gpu_host import GpuHost, GpuHostArgs, identity
+from components.aws.network import VPC_CIDR, subnet_cidr
 from components.aws.settings import AwsSettings
 from components.instance_types import INSTANCE_TYPES
 from components.labels import Labels
 from tests.support.recorder import SECRET, Recorder
 
+GOLDEN = Path(__file__).parent / "golden" / "aws-host.txt"
 HOST_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nmarker-of-the-host-key\n"
 
 ARGS = GpuHostArgs(
@@ -90,6 +95,15 @@ def script(recorder: Recorder) -> str:
 # tags and names
 
 
+def test_types_and_names_are_those_that_stacks_have(declare: Declare) -> None:
+    """Another name or type is a replacement on every stack there is, or needs an alias."""
+    recorder = declare(
+        domain="llm.example.com", hosted_zone="example.com", email="a@example.com", budget=9, idle_minutes=60
+    )
+    found = sorted(f"{each.typ} {each.name}" for each in recorder.resources)
+    assert found == GOLDEN.read_text().splitlines()
+
+
 def test_everything_that_can_carry_tags_says_project_stack_and_who_manages_it(declare: Declare) -> None:
     recorder = declare(domain="llm.example.com", email="ops@example.com", budget=500, idle_minutes=60)
     without = {"RouteTableAssociation", "RolePolicyAttachment", "RolePolicy", "VolumeAttachment"}
@@ -125,6 +139,16 @@ def test_the_subnet_is_public_and_in_the_zone(declare: Declare) -> None:
     (route,) = recorder.one("RouteTable")["routes"]
     assert route["cidrBlock"] == "0.0.0.0/0"
     assert route["gatewayId"] == "changeover-prod-network-gateway-id"
+
+
+def test_a_subnet_in_another_zone_has_room_beside_the_old_one(declare: Declare) -> None:
+    cidrs = [subnet_cidr(f"eu-central-1{letter}") for letter in "abcdef"]
+    networks = [IPv4Network(each) for each in cidrs]
+    assert not [pair for pair in combinations(networks, 2) if pair[0].overlaps(pair[1])]
+    assert all(each.subnet_of(IPv4Network(VPC_CIDR)) for each in networks)
+    assert declare().one("Subnet")["cidrBlock"] == cidrs[1]
+    assert declare().one("Vpc")["cidrBlock"] == VPC_CIDR
+    assert not declare().options("Subnet", "changeover-prod-network-subnet").deleteBeforeReplace
 
 
 def test_an_existing_subnet_is_used_and_none_is_made(declare: Declare) -> None:
@@ -185,7 +209,15 @@ def test_the_host_may_read_its_own_parameter_and_write_its_own_metrics_and_logs(
     assert metrics["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Changeover/prod"}}
     logs = allowed['["logs:CreateLogStream", "logs:PutLogEvents"]']
     assert logs["Resource"] == ["arn:edge-log:*", "arn:switch-log:*"]
-    assert len(allowed) == 3
+    assert len(allowed) == 4
+
+
+def test_the_managed_policy_lets_the_host_read_no_other_parameter(declare: Declare) -> None:
+    policy = json.loads(declare().one("RolePolicy")["policy"])
+    (denied,) = [each for each in policy["Statement"] if each["Effect"] == "Deny"]
+    assert denied["NotResource"] == "arn:host-key"
+    assert set(denied["Action"]) >= {"ssm:GetParameter", "ssm:GetParameters"}, "what the managed policy has"
+    assert "Resource" not in denied
 
 
 def test_the_host_can_be_reached_by_ssm_and_gets_no_other_managed_policy(declare: Declare) -> None:
@@ -212,6 +244,13 @@ def test_the_boot_script_names_the_parameter_and_holds_no_key(declare: Declare) 
     assert "PRIVATE KEY" not in text
     assert "vol0123" not in text
     assert "data-id" in text or "dataid" in text
+
+
+def test_another_key_of_the_deployer_has_room_beside_the_old_one(declare: Declare) -> None:
+    name = declare().one("KeyPair")["keyName"]
+    assert name == f"changeover-prod-deployer-{identity(ARGS)['Key']}"
+    assert declare().one("Instance")["keyName"] == name
+    assert not declare().options("KeyPair", "deployer").deleteBeforeReplace
 
 
 # instance
@@ -266,6 +305,11 @@ def test_spot_is_a_persistent_request_whose_interruption_stops(declare: Declare)
     assert "instanceMarketOptions" not in declare().one("Instance")
 
 
+def test_spot_taken_away_replaces_and_so_does_another_type_of_a_spot_instance(declare: Declare) -> None:
+    assert list(instance(declare()).replaceOnChanges) == ["tags.Spot"]
+    assert list(instance(declare(spot=True)).replaceOnChanges) == ["tags.Spot", "instanceType"]
+
+
 def test_a_new_instance_comes_after_the_old_one_and_takes_the_volume_and_the_address(
     declare: Declare,
 ) -> None:
@@ -277,6 +321,14 @@ def test_a_new_instance_comes_after_the_old_one_and_takes_the_volume_and_the_add
     assert recorder.one("EipAssociation")["allowReassociation"] is True
     for kind, name in (("VolumeAttachment", "data-attachment"), ("EipAssociation", "address-association")):
         assert recorder.options(kind, name).deletedWith.endswith("::instance")
+
+
+def test_the_disk_is_never_detached_from_a_running_instance_in_which_it_is_mounted(declare: Declare) -> None:
+    assert declare().one("VolumeAttachment")["skipDestroy"] is True
+
+
+def test_the_address_is_released_only_after_the_instance_that_holds_it(declare: Declare) -> None:
+    assert any(urn.endswith("::address") for urn in instance(declare()).dependencies)
 
 
 def test_a_newer_image_replaces_nothing_and_a_refresh_is_another_parameter(declare: Declare) -> None:
@@ -305,6 +357,8 @@ def test_the_instances_tags_tell_a_later_preview_what_it_was_made_from() -> None
     assert identity(args(ami="ami-0123456789"))["Image"] == "ami-0123456789"
     assert identity(args(spot=True))["Spot"] != base["Spot"]
     assert identity(args(zone="us-east-1a"))["Boot"] != base["Boot"]
+    assert (base["Network"], identity(args(subnet_id="subnet-0"))["Network"]) == ("own", "subnet-0")
+    assert identity(args(public_keys={"client": "ssh-ed25519 BBBB"}))["Key"] != base["Key"]
     assert identity(args(data_gib=500, email="a@b.cc", log_days=1)) == base
 
 
@@ -332,6 +386,12 @@ def test_another_instance_type_is_waited_for_again(declare: Declare) -> None:
     before = declare().one("Command")["environment"]
     after = declare(instance=INSTANCE_TYPES["g4dn.2xlarge"]).one("Command")["environment"]
     assert before != after
+
+
+def test_a_larger_data_volume_makes_the_file_system_follow(declare: Declare) -> None:
+    before, after = (declare(data_gib=gib).one("Command")["environment"] for gib in (200, 300))
+    assert {key for key in before if before[key] != after[key]} == {"DATA_GIB"}
+    assert before["DATA_MOUNT"] == "/data"
 
 
 # name, logs, alarms, money

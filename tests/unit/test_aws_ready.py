@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.unit.test_aws_settings import ROOT
 GOOD = {
     "true": "",
     "cloud-init": "\nstatus: done",
+    "sudo resize2fs": "nothing to do",
     "sudo": "the boot script's last words",
     "nvidia-smi": "580.95.05, Tesla T4",
     "docker version": "29.1.0",
@@ -18,7 +20,9 @@ GOOD = {
 }
 
 
-def ready(folder: Path, failing: str = "", *, seconds: int = 2, **answers: str) -> tuple[int, str, str]:
+def ready(
+    folder: Path, failing: str = "", *, hanging: str = "", seconds: int = 2, **answers: str
+) -> tuple[int, str, str]:
     """Run the script against a double of `ssh`; returns exit status and what it printed."""
     said = {**GOOD, **{key.replace("_", " "): value for key, value in answers.items()}}
     cases = "\n".join(
@@ -26,7 +30,15 @@ def ready(folder: Path, failing: str = "", *, seconds: int = 2, **answers: str) 
         for name, text in said.items()
     )
     program = folder / "ssh"
-    program.write_text(f'#!/bin/sh\n[ "$1" = ubuntu@i-1 ] || exit 99\ncase "$2" in\n{cases}\nesac\nexit 98\n')
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = ubuntu@i-1 ] || exit 99\n'
+        # a time limit is the host's business: it is kept where a program there hangs
+        f'limit=$(echo "$2" | sed -nE "s/^timeout ([0-9]+) .*/\\1/p")\n'
+        f'command=$(echo "$2" | sed -E "s/^timeout [0-9]+ //")\n'
+        f'echo "$command" >>{folder}/asked\n'
+        f'case "$command" in "{hanging or "nothing"}"*) exec timeout "$limit" sleep 60 ;; esac\n'
+        f'case "$command" in\n{cases}\nesac\nexit 98\n'
+    )
     program.chmod(0o755)
     done = subprocess.run(
         ["sh", ROOT / "components" / "aws" / "ready.sh"],
@@ -36,6 +48,7 @@ def ready(folder: Path, failing: str = "", *, seconds: int = 2, **answers: str) 
             "GPU": "Tesla T4",
             "GPUS": "1",
             "DRIVER": "580",
+            "DATA_MOUNT": "/data",
             "DEADLINE": str(seconds),
             "PAUSE": "0.2",
         },
@@ -56,13 +69,31 @@ def test_a_host_that_is_ready_passes_every_check(tmp_path: Path) -> None:
         "The GPU",
         "Docker",
         "Docker's NVIDIA runtime",
+        "The data volume's file system",
     ]
+
+
+def test_the_file_system_follows_its_volume(tmp_path: Path) -> None:
+    ready(tmp_path)
+    last = (tmp_path / "asked").read_text().splitlines()[-1]
+    assert last == 'sudo resize2fs "$(findmnt -no SOURCE /data)"'
+    code, _, err = ready(tmp_path, failing="sudo resize2fs", sudo_resize2fs="no such device")
+    assert code == 1
+    assert "The data volume's file system is not ready on ubuntu@i-1; it said:\nno such device" in err
 
 
 def test_ssh_is_waited_for_until_the_deadline_and_its_words_are_the_error(tmp_path: Path) -> None:
     code, _, err = ready(tmp_path, failing="true", true="Connection refused")
     assert code == 1
     assert "SSH is not ready on ubuntu@i-1; it said:\nConnection refused" in err
+
+
+def test_the_deadline_ends_a_check_that_hangs_as_well(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    code, _, err = ready(tmp_path, hanging="cloud-init")
+    assert code == 1
+    assert "cloud-init is not ready on ubuntu@i-1" in err
+    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize(

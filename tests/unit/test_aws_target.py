@@ -18,19 +18,25 @@ from stacks.settings import from_values
 from stacks.target_error import TargetError
 from tests.unit.test_aws_settings import GOOD, PUBLIC, ROOT
 
-IDENTITY = {"Boot": "0123456789ab", "Image": "pinned", "Data": "empty", "Spot": "no"}
+IDENTITY = {
+    "Boot": "0123456789ab",
+    "Image": "pinned",
+    "Data": "empty",
+    "Spot": "no",
+    "Network": "subnet-0123456789abcdef0",
+    "Key": "ba9876543210",
+}
 HERE = Found(
     instance="i-0123456789abcdef0",
     state="running",
     type="g4dn.xlarge",
     zone="us-east-1a",
-    subnet="subnet-0123456789abcdef0",
     address="198.51.100.7",
     tags=IDENTITY,
     volumes=("vol-1", "vol-2"),
     size_gib=280,
 )
-NOTHING = replace(HERE, instance=None, state="", type="", zone="", subnet="", tags={}, volumes=(), size_gib=0)
+NOTHING = replace(HERE, instance=None, state="", type="", zone="", tags={}, volumes=(), size_gib=0)
 
 
 def wanted(**values: object) -> AwsSettings:
@@ -51,6 +57,11 @@ def test_nothing_is_said_where_nothing_changes_or_exists() -> None:
 def test_a_stopped_instance_is_an_error_with_what_starts_it() -> None:
     with pytest.raises(TargetError, match=r"is stopped; nothing was changed.*: make wake STACK=prod"):
         notes(replace(HERE, state="stopped"))
+    spot = replace(HERE, state="stopped", tags={**IDENTITY, "Spot": "yes"})
+    with pytest.raises(
+        TargetError, match=r"make wake STACK=prod \(where a spot interruption stopped it, AWS"
+    ):
+        notes(spot)
 
 
 def test_a_volume_without_its_instance_is_a_note_with_what_brings_it_back() -> None:
@@ -63,8 +74,10 @@ def test_a_volume_without_its_instance_is_a_note_with_what_brings_it_back() -> N
     [
         (IDENTITY | {"Boot": "fff"}, {}, "the boot script changed"),
         (IDENTITY | {"Image": "pinned-2027"}, {}, "the machine image changes from pinned to pinned-2027"),
-        (IDENTITY | {"Spot": "yes"}, {"spot": True}, "`spot` changed"),
+        (IDENTITY | {"Spot": "yes"}, {}, "`spot` changed"),
         (IDENTITY | {"Data": "snap-0123456789"}, {}, "the data volume is made anew"),
+        (IDENTITY | {"Network": "own"}, {}, "the subnet changes from subnet-0123456789abcdef0 to own"),
+        (IDENTITY | {"Key": "fff"}, {}, "the deployer's SSH key changed"),
         (IDENTITY, {"zone": "us-east-1b"}, "the zone changes from us-east-1a to us-east-1b"),
     ],
 )
@@ -84,6 +97,13 @@ def test_a_replacement_is_said_in_words_and_refused_where_protected(
 def test_another_instance_type_stops_the_instance_and_is_not_refused() -> None:
     (note,) = notes(HERE, instanceType="g4dn.2xlarge")
     assert "this stops the instance i-0123456789abcdef0 and starts it as g4dn.2xlarge" in note
+
+
+def test_another_type_of_a_spot_instance_is_another_instance() -> None:
+    spot = IDENTITY | {"Spot": "yes"}
+    (note,) = notes(replace(HERE, tags=spot), spot, instanceType="g4dn.2xlarge", spot=True, protect=False)
+    assert "this replaces the instance" in note
+    assert "a spot instance can't change its type (g4dn.xlarge to g4dn.2xlarge)" in note
 
 
 def test_the_price_comes_with_the_difference_that_a_change_makes() -> None:
@@ -140,6 +160,39 @@ def test_aws_is_asked_for_what_carries_the_stacks_tags(aws: Path) -> None:
     assert first.startswith("ec2 describe-instances --filters Name=tag:Project,Values=changeover")
     assert "Name=tag:Stack,Values=dev" in second
     assert "--region eu-west-1" in first
+
+
+SUBNET, VPC = "subnet-0123456789abcdef0", "vpc-0123456789abcdef0"
+
+
+@pytest.mark.parametrize(
+    ("zone", "vpc", "said"),
+    [
+        (
+            "us-east-1c",
+            VPC,
+            r"is in us-east-1c, and zone is us-east-1a; .* pulumi config set zone us-east-1c",
+        ),
+        ("us-east-1a", "vpc-0f", r"is in vpc-0f, and vpcId is vpc-0123.* pulumi config set vpcId vpc-0f"),
+    ],
+)
+def test_an_existing_subnet_that_is_elsewhere_is_refused(aws: Path, zone: str, vpc: str, said: str) -> None:
+    settings = wanted(vpcId=VPC, subnetId=SUBNET)
+    (aws / "answer").write_text(json.dumps({"Subnets": [{"AvailabilityZone": zone, "VpcId": vpc}]}))
+    with pytest.raises(TargetError, match=said) as error:
+        aws_target.check_subnet(settings)
+    assert "nothing was changed" in str(error.value)
+    (aws / "answer").write_text(json.dumps({"Subnets": [{"AvailabilityZone": "us-east-1a", "VpcId": VPC}]}))
+    aws_target.check_subnet(settings)
+    assert f"describe-subnets --subnet-ids {SUBNET}" in (aws / "calls").read_text()
+
+
+def test_a_subnet_that_is_not_there_is_an_error_in_awss_words_and_none_is_not_asked_for(aws: Path) -> None:
+    aws_target.check_subnet(wanted())
+    assert not (aws / "calls").exists()
+    (aws / "error").write_text("InvalidSubnetID.NotFound")
+    with pytest.raises(TargetError, match=r"subnetId: .*InvalidSubnetID\.NotFound\nNothing was changed"):
+        aws_target.check_subnet(wanted(vpcId=VPC, subnetId=SUBNET))
 
 
 def test_missing_credentials_are_said_with_what_to_do(aws: Path, monkeypatch: pytest.MonkeyPatch) -> None:

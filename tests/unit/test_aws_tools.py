@@ -14,7 +14,7 @@ from offline.steps import StepFailed
 from stacks.aws_cli import AwsError, Found
 from stacks.aws_settings import PUBLIC_KEY
 from tests.unit.test_aws_target import HERE, NOTHING, wanted
-from tools import down, host, keys, recover, wake
+from tools import down, host, keys, recover, review, wake
 
 INSTANCE = "urn:pulumi:prod::changeover::changeover:index:GpuHost$aws:ec2/instance:Instance::instance"
 DATA = "urn:pulumi:prod::changeover::changeover:index:GpuHost$aws:ebs/volume:Volume::data"
@@ -84,9 +84,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.delenv("REPLACE", raising=False)
     monkeypatch.delenv("DATA", raising=False)
     monkeypatch.setenv("YES", "1")
-    for module in (recover, wake):
+    for module in (recover, review, wake):
         monkeypatch.setattr(module, "on_aws", lambda stack: world.settings)
         monkeypatch.setattr(module, "look", lambda stack, settings: world.found)
+    for module in (recover, wake):
         monkeypatch.setattr(module, "aws", world.ask_aws)
     monkeypatch.setattr(recover, "pulumi", world.run_pulumi)
     return world
@@ -115,6 +116,13 @@ def test_a_terminated_instance_is_made_again_and_what_was_lost_is_said(
     said = capsys.readouterr().out
     assert "Lost: the instance, and requests until it is back. The data volume" in said
     assert "Taking 2 resources" in said
+
+
+def test_an_instance_that_still_ends_is_waited_for_since_it_holds_the_volume(world: World) -> None:
+    world.found = replace(HERE, state="shutting-down", volumes=("vol-1",))
+    recover.recover("prod")
+    assert world.aws == ["wait instance-terminated"]
+    assert world.pulumi == ["stack export", "stack import", "up --yes"]
 
 
 def test_nothing_is_changed_where_nobody_can_be_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,9 +187,23 @@ def test_a_host_that_stays_dead_is_terminated_only_when_asked(
 
 def test_a_sleeping_instance_is_not_gone(world: World) -> None:
     world.found = replace(HERE, state="stopped")
-    with pytest.raises(StepFailed, match=r"not gone.*make wake STACK=prod"):
+    with pytest.raises(
+        StepFailed, match=r"not gone.*make wake STACK=prod; .*REPLACE=1 make recover STACK=prod"
+    ):
         recover.recover("prod")
     assert world.aws == []
+
+
+@pytest.mark.parametrize("state", ["stopping", "stopped"])
+def test_a_stopped_instance_that_cannot_start_is_replaced_when_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    world.found = replace(HERE, state=state, volumes=("vol-1",))
+    monkeypatch.setenv("REPLACE", "1")
+    recover.recover("prod")
+    assert "terminate-instances --instance-ids" in world.aws
+    assert "start-instances --instance-ids" not in world.aws
+    assert world.pulumi == ["stack export", "stack import", "up --yes"]
 
 
 def test_no_capacity_says_what_else_there_is(world: World) -> None:
@@ -210,6 +232,17 @@ def test_a_stopped_instance_is_started_and_waited_for(world: World) -> None:
         "start-instances --instance-ids",
         "wait instance-status-ok",
     ]
+
+
+def test_a_start_that_fails_names_what_makes_another_instance_and_who_starts_a_spot_one(world: World) -> None:
+    world.found = replace(HERE, state="stopped")
+    world.failing = "start-instances"
+    with pytest.raises(StepFailed, match="REPLACE=1 make recover STACK=dev") as error:
+        wake.wake("dev")
+    assert "spot" not in str(error.value)
+    world.settings = wanted(spot=True, protect=False)
+    with pytest.raises(StepFailed, match="interrupted is started again by AWS alone"):
+        wake.wake("dev")
 
 
 def test_a_running_instance_is_left_alone_and_a_lost_one_named(world: World) -> None:
@@ -278,6 +311,23 @@ def test_tools_reach_the_host_over_the_stacks_own_ssh(
     world.found = replace(HERE, state="stopped")
     with pytest.raises(StepFailed, match="make wake STACK=prod"):
         host.reach("prod")
+
+
+# drift
+
+
+def test_a_sleeping_instance_is_no_drift_and_no_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def preview(stack: str) -> None:
+        raise AssertionError("a preview of a stopped instance is refused")
+
+    monkeypatch.setattr(review, "preview_of", preview)
+    world.found = replace(HERE, state="stopped")
+    review.drift("dev")
+    assert (
+        "`dev` is asleep; nothing was looked at (i-0123456789abcdef0 is stopped)." in capsys.readouterr().out
+    )
 
 
 # down

@@ -1,5 +1,6 @@
 """The boot script: its text is held by a golden file, passes shellcheck, and carries no secret."""
 
+import json
 import os
 import subprocess
 import sys
@@ -111,6 +112,47 @@ def test_what_ran_on_a_former_instance_is_forgotten_and_its_records_are_kept(tmp
     assert done.returncode == 0, done.stderr
     assert log.read_text().splitlines() == ["ps --all --quiet", "rm --force a1 b2", "network prune --force"]
     assert [file.name for file in journal.rglob("*.json")] == ["one.json"]
+
+
+def test_the_agent_is_installed_in_spite_of_a_lock_and_looks_at_the_gpu_often() -> None:
+    assert "retry 600 dpkg -i /tmp/agent.deb" in render(BOOT)
+    start = render(BOOT).index("$agent/etc/changeover.json <<END\n")
+    text = render(BOOT)[start:].partition("<<END\n")[2].partition("\nEND\n")[0]
+    told = json.loads(text.replace("\\$", "$"))
+    assert told["metrics"]["metrics_collected"]["nvidia_gpu"]["metrics_collection_interval"] == 10
+
+
+def test_sshd_takes_as_many_connections_at_once_as_a_deployment_opens() -> None:
+    start = render(BOOT).index("/etc/ssh/sshd_config.d/10-changeover.conf <<'END'")
+    assert "\nMaxStartups 100\n" in render(BOOT)[start:].partition("\nEND\n")[0] + "\n"
+
+
+@pytest.mark.parametrize(("engine", "value"), [("healthy", "1"), ("starting", "0")])
+def test_the_probe_that_cron_runs_tells_cloudwatch_whether_the_endpoint_is_up(
+    tmp_path: Path, engine: str, value: str
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    doubles = {
+        "docker": f'case "$*" in *health=*) [ {engine} = healthy ] || exit 0 ;; esac\necho a1',
+        "curl": 'case "$*" in *token) echo secret ;; *"token: secret"*instance-id) echo i-1 ;; esac',
+        "aws": f'echo "$*" >{tmp_path}/told',
+    }
+    for name, text in doubles.items():
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    script = render(BOOT)
+    start = script.index("  cat >/usr/local/bin/changeover-probe <<END\n")
+    written = script[start : script.index("\nEND\n", start) + len("\nEND\n")]
+    probe = tmp_path / "changeover-probe"
+    writing = script.removesuffix("main\n") + written.replace("/usr/local/bin/changeover-probe", str(probe))
+    subprocess.run(["bash", "-c", writing], check=True)
+    # the doubles take the place of the folder in which the AMI has `aws`, which is not on cron's own PATH
+    probe.write_text(probe.read_text().replace("/usr/local/bin", str(tools)))
+    subprocess.run(["sh", probe], env={"PATH": "/usr/bin:/bin"}, check=True)
+    told = (tmp_path / "told").read_text()
+    assert "--namespace Changeover/prod --metric-name EndpointUp" in told
+    assert f"--value {value} --dimensions InstanceId=i-1" in told
 
 
 def test_an_empty_volume_is_formatted_and_mounted_by_uuid(tmp_path: Path) -> None:

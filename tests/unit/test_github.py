@@ -126,6 +126,8 @@ def test_a_drift_is_one_issue_that_closes_when_it_is_gone(
     assert issue["body"] == "the edge and the switch are stopped\n"
     drift(2, "x" * 2 * github.LONGEST)
     assert len(issue["body"]) == github.LONGEST
+    drift(0, f"dev is {review.ASLEEP}")
+    assert issue["state"] == "open", "nothing was looked at"
     drift(0, "no drift")
     assert issue["state"] == "closed"
     with pytest.raises(StepFailed, match="could not be looked for"):

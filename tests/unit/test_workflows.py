@@ -46,6 +46,11 @@ def test_what_others_wrote_is_in_no_shell_line(file: Path) -> None:
             assert "${{" not in step.get("run", ""), step
 
 
+def test_all_tests_run_as_root_or_those_on_aws_would_not_run() -> None:
+    job = load(ROOT / ".github" / "workflows" / "check.yml")["jobs"]["test"]
+    assert job["steps"][-1]["run"] == 'sudo -E env "PATH=$PATH" .ci/run'
+
+
 def test_a_pull_request_from_a_fork_gets_no_role() -> None:
     on = load(ROOT / ".github" / "workflows" / "review.yml")
     jobs = on["jobs"]

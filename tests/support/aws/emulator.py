@@ -13,6 +13,7 @@ import re
 import threading
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
@@ -26,8 +27,10 @@ os.environ["MOTO_ENABLE_AMI_VALIDATION"] = "true"
 from moto.backends import get_backend  # noqa: E402
 from moto.core.models import DEFAULT_ACCOUNT_ID  # noqa: E402
 from moto.ec2.models import elastic_ip_addresses  # noqa: E402
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
 from moto.ssm.models import Parameter  # noqa: E402
+from werkzeug.serving import BaseWSGIServer, make_server  # noqa: E402
 
 
 class LifecycleManager(BaseHTTPRequestHandler):
@@ -135,6 +138,14 @@ class Emulator:
             )
         )
         return str(image.id)
+
+    def serve_tls(self, address: str, certificate: Path, key: Path) -> BaseWSGIServer:
+        """Serve the same account on port 443 of `address`, for a client that takes no endpoint of ours."""
+        api = DomainDispatcherApplication(create_backend_app)
+        tls = (str(certificate), str(key))
+        server = make_server(address, 443, api, threaded=True, ssl_context=tls)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return server
 
     def client(self, service: str) -> Any:
         """A boto3 client, for tests that change something behind Pulumi's back."""

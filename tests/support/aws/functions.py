@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tests.support.aws.api import client
-from tests.support.aws.resources import ACCOUNT, camel, ec2, tag_map
+from tests.support.aws.resources import ACCOUNT, camel
 from tests.support.aws.schema import Json
 
 
@@ -23,15 +23,6 @@ def _zone(region: str, args: Json) -> Json:
     return {"id": made, "zoneId": made, "name": args["name"], "privateZone": False}
 
 
-def _subnet(region: str, args: Json) -> Json:
-    found = ec2(region).describe_subnets(SubnetIds=[args["id"]])["Subnets"][0]
-    return {
-        **camel(found, "vpcId", "cidrBlock", "availabilityZone", "state"),
-        "id": args["id"],
-        "tags": tag_map(found.get("Tags")),
-    }
-
-
 def _identity(region: str, args: Json) -> Json:
     found = client("sts", region).get_caller_identity()
     return {"accountId": ACCOUNT, "arn": found["Arn"], "id": ACCOUNT, "userId": found["UserId"]}
@@ -40,6 +31,5 @@ def _identity(region: str, args: Json) -> Json:
 FUNCTIONS: dict[str, Callable[[str, Json], Json]] = {
     "aws:ssm/getParameter:getParameter": _parameter,
     "aws:route53/getZone:getZone": _zone,
-    "aws:ec2/getSubnet:getSubnet": _subnet,
     "aws:index/getCallerIdentity:getCallerIdentity": _identity,
 }

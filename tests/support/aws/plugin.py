@@ -125,7 +125,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         found = [
             (path, before, after, kind.replaces(path, new))
             for path, before, after in differences(old, new)
-            if not path.startswith(ignored or ("\0",))
+            if not path.startswith(ignored or ("\0",)) and not (after is None and path in kind.kept)
         ]
         replaced = any(replaces for *_, replaces in found)
         name = kind.autoname

@@ -3,14 +3,13 @@
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import yaml
 
 from tests.support.aws.emulator import Emulator
 from tests.support.project import CommandFailed, Project
-from tools import environment, keys
+from tools import environment
 from tools.environment import ROOT
 
 PLUGIN = Path(__file__).parent / "bin"
@@ -57,7 +56,7 @@ class AwsProject(Project):
         """Run what a make target runs, on this stack; raise CommandFailed with its output when it fails."""
         self.have_tools()
         done = subprocess.run(
-            [sys.executable, "-m", f"tools.{name}", *([self.stack] if name == "recover" else [])],
+            [sys.executable, "-m", f"tools.{name}", *([] if name == "down" else [self.stack])],
             cwd=self.folder,
             env={
                 **self.environment,
@@ -85,19 +84,15 @@ class AwsProject(Project):
         self.pulumi("config", "set", "--secret", "--path", path, stdin=value)
 
     def make_keys(self) -> None:
-        """The stack's SSH keys, as `make keys` makes them."""
-        with tempfile.TemporaryDirectory() as folder:
-            for who in keys.WHO:
-                private, public = keys.make(Path(folder), who)
-                self.secret(f"sshKeys.{who}", private)
-                self.pulumi("config", "set", "--path", f"sshPublicKeys.{who}", public)
+        """The stack's SSH keys, by `make keys`."""
+        self.tool("keys")
 
     def aws_writes(self) -> int:
-        """How many API calls of the plugin were not for looking only."""
+        """How many API calls of the plugin and of the deployer's `aws` were not for looking only."""
         calls = (self.folder / "aws-calls").read_text().split()
         looks = (":Describe", ":Get", ":List")
         return len([each for each in calls if not any(look in each for look in looks)])
 
     def aws_calls(self) -> list[str]:
-        """The API calls of the plugin so far, as `service:Operation`, each once."""
+        """The API calls of both so far, as `service:Operation`, each once."""
         return sorted(set((self.folder / "aws-calls").read_text().split()))

@@ -35,6 +35,8 @@ class Kind:
     delete: Callable[[str, str, Json], None]
     in_place: frozenset[str]
     autoname: str = ""
+    kept: frozenset[str] = frozenset()
+    """Properties that are optional and computed: to the published plugin their removal is no change."""
     replaces_if: Callable[[str, Json], bool] = lambda path, new: False
 
     def replaces(self, path: str, new: Json) -> bool:
@@ -442,6 +444,10 @@ def _instance_create(region: str, given: Json) -> str:
             market.get("spotOptions", {}), "spotInstanceType", "instanceInterruptionBehavior", "maxPrice"
         )
         more["InstanceMarketOptions"] = {**pascal(market, "marketType"), "SpotOptions": spot}
+    if "instanceMarketOptions" in given and given.get(
+        "disableApiTermination"
+    ):  # the emulator takes no notice
+        raise RuntimeError("InvalidParameterCombination: no termination protection for Spot Instances")
     made = ec2(region).run_instances(
         ImageId=given["ami"],
         MinCount=1,
@@ -521,6 +527,8 @@ def _instance_read(region: str, made: str, given: Json) -> Json | None:
 
 def _instance_update(region: str, made: str, old: Json, new: Json) -> None:
     api = ec2(region)
+    if changed(old, new, "instanceType") and _instance(region, made).get("InstanceLifecycle") == "spot":
+        raise RuntimeError(f"UnsupportedOperation: the type of the spot instance {made} can't be modified")
     stopped = [name for name in ("instanceType", "userData") if changed(old, new, name)]
     if stopped:  # AWS changes these only on a stopped instance
         api.stop_instances(InstanceIds=[made])
@@ -567,6 +575,10 @@ def _instance_delete(region: str, made: str, state: Json) -> None:
 
 
 def _attachment_create(region: str, given: Json) -> str:
+    zone = _instance(region, given["instanceId"])["Placement"]["AvailabilityZone"]
+    (disk,) = ec2(region).describe_volumes(VolumeIds=[given["volumeId"]])["Volumes"]
+    if disk["AvailabilityZone"] != zone:  # the emulator takes no notice
+        raise RuntimeError(f"InvalidVolume.ZoneMismatch: {given['volumeId']} is not in {zone}")
     ec2(region).attach_volume(
         Device=given["deviceName"], InstanceId=given["instanceId"], VolumeId=given["volumeId"]
     )
@@ -585,11 +597,15 @@ def _attachment_read(region: str, made: str, given: Json) -> Json | None:
 
 
 def _attachment_delete(region: str, made: str, state: Json) -> None:
-    if _attachment_read(region, made, state) is None:
+    if state.get("skipDestroy") or _attachment_read(region, made, state) is None:
         return
     if state.get("stopInstanceBeforeDetaching"):
         ec2(region).stop_instances(InstanceIds=[state["instanceId"]])
         _wait(region, state["instanceId"], "stopped")
+    if (
+        _instance(region, state["instanceId"])["State"]["Name"] == "running"
+    ):  # the emulator knows of no mounts
+        raise RuntimeError(f"{state['volumeId']} stays busy: it is mounted in {state['instanceId']}")
     ec2(region).detach_volume(VolumeId=state["volumeId"], InstanceId=state["instanceId"])
 
 
@@ -610,6 +626,16 @@ def _eip_read(region: str, made: str, given: Json) -> Json | None:
         "tags": tag_map(found.get("Tags")),
         "arn": _arn(region, "elastic-ip", made),
     }
+
+
+def _eip_delete(region: str, made: str, state: Json) -> None:
+    # Amazon refuses while it is associated; the emulator doesn't. The published plugin disassociates what its
+    # state knows of, and a state that was never refreshed knows of nothing.
+    found = ec2(region).describe_addresses(AllocationIds=[made])["Addresses"][0]
+    instance = found.get("InstanceId")
+    if instance and _instance_read(region, instance, {}) is not None:
+        raise RuntimeError(f"InvalidIPAddress.InUse: {found['PublicIp']} is associated with {instance}")
+    ec2(region).release_address(AllocationId=made)
 
 
 def _address_create(region: str, given: Json) -> str:
@@ -1139,6 +1165,7 @@ KINDS: dict[str, Kind] = {
         _instance_delete,
         INSTANCE_IN_PLACE,
         _instance_update,
+        kept=frozenset({"instanceMarketOptions"}),
         replaces_if=lambda path, new: (
             path.startswith("userData")
             and not path.startswith("userDataReplace")
@@ -1155,7 +1182,7 @@ KINDS: dict[str, Kind] = {
     "aws:ec2/eip:Eip": _kind(
         _eip_create,
         _eip_read,
-        lambda region, made, state: ec2(region).release_address(AllocationId=made),
+        _eip_delete,
         "tags",
         _retag,
     ),

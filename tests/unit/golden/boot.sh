@@ -37,6 +37,8 @@ HostKey /etc/ssh/ssh_host_ed25519_key
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin no
+# The docker provider opens a connection for each request, many at once; the default drops some beyond 10.
+MaxStartups 100
 END
   systemctl restart ssh
 }
@@ -113,12 +115,12 @@ Unattended-Upgrade::Package-Blacklist {
 END
 }
 
-watch() { # metrics of GPU and disk, and once a minute whether what serves is up
+watch() { # metrics of GPU (often: a short answer is no idleness) and disk, and once a minute whether what serves is up
   local agent=/opt/aws/amazon-cloudwatch-agent
   if [ ! -x $agent/bin/amazon-cloudwatch-agent-ctl ]; then
     retry 300 curl -fsS -o /tmp/agent.deb \
       "https://amazoncloudwatch-agent-$REGION.s3.$REGION.amazonaws.com/ubuntu/amd64/latest/amazon-cloudwatch-agent.deb"
-    dpkg -i /tmp/agent.deb
+    retry 600 dpkg -i /tmp/agent.deb # unattended upgrades may hold its lock
   fi
   mkdir -p $agent/etc
   cat >$agent/etc/changeover.json <<END
@@ -128,7 +130,10 @@ watch() { # metrics of GPU and disk, and once a minute whether what serves is up
     "append_dimensions": {"InstanceId": "\${aws:InstanceId}"},
     "aggregation_dimensions": [["InstanceId"]],
     "metrics_collected": {
-      "nvidia_gpu": {"measurement": ["utilization_gpu", "memory_used", "memory_total"]},
+      "nvidia_gpu": {
+        "measurement": ["utilization_gpu", "memory_used", "memory_total"],
+        "metrics_collection_interval": 10
+      },
       "disk": {"resources": ["/", "$DATA_MOUNT"], "measurement": ["used_percent"]}
     }
   }
@@ -137,6 +142,7 @@ END
   $agent/bin/amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c "file:$agent/etc/changeover.json"
   cat >/usr/local/bin/changeover-probe <<END
 #!/bin/sh
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin # cron's own has no /usr/local/bin
 # 1 while edge and gateway run and an engine is healthy, else 0.
 running() { [ -n "\$(docker ps --quiet --filter "label=changeover.role=\$1" --filter "\$2")" ]; }
 up=0

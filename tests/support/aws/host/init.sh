@@ -16,7 +16,7 @@ cp "$folder/emulator.env" run/
 mount -t proc proc proc
 mount --rbind /sys sys
 mount -t tmpfs -o mode=755 tmpfs dev
-mkdir -p dev/pts dev/shm dev/mqueue dev/disk/by-id run/sshd run/lock
+mkdir -p dev/pts dev/shm dev/mqueue dev/disk/by-id dev/disk/by-uuid run/sshd run/lock
 mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 mount -t tmpfs tmpfs dev/shm
 mount -t mqueue mqueue dev/mqueue

@@ -27,6 +27,7 @@ from tests.support.aws.host.images import save
 from tools import debian
 
 HERE = Path(__file__).parent
+ROOT_ONLY = "only root can make namespaces, loop devices and mounts"
 INTERNET, CLIENT = "changeover-test-net", "changeover-test-client"
 PROGRAMS = {
     "sshd": "openssh-server",
@@ -39,16 +40,21 @@ PROGRAMS = {
     "mkfs.ext4": "e2fsprogs",
     "losetup": "mount",
     "nsenter": "util-linux",
+    "openssl": "openssl",
 }
 """Program → Debian package: what the stand-in host is made of."""
+HERE_ADDRESS = ADDRESSES.format(number=1)
+"""This machine's own, on the small internet."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LOGS = "logs.{region}.amazonaws.com"
+"""What Docker's log driver `awslogs` sends to: on the small internet too, with a certificate of its own."""
 SSM_CORE = "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"
 
 
-def run(*words: str, **more: Any) -> str:
-    """A command's output. Raises RuntimeError with what it said when it fails."""
+def run(*words: str, check: bool = True, **more: Any) -> str:
+    """A command's output. Raises RuntimeError with what it said when it fails, unless `check` is False."""
     done = subprocess.run(words, capture_output=True, text=True, check=False, **more)
-    if done.returncode != 0:
+    if check and done.returncode != 0:
         raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
     return str(done.stdout)
 
@@ -64,8 +70,11 @@ class Host:
         self.address = ""
         self.rules: list[tuple[str, int, str]] | None = None
 
-    def start(self, environment: Mapping[str, str], archive: Path) -> None:
-        """Start the namespaces; its root keeps what an earlier run of the same instance wrote."""
+    def start(self, environment: Mapping[str, str], archive: Path, internet: Mapping[str, Path]) -> None:
+        """Start the namespaces; its root keeps what an earlier run of the same instance wrote.
+
+        `internet` has the certificate of each name that the host finds at this machine's address.
+        """
         if not self.folder.exists():
             (self.folder / "rw").mkdir(parents=True)
             run("mount", "-t", "tmpfs", "tmpfs", str(self.folder / "rw"))
@@ -97,6 +106,10 @@ class Host:
         else:
             raise RuntimeError(f"the stand-in host did not start: {(self.folder / 'init.log').read_text()}")
         (self.root / "etc/registry-stand-in").write_text(f"{archive}\n")
+        names = "".join(f"{HERE_ADDRESS} {name}\n" for name in internet)
+        (self.root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{names}")
+        for name, certificate in internet.items():
+            shutil.copy(certificate, self.root / "etc/ssl/certs" / f"{name}.pem")
         run(
             *("ip", "-n", INTERNET, "link", "add", f"host{self.number}", "type", "veth"),
             *("peer", "name", "eth0", "netns", str(self.pid)),
@@ -164,6 +177,8 @@ class Host:
         self.inside("mknod", node, "b", "7", number)
         name = f"nvme-Amazon_Elastic_Block_Store_{volume.replace('-', '')}"
         self.inside("ln", "-s", node, f"/dev/disk/by-id/{name}")
+        if uuid := run("blkid", "-p", "-s", "UUID", "-o", "value", device, check=False).strip():
+            self.inside("ln", "-s", node, f"/dev/disk/by-uuid/{uuid}")
         self.devices[volume] = device
 
     def set_address(self, address: str) -> None:
@@ -215,6 +230,8 @@ class Machines:
         self._stop = threading.Event()
 
     def __enter__(self) -> "Machines":
+        if os.geteuid() != 0:
+            raise RuntimeError(ROOT_ONLY)
         debian.ensure(PROGRAMS, self.folder / "apt.log")
         save(self.archive)
         for name in (INTERNET, CLIENT):
@@ -224,12 +241,20 @@ class Machines:
         run(*here, "set", "br0", "up")
         run(*here, "add", "up0", "type", "veth", "peer", "name", "changeover0", "netns", str(os.getpid()))
         run(*here, "set", "up0", "master", "br0", "up")
-        run("ip", "address", "add", f"{ADDRESSES.format(number=1)}/24", "dev", "changeover0")
+        run("ip", "address", "add", f"{HERE_ADDRESS}/24", "dev", "changeover0")
         run("ip", "link", "set", "changeover0", "up")
         run(*here, "add", "up1", "type", "veth", "peer", "name", "eth0", "netns", CLIENT)
         run(*here, "set", "up1", "master", "br0", "up")
         run("ip", "-n", CLIENT, "address", "add", f"{ADDRESSES.format(number=2)}/24", "dev", "eth0")
         run("ip", "-n", CLIENT, "link", "set", "eth0", "up")
+        name = LOGS.format(region=self.emulator.region)
+        certificate, key = self.folder / "logs.pem", self.folder / "logs.key"
+        words = (
+            f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -addext subjectAltName=DNS:{name}"
+        )
+        run("openssl", *words.split(), "-keyout", str(key), "-out", str(certificate))
+        self.internet = {name: certificate}
+        self._logs = self.emulator.serve_tls(HERE_ADDRESS, certificate, key)
         self._thread = threading.Thread(target=self._follow)
         self._thread.start()
         return self
@@ -241,6 +266,8 @@ class Machines:
         self._thread.join()
         for host in self.hosts.values():
             host.remove()
+        self._logs.shutdown()
+        self._logs.server_close()
         for name in (INTERNET, CLIENT):
             run("ip", "netns", "delete", name)
         self.archive.unlink()
@@ -290,7 +317,7 @@ class Machines:
         again = host is not None
         if host is None:
             host = Host(name, self.folder / name, next(self._numbers))
-        host.start(self.emulator.environment, self.archive)
+        host.start(self.emulator.environment, self.archive, self.internet)
         self.hosts[name] = host
         if self._agent_may(instance):
             (self.agents / name).write_text(str(host.pid))
