@@ -100,7 +100,6 @@ NOTHING = Found(
     state="",
     type="",
     zone="",
-    subnet="",
     address="",
     tags={},
     volumes=(),
