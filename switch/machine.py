@@ -68,6 +68,7 @@ class Action:
     container: str = ""
     job: int = 0
     seconds: float = 0
+    """Of a stop: the grace. Of a probe: how long its answer may take to begin; 0 is the gate's time-out."""
     plan: Plan | None = None
     stream: bool = False
     through: Literal["engine", "gateway"] = "engine"
@@ -726,7 +727,10 @@ class _Turn:
             g.said = int(waited // 5)
             self._say(f"loading {e.kind} … {g.said * 5} s")
         if not self.s.busy and self.now >= g.next_at:
-            self._job("probe", e.name, plan=plan, stream=g.passed % 2 == 0, strict=strict)
+            # Ollama loads its model in the first completion, and begins anew when that is hung up on
+            loads = e.kind == "ollama" and not g.passed
+            patience = plan.seconds.load - waited if loads else 0
+            self._job("probe", e.name, seconds=patience, plan=plan, stream=g.passed % 2 == 0, strict=strict)
         return False
 
     def _new_stands(self, t: Transaction) -> bool:

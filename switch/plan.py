@@ -42,7 +42,7 @@ class Gate:
     completions: int
     max_tokens: int
     timeout: float
-    """Seconds for one completion."""
+    """Seconds for one completion. The first of Ollama, which loads in it, may take what is left of `load`."""
     tokens_per_second: float
     """What the fastest of them must reach; 0 is no floor."""
 

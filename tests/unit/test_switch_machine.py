@@ -66,7 +66,7 @@ def raw_plan(
             "memory": 10,
             **(seconds or {}),
         },
-        "gate": {"completions": 3, "max_tokens": 8, "timeout": 60, "tokens_per_second": 2},
+        "gate": {"completions": 3, "max_tokens": 8, "timeout": 15, "tokens_per_second": 2},
         "gateway": {
             "image": "gateway:1",
             "config": "x = 1\n",
@@ -103,6 +103,8 @@ class Box:
     runs: int = 0
     created: float = 0
     ends_at: float | None = None
+    loads: float = 0
+    """Seconds that the first completion takes in which an engine begins to load."""
     exit_code: int = 0
 
     def seen(self) -> Container:
@@ -184,9 +186,23 @@ class Host:
                 return Done(action, False, "does not listen", loading=True)
             case "probe" if box and box.mode == "error":
                 return Done(action, False, "HTTP 500")
+            case "probe" if box and box.loads:
+                if box.loads > self.patience(action):
+                    return Done(action, False, "a completion took too long")  # and the next begins anew
+                box.loads = 0
         seconds = 8 * self.token_seconds
         facts = {"stream": action.stream, "tokens": 8, "seconds": seconds}
         return Done(action, True, facts=facts if action.do == "probe" else {})
+
+    @staticmethod
+    def patience(action: Action) -> float:
+        return max(action.seconds, action.plan.gate.timeout if action.plan else 0)
+
+    def takes(self, action: Action) -> float:
+        """How many seconds a job takes."""
+        box = self.boxes.get(action.container)
+        loads = box.loads if box and action.do == "probe" and box.running else 0
+        return min(loads, self.patience(action)) or self.rng.uniform(0, 2)
 
     def may_open(self) -> bool:
         t = self.state.transaction
@@ -225,7 +241,7 @@ class Host:
             if action.do == "start" and self.boxes[action.container].role == "gateway":
                 assert self.may_open(), "a gateway is to be started with no gated engine"
             if action.do in machine.JOBS:
-                self.jobs.append((self.now + self.rng.uniform(0, 2), action))
+                self.jobs.append((self.now + self.takes(action), action))
             else:
                 self.heard.append(self.carry_out(action))
 
@@ -371,6 +387,42 @@ def test_an_engine_under_the_floor_of_tokens_per_second_is_not_preferred(host: H
 def test_a_slow_engine_that_serves_already_is_brought_back_all_the_same(host: Host) -> None:
     host.token_seconds, host.boxes[OLD].running = 0.6, False
     assert host.run(60, lambda: old_serves(host))
+
+
+def another_ollama(host: Host, loads: float) -> str:
+    host.boxes["stack-ollama-3"] = Box("stack-ollama-3", "engine", loads=loads)
+    return "stack-ollama-3"
+
+
+def test_an_ollama_may_load_in_its_first_completion_as_long_as_an_engine_may_load(host: Host) -> None:
+    host.ask("prepare", plan(another_ollama(host, loads=50)))
+    assert host.follow() == 0, host.lines()
+    assert "loading ollama … 45 s" in host.lines()
+
+
+def test_an_ollama_that_loads_for_too_long_leads_back_in_time_and_one_that_served_comes_back(
+    host: Host,
+) -> None:
+    host.boxes[OLD].loads = 50
+    host.ask("prepare", plan(another_ollama(host, loads=70)))
+    assert host.follow() == 1 and "ollama was not ready after 60 s" in host.lines()
+    assert old_serves(host) and host.boxes[OLD].loads == 0
+
+
+def test_only_the_first_completion_of_an_ollama_may_take_long(host: Host) -> None:
+    seconds = dict[str, list[float]]()
+    takes = host.takes
+
+    def noted(action: Action) -> float:
+        if action.do == "probe":
+            seconds.setdefault(action.container, []).append(action.seconds)
+        return takes(action)
+
+    host.takes = noted  # type: ignore[method-assign]
+    host.boxes[NEW].loads = 20
+    assert host.flip() == 1 and "vllm failed its gate" in host.lines()
+    assert seconds[NEW] == [0, 0, 0]
+    assert 50 < seconds[OLD][0] <= 60 and seconds[OLD][1:] == [0, 0]
 
 
 def test_the_requests_that_were_held_are_counted(host: Host) -> None:
@@ -713,6 +765,7 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed
     host = Host(rng, overlap=cutover == "overlap")
     host.boxes[NEW].mode = rng.choice(["good", "good", "good", "exits", "error", "silent"])
     host.drain_seconds = rng.choice([0, 0.5, 0.5, 5, 50])
+    host.boxes[OLD].loads = rng.choice([0, 0, 20, 50])
     rate = rng.choice([0, 0.005, 0.02, 0.1])
     host.kill_at = lambda: host.kills < 12 and rng.random() < rate
     freed = 0.0

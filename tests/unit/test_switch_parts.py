@@ -71,9 +71,17 @@ def port() -> Iterator[int]:
     server.server_close()
 
 
-def once(port: int, stream: bool, timeout: float = 5) -> Answer:
-    path = "/v1/chat/completions"
-    return complete("127.0.0.1", port, path, "tiny", stream=stream, max_tokens=8, timeout=timeout)
+def once(port: int, stream: bool, timeout: float = 5, patience: float = 0) -> Answer:
+    return complete(
+        "127.0.0.1",
+        port,
+        "/v1/chat/completions",
+        "tiny",
+        stream=stream,
+        max_tokens=8,
+        timeout=timeout,
+        patience=patience,
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -103,6 +111,18 @@ def test_the_gate_finds_out(
     else:
         assert answer.facts == {"stream": stream, "tokens": 8, "seconds": answer.facts["seconds"]}
         assert 0 <= answer.facts["seconds"] < 10
+
+
+def test_an_answer_that_is_waited_for_with_patience_has_to_go_on_at_once_when_it_has_begun(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = threading.Event().wait
+    monkeypatch.setattr(time, "sleep", lambda seconds: slept(min(seconds, 1)))
+    monkeypatch.setattr(fast_engine, "TOKEN_SECONDS", 0.06)
+    assert "more than 0.3 s" in once(port, False, 0.3).text  # its answer begins when it is whole
+    assert once(port, False, 0.3, patience=5).ok
+    monkeypatch.setattr(fast_engine, "MODE", "hangs")
+    assert "more than 0.3 s" in once(port, True, 0.3, patience=5).text
 
 
 def test_an_engine_that_does_not_listen_is_loading() -> None:
