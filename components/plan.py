@@ -12,6 +12,8 @@ from components import tensorzero
 from components.engines import PORT, SHUTDOWN_TIMEOUT, EngineSpec
 from components.weights import Weights
 
+REQUEST_SECONDS = 600
+"""Longest answer that the gateway waits for; engines on a CPU are slow. No drain can be longer."""
 GATE_MAX_TOKENS = 16
 GATE_TIMEOUT = 60
 LEASE_FOLLOWING = 15
@@ -69,6 +71,7 @@ class Plan:
             "seconds": {
                 "drain": self.drain,
                 "load": self.load,
+                "request": REQUEST_SECONDS,
                 "stop": DRAINED_GRACE,
                 "lease_following": LEASE_FOLLOWING,
                 "lease_prepared": LEASE_PREPARED,

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from components.gpu_memory import GPUS, KINDS, EngineKind, Load
 from components.plan import DRAINED_GRACE, GATEWAY_ANSWERS, LEASE_PREPARED, MEMORY_FREE
 
-REQUEST_SECONDS = 600
-"""Longest answer that the gateway waits for; engines on a CPU are slow. No drain can be longer."""
-
 EXPECTED_DRAIN = 10
 """Estimate: what is left of the answers that run when a change begins."""
 

@@ -11,8 +11,7 @@ from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
 from components.gateway import ALIAS
-from components.plan import Plan
-from components.waiting import REQUEST_SECONDS
+from components.plan import REQUEST_SECONDS, Plan
 from stacks.settings import Settings
 
 FIRST_TOKEN_SECONDS = 300

@@ -576,8 +576,8 @@ class _Turn:
 
     def _retiring(self, t: Transaction) -> None:
         new, engine = t.plan.gateway.container, t.plan.engine.container
-        patience = t.plan.seconds.drain + t.plan.seconds.load
-        if not self._drained([c for c in self._role("gateway") if c.up and c.name != new], patience):
+        gateways = [c for c in self._role("gateway") if c.up and c.name != new]
+        if not self._drained(gateways, self._patience(t.plan)):
             return
         if not self._stopped(c for c in self._role("engine") if c.up and c.name != engine):
             return
@@ -597,7 +597,7 @@ class _Turn:
             self._end("failed")
             return
         keep = a.plan.gateway.container if a else ""
-        patience = t.plan.seconds.drain + (t.plan.seconds.load if gated(s, self.world) else 0)
+        patience = self._patience(t.plan) if gated(s, self.world) else t.plan.seconds.drain
         if not self._drained([c for c in self._role("gateway") if c.up and c.name != keep], patience):
             return
         if t.logs_of and t.logs is None:
@@ -624,7 +624,7 @@ class _Turn:
         if gateway is None:
             self._trouble(f"the gateway {a.plan.gateway.container} is gone. {REPAIR}")
         elif gateway.name in s.doomed:
-            self._drained([gateway], a.plan.seconds.drain + a.plan.seconds.load)
+            self._drained([gateway], self._patience(a.plan))
         elif gateway.up:
             s.held, s.trouble = None, ""
             if self.now > s.retry_at + 30:
@@ -762,6 +762,11 @@ class _Turn:
             self._job("stop", c.name, seconds=plan.seconds.stop if plan else 10)
             return False
         return True
+
+    @staticmethod
+    def _patience(plan: Plan) -> float:
+        """How long a gateway may take to finish whose engine answers: no answer is cut that still can end."""
+        return max(plan.seconds.drain + plan.seconds.load, plan.seconds.request)
 
     def _drained(self, gateways: list[Container], patience: float = float("inf")) -> bool:
         """True when there are none; each is told once to finish, and is ended after `patience` seconds."""

@@ -30,6 +30,8 @@ class Engine:
 class Seconds:
     drain: float
     load: float
+    request: float
+    """The longest answer: the gateway ends it then by itself."""
     stop: float
     lease_following: float
     lease_prepared: float

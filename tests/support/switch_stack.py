@@ -187,6 +187,7 @@ class Stack:
         seconds = {
             "drain": 5,
             "load": 20,
+            "request": 30,
             "stop": 5,
             "lease_following": 4,
             "lease_prepared": 8,
