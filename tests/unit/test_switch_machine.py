@@ -10,6 +10,10 @@ from typing import Any, Literal
 
 import pytest
 
+import components.plan
+from components import engines
+from components.catalogue import MODELS
+from components.waiting import Bounds
 from switch import machine
 from switch.machine import (
     UNDER_WAY,
@@ -470,6 +474,69 @@ def test_an_engine_that_fails_its_gate_leads_back_to_the_old_one(mode: str, cuto
     assert old_serves(host)
     assert "its last line" in host.lines() and "ollama (stack-ollama-1) serves" in host.lines()
     assert "pulumi config set engine ollama" in host.lines()
+
+
+@pytest.mark.parametrize("drain_ends", [True, False])
+def test_no_request_waits_longer_than_the_worst_that_the_preview_says(drain_ends: bool) -> None:
+    bounds = Bounds(drain=120, load=300, completions=3)
+    told = json.loads(declared(bounds).render(engine=NEW))["seconds"]
+    host = Host(random.Random(7))
+    host.takes = lambda action: 0.1  # type: ignore[method-assign]
+    host.drain_seconds = bounds.drain - 2 if drain_ends else told["request"] - 2
+    old, new = (raw_plan(name, seconds=told, gpu_bytes=8 * 2**30) for name in (OLD, NEW))
+    assert host.state.active
+    gateway = host.state.active.plan.gateway
+    host.state.active.plan = dataclasses.replace(parse(old, "prepare"), gateway=gateway)
+
+    def loads_as_long_as_it_may(name: str) -> None:
+        """The memory is free and the engine answers when it was almost too late."""
+        host.gpu_free, host.boxes[name].mode = 0, "silent"
+        waits = lambda: bool(host.state.room and host.state.room.container == name)  # noqa: E731
+        assert host.run(400, waits), (host.phase(), host.lines())
+        host.run(told["memory"] - 2)
+        host.gpu_free = 16 * 2**30
+        assert host.run(5, lambda: host.boxes[name].running)
+        host.run(bounds.load - 4)
+        host.boxes[name].mode = "good"
+
+    def follow(seconds: float) -> None:
+        host.state.transaction.lease += seconds  # type: ignore[union-attr]
+
+    host.ask("prepare", parse(new, "prepare"))
+    follow(1000)
+    if drain_ends:
+        loads_as_long_as_it_may(NEW)
+        assert host.run(10, lambda: host.phase() == "prepared")
+        host.run(told["lease_prepared"] - 2)
+        host.make_gateway(mode="silent")
+        host.ask("commit", parse(raw_plan(gateway=NEW_GATEWAY, seconds=told, gpu_bytes=8 * 2**30), "commit"))
+        follow(1000)
+        assert host.run(100, lambda: host.phase() == "restoring")
+        loads_as_long_as_it_may(OLD)
+    assert host.run(1000, lambda: host.phase() == "failed" and host.settled())
+    assert host.state.last and host.state.last.held_seconds
+    least = bounds.worst - 40 if drain_ends else told["request"] - 10
+    assert least < host.state.last.held_seconds <= bounds.worst
+
+
+def declared(bounds: Bounds) -> components.plan.Plan:
+    """What the program declares, with these bounds."""
+    model = MODELS["tiny"]
+    return components.plan.Plan(
+        spec=engines.vllm(model, context=1024, parallel=1, gpu=None),
+        mode="hold",
+        drain=bounds.drain,
+        load=bounds.load,
+        completions=bounds.completions,
+        tokens_per_second=1,
+        gpu_bytes=0,
+        engine_image="",
+        gateway_image="",
+        gateway_config="",
+        reason="",
+        sum="",
+        loading=1,
+    )
 
 
 def test_an_engine_that_exits_is_not_waited_for(host: Host) -> None:

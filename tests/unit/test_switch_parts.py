@@ -65,6 +65,7 @@ def test_a_commit_names_its_gateway() -> None:
 def port() -> Iterator[int]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), fast_engine.Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hung up
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server.server_address[1]
     server.shutdown()
