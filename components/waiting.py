@@ -116,17 +116,22 @@ def loading(kind: EngineKind, load: Load) -> Loading:
     return Loading(start + size / DISK_BYTES_PER_SECOND, source)
 
 
-def wait(to: EngineKind, load: Load, bounds: Bounds) -> Wait:
-    """What a request waits when the engine changes to `to` by hold."""
-    old = next(kind for kind in KINDS if kind != to)
+def other_than(kind: EngineKind) -> EngineKind:
+    return next(each for each in KINDS if each != kind)
+
+
+def wait(to: EngineKind, load: Load, bounds: Bounds, old: EngineKind | None = None) -> Wait:
+    """What a request waits when the engine changes to `to` by hold, from the other kind or from `old`."""
+    stopped = other_than(to) if old is None else old
+    stop = EXPECTED_STOP[stopped]
     loads = loading(to, load)
     drain = min(bounds.drain, EXPECTED_DRAIN)
     gate = EXPECTED_GATE * (bounds.completions + 1)
-    expected = drain + EXPECTED_STOP[old] + loads.seconds + gate
+    expected = drain + stop + loads.seconds + gate
     return Wait(
         expected=expected,
         expected_words=(
-            f"{expected:.0f} s = {drain} s drain (estimate) + {EXPECTED_STOP[old]:g} s stopping {old} "
+            f"{expected:.0f} s = {drain} s drain (estimate) + {stop:g} s stopping {stopped} "
             f"+ {loads.seconds:.0f} s loading ({loads.source}) + {gate} s gate (estimate)"
         ),
         worst=bounds.worst,

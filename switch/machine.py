@@ -294,6 +294,10 @@ def gated(state: State, world: World) -> bool:
     return bool(a and e and e.running and e.started_at == a.gated_at and e.name not in state.doomed)
 
 
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
 def exited(c: Container) -> str:
     reason = " (out of memory)" if c.oom else f" with code {c.exit_code}" if c.exit_code else ""
     return f"{c.kind or c.role} exited{reason}"
@@ -484,12 +488,41 @@ class _Turn:
         if not t.checked:
             self._job("check", plan=t.plan)
             return
-        t.way = self._way(t)
+        crowded = self._crowded(t)
+        if crowded and t.plan.insist:
+            self._fail(
+                f"{crowded}, and the setting `cutover` says overlap. `pulumi config set cutover auto` lets "
+                "requests wait for such a change"
+            )
+            return
+        t.way = "hold" if crowded else self._way(t)
+        if crowded:
+            self._say(f"one at a time: {crowded}")
         if t.way == "gateway":
             t.gated_at = self.s.active.gated_at if self.s.active else ""
             self._to("prepared")
         else:
             self._to("draining" if t.way == "hold" else "loading")
+
+    def _crowded(self, t: Transaction) -> str:
+        """Why what serves and the new engine can't run beside each other, where that is wanted, else nothing.
+
+        The settings tell the sum of one engine of each kind; what serves may be the same kind with others.
+        """
+        a, new = self.s.active, t.plan
+        if a is None or new.cutover == "hold" or self._way(t) != "beside":
+            return ""
+        old, there = a.plan.engine, new.memory
+        for what, one, other, room in (
+            ("on each GPU", old.gpu_bytes, new.engine.gpu_bytes, there.gpu),
+            ("of the host's RAM", old.host_bytes, new.engine.host_bytes, there.host),
+        ):
+            if room and one + other > room:
+                return (
+                    f"{old.kind} as it serves and {new.engine.kind} as it is wanted need {_gib(one)} + "
+                    f"{_gib(other)}, and there are {_gib(room)} {what}"
+                )
+        return ""
 
     def _way(self, t: Transaction) -> Literal["hold", "beside", "gateway"]:
         a = self.s.active
@@ -690,9 +723,9 @@ class _Turn:
                 self._job("memory", name)
             return False
         if t and t.phase in LEASED:
-            why = room.why or f"{room.free / 2**30:.2f} GiB are free on the GPU"
+            why = room.why or f"{_gib(room.free)} are free on the GPU"
             self._fail(
-                f"{plan.engine.kind} needs {need / 2**30:.2f} GiB, and after {waited:.0f} s {why}. "
+                f"{plan.engine.kind} needs {_gib(need)}, and after {waited:.0f} s {why}. "
                 "Something else uses the GPU: `nvidia-smi` on the Docker host shows what"
             )
             return False

@@ -24,6 +24,16 @@ class Engine:
     """Folder under /weights/<kind>."""
     gpu_bytes: int
     """Memory that must be free on each GPU before it starts; 0 without a GPU."""
+    host_bytes: int
+    """RAM that it takes."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What all engines together may take, in bytes: of each GPU, and of the host's RAM. 0 where not known."""
+
+    gpu: int
+    host: int
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,9 @@ class About:
 class Plan:
     engine: Engine
     cutover: Literal["hold", "overlap"]
+    insist: bool
+    """Whether the stack's settings themselves say `overlap`: then none goes by `hold` for want of memory."""
+    memory: Memory
     seconds: Seconds
     gate: Gate
     gateway: Gateway

@@ -203,8 +203,11 @@ class Stack:
                     "model": "tiny",
                     "weights": "tiny-1",
                     "gpu_bytes": 0,
+                    "host_bytes": 2**30,
                 },
                 "cutover": changed.pop("cutover", "hold"),
+                "insist": False,
+                "memory": {"gpu": 0, "host": 0},
                 "seconds": {**seconds, **changed.pop("seconds", {})},
                 "gate": {
                     "completions": 3,

@@ -49,7 +49,9 @@ def raw_plan(
     gateway: str = "",
     seconds: dict[str, int] | None = None,
     gpu_bytes: int = 0,
+    insist: bool = False,
 ) -> dict[str, Any]:
+    """`cutover: tight` is an overlap on a host that has room for one engine only."""
     return {
         "engine": {
             "kind": "ollama" if "ollama" in engine else "vllm",
@@ -58,8 +60,11 @@ def raw_plan(
             "model": "tiny",
             "weights": "tiny-1",
             "gpu_bytes": gpu_bytes,
+            "host_bytes": 8 * 2**30,
         },
-        "cutover": cutover,
+        "cutover": "overlap" if cutover == "tight" else cutover,
+        "insist": insist,
+        "memory": {"gpu": 0, "host": 14 * 2**30 if cutover == "tight" else 0},
         "seconds": {
             "drain": 20,
             "load": 60,
@@ -359,6 +364,50 @@ def test_an_overlap_never_stops_the_old_engine_before_the_new_gateway_answers() 
     assert "drained" not in host.lines() and "held" not in host.lines()
 
 
+def same_kind(host: Host) -> str:
+    host.boxes["stack-ollama-3"] = Box("stack-ollama-3", "engine")
+    return "stack-ollama-3"
+
+
+@pytest.mark.parametrize("engine", [NEW, "stack-ollama-3"])
+def test_an_overlap_for_which_there_is_no_room_goes_one_at_a_time_and_says_why(
+    host: Host, engine: str
+) -> None:
+    same_kind(host)
+    host.ask("prepare", plan(engine, "tight"))
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(engine, "tight", NEW_GATEWAY))
+    assert host.follow() == 0
+    assert host.serves() == ([engine], [NEW_GATEWAY]) and host.most_engines == 1
+    assert "need 8.00 GiB + 8.00 GiB, and there are 14.00 GiB of the host's RAM" in host.lines()
+    assert "drained" in host.lines()
+
+
+def test_the_memory_of_each_gpu_decides_as_well(host: Host) -> None:
+    raw = raw_plan(same_kind(host), "overlap", gpu_bytes=int(7.34 * 2**30))
+    raw["memory"]["gpu"] = int(14.56 * 2**30)
+    assert host.state.active
+    host.state.active.plan = plan(OLD, gateway=OLD_GATEWAY, gpu_bytes=int(7.36 * 2**30))
+    host.ask("prepare", parse(raw, "prepare"))
+    assert host.follow() == 0 and host.most_engines == 1
+    assert "need 7.36 GiB + 7.34 GiB, and there are 14.56 GiB on each GPU" in host.lines()
+
+
+def test_an_overlap_that_the_settings_insist_on_is_refused_without_room_and_nothing_is_drained(
+    host: Host,
+) -> None:
+    runs = host.boxes[OLD_GATEWAY].runs
+    host.ask("prepare", parse(raw_plan(same_kind(host), "tight", insist=True), "prepare"))
+    assert host.follow() == 1 and old_serves(host)
+    assert host.boxes[OLD_GATEWAY].runs == runs and "drained" not in host.lines()
+    assert "8.00 GiB + 8.00 GiB" in host.lines() and "pulumi config set cutover auto" in host.lines()
+    host.boxes[OLD].running, host.boxes[OLD].mode = False, "exits"
+    host.run(5)
+    host.ask("prepare", parse(raw_plan("stack-ollama-3", "tight", insist=True), "prepare"))
+    assert host.follow() == 0, "nothing serves, so there is nothing to overlap with"
+
+
 def test_an_overlap_whose_old_engine_is_broken_goes_one_at_a_time() -> None:
     host = Host(random.Random(7))
     host.boxes[OLD].running, host.boxes[OLD].mode = False, "exits"
@@ -403,8 +452,9 @@ def test_a_slow_engine_that_serves_already_is_brought_back_all_the_same(host: Ho
 
 
 def another_ollama(host: Host, loads: float) -> str:
-    host.boxes["stack-ollama-3"] = Box("stack-ollama-3", "engine", loads=loads)
-    return "stack-ollama-3"
+    name = same_kind(host)
+    host.boxes[name].loads = loads
+    return name
 
 
 def test_an_ollama_may_load_in_its_first_completion_as_long_as_an_engine_may_load(host: Host) -> None:
@@ -525,11 +575,15 @@ def declared(bounds: Bounds) -> components.plan.Plan:
     return components.plan.Plan(
         spec=engines.vllm(model, context=1024, parallel=1, gpu=None),
         mode="hold",
+        insist=False,
         drain=bounds.drain,
         load=bounds.load,
         completions=bounds.completions,
         tokens_per_second=1,
         gpu_bytes=0,
+        host_bytes=0,
+        gpu_there=0,
+        host_there=0,
         engine_image="",
         gateway_image="",
         gateway_config="",
@@ -823,7 +877,7 @@ def test_a_change_asked_for_after_one_that_was_given_up_waits_for_it(host: Host)
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
-@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+@pytest.mark.parametrize("cutover", ["hold", "overlap", "tight"])
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_whatever_dies_a_change_that_is_given_up_leaves_the_old_engine(seed: int, cutover: str) -> None:
     rng = random.Random(f"given up {cutover} {seed}")
@@ -849,7 +903,7 @@ def test_whatever_dies_a_change_that_is_given_up_leaves_the_old_engine(seed: int
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
-@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+@pytest.mark.parametrize("cutover", ["hold", "overlap", "tight"])
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed: int, cutover: str) -> None:
     rng = random.Random(f"{cutover} {seed}")

@@ -39,6 +39,7 @@ def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
     [
         ({"engine": 3}, "plan.engine must be an object"),
         ({"cutover": "swap"}, "plan.cutover is 'swap'; allowed: hold, overlap"),
+        ({"memory": {"gpu": 0}}, "plan.memory lacks the key 'host'"),
         ({"more": 1}, "plan has the unknown key 'more'"),
         (without(raw_plan(), "seconds", "drain"), "plan.seconds lacks the key 'drain'"),
         (raw_plan(seconds={"drain": 0}), "plan.seconds.drain is 0.0; it must be positive"),
