@@ -201,6 +201,8 @@ class Transaction:
     since: float = 0
     checked: bool = False
     way: Literal["", "hold", "beside", "gateway"] = ""
+    crowded: str = ""
+    """Why it goes by hold although the plan says overlap, where that is for want of memory."""
     opened: bool = False
     cleared: bool = False
     gated_at: str = ""
@@ -495,7 +497,7 @@ class _Turn:
                 "requests wait for such a change"
             )
             return
-        t.way = "hold" if crowded else self._way(t)
+        t.crowded, t.way = crowded, "hold" if crowded else self._way(t)
         if crowded:
             self._say(f"one at a time: {crowded}")
         if t.way == "gateway":

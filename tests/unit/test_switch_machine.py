@@ -15,6 +15,7 @@ from components import engines
 from components.catalogue import MODELS
 from components.waiting import Bounds
 from switch import machine
+from switch.certificate import certificate
 from switch.machine import (
     UNDER_WAY,
     Abandon,
@@ -382,6 +383,8 @@ def test_an_overlap_for_which_there_is_no_room_goes_one_at_a_time_and_says_why(
     assert host.serves() == ([engine], [NEW_GATEWAY]) and host.most_engines == 1
     assert "need 8.00 GiB + 8.00 GiB, and there are 14.00 GiB of the host's RAM" in host.lines()
     assert "drained" in host.lines()
+    last = certificate(host.state.last) if host.state.last else {}
+    assert last["mode"] == "hold" and "8.00 GiB + 8.00 GiB" in last["reason"]
 
 
 def test_the_memory_of_each_gpu_decides_as_well(host: Host) -> None:
