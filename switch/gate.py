@@ -41,8 +41,9 @@ def complete(
     With a `patience` longer than that, an engine has so many seconds until it begins to answer, and from
     then on `timeout`.
 
-    Good is: content, a finish_reason, a count of tokens that can be true, and with `same_model` the name that
-    was asked for. A status code says nothing: an engine that is killed ends its stream with HTTP 200.
+    Good is: content, a finish_reason, a count of tokens that can be true, and with `same_model`, as of an
+    engine itself, the name that was asked for and a whole `usage` that adds up. A status code says nothing:
+    an engine that is killed ends its stream with HTTP 200.
     """
     limit = max(timeout, patience)
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
@@ -147,13 +148,16 @@ def _content(message: dict[str, Any]) -> str:
 
 
 def _judge(whole: dict[str, Any], max_tokens: int, model: str) -> int:
-    tokens = (whole["usage"] or {}).get("completion_tokens")
+    usage = whole["usage"] or {}
+    tokens, given, total = (usage.get(f"{part}_tokens") for part in ("completion", "prompt", "total"))
     if not whole["content"]:
         raise _Bad("it has no content")
     if not whole["finish"]:
         raise _Bad("it has no finish_reason")
     if type(tokens) is not int or not 1 <= tokens <= max_tokens:
         raise _Bad(f"usage says {tokens!r} completion tokens, at most {max_tokens} were asked for")
-    if model and whole["model"] not in (model, f"{model}:latest", None):
+    if model and whole["model"] not in (model, f"{model}:latest"):
         raise _Bad(f"it comes from the model {whole['model']!r}, not {model!r}")
+    if model and (type(given) is not int or given < 1 or total != given + tokens):
+        raise _Bad(f"usage says {given!r} prompt tokens, and {total!r} with {tokens} completion tokens")
     return tokens

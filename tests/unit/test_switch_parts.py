@@ -96,7 +96,10 @@ def once(port: int, stream: bool, timeout: float = 5, patience: float = 0) -> An
         ("garbage", "not OpenAI's format|without \\[DONE\\]"),
         ("empty", "no content"),
         ("lying", "10000 completion tokens"),
+        ("promptless", "0 prompt tokens"),
+        ("sumless", "5 prompt tokens, and 99 with 8 completion tokens"),
         ("other", "the model 'other'"),
+        ("nameless", "the model None"),
         ("hangs", "took more than 0.3 s"),
     ],
 )
@@ -113,6 +116,17 @@ def test_the_gate_finds_out(
     else:
         assert answer.facts == {"stream": stream, "tokens": 8, "seconds": answer.facts["seconds"]}
         assert 0 <= answer.facts["seconds"] < 10
+
+
+@pytest.mark.parametrize("mode", ["promptless", "sumless", "nameless"])
+def test_through_the_gateway_only_what_the_gateway_itself_vouches_for_is_judged(
+    port: int, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_engine, "MODE", mode)
+    for stream in (True, False):
+        assert complete(
+            "127.0.0.1", port, "/", "x", stream=stream, max_tokens=8, timeout=5, same_model=False
+        ).ok
 
 
 def test_an_answer_that_is_waited_for_with_patience_has_to_go_on_at_once_when_it_has_begun(
