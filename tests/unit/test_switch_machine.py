@@ -154,6 +154,8 @@ class Host:
         self.most_engines = 1
         self.kill_at: Callable[[], bool] = lambda: False
         self.kills = 0
+        self.reboots, self.docker_starts = 0.0, True
+        """How often a kill is that of the whole host, and whether Docker then starts the engines that ran."""
         self.full: Callable[[], bool] = lambda: False
 
     # the host
@@ -276,11 +278,18 @@ class Host:
             if action.do in ("start", "stop") and self.rng.random() < 0.5:
                 self.carry_out(action)
         self.jobs, self.heard = [], []
+        if self.rng.random() < self.reboots:
+            self.reboot()
         kept = dataclasses.replace(self.journal, busy=None, gating=None, room=None)
         self.state = load(State, json.loads(json.dumps(dataclasses.asdict(kept))), strict=False)
         assert self.state == kept
         self.pass_time(self.rng.uniform(0, 3))
         self.apply(Boot())
+
+    def reboot(self) -> None:
+        for box in self.boxes.values():
+            again = self.docker_starts and box.role == "engine" and box.running
+            box.running, box.ends_at, box.runs = again, None, box.runs + again
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         end = self.now + seconds
@@ -914,6 +923,7 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed
     host.boxes[NEW].mode = rng.choice(["good", "good", "good", "exits", "error", "silent"])
     host.drain_seconds = rng.choice([0, 0.5, 0.5, 5, 50, 400])
     host.boxes[OLD].loads = rng.choice([0, 0, 20, 50])
+    host.reboots, host.docker_starts = rng.choice([0, 0.3]), rng.random() < 0.5
     rate = rng.choice([0, 0.005, 0.02, 0.1])
     host.kill_at = lambda: host.kills < 12 and rng.random() < rate
     freed = 0.0
@@ -926,8 +936,9 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed
     asked = False
 
     def crash() -> None:
-        if rng.random() < 0.2 and host.boxes[OLD].running:
-            host.boxes[OLD].running = False
+        for name in (OLD, NEW):
+            if rng.random() < 0.2 and host.boxes[name].running:
+                host.boxes[name].running = False
 
     try:
         host.ask("prepare", plan(NEW, cutover))
