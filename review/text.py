@@ -161,7 +161,7 @@ def _crowded(preview: Preview) -> bool:
     """Whether what serves and what is to serve do not fit at once; the switch adds up the same."""
     for change in preview.changes:
         if change.name == "prepare-step":
-            sides = [dict(_memory(_at(each, "MEMORY"))) for each in (change.before, change.after)]
+            sides = [dict(memory(_at(each, "MEMORY"))) for each in (change.before, change.after)]
             return any(
                 there is not None and sides[0].get(what, (0.0, None))[0] + need > there
                 for what, (need, there) in sides[1].items()
@@ -169,7 +169,7 @@ def _crowded(preview: Preview) -> bool:
     return False
 
 
-def _memory(said: Any) -> Iterator[tuple[str, tuple[float, float | None]]]:
+def memory(said: Any) -> Iterator[tuple[str, tuple[float, float | None]]]:
     """By memory what an engine takes of it and what there is, in GiB, as `components.plan` says it."""
     for what, need, there in re.findall(r"(GPU|RAM) ([\d.]+) of ([\d.]+|unknown) GiB", str(said)):
         yield what, (float(need), None if there == "unknown" else float(there))
