@@ -31,6 +31,8 @@ class Room:
 class Cutover:
     """The chosen mode and the reason in one sentence; sums in words and waits by engine.
 
+    `same` says by engine how a change of its own settings goes, where the mode doesn't say it.
+
     `expected` and `worst` are what a request waits in a change to `engine`, in seconds. In overlap nobody
     waits, so `expected` is 0; `worst` is when the old engine dies meanwhile.
     """
@@ -41,6 +43,7 @@ class Cutover:
     sums: Mapping[EngineKind, str]
     host_ram: str
     waits: Mapping[EngineKind, Wait]
+    same: Mapping[EngineKind, str]
 
     @property
     def expected(self) -> float:
@@ -58,6 +61,7 @@ class Cutover:
             *(f"  {kind}: {words}" for kind, words in self.sums.items()),
             f"  host RAM: {self.host_ram}",
             *self.wait_lines(KINDS),
+            *(f"other settings of {kind}: {words}" for kind, words in self.same.items()),
         ]
 
     def wait_lines(self, kinds: tuple[EngineKind, ...]) -> list[str]:
@@ -115,7 +119,23 @@ def choose(
         sums={kind: each.words for kind, each in sums.items()},
         host_ram=f"{host}, {there}",
         waits={kind: wait(kind, load, bounds) for kind in KINDS},
+        same={kind: _same(kind, asked, load, bounds) for kind in KINDS if mode == "overlap"},
     )
+
+
+def _same(kind: EngineKind, asked: Literal["auto", "overlap", "hold"], load: Load, bounds: Bounds) -> str:
+    """How a change of settings goes that keeps the engine, in words, where a change of engine overlaps.
+
+    What serves then has other settings than these, which nobody knows here; the switch knows both.
+    """
+    for room in rooms(load, sums_of(load)):
+        need = 2 * room.each[kind]
+        if room.there is not None and need > room.there:
+            compare = f"{gib(need)} for two as it is set, {gib(room.there)} {room.what}"
+            if asked == "overlap":
+                return f"refused as long as `cutover` says overlap, since {compare}"
+            return f"by hold, since {compare}; wait: {wait(kind, load, bounds, old=kind).expected_words}"
+    return "by overlap where the old and the new one fit"
 
 
 def _mode(asked: Literal["auto", "overlap", "hold"], load: Load) -> tuple[Mode, str]:

@@ -190,16 +190,20 @@ def refused_budget(budget: int, bounds: Bounds) -> Refusal | None:
     choices = []
     if bounds.worst <= HOLD_BUDGET_MAXIMUM:
         choices.append(Choice("holdBudgetSeconds", str(bounds.worst)))
-    if (load := (budget - bounds.fixed - bounds.drain) // 2) >= 1:
-        choices.append(Choice("loadSeconds", str(load)))
-    if (drain := budget - bounds.fixed - 2 * bounds.load) >= 1:
-        choices.append(Choice("drainSeconds", str(drain)))
+    load = (budget - bounds.fixed) // 2 - bounds.drain
+    drain = (budget - bounds.fixed) // 2 - bounds.load
+    for key, seconds in (("loadSeconds", load), ("drainSeconds", drain)):
+        if seconds >= 1 and budget >= bounds.given_up:
+            choices.append(Choice(key, str(seconds)))
+    words = (
+        f"2 × {bounds.drain} s drainSeconds + 2 × {bounds.load} s loadSeconds + {bounds.fixed} s for "
+        "stopping, memory, the new gateway and Docker"
+    )
+    if bounds.worst == bounds.given_up:
+        words = "where the drain is given up and its longest answer is waited for"
     return Refusal(
         key="holdBudgetSeconds",
         value=budget,
-        why=(
-            f"a request can wait {bounds.worst} s at the worst ({bounds.drain} s drainSeconds "
-            f"+ 2 × {bounds.load} s loadSeconds + {bounds.fixed} s for stopping, the new gateway and Docker)"
-        ),
+        why=f"a request can wait {bounds.worst} s at the worst ({words})",
         choices=choices,
     )

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components import tensorzero
+from components.catalogue import GIB
 from components.engines import PORT, SHUTDOWN_TIMEOUT, EngineSpec
 from components.weights import Weights
 
+REQUEST_SECONDS = 600
+"""Longest answer that the gateway waits for; engines on a CPU are slow. No drain can be longer."""
 GATE_MAX_TOKENS = 16
 GATE_TIMEOUT = 60
 LEASE_FOLLOWING = 15
@@ -33,18 +36,23 @@ MEMORY_FREE = 20
 class Plan:
     """One change of what is live. Durations in seconds; `gateway_config` is the rendered TOML.
 
-    `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU. `engine_image`, `gateway_image` and, in
-    `images`, the stack's others are references. `reason`, `sum` and `loading` (expected seconds) are for the
-    certificate.
+    `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU, and `host_bytes` what it takes of the host's
+    RAM; `gpu_there` and `host_there` are what there is, 0 where not known. With `insist` an overlap that does
+    not fit is an error. `engine_image`, `gateway_image` and, in `images`, the stack's others are references.
+    `reason`, `sum` and `loading` (expected seconds) are for the certificate.
     """
 
     spec: EngineSpec
     mode: Literal["hold", "overlap"]
+    insist: bool
     drain: int
     load: int
     completions: int
     tokens_per_second: int
     gpu_bytes: int
+    host_bytes: int
+    gpu_there: int
+    host_there: int
     engine_image: str
     gateway_image: str
     images: tuple[str, ...]
@@ -52,6 +60,16 @@ class Plan:
     reason: str
     sum: str
     loading: float
+
+    @property
+    def memory(self) -> str:
+        """What the engine takes of what there is, for a reviewer: it says which way the switch will go."""
+        parts = (("GPU", self.gpu_bytes, self.gpu_there), ("RAM", self.host_bytes, self.host_there))
+        return ", ".join(
+            f"{what} {need / GIB:.2f} of {f'{there / GIB:.2f}' if there else 'unknown'} GiB"
+            for what, need, there in parts
+            if need
+        )
 
     def render(self, *, engine: str, gateway: str | None = None, no_flip: str = "") -> str:
         """The plan as JSON for the switch; `engine` and `gateway` are names of containers.
@@ -67,11 +85,15 @@ class Plan:
                 "model": self.spec.served,
                 "weights": self.spec.weights.folder,
                 "gpu_bytes": self.gpu_bytes,
+                "host_bytes": self.host_bytes,
             },
             "cutover": self.mode,
+            "insist": self.insist,
+            "memory": {"gpu": self.gpu_there, "host": self.host_there},
             "seconds": {
                 "drain": self.drain,
                 "load": self.load,
+                "request": REQUEST_SECONDS,
                 "stop": DRAINED_GRACE,
                 "lease_following": LEASE_FOLLOWING,
                 "lease_prepared": LEASE_PREPARED,

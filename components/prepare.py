@@ -46,13 +46,16 @@ class Prepare(pulumi.ComponentResource):
                 "SWITCH": args.switch,
                 "ENGINE": args.engine,
                 "CUTOVER": args.plan.mode,
+                "MEMORY": args.plan.memory,
                 "STACK": args.host.labels.stack,
             },
             add_previous_output_in_env=False,
             opts=args.host.step_options(
                 self,
                 depends_on=list(args.after),
-                hide_diffs=["stdin"],  # ENGINE, CUTOVER and the gateway's TOML show what changes in it
+                hide_diffs=[
+                    "stdin"
+                ],  # ENGINE, CUTOVER, MEMORY and the gateway's TOML show what changes in it
             ),
         )
         self.register_outputs({})

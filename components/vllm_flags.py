@@ -35,6 +35,7 @@ OWN: dict[str, str] = {
     "--shutdown-timeout": "it belongs to the time in which an engine is stopped",
     "--max-num-batched-tokens": "the sum counts its activations",
     "--kv-cache-memory-bytes": "it is computed from `context` and `parallel`",
+    "--num-gpu-blocks-override": "it sizes the KV cache past what the sum gives it",
     "--gpu-memory-utilization": "it is computed from the sum",
     "--device-memory-utilization": "it is computed from the sum",
     "--cpu-offload-gb": "the sum doesn't count it",

@@ -7,10 +7,13 @@ is that of a hold all the same, since an old engine that dies meanwhile leaves n
 from dataclasses import dataclass
 
 from components.gpu_memory import GPUS, KINDS, EngineKind, Load
-from components.plan import DRAINED_GRACE, GATEWAY_ANSWERS, LEASE_PREPARED, MEMORY_FREE
-
-REQUEST_SECONDS = 600
-"""Longest answer that the gateway waits for; engines on a CPU are slow. No drain can be longer."""
+from components.plan import (
+    DRAINED_GRACE,
+    GATEWAY_ANSWERS,
+    LEASE_PREPARED,
+    MEMORY_FREE,
+    REQUEST_SECONDS,
+)
 
 EXPECTED_DRAIN = 10
 """Estimate: what is left of the answers that run when a change begins."""
@@ -62,12 +65,36 @@ class Bounds:
 
     @property
     def worst(self) -> int:
-        """The longest wait that the switch allows: everything to its bound, and then the old engine back."""
-        return self.fixed + self.drain + 2 * self.load
+        """The longest wait that the switch allows: everything to its bound, and then the old engine back.
+
+        Or, where that is longer, a drain that is given up: the old gateway is back after its last answer.
+        """
+        return max(self.fixed + 2 * self.drain + 2 * self.load, self.given_up)
 
     @property
     def fixed(self) -> int:
-        return DRAINED_GRACE + MEMORY_FREE + LEASE_PREPARED + GATEWAY_ANSWERS + DOCKER_SLACK
+        return DRAINED_GRACE + 2 * MEMORY_FREE + LEASE_PREPARED + GATEWAY_ANSWERS + DOCKER_SLACK
+
+    @property
+    def given_up(self) -> int:
+        return REQUEST_SECONDS + DOCKER_SLACK
+
+    @property
+    def worst_words(self) -> str:
+        """`worst`, written out."""
+        if self.worst == self.given_up:
+            return (
+                f"{self.worst} s = {REQUEST_SECONDS} s until the longest answer has ended, where the "
+                f"drain is given up + {DOCKER_SLACK} s for Docker"
+            )
+        return (
+            f"{self.worst} s = {self.drain} s drainSeconds + {DRAINED_GRACE} s stopping "
+            f"+ {MEMORY_FREE} s until its memory is free "
+            f"+ {self.load} s loadSeconds, gate included + {LEASE_PREPARED} s for the new gateway "
+            f"+ {GATEWAY_ANSWERS} s until it must answer + {self.drain} s drainSeconds for what it answers "
+            f"+ {MEMORY_FREE} s until the memory is free + {self.load} s loadSeconds "
+            f"for the old engine to come back + {DOCKER_SLACK} s for Docker"
+        )
 
 
 def place(load: Load) -> str:
@@ -89,25 +116,24 @@ def loading(kind: EngineKind, load: Load) -> Loading:
     return Loading(start + size / DISK_BYTES_PER_SECOND, source)
 
 
-def wait(to: EngineKind, load: Load, bounds: Bounds) -> Wait:
-    """What a request waits when the engine changes to `to` by hold."""
-    old = next(kind for kind in KINDS if kind != to)
+def other_than(kind: EngineKind) -> EngineKind:
+    return next(each for each in KINDS if each != kind)
+
+
+def wait(to: EngineKind, load: Load, bounds: Bounds, old: EngineKind | None = None) -> Wait:
+    """What a request waits when the engine changes to `to` by hold, from the other kind or from `old`."""
+    stopped = other_than(to) if old is None else old
+    stop = EXPECTED_STOP[stopped]
     loads = loading(to, load)
     drain = min(bounds.drain, EXPECTED_DRAIN)
     gate = EXPECTED_GATE * (bounds.completions + 1)
-    expected = drain + EXPECTED_STOP[old] + loads.seconds + gate
+    expected = drain + stop + loads.seconds + gate
     return Wait(
         expected=expected,
         expected_words=(
-            f"{expected:.0f} s = {drain} s drain (estimate) + {EXPECTED_STOP[old]:g} s stopping {old} "
+            f"{expected:.0f} s = {drain} s drain (estimate) + {stop:g} s stopping {stopped} "
             f"+ {loads.seconds:.0f} s loading ({loads.source}) + {gate} s gate (estimate)"
         ),
         worst=bounds.worst,
-        worst_words=(
-            f"{bounds.worst} s = {bounds.drain} s drainSeconds + {DRAINED_GRACE} s stopping "
-            f"+ {MEMORY_FREE} s until its memory is free "
-            f"+ {bounds.load} s loadSeconds, gate included + {LEASE_PREPARED} s for the new gateway "
-            f"+ {GATEWAY_ANSWERS} s until it must answer + {bounds.load} s loadSeconds "
-            f"for the old engine to come back + {DOCKER_SLACK} s for Docker"
-        ),
+        worst_words=bounds.worst_words,
     )

@@ -152,13 +152,38 @@ def _how(preview: Preview) -> str:
     if _down(preview):
         return ""
     mode, after = preview.outputs_after.get("cutover"), preview.outputs_after.get("engine")
+    expected = rf"^wait in a change to {after}: (\S+ s)"
+    if mode == "overlap" and _crowded(preview):
+        if preview.config.get("changeover:cutover") == "overlap":
+            return ", which the switch refuses: `cutover` says overlap, and old and new do not fit at once"
+        mode, expected = "hold", rf"^other settings of {after}: by hold.* wait: (\S+ s)"
+        if is_flip(preview):
+            expected = r"(?!)"  # the program has said none, since by its settings nobody would wait
     if mode == "overlap":
         waits = "nobody waits"
     else:
-        found = re.search(rf"^wait in a change to {after}: (\S+ s)", "\n".join(preview.notes), re.MULTILINE)
+        found = re.search(expected, "\n".join(preview.notes), re.MULTILINE)
         waits = f"about {found[1]} of waiting" if found else "requests wait meanwhile"
     lost = "" if _replaced(preview, "edge") or any(_clients(preview)) else ", 0 requests lost expected"
     return f" by {mode}, {waits}{lost}"
+
+
+def _crowded(preview: Preview) -> bool:
+    """Whether what serves and what is to serve do not fit at once; the switch adds up the same."""
+    for change in preview.changes:
+        if change.name == "prepare-step":
+            sides = [dict(memory(_at(each, "MEMORY"))) for each in (change.before, change.after)]
+            return any(
+                there is not None and sides[0].get(what, (0.0, None))[0] + need > there
+                for what, (need, there) in sides[1].items()
+            )
+    return False
+
+
+def memory(said: Any) -> Iterator[tuple[str, tuple[float, float | None]]]:
+    """By memory what an engine takes of it and what there is, in GiB, as `components.plan` says it."""
+    for what, need, there in re.findall(r"(GPU|RAM) ([\d.]+) of ([\d.]+|unknown) GiB", str(said)):
+        yield what, (float(need), None if there == "unknown" else float(there))
 
 
 def _down(preview: Preview) -> str:

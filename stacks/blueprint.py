@@ -11,8 +11,7 @@ from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
 from components.gateway import ALIAS
-from components.plan import Plan
-from components.waiting import REQUEST_SECONDS
+from components.plan import REQUEST_SECONDS, Plan
 from stacks.settings import Settings
 
 FIRST_TOKEN_SECONDS = 300
@@ -74,11 +73,15 @@ class Blueprint:
         return Plan(
             spec=self.active,
             mode=self.cutover.mode,
+            insist=settings.cutover == "overlap",
             drain=settings.bounds.drain,
             load=settings.bounds.load,
             completions=settings.bounds.completions,
             tokens_per_second=settings.gate_tokens_per_second,
             gpu_bytes=memory.total if settings.gpu else 0,
+            host_bytes=memory.host,
+            gpu_there=settings.gpu.usable if settings.gpu else 0,
+            host_there=settings.host_memory or 0,
             engine_image=self.reference(self.active.image),
             gateway_image=self.reference(pins.GATEWAY),
             images=tuple(

@@ -18,7 +18,8 @@ from components.catalogue import GIB, MODELS, Folder, Model, Quantization
 from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
 from components.gpu_memory import GPUS, KINDS, EngineKind, Gpu, Load
 from components.instance_types import GpuKey, InstanceType
-from components.waiting import REQUEST_SECONDS, Bounds
+from components.plan import REQUEST_SECONDS
+from components.waiting import Bounds
 from parity.probes import PROBES
 from stacks import aws_settings
 

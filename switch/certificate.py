@@ -27,8 +27,8 @@ def certificate(t: Transaction) -> dict[str, Any]:
         "seconds": round(t.ended - t.began, 1),
         "from": _side(t.old_plan),
         "to": _side(t.plan),
-        "mode": t.plan.cutover,
-        "reason": t.plan.about.reason,
+        "mode": {"": t.plan.cutover, "beside": "overlap"}.get(t.way, t.way),
+        "reason": _reason(t),
         "memory": t.plan.about.sum,
         "held": {"seconds": _rounded(t.held_seconds), "requests": t.most_waiting},
         "loading": {"seconds": round(loading, 1), "expected": t.plan.about.loading_seconds},
@@ -132,8 +132,17 @@ def _of(side: dict[str, str] | None, key: str) -> str:
     return side[key] if side else "–"
 
 
+def _reason(t: Transaction) -> str:
+    """Why it went the way it did: the plan's reason is one for the plan's mode alone."""
+    if t.way == "gateway":
+        return "the engine stays"
+    if t.way == "hold" and t.plan.cutover == "overlap":
+        return t.crowded or "no engine answered that could have gone on meanwhile"
+    return t.plan.about.reason
+
+
 def _by(c: dict[str, Any]) -> str:
-    return f"by {c['mode']}"
+    return "for the gateway alone" if c["mode"] == "gateway" else f"by {c['mode']}"
 
 
 def _held(c: dict[str, Any]) -> str:

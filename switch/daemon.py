@@ -206,7 +206,7 @@ class Switch:
                     free = min(free for free, _ in gpu.memory())
                     return Done(action, True, facts={"free": free})
                 case "probe" if action.plan:
-                    a = probe(action.plan, action.through, action.stream, action.strict)
+                    a = probe(action.plan, action.through, action.stream, action.strict, action.seconds)
                     return Done(action, a.ok, a.text, a.loading, a.final, a.facts)
                 case "start":
                     self.docker.start(action.container)
@@ -272,8 +272,13 @@ class Switch:
             return {"lines": lines, "code": code}
 
 
-def probe(plan: Plan, through: Literal["engine", "gateway"], stream: bool, strict: bool) -> Answer:
-    """One completion of the plan's gate, from the engine itself or through the new gateway."""
+def probe(
+    plan: Plan, through: Literal["engine", "gateway"], stream: bool, strict: bool, patience: float
+) -> Answer:
+    """One completion of the plan's gate, from the engine itself or through the new gateway.
+
+    `patience` is in seconds until the answer begins, where that may take longer than the gate's own time-out.
+    """
     engine, gateway, gate = plan.engine, plan.gateway, plan.gate
     itself = through == "engine"
     answer = complete(
@@ -284,6 +289,7 @@ def probe(plan: Plan, through: Literal["engine", "gateway"], stream: bool, stric
         stream=stream,
         max_tokens=gate.max_tokens,
         timeout=gate.timeout,
+        patience=patience,
         same_model=itself,
     )
     if answer.ok and strict and engine.kind == "ollama" and engine.gpu_bytes:

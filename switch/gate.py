@@ -33,13 +33,19 @@ def complete(
     stream: bool,
     max_tokens: int,
     timeout: float,
+    patience: float = 0,
     same_model: bool = True,
 ) -> Answer:
     """One completion of at most `max_tokens` tokens and `timeout` seconds in all.
 
-    Good is: content, a finish_reason, a count of tokens that can be true, and with `same_model` the name that
-    was asked for. A status code says nothing: an engine that is killed ends its stream with HTTP 200.
+    With a `patience` longer than that, an engine has so many seconds until it begins to answer, and from
+    then on `timeout`.
+
+    Good is: content, a finish_reason, a count of tokens that can be true, and with `same_model`, as of an
+    engine itself, the name that was asked for and a whole `usage` that adds up. A status code says nothing:
+    an engine that is killed ends its stream with HTTP 200.
     """
+    limit = max(timeout, patience)
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
         connection.connect()
@@ -56,18 +62,24 @@ def complete(
     if stream:
         ask["stream_options"] = {"include_usage": True}
     began = time.monotonic()
+    deadline = began + timeout
+    line = connection.sock
     try:
+        line.settimeout(limit)
         connection.request("POST", path, json.dumps(ask), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         if answer.status != 200:
             said = answer.read(300).decode(errors="replace").strip()
             return Answer(False, f"HTTP {answer.status}: {said}", final=answer.status == 404)
-        whole = _streamed(answer, began + timeout) if stream else _one(json.loads(answer.read()))
+        if limit > timeout:
+            limit, deadline = timeout, time.monotonic() + timeout
+            line.settimeout(timeout)
+        whole = _streamed(answer, deadline) if stream else _one(json.loads(answer.read()))
         tokens = _judge(whole, max_tokens, model if same_model else "")
     except _Bad as error:
         return Answer(False, f"a bad {'streamed ' if stream else ''}completion: {error}")
     except TimeoutError:
-        return Answer(False, f"a completion took more than {timeout:g} s")
+        return Answer(False, f"a completion took more than {limit:g} s")
     except (OSError, http.client.HTTPException) as error:
         return Answer(False, f"a completion broke off: {error or type(error).__name__}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -136,13 +148,16 @@ def _content(message: dict[str, Any]) -> str:
 
 
 def _judge(whole: dict[str, Any], max_tokens: int, model: str) -> int:
-    tokens = (whole["usage"] or {}).get("completion_tokens")
+    usage = whole["usage"] or {}
+    tokens, given, total = (usage.get(f"{part}_tokens") for part in ("completion", "prompt", "total"))
     if not whole["content"]:
         raise _Bad("it has no content")
     if not whole["finish"]:
         raise _Bad("it has no finish_reason")
     if type(tokens) is not int or not 1 <= tokens <= max_tokens:
         raise _Bad(f"usage says {tokens!r} completion tokens, at most {max_tokens} were asked for")
-    if model and whole["model"] not in (model, f"{model}:latest", None):
+    if model and whole["model"] not in (model, f"{model}:latest"):
         raise _Bad(f"it comes from the model {whole['model']!r}, not {model!r}")
+    if model and (type(given) is not int or given < 1 or total != given + tokens):
+        raise _Bad(f"usage says {given!r} prompt tokens, and {total!r} with {tokens} completion tokens")
     return tokens

@@ -68,6 +68,7 @@ class Action:
     container: str = ""
     job: int = 0
     seconds: float = 0
+    """Of a stop: the grace. Of a probe: how long its answer may take to begin; 0 is the gate's time-out."""
     plan: Plan | None = None
     stream: bool = False
     through: Literal["engine", "gateway"] = "engine"
@@ -200,6 +201,8 @@ class Transaction:
     since: float = 0
     checked: bool = False
     way: Literal["", "hold", "beside", "gateway"] = ""
+    crowded: str = ""
+    """Why it goes by hold although the plan says overlap, where that is for want of memory."""
     opened: bool = False
     cleared: bool = False
     gated_at: str = ""
@@ -291,6 +294,10 @@ def gated(state: State, world: World) -> bool:
     a = state.active
     e = world.get(a.plan.engine.container) if a else None
     return bool(a and e and e.running and e.started_at == a.gated_at and e.name not in state.doomed)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def exited(c: Container) -> str:
@@ -484,12 +491,41 @@ class _Turn:
         if not t.checked:
             self._job("check", plan=t.plan)
             return
-        t.way = self._way(t)
+        crowded = self._crowded(t)
+        if crowded and t.plan.insist:
+            self._fail(
+                f"{crowded}, and the setting `cutover` says overlap. `pulumi config set cutover auto` lets "
+                "requests wait for such a change"
+            )
+            return
+        t.crowded, t.way = crowded, "hold" if crowded else self._way(t)
+        if crowded:
+            self._say(f"one at a time: {crowded}")
         if t.way == "gateway":
             t.gated_at = self.s.active.gated_at if self.s.active else ""
             self._to("prepared")
         else:
             self._to("draining" if t.way == "hold" else "loading")
+
+    def _crowded(self, t: Transaction) -> str:
+        """Why what serves and the new engine can't run beside each other, where that is wanted, else nothing.
+
+        The settings tell the sum of one engine of each kind; what serves may be the same kind with others.
+        """
+        a, new = self.s.active, t.plan
+        if a is None or new.cutover == "hold" or self._way(t) != "beside":
+            return ""
+        old, there = a.plan.engine, new.memory
+        for what, one, other, room in (
+            ("on each GPU", old.gpu_bytes, new.engine.gpu_bytes, there.gpu),
+            ("of the host's RAM", old.host_bytes, new.engine.host_bytes, there.host),
+        ):
+            if room and one + other > room:
+                return (
+                    f"{old.kind} as it serves and {new.engine.kind} as it is wanted need {_gib(one)} + "
+                    f"{_gib(other)}, and there are {_gib(room)} {what}"
+                )
+        return ""
 
     def _way(self, t: Transaction) -> Literal["hold", "beside", "gateway"]:
         a = self.s.active
@@ -574,8 +610,8 @@ class _Turn:
 
     def _retiring(self, t: Transaction) -> None:
         new, engine = t.plan.gateway.container, t.plan.engine.container
-        patience = t.plan.seconds.drain + t.plan.seconds.load
-        if not self._drained([c for c in self._role("gateway") if c.up and c.name != new], patience):
+        gateways = [c for c in self._role("gateway") if c.up and c.name != new]
+        if not self._drained(gateways, self._patience(t.plan)):
             return
         if not self._stopped(c for c in self._role("engine") if c.up and c.name != engine):
             return
@@ -595,7 +631,7 @@ class _Turn:
             self._end("failed")
             return
         keep = a.plan.gateway.container if a else ""
-        patience = t.plan.seconds.drain + (t.plan.seconds.load if gated(s, self.world) else 0)
+        patience = self._patience(t.plan) if gated(s, self.world) else t.plan.seconds.drain
         if not self._drained([c for c in self._role("gateway") if c.up and c.name != keep], patience):
             return
         if t.logs_of and t.logs is None:
@@ -622,7 +658,7 @@ class _Turn:
         if gateway is None:
             self._trouble(f"the gateway {a.plan.gateway.container} is gone. {REPAIR}")
         elif gateway.name in s.doomed:
-            self._drained([gateway], a.plan.seconds.drain + a.plan.seconds.load)
+            self._drained([gateway], self._patience(a.plan))
         elif gateway.up:
             s.held, s.trouble = None, ""
             if self.now > s.retry_at + 30:
@@ -688,9 +724,9 @@ class _Turn:
                 self._job("memory", name)
             return False
         if t and t.phase in LEASED:
-            why = room.why or f"{room.free / 2**30:.2f} GiB are free on the GPU"
+            why = room.why or f"{_gib(room.free)} are free on the GPU"
             self._fail(
-                f"{plan.engine.kind} needs {need / 2**30:.2f} GiB, and after {waited:.0f} s {why}. "
+                f"{plan.engine.kind} needs {_gib(need)}, and after {waited:.0f} s {why}. "
                 "Something else uses the GPU: `nvidia-smi` on the Docker host shows what"
             )
             return False
@@ -725,7 +761,10 @@ class _Turn:
             g.said = int(waited // 5)
             self._say(f"loading {e.kind} … {g.said * 5} s")
         if not self.s.busy and self.now >= g.next_at:
-            self._job("probe", e.name, plan=plan, stream=g.passed % 2 == 0, strict=strict)
+            # Ollama loads its model in the first completion, and begins anew when that is hung up on
+            loads = e.kind == "ollama" and not g.passed
+            patience = plan.seconds.load - waited if loads else 0
+            self._job("probe", e.name, seconds=patience, plan=plan, stream=g.passed % 2 == 0, strict=strict)
         return False
 
     def _new_stands(self, t: Transaction) -> bool:
@@ -757,6 +796,11 @@ class _Turn:
             self._job("stop", c.name, seconds=plan.seconds.stop if plan else 10)
             return False
         return True
+
+    @staticmethod
+    def _patience(plan: Plan) -> float:
+        """How long a gateway may take to finish whose engine answers: no answer is cut that still can end."""
+        return max(plan.seconds.drain + plan.seconds.load, plan.seconds.request)
 
     def _drained(self, gateways: list[Container], patience: float = float("inf")) -> bool:
         """True when there are none; each is told once to finish, and is ended after `patience` seconds."""

@@ -24,12 +24,24 @@ class Engine:
     """Folder under /weights/<kind>."""
     gpu_bytes: int
     """Memory that must be free on each GPU before it starts; 0 without a GPU."""
+    host_bytes: int
+    """RAM that it takes."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What all engines together may take, in bytes: of each GPU, and of the host's RAM. 0 where not known."""
+
+    gpu: int
+    host: int
 
 
 @dataclass(frozen=True)
 class Seconds:
     drain: float
     load: float
+    request: float
+    """The longest answer: the gateway ends it then by itself."""
     stop: float
     lease_following: float
     lease_prepared: float
@@ -42,7 +54,7 @@ class Gate:
     completions: int
     max_tokens: int
     timeout: float
-    """Seconds for one completion."""
+    """Seconds for one completion. The first of Ollama, which loads in it, may take what is left of `load`."""
     tokens_per_second: float
     """What the fastest of them must reach; 0 is no floor."""
 
@@ -84,6 +96,9 @@ class About:
 class Plan:
     engine: Engine
     cutover: Literal["hold", "overlap"]
+    insist: bool
+    """Whether the stack's settings themselves say `overlap`: then none goes by `hold` for want of memory."""
+    memory: Memory
     seconds: Seconds
     gate: Gate
     gateway: Gateway

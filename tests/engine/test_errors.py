@@ -42,7 +42,7 @@ def refusal(project: Project) -> str:
         ({"context": 8192}, "allowed: 256 to 4096 tokens, the most that tiny can"),
         (
             {"holdBudgetSeconds": 60},
-            "holdBudgetSeconds: 60 cannot work; a request can wait 872 s at the worst",
+            "holdBudgetSeconds: 60 cannot work; a request can wait 1012 s at the worst",
         ),
         ({"drainSeconds": 601}, "drainSeconds: 601 cannot work; allowed: 1 to 600 seconds"),
         ({"hostMemoryGiB": 1}, "GiB host RAM; allowed: "),

@@ -154,6 +154,9 @@ KILLS = [
     ("hold", "retiring", 0.0, "new"),
     ("hold", "committed", 0.0, "new"),
     ("overlap", "loading", 0.3, "old"),
+    ("overlap", "prepared", 0.8, "either"),
+    ("overlap", "starting", 0.0, "either"),
+    ("overlap", "retiring", 0.0, "new"),
 ]
 """Mode, phase of the switch, seconds after its beginning, and which engine serves afterwards.
 

@@ -11,7 +11,8 @@ FAST_TOKENS (seconds for each token), and FAST_MODE:
     garbage   HTTP 200 and something that is not a completion
     empty     a completion without content
     lying     a usage that can't be true
-    other     the name of another model
+    promptless, sumless   a usage without prompt tokens, and one that doesn't add up
+    other, nameless       the name of another model, and none
     hangs     begins to answer and never ends
     breaks    begins to answer and hangs up
     oom       takes memory until it is killed
@@ -46,9 +47,13 @@ class Handler(BaseHTTPRequestHandler):
         count = int(asked.get("max_tokens") or 8)
         model = "other" if MODE == "other" else MODEL
         base = {"id": "fast", "object": "chat.completion", "created": int(time.time()), "model": model}
+        if MODE == "nameless":
+            del base["model"]
         words = [] if MODE == "empty" else [f"w{n} " for n in range(count)]
         used = 10_000 if MODE == "lying" else count
-        usage = {"prompt_tokens": 5, "completion_tokens": used, "total_tokens": 5 + used}
+        given = 0 if MODE == "promptless" else 5
+        total = 99 if MODE == "sumless" else given + used
+        usage = {"prompt_tokens": given, "completion_tokens": used, "total_tokens": total}
         if not asked.get("stream"):
             time.sleep(3600 if MODE == "hangs" else TOKEN_SECONDS * count)
             message = {"role": "assistant", "content": "".join(words)}

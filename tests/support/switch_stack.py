@@ -187,6 +187,7 @@ class Stack:
         seconds = {
             "drain": 5,
             "load": 20,
+            "request": 30,
             "stop": 5,
             "lease_following": 4,
             "lease_prepared": 8,
@@ -202,8 +203,11 @@ class Stack:
                     "model": "tiny",
                     "weights": "tiny-1",
                     "gpu_bytes": 0,
+                    "host_bytes": 2**30,
                 },
                 "cutover": changed.pop("cutover", "hold"),
+                "insist": False,
+                "memory": {"gpu": 0, "host": 0},
                 "seconds": {**seconds, **changed.pop("seconds", {})},
                 "gate": {
                     "completions": 3,

@@ -98,6 +98,22 @@ def test_both_small_engines_fit_a_t4_so_they_overlap_and_nobody_waits() -> None:
     assert "wait: none, the old engine answers until the new one is ready" in cutover.lines
 
 
+def test_a_change_of_one_engines_settings_is_added_up_as_two_of_it() -> None:
+    on_t4 = replace(ON_T4, context=4096)
+    cutover = auto(on_t4)
+    assert (
+        cutover.mode == "overlap" and cutover.same["ollama"] == "by overlap where the old and the new one fit"
+    )
+    assert cutover.same["vllm"].startswith(
+        "by hold, since 14.73 GiB for two as it is set, 14.56 GiB usable on NVIDIA T4; wait: 121 s = 10 s"
+    )
+    assert "2 s stopping vllm" in cutover.same["vllm"]
+    assert f"other settings of vllm: {cutover.same['vllm']}" in cutover.lines
+    asked = choose("overlap", "vllm", on_t4, Bounds(drain=120, load=300, completions=3))
+    assert asked.same["vllm"].startswith("refused as long as `cutover` says overlap, since 14.73 GiB")
+    assert not any("other settings" in line for line in auto(ON_T4).lines), "all goes by hold"
+
+
 def test_a_host_without_the_ram_for_both_holds_although_the_gpu_has_room() -> None:
     cutover = auto(replace(SMALL_ON_T4, host_memory=int(3.5 * GIB)))
     assert cutover.mode == "hold"

@@ -11,6 +11,7 @@ import pytest
 from components.docker_host import DockerHost
 from components.labels import Labels
 from components.plan import LOOK
+from review.text import memory
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.settings import Settings, from_values
@@ -113,6 +114,16 @@ def test_every_container_stops_with_grace_rotates_its_log_and_carries_project_an
         labels = {each["label"]: each["value"] for each in inputs["labels"]}
         assert labels["changeover.project"] == "changeover"
         assert labels["changeover.stack"] == "local"
+
+
+def test_a_review_reads_in_a_step_what_the_engine_takes_of_what_there_is() -> None:
+    cases: list[tuple[dict[str, object], float | None]] = [({}, None), ({"hostMemoryGiB": 16}, 16.0)]
+    for more, there in cases:
+        recorder = Recorder.start("local")
+        build(settings(**more))
+        said = recorder.of("Command")["prepare-step"]["environment"]["MEMORY"]
+        ((what, (need, found)),) = memory(said)
+        assert (what, need, found) == ("RAM", 1.01, there)
 
 
 def test_the_gateway_may_drain_as_long_as_a_flip_waits(recorder: Recorder) -> None:

@@ -61,6 +61,42 @@ def test_a_flip_by_overlap_lets_nobody_wait() -> None:
     assert "by overlap, nobody waits" in sentence(preview("flip-by-overlap"))
 
 
+def moved(name: str, before: str, after: str, **config: str) -> Preview:
+    """A recorded preview by overlap, with these sums of memory in its first phase's step."""
+
+    def step(change: Change) -> Change:
+        if change.name != "prepare-step":
+            return change
+        old, new = (
+            {**side, "environment": {**side["environment"], "MEMORY": said}}
+            for side, said in ((change.before, before), (change.after, after))
+        )
+        return replace(change, before=old, after=new)
+
+    seen = preview(name)
+    return replace(
+        seen,
+        changes=tuple(step(change) for change in seen.changes),
+        outputs_after={**seen.outputs_after, "cutover": "overlap"},
+        notes=(*seen.notes, "other settings of ollama: by hold, since much; wait: 21 s = 10 s drain"),
+        config={**seen.config, **config},
+    )
+
+
+def test_no_overlap_is_promised_where_what_serves_and_what_is_to_serve_do_not_fit_at_once() -> None:
+    big, small = (
+        "GPU 7.36 of 14.56 GiB, RAM 3.00 of unknown GiB",
+        "GPU 7.20 of 14.56 GiB, RAM 3.00 of 14.00 GiB",
+    )
+    assert "by hold, about 21 s of waiting, 0 requests lost" in sentence(moved("context", big, big))
+    assert "by overlap, nobody waits" in sentence(moved("context", big, small))
+    assert "by overlap, nobody waits" in sentence(moved("context", "", big)), "it was not said before"
+    assert "by hold, requests wait meanwhile" in sentence(moved("flip", big, big))
+    assert "by hold" in sentence(moved("flip", "RAM 2.40 of 8.00 GiB", "RAM 6.00 of 8.00 GiB"))
+    asked = sentence(moved("context", big, big, **{"changeover:cutover": "overlap"}))
+    assert "which the switch refuses" in asked and "by overlap, nobody" not in asked
+
+
 def test_another_context_is_a_move_of_the_same_engine() -> None:
     seen = preview("context")
     assert moves(seen)

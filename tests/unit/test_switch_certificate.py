@@ -50,6 +50,23 @@ def test_it_proposes_to_correct_a_loading_time_that_is_far_off_and_no_other() ->
     assert "catalogue" not in markdown(certificate.certificate(near))
 
 
+def test_the_mode_is_the_way_that_was_taken_and_not_the_one_that_was_declared() -> None:
+    declared = plan(NEW, "overlap", NEW_GATEWAY)
+    held = certificate.certificate(transaction(plan=declared, way="hold", crowded="8.00 GiB + 8.00 GiB"))
+    assert short(held).startswith(f"{held['name']}: committed by hold, held for 21.0 s")
+    assert "Mode: hold, since 8.00 GiB + 8.00 GiB." in markdown(held)
+    alone = certificate.certificate(transaction(plan=declared, way="hold"))
+    assert "Mode: hold, since no engine answered that could have gone on meanwhile." in markdown(alone)
+    both = certificate.certificate(transaction(plan=declared, way="beside", held_seconds=None))
+    assert ": committed by overlap, nothing held" in short(both)
+    assert "Mode: overlap, since one at a time." in markdown(both), "the plan's own reason"
+    gateway = certificate.certificate(transaction(plan=declared, way="gateway", held_seconds=None))
+    assert ": committed for the gateway alone, nothing held" in short(gateway)
+    assert "Mode: gateway, since the engine stays." in markdown(gateway)
+    unbegun = certificate.certificate(transaction(plan=declared, way="", phase="failed"))
+    assert ": failed by overlap" in short(unbegun)
+
+
 def test_the_diff_is_that_of_the_gateways_config() -> None:
     old = plan(OLD, gateway=OLD_GATEWAY)
     gateway = dataclasses.replace(old.gateway, config='routing = ["ollama", "vllm"]\n')

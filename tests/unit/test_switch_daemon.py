@@ -205,7 +205,7 @@ def test_following_keeps_the_lease_and_its_end_restores(rig: Rig, monkeypatch: p
 
 
 def test_the_failed_engines_last_lines_are_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bad(plan: Any, through: str, stream: bool, strict: bool) -> Answer:
+    def bad(plan: Any, through: str, *_: Any) -> Answer:
         return Answer(plan.engine.container == OLD, "HTTP 404", final=True, facts=FACTS)
 
     monkeypatch.setattr(daemon, "probe", bad)

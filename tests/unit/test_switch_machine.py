@@ -10,7 +10,12 @@ from typing import Any, Literal
 
 import pytest
 
+import components.plan
+from components import engines
+from components.catalogue import MODELS
+from components.waiting import Bounds
 from switch import machine
+from switch.certificate import certificate
 from switch.machine import (
     UNDER_WAY,
     Abandon,
@@ -45,7 +50,9 @@ def raw_plan(
     gateway: str = "",
     seconds: dict[str, int] | None = None,
     gpu_bytes: int = 0,
+    insist: bool = False,
 ) -> dict[str, Any]:
+    """`cutover: tight` is an overlap on a host that has room for one engine only."""
     return {
         "engine": {
             "kind": "ollama" if "ollama" in engine else "vllm",
@@ -54,11 +61,15 @@ def raw_plan(
             "model": "tiny",
             "weights": "tiny-1",
             "gpu_bytes": gpu_bytes,
+            "host_bytes": 8 * 2**30,
         },
-        "cutover": cutover,
+        "cutover": "overlap" if cutover == "tight" else cutover,
+        "insist": insist,
+        "memory": {"gpu": 0, "host": 14 * 2**30 if cutover == "tight" else 0},
         "seconds": {
             "drain": 20,
             "load": 60,
+            "request": 600,
             "stop": 10,
             "lease_following": 15,
             "lease_prepared": 30,
@@ -66,7 +77,7 @@ def raw_plan(
             "memory": 10,
             **(seconds or {}),
         },
-        "gate": {"completions": 3, "max_tokens": 8, "timeout": 60, "tokens_per_second": 2},
+        "gate": {"completions": 3, "max_tokens": 8, "timeout": 15, "tokens_per_second": 2},
         "gateway": {
             "image": "gateway:1",
             "config": "x = 1\n",
@@ -103,6 +114,10 @@ class Box:
     runs: int = 0
     created: float = 0
     ends_at: float | None = None
+    told_at: float = float("inf")
+    """When it was told to end, in its present run."""
+    loads: float = 0
+    """Seconds that the first completion takes in which an engine begins to load."""
     exit_code: int = 0
 
     def seen(self) -> Container:
@@ -139,6 +154,8 @@ class Host:
         self.most_engines = 1
         self.kill_at: Callable[[], bool] = lambda: False
         self.kills = 0
+        self.reboots, self.docker_starts = 0.0, True
+        """How often a kill is that of the whole host, and whether Docker then starts the engines that ran."""
         self.full: Callable[[], bool] = lambda: False
 
     # the host
@@ -169,13 +186,14 @@ class Host:
                 if box.name == NEW:
                     assert self.gpu_free >= self.gpu_bytes, "started before its memory was free"
                 box.running, box.ends_at, box.runs = True, None, box.runs + 1
+                box.told_at = float("inf")
                 if box.mode == "exits":
                     box.running, box.exit_code = False, 3
                 self.count_engines()
             case "stop" if box:
                 box.running, box.ends_at = False, None
             case "signal" if box and box.running and box.ends_at is None:
-                box.ends_at = self.now + self.drain_seconds
+                box.ends_at, box.told_at = self.now + self.drain_seconds, self.now
             case "remove":
                 self.boxes.pop(action.container, None)
             case "logs":
@@ -184,9 +202,23 @@ class Host:
                 return Done(action, False, "does not listen", loading=True)
             case "probe" if box and box.mode == "error":
                 return Done(action, False, "HTTP 500")
+            case "probe" if box and box.loads:
+                if box.loads > self.patience(action):
+                    return Done(action, False, "a completion took too long")  # and the next begins anew
+                box.loads = 0
         seconds = 8 * self.token_seconds
         facts = {"stream": action.stream, "tokens": 8, "seconds": seconds}
         return Done(action, True, facts=facts if action.do == "probe" else {})
+
+    @staticmethod
+    def patience(action: Action) -> float:
+        return max(action.seconds, action.plan.gate.timeout if action.plan else 0)
+
+    def takes(self, action: Action) -> float:
+        """How many seconds a job takes."""
+        box = self.boxes.get(action.container)
+        loads = box.loads if box and action.do == "probe" and box.running else 0
+        return min(loads, self.patience(action)) or self.rng.uniform(0, 2)
 
     def may_open(self) -> bool:
         t = self.state.transaction
@@ -224,8 +256,13 @@ class Host:
                 return
             if action.do == "start" and self.boxes[action.container].role == "gateway":
                 assert self.may_open(), "a gateway is to be started with no gated engine"
+            if action.do == "stop" and gated(self.state, self.world()):
+                box = self.boxes[action.container]
+                # less what kills took: the time counts from when it was to be told
+                patient = box.role == "engine" or not box.running or self.now - box.told_at > 600 - 40
+                assert patient, "answers were cut that an engine still gave"
             if action.do in machine.JOBS:
-                self.jobs.append((self.now + self.rng.uniform(0, 2), action))
+                self.jobs.append((self.now + self.takes(action), action))
             else:
                 self.heard.append(self.carry_out(action))
 
@@ -241,11 +278,18 @@ class Host:
             if action.do in ("start", "stop") and self.rng.random() < 0.5:
                 self.carry_out(action)
         self.jobs, self.heard = [], []
+        if self.rng.random() < self.reboots:
+            self.reboot()
         kept = dataclasses.replace(self.journal, busy=None, gating=None, room=None)
         self.state = load(State, json.loads(json.dumps(dataclasses.asdict(kept))), strict=False)
         assert self.state == kept
         self.pass_time(self.rng.uniform(0, 3))
         self.apply(Boot())
+
+    def reboot(self) -> None:
+        for box in self.boxes.values():
+            again = self.docker_starts and box.role == "engine" and box.running
+            box.running, box.ends_at, box.runs = again, None, box.runs + again
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         end = self.now + seconds
@@ -330,6 +374,52 @@ def test_an_overlap_never_stops_the_old_engine_before_the_new_gateway_answers() 
     assert "drained" not in host.lines() and "held" not in host.lines()
 
 
+def same_kind(host: Host) -> str:
+    host.boxes["stack-ollama-3"] = Box("stack-ollama-3", "engine")
+    return "stack-ollama-3"
+
+
+@pytest.mark.parametrize("engine", [NEW, "stack-ollama-3"])
+def test_an_overlap_for_which_there_is_no_room_goes_one_at_a_time_and_says_why(
+    host: Host, engine: str
+) -> None:
+    same_kind(host)
+    host.ask("prepare", plan(engine, "tight"))
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(engine, "tight", NEW_GATEWAY))
+    assert host.follow() == 0
+    assert host.serves() == ([engine], [NEW_GATEWAY]) and host.most_engines == 1
+    assert "need 8.00 GiB + 8.00 GiB, and there are 14.00 GiB of the host's RAM" in host.lines()
+    assert "drained" in host.lines()
+    last = certificate(host.state.last) if host.state.last else {}
+    assert last["mode"] == "hold" and "8.00 GiB + 8.00 GiB" in last["reason"]
+
+
+def test_the_memory_of_each_gpu_decides_as_well(host: Host) -> None:
+    raw = raw_plan(same_kind(host), "overlap", gpu_bytes=int(7.34 * 2**30))
+    raw["memory"]["gpu"] = int(14.56 * 2**30)
+    assert host.state.active
+    host.state.active.plan = plan(OLD, gateway=OLD_GATEWAY, gpu_bytes=int(7.36 * 2**30))
+    host.ask("prepare", parse(raw, "prepare"))
+    assert host.follow() == 0 and host.most_engines == 1
+    assert "need 7.36 GiB + 7.34 GiB, and there are 14.56 GiB on each GPU" in host.lines()
+
+
+def test_an_overlap_that_the_settings_insist_on_is_refused_without_room_and_nothing_is_drained(
+    host: Host,
+) -> None:
+    runs = host.boxes[OLD_GATEWAY].runs
+    host.ask("prepare", parse(raw_plan(same_kind(host), "tight", insist=True), "prepare"))
+    assert host.follow() == 1 and old_serves(host)
+    assert host.boxes[OLD_GATEWAY].runs == runs and "drained" not in host.lines()
+    assert "8.00 GiB + 8.00 GiB" in host.lines() and "pulumi config set cutover auto" in host.lines()
+    host.boxes[OLD].running, host.boxes[OLD].mode = False, "exits"
+    host.run(5)
+    host.ask("prepare", parse(raw_plan("stack-ollama-3", "tight", insist=True), "prepare"))
+    assert host.follow() == 0, "nothing serves, so there is nothing to overlap with"
+
+
 def test_an_overlap_whose_old_engine_is_broken_goes_one_at_a_time() -> None:
     host = Host(random.Random(7))
     host.boxes[OLD].running, host.boxes[OLD].mode = False, "exits"
@@ -371,6 +461,43 @@ def test_an_engine_under_the_floor_of_tokens_per_second_is_not_preferred(host: H
 def test_a_slow_engine_that_serves_already_is_brought_back_all_the_same(host: Host) -> None:
     host.token_seconds, host.boxes[OLD].running = 0.6, False
     assert host.run(60, lambda: old_serves(host))
+
+
+def another_ollama(host: Host, loads: float) -> str:
+    name = same_kind(host)
+    host.boxes[name].loads = loads
+    return name
+
+
+def test_an_ollama_may_load_in_its_first_completion_as_long_as_an_engine_may_load(host: Host) -> None:
+    host.ask("prepare", plan(another_ollama(host, loads=50)))
+    assert host.follow() == 0, host.lines()
+    assert "loading ollama … 45 s" in host.lines()
+
+
+def test_an_ollama_that_loads_for_too_long_leads_back_in_time_and_one_that_served_comes_back(
+    host: Host,
+) -> None:
+    host.boxes[OLD].loads = 50
+    host.ask("prepare", plan(another_ollama(host, loads=70)))
+    assert host.follow() == 1 and "ollama was not ready after 60 s" in host.lines()
+    assert old_serves(host) and host.boxes[OLD].loads == 0
+
+
+def test_only_the_first_completion_of_an_ollama_may_take_long(host: Host) -> None:
+    seconds = dict[str, list[float]]()
+    takes = host.takes
+
+    def noted(action: Action) -> float:
+        if action.do == "probe":
+            seconds.setdefault(action.container, []).append(action.seconds)
+        return takes(action)
+
+    host.takes = noted  # type: ignore[method-assign]
+    host.boxes[NEW].loads = 20
+    assert host.flip() == 1 and "vllm failed its gate" in host.lines()
+    assert seconds[NEW] == [0, 0, 0]
+    assert 50 < seconds[OLD][0] <= 60 and seconds[OLD][1:] == [0, 0]
 
 
 def test_the_requests_that_were_held_are_counted(host: Host) -> None:
@@ -419,6 +546,74 @@ def test_an_engine_that_fails_its_gate_leads_back_to_the_old_one(mode: str, cuto
     assert "pulumi config set engine ollama" in host.lines()
 
 
+@pytest.mark.parametrize("drain_ends", [True, False])
+def test_no_request_waits_longer_than_the_worst_that_the_preview_says(drain_ends: bool) -> None:
+    bounds = Bounds(drain=120, load=300, completions=3)
+    told = json.loads(declared(bounds).render(engine=NEW))["seconds"]
+    host = Host(random.Random(7))
+    host.takes = lambda action: 0.1  # type: ignore[method-assign]
+    host.drain_seconds = bounds.drain - 2 if drain_ends else told["request"] - 2
+    old, new = (raw_plan(name, seconds=told, gpu_bytes=8 * 2**30) for name in (OLD, NEW))
+    assert host.state.active
+    gateway = host.state.active.plan.gateway
+    host.state.active.plan = dataclasses.replace(parse(old, "prepare"), gateway=gateway)
+
+    def loads_as_long_as_it_may(name: str) -> None:
+        """The memory is free and the engine answers when it was almost too late."""
+        host.gpu_free, host.boxes[name].mode = 0, "silent"
+        waits = lambda: bool(host.state.room and host.state.room.container == name)  # noqa: E731
+        assert host.run(400, waits), (host.phase(), host.lines())
+        host.run(told["memory"] - 2)
+        host.gpu_free = 16 * 2**30
+        assert host.run(5, lambda: host.boxes[name].running)
+        host.run(bounds.load - 4)
+        host.boxes[name].mode = "good"
+
+    def follow(seconds: float) -> None:
+        host.state.transaction.lease += seconds  # type: ignore[union-attr]
+
+    host.ask("prepare", parse(new, "prepare"))
+    follow(1000)
+    if drain_ends:
+        loads_as_long_as_it_may(NEW)
+        assert host.run(10, lambda: host.phase() == "prepared")
+        host.run(told["lease_prepared"] - 2)
+        host.make_gateway(mode="silent")
+        host.ask("commit", parse(raw_plan(gateway=NEW_GATEWAY, seconds=told, gpu_bytes=8 * 2**30), "commit"))
+        follow(1000)
+        assert host.run(100, lambda: host.phase() == "restoring")
+        loads_as_long_as_it_may(OLD)
+    assert host.run(1000, lambda: host.phase() == "failed" and host.settled())
+    assert host.state.last and host.state.last.held_seconds
+    least = bounds.worst - 40 if drain_ends else told["request"] - 10
+    assert least < host.state.last.held_seconds <= bounds.worst
+
+
+def declared(bounds: Bounds) -> components.plan.Plan:
+    """What the program declares, with these bounds."""
+    model = MODELS["tiny"]
+    return components.plan.Plan(
+        spec=engines.vllm(model, context=1024, parallel=1, gpu=None),
+        mode="hold",
+        insist=False,
+        drain=bounds.drain,
+        load=bounds.load,
+        completions=bounds.completions,
+        tokens_per_second=1,
+        gpu_bytes=0,
+        host_bytes=0,
+        gpu_there=0,
+        host_there=0,
+        engine_image="",
+        gateway_image="",
+        images=(),
+        gateway_config="",
+        reason="",
+        sum="",
+        loading=1,
+    )
+
+
 def test_an_engine_that_exits_is_not_waited_for(host: Host) -> None:
     host.boxes[NEW].mode = "exits"
     began = host.now
@@ -432,6 +627,21 @@ def test_a_drain_that_does_not_end_is_given_up_and_stops_no_engine(host: Host) -
     assert host.flip() == 1
     assert old_serves(host) and host.boxes[OLD].runs == run
     assert "no engine was stopped" in host.lines()
+
+
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+def test_the_longest_answer_is_never_cut_and_what_is_no_answer_ends_after_it(cutover: str) -> None:
+    for drain_seconds, takes in ((500, 500), (5000, 600)):
+        host = Host(random.Random(7), overlap=cutover == "overlap")
+        host.drain_seconds = drain_seconds
+        host.ask("prepare", plan(cutover=cutover))
+        if cutover == "overlap":  # the drain comes after the commit
+            assert host.follow() == 0
+            host.make_gateway()
+            host.ask("commit", plan(NEW, cutover, NEW_GATEWAY))
+        began = host.now
+        assert host.follow(2000) == (0 if cutover == "overlap" else 1)
+        assert takes <= host.now - began < takes + 20
 
 
 @pytest.mark.parametrize("mode", ["exits", "error", "silent"])
@@ -688,7 +898,7 @@ def test_a_change_asked_for_after_one_that_was_given_up_waits_for_it(host: Host)
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
-@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+@pytest.mark.parametrize("cutover", ["hold", "overlap", "tight"])
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_whatever_dies_a_change_that_is_given_up_leaves_the_old_engine(seed: int, cutover: str) -> None:
     rng = random.Random(f"given up {cutover} {seed}")
@@ -714,13 +924,15 @@ def test_whatever_dies_a_change_that_is_given_up_leaves_the_old_engine(seed: int
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
-@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+@pytest.mark.parametrize("cutover", ["hold", "overlap", "tight"])
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed: int, cutover: str) -> None:
     rng = random.Random(f"{cutover} {seed}")
     host = Host(rng, overlap=cutover == "overlap")
     host.boxes[NEW].mode = rng.choice(["good", "good", "good", "exits", "error", "silent"])
-    host.drain_seconds = rng.choice([0, 0.5, 0.5, 5, 50])
+    host.drain_seconds = rng.choice([0, 0.5, 0.5, 5, 50, 400])
+    host.boxes[OLD].loads = rng.choice([0, 0, 20, 50])
+    host.reboots, host.docker_starts = rng.choice([0, 0.3]), rng.random() < 0.5
     rate = rng.choice([0, 0.005, 0.02, 0.1])
     host.kill_at = lambda: host.kills < 12 and rng.random() < rate
     freed = 0.0
@@ -733,8 +945,9 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed
     asked = False
 
     def crash() -> None:
-        if rng.random() < 0.2 and host.boxes[OLD].running:
-            host.boxes[OLD].running = False
+        for name in (OLD, NEW):
+            if rng.random() < 0.2 and host.boxes[name].running:
+                host.boxes[name].running = False
 
     try:
         host.ask("prepare", plan(NEW, cutover))

@@ -39,6 +39,7 @@ def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
     [
         ({"engine": 3}, "plan.engine must be an object"),
         ({"cutover": "swap"}, "plan.cutover is 'swap'; allowed: hold, overlap"),
+        ({"memory": {"gpu": 0}}, "plan.memory lacks the key 'host'"),
         ({"more": 1}, "plan has the unknown key 'more'"),
         (without(raw_plan(), "seconds", "drain"), "plan.seconds lacks the key 'drain'"),
         (raw_plan(seconds={"drain": 0}), "plan.seconds.drain is 0.0; it must be positive"),
@@ -67,15 +68,24 @@ def port() -> Iterator[int]:
     # A client that hung up. To print a traceback, Python 3.11 parses its line, and upsets a parse elsewhere.
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hung up
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server.server_address[1]
     server.shutdown()
     server.server_close()
 
 
-def once(port: int, stream: bool, timeout: float = 5) -> Answer:
-    path = "/v1/chat/completions"
-    return complete("127.0.0.1", port, path, "tiny", stream=stream, max_tokens=8, timeout=timeout)
+def once(port: int, stream: bool, timeout: float = 5, patience: float = 0) -> Answer:
+    return complete(
+        "127.0.0.1",
+        port,
+        "/v1/chat/completions",
+        "tiny",
+        stream=stream,
+        max_tokens=8,
+        timeout=timeout,
+        patience=patience,
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -88,7 +98,10 @@ def once(port: int, stream: bool, timeout: float = 5) -> Answer:
         ("garbage", "not OpenAI's format|without \\[DONE\\]"),
         ("empty", "no content"),
         ("lying", "10000 completion tokens"),
+        ("promptless", "0 prompt tokens"),
+        ("sumless", "5 prompt tokens, and 99 with 8 completion tokens"),
         ("other", "the model 'other'"),
+        ("nameless", "the model None"),
         ("hangs", "took more than 0.3 s"),
     ],
 )
@@ -105,6 +118,29 @@ def test_the_gate_finds_out(
     else:
         assert answer.facts == {"stream": stream, "tokens": 8, "seconds": answer.facts["seconds"]}
         assert 0 <= answer.facts["seconds"] < 10
+
+
+@pytest.mark.parametrize("mode", ["promptless", "sumless", "nameless"])
+def test_through_the_gateway_only_what_the_gateway_itself_vouches_for_is_judged(
+    port: int, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_engine, "MODE", mode)
+    for stream in (True, False):
+        assert complete(
+            "127.0.0.1", port, "/", "x", stream=stream, max_tokens=8, timeout=5, same_model=False
+        ).ok
+
+
+def test_an_answer_that_is_waited_for_with_patience_has_to_go_on_at_once_when_it_has_begun(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = threading.Event().wait
+    monkeypatch.setattr(time, "sleep", lambda seconds: slept(min(seconds, 1)))
+    monkeypatch.setattr(fast_engine, "TOKEN_SECONDS", 0.06)
+    assert "more than 0.3 s" in once(port, False, 0.3).text  # its answer begins when it is whole
+    assert once(port, False, 0.3, patience=5).ok
+    monkeypatch.setattr(fast_engine, "MODE", "hangs")
+    assert "more than 0.3 s" in once(port, True, 0.3, patience=5).text
 
 
 def test_an_engine_that_does_not_listen_is_loading() -> None:

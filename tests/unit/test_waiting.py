@@ -1,6 +1,7 @@
 """The waits are sums of what the switch really bounds, and say which of their parts were measured."""
 
 import itertools
+import re
 
 from components.catalogue import MODELS
 from components.cutover_mode import choose
@@ -31,8 +32,11 @@ def test_the_words_add_up() -> None:
         f"{each.expected:.0f} s = 10 s drain (estimate) + 1 s stopping ollama"
     )
     assert each.expected == 10 + 1 + loading("vllm", SEVEN).seconds + 4
-    assert each.worst == 120 + 2 + 20 + 300 + 60 + 60 + 300 + 10
-    assert each.worst_words.startswith("872 s = 120 s drainSeconds + 2 s stopping")
+    assert each.worst == 120 + 2 + 20 + 300 + 60 + 60 + 120 + 20 + 300 + 10
+    assert each.worst_words.startswith("1012 s = 120 s drainSeconds + 2 s stopping")
+    for bounds in (BOUNDS, Bounds(drain=1, load=2, completions=3)):
+        total, _, parts = bounds.worst_words.partition(" s = ")
+        assert int(total) == sum(int(number) for number in re.findall(r"\b(\d+) s\b", parts)) == bounds.worst
 
 
 def test_a_drain_that_may_not_take_long_is_not_expected_to() -> None:
@@ -41,8 +45,13 @@ def test_a_drain_that_may_not_take_long_is_not_expected_to() -> None:
     )
 
 
+def test_a_drain_that_is_given_up_waits_for_the_longest_answer_however_short_the_bounds_are() -> None:
+    assert Bounds(drain=1, load=1, completions=1).worst == 610
+    assert "where the drain is given up" in Bounds(drain=1, load=1, completions=1).worst_words
+
+
 def test_no_bound_can_grow_without_the_worst_wait_growing() -> None:
-    for drain, load in itertools.product((1, 60, 600), (1, 300, 3600)):
+    for drain, load in itertools.product((1, 60, 600), (300, 3600)):
         base = Bounds(drain=drain, load=load, completions=1).worst
         assert Bounds(drain=drain + 1, load=load, completions=1).worst > base
         assert Bounds(drain=drain, load=load + 1, completions=1).worst > base
