@@ -1,6 +1,7 @@
 """Where the Docker host of a stack is, for the tools that talk to it."""
 
 import os
+from pathlib import Path
 
 import yaml
 
@@ -15,9 +16,9 @@ from stacks.settings import PROJECT, SettingsError, from_files
 from tools.environment import ROOT
 
 
-def is_on_aws(stack: str) -> bool:
-    """Whether the stack's file says so; its other settings may be wrong."""
-    file = ROOT / f"Pulumi.{stack}.yaml"
+def is_on_aws(stack: str, root: Path = ROOT) -> bool:
+    """Whether the stack's file in `root` says so; its other settings may be wrong."""
+    file = root / f"Pulumi.{stack}.yaml"
     config = yaml.safe_load(file.read_text()).get("config") if file.exists() else None
     return (config or {}).get(f"{PROJECT}:target") == "aws"
 

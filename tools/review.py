@@ -18,10 +18,11 @@ from offline.steps import StepFailed, main_guard, say
 from review.events import Preview, PreviewFailed, parse
 from review.text import broken, lasting, render
 from review.text import drift as drift_words
+from stacks.aws_target import SSH_FILES
 from stacks.settings import SettingsError
 from tools import environment
 from tools.environment import ROOT, pulumi
-from tools.host import look, on_aws
+from tools.host import is_on_aws, look, on_aws
 from tools.render import stale
 
 PLAN, TEXT, BOUND = "plan.json", "review.md", "bound.json"
@@ -93,17 +94,26 @@ def events_of(
     stack: str, plan: Path | None = None, root: Path = ROOT, env: Mapping[str, str] | None = None
 ) -> list[str]:
     """The engine's JSON events of a preview of `stack`, a line each. Raises StepFailed."""
+    words = ["preview", "--json", "--stack", stack, "--non-interactive"]
+
+    def preview(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [environment.cli(), *words, *more],
+            cwd=root,
+            env={
+                **(env or environment.process_environment()),
+                "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true",
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    if is_on_aws(stack, root) and not (root / SSH_FILES / stack / "config").exists():
+        preview()  # the program writes what SSH needs, and a refresh comes before the program
     # Without --refresh a stopped container would not show.
-    words = ["preview", "--json", "--refresh", "--stack", stack, "--non-interactive"]
-    done = subprocess.run(
-        [environment.cli(), *words, *(["--save-plan", str(plan)] if plan else [])],
-        cwd=root,
-        env={**(env or environment.process_environment()), "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = preview("--refresh", *(["--save-plan", str(plan)] if plan else []))
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0:
         said = done.stderr.strip()

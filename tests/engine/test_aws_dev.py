@@ -7,6 +7,7 @@ test goes on where the one before it stopped.
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -362,6 +363,7 @@ def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProj
     project.up()
     writes = project.aws_writes()
     checkout.commit("Serve with vLLM", engine="vllm")
+    shutil.rmtree(project.folder / ".changeover/ssh")  # a checkout in CI has none
     assert project.changes() == flipped(project)
     text = checkout.make("review")
     assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text

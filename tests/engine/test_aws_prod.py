@@ -136,10 +136,10 @@ def test_a_domain_gets_its_record_and_the_way_for_certificates(
         "changeover-prod-firewall": "update",
         "changeover-prod-edge": "replace",
         "edge-configuration": "update",
-        "edge-ca": "delete",
     }
     project.up()
     assert project.outputs()["endpoint"] == "https://llm.example.net/v1"
+    assert "::edge-ca" not in project.state_text()
     (record,) = [
         each
         for each in route53.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
