@@ -30,6 +30,8 @@ from tools.review import events_of, git
 from tools.touched import PROGRAM
 
 SHOWN_UPDATES = 8
+ALL = ("--json", "--page-size", "0")
+"""Of `pulumi stack history`, which tells the last ten by itself."""
 
 
 @contextmanager
@@ -87,7 +89,7 @@ def updates_of(stack: str) -> tuple[list[Update], bool]:
 
     They hold secrets: print their words only.
     """
-    told = json.loads(pulumi("stack", "history", "--json", "--show-secrets", "--stack", stack, capture=True))
+    told = json.loads(pulumi("stack", "history", *ALL, "--show-secrets", "--stack", stack, capture=True))
     state = json.loads(pulumi("stack", "export", "--stack", stack, capture=True))
     return history.read(told), history.unfinished(told, state["deployment"])
 

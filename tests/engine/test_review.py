@@ -23,6 +23,7 @@ from tests.support.reviews import serve_with_the_standby
 from tests.support.switch_stack import wait
 from tools import environment
 from tools.environment import ROOT
+from tools.rollback import ALL
 
 pytestmark = pytest.mark.engine
 
@@ -321,7 +322,7 @@ def test_a_failed_update_is_rolled_back(team: Team) -> None:
 def test_a_killed_update_is_rolled_back(team: Team, phase: str) -> None:
     team.change(f"Serve with vLLM, and be killed in {phase}", engine="vllm")
     team.kill_at(f"{phase}: vllm")
-    told = json.loads(team.pulumi("stack", "history", "--json"))
+    told = json.loads(team.pulumi("stack", "history", *ALL))
     good = max(n for n, each in enumerate(reversed(told), 1) if each["result"] == "succeeded")
 
     text = team.make("rollback", fails=2, YES="1")
@@ -345,7 +346,7 @@ def test_a_killed_update_is_rolled_back(team: Team, phase: str) -> None:
 def test_the_history_reads_as_what_happened_and_any_update_can_be_named(team: Team) -> None:
     text = team.make("rollback", fails=2, TO="99")
     assert "TO=99 is no update that succeeded" in text
-    told = json.loads(team.pulumi("stack", "history", "--json"))
+    told = json.loads(team.pulumi("stack", "history", *ALL))
     story = [(each["config"]["changeover:engine"]["value"], each["result"]) for each in reversed(told)]
     assert story[:2] == [("ollama", "succeeded"), ("vllm", "succeeded")]
     assert ("vllm", "failed") in story
