@@ -31,13 +31,22 @@ BACKEND = "CHANGEOVER_BACKEND"
 """Variable that names another place for the state than this checkout, such as a bucket."""
 
 
+def backend_in(folder: Path) -> str:
+    """The URL of a state that is kept in `folder`, an absolute path.
+
+    Without metadata beside each file: once a Pulumi is killed while it writes that, none can read the state
+    (`failed to load checkpoint: EOF`). The state itself is written beside its place and renamed.
+    """
+    return f"{folder.as_uri()}?metadata=skip"
+
+
 def variables() -> dict[str, str]:
     """The environment in which `pulumi` works on this checkout."""
     return {
         "CHANGEOVER_CACHE": str(cache_root()),
         "PULUMI_HOME": str(PULUMI_HOME),
         # in CI, and for a stack that several people run, the state is elsewhere
-        "PULUMI_BACKEND_URL": os.environ.get(BACKEND) or STATE.as_uri(),
+        "PULUMI_BACKEND_URL": os.environ.get(BACKEND) or backend_in(STATE),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(PASSPHRASE),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         # a plugin that was built here must never be mixed with a downloaded one
@@ -168,7 +177,7 @@ def write() -> None:
         PASSPHRASE.write_text(secrets.token_hex(24))
     lines = [f"export {key}='{value}'" for key, value in variables().items() if key != "PULUMI_BACKEND_URL"]
     # looked up each time the file is read
-    lines.append(f'export PULUMI_BACKEND_URL="${{{BACKEND}:-{STATE.as_uri()}}}"')
+    lines.append(f'export PULUMI_BACKEND_URL="${{{BACKEND}:-{backend_in(STATE)}}}"')
     ENV_FILE.write_text("\n".join([*lines, f"export PATH='{BIN}':\"$PATH\"", ""]))
     activate = Path(sys.prefix) / "bin" / "activate"
     line = f". '{ENV_FILE}'  # changeover: the CLI, plugins and state of this checkout\n"

@@ -41,7 +41,7 @@ class Stack:
         (folder / "__main__.py").write_text(PROGRAM)
         self.environment = {
             **environment.process_environment(),
-            "PULUMI_BACKEND_URL": (folder / "state").as_uri(),
+            "PULUMI_BACKEND_URL": environment.backend_in(folder / "state"),
             "PULUMI_CONFIG_PASSPHRASE": "test",
         }
         self.environment.pop("PULUMI_CONFIG_PASSPHRASE_FILE", None)

@@ -128,7 +128,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     (own / "passphrase").write_text("a test's own")
     (clone / ".venv").symlink_to(os.path.realpath(os.environ.get("VIRTUAL_ENV") or ROOT / ".venv"))
     state = {
-        "PULUMI_BACKEND_URL": (own / "state").as_uri(),
+        "PULUMI_BACKEND_URL": environment.backend_in(own / "state"),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(own / "passphrase"),
         "PULUMI_HOME": str(own / "pulumi"),
     }

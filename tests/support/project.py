@@ -72,7 +72,7 @@ class Project:
         (folder / "state").mkdir()
         self.environment = {
             **environment.process_environment(),
-            "PULUMI_BACKEND_URL": (folder / "state").as_uri(),
+            "PULUMI_BACKEND_URL": environment.backend_in(folder / "state"),
             "PULUMI_CONFIG_PASSPHRASE": "a test's own",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
