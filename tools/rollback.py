@@ -146,9 +146,9 @@ def rollback(stack: str, to: int | None) -> None:
         raise StepFailed(str(error)) from None
     say("Updates of this stack, the newest last:")
     marks = {now.number: "" if unfinished else "now", then.number: "→"}
-    for each in updates[-SHOWN_UPDATES:]:
-        mark = marks.get(each.number, "")
-        say(f"  {mark:>3} {each.words}")
+    last = updates[-SHOWN_UPDATES:]
+    for each in last if then in last else [then, *last]:
+        say(f"  {marks.get(each.number, ''):>3} {each.words}")
     if unfinished:
         say("  now an update that did not end: it was killed, or it still runs")
         say(f"If it was killed, the stack is locked until you type: pulumi cancel --stack {stack}")
