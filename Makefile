@@ -74,13 +74,13 @@ check: venv ## lint, types, unit tests: the fast part
 
 test: check ## everything, on the real engines
 	@$(RUN) tools.up --tests
-	@$(MAKE) --no-print-directory --jobs 2 test-docker test-aws  # most of their time is waiting
+	@$(MAKE) --no-print-directory --jobs 2 test-one-half test-other-half  # most of their time is waiting
 
-test-docker:
-	@$(VENV)/bin/pytest -v tests/engine --ignore-glob='*/test_aws_*'
+test-one-half:
+	@$(VENV)/bin/pytest -v tests/engine/test_aws_*.py tests/engine/test_switch_on_docker.py
 
-test-aws:
-	@$(VENV)/bin/pytest -v tests/engine/test_aws_*.py
+test-other-half:
+	@$(VENV)/bin/pytest -v tests/engine --ignore-glob='*/test_aws_*' --ignore-glob='*/test_switch_on_docker.py'
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
 	@$(RUN) tools.render
