@@ -4,7 +4,7 @@ import dataclasses
 import re
 import types
 import typing
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass
 from typing import Any, Literal
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -83,9 +83,8 @@ class About:
     sum: str
     loading_seconds: float
     """What the catalogue expects."""
-    images: list[str] = field(default_factory=list)
-    """What else the stack has at that time: edge, switch and the standby. None in a plan of before they were
-    named."""
+    images: list[str]
+    """What else the stack has at that time: edge, switch and the standby."""
 
     @property
     def all_images(self) -> list[str]:
@@ -125,8 +124,8 @@ def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> An
             raw = {key: value for key, value in raw.items() if key in hints}
         if missing := sorted(needed - set(raw)):
             raise PlanError(f"{where} lacks the key {missing[0]!r}")
-        typed = {k: load(hints[k], v, f"{where}.{k}", strict=strict) for k, v in raw.items()}
-        return typing.cast(Any, kind)(**typed)
+        fields = {k: load(hints[k], v, f"{where}.{k}", strict=strict) for k, v in raw.items()}
+        return typing.cast(Any, kind)(**fields)
     if origin is Literal:
         if raw not in args:
             raise PlanError(f"{where} is {raw!r}; allowed: {', '.join(map(str, args))}")
@@ -163,9 +162,9 @@ def parse(raw: Any, verb: Literal["prepare", "commit"]) -> Plan:
     elif plan.gateway.container:
         raise PlanError("plan.gateway.container is for commit; prepare comes before the new gateway exists")
     for section in (plan.seconds, plan.gate):
-        for key, value in dataclasses.asdict(section).items():
-            if value < 0 or (value == 0 and key != "tokens_per_second"):
+        for field, value in dataclasses.asdict(section).items():
+            if value < 0 or (value == 0 and field != "tokens_per_second"):
                 raise PlanError(
-                    f"plan.{type(section).__name__.lower()}.{key} is {value}; it must be positive"
+                    f"plan.{type(section).__name__.lower()}.{field} is {value}; it must be positive"
                 )
     return plan

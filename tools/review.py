@@ -110,19 +110,21 @@ def events_of(
             check=False,
         )
 
+    def read(done: subprocess.CompletedProcess[str]) -> list[str]:
+        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        if done.returncode != 0:
+            said = done.stderr.strip()
+            try:
+                parse(lines)
+            except PreviewFailed as error:
+                said = f"{error}\n{said}".strip()
+            raise StepFailed(f"the preview of `{stack}` failed; nothing was changed.\n{said}")
+        return lines
+
     if is_on_aws(stack, root) and not (root / SSH_FILES / stack / "config").exists():
-        preview()  # the program writes what SSH needs, and a refresh comes before the program
+        read(preview())  # the program writes what SSH needs, and a refresh comes before the program
     # Without --refresh a stopped container would not show.
-    done = preview("--refresh", *(["--save-plan", str(plan)] if plan else []))
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode != 0:
-        said = done.stderr.strip()
-        try:
-            parse(lines)
-        except PreviewFailed as error:
-            said = f"{error}\n{said}".strip()
-        raise StepFailed(f"the preview of `{stack}` failed; nothing was changed.\n{said}")
-    return lines
+    return read(preview("--refresh", *(["--save-plan", str(plan)] if plan else [])))
 
 
 def preview_of(stack: str, plan: Path | None = None) -> Preview:

@@ -231,6 +231,7 @@ class Stack:
                     "reason": "the test wants it",
                     "sum": "nothing",
                     "loading_seconds": 1,
+                    "images": [],
                 },
             }
         )

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from offline.steps import StepFailed
 from review.events import Change, Preview, PreviewFailed, parse
 from review.text import LONGEST_FULL, drift, lasting, moves, render, sentence, warnings
-from tools.review import Bound
+from tools import environment
+from tools.review import Bound, events_of
 
 GOLDEN = Path(__file__).parent / "golden" / "reviews"
 NAMES = sorted(file.stem for file in GOLDEN.glob("*.events"))
@@ -339,6 +341,21 @@ def test_a_failed_preview_is_no_review() -> None:
     line = json.dumps({"diagnosticEvent": {"severity": "error", "message": "no such setting"}})
     with pytest.raises(PreviewFailed, match="no such setting"):
         parse([line])
+
+
+def test_on_aws_a_fresh_checkout_says_why_its_first_preview_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Pulumi.dev.yaml").write_text("config:\n  changeover:target: aws\n")
+    cli = tmp_path / "pulumi"
+    cli.write_text(
+        '#!/bin/sh\ncase "$*" in *--refresh*) why="no such file: config";; *) why="no credentials";; esac\n'
+        'echo "$why" >&2\nexit 255\n'
+    )
+    cli.chmod(0o755)
+    monkeypatch.setattr(environment, "cli", lambda: cli)
+    with pytest.raises(StepFailed, match=r"nothing was changed\.\nno credentials"):
+        events_of("dev", root=tmp_path, env={})
 
 
 def test_a_stale_review_says_what_differs_and_a_merge_of_the_same_tree_is_no_difference() -> None:

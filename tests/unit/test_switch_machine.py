@@ -94,6 +94,7 @@ def raw_plan(
             "reason": "one at a time",
             "sum": "1 GiB",
             "loading_seconds": 5,
+            "images": [],
         },
     }
 
