@@ -28,6 +28,9 @@ METRICS_PORT = 2020
 KEYS_FOLDER = "/config/api-keys"
 """Folder in the edge's container with an empty file `KEY:TENANT` for each key that is valid."""
 
+OPEN = "open"
+"""File in `KEYS_FOLDER` that is there while no key is needed. No key's file has its name."""
+
 RETRY_AFTER_SECONDS = 5
 """What a client is told when the hold budget is spent."""
 
@@ -48,9 +51,10 @@ class EdgeConfig:
     `listen` is Caddy's `[host]:port`; with `domain`, a name or an address, it serves TLS for it there, else
     plain HTTP. `internal_ca`: the certificate is of Caddy's own CA, for what no public one is given for.
     `models` and `embedding_model` are names at the endpoint. `api_keys` maps tenant to key; empty means
-    that no key is needed and the tenant is what the client says in `X-Tenant-ID`. `hold_seconds` is how
-    long a request waits for a gateway before it gets a 503. `gateway` is a DNS name that may have several
-    addresses; `engine` is `host:port` of whichever engine runs.
+    that no key is needed and the tenant is what the client says in `X-Tenant-ID`, or, with `never_open`,
+    that nobody may pass. `hold_seconds` is how long a request waits for a gateway before it gets a 503.
+    `gateway` is a DNS name that may have several addresses; `engine` is `host:port` of whichever engine
+    runs.
     """
 
     listen: str
@@ -64,6 +68,12 @@ class EdgeConfig:
     engine: str = "engine:8000"
     domain: str | None = None
     internal_ca: bool = False
+    never_open: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether no key is needed."""
+        return not self.api_keys and not self.never_open
 
     def __post_init__(self) -> None:
         names = [*self.models, *([self.embedding_model] if self.embedding_model else [])]
@@ -97,8 +107,8 @@ def render(config: EdgeConfig) -> str:
 
 
 def apply_input(config: EdgeConfig) -> str:
-    """What `APPLY` reads: the names of the key files, an empty line, the Caddyfile. A secret."""
-    names = sorted(f"{key}:{tenant}" for tenant, key in config.api_keys.items())
+    """What `APPLY` reads: the names of the files in `KEYS_FOLDER`, an empty line, the Caddyfile. A secret."""
+    names = [OPEN] if config.open else sorted(f"{key}:{tenant}" for tenant, key in config.api_keys.items())
     return "".join(f"{name}\n" for name in names) + "\n" + render(config)
 
 
@@ -137,9 +147,9 @@ echo "$now ${{SEEN:-as declared}}" >{APPLIED}
 """Shell program for the edge's container that brings it to `apply_input`, which it reads from stdin.
 
 The Caddyfile is validated before anything changes. A new key is valid before the configuration is
-loaded and an old one until it is. Where only keys changed nothing is reloaded, because a reload of any
-Go server closes connections on which a request has just arrived. At the end it keeps `$SEEN`, what `SEEN`
-said before it.
+loaded and an old one until it is. Where only keys changed, the first and the last one included, nothing is
+reloaded, because a reload of any Go server closes connections on which a request has just arrived. At the
+end it keeps `$SEEN`, what `SEEN` said before it.
 """
 
 SEEN = f"""\
@@ -237,15 +247,39 @@ def _log_format() -> Iterable[str]:
 
 
 def _authenticate(config: EdgeConfig) -> Iterable[str]:
-    if not config.api_keys:
-        yield "map {http.request.header.X-Tenant-ID} {tenant} {"
-        yield f"~^(?:{TENANT.pattern})$ $0"
-        yield "default -"
-        yield "}"
-        yield "vars tenant {tenant}"
+    """Whoever may pass has a tenant, or the endpoint is open.
+
+    That and the keys are looked up in a folder, not in this text: none of it needs a reload.
+    """
+    yield "# No key is needed." if config.open else f"# Tenants with a key: {_tenants(config)}"
+    if config.never_open:
+        yield from _ask_for_key()
         return
-    # A key is looked up in a folder, not in this text: a key that changes needs no reload.
-    yield f"# Tenants with a key: {', '.join(sorted(config.api_keys))}"
+    yield "@open file {"
+    yield f"root {KEYS_FOLDER}"
+    yield f"try_files {OPEN}"
+    yield "}"
+    yield "route @open {"
+    yield "map {http.request.header.X-Tenant-ID} {tenant} {"
+    yield f"~^(?:{TENANT.pattern})$ $0"
+    yield "default -"
+    yield "}"
+    yield "vars {"
+    yield "open yes"
+    yield "tenant {tenant}"
+    yield "}"
+    yield "}"
+    yield "@closed not vars open yes"
+    yield "route @closed {"
+    yield from _ask_for_key()
+    yield "}"
+
+
+def _tenants(config: EdgeConfig) -> str:
+    return ", ".join(sorted(config.api_keys)) or "none yet"
+
+
+def _ask_for_key() -> Iterable[str]:
     yield f"@bearer vars_regexp bearer {{http.request.header.Authorization}} `^Bearer ({API_KEY.pattern})$`"
     yield "route @bearer {"
     yield "@known file {"

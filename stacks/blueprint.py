@@ -42,9 +42,7 @@ class Blueprint:
     def edge_caddyfile(self) -> str:
         """The edge's Caddyfile. It names the tenants and holds no key."""
         aws = self.settings.aws
-        # on AWS the endpoint is never open, also before the first key is set
-        tenants = self.settings.tenants or (("TENANT",) if aws else ())
-        placeholders = {tenant: f"placeholder-of-{tenant}" for tenant in tenants}
+        placeholders = {tenant: f"placeholder-of-{tenant}" for tenant in self.settings.tenants}
         name = (aws.domain or UNKNOWN_ADDRESS) if aws else None
         return caddyfile.render(self._edge(placeholders, name))
 
@@ -54,6 +52,7 @@ class Blueprint:
             listen=f":{TLS_PORT if name else LISTEN_PORT}",
             domain=name,
             internal_ca=aws is not None and not aws.domain,
+            never_open=aws is not None,
             gateway=ALIAS,
             engine=f"{engines.ALIAS}:{engines.PORT}",
             models=(self.settings.name,),

@@ -98,6 +98,7 @@ class Edge:
         self._start("edge", "/etc/caddy/Caddyfile", caddyfile.render(self.config))
         self.port = int(docker("port", self.name("edge"), "8080").splitlines()[0].rpartition(":")[2])
         eventually(lambda: self.get(caddyfile.HEALTH_PATH).status == 200)
+        self.apply(self.config)
         assert self.chat().status == 200
 
     def start_engine(self, *, model: str = MODEL) -> None:
@@ -511,6 +512,20 @@ def test_a_configuration_that_is_not_valid_changes_nothing(edge: Edge) -> None:
         shell = ["sh", "-c", caddyfile.APPLY]
         docker("exec", "-i", edge.name("edge"), *shell, stdin=text + ":9 {\n\tnonsense\n}\n")
     assert edge.get("/v1/models").status == 200
+
+
+def test_the_first_key_and_the_last_cut_nobody_who_sends_it(edge: Edge) -> None:
+    closed = replace(edge.config, api_keys={"acme": ACME_KEY})
+    with Load(edge, clients=16, key=ACME_KEY) as load:
+        reloads = edge.reloads()
+        for _ in range(5):
+            edge.apply(closed)
+            assert edge.get("/v1/models").status == 401
+            edge.apply(edge.config)
+            assert edge.get("/v1/models").status == 200
+        assert edge.reloads() == reloads
+    assert load.good > 100
+    assert load.bad == []
 
 
 def test_keys_rotate_under_load_and_nobody_is_cut(edge: Edge) -> None:

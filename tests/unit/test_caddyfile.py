@@ -32,7 +32,11 @@ def config(**changes: Any) -> EdgeConfig:
         (
             "edge-keys.caddyfile",
             config(
-                api_keys=KEYS, embedding_model="nomic-embed-text", domain="llm.example.com", listen=":443"
+                api_keys=KEYS,
+                embedding_model="nomic-embed-text",
+                domain="llm.example.com",
+                listen=":443",
+                never_open=True,
             ),
         ),
     ],
@@ -55,8 +59,22 @@ def test_a_key_is_in_the_input_of_the_apply_program_and_in_no_repr() -> None:
     assert not any(key in repr(edge) for key in KEYS.values())
 
 
-def test_without_keys_the_input_of_the_apply_program_has_no_names() -> None:
-    assert caddyfile.apply_input(config()) == "\n" + caddyfile.render(config())
+def test_without_keys_the_endpoint_is_open_by_a_file() -> None:
+    assert caddyfile.apply_input(config()) == f"{caddyfile.OPEN}\n\n" + caddyfile.render(config())
+
+
+def test_what_may_never_be_open_has_no_way_past_the_keys() -> None:
+    closed = config(never_open=True)
+    assert caddyfile.apply_input(closed) == "\n" + caddyfile.render(closed)
+    assert f"try_files {caddyfile.OPEN}" not in caddyfile.render(closed)
+    assert "@closed" not in caddyfile.render(closed)
+
+
+def test_the_first_key_changes_a_comment_alone() -> None:
+    def loaded(edge: EdgeConfig) -> list[str]:
+        return [line for line in caddyfile.render(edge).splitlines() if not line.strip().startswith("#")]
+
+    assert loaded(config()) == loaded(config(api_keys=KEYS))
 
 
 def test_a_rotated_key_does_not_change_the_caddyfile() -> None:
