@@ -37,6 +37,12 @@ RETRY_AFTER_SECONDS = 5
 _ASK_ENGINE_WITHIN_MS = 10_000
 """A gateway error later than this was a timeout: asking the engine would start the slow work again."""
 
+_SWITCH_HEARS_WITHIN_SECONDS = 2
+"""By then the switch knows that an engine has ended, and no gateway answers until one is gated again."""
+
+_AGAIN = "X-Changeover-Again"
+"""Header of a request that comes back because the engine was gone. It comes back once."""
+
 _NESTING = 40
 """Objects and arrays inside one another that a request may have."""
 
@@ -194,10 +200,12 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     yield "}"
     yield ""
     yield "# A reload ends Caddy's waiting for a gateway. What was held is sent through here once more, and"
-    yield "# so it waits on in the new configuration."
+    yield "# so it waits on in the new configuration. So is what found no engine behind the gateway."
     yield "http:// {"
     yield f"bind {_RELAY}"
     yield "route {"
+    yield f"@again header {_AGAIN} yes"
+    yield "vars @again again yes"
     yield "import serve"
     yield "}"
     yield "import errors"
@@ -436,6 +444,9 @@ def _ask_gateway(config: EdgeConfig, engine_path: str) -> Iterable[str]:
     yield from _bad_gateway("The engine did not answer in time.")
     yield "}"
     yield from _ask_engine(config, engine_path)
+    # It tries once more after this time, or fails and waits for a gateway: see `_errors`.
+    yield "lb_try_duration 1s"
+    yield f"lb_try_interval {_SWITCH_HEARS_WITHIN_SECONDS}s"
     yield "@broken status 401 403 404 405 500 501 502 504"
     yield "handle_response @broken {"
     yield from _bad_gateway("The engine failed to answer.")
@@ -479,22 +490,25 @@ def _headers_up() -> Iterable[str]:
     yield "header_up -Authorization"
     yield "header_up -Cookie"
     yield "header_up -X-Tenant-ID"
+    yield f"header_up -{_AGAIN}"
     yield "header_up Content-Type application/json"
 
 
 def _errors(config: EdgeConfig) -> Iterable[str]:
-    gone = '{http.vars.asked} == "gateway" && {http.error.status_code} in [502, 503, 504]'
+    status = "{http.error.status_code} in [502, 503, 504]"
+    gone = f'{{http.vars.asked}} == "gateway" && {status}'
     budget = f"{{http.reverse_proxy.duration_ms}} < {config.hold_seconds * 1000}.0"
     yield "handle_errors {"
     yield "route {"
     yield f"@cut expression `{gone} && {budget}`"
     yield "handle @cut {"
-    # The log's own duration ends where the first wait was cut.
-    yield "log_append relayed_ms {http.reverse_proxy.duration_ms}"
-    yield from _set_body("")
-    yield f"reverse_proxy {_RELAY} {{"
-    yield "flush_interval -1"
+    yield from _relay()
     yield "}"
+    # No byte of an answer has come, so nothing is given twice.
+    first = f'{{http.vars.asked}} == "engine" && {status} && {{http.vars.again}} != "yes"'
+    yield f"@no_engine expression `{first}`"
+    yield "handle @no_engine {"
+    yield from _relay(f"header_up {_AGAIN} yes")
     yield "}"
     yield f"@spent expression `{gone}`"
     yield "handle @spent {"
@@ -524,6 +538,15 @@ def _errors(config: EdgeConfig) -> Iterable[str]:
     yield from _answer("{http.error.status_code}", "{http.error.status_text}", kind="server_error")
     yield "}"
     yield "}"
+    yield "}"
+
+
+def _relay(*options: str) -> Iterable[str]:
+    yield "log_append relayed_ms {http.reverse_proxy.duration_ms}"  # the log's own duration ends here
+    yield from _set_body("")
+    yield f"reverse_proxy {_RELAY} {{"
+    yield "flush_interval -1"
+    yield from options
     yield "}"
 
 

@@ -603,6 +603,27 @@ def test_a_spent_budget_is_a_503_that_says_when_to_come_back(edge: Edge) -> None
     assert edge.chat().status == 200
 
 
+def test_what_finds_no_engine_waits_for_the_next_one(edge: Edge) -> None:
+    """As after a crash: the gateway answers with errors until the switch ends it, and then one is gated."""
+    name = f"gateway-{edge.gateways}"
+    with ThreadPoolExecutor(16) as pool:
+        under_way = [pool.submit(edge.chat, "[[delay=4]]") for _ in range(4)]
+        time.sleep(1)
+        edge.stop("engine", grace=0)
+        late = [pool.submit(edge.chat, stream=stream) for stream in (False, True) for _ in range(4)]
+        time.sleep(0.5)
+        edge.stop(name)
+        time.sleep(5)
+        requests = [*under_way, *late]
+        ended = [(n, request.result()) for n, request in enumerate(requests) if request.done()]
+        assert not ended
+        edge.resume("engine")
+        edge.resume(name)
+        assert [request.result().status for request in requests] == [200] * 12
+        assert all(request.result().text.rstrip().endswith("data: [DONE]") for request in late[4:])
+    assert len(edge.asked()) == 12  # of the engine that came back; none was asked twice
+
+
 def test_an_engine_that_is_gone_is_a_502_that_a_client_retries(edge: Edge) -> None:
     edge.stop("engine", grace=0)
     try:
