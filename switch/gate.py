@@ -39,7 +39,7 @@ def complete(
     """One completion of at most `max_tokens` tokens and `timeout` seconds in all.
 
     With a `patience` longer than that, an engine has so many seconds until it begins to answer, and from
-    then on `timeout`.
+    then on `timeout`; the `seconds` of a stream count from then on, too: before it may have loaded.
 
     Good is: content, a finish_reason, a count of tokens that can be true, and with `same_model`, as of an
     engine itself, the name that was asked for and a whole `usage` that adds up. A status code says nothing:
@@ -72,7 +72,8 @@ def complete(
             said = answer.read(300).decode(errors="replace").strip()
             return Answer(False, f"HTTP {answer.status}: {said}", final=answer.status == 404)
         if limit > timeout:
-            limit, deadline = timeout, time.monotonic() + timeout
+            limit, begun = timeout, time.monotonic()
+            began, deadline = begun if stream else began, begun + timeout
             line.settimeout(timeout)
         whole = _streamed(answer, deadline) if stream else _one(json.loads(answer.read()))
         tokens = _judge(whole, max_tokens, model if same_model else "")

@@ -30,7 +30,6 @@ from tools.host import reach
 ROOT = Path(__file__).parent.parent
 FOLLOW_SECONDS = 5
 """Well below the switch's lease, of which each `follow` asks for more."""
-RESTORE_SECONDS = 900
 REQUEST_SECONDS = 120
 TAKEN_BACK = (
     "the switch took the change back while the standby was probed, so there is no table; why is above, or in "
@@ -155,13 +154,13 @@ def probe_standby(host: Host, other: Blueprint, subject: Subject) -> dict[str, s
         return found
     finally:
         host.switch("abandon", "--engine", container)
-        restored(host)
+        restored(host, within=other.settings.bounds.worst)
 
 
-def restored(host: Host) -> None:
-    """Waits until the active engine serves again. Raises StepFailed after 15 minutes."""
+def restored(host: Host, within: float) -> None:
+    """Waits until the active engine serves again. Raises StepFailed after `within` seconds."""
     print("bringing the active engine back", flush=True)
-    end = time.monotonic() + RESTORE_SECONDS
+    end = time.monotonic() + within
     while time.monotonic() < end:
         status = host.status()
         gateway = status["containers"].get(status["gateway"])
