@@ -84,7 +84,12 @@ def markdown(c: dict[str, Any]) -> str:
         "|---|---|---|",
         *(
             f"| {what} | {_of(old, key)} | {_of(new, key)} |"
-            for what, key in (("container", "container"), ("image", "image"), ("gateway", "gateway_image"))
+            for what, key in (
+                ("container", "container"),
+                ("weights", "weights"),
+                ("image", "image"),
+                ("gateway", "gateway_image"),
+            )
         ),
         "",
         "| step | seconds |",
@@ -103,8 +108,8 @@ def markdown(c: dict[str, Any]) -> str:
     seconds, expected = c["loading"]["seconds"], c["loading"]["expected"]
     if c["result"] == "committed" and abs(seconds - expected) > max(2.0, expected / 4):
         lines += [
-            f"Loading took {seconds:.1f} s, and the catalogue expects {expected:.1f} s for {new['model']} on "
-            f"{new['engine']}. If that holds, correct it in `components/catalogue.py`.",
+            f"Loading took {seconds:.1f} s, and the catalogue expects {expected:.1f} s for {new['weights']} "
+            f"on {new['engine']}. If that holds, correct it in `components/catalogue.py`.",
             "",
         ]
     if c["diff"]:
@@ -119,6 +124,7 @@ def _side(plan: Plan | None) -> dict[str, str] | None:
         "engine": plan.engine.kind,
         "container": plan.engine.container,
         "model": plan.engine.model,
+        "weights": plan.engine.weights,
         "image": plan.about.engine_image,
         "gateway_image": plan.about.gateway_image,
     }

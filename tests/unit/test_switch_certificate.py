@@ -43,6 +43,13 @@ def test_a_certificate_says_what_changed_how_long_it_took_and_what_the_gate_saw(
     assert "| loading | 20.0 |" in page
 
 
+def test_another_model_under_the_same_name_shows_by_its_weights() -> None:
+    new, old = plan(NEW, gateway=NEW_GATEWAY), plan(OLD, gateway=OLD_GATEWAY)
+    engine = dataclasses.replace(new.engine, weights="qwen2.5-coder-7b")
+    t = transaction(old_plan=old, plan=dataclasses.replace(new, engine=engine))
+    assert f"| weights | {old.engine.weights} | qwen2.5-coder-7b |" in markdown(certificate.certificate(t))
+
+
 def test_it_proposes_to_correct_a_loading_time_that_is_far_off_and_no_other() -> None:
     far = markdown(certificate.certificate(transaction()))
     assert "Loading took 20.0 s, and the catalogue expects 5.0 s" in far
