@@ -230,8 +230,7 @@ def _replaced(preview: Preview, role: str) -> bool:
 def _others(preview: Preview) -> list[str]:
     """What happens besides a move of the engine and the gateway's part in it, in words."""
     said = [*_clients(preview)]
-    if models := _models(preview):
-        said.append(f"the model changes, {models[0]} → {models[1]}")
+    said += _weights(preview)
     if down := _down(preview):
         said.append(down)
     elif _replaced(preview, "edge"):
@@ -286,17 +285,20 @@ def _clients(preview: Preview) -> Iterator[str]:
             yield f"clients have to {what} `{after}`, which was `{before}`{until.format(before=before)}"
 
 
-def _models(preview: Preview) -> tuple[str, str] | None:
-    """The models before and after where they differ and clients don't see it: an engine's label names its
-    weights."""
+def _weights(preview: Preview) -> list[str]:
+    """Which engines get other weights, where clients don't see it: a label names them as MODEL-DIGEST."""
     if preview.outputs_before.get("model") != preview.outputs_after.get("model"):
-        return None
+        return []
+    said = []
     for old, new in _successors(preview):
-        sides = [_label(each, "weights") for each in (old.before, new.after)]
-        before, after = (str(side or "").rpartition("-")[0] for side in sides)
-        if before and after and before != after:
-            return before, after
-    return None
+        before, after = (str(_label(each, "weights") or "") for each in (old.before, new.after))
+        models = [folder.rpartition("-")[0] for folder in (before, after)]
+        if not all(models) or before == after:
+            continue
+        if models[0] != models[1]:
+            return [f"the model changes, {models[0]} → {models[1]}"]
+        said.append(f"{NAMES[str(_label(new.after, 'engine'))]} gets other weights of {models[1]}")
+    return said
 
 
 def _edge_configuration(change: Change, *, again: bool) -> list[str]:

@@ -27,7 +27,7 @@ from tools.environment import ROOT
 
 GOLDEN = ROOT / "tests" / "unit" / "golden" / "reviews"
 KEPT = ("labels", "ports", "name")
-UNREAD = ("changeover.project", "changeover.stack", "changeover.plugin", "changeover.weights")
+UNREAD = ("changeover.project", "changeover.stack", "changeover.plugin")
 LONGEST = 120
 STACK = "reviewed"
 VERSION = "0.0.0-recorded"
@@ -158,6 +158,7 @@ def settings(project: Project) -> None:
         "hold-budget": {"holdBudgetSeconds": 1200},
         "drain": {"drainSeconds": 100},
         "gate": {"gateCompletions": 2},
+        "name": {"name": "house-model"},
     }
     before = project.settings_file.read_text()
     for name, changed in plain.items():
@@ -186,6 +187,8 @@ def programs(project: Project) -> None:
         record(project, "weights-renamed")
     with patched(project, "stacks/endpoint.py", 'driver="bridge"', 'driver="bridge", internal=True'):
         record(project, "network")
+    with patched(project, "components/catalogue.py", 'revision="2"', 'revision="3"'):
+        record(project, "other-weights")
     with patched(project, "switch/checks.py", '"""What has', '"""More. What has'):
         record(project, "switch-code")
 
