@@ -94,8 +94,8 @@ def serving(load: Load, binary: str, store: Path, log: IO[bytes]) -> Iterator[su
             server.terminate()
 
 
-def start(load: Load, binary: str, store: Path, log: IO[bytes], *, fill: bool) -> Seen:
-    """One start up to a completion, with `fill` a request on each slot, and its end."""
+def start(load: Load, binary: str, store: Path, log: IO[bytes]) -> Seen:
+    """One start up to a completion through the gate, a longer request on each slot, and its end."""
     before, ram = _free(), _available()
     with serving(load, binary, store, log) as server:
         began = time.monotonic()
@@ -109,15 +109,16 @@ def start(load: Load, binary: str, store: Path, log: IO[bytes], *, fill: bool) -
                 timeout=GATE_TIMEOUT,
                 patience=600,
             )
-        if not answer.ok:
-            raise SystemExit(f"Ollama gave no completion: {answer.text or 'it ended'}. Its log: {log.name}")
+        if server.poll() is not None:
+            raise SystemExit(f"Ollama ended before it gave a completion. Its log: {log.name}")
         ready, taken = time.monotonic() - began, before - _free()
-        gate = wholly_on_gpu(answer, HOST, PORT)
-        (loaded,) = _get("/api/ps")["models"]
-        (file,) = (each["size"] for each in _get("/api/tags")["models"] if each["name"] == loaded["name"])
-        if fill and gate.ok:  # on the CPU it would take minutes
+        gate = wholly_on_gpu(answer, HOST, PORT) if answer.ok else answer
+        loaded = next(iter(_get("/api/ps")["models"]), {"size": 0, "size_vram": 0})
+        file = next(each["size"] for each in _get("/api/tags")["models"] if load.model.name in each["name"])
+        if gate.ok:  # on the CPU it would take minutes
             with ThreadPoolExecutor(load.parallel) as slots:
-                list(slots.map(_request, [load] * load.parallel))
+                failed = [error for error in slots.map(_request, [load] * load.parallel) if error]
+            gate = Answer(False, failed[0]) if failed else gate
         most, host = before - _free(), ram - _available()
         ended = time.monotonic()
     while _free() < before - RESOLUTION and time.monotonic() - ended < 60:
@@ -133,7 +134,7 @@ def edge(load: Load, binary: str, store: Path, log: IO[bytes], held: Held) -> in
     def passes(free: int) -> bool:
         held.leave(free)
         there = _free()
-        gate = start(load, binary, store, log, fill=False).gate
+        gate = start(load, binary, store, log).gate
         said = "all is on the GPU" if gate.ok else gate.text
         print(f"{_words(load)}, {_gib(there)} GiB free: {said}", file=sys.stderr, flush=True)
         return gate.ok
@@ -169,10 +170,14 @@ def _get(path: str, body: object = None) -> Any:
         return json.load(answer)
 
 
-def _request(load: Load) -> None:
-    """A prompt of an eighth of the context or more. Ollama computes 512 tokens at once."""
+def _request(load: Load) -> str:
+    """What went wrong with a prompt of an eighth of the context. Ollama computes 512 tokens at once."""
     ask = [{"role": "user", "content": "word " * (load.context // 8)}]
-    _get(CHAT, {"model": load.model.name, "max_tokens": GATE_MAX_TOKENS, "messages": ask})
+    try:
+        _get(CHAT, {"model": load.model.name, "max_tokens": GATE_MAX_TOKENS, "messages": ask})
+    except OSError as error:
+        return f"a longer request failed: {error}"
+    return ""
 
 
 def _gib(size: int) -> str:
@@ -199,7 +204,7 @@ def main() -> None:
             load = Load(model=MODELS[options.model], context=context, parallel=parallel, gpu=GPUS["t4"])
             need = engine_sum("ollama", load)
             held.leave(int(options.free * GIB) if options.free else held.total)
-            seen = start(load, *place, fill=True)
+            seen = start(load, *place)
             sums = (need.weights, need.kv_cache, need.overhead, need.total)
             sizes = (seen.file, seen.size, seen.on_gpu, seen.taken, seen.most, seen.host)
             rows.append([_words(load), *map(_gib, (*sums, *sizes)), seen.ready, seen.freed])
