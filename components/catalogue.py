@@ -80,6 +80,7 @@ class Model:
     parameters: int
     embedding_parameters: int
     """Embedding and output-head parameters, which quantization leaves at 16 bits."""
+    vocabulary: int
     layers: int
     attention_heads: int
     kv_heads: int
@@ -91,6 +92,11 @@ class Model:
     loading: tuple[Loading, ...] = ()
     able: bool = True
     """Whether it follows an instruction, so that `make parity` may ask it for meaning."""
+
+    @property
+    def width(self) -> int:
+        """The length of a token's hidden state: in every model here, that of all its attention heads."""
+        return self.attention_heads * self.head_dim
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -113,6 +119,7 @@ def _qwen(
     *,
     parameters: int,
     embedding_parameters: int,
+    vocabulary: int,
     layers: int,
     attention_heads: int,
     kv_heads: int,
@@ -132,6 +139,7 @@ def _qwen(
         name=f"qwen-2.5-coder-{size}",
         parameters=parameters,
         embedding_parameters=embedding_parameters,
+        vocabulary=vocabulary,
         layers=layers,
         attention_heads=attention_heads,
         kv_heads=kv_heads,
@@ -154,6 +162,7 @@ MODELS: dict[str, Model] = {
             "0.5b",
             parameters=494_032_768,
             embedding_parameters=136_134_656,
+            vocabulary=151_936,
             layers=24,
             attention_heads=14,
             kv_heads=2,
@@ -167,6 +176,7 @@ MODELS: dict[str, Model] = {
             "1.5b",
             parameters=1_543_714_304,
             embedding_parameters=233_373_696,
+            vocabulary=151_936,
             layers=28,
             attention_heads=12,
             kv_heads=2,
@@ -180,6 +190,7 @@ MODELS: dict[str, Model] = {
             "3b",
             parameters=3_085_938_688,
             embedding_parameters=311_164_928,
+            vocabulary=151_936,
             layers=36,
             attention_heads=16,
             kv_heads=2,
@@ -193,6 +204,7 @@ MODELS: dict[str, Model] = {
             "7b",
             parameters=7_615_616_512,
             embedding_parameters=1_089_994_752,
+            vocabulary=152_064,
             layers=28,
             attention_heads=28,
             kv_heads=4,
@@ -206,6 +218,7 @@ MODELS: dict[str, Model] = {
             "14b",
             parameters=14_770_033_664,
             embedding_parameters=1_557_135_360,
+            vocabulary=152_064,
             layers=48,
             attention_heads=40,
             kv_heads=8,
@@ -219,6 +232,7 @@ MODELS: dict[str, Model] = {
             name="tiny",
             parameters=1_000_000,
             embedding_parameters=500_000,
+            vocabulary=385,
             layers=2,
             attention_heads=4,
             kv_heads=2,

@@ -29,12 +29,23 @@ BATCHED_TOKENS = 2048
 
 GPU_OVERHEAD: dict[EngineKind, int] = {
     "vllm": int(1.0 * GIB) + CUDA_CONTEXT,  # 1.0: activations of BATCHED_TOKENS, an estimate
-    "ollama": int(1.0 * GIB),  # llama.cpp keeps 1024 MiB free of what it plans with (`--fit`)
+    "ollama": int(1.1 * GIB),  # measured, 0.83 to 1.09; more has to be free, see `ollama_overhead`
 }
+"""What an engine takes of a GPU beside weights and KV cache.
+
+Ollama's was measured with `bench.ollama_memory`: 0.17.4 with CUDA 13 on an H100 (driver 580), random weights
+in the shapes and types of Qwen2.5-Coder 0.5B to 14B at Q4_K_M, 256 to 131072 tokens of KV cache.
+"""
+
+OLLAMA_BATCH = 512
+"""Tokens that Ollama computes at once."""
+
+OLLAMA_MINIMUM = 457 * 2**20
+"""Bytes that Ollama 0.17.4 leaves of a GPU for CUDA's context (`MinimumMemory` in ml/device.go)."""
 
 HOST_OVERHEAD: dict[EngineKind, int] = {
     "vllm": int(3.0 * GIB),  # estimate: API server and worker, each with PyTorch and CUDA's libraries
-    "ollama": int(1.0 * GIB),  # estimate: server, runner and CUDA's pinned buffers
+    "ollama": int(1.0 * GIB),  # server, runner and pinned buffers took 0.46 at the most, measured as above
 }
 """RAM of an engine whose model is on a GPU. Weights are read through mapped files, which Linux takes back."""
 
@@ -108,7 +119,7 @@ GPUS: dict[str, Gpu] = {
         name="NVIDIA H100",
         usable=int(79.0 * GIB),
         compute=90,
-        source="estimate: 81559 MiB nominal less 0.65 GiB, the part that the A100 80 GB loses",
+        source="PyTorch says 79.18 GiB (81559 MiB nominal, driver 580), less what drivers differ by",
     ),
     "a100-80": Gpu(
         name="NVIDIA A100 80 GB",
@@ -162,8 +173,14 @@ class Sum:
 
 
 def weights_bytes(model: Model, quantization: Quantization) -> int:
-    """Bytes of the weights in memory. AWQ leaves embeddings and output head at 16 bits."""
+    """Bytes of the weights in memory. AWQ leaves embeddings and output head at 16 bits.
+
+    Q4_K_M is counted as the download where that is more: in 0.5B, whose rows its blocks of 256 don't divide,
+    other types take its place, 6.35 bits in all.
+    """
     bits = BITS_PER_WEIGHT[quantization]
+    if quantization == "q4_k_m":
+        return max(int(model.parameters * bits / 8), model.source_of("ollama", quantization).size)
     if quantization == "awq-int4":
         quantized = model.parameters - model.embedding_parameters
         return int(quantized * bits / 8) + model.embedding_parameters * 2
@@ -184,17 +201,44 @@ def vllm_kv_cache_bytes(model: Model, *, context: int, parallel: int, gpu: Gpu |
     return model.kv_bytes_per_token * tokens // min(gpu.count, model.kv_heads)
 
 
+def ollama_overhead(model: Model, *, weights: int, context: int, parallel: int, count: int) -> int:
+    """Bytes beside weights and KV cache that have to be free on each of `count` GPUs.
+
+    More than Ollama takes: 0.17.4 estimates what a model needs before it loads it, and puts what is too much
+    by that on the CPU, in silence. For Qwen2 (`GraphSize` in fs/ggml/ggml.go) it counts the scores of all
+    attention heads over all requests' tokens, although with flash attention none are kept, and it keeps one
+    layer to spare. On the H100 of `GPU_OVERHEAD` it fell back, to 32 MiB, below the sum with this overhead
+    (0.5B to 3B), or 0.3 and 0.5 GiB lower (7B and 14B, whose input embeddings stay in the host's RAM).
+
+    With several GPUs each can lose one more layer, since layers are not divided: read, not measured.
+    """
+    tokens, batch = context * parallel, min(OLLAMA_BATCH, context)
+    attention = 4 * (
+        batch * (1 + 2 * model.width + tokens * (1 + model.attention_heads)) + model.width * (1 + tokens)
+    )
+    output = 4 * batch * (model.width + model.vocabulary) + model.width * model.vocabulary * 105 // 128
+    whole = weights + kv_cache_bytes(model, context=context, parallel=parallel)
+    layers = math.ceil(whole / model.layers) * (1 if count == 1 else 2)
+    return max(GPU_OVERHEAD["ollama"], OLLAMA_MINIMUM + max(attention, output) + layers)
+
+
 def engine_sum(kind: EngineKind, load: Load) -> Sum:
     """The memory that one engine takes for this load."""
     model, gpu, context, parallel = load.model, load.gpu, load.context, load.parallel
     quantization = load.quantization_of(kind)
     count = gpu.count if gpu else 1
-    weights = math.ceil(weights_bytes(model, quantization) / count)
+    whole = weights_bytes(model, quantization)
+    weights = math.ceil(whole / count)
     if kind == "vllm":
         kv_cache = vllm_kv_cache_bytes(model, context=context, parallel=parallel, gpu=gpu)
     else:
         kv_cache = math.ceil(kv_cache_bytes(model, context=context, parallel=parallel) / count)
-    overhead = (GPU_OVERHEAD if gpu else CPU_OVERHEAD)[kind]
+    if gpu is None:
+        overhead = CPU_OVERHEAD[kind]
+    elif kind == "vllm":
+        overhead = GPU_OVERHEAD[kind]
+    else:
+        overhead = ollama_overhead(model, weights=whole, context=context, parallel=parallel, count=count)
     total = weights + kv_cache + overhead
     if gpu:
         further = count - 1 if kind == "vllm" else 0

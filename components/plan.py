@@ -29,7 +29,8 @@ DRAINED_GRACE = 2
 """The same for the switch, which stops an engine only once no gateway asks it: it has nothing to finish, and
 every second more is one that requests wait."""
 MEMORY_FREE = 20
-"""Seconds in which the driver has given back the memory of an engine that has ended."""
+"""Seconds in which the driver has given back the memory of an engine that has ended. Ollama's on an H100 was
+back 0.3 s after SIGTERM at the latest."""
 
 
 @dataclass(frozen=True, kw_only=True)
