@@ -912,6 +912,8 @@ class _Turn:
     def _next(self, t: Transaction) -> str:
         a = self.s.active
         again = "put right what failed and run `pulumi up` again"
+        if t.way == "beside" and not t.gated_at:
+            again += ", by hold if memory was short for both (`pulumi config set cutover hold`)"
         if a is None or a.plan.engine.kind == t.plan.engine.kind:
             return f"{again}, or set back what was changed and run `pulumi up`"
         return f"{again}; to stay with {a.plan.engine.kind}: `pulumi config set engine {a.plan.engine.kind}`"

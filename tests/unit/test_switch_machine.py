@@ -444,6 +444,15 @@ def test_memory_that_is_never_free_leads_back_and_says_what_to_look_at(host: Hos
     assert "nvidia-smi" in host.lines()
 
 
+def test_an_overlap_whose_engine_does_not_come_up_leads_to_hold_as_well(host: Host) -> None:
+    host.gpu_bytes, host.gpu_free = 8 * 2**30, 2 * 2**30
+    assert host.flip("overlap") == 1
+    assert old_serves(host)
+    assert "`pulumi config set cutover hold`" in host.lines()
+    assert host.flip("hold") == 1
+    assert "cutover" not in host.lines()
+
+
 def test_what_serves_is_brought_back_even_where_the_driver_can_not_be_asked(host: Host) -> None:
     assert host.state.active
     host.state.active.plan = plan(OLD, gateway=OLD_GATEWAY, gpu_bytes=8 * 2**30)
