@@ -1,8 +1,9 @@
 """What Ollama takes of a GPU, against the sum of `components.gpu_memory`.
 
-Needs an NVIDIA GPU that nothing else uses, an `ollama` binary, and the model in its store under the name that
-it has in the catalogue. With `--edge`, memory of the GPU is held to find how little may be free before Ollama
-puts a part of the model on the CPU, which it does in silence; each start goes through the switch's own gate.
+Needs an NVIDIA GPU that nothing else uses (of several, the first), an `ollama` binary, and the model in its
+store under its name in the catalogue, as after `ollama cp qwen2.5-coder:7b qwen-2.5-coder-7b`. With `--edge`,
+memory of the GPU is held to find how little may be free before Ollama puts a part of the model on the CPU,
+which it does in silence; each start goes through the switch's own gate.
 """
 
 import argparse
@@ -85,7 +86,7 @@ class Seen:
 def serving(load: Load, binary: str, store: Path, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Ollama as the stack would start it, but for its address and its store."""
     spec = ollama(load.model, context=load.context, parallel=load.parallel, gpu=load.gpu)
-    own = {"OLLAMA_HOST": f"{HOST}:{PORT}", "OLLAMA_MODELS": str(store)}
+    own = {"OLLAMA_HOST": f"{HOST}:{PORT}", "OLLAMA_MODELS": str(store), "CUDA_VISIBLE_DEVICES": "0"}
     environment = {**os.environ, **spec.environment, **own}
     with subprocess.Popen([binary, "serve"], env=environment, stdout=log, stderr=log) as server:
         try:
@@ -114,7 +115,9 @@ def start(load: Load, binary: str, store: Path, log: IO[bytes]) -> Seen:
         ready, taken = time.monotonic() - began, before - _free()
         gate = wholly_on_gpu(answer, HOST, PORT) if answer.ok else answer
         loaded = next(iter(_get("/api/ps")["models"]), {"size": 0, "size_vram": 0})
-        file = next(each["size"] for each in _get("/api/tags")["models"] if load.model.name in each["name"])
+        stored = {each["name"].partition(":")[0]: each["size"] for each in _get("/api/tags")["models"]}
+        if load.model.name not in stored:
+            raise SystemExit(f"{store} has no model {load.model.name}: {answer.text}")
         if gate.ok:  # on the CPU it would take minutes
             with ThreadPoolExecutor(load.parallel) as slots:
                 failed = [error for error in slots.map(_request, [load] * load.parallel) if error]
@@ -124,7 +127,7 @@ def start(load: Load, binary: str, store: Path, log: IO[bytes]) -> Seen:
     while _free() < before - RESOLUTION and time.monotonic() - ended < 60:
         time.sleep(0.05)
     freed = time.monotonic() - ended
-    sizes = {"file": file, "size": loaded["size"], "on_gpu": loaded["size_vram"]}
+    sizes = {"file": stored[load.model.name], "size": loaded["size"], "on_gpu": loaded["size_vram"]}
     return Seen(gate=gate, **sizes, taken=taken, most=most, host=host, ready=ready, freed=freed)
 
 
@@ -193,7 +196,12 @@ def main() -> None:
     parser.add_argument("sizes", nargs="+", metavar="CONTEXTxPARALLEL", help="such as 4096x4")
     parser.add_argument("--model", choices=MODELS, default="qwen-2.5-coder-7b")
     parser.add_argument("--ollama", default="ollama", metavar="FILE", help="(default: ollama)")
-    parser.add_argument("--store", type=Path, default=Path.home() / ".ollama/models", help="OLLAMA_MODELS")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path.home() / ".ollama/models",
+        help="its OLLAMA_MODELS (default: ~/.ollama/models)",
+    )
     parser.add_argument("--free", type=float, metavar="GIB", help="leave so much free, as on a smaller GPU")
     parser.add_argument("--edge", action="store_true", help="find the least free memory as well")
     options = parser.parse_args()

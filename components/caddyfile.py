@@ -25,6 +25,9 @@ API_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+-]{15,180}={0,2}")
 METRICS_PORT = 2020
 """Caddy's counters, for the switch, on the stack's private network only."""
 
+SERVERS = ("edge", "relay", "wait")
+"""Names of Caddy's servers in those counters. A request counts in one of them at a time."""
+
 KEYS_FOLDER = "/config/api-keys"
 """Folder in the edge's container with an empty file `KEY:TENANT` for each key that is valid."""
 
@@ -37,17 +40,24 @@ RETRY_AFTER_SECONDS = 5
 _ASK_ENGINE_WITHIN_MS = 10_000
 """A gateway error later than this was a timeout: asking the engine would start the slow work again."""
 
-_SWITCH_HEARS_WITHIN_SECONDS = 2
+_SWITCH_HEARS_WITHIN_SECONDS = 3
 """By then the switch knows that an engine has ended, and no gateway answers until one is gated again."""
 
 _AGAIN = "X-Changeover-Again"
-"""Header of a request that comes back because the engine was gone. It comes back once."""
+"""Header of a request that comes back because the engine was gone. It comes back once: an engine that ends by
+it is not to end by it for ever."""
 
 _NESTING = 40
 """Objects and arrays inside one another that a request may have."""
 
 _RELAY = "unix/@changeover-edge"
 """Abstract socket, private to the container's network namespace, that cut requests come back in by."""
+
+_WAIT = "unix/@changeover-edge-wait"
+"""The same for requests that found no engine, which come back in a moment later."""
+
+_NOWHERE = "unix/@changeover-edge-nowhere"
+"""Nothing listens here: to fail to reach it twice takes as long as is waited in between."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +122,11 @@ def render(config: EdgeConfig) -> str:
     return "\n".join(_indent(_document(config))) + "\n"
 
 
+def loaded(text: str) -> str:
+    """What Caddy reads of a Caddyfile of ours: all but the comments, which name who has a key."""
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+
+
 def apply_input(config: EdgeConfig) -> str:
     """What `APPLY` reads: the names of the files in `KEYS_FOLDER`, an empty line, the Caddyfile. A secret."""
     names = [OPEN] if config.open else sorted(f"{key}:{tenant}" for tenant, key in config.api_keys.items())
@@ -136,14 +151,14 @@ while IFS= read -r name && [ -n "$name" ]; do wanted=$wanted$name$nl; done
 cat >"$work/Caddyfile"
 caddy() {{ command caddy "$1" --config "$work/Caddyfile" --adapter caddyfile >"$work/log" 2>&1; }}
 caddy validate || {{ cat "$work/log" >&2; exit 1; }}
-mkdir -p {KEYS_FOLDER}
-printf %s "$wanted" | while IFS= read -r name; do [ -z "$name" ] || : >"{KEYS_FOLDER}/$name"; done
 tries=0
 until caddy reload; do
   tries=$((tries + 1))
   [ "$tries" -lt 20 ] || {{ cat "$work/log" >&2; exit 1; }}
   sleep 0.5
 done
+mkdir -p {KEYS_FOLDER}
+printf %s "$wanted" | while IFS= read -r name; do [ -z "$name" ] || : >"{KEYS_FOLDER}/$name"; done
 for path in {KEYS_FOLDER}/*; do
   case $wanted in *"$nl${{path##*/}}$nl"*) ;; *) rm -f -- "$path" ;; esac
 done
@@ -152,10 +167,10 @@ echo "$now ${{SEEN:-as declared}}" >{APPLIED}
 """
 """Shell program for the edge's container that brings it to `apply_input`, which it reads from stdin.
 
-The Caddyfile is validated before anything changes. A new key is valid before the configuration is
-loaded and an old one until it is. Where only keys changed, the first and the last one included, nothing is
-reloaded, because a reload of any Go server closes connections on which a request has just arrived. At the
-end it keeps `$SEEN`, what `SEEN` said before it.
+The Caddyfile is validated before anything changes, and loaded before a key changes. A new key is valid before
+an old one ceases to be. Where only keys changed, the first and the last one included, nothing is reloaded,
+because a reload of any Go server closes connections on which a request has just arrived. At the end it keeps
+`$SEEN`, what `SEEN` said before it.
 """
 
 SEEN = f"""\
@@ -182,9 +197,11 @@ def _document(config: EdgeConfig) -> Iterable[str]:
         yield "skip_install_trust"
         yield "auto_https disable_redirects"
     yield "metrics"
-    yield f"servers :{config.listen.rpartition(':')[2]} {{"
-    yield "name edge"
-    yield "}"
+    listeners = (f":{config.listen.rpartition(':')[2]}", _RELAY, _WAIT)
+    for name, listener in zip(SERVERS, listeners, strict=True):
+        yield f"servers {listener} {{"
+        yield f"name {name}"
+        yield "}"
     yield "log default {"
     yield from _log_format()
     yield "}"
@@ -200,15 +217,28 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     yield "}"
     yield ""
     yield "# A reload ends Caddy's waiting for a gateway. What was held is sent through here once more, and"
-    yield "# so it waits on in the new configuration. So is what found no engine behind the gateway."
+    yield "# so it waits on in the new configuration."
     yield "http:// {"
     yield f"bind {_RELAY}"
     yield "route {"
-    yield f"@again header {_AGAIN} yes"
-    yield "vars @again again yes"
     yield "import serve"
     yield "}"
     yield "import errors"
+    yield "}"
+    yield ""
+    yield "# What found no engine behind the gateway comes here, and back when the switch has heard of it."
+    yield "http:// {"
+    yield f"bind {_WAIT}"
+    yield f"reverse_proxy {_NOWHERE} {{"
+    yield "lb_try_duration 1s"
+    yield f"lb_try_interval {_SWITCH_HEARS_WITHIN_SECONDS}s"
+    yield "}"
+    yield "handle_errors {"
+    yield f"reverse_proxy {_RELAY} {{"
+    yield f"header_up {_AGAIN} yes"
+    yield "flush_interval -1"
+    yield "}"
+    yield "}"
     yield "}"
     yield ""
     yield "# For the switch, which counts the requests that are held; not published."
@@ -444,9 +474,6 @@ def _ask_gateway(config: EdgeConfig, engine_path: str) -> Iterable[str]:
     yield from _bad_gateway("The engine did not answer in time.")
     yield "}"
     yield from _ask_engine(config, engine_path)
-    # It tries once more after this time, or fails and waits for a gateway: see `_errors`.
-    yield "lb_try_duration 1s"
-    yield f"lb_try_interval {_SWITCH_HEARS_WITHIN_SECONDS}s"
     yield "@broken status 401 403 404 405 500 501 502 504"
     yield "handle_response @broken {"
     yield from _bad_gateway("The engine failed to answer.")
@@ -502,13 +529,13 @@ def _errors(config: EdgeConfig) -> Iterable[str]:
     yield "route {"
     yield f"@cut expression `{gone} && {budget}`"
     yield "handle @cut {"
-    yield from _relay()
+    yield from _come_back_by(_RELAY)
     yield "}"
     # No byte of an answer has come, so nothing is given twice.
-    first = f'{{http.vars.asked}} == "engine" && {status} && {{http.vars.again}} != "yes"'
+    first = f'{{http.vars.asked}} == "engine" && {status} && {{http.request.header.{_AGAIN}}} != "yes"'
     yield f"@no_engine expression `{first}`"
     yield "handle @no_engine {"
-    yield from _relay(f"header_up {_AGAIN} yes")
+    yield from _come_back_by(_WAIT)
     yield "}"
     yield f"@spent expression `{gone}`"
     yield "handle @spent {"
@@ -541,12 +568,11 @@ def _errors(config: EdgeConfig) -> Iterable[str]:
     yield "}"
 
 
-def _relay(*options: str) -> Iterable[str]:
+def _come_back_by(socket: str) -> Iterable[str]:
     yield "log_append relayed_ms {http.reverse_proxy.duration_ms}"  # the log's own duration ends here
     yield from _set_body("")
-    yield f"reverse_proxy {_RELAY} {{"
+    yield f"reverse_proxy {socket} {{"
     yield "flush_interval -1"
-    yield from options
     yield "}"
 
 

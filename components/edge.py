@@ -109,7 +109,7 @@ class Edge(pulumi.ComponentResource):
                 "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
                 # All of stdin is a secret: by these two a review says what in it changes.
                 "TENANTS": ", ".join(args.tenants),
-                "CADDYFILE": hashlib.sha256(args.caddyfile.encode()).hexdigest()[:8],
+                "CADDYFILE": hashlib.sha256(caddyfile.loaded(args.caddyfile).encode()).hexdigest()[:8],
             },
             add_previous_output_in_env=False,
             opts=host.step_options(self),

@@ -207,10 +207,12 @@ def ollama_overhead(model: Model, *, weights: int, context: int, parallel: int, 
     More than Ollama takes: 0.17.4 estimates what a model needs before it loads it, and puts what is too much
     by that on the CPU, in silence. For Qwen2 (`GraphSize` in fs/ggml/ggml.go) it counts the scores of all
     attention heads over all requests' tokens, although with flash attention none are kept, and it keeps one
-    layer to spare. On the H100 of `GPU_OVERHEAD` it fell back, to 32 MiB, below the sum with this overhead
-    (0.5B to 3B), or 0.3 and 0.5 GiB lower (7B and 14B, whose input embeddings stay in the host's RAM).
+    layer to spare. On the H100 of `GPU_OVERHEAD`, where this is more than that, it fell back just below the
+    sum, to 32 MiB (0.5B to 3B), or 0.3 and 0.5 GiB below it (7B and 14B, whose input embeddings stay in the
+    host's RAM); else up to 0.26 GiB below it.
 
-    With several GPUs each can lose one more layer, since layers are not divided: read, not measured.
+    With several GPUs each can lose one more layer, since layers are not divided: read, not measured, as for
+    `q8_0` and `fp16`.
     """
     tokens, batch = context * parallel, min(OLLAMA_BATCH, context)
     attention = 4 * (

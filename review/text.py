@@ -303,12 +303,12 @@ def _weights(preview: Preview) -> list[str]:
 
 def _edge_configuration(change: Change, *, again: bool) -> list[str]:
     """What changes in the edge's configuration, in words; `again`: say so if it is given what it had."""
-    keys = [each for each in _keys(change) if not each.startswith(MAYBE)]
-    if not keys and (_at(change.before, "CADDYFILE") != _at(change.after, "CADDYFILE")):
-        return ["the edge reloads another configuration, which can cut a request that has just arrived"]
-    if not keys and again and "stdin" not in change.paths:
-        return ["the edge gets its configuration again"]
-    return keys
+    said = [each for each in _keys(change) if not each.startswith(MAYBE)]
+    if _at(change.before, "CADDYFILE") != _at(change.after, "CADDYFILE"):
+        said.append("the edge reloads another configuration, which can cut a request that has just arrived")
+    if not said and again and "stdin" not in change.paths:
+        said.append("the edge gets its configuration again")
+    return said
 
 
 def _keys(change: Change) -> list[str]:

@@ -172,7 +172,7 @@ class Gating:
     next_at: float = 0
     said: int = 0
     fastest: float = 0
-    """Tokens per second of the fastest completion so far."""
+    """Tokens per second of the fastest completion so far, of the first only where there is no other."""
 
 
 @dataclass
@@ -448,8 +448,9 @@ class _Turn:
         t = self.s.transaction
         plan = e.action.plan
         if e.ok and plan:
+            if g.passed or plan.gate.completions == 1:  # an engine warms up, or even loads, in its first
+                g.fastest = max(g.fastest, e.facts["tokens"] / max(e.facts["seconds"], 0.001))
             g.passed, g.next_at = g.passed + 1, self.now
-            g.fastest = max(g.fastest, e.facts["tokens"] / max(e.facts["seconds"], 0.001))
             if t and t.phase in UNDER_WAY:
                 t.gates.append({"at": self.now, "engine": g.container, **e.facts})
                 since, what = (t.held, "the hold began") if t.held else (g.began, "it was started")

@@ -109,7 +109,7 @@ class Plan:
 def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> Any:
     """`raw` (parsed JSON) as `kind`: a dataclass, a plain type, a literal, a list, a dict or `X | None`.
 
-    Strict rejects unknown keys; a journal is read with `strict=False`, so that another version's can be read.
+    Strict rejects unknown keys; a journal is read with `strict=False`: it may be from a later version.
     Raises PlanError.
     """
     origin, args = typing.get_origin(kind), typing.get_args(kind)

@@ -23,6 +23,7 @@ import openai
 import pytest
 
 from components import caddyfile, pins, tensorzero
+from switch.edge import counted
 from tests.support import scripted_engine
 from tests.support.scripted_engine import digest
 
@@ -613,15 +614,18 @@ def test_what_finds_no_engine_waits_for_the_next_one(edge: Edge) -> None:
         late = [pool.submit(edge.chat, stream=stream) for stream in (False, True) for _ in range(4)]
         time.sleep(0.5)
         edge.stop(name)
+        edge.resume("engine")
         time.sleep(5)
         requests = [*under_way, *late]
-        ended = [(n, request.result()) for n, request in enumerate(requests) if request.done()]
-        assert not ended
-        edge.resume("engine")
+        assert not any(request.done() for request in requests)
+        assert edge.asked() == []  # it is on its way through its gate
+        page = f"http://127.0.0.1:{caddyfile.METRICS_PORT}/metrics"
+        metrics = docker("exec", edge.name("edge"), "wget", "-qO-", page)
+        assert counted(metrics.encode()) == 12
         edge.resume(name)
         assert [request.result().status for request in requests] == [200] * 12
         assert all(request.result().text.rstrip().endswith("data: [DONE]") for request in late[4:])
-    assert len(edge.asked()) == 12  # of the engine that came back; none was asked twice
+    assert len(edge.asked()) == 12  # none was asked twice
 
 
 def test_an_engine_that_is_gone_is_a_502_that_a_client_retries(edge: Edge) -> None:

@@ -74,7 +74,8 @@ def test_ollama_had_its_model_wholly_on_an_h100_with_as_much_free_as_the_sum_say
     size: str, context: int, parallel: int, least: float
 ) -> None:
     load = Load(model=MODELS[f"qwen-2.5-coder-{size}"], context=context, parallel=parallel, gpu=GPUS["h100"])
-    assert least - 0.005 <= engine_sum("ollama", load).total / GIB <= least + 0.55
+    spare = {"0.5b": 0.26, "1.5b": 0.26, "3b": 0.01, "7b": 0.32, "14b": 0.50}[size]
+    assert least - 0.005 <= engine_sum("ollama", load).total / GIB <= least + spare
 
 
 def test_each_of_several_gpus_keeps_room_for_a_layer_of_ollama_more() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.caddyfile import METRICS_PORT
+from components.caddyfile import METRICS_PORT, SERVERS
 from components.edge import ALIAS
 from switch import certificate, edge, gpu
 from switch.certificate import markdown, short, text
@@ -228,14 +228,17 @@ def test_a_model_that_is_not_wholly_on_the_gpu_fails_the_gate(
 
 
 def test_the_edges_own_counter_is_read(serve_text: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (edge.HOST, edge.PORT) == (ALIAS, METRICS_PORT)
-    rows = (("metrics", "srv0", 90), ("subroute", "edge", 12), ("reverse_proxy", "edge", 11))
+    assert (edge.HOST, edge.PORT, edge.SERVERS) == (ALIAS, METRICS_PORT, SERVERS)
+    rows = (
+        *(("metrics", "srv0", 90), ("subroute", "edge", 12), ("reverse_proxy", "edge", 11)),
+        *(("subroute", "relay", 3), ("reverse_proxy", "relay", 3), ("reverse_proxy", "wait", 2)),
+    )
     counter = "caddy_http_requests_in_flight"
     lines = [f'{counter}{{handler="{handler}",server="{server}"}} {count}' for handler, server, count in rows]
     monkeypatch.setattr(edge, "HOST", "127.0.0.1")
     monkeypatch.setattr(
         edge, "PORT", serve_text({"/metrics": "\n".join([f"# TYPE {counter} gauge", *lines])})
     )
-    assert edge.in_flight() == 12
+    assert edge.in_flight() == 17
     monkeypatch.setattr(edge, "PORT", 1)
     assert edge.in_flight() is None
