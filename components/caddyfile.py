@@ -25,6 +25,11 @@ API_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+-]{15,180}={0,2}")
 METRICS_PORT = 2020
 """Caddy's counters, for the switch, on the stack's private network only."""
 
+UPSTREAMS_PATH = "/upstreams"
+"""There: how many requests are at which upstream, as Caddy's admin API says it."""
+
+_ADMIN = "localhost:2019"
+
 SERVERS = ("edge", "relay", "wait")
 """Names of Caddy's servers in those counters. A request counts in one of them at a time."""
 
@@ -241,9 +246,17 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     yield "}"
     yield "}"
     yield ""
-    yield "# For the switch, which counts the requests that are held; not published."
+    yield "# For the switch, which counts the requests that are held or at an engine; not published."
     yield f"http://:{METRICS_PORT} {{"
+    yield f"handle {UPSTREAMS_PATH} {{"
+    yield "rewrite * /reverse_proxy/upstreams"
+    yield f"reverse_proxy {_ADMIN} {{"
+    yield f"header_up Host {_ADMIN}"
+    yield "}"
+    yield "}"
+    yield "handle {"
     yield "metrics"
+    yield "}"
     yield "}"
     yield ""
     yield f"{address} {{"

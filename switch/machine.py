@@ -83,10 +83,12 @@ class Boot:
 
 @dataclass(frozen=True)
 class Tick:
-    """`waiting`: how many requests the edge holds, as far as that is known."""
+    """`waiting`: how many requests the edge holds, `asked`: how many it has at an engine itself, past the
+    gateways; as far as that is known."""
 
     world: World
     waiting: int | None = None
+    asked: int | None = None
 
 
 @dataclass(frozen=True)
@@ -260,8 +262,8 @@ def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]
     match event:
         case Boot():
             turn.boot()
-        case Tick(world, waiting):
-            turn.tick(world, waiting)
+        case Tick():
+            turn.tick(event)
         case Ask(verb, plan, world, seen):
             turn.ask(verb, plan, world, seen)
         case Follow(read):
@@ -309,6 +311,7 @@ class _Turn:
     def __init__(self, state: State, now: float) -> None:
         self.s, self.now, self.actions = state, now, list[Action]()
         self.world: World = {}
+        self.asked = 0
 
     # requests
 
@@ -464,16 +467,12 @@ class _Turn:
 
     # turns
 
-    def tick(self, world: World, waiting: int | None) -> None:
-        s, self.world = self.s, world
-        if (
-            waiting is not None
-            and s.transaction
-            and s.transaction.phase in ("stopping", "loading", "prepared")
-        ):
-            s.transaction.most_waiting = max(s.transaction.most_waiting, waiting)
+    def tick(self, e: Tick) -> None:
+        s, self.world, self.asked = self.s, e.world, e.asked or 0
+        if e.waiting and s.transaction and s.transaction.phase in ("stopping", "loading", "prepared"):
+            s.transaction.most_waiting = max(s.transaction.most_waiting, e.waiting)
         for name, doom in list(s.doomed.items()):
-            c = world.get(name)
+            c = e.world.get(name)
             if c is None or not c.up or c.started_at != doom.started_at:
                 del s.doomed[name]
         while True:
@@ -638,6 +637,9 @@ class _Turn:
         if t.logs_of and t.logs is None:
             self.actions.append(Action("logs", t.logs_of))
         elif not t.cleared and not (a and a.plan.engine.container == new):
+            # where the new gateway failed, the edge has asked the engine itself
+            if self.asked and self.now - t.since < t.plan.seconds.drain:
+                return
             # even one that does not run: Docker may still be starting it for a switch that was killed.
             # At once: nobody asks it any more, and an engine that is loading would use up its grace.
             self._job("stop", new, seconds=0)

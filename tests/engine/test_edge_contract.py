@@ -23,7 +23,7 @@ import openai
 import pytest
 
 from components import caddyfile, pins, tensorzero
-from switch.edge import counted
+from switch.edge import at_engine, counted
 from tests.support import scripted_engine
 from tests.support.scripted_engine import digest
 
@@ -108,13 +108,13 @@ class Edge:
         self._create("engine", pins.SWITCH.offline, alias="engine", command=command)
         self._start("engine", "/engine.py", source)
 
-    def start_gateway(self) -> str:
-        """One more gateway beside those that run; its name."""
+    def start_gateway(self, engine: str = "http://engine:8000/v1/") -> str:
+        """One more gateway beside those that run, for this engine; its name."""
         self.gateways += 1
         name = f"gateway-{self.gateways}"
         command = list(tensorzero.COMMAND)
         self._create(name, pins.GATEWAY.offline, alias="gateway", command=command)
-        self._start(name, tensorzero.CONFIG_FILE, tensorzero.render(gateway_config()))
+        self._start(name, tensorzero.CONFIG_FILE, tensorzero.render(gateway_config(engine)))
         return name
 
     def name(self, role: str) -> str:
@@ -183,6 +183,11 @@ class Edge:
 
     def chat(self, content: str = "hello", **fields: Any) -> Answer:
         return self.post({"model": MODEL, "messages": [{"role": "user", "content": content}], **fields})
+
+    def counters(self, path: str) -> bytes:
+        """What the switch reads of the edge, from inside, where it can be reached."""
+        page = f"http://127.0.0.1:{caddyfile.METRICS_PORT}{path}"
+        return docker("exec", self.name("edge"), "wget", "-qO-", page).encode()
 
     def asked(self) -> list[Json]:
         """What the engine was asked so far; from inside, where its port can be reached."""
@@ -266,9 +271,9 @@ class Load:
         connection.close()
 
 
-def gateway_config() -> tensorzero.GatewayConfig:
+def gateway_config(engine: str) -> tensorzero.GatewayConfig:
     def provider(model: str) -> tuple[tensorzero.Provider]:
-        return (tensorzero.Provider(kind="vllm", api_base="http://engine:8000/v1/", model_name=model),)
+        return (tensorzero.Provider(kind="vllm", api_base=engine, model_name=model),)
 
     limits = tensorzero.Timeouts(total=30, first_token=30, stream=60)
     model = tensorzero.Model(name=MODEL, providers=provider(MODEL), timeouts=limits)
@@ -619,13 +624,29 @@ def test_what_finds_no_engine_waits_for_the_next_one(edge: Edge) -> None:
         requests = [*under_way, *late]
         assert not any(request.done() for request in requests)
         assert edge.asked() == []  # it is on its way through its gate
-        page = f"http://127.0.0.1:{caddyfile.METRICS_PORT}/metrics"
-        metrics = docker("exec", edge.name("edge"), "wget", "-qO-", page)
-        assert counted(metrics.encode()) == 12
+        assert counted(edge.counters("/metrics")) == 12
         edge.resume(name)
         assert [request.result().status for request in requests] == [200] * 12
         assert all(request.result().text.rstrip().endswith("data: [DONE]") for request in late[4:])
     assert len(edge.asked()) == 12  # none was asked twice
+
+
+def test_what_is_asked_of_an_engine_past_a_gateway_that_fails_is_counted(edge: Edge) -> None:
+    good = f"gateway-{edge.gateways}"
+    edge.stop(good)
+    bad = edge.start_gateway("http://127.0.0.1:9/v1/")
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(edge.chat, "[[tokens=20]][[pace=0.2]]", stream=True) for _ in range(2)]
+            eventually(lambda: at_engine(edge.counters(caddyfile.UPSTREAMS_PATH)) == 2)
+            assert all(answer.result().text.rstrip().endswith("data: [DONE]") for answer in asked)
+        eventually(lambda: at_engine(edge.counters(caddyfile.UPSTREAMS_PATH)) == 0)
+    finally:
+        edge.stop(bad)
+        docker("rm", edge.name(bad))
+        edge.gateways -= 1
+        edge.resume(good)
+    assert edge.chat().status == 200
 
 
 def test_an_engine_that_is_gone_is_a_502_that_a_client_retries(edge: Edge) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from components.caddyfile import METRICS_PORT, SERVERS
+from components import engines
+from components.caddyfile import METRICS_PORT, SERVERS, UPSTREAMS_PATH
 from components.edge import ALIAS
 from switch import certificate, edge, gpu
 from switch.certificate import markdown, short, text
@@ -242,3 +243,21 @@ def test_the_edges_own_counter_is_read(serve_text: Serve, monkeypatch: pytest.Mo
     assert edge.in_flight() == 17
     monkeypatch.setattr(edge, "PORT", 1)
     assert edge.in_flight() is None
+
+
+def test_what_is_at_an_engine_itself_is_read_of_the_edges_upstreams(
+    serve_json: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert edge.ENGINE.split(":") == [engines.ALIAS, str(engines.PORT)]
+    assert edge.UPSTREAMS == UPSTREAMS_PATH
+    rows = [
+        {"address": "gateway:3000", "num_requests": 7, "fails": 0},
+        {"address": "engine:8000", "num_requests": 2, "fails": 0},
+    ]
+    monkeypatch.setattr(edge, "HOST", "127.0.0.1")
+    monkeypatch.setattr(edge, "PORT", serve_json({"/upstreams": rows}))
+    assert edge.asked() == 2
+    monkeypatch.setattr(edge, "PORT", serve_json({"/upstreams": {"error": "no"}}))
+    assert edge.asked() is None
+    monkeypatch.setattr(edge, "PORT", 1)
+    assert edge.asked() is None

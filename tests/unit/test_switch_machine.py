@@ -158,6 +158,8 @@ class Host:
         self.reboots, self.docker_starts = 0.0, True
         """How often a kill is that of the whole host, and whether Docker then starts the engines that ran."""
         self.full: Callable[[], bool] = lambda: False
+        self.asked: int | None = None
+        """Requests that the edge has at an engine itself."""
 
     # the host
 
@@ -270,7 +272,7 @@ class Host:
     def turn(self) -> None:
         while self.heard:
             self.apply(self.heard.pop(0))
-        self.apply(Tick(self.world()))
+        self.apply(Tick(self.world(), asked=self.asked))
 
     def kill(self) -> None:
         """What it had ordered of Docker may still be carried out; what it would hear is lost."""
@@ -664,6 +666,25 @@ def test_a_new_gateway_that_gives_no_completion_leads_back(host: Host, mode: str
     assert old_serves(host)
 
 
+@pytest.mark.parametrize("lasts", [20, 500])
+def test_what_the_edge_asks_the_new_engine_itself_is_let_end_for_as_long_as_a_drain(
+    host: Host, lasts: float
+) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.make_gateway(mode="error")
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.run(100, lambda: host.phase() == "restoring")
+    host.asked = 2
+    drain = plan().seconds.drain
+    waits = min(lasts, drain)
+    assert not host.run(waits - 1, lambda: not host.boxes[NEW].running)
+    host.run(lasts - waits)
+    host.asked = 0
+    assert host.run(5, lambda: not host.boxes[NEW].running)
+    assert host.run(100, lambda: old_serves(host))
+
+
 def test_a_signal_that_a_kill_cut_off_is_sent_again(host: Host) -> None:
     host.ask("prepare", plan())
     host.kill_at = lambda: host.phase() == "draining" and host.kills == 0
@@ -943,6 +964,7 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed
     host.drain_seconds = rng.choice([0, 0.5, 0.5, 5, 50, 400])
     host.boxes[OLD].loads = rng.choice([0, 0, 20, 50])
     host.reboots, host.docker_starts = rng.choice([0, 0.3]), rng.random() < 0.5
+    host.asked = rng.choice([None, 0, 0, 3])
     rate = rng.choice([0, 0.005, 0.02, 0.1])
     host.kill_at = lambda: host.kills < 12 and rng.random() < rate
     freed = 0.0
