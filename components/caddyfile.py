@@ -156,14 +156,18 @@ while IFS= read -r name && [ -n "$name" ]; do wanted=$wanted$name$nl; done
 cat >"$work/Caddyfile"
 caddy() {{ command caddy "$1" --config "$work/Caddyfile" --adapter caddyfile >"$work/log" 2>&1; }}
 caddy validate || {{ cat "$work/log" >&2; exit 1; }}
+add() {{
+  mkdir -p {KEYS_FOLDER}
+  printf %s "$wanted" | while IFS= read -r name; do [ -z "$name" ] || : >"{KEYS_FOLDER}/$name"; done
+}}
+[ -d {KEYS_FOLDER} ] || add
 tries=0
 until caddy reload; do
   tries=$((tries + 1))
   [ "$tries" -lt 20 ] || {{ cat "$work/log" >&2; exit 1; }}
   sleep 0.5
 done
-mkdir -p {KEYS_FOLDER}
-printf %s "$wanted" | while IFS= read -r name; do [ -z "$name" ] || : >"{KEYS_FOLDER}/$name"; done
+add
 for path in {KEYS_FOLDER}/*; do
   case $wanted in *"$nl${{path##*/}}$nl"*) ;; *) rm -f -- "$path" ;; esac
 done
@@ -172,10 +176,10 @@ echo "$now ${{SEEN:-as declared}}" >{APPLIED}
 """
 """Shell program for the edge's container that brings it to `apply_input`, which it reads from stdin.
 
-The Caddyfile is validated before anything changes, and loaded before a key changes. A new key is valid before
-an old one ceases to be. Where only keys changed, the first and the last one included, nothing is reloaded,
-because a reload of any Go server closes connections on which a request has just arrived. At the end it keeps
-`$SEEN`, what `SEEN` said before it.
+The Caddyfile is validated before anything changes, and loaded before a key changes (the first keys of a new
+edge are there before). A new key is valid before an old one ceases to be. Where only keys changed, the first
+and the last one included, nothing is reloaded, because a reload of any Go server closes connections on which
+a request has just arrived. At the end it keeps `$SEEN`, what `SEEN` said before it.
 """
 
 SEEN = f"""\
@@ -239,10 +243,7 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     yield f"lb_try_interval {_SWITCH_HEARS_WITHIN_SECONDS}s"
     yield "}"
     yield "handle_errors {"
-    yield f"reverse_proxy {_RELAY} {{"
-    yield f"header_up {_AGAIN} yes"
-    yield "flush_interval -1"
-    yield "}"
+    yield from _to(_RELAY, f"header_up {_AGAIN} yes")
     yield "}"
     yield "}"
     yield ""
@@ -584,8 +585,17 @@ def _errors(config: EdgeConfig) -> Iterable[str]:
 def _come_back_by(socket: str) -> Iterable[str]:
     yield "log_append relayed_ms {http.reverse_proxy.duration_ms}"  # the log's own duration ends here
     yield from _set_body("")
+    yield from _to(socket)
+
+
+def _to(socket: str, *options: str) -> Iterable[str]:
+    """To another of the edge's servers, over a new connection: a reload ends idle ones."""
     yield f"reverse_proxy {socket} {{"
+    yield "transport http {"
+    yield "keepalive off"
+    yield "}"
     yield "flush_interval -1"
+    yield from options
     yield "}"
 
 

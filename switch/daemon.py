@@ -74,7 +74,6 @@ class Switch:
         self.unkept = ""
         """Why the journal is older than the state; empty when it isn't."""
         self.waiting: int | None = None
-        self.asked: int | None = None
         self.events, self._heard = queue.SimpleQueue[Event | None](), deque[Event]()
         self._lock = threading.Condition()
 
@@ -143,7 +142,7 @@ class Switch:
             self._heard.popleft()
             self._hear(0)
         self._world = self.docker.world()
-        self.perform(self.apply(Tick(self._world, self.waiting, self.asked)))
+        self.perform(self.apply(Tick(self._world, self.waiting)))
 
     def _hear(self, seconds: float) -> None:
         with contextlib.suppress(queue.Empty):
@@ -161,13 +160,11 @@ class Switch:
             time.sleep(IDLE)
 
     def count(self) -> None:
-        """Asks the edge, while requests are held, how many there are, and while a change is undone, how many
-        an engine still has of it."""
+        """Asks the edge, while requests are held, how many there are."""
         while True:
             t = self.state.transaction
             held = self.state.held or (t and t.phase in machine.UNDER_WAY and t.held)
             self.waiting = edge.in_flight() if held else None
-            self.asked = edge.asked() if t and t.phase == "restoring" else None
             time.sleep(BUSY if held else IDLE)
 
     def run(self) -> None:
@@ -208,6 +205,11 @@ class Switch:
                 case "memory":
                     free = min(free for free, _ in gpu.memory())
                     return Done(action, True, facts={"free": free})
+                case "count":
+                    count = edge.asked()
+                    return Done(
+                        action, count is not None, facts={} if count is None else {"at_engine": count}
+                    )
                 case "probe" if action.plan:
                     a = probe(action.plan, action.through, action.stream, action.strict, action.seconds)
                     return Done(action, a.ok, a.text, a.loading, a.final, a.facts)

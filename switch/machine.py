@@ -25,7 +25,7 @@ Phase = Literal[
 UNDER_WAY = ("checking", "draining", "stopping", "loading", "prepared", "starting", "retiring", "restoring")
 LEASED = UNDER_WAY[:6]
 ORDERS = ("start", "stop")
-JOBS = ("check", "memory", "probe", *ORDERS)
+JOBS = ("check", "memory", "probe", "count", *ORDERS)
 REPAIR = "`pulumi up --refresh` makes again what is missing."
 
 
@@ -64,7 +64,7 @@ World = Mapping[str, Container]
 class Action:
     """`signal`, `remove`, `logs`, `archive` are done at once; the others take time (`JOBS`)."""
 
-    do: Literal["check", "memory", "start", "stop", "probe", "signal", "remove", "logs", "archive"]
+    do: Literal["check", "memory", "start", "stop", "probe", "count", "signal", "remove", "logs", "archive"]
     container: str = ""
     job: int = 0
     seconds: float = 0
@@ -83,12 +83,10 @@ class Boot:
 
 @dataclass(frozen=True)
 class Tick:
-    """`waiting`: how many requests the edge holds, `asked`: how many it has at an engine itself, past the
-    gateways; as far as that is known."""
+    """`waiting`: how many requests the edge holds, as far as that is known."""
 
     world: World
     waiting: int | None = None
-    asked: int | None = None
 
 
 @dataclass(frozen=True)
@@ -212,6 +210,9 @@ class Transaction:
     held_seconds: float | None = None
     most_waiting: int = 0
     """The most requests that the edge held at one time."""
+    at_engine: int | None = None
+    """Requests that the edge had at an engine itself when it was last asked."""
+    ask_at: float = 0
     error: str = ""
     logs_of: str = ""
     logs: list[str] | None = None
@@ -311,7 +312,6 @@ class _Turn:
     def __init__(self, state: State, now: float) -> None:
         self.s, self.now, self.actions = state, now, list[Action]()
         self.world: World = {}
-        self.asked = 0
 
     # requests
 
@@ -422,6 +422,9 @@ class _Turn:
             case Action(do="memory", container=name) if s.room and s.room.container == name:
                 free = e.facts.get("free", 0)
                 s.room = replace(s.room, free=free, why=e.text, next_at=self.now + 0.25)
+            case Action(do="count") if t:
+                # an edge that does not say it has none that could be waited for
+                t.at_engine, t.ask_at = e.facts.get("at_engine", 0), self.now + 0.25
             case Action(do="probe", through="gateway") if leased:
                 if e.ok:
                     self._decide(leased)
@@ -468,7 +471,7 @@ class _Turn:
     # turns
 
     def tick(self, e: Tick) -> None:
-        s, self.world, self.asked = self.s, e.world, e.asked or 0
+        s, self.world = self.s, e.world
         if e.waiting and s.transaction and s.transaction.phase in ("stopping", "loading", "prepared"):
             s.transaction.most_waiting = max(s.transaction.most_waiting, e.waiting)
         for name, doom in list(s.doomed.items()):
@@ -632,19 +635,36 @@ class _Turn:
             return
         keep = a.plan.gateway.container if a else ""
         patience = self._patience(t.plan) if gated(s, self.world) else t.plan.seconds.drain
-        if not self._drained([c for c in self._role("gateway") if c.up and c.name != keep], patience):
+        gateways = [c for c in self._role("gateway") if c.up and c.name != keep]
+        t.opened = t.opened or bool(gateways)
+        if not self._drained(gateways, patience):
             return
         if t.logs_of and t.logs is None:
             self.actions.append(Action("logs", t.logs_of))
         elif not t.cleared and not (a and a.plan.engine.container == new):
-            # where the new gateway failed, the edge has asked the engine itself
-            if self.asked and self.now - t.since < t.plan.seconds.drain:
+            if self._still_asked(t):
                 return
             # even one that does not run: Docker may still be starting it for a switch that was killed.
             # At once: nobody asks it any more, and an engine that is loading would use up its grace.
             self._job("stop", new, seconds=0)
         elif a is None or self._converge():
             self._end("failed")
+
+    def _still_asked(self, t: Transaction) -> bool:
+        """Whether clients may still have answers of the new engine: where a gateway fails, the edge asks the
+        engine itself. For as long as a drain, and while nothing else waits for it."""
+        e = self.world.get(t.plan.engine.container)
+        if not (t.opened and e and e.running and e.name not in self.s.doomed):
+            return False
+        if t.at_engine == 0 or self.now - t.since >= t.plan.seconds.drain:
+            return False
+        if t.way == "beside" and not gated(self.s, self.world):
+            return False
+        if not t.ask_at:
+            t.ask_at = self.now + 0.25  # the last answers of a gateway that has just ended are on their way
+        elif not self.s.busy and self.now >= t.ask_at:
+            self._job("count", e.name)
+        return True
 
     def _converge(self) -> bool:
         """One step towards `active`: its engine alone, gated, only then its gateway. True when all is so."""
@@ -750,9 +770,10 @@ class _Turn:
         if g.passed >= plan.gate.completions:
             floor = plan.gate.tokens_per_second
             if strict and g.fastest < floor:
+                which = "fastest completion" + (" after the first" if plan.gate.completions > 1 else "")
                 return (
-                    f"{e.kind} is too slow: {g.fastest:.1f} tokens per second in its fastest completion, and "
-                    f"{floor:g} are wanted (the setting `gateTokensPerSecond`)"
+                    f"{e.kind} is too slow: {g.fastest:.1f} tokens per second in its {which}, and {floor:g} "
+                    "are wanted (the setting `gateTokensPerSecond`)"
                 )
             return True
         if g.errors >= 3:
@@ -818,7 +839,7 @@ class _Turn:
 
     def _job(
         self,
-        do: Literal["check", "memory", "start", "stop", "probe"],
+        do: Literal["check", "memory", "start", "stop", "probe", "count"],
         container: str = "",
         *,
         seconds: float = 0,

@@ -56,7 +56,7 @@ class Gate:
     timeout: float
     """Seconds for one completion. The first of Ollama, which loads in it, may take what is left of `load`."""
     tokens_per_second: float
-    """What the fastest of them must reach; 0 is no floor."""
+    """What the fastest of them must reach, the first aside where there are more; 0 is no floor."""
 
 
 @dataclass(frozen=True)

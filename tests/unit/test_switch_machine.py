@@ -158,8 +158,8 @@ class Host:
         self.reboots, self.docker_starts = 0.0, True
         """How often a kill is that of the whole host, and whether Docker then starts the engines that ran."""
         self.full: Callable[[], bool] = lambda: False
-        self.asked: int | None = None
-        """Requests that the edge has at an engine itself."""
+        self.at_engine: int | None = 0
+        """Requests that the edge has at an engine itself; None: it does not say."""
 
     # the host
 
@@ -209,6 +209,8 @@ class Host:
                 if box.loads > self.patience(action):
                     return Done(action, False, "a completion took too long")  # and the next begins anew
                 box.loads = 0
+        if action.do == "count" and self.at_engine is not None:
+            return Done(action, True, facts={"at_engine": self.at_engine})
         seconds = 8 * self.token_seconds
         facts = {"stream": action.stream, "tokens": 8, "seconds": seconds}
         return Done(action, True, facts=facts if action.do == "probe" else {})
@@ -272,7 +274,7 @@ class Host:
     def turn(self) -> None:
         while self.heard:
             self.apply(self.heard.pop(0))
-        self.apply(Tick(self.world(), asked=self.asked))
+        self.apply(Tick(self.world()))
 
     def kill(self) -> None:
         """What it had ordered of Docker may still be carried out; what it would hear is lost."""
@@ -666,23 +668,59 @@ def test_a_new_gateway_that_gives_no_completion_leads_back(host: Host, mode: str
     assert old_serves(host)
 
 
-@pytest.mark.parametrize("lasts", [20, 500])
+@pytest.mark.parametrize("lasts", [10, 500])
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
 def test_what_the_edge_asks_the_new_engine_itself_is_let_end_for_as_long_as_a_drain(
-    host: Host, lasts: float
+    cutover: str, lasts: float
 ) -> None:
-    host.ask("prepare", plan())
+    host = Host(random.Random(3), overlap=cutover == "overlap")
+    host.ask("prepare", plan(NEW, cutover))
     assert host.follow() == 0
     host.make_gateway(mode="error")
-    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    host.at_engine = 2
+    host.ask("commit", plan(NEW, cutover, NEW_GATEWAY))
     assert host.run(100, lambda: host.phase() == "restoring")
-    host.asked = 2
-    drain = plan().seconds.drain
-    waits = min(lasts, drain)
-    assert not host.run(waits - 1, lambda: not host.boxes[NEW].running)
-    host.run(lasts - waits)
-    host.asked = 0
-    assert host.run(5, lambda: not host.boxes[NEW].running)
+    waits = min(lasts, plan().seconds.drain - 1)
+    assert not host.run(waits, lambda: not host.boxes[NEW].running)
+    host.at_engine = 0 if lasts == waits else 2
+    assert host.run(6, lambda: not host.boxes[NEW].running)
     assert host.run(100, lambda: old_serves(host))
+
+
+@pytest.mark.parametrize("at_engine", [None, 2])
+def test_a_restore_waits_for_no_count_where_nobody_can_be_at_the_new_engine_or_none_is_said(
+    host: Host, at_engine: int | None
+) -> None:
+    host.at_engine = at_engine
+    host.ask("prepare", plan())
+    if at_engine is None:
+        assert host.follow() == 0
+        host.make_gateway(mode="error")
+        host.ask("commit", plan(gateway=NEW_GATEWAY))
+    else:
+        host.boxes[NEW].mode = "error"
+    assert host.run(100, lambda: host.phase() == "restoring")
+    assert host.run(6, lambda: not host.boxes[NEW].running)
+
+
+@pytest.mark.parametrize(("first", "then", "passes"), [(0.6, 0.01, True), (0.01, 0.6, False)])
+def test_the_first_completion_of_several_does_not_say_how_fast_an_engine_is(
+    host: Host, first: float, then: float, passes: bool
+) -> None:
+    host.token_seconds = first
+    host.ask("prepare", plan())
+    assert host.run(60, lambda: "gate 1/3" in host.lines())
+    host.token_seconds = then
+    assert (host.follow() == 0) == passes
+    assert passes or "1.7 tokens per second in its fastest completion after the first" in host.lines()
+
+
+@pytest.mark.parametrize(("speed", "passes"), [(0.01, True), (0.6, False)])
+def test_a_single_completion_says_how_fast_an_engine_is(host: Host, speed: float, passes: bool) -> None:
+    host.token_seconds = speed
+    wanted = plan()
+    host.ask("prepare", dataclasses.replace(wanted, gate=dataclasses.replace(wanted.gate, completions=1)))
+    assert (host.follow() == 0) == passes
 
 
 def test_a_signal_that_a_kill_cut_off_is_sent_again(host: Host) -> None:
@@ -964,7 +1002,7 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed
     host.drain_seconds = rng.choice([0, 0.5, 0.5, 5, 50, 400])
     host.boxes[OLD].loads = rng.choice([0, 0, 20, 50])
     host.reboots, host.docker_starts = rng.choice([0, 0.3]), rng.random() < 0.5
-    host.asked = rng.choice([None, 0, 0, 3])
+    host.at_engine = rng.choice([None, 0, 0, 3])
     rate = rng.choice([0, 0.005, 0.02, 0.1])
     host.kill_at = lambda: host.kills < 12 and rng.random() < rate
     freed = 0.0
