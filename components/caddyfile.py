@@ -28,7 +28,8 @@ METRICS_PORT = 2020
 UPSTREAMS_PATH = "/upstreams"
 """There: how many requests are at which upstream, as Caddy's admin API says it."""
 
-_ADMIN = "localhost:2019"
+ADMIN = "localhost:2019"
+"""Caddy's admin API, in the edge's container only."""
 
 SERVERS = ("edge", "relay", "wait")
 """Names of Caddy's servers in those counters. A request counts in one of them at a time."""
@@ -251,8 +252,8 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     yield f"http://:{METRICS_PORT} {{"
     yield f"handle {UPSTREAMS_PATH} {{"
     yield "rewrite * /reverse_proxy/upstreams"
-    yield f"reverse_proxy {_ADMIN} {{"
-    yield f"header_up Host {_ADMIN}"
+    yield f"reverse_proxy {ADMIN} {{"
+    yield f"header_up Host {ADMIN}"
     yield "}"
     yield "}"
     yield "handle {"
@@ -303,7 +304,8 @@ def _authenticate(config: EdgeConfig) -> Iterable[str]:
 
     That and the keys are looked up in a folder, not in this text: none of it needs a reload.
     """
-    yield "# No key is needed." if config.open else f"# Tenants with a key: {_tenants(config)}"
+    tenants = ", ".join(sorted(config.api_keys)) or "none yet"
+    yield "# No key is needed." if config.open else f"# Tenants with a key: {tenants}"
     if config.never_open:
         yield from _ask_for_key()
         return
@@ -325,10 +327,6 @@ def _authenticate(config: EdgeConfig) -> Iterable[str]:
     yield "route @closed {"
     yield from _ask_for_key()
     yield "}"
-
-
-def _tenants(config: EdgeConfig) -> str:
-    return ", ".join(sorted(config.api_keys)) or "none yet"
 
 
 def _ask_for_key() -> Iterable[str]:

@@ -72,7 +72,7 @@ class Edge(pulumi.ComponentResource):
             command=["caddy", "run", "--resume", "--config", BOOTSTRAP],
             uploads=[
                 docker.ContainerUploadArgs(
-                    file=BOOTSTRAP, content=json.dumps({"admin": {"listen": "localhost:2019"}})
+                    file=BOOTSTRAP, content=json.dumps({"admin": {"listen": caddyfile.ADMIN}})
                 )
             ],
             volumes=[

@@ -304,11 +304,15 @@ def _weights(preview: Preview) -> list[str]:
 def _edge_configuration(change: Change, *, again: bool) -> list[str]:
     """What changes in the edge's configuration, in words; `again`: say so if it is given what it had."""
     said = [each for each in _keys(change) if not each.startswith(MAYBE)]
-    if _at(change.before, "CADDYFILE") != _at(change.after, "CADDYFILE"):
+    if _reloads(change):
         said.append("the edge reloads another configuration, which can cut a request that has just arrived")
     if not said and again and "stdin" not in change.paths:
         said.append("the edge gets its configuration again")
     return said
+
+
+def _reloads(change: Change) -> bool:
+    return bool(_at(change.before, "CADDYFILE") != _at(change.after, "CADDYFILE"))
 
 
 def _keys(change: Change) -> list[str]:
@@ -327,8 +331,9 @@ def _keys(change: Change) -> list[str]:
     said = [f"tenant `{name}` gets an API key" for name in sorted(new - old)]
     said += [f"tenant `{name}` loses its API key" for name in sorted(old - new)]
     if not said and new:
-        other = _at(change.before, "CADDYFILE") != _at(change.after, "CADDYFILE")
-        said = [f"{MAYBE}, which is a secret" if other else "an API key changes, and the old one is refused"]
+        said = ["an API key changes, and the old one is refused"]
+        if _reloads(change):
+            said = [f"{MAYBE}, which is a secret"]
     return said
 
 

@@ -207,9 +207,7 @@ class Switch:
                     return Done(action, True, facts={"free": free})
                 case "count":
                     count = edge.asked()
-                    return Done(
-                        action, count is not None, facts={} if count is None else {"at_engine": count}
-                    )
+                    return Done(action, count is not None, facts={"at_engine": count or 0})
                 case "probe" if action.plan:
                     a = probe(action.plan, action.through, action.stream, action.strict, action.seconds)
                     return Done(action, a.ok, a.text, a.loading, a.final, a.facts)
