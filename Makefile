@@ -88,9 +88,11 @@ render: venv ## write stacks/<stack>/, what a reviewer reads
 clean-all: venv ## remove what was built (refuses while a stack exists)
 	@$(RUN) tools.down --clean-all
 
-lock: venv ## bring requirements.lock up to date with pyproject.toml
+lock: venv ## bring the two lock files up to date with pyproject.toml
 	@$(VENV)/bin/uv pip compile --quiet pyproject.toml --group dev --generate-hashes --no-header --no-annotate \
 	  -o requirements.lock
+	@$(VENV)/bin/uv pip compile --quiet --group proxy --generate-hashes --no-header --no-annotate \
+	  --python-version 3.11 --python-platform linux -o proxy/requirements.lock
 
 venv: $(VENV)/.synced
 
