@@ -25,7 +25,7 @@ the engine's, and `tensorzero-*` are the gateway's; the rest has a meaning for o
 HEADERS_BACK = frozenset(
     (
         "connection", "keep-alive", "proxy-authenticate", "te", "trailer", "transfer-encoding", "upgrade",
-        "content-length", "date", "server",
+        "content-length",
     )
 )  # fmt: skip
 """Headers of the engine's that the client does not get: they are about the engine's own connection."""
