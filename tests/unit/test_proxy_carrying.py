@@ -68,12 +68,10 @@ ROWS: list[tuple[str, Fields, Fields | None, Fields | None]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("fields", "ollama", "vllm"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
-)
+@pytest.mark.parametrize(("fields", "ollama", "vllm"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
 @pytest.mark.parametrize("last", [False, True])
 def test_each_row_of_the_table_adds_what_it_says_and_no_more(
-    _name: str, fields: Fields, ollama: Fields | None, vllm: Fields | None, last: bool
+    fields: Fields, ollama: Fields | None, vllm: Fields | None, last: bool
 ) -> None:
     whole = {**fields, "model": "tiny"} if last else {"model": "tiny", **fields}
     raw = json.dumps(whole).encode()
