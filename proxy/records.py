@@ -30,6 +30,7 @@ class Record:
     engine: str = NOBODY
     stream: bool = False
     status: int = 0
+    """0: the client had gone before there was one."""
     usage: Usage = field(default_factory=Usage)
     events: int = 0
     held: float = 0
@@ -50,7 +51,7 @@ class Record:
             "model": self.model,
             "engine": self.engine,
             "stream": self.stream,
-            "status": self.status,
+            "status": self.status or None,
             "prompt_tokens": self.usage.prompt,
             "completion_tokens": tokens,
             "tokens": counted if tokens is not None else None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 RETRY_AFTER_SECONDS = 5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Refusal(Exception):
     """An error of the endpoint. `param` is the field that it is about."""
 
