@@ -15,6 +15,8 @@ from proxy.route import NOBODY
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 LOG_BYTES, LOG_FILES = 10 * 2**20, 5
+KEPT_FILES = 12
+"""Of all proxies that have written into the volume, the newest."""
 
 
 @dataclass
@@ -78,6 +80,9 @@ class Books:
         # To Docker's log, which goes with the container, and into a volume, which stays.
         handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
         if folder is not None:
+            written = sorted(folder.glob("access-*"), key=lambda each: each.stat().st_mtime)
+            for old in written[:-KEPT_FILES]:
+                old.unlink(missing_ok=True)
             file = folder / f"access-{host}.log"
             handlers.append(
                 logging.handlers.RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
@@ -121,3 +126,7 @@ class Books:
         for kind, count in (("prompt", record.usage.prompt), ("completion", record.usage.completion)):
             if count is not None:
                 self._tokens.labels(*by, kind).inc(count)
+
+    def close(self) -> None:
+        for handler in self._log.handlers:
+            handler.close()

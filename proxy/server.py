@@ -534,6 +534,7 @@ class Proxy:
 
     async def close(self) -> None:
         await self._client.close()
+        self.books.close()
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     @staticmethod
