@@ -4,12 +4,13 @@ It stands where an engine would where a test compares what was sent with what ar
 the body being JSON: which answer a request gets is said by its query string, `?answer=<id>`, and what that
 answer is was posted to `/script` before. It needs nothing but Python's standard library.
 
-    POST /script         tells an answer; the body is what `script` makes
+    POST /script         tells an answer; the body is what `script` makes, and an id that is empty means
+                         requests without `answer` in their query
     GET /recorded        {"recorded": [...]}, oldest first; `?since=N` gives those whose number is above N
     DELETE /recorded     forgets them, so that large bodies don't fill the memory; numbers go on
     GET /health          200
 
-Everything else is recorded. Without `answer` in its query a request gets a valid chat completion; a stream of
+Everything else is recorded. If nothing else was told, a request gets a valid chat completion; a stream of
 five pieces if its body is JSON with `"stream": true`, and one more with the usage only if it asks for
 `stream_options.include_usage`; an embedding at `/v1/embeddings`; the models at `GET /v1/models`; 404 for any
 other GET.
@@ -88,7 +89,7 @@ class Script:
 
 
 def script(name: str, answer: Script) -> bytes:
-    """The body for `POST /script`: requests with `?answer=<name>` get this answer."""
+    """The body for `POST /script`: the answer to `?answer=<name>`, or to requests without if it is empty."""
     return json.dumps({"id": name, **answer.as_json()}).encode()
 
 
@@ -186,14 +187,12 @@ class Engine:
     def answer(self, record: Record) -> Script:
         """The answer to a client: the one that was told, or else the default."""
         url = urlsplit(record.path)
-        names = parse_qs(url.query).get("answer")
-        if names:
-            told = self.scripts.get(names[0])
-            if told is None:
-                return _json(500, {"error": {"message": f"no script {names[0]!r} was posted"}})
-            if told.then is not None:
-                self.scripts[names[0]] = told.then
+        name = parse_qs(url.query).get("answer", [""])[0]
+        if told := self.scripts.get(name):
+            self.scripts[name] = told.then or told
             return told
+        if name:
+            return _json(500, {"error": {"message": f"no script {name!r} was posted"}})
         if record.method == "GET":
             models = {"object": "list", "data": [{"id": self.model, "object": "model"}]}
             if url.path == "/v1/models":

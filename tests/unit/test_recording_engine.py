@@ -248,6 +248,15 @@ def test_an_answer_waits_as_told() -> None:
     served(test)
 
 
+def test_what_has_no_answer_in_its_query_can_be_told_one_too() -> None:
+    async def test(at: Bench) -> None:
+        await at.tell("", Script(status=503))
+        assert (await at.post(b"{}"))[0] == 503
+        assert (await at.post(b"{}", PATH + "?x=1"))[0] == 503
+
+    served(test)
+
+
 def test_answers_come_in_turn_and_the_last_one_stays() -> None:
     async def test(at: Bench) -> None:
         last = Script(status=200, parts=((0.0, b"well"),))
