@@ -30,7 +30,9 @@ pulumi.export("engine", settings.engine)
 pulumi.export("model", settings.name)
 pulumi.export("cutover", plan.cutover.mode)
 pulumi.export("certificate", endpoint.certificate)
-pulumi.export("gateway_config", plan.gateway_config)
+pulumi.export("routing", plan.routing)
+if plan.gateway_config is not None:
+    pulumi.export("gateway_config", plan.gateway_config)
 if endpoint.ca is not None:
     pulumi.export("ca", endpoint.ca)
 if settings.aws is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 KIB = 1024
+MIB = 1024**2
 GIB = 1024**3
 
 Quantization = Literal["fp16", "awq-int4", "q4_k_m", "q8_0"]

@@ -11,18 +11,22 @@ from components.plan import COMMIT, LIVE, RELEASE, Plan
 
 @dataclass(frozen=True, kw_only=True)
 class CommitArgs:
-    """`engine`, `gateway` and `switch` are names of containers; `prepared` is the first phase's step."""
+    """`engine`, `gateway` and `switch` are names of containers; `prepared` is the first phase's step.
+
+    `gateway` is None where there is none.
+    """
 
     plan: Plan
     host: DockerHost
     switch: pulumi.Input[str]
     engine: pulumi.Input[str]
-    gateway: pulumi.Input[str]
+    gateway: pulumi.Input[str] | None
     prepared: local.Command
 
 
 class Commit(pulumi.ComponentResource):
-    """Checks a completion through the new gateway, then stops what is left of the old side."""
+    """Checks a completion through the new gateway, which is the release, then stops what is left of the old
+    side."""
 
     step: local.Command
     certificate: pulumi.Output[str]
@@ -45,7 +49,7 @@ class Commit(pulumi.ComponentResource):
                 **args.host.environment,
                 **told,
                 "ENGINE": args.engine,
-                "GATEWAY": args.gateway,
+                **({"GATEWAY": args.gateway} if args.gateway is not None else {}),
                 # An input and no trigger: a trigger would replace the step and run its `delete`.
                 # It is read at every preview, so an engine that was changed by hand shows as a diff.
                 # Through the step's output it is unknown in the preview of a flip: what serves after
@@ -56,7 +60,7 @@ class Commit(pulumi.ComponentResource):
             opts=args.host.step_options(
                 self,
                 depends_on=[args.prepared],
-                hide_diffs=["stdin"],  # ENGINE, GATEWAY and the gateway's TOML show what changes in it
+                hide_diffs=["stdin"],  # the environment and the gateway's TOML show what changes in it
             ),
         )
         self.certificate = self.step.stdout.apply(lambda said: said.strip().rpartition("certificate: ")[2])

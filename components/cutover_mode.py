@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from components.gpu_memory import KINDS, EngineKind, Load, Sum, engine_sum, gib
+from components.gpu_memory import KINDS, SERVICES_RAM, EngineKind, Load, Sum, engine_sum, gib
 from components.waiting import Bounds, Wait, wait
 
 Mode = Literal["hold", "overlap"]
@@ -12,15 +12,27 @@ Mode = Literal["hold", "overlap"]
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What the engines need of one memory, in bytes, alone and together. `there` is None if not known."""
+    """What the engines need of one memory, in bytes, alone and together. `there` is None if not known.
+
+    `services` is what proxy and edge may take of it, who run beside any engine.
+    """
 
     what: str
     each: Mapping[EngineKind, int]
     there: int | None
+    services: int = 0
 
     @property
     def both(self) -> int:
-        return sum(self.each.values())
+        return sum(self.each.values()) + self.services
+
+    def alone(self, kind: EngineKind) -> int:
+        return self.each[kind] + self.services
+
+    @property
+    def words(self) -> str:
+        """Who shares it where both engines run."""
+        return "both engines, proxy and edge" if self.services else "both engines"
 
     @property
     def fits_both(self) -> bool:
@@ -78,7 +90,10 @@ class Cutover:
 def rooms(load: Load, sums: Mapping[EngineKind, Sum]) -> list[Room]:
     """The memories that have to hold the engines: that of the GPU, if there is one, and the host's RAM."""
     host = Room(
-        what="host RAM", each={kind: each.host for kind, each in sums.items()}, there=load.host_memory
+        what="host RAM",
+        each={kind: each.host for kind, each in sums.items()},
+        there=load.host_memory,
+        services=SERVICES_RAM,
     )
     if load.gpu is None:
         return [host]
@@ -110,14 +125,17 @@ def choose(
     """
     sums = sums_of(load)
     mode, reason = _mode(asked, load)
-    host = " + ".join(f"{gib(each.host)} {kind}" for kind, each in sums.items())
+    parts = [
+        *(f"{gib(each.host)} {kind}" for kind, each in sums.items()),
+        f"{gib(SERVICES_RAM)} proxy and edge",
+    ]
     there = "hostMemoryGiB not set" if load.host_memory is None else f"{gib(load.host_memory)} there"
     return Cutover(
         engine=engine,
         mode=mode,
         reason=reason,
         sums={kind: each.words for kind, each in sums.items()},
-        host_ram=f"{host}, {there}",
+        host_ram=f"{' + '.join(parts)}, {there}",
         waits={kind: wait(kind, load, bounds) for kind in KINDS},
         same={kind: _same(kind, asked, load, bounds) for kind in KINDS if mode == "overlap"},
     )
@@ -129,9 +147,10 @@ def _same(kind: EngineKind, asked: Literal["auto", "overlap", "hold"], load: Loa
     What serves then has other settings than these, which nobody knows here; the switch knows both.
     """
     for room in rooms(load, sums_of(load)):
-        need = 2 * room.each[kind]
+        need = 2 * room.each[kind] + room.services
         if room.there is not None and need > room.there:
-            compare = f"{gib(need)} for two as it is set, {gib(room.there)} {room.what}"
+            two = "two as it is set" + (", proxy and edge" if room.services else "")
+            compare = f"{gib(need)} for {two}, {gib(room.there)} {room.what}"
             if asked == "overlap":
                 return f"refused as long as `cutover` says overlap, since {compare}"
             return f"by hold, since {compare}; wait: {wait(kind, load, bounds, old=kind).expected_words}"
@@ -143,13 +162,13 @@ def _mode(asked: Literal["auto", "overlap", "hold"], load: Load) -> tuple[Mode, 
     if asked == "hold":
         return "hold", "the setting `cutover` says hold"
     if small is not None and small.there is not None:
-        compare = f"{gib(small.both)} for both engines, {gib(small.there)} {small.what}"
+        compare = f"{gib(small.both)} for {small.words}, {gib(small.there)} {small.what}"
         return "hold", f"{compare}: one at a time"
     known = [room for room in rooms(load, sums_of(load)) if room.there is not None]
     if asked == "auto" and not known:
         return "hold", "on a CPU `hostMemoryGiB` says whether both fit, and it is not set: one at a time"
     fits = " and ".join(
-        f"{gib(room.both)} for both engines, {gib(room.there or 0)} {room.what}" for room in known
+        f"{gib(room.both)} for {room.words}, {gib(room.there or 0)} {room.what}" for room in known
     )
     if asked == "overlap":
         said = "the setting `cutover` says overlap"

@@ -1,7 +1,7 @@
 """The edge: Caddy, the only thing that listens outside the host."""
 
-import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -9,11 +9,13 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import caddyfile, plan
+from components.catalogue import MIB
 from components.containers import DNS_OPTIONS, labels, volume_labels
 from components.docker_host import DockerHost
+from components.gpu_memory import EDGE_RAM
 
 ALIAS = "edge"
-"""Network alias at which the switch asks for the number of requests."""
+"""Network alias of the edge. Nobody asks by it; without it the container would be replaced."""
 
 LISTEN_PORT = 8080
 TLS_PORT = 443
@@ -23,20 +25,19 @@ BOOTSTRAP = "/etc/caddy/bootstrap.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeArgs:
-    """`image` is an image id, `port` the published one, `config` what it runs with (secret).
+    """`image` is an image id, `port` the published one, `caddyfile` what it runs with.
 
-    `tenants` and `caddyfile` are what may be shown of it: who has a key, and the text without keys.
-    `seen` is what the edge says of the configuration that it runs with now.
+    `committed` must be there before it takes requests, and `after` before it is configured. `seen` is what
+    the edge says of the configuration that it runs with now.
     """
 
     image: pulumi.Input[str]
     port: int
-    config: pulumi.Input[str]
-    tenants: tuple[str, ...]
-    caddyfile: str
+    caddyfile: pulumi.Input[str]
     host: DockerHost
     network: pulumi.Input[str]
     committed: pulumi.Resource
+    after: Sequence[pulumi.Resource]
     seen: pulumi.Input[str]
 
 
@@ -67,8 +68,8 @@ class Edge(pulumi.ComponentResource):
         container = docker.Container(
             host.labels.name(name),
             image=args.image,
-            # Configuration and keys are given to the running container and kept in the volume: they are
-            # in no container's definition, and a restart goes on with the last ones that were valid.
+            # The configuration is given to the running container and kept in the volume: it is in no
+            # container's definition, and a restart goes on with the last one that was valid.
             command=["caddy", "run", "--resume", "--config", BOOTSTRAP],
             uploads=[
                 docker.ContainerUploadArgs(
@@ -85,6 +86,8 @@ class Edge(pulumi.ComponentResource):
             ],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
             dns_opts=DNS_OPTIONS,
+            memory=EDGE_RAM // MIB,  # of it Caddy makes Go's own limit when it starts
+            memory_swap=-1,  # Docker says -1 where it can't limit swap, so anything else would show as drift
             labels=labels(host.labels.of("edge")),
             **host.log("edge"),
             restart="unless-stopped",
@@ -100,19 +103,16 @@ class Edge(pulumi.ComponentResource):
             create=plan.CONFIGURE,
             update=plan.CONFIGURE,
             interpreter=host.interpreter,
-            stdin=pulumi.Output.secret(args.config),
             environment={
                 **host.environment,
                 "EDGE": container.name,
                 "EDGE_ID": container.id,  # a new container under the same volume is brought up to date too
                 "APPLY": caddyfile.APPLY,
                 "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
-                # All of stdin is a secret: by these two a review says what in it changes.
-                "TENANTS": ", ".join(args.tenants),
-                "CADDYFILE": hashlib.sha256(caddyfile.loaded(args.caddyfile).encode()).hexdigest()[:8],
+                "CADDYFILE": args.caddyfile,
             },
             add_previous_output_in_env=False,
-            opts=host.step_options(self),
+            opts=host.step_options(self, depends_on=list(args.after)),
         )
         self.ca = None
         if host.tls is not None and host.tls.internal:

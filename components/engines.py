@@ -15,14 +15,15 @@ from components.gpu_memory import BATCHED_TOKENS, EngineKind, Gpu, Load, vllm_kv
 from components.vllm_flags import words
 
 PORT = 8000
-"""Both engines listen here, so that the alias `engine` means whichever runs."""
+"""TCP port at which both engines listen."""
 
 ALIAS = "engine"
-"""Network alias of both engines. Only a running container answers to its alias."""
+"""Network alias of both engines. Nothing of this version asks by it: an edge that an older one made does, and
+is brought to the new way at the end of an update only."""
 
 WEIGHTS_MOUNT = "/weights"
 SHUTDOWN_TIMEOUT = 15
-"""Seconds that vLLM gives running answers on SIGTERM. The gateway drains first, so none should be left."""
+"""Seconds that vLLM gives running answers on SIGTERM. The proxies drain first, so none should be left."""
 
 CACHE_MOUNT = "/root/.cache"
 """vLLM keeps compiled kernels here; without it every start on a GPU compiles them again."""
@@ -44,6 +45,8 @@ class EngineSpec:
     weights: weights.Weights
     gpus: str | None
     shm_mib: int
+    parallel: int
+    """Requests that it works on at one time."""
     cache: bool = False
     digest: str = field(init=False)
 
@@ -66,6 +69,15 @@ class EngineSpec:
     def name(self) -> str:
         """The engine's name by content, also its alias on the stack's network: `vllm-1a2b3c4d`."""
         return f"{self.kind}-{self.digest}"
+
+    @property
+    def at_a_time(self) -> int:
+        """Requests that may be at the engine at once; more wait in the proxy.
+
+        What it works on, and a few more, so that the next one is there when one ends. With all of a crowd in
+        the engine a drain would take as long as the crowd, and who has hung up would still be computed for.
+        """
+        return self.parallel + max(2, self.parallel // 4)
 
     @property
     def command_line(self) -> str:
@@ -122,6 +134,7 @@ def ollama(
         weights=source,
         gpus="all" if gpu else None,
         shm_mib=64,
+        parallel=parallel,
     )
 
 
@@ -203,6 +216,7 @@ def vllm(
         weights=source,
         gpus="all" if gpu else None,
         shm_mib=1024,
+        parallel=parallel,
         cache=True,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from components.catalogue import GIB
 from components.cutover_mode import rooms, sums_of, too_small
-from components.gpu_memory import GPUS, EngineKind, Gpu, Load, engine_sum, gib
+from components.gpu_memory import GPUS, SERVICES_RAM, EngineKind, Gpu, Load, engine_sum, gib
 from components.waiting import Bounds
 
 CONTEXT_MINIMUM = 256
@@ -73,7 +73,7 @@ def refused_engine(kind: EngineKind, load: Load) -> Refusal | None:
     """An engine that can never start with this load, for want of GPU memory or of host RAM."""
     sums = sums_of(load)
     for room in rooms(load, sums):
-        need = room.each[kind]
+        need = room.alone(kind)
         if room.there is None or need <= room.there:
             continue
         on_host = room.what == "host RAM"
@@ -81,9 +81,10 @@ def refused_engine(kind: EngineKind, load: Load) -> Refusal | None:
             return Refusal(
                 key="hostMemoryGiB",
                 value=room.there // GIB,
-                why=f"{kind} needs {gib(need)} of host RAM beside its GPU",
+                why=f"{kind} beside its GPU, proxy and edge need {gib(need)} of host RAM",
                 choices=[Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "on a host that has it")],
             )
+        beside = f", proxy and edge {gib(room.services)}" if room.services else ""
         choices = _choices(kind, load)
         quantization = load.quantization_of(kind)
         values: dict[str, object] = {
@@ -96,7 +97,7 @@ def refused_engine(kind: EngineKind, load: Load) -> Refusal | None:
         return Refusal(
             key=key,
             value=values[key],
-            why=f"{kind} needs {sums[kind].words}, and there are {gib(room.there)} {room.what}",
+            why=f"{kind} needs {sums[kind].words}{beside}, and there are {gib(room.there)} {room.what}",
             choices=choices,
         )
     return None
@@ -104,7 +105,7 @@ def refused_engine(kind: EngineKind, load: Load) -> Refusal | None:
 
 def _fits(kind: EngineKind, load: Load) -> bool:
     each = {kind: engine_sum(kind, load)}
-    return all(room.there is None or room.each[kind] <= room.there for room in rooms(load, each))
+    return all(room.there is None or room.alone(kind) <= room.there for room in rooms(load, each))
 
 
 def _largest(values: Sequence[int], fits: Callable[[int], bool]) -> int | None:
@@ -134,7 +135,7 @@ def _choices(kind: EngineKind, load: Load) -> list[Choice]:
         if source.quantization != load.quantization_of(kind) and _fits(kind, other):
             found.append(Choice(f"quantization.{kind}", source.quantization, words(other)))
     if load.gpu is None:
-        need = engine_sum(kind, load).host
+        need = engine_sum(kind, load).host + SERVICES_RAM
         found.append(Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "on a host that has it"))
     else:
         found += _other_gpus(kind, load, load.gpu)
@@ -167,7 +168,7 @@ def refused_overlap(load: Load) -> Refusal | None:
     return Refusal(
         key="cutover",
         value="overlap",
-        why=f"both engines need {gib(room.both)} ({both}), and there are {gib(room.there)} {room.what}",
+        why=f"{room.words} need {gib(room.both)} ({both}), and there are {gib(room.there)} {room.what}",
         choices=[Choice("cutover", "hold"), Choice("cutover", "auto"), *_overlap_choices(load)],
     )
 

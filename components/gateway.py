@@ -10,12 +10,13 @@ from components.containers import DNS_OPTIONS, labels
 from components.docker_host import DockerHost
 
 ALIAS = "gateway"
-"""Network alias at which the edge finds every gateway that runs."""
+"""Network alias of every gateway. Nothing of this version asks by it: an edge that an older one made does,
+and is brought to the new way at the end of an update only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayArgs:
-    """`image` is an image id; `config` the rendered TOML; `drain` the longest drain in seconds.
+    """`image` is an image id; `config` the rendered TOML; `drain` is how long it may take to end, in seconds.
 
     `seen` is what the switch says of the TOML that is in the gateway now.
     """
@@ -30,7 +31,7 @@ class GatewayArgs:
 
 
 class Gateway(pulumi.ComponentResource):
-    """Created beside the one it replaces; the edge finds it, and that is the release."""
+    """Created beside the one it replaces; from the release on the proxies ask it."""
 
     container_name: pulumi.Output[str]
 
@@ -55,7 +56,7 @@ class Gateway(pulumi.ComponentResource):
             labels=labels({**host.labels.of("gateway"), "changeover.config": args.seen}),
             **host.log("gateway"),
             restart="no",  # after a crash or a reboot the switch starts it, once the engine is gated
-            destroy_grace_seconds=args.drain,  # unset, Docker kills at once and cuts every stream
+            destroy_grace_seconds=args.drain,  # unset, Docker kills at once
             must_run=False,
             opts=host.options(
                 self,

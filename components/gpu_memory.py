@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from components.catalogue import GIB, KIB, Model, Quantization
+from components.catalogue import GIB, KIB, MIB, Model, Quantization
 
 EngineKind = Literal["ollama", "vllm"]
 KINDS: tuple[EngineKind, ...] = ("ollama", "vllm")
@@ -61,6 +61,16 @@ CPU_OVERHEAD: dict[EngineKind, int] = {
 Measured with `tiny` on 2 cores, as the most that the container ever had: vLLM 1.31 GiB, Ollama 0.04 GiB.
 The rest is an estimate of what a larger model's buffers take.
 """
+
+PROXY_RAM = 512 * MIB
+"""RAM that a proxy may take: held bodies up to 256 MiB in all, Python, and what is being carried."""
+
+EDGE_RAM = 1024 * MIB
+"""RAM that the edge may take. It has every request's body whole until the answer begins, and what goes beyond
+its limit ends it, and all that it carries. Measured with Caddy 2.11.9 and bodies of 16 MiB at once: within
+512 MiB it had 24 and was ended by 32; 48 took 921 MiB."""
+
+SERVICES_RAM = PROXY_RAM + EDGE_RAM
 
 BLOCK_TOKENS = 16
 """vLLM hands out its KV cache in blocks of so many tokens, and keeps one block for itself (`null_block`)."""

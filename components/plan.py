@@ -14,7 +14,9 @@ from components.engines import PORT, SHUTDOWN_TIMEOUT, EngineSpec
 from components.weights import Weights
 
 REQUEST_SECONDS = 600
-"""Longest answer that the gateway waits for; engines on a CPU are slow. No drain can be longer."""
+"""Longest answer that the proxy lets an engine give; engines on a CPU are slow. No drain can be longer."""
+FIRST_TOKEN_SECONDS = 300
+"""Longest wait of the proxy for a stream's first byte, from when the engine is asked."""
 GATE_MAX_TOKENS = 16
 GATE_TIMEOUT = 60
 LEASE_FOLLOWING = 15
@@ -26,7 +28,7 @@ STOP_GRACE = SHUTDOWN_TIMEOUT + 15
 """Seconds from SIGTERM to SIGKILL for an engine that others than the switch stop while it answers. vLLM takes
 about 9 s to end after its last answer."""
 DRAINED_GRACE = 2
-"""The same for the switch, which stops an engine only once no gateway asks it: it has nothing to finish, and
+"""The same for the switch, which stops an engine only once no proxy asks it: it has nothing to finish, and
 every second more is one that requests wait."""
 MEMORY_FREE = 20
 """Seconds in which the driver has given back the memory of an engine that has ended. Ollama's on an H100 was
@@ -35,12 +37,14 @@ back 0.3 s after SIGTERM at the latest."""
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One change of what is live. Durations in seconds; `gateway_config` is the rendered TOML.
+    """One change of what is live. Durations in seconds; `gateway_config` is the gateway's rendered TOML, None
+    where there is no gateway, and `routing` the proxies'.
 
     `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU, and `host_bytes` what it takes of the host's
-    RAM; `gpu_there` and `host_there` are what there is, 0 where not known. With `insist` an overlap that does
-    not fit is an error. `engine_image`, `gateway_image` and, in `images`, the stack's others are references.
-    `reason`, `sum` and `loading` (expected seconds) are for the certificate.
+    RAM; `gpu_there` and `host_there` are what there is for engines, 0 where not known. With `insist` an
+    overlap that does not fit is an error. `engine_image`, `gateway_image` (empty without a gateway) and, in
+    `images`, the stack's others are references. `reason`, `sum` and `loading` (expected seconds) are for the
+    certificate.
     """
 
     spec: EngineSpec
@@ -57,7 +61,8 @@ class Plan:
     engine_image: str
     gateway_image: str
     images: tuple[str, ...]
-    gateway_config: str
+    gateway_config: str | None
+    routing: str
     reason: str
     sum: str
     loading: float
@@ -75,11 +80,12 @@ class Plan:
     def render(self, *, engine: str, gateway: str | None = None, no_flip: str = "") -> str:
         """The plan as JSON for the switch; `engine` and `gateway` are names of containers.
 
-        Without `gateway` it is a plan to prepare, with it one to commit. `no_flip` is why it must not be
-        carried out where the other engine serves; empty: it may.
+        A plan to prepare has no `gateway`, one to commit has, unless the stack has none at all. `no_flip` is
+        why it must not be carried out where the other engine serves; empty: it may.
         """
         plan = {
             "engine": {
+                "name": self.spec.name,
                 "kind": self.spec.kind,
                 "container": engine,
                 "port": PORT,
@@ -107,16 +113,8 @@ class Plan:
                 "timeout": GATE_TIMEOUT,
                 "tokens_per_second": self.tokens_per_second,
             },
-            "gateway": {
-                "image": self.gateway_image,
-                "config": self.gateway_config,
-                "path": tensorzero.CHAT_PATH,
-                "model": tensorzero.qualified(self.spec.served),
-                "port": tensorzero.PORT,
-                "config_file": tensorzero.CONFIG_FILE,
-                "validate": tensorzero.VALIDATE,
-                **({"container": gateway} if gateway else {}),
-            },
+            "gateway": None if self.gateway_config is None else self._gateway(self.gateway_config, gateway),
+            "routing": self.routing,
             "about": {
                 "engine_image": self.engine_image,
                 "gateway_image": self.gateway_image,
@@ -128,6 +126,18 @@ class Plan:
             **({"no_flip": no_flip} if no_flip else {}),
         }
         return json.dumps(plan, indent=2) + "\n"
+
+    def _gateway(self, config: str, container: str | None) -> dict[str, object]:
+        return {
+            "image": self.gateway_image,
+            "config": config,
+            "path": tensorzero.CHAT_PATH,
+            "model": tensorzero.qualified(self.spec.served),
+            "port": tensorzero.PORT,
+            "config_file": tensorzero.CONFIG_FILE,
+            "validate": tensorzero.VALIDATE,
+            **({"container": container} if container else {}),
+        }
 
 
 _SWITCH = 'docker exec -i "$SWITCH" python3 -m switch'
@@ -142,17 +152,42 @@ FETCH = f"{_SWITCH} fetch"
 
 AS_DECLARED = "as declared"
 
+LIVE_MOUNT = "/live"
+"""Folder of the switch and of every proxy in which the switch says what may be asked, and who may ask."""
+
+_KEYS_NOW = f"now=$(cat {LIVE_MOUNT}/keys.json 2>/dev/null | sha256sum | cut -c1-12)"
+_KEYS_KEPT = "/journal/keys.seen"
+
+KEYS = f'{_SWITCH} keys && docker exec -e SEEN="$SEEN" "$SWITCH" /bin/sh -c "$KEEP"'
+"""Gives the proxies the keys on stdin, by the switch. A changed key needs no reload and cuts nobody."""
+
+KEEP_KEYS = f'{_KEYS_NOW}; echo "$now ${{SEEN:-as declared}}" >{_KEYS_KEPT}'
+"""Shell program for the switch's container that keeps a digest of the keys as they are now, and `$SEEN`."""
+
+SEEN_KEYS = f"""\
+{_KEYS_NOW}
+[ -f {_KEYS_KEPT} ] || {{ echo as declared; exit; }}
+read -r kept seen <{_KEYS_KEPT}
+if [ "$now" = "$kept" ]; then echo "$seen"; else echo "edited in place $now"; fi
+"""
+"""Shell program for the switch's container: `edited in place` with a digest if the keys are not those that
+`KEYS` left, else what was said before it. So an edit shows once, and its repair leaves no difference behind.
+"""
+
 LOOK = """\
 labels="-f label=changeover.project=$PROJECT -f label=changeover.stack=$STACK"
 for each in $(docker ps $labels --format '{{.Label "changeover.role"}}={{.ID}}'); do
   case $each in
-    switch=*) said=$(docker exec "${each#*=}" python3 -m switch gateway) && echo "gateway $said" & ;;
-    edge=*) said=$(docker exec "${each#*=}" /bin/sh -c "$SEEN") && echo "edge $said" & ;;
+    switch=*)
+      said=$(docker exec "${each#*=}" python3 -m switch gateway) && echo "gateway $said" &
+      said=$(docker exec "${each#*=}" /bin/sh -c "$SEEN_KEYS") && echo "keys $said" & ;;
+    edge=*) said=$(docker exec "${each#*=}" /bin/sh -c "$SEEN_EDGE") && echo "edge $said" & ;;
   esac
 done 2>/dev/null
 wait"""
-"""Says of gateway and edge, a line each, whether they run with what they were brought to: of the gateway the
-switch knows it, of the edge its own program `$SEEN`. Nothing is said of what isn't there.
+"""Says of gateway, keys and edge, a line each, whether they are what they were brought to: of the gateway the
+switch knows it, of the others their own programs `$SEEN_KEYS` and `$SEEN_EDGE`. Nothing is said of what isn't
+there.
 
 Containers are found by their labels and not by their names, so that what is said is known in every preview,
 that of a new container too, and waits for nothing.
@@ -162,13 +197,15 @@ that of a new container too, and waits for nothing.
 def looked(said: str) -> dict[str, str]:
     """What `LOOK` said, by role."""
     there = dict(line.split(" ", 1) for line in said.splitlines())
-    return {role: there.get(role, AS_DECLARED) for role in ("gateway", "edge")}
+    return {role: there.get(role, AS_DECLARED) for role in ("gateway", "keys", "edge")}
 
 
-CONFIGURE = """docker exec -i -e SEEN="$SEEN" "$EDGE" /bin/sh -c "$APPLY" && \
+CONFIGURE = """docker exec -e SEEN="$SEEN" -e CADDYFILE="$CADDYFILE" "$EDGE" /bin/sh -c "$APPLY" && \
 echo 'The edge runs with this configuration.'"""
-"""Brings the edge to the configuration and keys on stdin. A changed key needs no reload and cuts nobody."""
+"""Brings the edge to `$CADDYFILE`."""
 
+WHEELS = "exec sh components/wheels.sh"
+PROXY_READY = "exec sh components/proxy_ready.sh"
 
 CA = """docker exec "$EDGE" /bin/sh -c '
 tries=0

@@ -47,15 +47,14 @@ class Prepare(pulumi.ComponentResource):
                 "ENGINE": args.engine,
                 "CUTOVER": args.plan.mode,
                 "MEMORY": args.plan.memory,
+                "ROUTING": args.plan.routing,  # a flip shows one line of it, with a gateway and without
                 "STACK": args.host.labels.stack,
             },
             add_previous_output_in_env=False,
             opts=args.host.step_options(
                 self,
                 depends_on=list(args.after),
-                hide_diffs=[
-                    "stdin"
-                ],  # ENGINE, CUTOVER, MEMORY and the gateway's TOML show what changes in it
+                hide_diffs=["stdin"],  # the environment and the gateway's TOML show what changes in it
             ),
         )
         self.register_outputs({})

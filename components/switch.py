@@ -1,9 +1,5 @@
 """The switch: the service on the Docker host that owns which engine is live."""
 
-import hashlib
-import io
-import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,40 +7,25 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
+from components.code import Code
 from components.containers import image, labels, volume_labels
 from components.docker_host import DockerHost
+from components.plan import LIVE_MOUNT
 
-CODE = Path(__file__).parent.parent / "switch"
-ARCHIVE = "/app/switch.zip"
-BUILT = Path(".changeover") / "switch.zip"
-"""Relative to the project's folder: Pulumi's plugins run there, wherever the folder is."""
-
-
-def archive() -> bytes:
-    """The switch's modules as a zip that Python runs from, the same bytes on every machine."""
-    raw = io.BytesIO()
-    with zipfile.ZipFile(raw, "w") as out:
-        for file in sorted(CODE.glob("*.py")):
-            out.writestr(zipfile.ZipInfo(f"switch/{file.name}"), file.read_bytes())
-    return raw.getvalue()
-
-
-def write(code: bytes) -> None:
-    """Put the archive where the docker provider reads it when it makes the container."""
-    if not BUILT.exists() or BUILT.read_bytes() != code:
-        BUILT.parent.mkdir(exist_ok=True)
-        new = BUILT.with_suffix(f".{os.getpid()}")
-        new.write_bytes(code)
-        new.replace(BUILT)  # two programs may run at once
+CODE = Code("switch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwitchArgs:
-    """`image` is the reference to pull; `weights_volumes` maps each kind of engine to its volume."""
+    """`image` is the reference to pull; `weights_volumes` maps each kind of engine to its volume.
+
+    `live_volume` is where it tells the proxies what they may ask, and who may ask them.
+    """
 
     image: str
     host: DockerHost
     network: pulumi.Input[str]
+    live_volume: pulumi.Input[str]
     weights_volumes: Mapping[str, pulumi.Input[str]]
 
 
@@ -52,13 +33,12 @@ class Switch(pulumi.ComponentResource):
     """A container with the Docker socket, a journal in a volume, and no port."""
 
     container_name: pulumi.Output[str]
+    image: docker.RemoteImage
 
     def __init__(self, name: str, args: SwitchArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Switch", name, None, opts)
-        host, code = args.host, archive()
-        write(code)
-        digest = hashlib.sha256(code).hexdigest()
-        pulled = image(f"{name}-image", args.image, host, self)
+        host, digest = args.host, CODE.write()
+        self.image = image(f"{name}-image", args.image, host, self)
         journal = docker.Volume(
             f"{name}-journal",
             name=host.labels.name("journal"),
@@ -67,10 +47,10 @@ class Switch(pulumi.ComponentResource):
         )
         container = docker.Container(
             host.labels.name(name),
-            image=pulled.image_id,
+            image=self.image.image_id,
             command=["python3", "-m", "switch", "serve"],
             envs=[
-                f"PYTHONPATH={Path(ARCHIVE).parent}:{ARCHIVE}",
+                f"PYTHONPATH={Path(CODE.archive).parent}:{CODE.archive}",
                 f"CHANGEOVER_PROJECT={host.labels.project}",
                 f"CHANGEOVER_STACK={host.labels.stack}",
                 "PYTHONUNBUFFERED=1",
@@ -79,10 +59,13 @@ class Switch(pulumi.ComponentResource):
             ],
             gpus="all" if host.gpu else None,
             # by name: its content among the inputs would cost every preview a fifth of a second
-            uploads=[docker.ContainerUploadArgs(file=ARCHIVE, source=str(BUILT), source_hash=digest)],
+            uploads=[
+                docker.ContainerUploadArgs(file=CODE.archive, source=str(CODE.built), source_hash=digest)
+            ],
             volumes=[
                 docker.ContainerVolumeArgs(host_path=host.socket, container_path="/var/run/docker.sock"),
                 docker.ContainerVolumeArgs(volume_name=journal.name, container_path="/journal"),
+                docker.ContainerVolumeArgs(volume_name=args.live_volume, container_path=LIVE_MOUNT),
                 *(
                     docker.ContainerVolumeArgs(volume_name=volume, container_path=f"/weights/{kind}")
                     for kind, volume in sorted(args.weights_volumes.items())

@@ -25,8 +25,7 @@ VALIDATE = (*COMMAND, "--validate-and-exit")
 """Arguments that check the configuration, exit 0 if it is good, and need no network."""
 
 CHAT_PATH = "/openai/v1/chat/completions"
-EMBEDDINGS_PATH = "/openai/v1/embeddings"
-"""The only two OpenAI routes of the gateway (POST); it has neither `/v1` nor a list of models."""
+"""The only route of the gateway that is asked (POST); it has neither `/v1` nor a list of models."""
 
 STATUS_PATH = "/status"
 """GET: 200 with `version` and `config_hash` while the process lives. It checks no engine."""
@@ -34,19 +33,8 @@ STATUS_PATH = "/status"
 STATUS_URL = f"http://127.0.0.1:{PORT}{STATUS_PATH}"
 """The same from inside its container, for a health check."""
 
-RESERVED_PREFIX = "tensorzero::"
-"""A request field, at any depth, or a content block's `type` that begins so is the gateway's own.
-
-Among them are `tensorzero::credentials`, `extra_body`, `extra_headers` and `tags`: with these a client
-reaches past its tenant and past the model's name. Clients may use the prefix in `model` only.
-"""
-
 CHAT_PREFIX = "tensorzero::model_name::"
-EMBEDDING_PREFIX = "tensorzero::embedding_model_name::"
 """What the gateway wants before the name of a model; a bare name is a 400."""
-
-CLIENT_HEADERS = "tensorzero-*"
-"""Request headers with a meaning for the gateway (trace exports); clients must not send them through."""
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,78}[A-Za-z0-9])?")
 """Names at the endpoint. No colon: TensorZero refuses `openai::x` and reads `a::b` as another provider.
@@ -59,7 +47,8 @@ Kind = Literal["ollama", "vllm"]
 class Provider:
     """One engine as the gateway sees it.
 
-    `api_base` is its OpenAI base URL with a trailing slash, `model_name` what the engine calls the model.
+    `api_base` is the OpenAI base URL at which it is asked, with a trailing slash: the proxy's path for this
+    engine. `model_name` is what the engine calls the model.
     """
 
     kind: Kind
@@ -70,7 +59,7 @@ class Provider:
         if not re.fullmatch(r"https?://[^\s/?#]+/\S*/", self.api_base):
             raise ValueError(
                 f"api_base of {self.kind}: {self.api_base!r} is not a base URL with a trailing slash,"
-                " such as http://vllm-1a2b3c4d:8000/v1/"
+                " such as http://proxy:8001/vllm-1a2b3c4d/v1/"
             )
 
 
@@ -105,24 +94,10 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingModel:
-    """An embedding model: name, engines with the active one first, seconds for one answer."""
-
-    name: str
-    providers: tuple[Provider, ...]
-    timeout: float
-
-    def __post_init__(self) -> None:
-        _check_name(self.name)
-        _check_providers(self.name, self.providers)
-
-
-@dataclass(frozen=True, kw_only=True)
 class GatewayConfig:
     """All that a deployment decides about its gateway."""
 
     models: tuple[Model, ...]
-    embedding: EmbeddingModel | None = None
 
     def __post_init__(self) -> None:
         names = [model.name for model in self.models]
@@ -165,28 +140,13 @@ def render(config: GatewayConfig) -> str:
                         ),
                     )
                 },
-                # Both engines are spoken to as vLLM: there is no `ollama` type, and `openai` sends
-                # `max_completion_tokens`, which Ollama ignores (342 tokens for `max_tokens: 8`).
-                provider_type="vllm",
             ),
         )
     document.add("models", models)
-    if config.embedding is not None:
-        embeddings = tomlkit.table(is_super_table=True)
-        embeddings.add(
-            config.embedding.name,
-            _model_table(
-                config.embedding.providers,
-                {"timeout_ms": _milliseconds(config.embedding.timeout)},
-                # `vllm` is refused for embeddings ("Unsupported provider config for embedding").
-                provider_type="openai",
-            ),
-        )
-        document.add("embedding_models", embeddings)
     return tomlkit.dumps(document)
 
 
-def _model_table(providers: tuple[Provider, ...], limits: dict[str, object], *, provider_type: str) -> Table:
+def _model_table(providers: tuple[Provider, ...], limits: dict[str, object]) -> Table:
     table = tomlkit.table()
     # Every provider that is defined must be routed to, or the gateway does not start.
     table.add("routing", [provider.kind for provider in providers])
@@ -195,7 +155,10 @@ def _model_table(providers: tuple[Provider, ...], limits: dict[str, object], *, 
     tables = tomlkit.table(is_super_table=True)
     for provider in sorted(providers, key=lambda each: each.kind):
         entry = tomlkit.table()
-        entry.add("type", provider_type)
+        # There is no `ollama` type. What is asked without a client's own request, such as the switch's
+        # probe, reaches the engine as the gateway writes it, and `openai` would write
+        # `max_completion_tokens`, which Ollama ignores (342 tokens for `max_tokens: 8`).
+        entry.add("type", "vllm")
         entry.add("api_base", provider.api_base)
         entry.add("model_name", provider.model_name)
         entry.add("api_key_location", "none")
@@ -212,14 +175,11 @@ def _inline(**values: object) -> InlineTable:
 
 
 def _all_timeouts(config: GatewayConfig) -> list[float]:
-    seconds = [
+    return [
         value
         for model in config.models
         for value in (model.timeouts.total, model.timeouts.first_token, model.timeouts.stream)
     ]
-    if config.embedding is not None:
-        seconds.append(config.embedding.timeout)
-    return seconds
 
 
 def _milliseconds(seconds: float) -> int:

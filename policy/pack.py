@@ -5,6 +5,7 @@ policy/.venv). What it can't see is what happens to a resource, so the policy th
 and no volume is in the reviews only.
 """
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -67,12 +68,17 @@ def _plain(value: Any) -> Any:
 
 
 def has_keys(resources: Sequence[Resource]) -> bool:
-    """Whether there is an API key: the edge gets their names before an empty line.
+    """Whether there is an API key: the proxies are told their digests as JSON.
 
     Where the text isn't known yet, an update says it; a preview takes it that there is one.
     """
-    given = [str(each.inputs.get("stdin", "")) for each in resources if each.name == "edge-configuration"]
-    return any(not text.startswith("\n") for text in given)
+    for each in resources:
+        if each.name == "keys-step":
+            try:
+                return bool(json.loads(str(each.inputs.get("stdin", "")))["keys"])
+            except ValueError:
+                return True
+    return False
 
 
 def validate(args: Any, report: Callable[[str, str | None], None]) -> None:

@@ -17,7 +17,17 @@ SECRET_SIGNATURE = "4dabf18193072939515e22adb298388d"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """Pulumi's own placeholder of a text that is known only after the update."""
 UNKNOWN_TEXT = "(known afterwards)"
-LATE = ("prepare-step", "-gateway", "commit-step", "-edge", "edge-configuration")
+LATE = (
+    "proxy-wheels",
+    "-proxy",
+    "proxy-ready",
+    "keys-step",
+    "prepare-step",
+    "-gateway",
+    "commit-step",
+    "-edge",
+    "edge-configuration",
+)
 """How the names end of what comes last in an update, in order."""
 SETTLED = ("same", "read", "refresh", "read-discard", "discard-replaced", "remove-pending-replace")
 

@@ -51,6 +51,13 @@ def labels(resource: Resource) -> dict[str, str]:
     return {each["label"]: each["value"] for each in resource.inputs.get("labels") or []}
 
 
+def keeps(change: Change) -> bool:
+    """Whether it is a machine or keeps data: the proxy's packages, which a lock names, are no data."""
+    marks = (change.after or change.before).get("labels") or []
+    wheels = any(each == {"label": "changeover.role", "value": "wheels"} for each in marks)
+    return change.type in KEEPS and not wheels
+
+
 def images_are_pinned(resource: Resource) -> Iterator[Broken]:
     """Every image has a tag or a digest, and the tag is not `latest`."""
     if resource.type != IMAGE:
@@ -67,7 +74,7 @@ def images_are_pinned(resource: Resource) -> Iterator[Broken]:
 
 
 def only_the_edge_publishes_a_port(resource: Resource) -> Iterator[Broken]:
-    """Engines, gateway and switch are reached on the private network only."""
+    """Engines, gateway, proxy and switch are reached on the private network only."""
     if resource.type != CONTAINER or labels(resource).get("changeover.role") == "edge":
         return
     opens = [key for key in ("ports", "publishAllPorts") if resource.inputs.get(key)]
@@ -215,7 +222,7 @@ def prod_is_protected(resources: Iterable[Resource], stack: str) -> Iterator[Bro
 def a_flip_replaces_no_instance_and_no_volume(changes: Iterable[Change], flip: bool) -> Iterator[Broken]:
     """When the engine changes, machine and data stay."""
     for change in changes:
-        if flip and change.op in ("replaced", "deleted") and change.type in KEEPS:
+        if flip and change.op in ("replaced", "deleted") and keeps(change):
             yield Broken(
                 policy="a flip replaces no instance and no volume",
                 resource=f"{change.name} ({change.op}: {', '.join(change.paths) or 'no longer declared'})",

@@ -15,7 +15,6 @@ LONGEST_FULL = 40_000
 LONGEST_VALUE = 2_000
 ENGINE = re.compile(r"\b(ollama|vllm)-[0-9a-f]{8}\b")
 """An engine's name in the names of its resources: kind and content."""
-MAYBE = "an API key may change with the edge's configuration"
 GONE, MADE = ("replaced", "deleted"), ("replaced", "created")
 LIMITS = {"cpuSet", "cpuShares", "memory", "memorySwap"}
 PARTS = {"RemoteImage": "image", "Command": "weights", "Container": "container"}
@@ -51,8 +50,8 @@ def render(preview: Preview) -> str:
         parts.append("What happens to what:\n\n" + _table(preview))
     for kind, diff in engine_diffs(preview):
         parts.append(f"What {NAMES[kind]} is started with:\n\n```diff\n{diff}\n```")
-    if diff := toml_diff(preview):
-        parts.append("The gateway's TOML:\n\n```diff\n" + diff + "\n```")
+    for title, diff in text_diffs(preview):
+        parts.append(f"{title}:\n\n```diff\n{diff}\n```")
     if full := _full(preview):
         parts.append(f"<details><summary>The full preview</summary>\n\n```diff\n{full}\n```\n\n</details>")
     return "\n\n".join(parts) + "\n"
@@ -96,7 +95,8 @@ def sentence(preview: Preview) -> str:
         return f"`{stack}` is deployed for the first time, with {name}"
     back = f"back with `make rollback STACK={stack}`"
     others = _others(preview)
-    rest = "; ".join(others) if others else "nothing is replaced but the gateway"
+    but = " but the gateway" if _replaced(preview, "gateway") else ""
+    rest = "; ".join(others) if others else f"nothing is replaced{but}"
     if is_flip(preview):
         return (
             f"Engine of `{stack}`: {NAMES.get(str(before), before)} → {name}{_how(preview)}; {rest}; {back}"
@@ -109,7 +109,8 @@ def sentence(preview: Preview) -> str:
         )
     if moves(preview):
         return f"Engine of `{stack}`: {name} stays, in another container{_how(preview)}; {rest}; {back}"
-    gateway = [_gateway(preview)] if _replaced(preview, "gateway") else []
+    replaced = _replaced(preview, "gateway") and not any(_other_gateway(preview))
+    gateway = [_gateway(preview)] if replaced else []
     if (live := _live(preview)) and live in _containers(preview):
         found = ENGINE.search(live)
         serves = NAMES[found[1]] if found else f"`{live}`"
@@ -190,7 +191,7 @@ def _down(preview: Preview) -> str:
     """Why nothing answers while this is applied; nothing where something does."""
     old_first = [change for change in preview.changes if change.op == "replaced" and not change.new_first]
     causes = [change for change in preview.changes if change.type == policies.INSTANCE and change.op in GONE]
-    if not causes and any(_role(change) in ("engine", "gateway") for change in old_first):
+    if not causes and any(_role(change) in ("engine", "gateway", "proxy") for change in old_first):
         causes = [change for change in old_first if change.paths] or old_first
     if not causes:
         return ""
@@ -212,11 +213,11 @@ def _many(count: int, thing: str) -> str:
 
 def _the(change: Change) -> str:
     role = _role(change)
-    return f"the {role}" if role in ("gateway", "edge", "switch") else f"container `{change.name}`"
+    return f"the {role}" if role in ("gateway", "proxy", "edge", "switch") else f"container `{change.name}`"
 
 
 def _role(change: Change) -> str:
-    """`gateway`, `edge`, `switch` or `engine` for a container, else nothing."""
+    """`gateway`, `proxy`, `edge`, `switch` or `engine` for a container, else nothing."""
     if change.type != policies.CONTAINER:
         return ""
     labels = (change.after or change.before).get("labels") or []
@@ -229,7 +230,7 @@ def _replaced(preview: Preview, role: str) -> bool:
 
 def _others(preview: Preview) -> list[str]:
     """What happens besides a move of the engine and the gateway's part in it, in words."""
-    said = [*_clients(preview)]
+    said = [*_clients(preview), *_other_gateway(preview)]
     said += _weights(preview)
     if down := _down(preview):
         said.append(down)
@@ -244,6 +245,8 @@ def _others(preview: Preview) -> list[str]:
     for change in preview.changes:
         if change.name == "edge-configuration" and change.op == "changed":
             said += _edge_configuration(change, again=not _replaced(preview, "edge"))
+        elif change.name == "keys-step" and change.op == "changed":
+            said += _keys(change)
         elif change.type == policies.CONTAINER and change.op == "changed" and not {*change.paths} <= LIMITS:
             does = f"changes in place ({', '.join(change.paths)})"
             if set(change.paths) == {"mustRun"}:
@@ -251,6 +254,8 @@ def _others(preview: Preview) -> list[str]:
             said.append(f"{_the(change)} {does}, which no request notices")
     if _replaced(preview, "switch") and not down:
         said.append("the switch is made anew, which no request notices")
+    if _replaced(preview, "proxy") and not down:
+        said.append("the proxy is made anew, and the one before it ends what it has begun")
     active = str(preview.outputs_after.get("engine"))
     for kind in ("ollama", "vllm"):
         ops = {
@@ -262,7 +267,7 @@ def _others(preview: Preview) -> list[str]:
             )
             said.append(f"{NAMES[kind]}, the standby, {verb}")
     for change in preview.changes:
-        if change.type in policies.KEEPS and change.op in GONE:
+        if policies.keeps(change) and change.op in GONE:
             what = "is Pulumi's no longer, and Docker keeps it" if change.retained else f"is {change.op}"
             said.append(f"{change.kind.lower()} `{change.name}` {what}")
     return said
@@ -301,27 +306,29 @@ def _weights(preview: Preview) -> list[str]:
     return said
 
 
-def _edge_configuration(change: Change, *, again: bool) -> list[str]:
+def _other_gateway(preview: Preview) -> Iterator[str]:
+    """What a change of the setting `gateway` does, where a stack is there already."""
+    sides = (preview.outputs_before, preview.outputs_after)
+    before, after = ("gateway_config" in side for side in sides)
+    if after and not before and preview.outputs_before:
+        yield "a gateway is added, and the proxies ask it which engine is to answer"
+    if before and not after:
+        yield "the gateway is taken away, and the proxies ask the engine themselves"
+
+
+def _edge_configuration(change: Change, *, again: bool) -> Iterator[str]:
     """What changes in the edge's configuration, in words; `again`: say so if it is given what it had."""
-    said = [each for each in _keys(change) if not each.startswith(MAYBE)]
-    if _reloads(change):
-        said.append("the edge reloads another configuration, which can cut a request that has just arrived")
-    if not said and again and "stdin" not in change.paths:
-        said.append("the edge gets its configuration again")
-    return said
-
-
-def _reloads(change: Change) -> bool:
-    return bool(_at(change.before, "CADDYFILE") != _at(change.after, "CADDYFILE"))
+    if _at(change.before, "CADDYFILE") != _at(change.after, "CADDYFILE"):
+        yield "the edge reloads another configuration, which can cut a request that has just arrived"
+    elif again:
+        yield "the edge gets its configuration again"
 
 
 def _keys(change: Change) -> list[str]:
-    """What an update of the edge's configuration does to API keys: of them only the tenants can be seen."""
-    sides = [_at(side, "TENANTS") for side in (change.before, change.after)]
+    """What an update does to API keys, of which only the tenants can be seen."""
     if "stdin" not in change.paths or change.op != "changed":
         return []
-    if None in sides:
-        return [f"{MAYBE}, which is a secret"]  # a stack from before there was `TENANTS`
+    sides = [_at(side, "TENANTS") for side in (change.before, change.after)]
     old, new = ({name for name in str(side).split(", ") if name} for side in sides)
     if new and not old:
         names = ", ".join(f"`{name}`" for name in sorted(new))
@@ -330,11 +337,7 @@ def _keys(change: Change) -> list[str]:
         return ["the last API key is removed, and whoever reaches the endpoint can use it"]
     said = [f"tenant `{name}` gets an API key" for name in sorted(new - old)]
     said += [f"tenant `{name}` loses its API key" for name in sorted(old - new)]
-    if not said and new:
-        said = ["an API key changes, and the old one is refused"]
-        if _reloads(change):
-            said = [f"{MAYBE}, which is a secret"]
-    return said
+    return said or ["an API key changes, and the old one is refused"]
 
 
 def _cutover(preview: Preview) -> list[str]:
@@ -361,7 +364,7 @@ def warnings(preview: Preview) -> list[str]:
     if down := _down(preview):
         found.append(down)
     for change in preview.changes:
-        if change.type in policies.KEEPS and change.op in GONE:
+        if policies.keeps(change) and change.op in GONE:
             why = ", ".join(change.paths) or "it is no longer declared"
             said = f"`{change.name}` ({change.kind}) is {change.op}: {why}"
             if change.retained:
@@ -370,7 +373,7 @@ def warnings(preview: Preview) -> list[str]:
                     "Docker keeps it and its data, and what used it begins with an empty one"
                 )
             found.append(said)
-        if change.name == "edge-configuration":
+        if change.name == "keys-step":
             found += _keys(change)
         elif change.op == "changed":
             paths = [path for path in change.paths if change.before.get(_property(path)) == SECRET]
@@ -456,7 +459,9 @@ def _by_hand(preview: Preview) -> Iterator[str]:
         if change.name == "edge-configuration" and _edited(
             _at(change.before, "SEEN"), _at(change.after, "SEEN")
         ):
-            yield "the edge's configuration or keys were edited in place"
+            yield "the edge's configuration was edited in place"
+        if change.name == "keys-step" and _edited(_at(change.before, "SEEN"), _at(change.after, "SEEN")):
+            yield "the API keys on the host were edited in place"
         if _role(change) == "gateway" and _edited(
             *(_label(side, "config") for side in (change.before, change.after))
         ):
@@ -597,11 +602,23 @@ def _successors(preview: Preview) -> list[tuple[Change, Change]]:
     ]
 
 
-def toml_diff(preview: Preview) -> str:
-    """The lines of the gateway's TOML that change, as a diff with two lines around them."""
-    sides = (preview.outputs_before, preview.outputs_after)
-    old, new = (str(side.get("gateway_config", "")).splitlines() for side in sides)
-    return _diff(old, new, 2) if old else ""
+def text_diffs(preview: Preview) -> Iterator[tuple[str, str]]:
+    """The lines that change of each rendered text, by its title, as a diff with two lines around them."""
+    before, after = preview.outputs_before, preview.outputs_after
+    texts = [
+        ("The gateway's TOML", before.get("gateway_config"), after.get("gateway_config")),
+        ("The proxies' routing", before.get("routing"), after.get("routing")),
+    ]
+    for each in preview.changes:
+        if each.name == "edge-configuration":
+            texts.append(
+                ("The edge's Caddyfile", _at(each.before, "CADDYFILE"), _at(each.after, "CADDYFILE"))
+            )
+    for title, old, new in texts:
+        was, will_be = str(old).splitlines(), str(new).splitlines()
+        # of the Caddyfile an older version has said a digest, and a new address is known afterwards
+        if min(len(was), len(will_be)) > 1 and (diff := _diff(was, will_be, 2)):
+            yield title, diff
 
 
 def _diff(old: list[str], new: list[str], around: int) -> str:

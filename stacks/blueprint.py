@@ -3,63 +3,56 @@
 Pure. It is the same whatever the image source is, so that a reviewed file is what will run.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components import caddyfile, cutover_mode, engines, gpu_memory, pins, tensorzero, waiting
+from components import caddyfile, cutover_mode, engines, gpu_memory, pins, proxy, routing, tensorzero, waiting
+from components.catalogue import MIB
 from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
-from components.gateway import ALIAS
-from components.plan import REQUEST_SECONDS, Plan
+from components.plan import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, Plan
 from stacks.settings import Settings
 
-FIRST_TOKEN_SECONDS = 300
+GATEWAY_SLACK = 30
+"""Seconds by which the gateway's own limits are longer than the proxy's, which it must never anticipate."""
 UNKNOWN_ADDRESS = "address-of-the-instance.invalid"
 """What stands in a rendered file for an address that only AWS knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blueprint:
-    """`specs` holds the engines that exist, the active one first."""
+    """`specs` holds the engines that exist, the active one first; `routing` is the proxies', as TOML.
+
+    `gateway_config` is the gateway's TOML, or None where there is none.
+    """
 
     settings: Settings
     specs: tuple[EngineSpec, ...]
     cutover: Cutover
-    gateway_config: str
+    gateway_config: str | None
+    routing: str
 
     @property
     def active(self) -> EngineSpec:
         return self.specs[0]
 
-    def edge_config(self, api_keys: Mapping[str, str], name: str | None = None) -> str:
-        """What the edge is configured from: its Caddyfile, and these keys by tenant.
-
-        `name` is the domain or address that its certificate is for; None serves plain HTTP.
-        """
-        return caddyfile.apply_input(self._edge(api_keys, name))
-
-    def edge_caddyfile(self) -> str:
-        """The edge's Caddyfile. It names the tenants and holds no key."""
+    def edge_caddyfile(self, name: str | None) -> str:
+        """The edge's Caddyfile. `name` is its certificate's domain or address; None serves plain HTTP."""
         aws = self.settings.aws
-        placeholders = {tenant: f"placeholder-of-{tenant}" for tenant in self.settings.tenants}
-        name = (aws.domain or UNKNOWN_ADDRESS) if aws else None
-        return caddyfile.render(self._edge(placeholders, name))
-
-    def _edge(self, api_keys: Mapping[str, str], name: str | None) -> caddyfile.EdgeConfig:
-        aws = self.settings.aws
-        return caddyfile.EdgeConfig(
+        config = caddyfile.EdgeConfig(
             listen=f":{TLS_PORT if name else LISTEN_PORT}",
             domain=name,
             internal_ca=aws is not None and not aws.domain,
-            never_open=aws is not None,
-            gateway=ALIAS,
-            engine=f"{engines.ALIAS}:{engines.PORT}",
-            models=(self.settings.name,),
-            api_keys=api_keys,
-            hold_seconds=self.settings.hold_budget,
-            max_body_bytes=self.settings.max_request_mib * 1024 * 1024,
+            proxy=f"{proxy.ALIAS}:{proxy.PORT}",
+            max_body_bytes=self.settings.max_request_mib * MIB,
         )
+        return caddyfile.render(config)
+
+    @property
+    def known_name(self) -> str | None:
+        """What a rendered file says for the name of the certificate."""
+        aws = self.settings.aws
+        return (aws.domain or UNKNOWN_ADDRESS) if aws else None
 
     def reference(self, pin: pins.Image) -> str:
         """The reference of an image in the source that the settings name."""
@@ -80,14 +73,15 @@ class Blueprint:
             gpu_bytes=memory.total if settings.gpu else 0,
             host_bytes=memory.host,
             gpu_there=settings.gpu.usable if settings.gpu else 0,
-            host_there=settings.host_memory or 0,
+            host_there=settings.host_memory - gpu_memory.SERVICES_RAM if settings.host_memory else 0,
             engine_image=self.reference(self.active.image),
-            gateway_image=self.reference(pins.GATEWAY),
+            gateway_image=self.reference(pins.GATEWAY) if self.gateway_config is not None else "",
             images=tuple(
                 self.reference(each)
                 for each in (pins.EDGE, pins.SWITCH, *(spec.image for spec in self.specs[1:]))
             ),
             gateway_config=self.gateway_config,
+            routing=self.routing,
             reason=self.cutover.reason,
             sum=memory.words,
             loading=waiting.loading(self.active.kind, settings.load).seconds,
@@ -99,27 +93,47 @@ def blueprint(settings: Settings) -> Blueprint:
     specs = tuple(
         engines.build(kind, settings.load, settings.vllm_flags, settings.name) for kind in settings.kinds
     )
-    config = tensorzero.GatewayConfig(
-        models=(
-            tensorzero.Model(
-                name=settings.name,
-                providers=tuple(
-                    tensorzero.Provider(
-                        kind=spec.kind,
-                        api_base=f"http://{spec.name}:{engines.PORT}/v1/",
-                        model_name=spec.served,
-                    )
-                    for spec in specs
-                ),
-                timeouts=tensorzero.Timeouts(
-                    total=REQUEST_SECONDS, first_token=FIRST_TOKEN_SECONDS, stream=REQUEST_SECONDS
-                ),
-            ),
+    with_gateway = settings.gateway == "tensorzero"
+    routes = routing.Routing(
+        name=settings.name,
+        engines=specs,
+        gateway=routing.Gateway(kind="tensorzero", port=tensorzero.PORT) if with_gateway else None,
+        limits=routing.Limits(
+            hold_seconds=settings.hold_budget,
+            first_token_seconds=FIRST_TOKEN_SECONDS,
+            answer_seconds=REQUEST_SECONDS,
+            request_bytes=settings.max_request_mib * MIB,
         ),
     )
     return Blueprint(
         settings=settings,
         specs=specs,
         cutover=cutover_mode.choose(settings.cutover, settings.engine, settings.load, settings.bounds),
-        gateway_config=tensorzero.render(config),
+        gateway_config=_toml(settings.name, specs) if with_gateway else None,
+        routing=routing.render(routes),
+    )
+
+
+def _toml(name: str, specs: tuple[EngineSpec, ...]) -> str:
+    """The gateway's TOML: each engine is asked through the proxy, by a path of its own."""
+    total = REQUEST_SECONDS + GATEWAY_SLACK
+    return tensorzero.render(
+        tensorzero.GatewayConfig(
+            models=(
+                tensorzero.Model(
+                    name=name,
+                    providers=tuple(
+                        tensorzero.Provider(
+                            kind=spec.kind,
+                            api_base=f"http://{proxy.ALIAS}:{proxy.INNER_PORT}/{spec.name}/v1/",
+                            model_name=spec.served,
+                        )
+                        for spec in specs
+                    ),
+                    timeouts=tensorzero.Timeouts(
+                        total=total, first_token=FIRST_TOKEN_SECONDS + GATEWAY_SLACK, stream=total
+                    ),
+                ),
+            )
+        )
     )

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
-from components import caddyfile, pins
+from components import api_keys, caddyfile, pins
 from components.commit import Commit, CommitArgs
 from components.containers import image, volume_labels
 from components.docker_host import DockerHost
 from components.edge import Edge, EdgeArgs
 from components.engine import Engine, EngineArgs
 from components.gateway import Gateway, GatewayArgs
-from components.plan import LOOK, looked
+from components.keys import Keys, KeysArgs
+from components.plan import LOOK, SEEN_KEYS, looked
 from components.prepare import Prepare, PrepareArgs
+from components.proxy import Proxy, ProxyArgs
 from components.switch import Switch, SwitchArgs
 from stacks.blueprint import Blueprint
 
@@ -30,7 +32,7 @@ class EndpointArgs:
 
 
 class Endpoint(pulumi.ComponentResource):
-    """Network, volumes, switch, engines, the two phases with the gateway between them, and the edge."""
+    """Network, volumes, switch, proxy, engines, keys, the two phases with the gateway between, and edge."""
 
     url: pulumi.Output[str]
     certificate: pulumi.Output[str]
@@ -70,13 +72,32 @@ class Endpoint(pulumi.ComponentResource):
         weights = {kind: volume(f"{kind}-weights") for kind in ("ollama", "vllm")}
         caches = {"vllm": volume("vllm-cache")}
 
+        live = docker.Volume(
+            "live",
+            name=host.labels.name("live"),
+            labels=volume_labels(host.labels.of("live")),
+            opts=host.shared_options(self),
+        )
+
         switch = Switch(
             "switch",
             SwitchArgs(
                 image=reference(pins.SWITCH),
                 host=host,
                 network=network.name,
+                live_volume=live.name,
                 weights_volumes={kind: each.name for kind, each in weights.items()},
+            ),
+            child,
+        )
+        proxy = Proxy(
+            "proxy",
+            ProxyArgs(
+                image=switch.image.image_id,
+                host=host,
+                network=network.name,
+                live_volume=live.name,
+                after=[switch],
             ),
             child,
         )
@@ -99,9 +120,30 @@ class Endpoint(pulumi.ComponentResource):
         active = engines[0]
 
         seen = host.look(
-            LOOK, self, PROJECT=host.labels.project, STACK=host.labels.stack, SEEN=caddyfile.SEEN
+            LOOK,
+            self,
+            PROJECT=host.labels.project,
+            STACK=host.labels.stack,
+            SEEN_EDGE=caddyfile.SEEN,
+            SEEN_KEYS=SEEN_KEYS,
         ).apply(looked)
-        gateway_image = image("gateway-image", reference(pins.GATEWAY), host, self)
+        keys = Keys(
+            "keys",
+            KeysArgs(
+                document=pulumi.Output.from_input(args.api_keys).apply(
+                    lambda keys: api_keys.document(keys, never_open=settings.aws is not None)
+                ),
+                tenants=settings.tenants,
+                host=host,
+                switch=switch.container_name,
+                seen=seen["keys"],
+            ),
+            child,
+        )
+        gateway_config = blueprint.gateway_config
+        gateway_image = None
+        if gateway_config is not None:
+            gateway_image = image("gateway-image", reference(pins.GATEWAY), host, self)
         edge_image = image("edge-image", reference(pins.EDGE), host, self)
         plan = blueprint.plan()
         prepare = Prepare(
@@ -112,24 +154,26 @@ class Endpoint(pulumi.ComponentResource):
                 switch=switch.container_name,
                 engine=active.container_name,
                 # the standby as well: what an update needs is there before anything is held
-                after=[gateway_image, edge_image, *engines],
+                after=[*([gateway_image] if gateway_image else []), edge_image, proxy.ready, *engines],
                 no_flip=args.no_flip,
             ),
             child,
         )
-        gateway = Gateway(
-            "gateway",
-            GatewayArgs(
-                image=gateway_image.image_id,
-                config=blueprint.gateway_config,
-                drain=settings.bounds.drain,
-                host=host,
-                network=network.name,
-                prepared=prepare.step,
-                seen=seen["gateway"],
-            ),
-            child,
-        )
+        gateway = None
+        if gateway_config is not None and gateway_image is not None:
+            gateway = Gateway(
+                "gateway",
+                GatewayArgs(
+                    image=gateway_image.image_id,
+                    config=gateway_config,
+                    drain=settings.bounds.drain,
+                    host=host,
+                    network=network.name,
+                    prepared=prepare.step,
+                    seen=seen["gateway"],
+                ),
+                child,
+            )
         commit = Commit(
             "commit",
             CommitArgs(
@@ -137,7 +181,7 @@ class Endpoint(pulumi.ComponentResource):
                 host=host,
                 switch=switch.container_name,
                 engine=active.container_name,
-                gateway=gateway.container_name,
+                gateway=gateway.container_name if gateway else None,
                 prepared=prepare.step,
             ),
             child,
@@ -147,14 +191,13 @@ class Endpoint(pulumi.ComponentResource):
             EdgeArgs(
                 image=edge_image.image_id,
                 port=settings.port,
-                config=pulumi.Output.all(args.api_keys, host.tls.name if host.tls else None).apply(
-                    lambda both: blueprint.edge_config(both[0], both[1])
+                caddyfile=pulumi.Output.from_input(host.tls.name if host.tls else None).apply(
+                    blueprint.edge_caddyfile
                 ),
-                tenants=settings.tenants,
-                caddyfile=blueprint.edge_caddyfile(),
                 host=host,
                 network=network.name,
                 committed=commit.step,
+                after=[keys.step],
                 seen=seen["edge"],
             ),
             child,

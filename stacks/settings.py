@@ -12,8 +12,8 @@ import pulumi.runtime.config
 import yaml
 
 from components import fit, instance_types, tensorzero, vllm_flags
+from components.api_keys import API_KEY, TENANT
 from components.aws.settings import AwsSettings
-from components.caddyfile import API_KEY, TENANT
 from components.catalogue import GIB, MODELS, Folder, Model, Quantization
 from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
 from components.gpu_memory import GPUS, KINDS, EngineKind, Gpu, Load
@@ -32,7 +32,10 @@ MACHINE_KEYS = ("gpu", "gpuCount", "hostMemoryGiB", "port")
 """What only the target `docker` must be told: on `aws` it follows from `instanceType`."""
 
 SYSTEM_GIB = 2
-"""RAM of an instance that is not for the engines: kernel, Docker, gateway, edge. An estimate."""
+"""RAM of an instance that nothing counts: kernel, Docker, gateway, switch. An estimate."""
+
+REQUEST_MIB_MAXIMUM = 64
+"""The edge has every body whole in its memory, and the proxy those of requests that wait."""
 
 
 class SettingsError(Exception):
@@ -51,6 +54,7 @@ class Settings:
     """The model's name at the endpoint."""
     context: int
     parallel: int
+    gateway: Literal["tensorzero", "none"]
     cutover: Literal["auto", "overlap", "hold"]
     standby: bool
     images: Literal["public", "offline"]
@@ -63,7 +67,7 @@ class Settings:
     gpu: Gpu | None
     """The target's GPUs, or None where there is only a CPU."""
     host_memory: int | None
-    """Bytes of the Docker host's RAM that the engines may use, or None where it is not known."""
+    """Bytes of the Docker host's RAM that engines, proxy and edge may use, or None where it is not known."""
     quantization: Mapping[EngineKind, Quantization]
     vllm_flags: tuple[str, ...]
     require_parity: bool
@@ -240,16 +244,17 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
             "context", CONTEXT_MINIMUM, model.max_context, "tokens", f", the most that {model.name} can"
         ),
         parallel=raw.number("parallel", 1, 256, "requests"),
+        gateway=cast(Any, raw.choice("gateway", ("tensorzero", "none"))),
         cutover=cast(Any, raw.choice("cutover", ("auto", "overlap", "hold"))),
         standby=bool(raw.value("standby")),
         images=cast(Any, images),
         tenants=tuple(sorted(tenants)),
         port=raw.number("port", 1, 65535, ""),
-        max_request_mib=raw.number("maxRequestMiB", 1, 1024, "MiB"),
+        max_request_mib=raw.number("maxRequestMiB", 1, REQUEST_MIB_MAXIMUM, "MiB"),
         hold_budget=raw.number("holdBudgetSeconds", 1, HOLD_BUDGET_MAXIMUM, "seconds"),
         bounds=Bounds(
             drain=raw.number(
-                "drainSeconds", 1, REQUEST_SECONDS, "seconds", ", when the gateway ends every answer"
+                "drainSeconds", 1, REQUEST_SECONDS, "seconds", ", when the proxy ends every answer"
             ),
             load=raw.number("loadSeconds", 1, 3600, "seconds"),
             completions=raw.number("gateCompletions", 1, 100, "completions"),
@@ -326,7 +331,7 @@ def _vllm_flags(raw: _Raw, gpu: Gpu | None) -> tuple[str, ...]:
 
 
 def _check_fit(raw: _Raw, settings: Settings) -> None:
-    """Adds what can never start or would let requests wait for longer than the edge lets them."""
+    """Adds what can never start or would let requests wait for longer than the proxy lets them."""
     load = settings.load
     found = [fit.refused_count(load)]
     if found == [None]:

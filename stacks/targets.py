@@ -133,7 +133,8 @@ def _check_machine(info: Mapping[str, Any], settings: Settings) -> None:
 
 
 def _check_images(look: _Docker, plan: Blueprint) -> None:
-    pinned = (pins.GATEWAY, pins.EDGE, pins.SWITCH, *(spec.image for spec in plan.specs))
+    gateway = [pins.GATEWAY] if plan.gateway_config is not None else []
+    pinned = (*gateway, pins.EDGE, pins.SWITCH, *(spec.image for spec in plan.specs))
     here = {tag for image in look("/images/json") for tag in image["RepoTags"] or ()}
     missing = [name for name in map(plan.reference, pinned) if name not in here]
     if missing and plan.settings.images == "offline":

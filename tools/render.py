@@ -21,8 +21,9 @@ def files(plan: Blueprint) -> dict[str, str]:
     cutover, settings = plan.cutover, plan.settings
     specs = sorted(plan.specs, key=lambda spec: spec.kind)
     return {
-        "tensorzero.toml": plan.gateway_config,
-        "Caddyfile": plan.edge_caddyfile(),
+        "routing.toml": plan.routing,
+        **({"tensorzero.toml": plan.gateway_config} if plan.gateway_config is not None else {}),
+        "Caddyfile": plan.edge_caddyfile(plan.known_name),
         "cutover.txt": "\n".join([f"engine: {settings.engine}", *cutover.lines, ""]),
         **{
             f"{spec.kind}.txt": (

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PROGRAM = ("__main__.py", "Pulumi.yaml", "requirements.lock", "components/", "parity/", "stacks/", "switch/")
+FOLDERS = ("components", "parity", "proxy", "stacks", "switch")
+PROGRAM = ("__main__.py", "Pulumi.yaml", "requirements.lock", *(f"{folder}/" for folder in FOLDERS))
 ORDER = ("dev", "prod")
 
 

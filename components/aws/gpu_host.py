@@ -23,8 +23,9 @@ AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu
 READY_SECONDS = 1200
 SNAPSHOTS = 7
 INTERPRETER = ("sh", "components/over_ssh.sh")
-LOGGED = ("edge", "switch")
-"""Roles whose log goes to CloudWatch: the access log, and the changes with their certificates."""
+LOGGED = ("proxy", "edge", "switch")
+"""Roles whose log goes to CloudWatch: the access log, Caddy's own with what became of certificates, and the
+changes with theirs. Another log driver replaces a container, and the edge's must not be."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ import signal
 import socket
 import sys
 import tomllib
-from collections.abc import Sequence
+import zlib
+from collections.abc import Awaitable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from io import BytesIO
@@ -35,6 +36,10 @@ DEFAULT_ADDRESS = "0.0.0.0:3000"
 HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
+ENCODINGS = ("zstd", "gzip", "br")
+"""Of a request's body. The gateway takes exactly these, in lower case, and no list of several."""
+BODY_BYTES = 100 << 20
+"""The gateway's limit for a body, which counts after unpacking."""
 NO_LIMIT_S = 10 * 365 * 86400.0
 REPORT_EVERY_S = 5.0
 SETTLE_S = 0.05
@@ -42,10 +47,10 @@ SETTLE_S = 0.05
 
 
 class Front:
-    """Forwards requests to the gateway at `upstream` and counts the ones in flight.
+    """Forwards requests to the gateway at `upstream` and runs each to its end, also when its client has gone.
 
-    `upstream` is the root that `/openai/v1/…` is appended to. Bodies have no size limit and nothing has a
-    timeout: those are the gateway's to set.
+    `upstream` is the root that `/openai/v1/…` is appended to. Nothing has a timeout: those are the gateway's
+    to set. A request whose client goes while it still sends the body never began.
     """
 
     def __init__(self, upstream: str, *, gateway_version: str, config_hash: str) -> None:
@@ -53,7 +58,13 @@ class Front:
         self._status = {"status": "ok", "version": gateway_version, "config_hash": config_hash}
         self._client: ClientSession | None = None
         self._runner: web.AppRunner | None = None
-        self.in_flight = 0
+        self._forwarding: set[asyncio.Task[object]] = set()
+        """Also the only thing that keeps a request's task alive once its client has gone."""
+
+    @property
+    def in_flight(self) -> int:
+        """The number of requests that have not ended, whether their clients wait or not."""
+        return len(self._forwarding)
 
     async def start(self, listening: socket.socket) -> None:
         """Serve on a socket that is bound already."""
@@ -69,21 +80,20 @@ class Front:
         app.router.add_get("/status", self._answer_status)
         app.router.add_get("/health", self._answer_health)
         app.router.add_route("*", "/{path:.*}", self._forward)
-        # handler_cancellation: a client that goes away ends its generation, as it does with the real gateway.
-        self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=NO_LIMIT_S
-        )
+        self._runner = web.AppRunner(app, auto_decompress=False, access_log=None, shutdown_timeout=NO_LIMIT_S)
         await self._runner.setup()
         await web.SockSite(self._runner, listening, backlog=1024).start()
 
     async def drain(self) -> None:
-        """Stop accepting, close idle connections, and return once the last answer is sent, however late."""
+        """Stop accepting, close idle connections, and return once the last request ended, however late."""
         assert self._runner is not None and self._client is not None
         for site in list(self._runner.sites):
             await site.stop()
         await asyncio.sleep(SETTLE_S)
         reporter = asyncio.create_task(self._report())
         await self._runner.cleanup()
+        while self._forwarding:  # those whose clients have gone
+            await asyncio.wait(self._forwarding)
         reporter.cancel()
         await self._client.close()
 
@@ -99,32 +109,48 @@ class Front:
         return web.json_response({"gateway": "ok"})
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
-        self.in_flight += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._forwarding.add(task)
         try:
-            return await self._forward_counted(request)
+            return await self._forward_to_the_end(request)
         finally:
-            self.in_flight -= 1
+            self._forwarding.discard(task)
 
-    async def _forward_counted(self, request: web.Request) -> web.StreamResponse:
+    async def _forward_to_the_end(self, request: web.Request) -> web.StreamResponse:
         assert self._client is not None
+        encoding = request.headers.get("Content-Encoding", "identity")
+        if encoding not in (*ENCODINGS, "identity"):
+            return web.Response(status=415, headers={"Accept-Encoding": ",".join(ENCODINGS)})
+        body = await request.read() if request.body_exists else None
+        headers = _end_to_end(request.headers)
+        if body is not None and encoding in ENCODINGS:
+            try:
+                body = await asyncio.to_thread(unpacked, body, encoding)
+            except ValueError as error:
+                text = f"Failed to buffer the request body: {error}"
+                return web.json_response({"error": {"message": text}}, status=400)
+            del headers["Content-Encoding"]
+            headers.popall("Content-Length", None)
         answer: web.StreamResponse | None = None
         try:
             async with self._client.request(
                 request.method,
                 URL(self._upstream + request.raw_path, encoded=True),
-                headers=_end_to_end(request.headers),
-                data=BytesIO(await request.read()) if request.body_exists else None,
+                headers=headers,
+                data=BytesIO(body) if body is not None else None,
                 allow_redirects=False,
             ) as upstream:
                 answer = web.StreamResponse(
                     status=upstream.status, reason=upstream.reason, headers=_end_to_end(upstream.headers)
                 )
-                await answer.prepare(request)
+                there = await _arrives(answer.prepare(request))
                 _acknowledge_at_once(upstream)
                 async for chunk in upstream.content.iter_any():
-                    await answer.write(chunk)
+                    there = there and await _arrives(answer.write(chunk))
                     _acknowledge_at_once(upstream)
-                await answer.write_eof()
+                if there:
+                    await _arrives(answer.write_eof())
                 return answer
         except ClientError as error:
             if answer is None:
@@ -133,6 +159,41 @@ class Front:
             if request.transport is not None:
                 request.transport.abort()
             return answer
+
+
+async def _arrives(sending: Awaitable[object]) -> bool:
+    """Send to the client; whether it is still there."""
+    try:
+        await sending
+    except ConnectionResetError:
+        return False
+    return True
+
+
+def unpacked(packed: bytes, encoding: str) -> bytes:
+    """A body as it was before it was packed with one of ENCODINGS.
+
+    Raises ValueError, in the gateway's manner, if it is not whole, not packed so, or larger than BODY_BYTES.
+    """
+    most = BODY_BYTES + 1
+    try:
+        # The two packages are in the image and not in the project's environment.
+        if encoding == "gzip":
+            gzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+            body, whole = gzip.decompress(packed, most), gzip.eof
+        elif encoding == "br":
+            brotli = import_module("brotli").Decompressor()
+            body, whole = brotli.process(packed, output_buffer_limit=most), brotli.is_finished()
+        else:
+            zstd = import_module("backports.zstd").ZstdDecompressor()
+            body, whole = zstd.decompress(packed, most), zstd.eof
+    except Exception as error:  # each library has one of its own
+        raise ValueError(f"{error} (400 Bad Request)") from error
+    if len(body) > BODY_BYTES:
+        raise ValueError("length limit exceeded (413 Payload Too Large)")
+    if not whole:
+        raise ValueError("unexpected end of file (400 Bad Request)")
+    return body
 
 
 def _acknowledge_at_once(upstream: ClientResponse) -> None:

@@ -17,7 +17,10 @@ ANSWERS = {
     "aws:route53/getZone:getZone": {"zoneId": "Z0123456789"},
 }
 
-SAID = {LIVE: "changeover-local-ollama-0000", LOOK: "edge edited in place 0a1b\n"}
+SAID = {
+    LIVE: "changeover-local-ollama-0000",
+    LOOK: "edge edited in place 0a1b\nkeys edited in place 2c3d\n",
+}
 """What the commands say that are run at every preview."""
 
 

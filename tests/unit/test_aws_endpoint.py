@@ -1,5 +1,6 @@
 """The endpoint on an AWS host, under mocks: everything on the host lives and ends with its instance."""
 
+import json
 from typing import Any
 
 import pulumi
@@ -7,7 +8,7 @@ import pulumi_aws as aws
 import pulumi_docker as docker
 import pytest
 
-from components.aws.gpu_host import INTERPRETER
+from components.aws.gpu_host import INTERPRETER, LOGGED
 from components.docker_host import DockerHost, Tls
 from components.labels import Labels
 from stacks.blueprint import blueprint
@@ -19,7 +20,8 @@ from tests.unit.test_aws_settings import GOOD, ROOT
 KEY = "0123456789abcdef-secret"
 
 
-def build(tls: Tls, **values: object) -> Recorder:
+def build(tls: Tls, *, keys: dict[str, str] | None = None, **values: object) -> Recorder:
+    """`keys` instead of one for each tenant of the settings."""
     recorder = Recorder.start("prod")
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
@@ -37,12 +39,14 @@ def build(tls: Tls, **values: object) -> Recorder:
             interpreter=INTERPRETER,
             step_environment={"CHANGEOVER_SSH_CONFIG": ".changeover/ssh/prod/config"},
             log_drivers={
-                "edge": ("awslogs", {"awslogs-group": "/changeover/prod/edge", "mode": "non-blocking"})
+                role: ("awslogs", {"awslogs-group": f"/changeover/prod/{role}", "mode": "non-blocking"})
+                for role in LOGGED
             },
             tls=tls,
         )
-        keys = pulumi.Output.secret({tenant: f"{KEY}-{tenant}" for tenant in settings.tenants})
-        Endpoint("endpoint", EndpointArgs(blueprint=blueprint(settings), host=host, api_keys=keys))
+        given = {tenant: f"{KEY}-{tenant}" for tenant in settings.tenants} if keys is None else keys
+        secret = pulumi.Output.secret(given)
+        Endpoint("endpoint", EndpointArgs(blueprint=blueprint(settings), host=host, api_keys=secret))
 
     program()
     return recorder
@@ -100,16 +104,15 @@ def test_only_the_edge_listens_and_on_80_only_for_public_certificates(recorder: 
 
 def test_the_access_log_goes_to_cloudwatch_and_waits_for_nobody(recorder: Recorder) -> None:
     containers = recorder.of("Container")
-    edge = containers["changeover-prod-edge"]
-    assert edge["logDriver"] == "awslogs"
-    assert edge["logOpts"]["mode"] == "non-blocking"
-    assert {each["logDriver"] for name, each in containers.items() if name != "changeover-prod-edge"} == {
-        "json-file"
-    }
+    kept = {f"changeover-prod-{role}": containers[f"changeover-prod-{role}"] for role in LOGGED}
+    assert "changeover-prod-proxy" in kept
+    assert {each["logDriver"] for each in kept.values()} == {"awslogs"}
+    assert {each["logOpts"]["mode"] for each in kept.values()} == {"non-blocking"}
+    assert {each["logDriver"] for name, each in containers.items() if name not in kept} == {"json-file"}
 
 
 def configuration(recorder: Recorder) -> str:
-    return str(recorder.of("Command")["edge-configuration"]["stdin"])
+    return str(recorder.of("Command")["edge-configuration"]["environment"]["CADDYFILE"])
 
 
 def test_an_address_gets_a_certificate_of_the_edges_own_ca_and_a_name_a_public_one(
@@ -124,9 +127,15 @@ def test_an_address_gets_a_certificate_of_the_edges_own_ca_and_a_name_a_public_o
     assert "edge-ca" not in public.of("Command")
 
 
-def test_the_key_decides_the_tenant_and_is_only_in_the_edges_secret_configuration(recorder: Recorder) -> None:
-    assert recorder.holders(KEY) == ["edge-configuration"]
-    assert "{http.request.header.X-Tenant-ID}" not in configuration(recorder)
+def test_the_endpoint_is_not_open_and_no_key_is_in_any_input(recorder: Recorder) -> None:
+    assert recorder.holders(KEY) == []
+    assert json.loads(recorder.of("Command")["keys-step"]["stdin"]["value"])["open"] is False
+
+
+def test_nobody_may_pass_where_no_key_is_known() -> None:
+    without = build(BY_ADDRESS, keys={})
+    told = json.loads(without.of("Command")["keys-step"]["stdin"]["value"])
+    assert told == {"open": False, "keys": {}}
 
 
 def test_a_flip_touches_neither_the_instance_nor_anything_else_than_on_docker() -> None:

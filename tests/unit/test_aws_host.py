@@ -208,7 +208,7 @@ def test_the_host_may_read_its_own_parameter_and_write_its_own_metrics_and_logs(
     metrics = allowed['"cloudwatch:PutMetricData"']
     assert metrics["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Changeover/prod"}}
     logs = allowed['["logs:CreateLogStream", "logs:PutLogEvents"]']
-    assert logs["Resource"] == ["arn:edge-log:*", "arn:switch-log:*"]
+    assert logs["Resource"] == ["arn:proxy-log:*", "arn:edge-log:*", "arn:switch-log:*"]
     assert len(allowed) == 4
 
 
@@ -409,7 +409,9 @@ def test_a_record_is_made_only_in_a_zone_that_is_given(declare: Declare) -> None
 
 def test_access_log_and_changes_are_kept_for_the_days_that_are_set(declare: Declare) -> None:
     logs = declare(log_days=14).of("LogGroup")
-    assert {each["name"] for each in logs.values()} == {"/changeover/prod/edge", "/changeover/prod/switch"}
+    assert {each["name"] for each in logs.values()} == {
+        f"/changeover/prod/{role}" for role in ("proxy", "edge", "switch")
+    }
     assert {each["retentionInDays"] for each in logs.values()} == {14}
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import io
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,11 +24,24 @@ class Upstream:
 
     seen: list[web.Request] = field(default_factory=list)
     release: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def echo(self, request: web.Request) -> web.Response:
         self.seen.append(request)
         return web.Response(status=418, body=await request.read(), headers={"x-answer": "a"})
+
+    async def whole(self, _: web.Request) -> web.Response:
+        """Answers all that is released, at the end."""
+        parts = []
+        try:
+            while part := await self.release.get():
+                parts.append(part)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        self.ended.set()
+        return web.Response(body=b"".join(parts))
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -38,6 +52,7 @@ class Upstream:
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+        self.ended.set()
         return answer
 
     async def cut(self, request: web.Request) -> web.StreamResponse:
@@ -70,6 +85,7 @@ async def bench() -> AsyncIterator[Bench]:
     upstream = Upstream()
     app = web.Application(client_max_size=0)
     app.router.add_post("/openai/v1/echo", upstream.echo)
+    app.router.add_post("/openai/v1/whole", upstream.whole)
     app.router.add_post("/openai/v1/stream", upstream.stream)
     app.router.add_post("/openai/v1/cut", upstream.cut)
     runner = web.AppRunner(app, handler_cancellation=True)
@@ -128,13 +144,130 @@ def test_each_chunk_of_a_stream_arrives_before_the_next_is_made() -> None:
     served(test)
 
 
-def test_a_client_that_goes_away_ends_its_generation() -> None:
+async def ask_and_leave(at: Bench, path: str, *, read: bytes) -> None:
+    """Ask, read until these bytes have come, hang up, and let it take effect."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(at.url.rpartition(":")[2]))
+    writer.write(f"POST /openai/v1/{path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n".encode())
+    if read:
+        await reader.readuntil(read)
+    while not at.front.in_flight:
+        await asyncio.sleep(SETTLE_S)
+    writer.close()
+    await writer.wait_closed()
+    await asyncio.sleep(4 * SETTLE_S)
+
+
+def test_a_stream_runs_to_its_end_after_its_client_has_gone() -> None:
     async def test(at: Bench) -> None:
-        async with at.client.post(at.url + "/openai/v1/stream") as answer:
-            at.upstream.release.put_nowait(b"first")
-            await answer.content.readany()
-            answer.close()
-        await asyncio.wait_for(at.upstream.cancelled.wait(), WAIT_S)
+        at.upstream.release.put_nowait(b"first")
+        await ask_and_leave(at, "stream", read=b"first")
+        for number in range(50):
+            at.upstream.release.put_nowait(b"%d" % number * 100_000)
+        await asyncio.sleep(4 * SETTLE_S)
+        assert at.front.in_flight == 1
+        assert not at.upstream.cancelled.is_set()
+        at.upstream.release.put_nowait(None)
+        await asyncio.wait_for(at.upstream.ended.wait(), WAIT_S)
+
+    served(test)
+
+
+def test_an_answer_is_made_to_its_end_after_its_client_has_gone() -> None:
+    async def test(at: Bench) -> None:
+        await ask_and_leave(at, "whole", read=b"")
+        assert at.front.in_flight == 1
+        assert not at.upstream.cancelled.is_set()
+        at.upstream.release.put_nowait(b"late")
+        at.upstream.release.put_nowait(None)
+        await asyncio.wait_for(at.upstream.ended.wait(), WAIT_S)
+
+    served(test)
+
+
+@pytest.mark.parametrize("path", ["stream", "whole"])
+def test_a_drain_waits_for_requests_whose_clients_have_gone(path: str) -> None:
+    async def test(at: Bench) -> None:
+        at.upstream.release.put_nowait(b"first")
+        await ask_and_leave(at, path, read=b"first" if path == "stream" else b"")
+        await at.drain()
+        assert at.drained is not None and not at.drained.done()
+        at.upstream.release.put_nowait(None)
+        await asyncio.wait_for(at.drained, WAIT_S)
+        assert at.upstream.ended.is_set()
+        assert at.front.in_flight == 0
+
+    served(test)
+
+
+def test_a_client_that_goes_before_its_body_is_whole_asks_nothing() -> None:
+    async def test(at: Bench) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(at.url.rpartition(":")[2]))
+        writer.write(b"POST /openai/v1/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf")
+        while not at.front.in_flight:
+            await asyncio.sleep(SETTLE_S)
+        writer.close()
+        await writer.wait_closed()
+        async with asyncio.timeout(WAIT_S):
+            while at.front.in_flight:
+                await asyncio.sleep(SETTLE_S)
+        assert at.upstream.seen == []
+
+    served(test)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_packed_body_arrives_unpacked(chunked: bool) -> None:
+    async def test(at: Bench) -> None:
+        packed = gzip.compress(BODY)
+        async with at.client.post(
+            at.url + "/openai/v1/echo",
+            data=_in_pieces(packed) if chunked else io.BytesIO(packed),
+            headers={"content-encoding": "gzip"},
+        ) as answer:
+            assert answer.status == 418
+            assert await answer.read() == BODY
+        (request,) = at.upstream.seen
+        assert request.headers["content-length"] == str(len(BODY))
+        assert "content-encoding" not in request.headers
+
+    served(test)
+
+
+async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 1 << 20):
+        yield body[start : start + (1 << 20)]
+
+
+@pytest.mark.parametrize("encoding", ["deflate", "GZIP", "gzip, br", "x"])
+def test_an_encoding_that_the_gateway_does_not_know_is_refused(encoding: str) -> None:
+    async def test(at: Bench) -> None:
+        headers = {"content-encoding": encoding}
+        async with at.client.post(at.url + "/openai/v1/echo", data=b"x", headers=headers) as answer:
+            assert (answer.status, await answer.read()) == (415, b"")
+            assert answer.headers["accept-encoding"] == "zstd,gzip,br"
+        assert at.upstream.seen == []
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    ("packed", "why"),
+    [
+        (b"not packed", "400 Bad Request"),
+        (gzip.compress(b"x" * 1000)[:20], "400 Bad Request"),
+        (gzip.compress(bytes(101 << 20), 1), "length limit exceeded (413 Payload Too Large)"),
+    ],
+    ids=["not packed", "cut", "too large"],
+)
+def test_a_body_that_cannot_be_unpacked_is_a_400_as_the_gateways(packed: bytes, why: str) -> None:
+    async def test(at: Bench) -> None:
+        headers = {"content-encoding": "gzip"}
+        async with at.client.post(at.url + "/openai/v1/echo", data=packed, headers=headers) as answer:
+            assert answer.status == 400
+            message = (await answer.json())["error"]["message"]
+        assert message.startswith("Failed to buffer the request body: ")
+        assert why in message
+        assert at.upstream.seen == []
 
     served(test)
 

@@ -10,6 +10,7 @@ from components.gpu_memory import (
     CUDA_CONTEXT,
     GPUS,
     KINDS,
+    SERVICES_RAM,
     Load,
     engine_sum,
     kv_cache_bytes,
@@ -148,9 +149,9 @@ def test_a_change_of_one_engines_settings_is_added_up_as_two_of_it() -> None:
 
 
 def test_a_host_without_the_ram_for_both_holds_although_the_gpu_has_room() -> None:
-    cutover = auto(replace(SMALL_ON_T4, host_memory=int(3.5 * GIB)))
+    cutover = auto(replace(SMALL_ON_T4, host_memory=int(5.25 * GIB)))
     assert cutover.mode == "hold"
-    assert "4.00 GiB for both engines, 3.50 GiB host RAM" in cutover.reason
+    assert "5.50 GiB for both engines, proxy and edge, 5.25 GiB host RAM" in cutover.reason
 
 
 def test_a_mode_that_was_asked_for_is_taken() -> None:
@@ -160,7 +161,7 @@ def test_a_mode_that_was_asked_for_is_taken() -> None:
 
 
 def test_on_a_cpu_the_hosts_ram_decides_and_without_it_it_holds() -> None:
-    both = sum(each.total for each in sums_of(TINY_ON_CPU).values())
+    both = sum(each.total for each in sums_of(TINY_ON_CPU).values()) + SERVICES_RAM
     assert auto(TINY_ON_CPU).mode == "hold"
     assert auto(replace(TINY_ON_CPU, host_memory=both)).mode == "overlap"
     assert auto(replace(TINY_ON_CPU, host_memory=both - 1)).mode == "hold"

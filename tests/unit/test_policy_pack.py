@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.api_keys import document
 from policy.pack import validate
 from review.events import UNKNOWN
 
@@ -90,15 +91,18 @@ def image(reference: str) -> Declared:
     return Declared("docker:index/remoteImage:RemoteImage", "image", {"name": reference})
 
 
-def edge(stdin: str) -> list[Declared]:
+def edge(keys: str) -> list[Declared]:
     return [
         Declared("docker:index/container:Container", "edge", {"labels": EDGE, "ports": PORT}),
-        Declared("command:local:Command", "edge-configuration", {"stdin": stdin}),
+        Declared("command:local:Command", "keys-step", {"stdin": keys}),
     ]
 
 
 def test_a_stack_that_keeps_the_policies_is_quiet() -> None:
-    assert violations(image("caddy:2.11.9"), *edge("key:acme\n\n{\n}")) == []
+    assert (
+        violations(image("caddy:2.11.9"), *edge(document({"acme": "0123456789abcdef"}, never_open=True)))
+        == []
+    )
 
 
 def test_each_violation_says_what_why_and_what_to_do() -> None:
@@ -110,7 +114,7 @@ def test_each_violation_says_what_why_and_what_to_do() -> None:
 
 
 def test_an_open_endpoint_without_a_key_is_found() -> None:
-    (said,) = violations(*edge("\n{\n}"))
+    (said,) = violations(*edge(document({}, never_open=True)))
     assert said.startswith("an API key on every endpoint that is not on loopback")
 
 

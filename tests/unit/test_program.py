@@ -1,5 +1,6 @@
 """The whole program under mocks: what it declares, and what it must never declare."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,15 @@ import pulumi
 import pulumi_docker as docker
 import pytest
 
+from components import proxy
 from components.docker_host import DockerHost
 from components.labels import Labels
-from components.plan import LOOK
+from components.plan import LOOK, REQUEST_SECONDS
 from review.text import memory
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.settings import Settings, from_values
-from tests.support.recorder import Recorder
+from tests.support.recorder import SECRET, Recorder
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "0123456789abcdef-secret"
@@ -93,6 +95,7 @@ def test_who_starts_what_again_and_how_it_is_known_to_be_well(recorder: Recorder
         "ollama": "unless-stopped",
         "vllm": "unless-stopped",
         "edge": "unless-stopped",
+        "proxy": "always",
         "switch": "always",
         "gateway": "no",  # the switch starts it, once the engine is gated
     }
@@ -100,6 +103,7 @@ def test_who_starts_what_again_and_how_it_is_known_to_be_well(recorder: Recorder
         "ollama",
         "vllm",
         "gateway",
+        "proxy",
     }
     assert named["vllm"]["shmSize"] >= 1024
 
@@ -116,8 +120,8 @@ def test_every_container_stops_with_grace_rotates_its_log_and_carries_project_an
         assert labels["changeover.stack"] == "local"
 
 
-def test_a_review_reads_in_a_step_what_the_engine_takes_of_what_there_is() -> None:
-    cases: list[tuple[dict[str, object], float | None]] = [({}, None), ({"hostMemoryGiB": 16}, 16.0)]
+def test_a_review_reads_in_a_step_what_the_engine_takes_of_what_proxy_and_edge_leave() -> None:
+    cases: list[tuple[dict[str, object], float | None]] = [({}, None), ({"hostMemoryGiB": 16}, 14.5)]
     for more, there in cases:
         recorder = Recorder.start("local")
         build(settings(**more))
@@ -190,30 +194,131 @@ def test_a_flip_changes_the_inputs_of_three_resources_only() -> None:
     assert changed == {"prepare-step", "changeover-local-gateway", "commit-step"}
 
 
-def test_an_api_key_is_only_in_the_edges_configuration_and_there_a_secret(recorder: Recorder) -> None:
-    build(settings(apiKeys={"acme": f"{KEY}-acme"}))
-    holders = [each.name for each in recorder.resources if KEY in json.dumps(each.inputs)]
-    assert holders == ["edge-configuration"]
+def test_without_a_gateway_a_flip_changes_the_inputs_of_the_two_steps_only() -> None:
+    seen: list[dict[str, Any]] = []
+    for engine in ("ollama", "vllm"):
+        recorder = Recorder.start("local")
+        build(settings(engine=engine, gateway="none"))
+        seen.append({f"{each.typ}::{each.name}": each.inputs for each in recorder.resources})
+    before, after = seen
+    assert before.keys() == after.keys()
+    changed = {name.rsplit("::", 1)[1] for name in before if before[name] != after[name]}
+    assert changed == {"prepare-step", "commit-step"}
 
 
-def test_what_changes_in_the_edges_secret_is_shown_by_its_tenants_and_a_digest_without_keys(
+def test_without_a_gateway_there_is_none_and_the_switch_is_told_so(recorder: Recorder) -> None:
+    build(settings(gateway="none"))
+    assert "gateway" not in roles(recorder.of("Container"))
+    assert "gateway-image" not in recorder.of("RemoteImage")
+    for step in ("prepare-step", "commit-step"):
+        told = json.loads(recorder.of("Command")[step]["stdin"])
+        assert told["gateway"] is None
+        assert told["about"]["gateway_image"] == ""
+        assert told["routing"] == blueprint(settings(gateway="none")).routing
+    assert "GATEWAY" not in recorder.of("Command")["commit-step"]["environment"]
+
+
+def test_both_steps_tell_the_routing_and_a_preview_shows_it(recorder: Recorder) -> None:
+    build(settings())
+    routing = blueprint(settings()).routing
+    commands = recorder.of("Command")
+    for step in ("prepare-step", "commit-step"):
+        told = json.loads(commands[step]["stdin"])
+        assert told["routing"] == routing
+        assert told["engine"]["name"] == blueprint(settings()).active.name
+    assert commands["prepare-step"]["environment"]["ROUTING"] == routing
+    assert routing.splitlines()[1].startswith('engines = ["ollama-')
+
+
+def test_the_proxy_is_nobody_with_a_limit_no_socket_and_nothing_that_it_could_write_but_its_log(
     recorder: Recorder,
 ) -> None:
-    shown = []
+    build(settings())
+    proxy = recorder.of("Container")["changeover-local-proxy"]
+    assert (proxy["user"], proxy["readOnly"], proxy["memory"]) == ("65534:65534", True, 512)
+    mounts = {each["containerPath"]: each for each in proxy["volumes"]}
+    assert sorted(mounts) == ["/app", "/live", "/log", "/wheels"]
+    assert all(mounts[path]["readOnly"] for path in ("/live", "/wheels"))
+    assert mounts["/live"]["volumeName"] == "changeover-local-live"
+    assert not any(each.get("hostPath") for each in mounts.values())
+    switch = recorder.of("Container")["changeover-local-switch"]
+    assert {"containerPath": "/live", "volumeName": "changeover-local-live"} in switch["volumes"]
+
+
+def test_a_proxy_that_is_replaced_may_end_its_longest_answer_and_the_new_one_is_there_first(
+    recorder: Recorder,
+) -> None:
+    build(settings())
+    assert recorder.of("Container")["changeover-local-proxy"]["destroyGraceSeconds"] > REQUEST_SECONDS
+    assert recorder.options("Container", "changeover-local-proxy").deleteBeforeReplace is False
+
+
+def test_what_the_proxy_needs_is_there_before_it_and_it_answers_before_anything_changes(
+    recorder: Recorder,
+) -> None:
+    build(settings())
+
+    def waits_for(kind: str, name: str) -> set[str]:
+        return {urn.rsplit("::", 1)[1] for urn in recorder.options(kind, name).dependencies}
+
+    assert {"proxy-wheels", "changeover-local-switch"} <= waits_for("Container", "changeover-local-proxy")
+    assert "changeover-local-proxy" in waits_for("Command", "proxy-ready")
+    assert "proxy-ready" in waits_for("Command", "prepare-step")
+    assert "keys-step" in waits_for("Command", "edge-configuration")
+
+
+def test_other_packages_of_the_proxy_are_another_volume_and_another_proxy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+    for text in ("aiohttp==1\n", "aiohttp==2\n"):
+        (tmp_path / "requirements.lock").write_text(text)
+        monkeypatch.setattr(proxy, "LOCK", tmp_path / "requirements.lock")
+        recorder = Recorder.start("local")
+        build(settings())
+        (volume,) = [name for name in recorder.of("Volume") if name.startswith("proxy-wheels-")]
+        lock = recorder.of("Command")["proxy-wheels"]["environment"]["LOCK"]
+        assert volume == f"proxy-wheels-{lock}"
+        labels = recorder.of("Container")["changeover-local-proxy"]["labels"]
+        assert {"label": "changeover.wheels", "value": lock} in labels
+        seen.append(volume)
+    assert len(set(seen)) == 2
+
+
+def test_another_edge_is_never_made_for_what_a_reload_can_do() -> None:
+    seen = []
+    for values in ({}, {"maxRequestMiB": 8}, {"gateway": "none"}, {"apiKeys": {"acme": f"{KEY}-acme"}}):
+        recorder = Recorder.start("local")
+        build(settings(**values))
+        seen.append(recorder.of("Container")["changeover-local-edge"])
+    assert all(each == seen[0] for each in seen)
+    (network,) = seen[0]["networksAdvanced"]
+    assert network["aliases"] == ["edge"], "without it one that an older version made would be replaced"
+
+
+def test_no_api_key_is_in_any_input_and_its_digest_is_a_secret_of_one_step(recorder: Recorder) -> None:
+    build(settings(apiKeys={"acme": f"{KEY}-acme"}))
+    assert recorder.holders(KEY) == []
+    digest = hashlib.sha256(f"{KEY}-acme".encode()).hexdigest()
+    assert recorder.holders(digest) == ["keys-step"]
+    assert SECRET in recorder.of("Command")["keys-step"]["stdin"]
+
+
+def test_a_change_of_keys_changes_the_inputs_of_one_step_and_says_whose_they_are() -> None:
+    seen: list[dict[str, Any]] = []
     for values in (
+        {"apiKeys": {"acme": f"{KEY}-acme"}},
         {"apiKeys": {"acme": f"{KEY}-acme", "zoo": f"{KEY}-zoo"}},
-        {"apiKeys": {"acme": f"{KEY}-other", "zoo": f"{KEY}-zoo"}},
-        {"apiKeys": {"acme": f"{KEY}-acme", "zoo": f"{KEY}-zoo"}, "holdBudgetSeconds": 1200},
+        {},
     ):
         recorder = Recorder.start("local")
         build(settings(**values))
-        environment = recorder.of("Command")["edge-configuration"]["environment"]
-        shown.append((environment["TENANTS"], environment["CADDYFILE"]))
-    first, other_key, other_budget = shown
-    assert first[0] == "acme, zoo"
-    assert other_key == first
-    assert other_budget[0] == first[0]
-    assert other_budget[1] != first[1]
+        seen.append({each.name: each.inputs for each in recorder.resources})
+    tenants = [each["keys-step"]["environment"]["TENANTS"] for each in seen]
+    assert tenants == ["acme", "acme, zoo", ""]
+    assert [json.loads(each["keys-step"]["stdin"]["value"])["open"] for each in seen] == [False, False, True]
+    for other in seen[1:]:
+        assert [name for name in other if other[name] != seen[0][name]] == ["keys-step"]
 
 
 def test_the_phases_look_at_what_is_live_at_every_preview(recorder: Recorder) -> None:
@@ -227,10 +332,10 @@ def test_a_config_that_was_edited_in_place_is_looked_for_at_every_preview(record
     labels = recorder.of("Container")["changeover-local-gateway"]["labels"]
     assert {"label": "changeover.config", "value": "as declared"} in labels
     assert recorder.of("Command")["edge-configuration"]["environment"]["SEEN"] == "edited in place 0a1b"
+    assert recorder.of("Command")["keys-step"]["environment"]["SEEN"] == "edited in place 2c3d"
     (looked,) = [call for call in recorder.calls if call.args["command"] == LOOK]
-    assert set(looked.args["environment"]) == {"DOCKER_HOST", "PROJECT", "STACK", "SEEN"}, (
-        "known in every preview"
-    )
+    known = {"DOCKER_HOST", "PROJECT", "STACK", "SEEN_EDGE", "SEEN_KEYS"}
+    assert set(looked.args["environment"]) == known, "known in every preview"
 
 
 def test_on_a_gpu_engines_get_all_of_it(recorder: Recorder) -> None:

@@ -44,16 +44,27 @@ def test_a_file_edited_by_hand_is_found_and_one_too_many_is_removed(tmp_path: Pa
     assert render.stale(tmp_path, "local") == []
 
 
-def test_a_flip_changes_one_line_of_toml_and_one_of_the_cutover() -> None:
+def test_a_flip_changes_one_line_of_each_toml_and_one_of_the_cutover() -> None:
     before, after = rendered(engine="ollama"), rendered(engine="vllm")
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"tensorzero.toml", "cutover.txt"}
+    assert changed == {"routing.toml", "tensorzero.toml", "cutover.txt"}
+    ollama, vllm = (before["routing.toml"].splitlines()[1].split('"')[at] for at in (1, 3))
     for name, expected in (
+        (
+            "routing.toml",
+            [f'-engines = ["{ollama}", "{vllm}"]', f'+engines = ["{vllm}", "{ollama}"]'],
+        ),
         ("tensorzero.toml", ['-routing = ["ollama", "vllm"]', '+routing = ["vllm", "ollama"]']),
         ("cutover.txt", ["-engine: ollama", "+engine: vllm"]),
     ):
         diff = difflib.unified_diff(before[name].splitlines(), after[name].splitlines(), n=0, lineterm="")
         assert [line for line in diff if not line.startswith(("---", "+++", "@@"))] == expected
+
+
+def test_without_a_gateway_a_flip_is_one_line_of_routing_and_there_is_no_toml_of_one() -> None:
+    before, after = (rendered(engine=engine, gateway="none") for engine in ("ollama", "vllm"))
+    assert "tensorzero.toml" not in before
+    assert {name for name in before if before[name] != after[name]} == {"routing.toml", "cutover.txt"}
 
 
 def test_another_model_under_the_same_name_is_one_that_edge_and_clients_do_not_see() -> None:
@@ -76,7 +87,5 @@ def test_the_image_source_changes_nothing_that_is_reviewed() -> None:
     assert files(blueprint(offline)) == files(blueprint(replace(offline, images="public")))
 
 
-def test_a_key_is_never_rendered_and_its_tenant_is() -> None:
-    files = rendered(apiKeys={"acme": "0123456789abcdef-secret"})
-    assert "0123456789abcdef-secret" not in "".join(files.values())
-    assert "acme" in files["Caddyfile"]
+def test_keys_and_tenants_change_no_rendered_file() -> None:
+    assert rendered(apiKeys={"acme": "0123456789abcdef-secret"}) == rendered()

@@ -154,7 +154,7 @@ def test_another_model_under_the_same_name_is_said_and_costs_no_request() -> Non
         ("gateway-gone", "the container `changeover-reviewed-gateway` is gone"),
         ("switch-stopped", "the container `changeover-reviewed-switch` is stopped"),
         ("switch-stopped", "the switch does not answer"),
-        ("edge-edited", "the edge's configuration or keys were edited in place"),
+        ("edge-edited", "the edge's configuration was edited in place"),
         ("gateway-edited", "the TOML in `changeover-reviewed-gateway-"),
         ("engine-by-hand", "the active engine: `changeover-reviewed-vllm-"),
     ],
@@ -251,7 +251,7 @@ def test_a_tag_that_was_changed_is_named_with_both_values() -> None:
         ("engine-port", "policy broken, so `make apply` refuses it: only the edge publishes a port"),
         ("weights-renamed", "`ollama-weights` (Volume) is no longer Pulumi's"),
         ("key-rotated", "an API key changes, and the old one is refused"),
-        ("key-rotated-and-hold-budget", "an API key may change with the edge's configuration"),
+        ("key-rotated-and-hold-budget", "an API key changes, and the old one is refused"),
         ("tenant-added", "tenant `other` gets an API key"),
         ("first-key", "the endpoint gets its first API key (`acme`), and without one requests are refused"),
         ("last-key-removed", "the last API key is removed, and whoever reaches the endpoint can use it"),
@@ -335,6 +335,99 @@ def test_a_review_that_is_too_long_is_cut_and_says_where_the_rest_is() -> None:
     text = render(replace(seen, changes=(long,)))
     assert len(text) < LONGEST_FULL + 5_000
     assert "… and more: make review STACK=reviewed" in text
+
+
+def changed(name: str, before: dict[str, str], after: dict[str, str]) -> Change:
+    """A step of this name whose environment changes."""
+    return Change(
+        op="changed",
+        type="command:local:Command",
+        name=name,
+        before={"environment": before},
+        after={"environment": after},
+        paths=("environment",),
+    )
+
+
+def test_keys_that_were_edited_on_the_host_are_named() -> None:
+    edited = changed("keys-step", {"SEEN": "as declared"}, {"SEEN": "edited in place 0a1b"})
+    assert drift(replace(preview("nothing"), changes=(edited,))) == [
+        "the API keys on the host were edited in place"
+    ]
+
+
+def test_a_flip_without_a_gateway_replaces_nothing_and_shows_the_line_that_changes() -> None:
+    seen = preview("flip")
+    routing = '[models.tiny]\nengines = ["{}", "{}"]\n'
+    without = replace(
+        seen,
+        changes=tuple(each for each in seen.changes if not each.name.endswith("-gateway")),
+        outputs_before={"engine": "ollama", "routing": routing.format("ollama-1", "vllm-2")},
+        outputs_after={"engine": "vllm", "cutover": "hold", "routing": routing.format("vllm-2", "ollama-1")},
+    )
+    assert "; nothing is replaced; back with" in sentence(without)
+    diff = '-engines = ["ollama-1", "vllm-2"]\n+engines = ["vllm-2", "ollama-1"]'
+    assert f"The proxies' routing:\n\n```diff\n [models.tiny]\n{diff}\n```" in render(without)
+
+
+def test_another_gateway_setting_is_said() -> None:
+    seen = preview("nothing")
+    step = changed("prepare-step", {}, {})
+    outputs = {"engine": "ollama", "gateway_config": "x"}
+    without = {"engine": "ollama"}
+    gone = replace(seen, changes=(step,), outputs_before=outputs, outputs_after=without)
+    come = replace(seen, changes=(step,), outputs_before=without, outputs_after=outputs)
+    assert "the gateway is taken away, and the proxies ask the engine themselves; " in sentence(gone)
+    assert "a gateway is added, and the proxies ask it which engine is to answer; " in sentence(come)
+
+
+def test_the_edges_caddyfile_is_shown_by_the_lines_that_change() -> None:
+    reloaded = changed(
+        "edge-configuration",
+        {"CADDYFILE": "http://:8080 {\n\trespond 200\n}\n"},
+        {"CADDYFILE": "http://:8080 {\n\trespond 204\n}\n"},
+    )
+    seen = replace(preview("nothing"), changes=(reloaded,))
+    assert "the edge reloads another configuration, which can cut a request" in sentence(seen)
+    diff = " http://:8080 {\n-\trespond 200\n+\trespond 204\n }"
+    assert f"The edge's Caddyfile:\n\n```diff\n{diff}\n```" in render(seen)
+
+
+def container(role: str, *, new_first: bool) -> Change:
+    labels = [{"label": "changeover.role", "value": role}]
+    return Change(
+        op="replaced",
+        type="docker:index/container:Container",
+        name=f"changeover-reviewed-{role}",
+        before={"labels": labels},
+        after={"labels": labels},
+        paths=("labels",),
+        new_first=new_first,
+    )
+
+
+def test_a_new_proxy_is_said_and_cuts_nobody_unless_the_old_one_goes_first() -> None:
+    seen = preview("nothing")
+    taken_over = replace(seen, changes=(container("proxy", new_first=True),))
+    assert "the proxy is made anew, and the one before it ends what it has begun" in sentence(taken_over)
+    cut = replace(seen, changes=(container("proxy", new_first=False),))
+    assert "the endpoint is down meanwhile: `changeover-reviewed-proxy` is replaced" in sentence(cut)
+
+
+def test_other_packages_of_the_proxy_are_no_data_that_is_lost() -> None:
+    volume = Change(
+        op="deleted",
+        type="docker:index/volume:Volume",
+        name="proxy-wheels-0a1b2c3d",
+        before={"labels": [{"label": "changeover.role", "value": "wheels"}]},
+        after={},
+    )
+    seen = preview("flip")
+    assert warnings(replace(seen, changes=(*seen.changes, volume))) == []
+    data = replace(
+        volume, name="proxy-log", before={"labels": [{"label": "changeover.role", "value": "log"}]}
+    )
+    assert len(warnings(replace(seen, changes=(*seen.changes, data)))) == 2
 
 
 def test_a_failed_preview_is_no_review() -> None:

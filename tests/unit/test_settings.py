@@ -44,6 +44,8 @@ def test_values_as_pulumi_hands_them_over_are_strings() -> None:
         ("context", 16, "256 to 32768 tokens"),
         ("port", 70_000, "1 to 65535"),
         ("parallel", 0, "1 to 256"),
+        ("gateway", "litellm", "tensorzero, none"),
+        ("maxRequestMiB", 65, "1 to 64 MiB"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_with_what_is_allowed(

@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from components import engines
-from components.caddyfile import METRICS_PORT, SERVERS, UPSTREAMS_PATH
-from components.edge import ALIAS
-from switch import certificate, edge, gpu
+from switch import certificate, gpu
 from switch.certificate import markdown, short, text
 from switch.docker import Docker, DockerError
 from switch.gate import Answer, wholly_on_gpu
@@ -226,38 +223,3 @@ def test_a_model_that_is_not_wholly_on_the_gpu_fails_the_gate(
     port = serve_json({"/api/ps": {"models": models}})
     answer = wholly_on_gpu(Answer(True, facts={"tokens": 8}), "127.0.0.1", port)
     assert answer.ok == ok and said in answer.text
-
-
-def test_the_edges_own_counter_is_read(serve_text: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (edge.HOST, edge.PORT, edge.SERVERS) == (ALIAS, METRICS_PORT, SERVERS)
-    rows = (
-        *(("metrics", "srv0", 90), ("subroute", "edge", 12), ("reverse_proxy", "edge", 11)),
-        *(("subroute", "relay", 3), ("reverse_proxy", "relay", 3), ("reverse_proxy", "wait", 2)),
-    )
-    counter = "caddy_http_requests_in_flight"
-    lines = [f'{counter}{{handler="{handler}",server="{server}"}} {count}' for handler, server, count in rows]
-    monkeypatch.setattr(edge, "HOST", "127.0.0.1")
-    monkeypatch.setattr(
-        edge, "PORT", serve_text({"/metrics": "\n".join([f"# TYPE {counter} gauge", *lines])})
-    )
-    assert edge.in_flight() == 17
-    monkeypatch.setattr(edge, "PORT", 1)
-    assert edge.in_flight() is None
-
-
-def test_what_is_at_an_engine_itself_is_read_of_the_edges_upstreams(
-    serve_json: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert edge.ENGINE.split(":") == [engines.ALIAS, str(engines.PORT)]
-    assert edge.UPSTREAMS == UPSTREAMS_PATH
-    rows = [
-        {"address": "gateway:3000", "num_requests": 7, "fails": 0},
-        {"address": "engine:8000", "num_requests": 2, "fails": 0},
-    ]
-    monkeypatch.setattr(edge, "HOST", "127.0.0.1")
-    monkeypatch.setattr(edge, "PORT", serve_json({"/upstreams": rows}))
-    assert edge.asked() == 2
-    monkeypatch.setattr(edge, "PORT", serve_json({"/upstreams": {"error": "no"}}))
-    assert edge.asked() is None
-    monkeypatch.setattr(edge, "PORT", 1)
-    assert edge.asked() is None

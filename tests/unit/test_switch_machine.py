@@ -622,6 +622,7 @@ def declared(bounds: Bounds) -> components.plan.Plan:
         gateway_image="",
         images=(),
         gateway_config="",
+        routing="",
         reason="",
         sum="",
         loading=1,

@@ -438,7 +438,7 @@ def test_every_verb_is_known_and_nothing_but_the_standard_library_is_needed() ->
 
 def test_the_modules_are_laid_out_beside_their_archive_once(tmp_path: Path) -> None:
     archive = tmp_path / "switch.zip"
-    archive.write_bytes(switch_component.archive())
+    archive.write_bytes(switch_component.CODE.zip())
     environment = {"PYTHONPATH": f"{tmp_path}:{archive}"}
 
     def run(program: str) -> str:
@@ -452,5 +452,5 @@ def test_the_modules_are_laid_out_beside_their_archive_once(tmp_path: Path) -> N
     run("main.unpack()")
     assert run(where).strip() == str(tmp_path / "switch" / "__main__.py")
     run("main.unpack()")
-    for file in switch_component.CODE.glob("*.py"):
+    for file in Path(cli.__file__).parent.glob("*.py"):
         assert (tmp_path / "switch" / file.name).read_bytes() == file.read_bytes()

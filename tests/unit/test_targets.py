@@ -67,6 +67,11 @@ def test_public_images_that_are_here_or_in_their_registry_will_do(look: Callable
     look(Engine(images=names[1:], registry=(pins.GATEWAY.public,)))
 
 
+def test_a_gateway_that_is_not_wanted_need_not_be_had(look: Callable[..., None]) -> None:
+    without = [image.public for image in PINNED if image != pins.GATEWAY]
+    look(Engine(images=without), gateway="none")
+
+
 def test_a_public_image_that_can_not_be_had_is_named_with_the_reason(look: Callable[..., None]) -> None:
     with pytest.raises(TargetError) as refused:
         look(Engine(images=[image.public for image in PINNED if image != pins.EDGE]))

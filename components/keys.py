@@ -1,0 +1,50 @@
+"""The step that tells the proxies, by the switch, who may pass."""
+
+from dataclasses import dataclass
+
+import pulumi
+from pulumi_command import local
+
+from components import plan
+from components.docker_host import DockerHost
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeysArgs:
+    """`document` holds the keys' digests (secret), `tenants` who has one; `switch` is a container's name.
+
+    `seen` is what is said of the keys that are known on the host now.
+    """
+
+    document: pulumi.Input[str]
+    tenants: tuple[str, ...]
+    host: DockerHost
+    switch: pulumi.Input[str]
+    seen: pulumi.Input[str]
+
+
+class Keys(pulumi.ComponentResource):
+    """A key that is added, changed or removed runs this again and touches nothing else."""
+
+    step: local.Command
+
+    def __init__(self, name: str, args: KeysArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("changeover:index:Keys", name, None, opts)
+        host = args.host
+        self.step = local.Command(
+            f"{name}-step",
+            create=plan.KEYS,
+            update=plan.KEYS,
+            interpreter=host.interpreter,
+            stdin=pulumi.Output.secret(args.document),
+            environment={
+                **host.environment,
+                "SWITCH": args.switch,
+                "KEEP": plan.KEEP_KEYS,
+                "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
+                "TENANTS": ", ".join(args.tenants),  # by these a review says what in the secret changes
+            },
+            add_previous_output_in_env=False,
+            opts=host.step_options(self),
+        )
+        self.register_outputs({})

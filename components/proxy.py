@@ -1,0 +1,144 @@
+"""The proxy: our service in the way of every request, between the edge and the gateway."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+from pulumi_command import local
+
+from components import plan
+from components.catalogue import MIB
+from components.code import ROOT, Code
+from components.containers import DNS_OPTIONS, labels, volume_labels
+from components.docker_host import DockerHost
+from components.gpu_memory import PROXY_RAM
+
+CODE = Code("proxy")
+
+ALIAS = "proxy"
+"""Network alias of every proxy: there are two while one takes over from the other."""
+
+PORT = 8080
+"""TCP port at which the edge asks."""
+
+INNER_PORT = 8001
+"""TCP port at which the gateway asks, and at which a proxy says what it does."""
+
+LOCK = ROOT / "proxy" / "requirements.lock"
+PYTHON = "3.11"
+"""Of the image that runs it, which is the switch's: wheels are fetched for it."""
+
+USER = "65534:65534"
+"""Nobody, by number: in the image it needs no name."""
+
+GRACE = plan.REQUEST_SECONDS + 30
+"""Seconds from SIGTERM to SIGKILL: a proxy that is replaced takes nothing new and ends what it carries."""
+
+STATUS = (
+    f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{INNER_PORT}/status', timeout=2).read()"
+)
+"""Python that fails where the proxy does not answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyArgs:
+    """`image` is an image id, `live_volume` a name on the host; `after` must be there first."""
+
+    image: pulumi.Input[str]
+    host: DockerHost
+    network: pulumi.Input[str]
+    live_volume: pulumi.Input[str]
+    after: Sequence[pulumi.Resource]
+
+
+class Proxy(pulumi.ComponentResource):
+    """Created beside the one it replaces, which is told to end once the new one answers."""
+
+    ready: local.Command
+
+    def __init__(self, name: str, args: ProxyArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("changeover:index:Proxy", name, None, opts)
+        host, code = args.host, CODE.write()
+        lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:8]
+        # Named by what is in it: the old proxy keeps its own until it is gone.
+        wheels = docker.Volume(
+            f"{name}-wheels-{lock}",
+            name=host.labels.name(f"{name}-wheels-{lock}"),
+            labels=volume_labels(host.labels.of("wheels")),
+            opts=host.shared_options(self),
+        )
+        log = docker.Volume(
+            f"{name}-log",
+            name=host.labels.name(f"{name}-log"),
+            labels=volume_labels(host.labels.of("log")),
+            opts=host.shared_options(self),
+        )
+        filled = local.Command(
+            f"{name}-wheels",
+            create=plan.WHEELS,
+            update=plan.WHEELS,
+            interpreter=host.interpreter,
+            environment={
+                **host.environment,
+                "LOCK": lock,
+                "VOLUME": wheels.name,
+                "LOGS": log.name,
+                "OWNER": USER,
+                "IMAGE": args.image,
+                "PYTHON": PYTHON,
+            },
+            add_previous_output_in_env=False,
+            opts=host.step_options(self),
+        )
+        container = docker.Container(
+            host.labels.name(name),
+            image=args.image,
+            command=["python3", "-m", "proxy"],
+            envs=[
+                f"PYTHONPATH={CODE.archive}:/wheels",
+                "PYTHONUNBUFFERED=1",
+            ],
+            user=USER,
+            read_only=True,
+            # by name: its content among the inputs would cost every preview a fifth of a second
+            uploads=[docker.ContainerUploadArgs(file=CODE.archive, source=str(CODE.built), source_hash=code)],
+            volumes=[
+                # Docker uploads nothing into a read-only root: the code lies in a volume without a name,
+                # which goes with its container.
+                docker.ContainerVolumeArgs(container_path="/app"),
+                docker.ContainerVolumeArgs(volume_name=wheels.name, container_path="/wheels", read_only=True),
+                docker.ContainerVolumeArgs(
+                    volume_name=args.live_volume, container_path=plan.LIVE_MOUNT, read_only=True
+                ),
+                docker.ContainerVolumeArgs(volume_name=log.name, container_path="/log"),
+            ],
+            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
+            dns_opts=DNS_OPTIONS,
+            healthcheck=docker.ContainerHealthcheckArgs(
+                tests=["CMD", "python3", "-c", STATUS], interval="15s", timeout="5s", retries=3
+            ),
+            memory=PROXY_RAM // MIB,
+            memory_swap=-1,  # Docker says -1 where it can't limit swap, so anything else would show as drift
+            labels=labels(host.labels.of("proxy", code=code[:8], wheels=lock)),
+            **host.log("proxy"),
+            restart="always",
+            destroy_grace_seconds=GRACE,  # unset, Docker kills at once
+            opts=host.options(
+                self,
+                depends_on=[filled, *args.after],
+                delete_before_replace=False,  # the new one answers before the old one is told to end
+                hide_diffs=["uploads"],  # the label `code` shows that it changes, and git shows what
+            ),
+        )
+        self.ready = local.Command(
+            f"{name}-ready",
+            create=plan.PROXY_READY,
+            update=plan.PROXY_READY,
+            interpreter=host.interpreter,
+            environment={**host.environment, "PROXY": container.name, "ASK": STATUS},
+            add_previous_output_in_env=False,
+            opts=host.step_options(self),
+        )
+        self.register_outputs({})
