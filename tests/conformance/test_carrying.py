@@ -1,0 +1,259 @@
+"""What a client sends is what the engine gets, and what the engine answers is what the client gets: in bytes."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.conformance.asking import CHAT, body, read_all, request, sent
+from tests.conformance.conftest import Recorded
+CASES = []
+from tests.support.recording_engine import JSON_HEADERS, STREAM_HEADERS, Script
+
+pytestmark = pytest.mark.engine
+
+ADDED = b'"stream_options":{"include_usage":true},'
+"""What the table of adaptations puts right after the opening brace of a streamed request."""
+
+
+def without_adaptations(raw: bytes) -> bytes:
+    return raw.replace(ADDED, b"", 1)
+
+
+@pytest.mark.parametrize("group", sorted({case.group for case in CASES}))
+def test_every_request_that_is_one_arrives_in_its_own_bytes_and_nothing_else_does(
+    served: Recorded, group: str
+) -> None:
+    wrong = []
+    for case in (each for each in CASES if each.group == group):
+        served.engine.forget()
+        answer = served.post(case.body)
+        records = served.engine.records()
+        if case.refused is None:
+            good = answer.status == 200 and [without_adaptations(each.body) for each in records] == [
+                case.body
+            ]
+        else:
+            good = (
+                answer.status == case.status and answer.error["param"] == case.refused_field and not records
+            )
+        if not good:
+            wrong.append((case.name, answer.status, answer.body[:200], [each.body[:200] for each in records]))
+    assert not wrong, wrong[:3]
+
+
+def test_the_query_goes_on_and_so_do_the_headers_of_the_table_only(served: Recorded) -> None:
+    query = served.engine.tell(Script(parts=((0, b"{}"),)))
+    served.post(
+        body(),
+        f"{CHAT}{query}&x=%20y&x=+z",
+        Authorization="Bearer a-key",
+        Cookie="a=b",
+        X_Tenant_ID="acme",
+        Api_Key="a-key",
+        X_Api_Key="a-key",
+        tensorzero_otlp_traces_extra_header_x="y",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        User_Agent="a client",
+        X_Other="other",
+        Accept="text/event-stream",
+    )
+    record = served.engine.record()
+    assert record.path == f"{CHAT}{query}&x=%20y&x=+z"
+    headers = {name.lower(): value for name, value in record.headers}
+    assert headers.pop("host") and headers.pop("content-length") == str(len(body()))
+    assert headers.pop("connection", "close") == "close"
+    assert headers == {
+        "content-type": "application/json",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "user-agent": "a client",
+        "accept": "text/event-stream",
+    }
+
+
+@pytest.mark.parametrize("path", [f"{CHAT}/", f"{CHAT}//"])
+def test_a_trailing_slash_does_no_harm(served: Recorded, path: str) -> None:
+    assert served.post(body(), path).status == 200
+    assert served.engine.record().path == CHAT
+    assert served.ask("GET", "/v1/models/").status == 200
+
+
+def test_embeddings_go_to_the_engine_too(served: Recorded) -> None:
+    raw = b'{"input": ["x"], "model": "tiny", "dimensions": 7.0}'
+    answer = served.post(raw, "/v1/embeddings")
+    assert json.loads(answer.body)["data"][0]["embedding"] == [0.25, 0.5]
+    assert (served.engine.record().path, served.engine.record().body) == ("/v1/embeddings", raw)
+
+
+ERRORS = (400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 501, 502, 503, 504, 529)
+BODIES = {
+    "an object": b'{"id": 1.0, "model":"tiny", "id": 2}\n',
+    "an engine's error": b'{"error":{"message":"The model `tiny` is odd","code":400}}',
+    "another shape": b'{"detail": "There was an error"}',
+    "text": b"Internal Server Error",
+    "bytes": bytes(range(256)),
+    "nothing": b"",
+    "megabytes": b'{"choices": "' + b"x" * 5_000_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+@pytest.mark.parametrize("name", BODIES)
+def test_an_answer_comes_back_in_its_own_bytes(served: Recorded, name: str, framing: str) -> None:
+    raw = BODIES[name]
+    half = len(raw) // 2
+    headers = (*JSON_HEADERS, ("X-Request-Id", "7"), ("Server", "an engine"))
+    for status in (200, 400) if framing == "length" else (200,):
+        told = Script(
+            status=status, headers=headers, parts=((0, raw[:half]), (0.02, raw[half:])), framing=framing
+        )
+        answer = served.post(body(), CHAT + served.engine.tell(told))
+        assert (answer.status, answer.body == raw, answer.cut) == (status, True, False)
+        assert answer.headers["x-request-id"] == "7"
+
+
+@pytest.mark.parametrize("status", ERRORS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engines_error_is_that_error_and_it_is_asked_once(
+    served: Recorded, status: int, stream: bool
+) -> None:
+    raw = json.dumps({"error": {"message": f"told {status}", "code": status}}).encode()
+    told = Script(status=status, headers=(*JSON_HEADERS, ("Retry-After", "7")), parts=((0, raw),))
+    answer = served.post(body(stream=stream), CHAT + served.engine.tell(told))
+    assert (answer.status, answer.body, answer.headers["retry-after"]) == (status, raw, "7")
+    assert "x-should-retry" not in answer.headers
+    time.sleep(0.3)
+    assert len(served.engine.records()) == 1
+    assert not (served.ollama if served.engine is served.vllm else served.vllm).records()
+
+
+def event(content: str, end: bytes = b"\n\n") -> bytes:
+    said = {"model": "tiny", "choices": [{"delta": {"content": content}}]}
+    return b"data: " + json.dumps(said, ensure_ascii=False).encode() + end
+
+
+STREAMS = {
+    "plain": [event("a"), event("b"), b"data: [DONE]\n\n"],
+    "in pieces": [bytes([each]) for each in event("größe 🙂") + b"data: [DONE]\n\n"],
+    "in one piece": [b"".join(event(str(n)) for n in range(500)) + b"data: [DONE]\n\n"],
+    "lines of another system": [event("a", b"\r\n\r\n"), b"data: [DONE]\r\n\r\n"],
+    "comments and fields": [b": hello\n\n", b"event: x\nid: 7\nretry: 3\ndata: {}\ndata: {}\n\n", event("a")],
+    "no JSON": [b"data: {\n\n", b"data: \xff\n\n", b"data:\n\n"],
+    "an error in it": [event("a"), b'data: {"error": {"message": "EngineCore"}}\n\n', b"data: [DONE]\n\n"],
+    "no end": [event("a"), b"data: {"],
+    "huge events": [event("x" * 700_000), event("y" * 700_000)],
+    "blank lines": [b"\n\n\n", event("a"), b"\n\n"],
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("wants_usage", [True, False])
+def test_a_stream_comes_back_in_its_own_bytes(served: Recorded, name: str, wants_usage: bool) -> None:
+    parts = tuple((0.001, part) for part in STREAMS[name])
+    told = Script(headers=STREAM_HEADERS, parts=parts, framing="chunked")
+    fields = {"stream_options": {"include_usage": True}} if wants_usage else {}
+    answer = served.post(body(stream=True, **fields), CHAT + served.engine.tell(told))
+    assert answer.status == 200 and not answer.cut
+    assert answer.body == b"".join(STREAMS[name])
+    assert answer.headers["content-type"] == STREAM_HEADERS[0][1]
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"stream_options": None}, {"stream_options": {"include_usage": False}}]
+)
+def test_the_usage_that_a_client_did_not_ask_for_is_counted_and_not_given(
+    served: Recorded, fields: dict[str, object]
+) -> None:
+    plain = served.post(body(stream=True, **fields))
+    assert json.loads(served.engine.record().body)["stream_options"] == {"include_usage": True}
+    wanted = served.post(body(stream=True, stream_options={"include_usage": True}))
+    assert b'"usage"' not in plain.body and plain.body.endswith(b"data: [DONE]\n\n")
+    assert plain.body.count(b"data:") == wanted.body.count(b"data:") - 1
+    lines = served.way.access_log()[-2:]
+    assert [(line["prompt_tokens"], line["completion_tokens"], line["tokens"]) for line in lines] == [
+        (7, 5, "reported")
+    ] * 2
+
+
+def test_events_come_when_the_engine_makes_them(served: Recorded) -> None:
+    parts = tuple((0.2, event(str(number))) for number in range(5))
+    told = Script(headers=STREAM_HEADERS, parts=parts, framing="chunked")
+    raw = request(CHAT + served.engine.tell(told), body(stream=True), "Connection: close")
+    times, seen = [], b""
+    with sent(served.way.port, raw) as client:
+        while part := client.recv(65536):
+            seen += part
+            while len(times) < seen.count(b"data:"):
+                times.append(time.monotonic())
+    assert len(times) == 5 and 0.6 < times[-1] - times[0] < 1.5
+
+
+def test_bodies_in_chunks_and_those_that_are_announced_first_arrive_whole(served: Recorded) -> None:
+    raw = body(x="y" * 100_000)
+    chunks = b"".join(
+        b"%x\r\n%s\r\n" % (len(raw[at : at + 777]), raw[at : at + 777]) for at in range(0, len(raw), 777)
+    )
+    in_chunks = request(CHAT, b"", "Transfer-Encoding: chunked", "Connection: close") + chunks + b"0\r\n\r\n"
+    with sent(served.way.port, in_chunks) as client:
+        assert read_all(client).startswith(b"HTTP/1.1 200")
+    head = request(CHAT, b"", f"Content-Length: {len(raw)}", "Expect: 100-continue", "Connection: close")
+    with sent(served.way.port, head) as client:
+        assert client.recv(100).startswith(b"HTTP/1.1 100")
+        client.sendall(raw)
+        assert read_all(client).startswith(b"HTTP/1.1 200")
+    assert [record.body for record in served.engine.records()] == [raw, raw]
+
+
+def test_who_sends_slowly_is_waited_for_and_holds_up_nobody(served: Recorded) -> None:
+    raw = request(CHAT, body(x="slow"), "Connection: close")
+    with sent(served.way.port, raw[:-5]) as client:
+        for byte in raw[-5:]:
+            began = time.monotonic()
+            assert served.post(body()).status == 200
+            assert time.monotonic() - began < 1
+            client.sendall(bytes([byte]))
+        assert read_all(client).startswith(b"HTTP/1.1 200")
+
+
+def test_many_large_requests_at_once_arrive_whole_or_are_refused_for_now(served: Recorded) -> None:
+    bodies = [body(x=f"{number}" + "z" * 9_000_000) for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(served.post, bodies))
+    good = [raw for raw, answer in zip(bodies, answers, strict=True) if answer.status == 200]
+    assert len(good) == 12
+    assert sorted(record.body for record in served.engine.records()) == sorted(good)
+
+
+def test_a_name_of_before_is_still_answered_in_both_directions(served: Recorded) -> None:
+    served.way.route(also=["old"])
+    try:
+        raw = b'{"model": "old", "messages": [], "x": {"model": "old"}}'
+        answer = served.post(raw)
+        assert served.engine.record().body == raw.replace(b'"old"', b'"tiny"', 1)
+        assert json.loads(answer.body)["model"] == "old"
+        stream = served.post(b'{"model":"old","stream":true}').body
+        assert stream.count(b'"model": "old"') == 5 and b"tiny" not in stream
+        told = Script(status=404, parts=((0, b'{"error":{"message":"The model `tiny` does not exist."}}'),))
+        missing = served.post(raw, CHAT + served.engine.tell(told))
+        assert missing.body == b'{"error":{"message":"The model `old` does not exist."}}'
+        names = [model["id"] for model in json.loads(served.ask("GET", "/v1/models").body)["data"]]
+        assert names == ["tiny", "old"]
+    finally:
+        served.way.route()
+
+
+def test_generated_cases_are_many_and_of_both_kinds() -> None:
+    assert len(CASES) >= 300
+    assert sum(case.refused is not None for case in CASES) >= 30
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_nothing_of_what_is_asked_or_answered_is_written_down(served: Recorded) -> None:
+    told = Script(parts=((0, b'{"a-private-answer": 1}'),))
+    raw = body(x="a-private-prompt")
+    served.post(
+        raw, CHAT + served.engine.tell(told) + "&a-private-query", Authorization="Bearer a-private-key"
+    )
+    time.sleep(0.2)
+    assert "a-private" not in json.dumps(served.way.access_log())

@@ -1,0 +1,132 @@
+"""A client that hangs up ends the work in the engine within a second, whatever it was waiting for."""
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conformance.asking import CHAT, Engine, body, request, sent, within
+from tests.conformance.conftest import Recorded
+from tests.support.recording_engine import STREAM_HEADERS, Record, Script
+from tests.support.way import Way, eventually
+
+pytestmark = pytest.mark.engine
+
+EVENT = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
+SLOW = {
+    "streamed, before the first byte": Script(
+        headers=STREAM_HEADERS, parts=((30, EVENT),), framing="chunked"
+    ),
+    "streamed, after it": Script(
+        headers=STREAM_HEADERS, parts=((0, EVENT), *(((0.05, EVENT),) * 600)), framing="chunked"
+    ),
+    "streamed, a silent engine": Script(
+        headers=STREAM_HEADERS, parts=((0, EVENT), (30, EVENT)), framing="chunked"
+    ),
+    "not streamed": Script(parts=((30, b"{}"),)),
+    "not streamed, half of it there": Script(parts=((0, b"{"), (30, b"}"))),
+}
+
+
+def last(engine: Engine) -> Record | None:
+    return next(iter(engine.records()), None)
+
+
+@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("half", [False, True], ids=["closed", "half-closed"])
+def test_who_hangs_up_ends_the_work(served: Recorded, name: str, half: bool) -> None:
+    query = served.engine.tell(SLOW[name])
+    with sent(served.way.port, request(CHAT + query, body(stream=name.startswith("streamed")))) as client:
+        time.sleep(1)
+        served.engine.record()
+        if half:
+            client.shutdown(socket.SHUT_WR)
+            time.sleep(1.2)
+        else:
+            client.close()
+        assert 0.9 < within(1, lambda: last(served.engine)) < 2.0
+    line = served.way.access_log()[-1]
+    assert line["hung_up"] and line["tokens"] in (None, "events")
+
+
+def test_what_was_seen_of_an_answer_that_was_broken_off_is_counted(served: Recorded) -> None:
+    query = served.engine.tell(SLOW["streamed, after it"])
+    with sent(served.way.port, request(CHAT + query, body(stream=True))):
+        time.sleep(1)
+    eventually(lambda: served.way.access_log()[-1]["hung_up"])
+    line = served.way.access_log()[-1]
+    assert line["tokens"] == "events" and 5 < line["completion_tokens"] < 25 and line["prompt_tokens"] is None
+
+
+@pytest.fixture(scope="module")
+def tls() -> Iterator[tuple[Way, Engine]]:
+    with Way(tls=True, kinds=("vllm",)) as way:
+        engine = Engine(way, "vllm")
+        way.start()
+        yield way, engine
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+@pytest.mark.parametrize("name", SLOW)
+def test_over_tls_and_http_2_as_well(tls: tuple[Way, Engine], name: str, version: str) -> None:
+    way, engine = tls
+    engine.forget()
+    command = [
+        *(
+            "curl",
+            "--silent",
+            "--insecure",
+            version,
+            "--connect-to",
+            f"edge.test:{way.port}:127.0.0.1:{way.port}",
+        ),
+        *(
+            "--header",
+            "Content-Type: application/json",
+            "--data",
+            body(stream=name.startswith("streamed")).decode(),
+        ),
+        *("--max-time", "1.5", "--write-out", "\n%{http_version}"),
+        f"https://edge.test:{way.port}{CHAT}{engine.tell(SLOW[name])}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 28, done.stderr  # out of time
+    if name.startswith("streamed, a"):
+        assert done.stdout.rpartition("\n")[2] == ("2" if version == "--http2" else "1.1")
+    assert within(1, lambda: last(engine)) < 2.5
+
+
+def test_who_hangs_up_while_held_never_reaches_an_engine(served: Recorded) -> None:
+    served.way.route(held=True)
+    try:
+        raw = request(CHAT, body())
+        with sent(served.way.port, raw), sent(served.way.port, raw) as other:
+            eventually(lambda: served.way.status("proxy-1")["held"] == 2)
+            other.close()
+            eventually(lambda: served.way.status("proxy-1")["held"] == 1, 1)
+        eventually(lambda: served.way.status("proxy-1")["held"] == 0, 1)
+    finally:
+        served.way.route()
+    time.sleep(0.3)
+    assert served.engine.records() == []
+    assert [line["hung_up"] for line in served.way.access_log()[-2:]] == [True, True]
+
+
+def test_who_hangs_up_in_the_queue_never_reaches_the_engine() -> None:
+    with Way(kinds=("vllm",), at_a_time=2) as way:
+        engine = Engine(way, "vllm")
+        way.start()
+        query = engine.tell(Script(parts=((3, json.dumps({"usage": None}).encode()),)))
+        raw = request(CHAT + query, body())
+        with sent(way.port, raw) as first, sent(way.port, raw) as second:
+            eventually(lambda: len(engine.records()) == 2)
+            with sent(way.port, raw), sent(way.port, raw):
+                eventually(lambda: way.status("proxy-1")["held"] == 2)
+            eventually(lambda: way.status("proxy-1")["held"] == 0, 1)
+            assert first.recv(100).startswith(b"HTTP/1.1 200") and second.recv(100).startswith(
+                b"HTTP/1.1 200"
+            )
+        assert len(engine.records()) == 2

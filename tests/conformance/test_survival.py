@@ -1,0 +1,264 @@
+"""What may end, and what is lost by it: what had bytes of its answer is cut, and nothing else."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.asking import CHAT, Answer, Engine, ask, body, request, sent
+from tests.support import fast_engine
+from tests.support.load import Load, Outcome, bad
+from tests.support.project import docker
+from tests.support.recording_engine import STREAM_HEADERS, Script
+from tests.support.way import Way, eventually
+
+pytestmark = pytest.mark.engine
+
+FAST = Path(fast_engine.__file__)
+KILLS = 24
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tensorzero", "no gateway"])
+def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+    """With test engines that write 100 tokens a second, of which `vllm` serves."""
+    with Way(gateway=request.param) as way:
+        way.start_engine("vllm", FAST, FAST_TOKENS="0.01")
+        way.start_engine("ollama", FAST, FAST_TOKENS="0.01")
+        way.start()
+        yield way
+
+
+def load_on(way: Way, clients: int = 8) -> Load:
+    return Load(f"{way.url}/v1", way.name, clients=clients)
+
+
+def newest(way: Way) -> str:
+    return f"proxy-{way.proxies}"
+
+
+def lost_otherwise(load: Load) -> list[Outcome]:
+    """What was lost although no byte of its answer had come."""
+    return [each for each in bad(load.outcomes) if not each.streamed]
+
+
+def test_a_proxy_that_is_killed_loses_what_had_bytes_of_its_answer_and_nothing_else(way: Way) -> None:
+    made = random.Random(12)
+    with load_on(way) as load:
+        load.wait_for_answers(16)
+        for number in range(KILLS):
+            time.sleep(made.random() * 0.9)
+            way.kill(newest(way))
+            load.wait_for_answers(10)
+            if number % 6 == 5:  # Docker doubles its wait before each restart
+                docker("restart", "--time", "30", way.container(newest(way)))
+                load.wait_for_answers(10)
+    lost = bad(load.outcomes)
+    assert not lost_otherwise(load), load.summary()
+    assert len(lost) <= KILLS * 8 and len(load.outcomes) > KILLS * 10
+
+
+def test_a_proxy_that_takes_over_cuts_nobody(way: Way) -> None:
+    with load_on(way, 16) as load:
+        for _ in range(2):
+            load.wait_for_answers(16)
+            old = newest(way)
+            way.start_proxy()
+            docker("stop", "--time", "60", way.container(old))
+            docker("rm", way.container(old))
+            load.wait_for_answers(32)
+    assert not load.bad, load.summary()
+
+
+def test_two_proxies_answer_for_one_another(way: Way) -> None:
+    """The gateway asks either of them, and the one that has the request is told."""
+    old = newest(way)
+    new = way.start_proxy()
+    with load_on(way, 16) as load:
+        load.wait_for_answers(200)
+    assert not load.bad, load.summary()
+    assert all(len(way.access_log(name)) > 20 for name in (old, new))
+    docker("rm", "-f", way.container(old))
+
+
+def test_a_gateway_that_is_killed_in_the_middle_of_streams_cuts_nobody(way: Way) -> None:
+    if not way.gateway:
+        pytest.skip("there is none")
+    with load_on(way, 16) as load:
+        for _ in range(3):
+            load.wait_for_answers(16)
+            name = way.container(f"gateway-{way.gateways}")
+            docker("kill", name)
+            time.sleep(0.7)
+            docker("start", name)
+            load.wait_for_answers(32)
+    assert not load.bad, load.summary()
+
+
+def test_a_change_of_the_engine_and_of_the_gateway_cuts_nobody(way: Way) -> None:
+    with load_on(way, 16) as load:
+        for engine in ("ollama", "vllm"):
+            load.wait_for_answers(16)
+            old = f"gateway-{way.gateways}"
+            way.start_gateway(engine)
+            way.route(engine)
+            if way.gateway:
+                docker("stop", "--time", "60", way.container(old))
+            load.wait_for_answers(16)
+    assert not load.bad, load.summary()
+    assert {line["engine"] for line in way.access_log(newest(way))} == {s.name for s in way.specs.values()}
+
+
+def test_a_hold_ends_for_everybody_at_once_and_nobody_is_dropped(way: Way) -> None:
+    way.route(held=True)
+    raw = body(max_tokens=1)
+    with ThreadPoolExecutor(300) as pool:
+        asks = [pool.submit(ask, way.port, "POST", CHAT, raw) for _ in range(300)]
+        eventually(lambda: way.status(newest(way)).get("held") == 300)
+        assert way.status(newest(way))["running"] == {}
+        began = time.monotonic()
+        way.route()
+        assert {each.result().status for each in asks} == {200}
+    assert time.monotonic() - began < 20
+
+
+@pytest.fixture(params=[True, False], ids=["tensorzero", "no gateway"])
+def recorded(request: pytest.FixtureRequest) -> Iterator[tuple[Way, Engine]]:
+    with Way(gateway=request.param, kinds=("vllm",), at_a_time=4) as way:
+        engine = Engine(way, "vllm")
+        way.start()
+        yield way, engine
+
+
+def chat(way: Way, query: str, stream: bool = False) -> Answer:
+    return ask(way.port, "POST", CHAT + query, body(stream=stream))
+
+
+GOOD = Script(parts=((0, b'{"usage": null}'),))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_was_at_an_engine_that_ended_is_asked_again_once(
+    recorded: tuple[Way, Engine], stream: bool
+) -> None:
+    way, engine = recorded
+    gone = Script(status=None, parts=((0.1, b""),))
+    half = Script(parts=((0, b"{"),), cut=True)
+    headless = Script(headers=STREAM_HEADERS, parts=((0, b""),), framing="chunked", cut=True)
+    for ended in (gone, headless if stream else half):
+        engine.forget()
+        once = engine.tell(
+            Script(
+                status=ended.status,
+                headers=ended.headers,
+                parts=ended.parts,
+                framing=ended.framing,
+                cut=ended.cut,
+                then=GOOD,
+            )
+        )
+        answer = chat(way, once, stream)
+        assert (answer.status, answer.body, len(engine.records())) == (200, GOOD.parts[0][1], 2)
+        engine.forget()
+        answer = chat(way, engine.tell(ended), stream)
+        assert (answer.status, answer.headers["x-should-retry"], len(engine.records())) == (502, "false", 2)
+
+
+def test_a_stream_that_breaks_off_is_cut_for_the_client_too(recorded: tuple[Way, Engine]) -> None:
+    way, engine = recorded
+    told = Script(
+        headers=STREAM_HEADERS,
+        parts=((0, b"data: {}\n\n"), (0.2, b"data: {}\n\n")),
+        framing="chunked",
+        cut=True,
+    )
+    answer = chat(way, engine.tell(told), True)
+    assert answer.cut and answer.status == 200
+    assert len(engine.records()) == 1
+    assert way.access_log()[-1]["cut"]
+
+
+def test_an_engine_that_is_not_there_yet_is_waited_for(recorded: tuple[Way, Engine]) -> None:
+    way, engine = recorded
+    docker("stop", "--time", "0", way.container("vllm"))
+    with ThreadPoolExecutor(8) as pool:
+        asks = [pool.submit(chat, way, "") for _ in range(8)]
+        time.sleep(2)
+        way.route(held=True)
+        docker("start", way.container("vllm"))
+        engine.ready()
+        way.route()
+        assert [each.result().status for each in asks] == [200] * 8
+
+
+def test_no_more_are_at_the_engine_than_it_works_on_and_the_rest_follows_in_order(
+    recorded: tuple[Way, Engine],
+) -> None:
+    way, engine = recorded
+    query = engine.tell(Script(parts=((0.25, b"{}"),)))
+    with ThreadPoolExecutor(24) as pool:
+        asks = []
+        for number in range(24):
+            asks.append(pool.submit(ask, way.port, "POST", CHAT + query, body(x=number)))
+            time.sleep(0.02)
+        most = 0
+        while not all(each.done() for each in asks):
+            most = max(most, sum(not each.ended for each in engine.records()))
+            time.sleep(0.02)
+    records = engine.records()
+    assert most == 4 and len(records) == 24
+    assert [json.loads(record.body)["x"] for record in records] == list(range(24))
+
+
+def test_an_engine_that_gives_no_first_byte_in_time_is_a_504_and_is_left() -> None:
+    with Way(kinds=("vllm",), first_token_seconds=1) as way:
+        engine = Engine(way, "vllm")
+        way.start()
+        answer = chat(way, engine.tell(Script(parts=((30, b"{}"),))))
+        assert (answer.status, answer.error["code"]) == (504, "timeout")
+        eventually(lambda: engine.records()[0].hung_up_after_seconds is not None, 2)
+        assert len(engine.records()) == 1
+
+
+def test_an_ask_that_no_client_waits_for_is_not_carried(recorded: tuple[Way, Engine]) -> None:
+    """Neither one with an id that is not there, nor one for an engine that does not serve."""
+    way, engine = recorded
+    inner = f"http://{way.container('proxy-1')}:8001"
+    script = (
+        "import sys, urllib.request as u, urllib.error as e\n"
+        "r = u.Request(sys.argv[1], b'{}', {'x-changeover-id': sys.argv[2]} if sys.argv[2] else {})\n"
+        "try: print(u.urlopen(r).status)\n"
+        "except e.HTTPError as error: print(error.code)"
+    )
+
+    def inside(path: str, number: str) -> str:
+        return docker("exec", way.container("proxy-1"), "python3", "-c", script, inner + path, number).strip()
+
+    name = way.specs["vllm"].name
+    address = docker(
+        "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", way.container("proxy-1")
+    )
+    assert inside(f"/{name}{CHAT}", f"{address.strip()}.0123") == "503"
+    assert inside(f"/{name}{CHAT}", "192.0.2.1.0123") == "404"  # never to an address that is no proxy's
+    assert engine.records() == []
+    assert inside(f"/{name}{CHAT}", "") == "200"  # an operator's, or the switch's
+    assert engine.record().body == b"{}"
+
+
+def test_a_client_that_reads_nothing_has_its_answer_as_long_as_it_is_there(
+    recorded: tuple[Way, Engine],
+) -> None:
+    way, engine = recorded
+    event = b"data: " + b"x" * 100_000 + b"\n\n"
+    told = Script(headers=STREAM_HEADERS, parts=((0.0, event),) * 200, framing="chunked")
+    raw = request(CHAT + engine.tell(told), body(stream=True), "Connection: close")
+    with sent(way.port, raw) as client:
+        time.sleep(3)
+        assert chat(way, "").status == 200  # nobody else is held up
+        seen = 0
+        while part := client.recv(1 << 20):
+            seen += part.count(b"data: ")
+    assert seen == 200

@@ -1,0 +1,327 @@
+"""The whole way of a request on a Docker network of its own: edge, proxies, gateway, and engines of the test.
+
+Everything is the real program, set as the product sets it, but for the engines and for the switch: the test
+itself says which engine serves, by the file that the switch would write.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components import caddyfile, catalogue, engines, pins, proxy, routing, tensorzero
+from components.gpu_memory import EngineKind, Load
+from tests.support.project import docker, free_port
+from tools.environment import ROOT
+
+MODEL = "tiny"
+MAX_BODY = 16 * 2**20
+HOLD_SECONDS = 30
+WHEELS = ROOT / ".changeover" / "test-wheels"
+
+
+def eventually(true: Callable[[], object], seconds: float = 30, otherwise: str = "it did not happen") -> None:
+    """Waits until `true` gives something that is. What can't be reached yet is not."""
+    limit = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            if true():
+                return
+        assert time.monotonic() < limit, f"not within {seconds:g} s: {otherwise}"
+        time.sleep(0.02)
+
+
+def wheels() -> Path:
+    """What the proxy is made of, for this machine's Docker engine, unpacked in a folder."""
+    lock = ROOT / "proxy/requirements.lock"
+    machine = docker("version", "--format", "{{.Server.Arch}}").strip()
+    platform = {"amd64": "x86_64", "arm64": "aarch64"}[machine]
+    folder = WHEELS / f"{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}-{platform}"
+    if not folder.exists():
+        new = folder.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        command = [
+            *(str(ROOT / ".venv/bin/uv"), "pip", "install", "--quiet", "--target", str(new)),
+            *("--python-version", proxy.PYTHON, "--python-platform", f"{platform}-manylinux_2_28"),
+            *("--only-binary", ":all:", "--require-hashes", "--no-deps", "--requirements", str(lock)),
+        ]
+        subprocess.run(command, check=True)
+        new.rename(folder)
+    return folder
+
+
+@dataclass
+class Way:
+    """`gateway`: whether TensorZero decides, or there is none. `at_a_time`: how many an engine works on.
+
+    `source` is where the proxy's code is taken from. Used as a context manager; `url` is the endpoint's root.
+    """
+
+    gateway: bool = True
+    at_a_time: int = 64
+    tls: bool = False
+    hold_seconds: int = HOLD_SECONDS
+    first_token_seconds: int = 60
+    answer_seconds: int = 120
+    max_body: int = MAX_BODY
+    kinds: tuple[EngineKind, ...] = ("vllm", "ollama")
+    name: str = MODEL
+    source: Path = ROOT / "proxy"
+    run: str = field(default_factory=lambda: f"way-{uuid.uuid4().hex[:8]}")
+    number: int = 0
+    proxies: int = 0
+    gateways: int = 0
+
+    def __enter__(self) -> "Way":
+        self.folder = Path(tempfile.mkdtemp(prefix="way-"))
+        self.folder.chmod(0o755)
+        self.live = self.folder / "live"
+        self.live.mkdir(mode=0o755)
+        model = catalogue.MODELS["tiny"]
+        load = Load(model=model, context=1024, parallel=4, gpu=None)
+        self.specs = {kind: engines.build(kind, load, name=self.name) for kind in self.kinds}
+        self.engine: EngineKind = self.kinds[0]
+        self.port, self.ports = free_port(), dict[str, int]()
+        try:
+            docker("network", "create", "--label", f"test={self.run}", self.run)
+            self.keys()
+            return self
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        label = f"label=test={self.run}"
+        if containers := docker("ps", "-aq", "--filter", label).split():
+            docker("rm", "-fv", *containers)
+        if networks := docker("network", "ls", "-q", "--filter", label).split():
+            docker("network", "rm", *networks)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://localhost:{self.port}"
+
+    # what the switch says
+
+    def routing(self, first: EngineKind, *, gateway: bool) -> str:
+        kinds = (first, *(kind for kind in self.kinds if kind != first))
+        text = routing.render(
+            routing.Routing(
+                name=self.name,
+                engines=tuple(self.specs[kind] for kind in kinds),
+                gateway=routing.Gateway(kind="tensorzero", port=tensorzero.PORT) if gateway else None,
+                limits=routing.Limits(
+                    hold_seconds=self.hold_seconds,
+                    first_token_seconds=self.first_token_seconds,
+                    answer_seconds=self.answer_seconds,
+                    request_bytes=self.max_body,
+                ),
+            )
+        )
+        for spec in self.specs.values():
+            text = text.replace(f"at_a_time = {spec.at_a_time}", f"at_a_time = {self.at_a_time}")
+        return text
+
+    def route(self, engine: EngineKind | None = None, *, held: bool = False, **changed: Any) -> None:
+        """Says which engine serves, or that requests are held, and waits until every proxy knows it."""
+        self.engine = engine or self.engine
+        self.number += 1
+        said = {
+            "number": self.number,
+            "held_since": time.time() if held else None,
+            "engine": self.specs[self.engine].name,
+            "container": self.container(self.engine),
+            "gateway": self.container(f"gateway-{self.gateways}") if self.gateway else None,
+            "also": [],
+            "routing": self.routing(self.engine, gateway=self.gateway),
+            **changed,
+        }
+        self._write("route.json", said)
+        time.sleep(0.1)
+
+    def keys(self, **keys: str) -> None:
+        """Tenant → API key; without any the endpoint is open."""
+        digests = {hashlib.sha256(key.encode()).hexdigest(): tenant for tenant, key in keys.items()}
+        self._write("keys.json", {"open": not keys, "keys": digests})
+        time.sleep(0.1)
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        new = self.live / f"{name}.new"
+        new.write_text(json.dumps(content))
+        new.chmod(0o644)
+        new.replace(self.live / name)
+
+    # containers
+
+    def container(self, name: str) -> str:
+        return f"{self.run}-{name}"
+
+    def start(self) -> None:
+        """Everything but engines, which must be there."""
+        self.start_gateway()
+        self.route()
+        self.start_proxy()
+        self.start_edge()
+
+    def start_engine(self, kind: EngineKind, program: Path, *words: str, **environment: str) -> None:
+        """A test's engine, which is a Python program."""
+        variables = [word for key, value in environment.items() for word in ("-e", f"{key}={value}")]
+        port = self.ports[kind] = free_port()
+        self._create(
+            kind,
+            pins.SWITCH.offline,
+            *("--network-alias", self.specs[kind].name, "-p", f"127.0.0.1:{port}:{engines.PORT}", *variables),
+            command=["python3", "-u", "/engine.py", *words],
+        )
+        self.put(kind, "/engine.py", program.read_text())
+        docker("start", self.container(kind))
+
+    def start_gateway(self, first: EngineKind | None = None) -> None:
+        """One more gateway, which prefers this engine; it is asked from the next `route` on."""
+        if not self.gateway:
+            return
+        first = first or self.engine
+        kinds = (first, *(kind for kind in self.kinds if kind != first))
+        config = tensorzero.GatewayConfig(
+            models=(
+                tensorzero.Model(
+                    name=self.name,
+                    providers=tuple(
+                        tensorzero.Provider(
+                            kind=kind,
+                            api_base=f"http://{proxy.ALIAS}:{proxy.INNER_PORT}/{self.specs[kind].name}/v1/",
+                            model_name=self.name,
+                        )
+                        for kind in kinds
+                    ),
+                    timeouts=tensorzero.Timeouts(
+                        total=self.answer_seconds + 30,
+                        first_token=self.first_token_seconds + 30,
+                        stream=self.answer_seconds + 30,
+                    ),
+                ),
+            )
+        )
+        self.gateways += 1
+        name = f"gateway-{self.gateways}"
+        self._create(name, pins.GATEWAY.offline, command=list(tensorzero.COMMAND))
+        self.put(name, tensorzero.CONFIG_FILE, tensorzero.render(config))
+        docker("start", self.container(name))
+        status = ["wget", "-q", "-O", "/dev/null", tensorzero.STATUS_URL]
+        eventually(lambda: self._runs(name, *status), 60, "the gateway answers")
+
+    def start_proxy(self) -> str:
+        """One more proxy beside those that run; its name."""
+        self.proxies += 1
+        name = f"proxy-{self.proxies}"
+        self._create(
+            name,
+            pins.SWITCH.offline,
+            *("--network-alias", proxy.ALIAS, "--restart", "always", "--user", proxy.USER, "--read-only"),
+            *(
+                "-v",
+                f"{self.live}:/live:ro",
+                "-v",
+                f"{wheels()}:/wheels:ro",
+                "-v",
+                f"{self.source}:/app/proxy:ro",
+            ),
+            *("-e", "PYTHONPATH=/app:/wheels", "-e", "PYTHONUNBUFFERED=1", "-e", "PYTHONDONTWRITEBYTECODE=1"),
+            *("--memory", "512m"),
+            command=["python3", "-m", "proxy"],
+        )
+        docker("start", self.container(name))
+        eventually(lambda: self.status(name), 60, "the proxy answers")
+        return name
+
+    def start_edge(self) -> None:
+        port = 8443 if self.tls else 8080
+        config = caddyfile.EdgeConfig(
+            listen=f":{port}",
+            proxy=f"{proxy.ALIAS}:{proxy.PORT}",
+            max_body_bytes=self.max_body,
+            domain="edge.test" if self.tls else None,
+            internal_ca=self.tls,
+        )
+        self._create(
+            "edge",
+            pins.EDGE.offline,
+            *("-p", f"127.0.0.1:{self.port}:{port}"),
+            command=["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"],
+        )
+        self.put("edge", "/etc/caddy/Caddyfile", caddyfile.render(config))
+        docker("start", self.container("edge"))
+        ask = ["wget", "-q", "-O", "/dev/null", f"http://127.0.0.1:{port}{caddyfile.HEALTH_PATH}"]
+        eventually(lambda: self.tls or self._runs("edge", *ask), 60, "the edge answers")
+
+    def status(self, name: str) -> dict[str, Any]:
+        """What a proxy tells the switch; empty where it does not answer."""
+        script = (
+            "import urllib.request as u;"
+            f"print(u.urlopen('http://127.0.0.1:{proxy.INNER_PORT}/status', timeout=2).read().decode())"
+        )
+        command = ["docker", "exec", self.container(name), "python3", "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+
+    def access_log(self, name: str = "proxy-1") -> list[dict[str, Any]]:
+        """The lines of a proxy's access log."""
+        return [
+            json.loads(line) for line in docker("logs", self.container(name)).splitlines() if line[:1] == "{"
+        ]
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Sends a signal to the container's process, as nobody who uses Docker would: it is started again."""
+        pid = int(docker("inspect", "-f", "{{.State.Pid}}", self.container(name)))
+        if pid:
+            os.kill(pid, number)
+
+    def put(self, name: str, path: str, content: str) -> None:
+        """Writes a file into a container that need not run; folders on the way are made."""
+        data, packed = content.encode(), io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.size, entry.mode = len(data), 0o644
+            archive.addfile(entry, io.BytesIO(data))
+        copy = ["docker", "cp", "-", f"{self.container(name)}:/"]
+        subprocess.run(copy, input=packed.getvalue(), capture_output=True, check=True)
+
+    def _runs(self, name: str, *command: str) -> bool:
+        words = ["docker", "exec", self.container(name), *command]
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+    def _create(self, name: str, image: str, *options: str, command: list[str]) -> None:
+        labels = ["--label", f"test={self.run}", "--name", self.container(name)]
+        docker("create", "--network", self.run, *labels, *options, image, *command)
+
+
+def cpu_seconds(container: str) -> float:
+    """What a container has used of the CPU so far, in seconds."""
+    pid = docker("inspect", "-f", "{{.State.Pid}}", container).strip()
+    total = 0
+    for task in _tree(pid):
+        with contextlib.suppress(OSError):
+            total += sum(map(int, Path(f"/proc/{task}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def _tree(pid: str) -> list[str]:
+    """A process and all that it has started."""
+    found = [pid]
+    for parent in found:
+        with contextlib.suppress(OSError):
+            found += Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return found
