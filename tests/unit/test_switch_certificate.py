@@ -1,4 +1,4 @@
-"""The certificate of a change, what may be freed after it, and what the switch asks of GPU and edge."""
+"""The certificate of a change, what may be freed after it, and what the switch asks of the GPU."""
 
 import dataclasses
 import fcntl
@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from components import engines
-from components.caddyfile import METRICS_PORT, SERVERS, UPSTREAMS_PATH
-from components.edge import ALIAS
-from switch import certificate, edge, gpu
+from switch import certificate, gpu
 from switch.certificate import markdown, short, text
 from switch.docker import Docker, DockerError
 from switch.gate import Answer, wholly_on_gpu
@@ -69,17 +66,31 @@ def test_the_mode_is_the_way_that_was_taken_and_not_the_one_that_was_declared() 
     assert ": committed by overlap, nothing held" in short(both)
     assert "Mode: overlap, since one at a time." in markdown(both), "the plan's own reason"
     gateway = certificate.certificate(transaction(plan=declared, way="gateway", held_seconds=None))
-    assert ": committed for the gateway alone, nothing held" in short(gateway)
+    assert ": committed with the engine that was there, nothing held" in short(gateway)
     assert "Mode: gateway, since the engine stays." in markdown(gateway)
     unbegun = certificate.certificate(transaction(plan=declared, way="", phase="failed"))
     assert ": failed by overlap" in short(unbegun)
 
 
-def test_the_diff_is_that_of_the_gateways_config() -> None:
+def test_the_diff_is_that_of_the_gateways_config_and_of_the_routing() -> None:
     old = plan(OLD, gateway=OLD_GATEWAY)
+    assert old.gateway
     gateway = dataclasses.replace(old.gateway, config='routing = ["ollama", "vllm"]\n')
     t = transaction(old_plan=dataclasses.replace(old, gateway=gateway))
-    assert certificate.certificate(t)["diff"][-2:] == ['-routing = ["ollama", "vllm"]', "+x = 1"]
+    diff = certificate.certificate(t)["diff"]
+    assert diff[3:5] == ['-routing = ["ollama", "vllm"]', "+x = 1"]
+    assert diff[5] == "--- routing before" and diff[-2:] == [
+        '-engines = ["ollama-1"]',
+        '+engines = ["vllm-2"]',
+    ]
+
+
+def test_without_a_gateway_the_diff_is_that_of_the_routing_alone() -> None:
+    new, old = plan(NEW, gateway=None), plan(OLD, gateway=OLD_GATEWAY)
+    about = dataclasses.replace(new.about, gateway_image="")
+    c = certificate.certificate(transaction(plan=dataclasses.replace(new, about=about), old_plan=old))
+    assert c["diff"][0] == "--- routing before"
+    assert "| gateway | gateway:1 | – |" in markdown(c)
 
 
 def test_a_failed_change_says_so_and_a_first_one_comes_from_nothing() -> None:
@@ -226,38 +237,3 @@ def test_a_model_that_is_not_wholly_on_the_gpu_fails_the_gate(
     port = serve_json({"/api/ps": {"models": models}})
     answer = wholly_on_gpu(Answer(True, facts={"tokens": 8}), "127.0.0.1", port)
     assert answer.ok == ok and said in answer.text
-
-
-def test_the_edges_own_counter_is_read(serve_text: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (edge.HOST, edge.PORT, edge.SERVERS) == (ALIAS, METRICS_PORT, SERVERS)
-    rows = (
-        *(("metrics", "srv0", 90), ("subroute", "edge", 12), ("reverse_proxy", "edge", 11)),
-        *(("subroute", "relay", 3), ("reverse_proxy", "relay", 3), ("reverse_proxy", "wait", 2)),
-    )
-    counter = "caddy_http_requests_in_flight"
-    lines = [f'{counter}{{handler="{handler}",server="{server}"}} {count}' for handler, server, count in rows]
-    monkeypatch.setattr(edge, "HOST", "127.0.0.1")
-    monkeypatch.setattr(
-        edge, "PORT", serve_text({"/metrics": "\n".join([f"# TYPE {counter} gauge", *lines])})
-    )
-    assert edge.in_flight() == 17
-    monkeypatch.setattr(edge, "PORT", 1)
-    assert edge.in_flight() is None
-
-
-def test_what_is_at_an_engine_itself_is_read_of_the_edges_upstreams(
-    serve_json: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert edge.ENGINE.split(":") == [engines.ALIAS, str(engines.PORT)]
-    assert edge.UPSTREAMS == UPSTREAMS_PATH
-    rows = [
-        {"address": "gateway:3000", "num_requests": 7, "fails": 0},
-        {"address": "engine:8000", "num_requests": 2, "fails": 0},
-    ]
-    monkeypatch.setattr(edge, "HOST", "127.0.0.1")
-    monkeypatch.setattr(edge, "PORT", serve_json({"/upstreams": rows}))
-    assert edge.asked() == 2
-    monkeypatch.setattr(edge, "PORT", serve_json({"/upstreams": {"error": "no"}}))
-    assert edge.asked() is None
-    monkeypatch.setattr(edge, "PORT", 1)
-    assert edge.asked() is None
