@@ -101,6 +101,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 1024  # 5 by default: a crowd that comes at once would be reset
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     print(f"fast engine: {MODE}", flush=True)
@@ -113,7 +117,7 @@ def main() -> None:
         print(len(taken))
     if MODE == "silent":
         time.sleep(3600)
-    server = ThreadingHTTPServer(("", int(os.environ.get("FAST_PORT", "8000"))), Handler)
+    server = Server(("", int(os.environ.get("FAST_PORT", "8000"))), Handler)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hung up
     server.serve_forever()
 

@@ -1,0 +1,89 @@
+"""Who may ask the engine now: in the order in which they came, and no more at once than it works on.
+
+What waits here costs the engine nothing, and a drain takes as long as an answer, whatever the crowd.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+
+from proxy.route import Route
+
+SWITCH_HEARS_SECONDS = 3.0
+"""By then the switch knows that an engine has ended, and says so; else it has not ended."""
+
+
+class Dropped(Exception):
+    """This proxy ends: what waits in it has to be asked of another one."""
+
+
+class Admission:
+    """`running` counts requests from their admission to their end, by engine."""
+
+    def __init__(self) -> None:
+        self.route = Route()
+        self.running: Counter[str] = Counter()
+        self.waiting = 0
+        self._queue: OrderedDict[asyncio.Future[Route], None] = OrderedDict()
+        self._not_before = 0.0
+        self._ended = False
+
+    def change(self, route: Route) -> None:
+        """From now on this route is in force."""
+        self.route, self._not_before = route, 0.0
+        self._let_in()
+
+    def pause(self, seconds: float = SWITCH_HEARS_SECONDS) -> None:
+        """Nobody is let in until there is another route, or so many seconds have gone by."""
+        loop = asyncio.get_running_loop()
+        self._not_before = loop.time() + seconds
+        loop.call_later(seconds + 0.001, self._let_in)
+
+    def end(self) -> None:
+        """What waits, and what will come, is Dropped."""
+        self._ended = True
+        for waiter in self._queue:
+            if not waiter.done():
+                waiter.set_exception(Dropped())
+
+    async def enter(self, *, first: bool = False) -> Route:
+        """The route by which to ask, once it is this one's turn. `first`: it was let in before.
+
+        Every `enter` needs its `leave`. Raises Dropped.
+        """
+        if self._ended:
+            raise Dropped
+        waiter: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
+        self._queue[waiter] = None
+        self._queue.move_to_end(waiter, last=not first)
+        self.waiting += 1
+        self._let_in()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.leave(waiter.result())  # it was let in, and has gone in the same moment
+            raise
+        finally:
+            self._queue.pop(waiter, None)
+            self.waiting -= 1
+
+    def leave(self, route: Route) -> None:
+        """The request that came in by `route` has ended."""
+        assert route.engine is not None, "nobody is let in without an engine"
+        self.count(route.engine.name, -1)
+        self._let_in()
+
+    def count(self, engine: str, by: int) -> None:
+        self.running[engine] += by
+        if not self.running[engine]:
+            del self.running[engine]
+
+    def _let_in(self) -> None:
+        route, engine = self.route, self.route.engine
+        if engine is None or not route.open or asyncio.get_running_loop().time() < self._not_before:
+            return
+        while self._queue and self.running[engine.name] < engine.at_a_time:
+            waiter, _ = self._queue.popitem(last=False)
+            if not waiter.done():
+                self.count(engine.name, 1)
+                waiter.set_result(route)

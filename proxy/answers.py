@@ -1,0 +1,92 @@
+"""An engine's answer on its way: what it used, and whether it is whole. Pure."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.adaptations import renamed
+
+_BETWEEN = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_DATA = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+
+
+@dataclass
+class Usage:
+    """Tokens as the engine reported them; None: it did not."""
+
+    prompt: int | None = None
+    completion: int | None = None
+
+    def see(self, said: Any) -> bool:
+        """Takes the counts of an answer's `usage`; False where there are none."""
+        if not isinstance(said, dict):
+            return False
+        counts = [said.get("prompt_tokens"), said.get("completion_tokens")]
+        prompt, completion = (count if type(count) is int else None for count in counts)
+        if prompt is None and completion is None:
+            return False
+        self.prompt, self.completion = prompt, completion
+        return True
+
+
+def whole(raw: bytes) -> Usage:
+    """What an answer that is not streamed used."""
+    usage = Usage()
+    try:
+        answer = json.loads(raw)
+    except (ValueError, RecursionError):
+        return usage
+    if isinstance(answer, dict):
+        usage.see(answer.get("usage"))
+    return usage
+
+
+@dataclass
+class Events:
+    """A stream of server-sent events, which are given on whole and in their own bytes.
+
+    With `adds_usage` the engine was asked for a usage that the client did not want: that event is left out.
+    `model` and `asked` are the model's names at the engine and at the client.
+    """
+
+    adds_usage: bool
+    model: str
+    asked: str
+    usage: Usage = field(default_factory=Usage)
+    seen: int = 0
+    """Events of the answer itself."""
+    _rest: bytes = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What of the stream can be given on now."""
+        raw, at, out = self._rest + chunk, 0, []
+        for between in _BETWEEN.finditer(raw):
+            out.append(self._event(raw[at : between.end()]))
+            at = between.end()
+        self._rest = raw[at:]
+        return b"".join(out)
+
+    def end(self) -> bytes:
+        """What is left when the engine has ended its stream."""
+        rest, self._rest = self._rest, b""
+        return self._event(rest) if rest.strip() else rest
+
+    def _event(self, event: bytes) -> bytes:
+        data = _DATA.search(event)
+        if data is None or data.group(1) == b"[DONE]":
+            return event
+        self.seen += 1
+        if b'"usage"' in event:
+            try:
+                said = json.loads(data.group(1))
+            except (ValueError, RecursionError):
+                return event
+            if isinstance(said, dict) and self.usage.see(said.get("usage")) and said.get("choices") == []:
+                self.seen -= 1
+                if self.adds_usage:
+                    return b""
+        if self.model != self.asked:
+            start, end = data.span(1)
+            return event[:start] + renamed(data.group(1), self.model, self.asked) + event[end:]
+        return event

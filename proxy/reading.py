@@ -1,0 +1,165 @@
+"""What the proxy has to know of a request's body: where a few top-level fields of its JSON object stand.
+
+Pure. The body is never parsed into values and written anew, since that changes numbers, duplicate keys and
+escapes. It is walked through as bytes, without recursion and without a copy, so that depth and size don't
+matter, and checked against RFC 8259 on the way.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+RESERVED = "tensorzero::"
+"""A field whose name begins so is the gateway's own, and not a client's."""
+
+_WS = rb"[ \t\n\r]*+"
+_STRING = rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
+_SCALAR = rb"(?:" + _STRING + rb"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+|true|false|null)"
+_NAMED = _STRING + _WS + rb":" + _WS
+
+_space = re.compile(_WS).match
+_scalar = re.compile(_SCALAR).match
+_name = re.compile(_NAMED).match
+# What is flat is passed over in one step: a list of a million numbers is one match.
+_items = re.compile(rb"(?:" + _WS + _SCALAR + _WS + rb",)*+" + _WS).match
+_fields = re.compile(rb"(?:" + _WS + _NAMED + _SCALAR + _WS + rb",)*+" + _WS).match
+_string = re.compile(_STRING).match
+
+Span = tuple[int, int]
+
+
+class Unreadable(ValueError):
+    """The body is no request. `param` is the field that is wrong; None: the body itself."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Of a body that is a JSON object with a `model`: offsets in bytes, of values without the space around.
+
+    Where a field comes more than once, the last one counts, as it does for both engines.
+    """
+
+    model: str
+    models: tuple[Span, ...]
+    """Where the top-level `model` stands, each time."""
+    inside: int
+    """Right after the opening brace: a field can be put there, with a comma after it."""
+    stream: bool
+    """Whether `stream` is `true`."""
+    fields: dict[str, Span] = field(default_factory=dict)
+    """Those of `KEPT` that are there."""
+
+
+KEPT = ("stream", "stream_options", "max_tokens", "max_completion_tokens")
+
+
+def read(raw: bytes) -> Reading:
+    """Raises Unreadable."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"The request body is not UTF-8, from byte {error.start} on.") from None
+    models: list[Span] = []
+    kept: dict[str, Span] = {}
+    start = _after_space(raw, 0)
+    for name, span in members(raw, start):
+        if name == "model":
+            models.append(span)
+        elif name in KEPT:
+            kept[name] = span
+        elif name.startswith(RESERVED):
+            raise Unreadable(f"The field {name!r} is not accepted: it is the gateway's own.", name)
+    if not models:
+        raise Unreadable("The request has no 'model'.", "model")
+    model = json.loads(raw[slice(*models[-1])]) if raw[models[-1][0]] == ord('"') else None
+    if model is None:
+        raise Unreadable("'model' must be a string.", "model")
+    stream = "stream" in kept and raw[slice(*kept["stream"])] == b"true"
+    return Reading(model, tuple(models), start + 1, stream, kept)
+
+
+def members(raw: bytes, at: int, *, whole: bool = True) -> Iterator[tuple[str, Span]]:
+    """Name and span of each member of the object at `at`, in order. With `whole` nothing may follow it.
+
+    Raises Unreadable.
+    """
+    if raw[at : at + 1] != b"{":
+        raise Unreadable("The request body must be one JSON object.")
+    at = _after_space(raw, at + 1)
+    if raw[at : at + 1] != b"}":
+        while True:
+            named = _name(raw, at)
+            if named is None:
+                raise _broken(at)
+            end = _value_end(raw, named.end())
+            yield _text(named.group()), (named.end(), end)
+            at = _after_space(raw, end)
+            if raw[at : at + 1] != b",":
+                break
+            at = _after_space(raw, at + 1)
+        if raw[at : at + 1] != b"}":
+            raise _broken(at)
+    if whole and _after_space(raw, at + 1) != len(raw):
+        raise _broken(_after_space(raw, at + 1))
+
+
+def _value_end(raw: bytes, at: int) -> int:
+    """Where the value that begins at `at` ends."""
+    open_ = bytearray()
+    while True:
+        if scalar := _scalar(raw, at):
+            at = scalar.end()
+        elif raw[at : at + 1] in (b"[", b"{"):
+            inside = _after_space(raw, at + 1)
+            if raw[inside : inside + 1] != (b"]" if raw[at] == ord("[") else b"}"):
+                open_.append(raw[at])
+                at = _to_next_value(raw, inside, open_[-1])
+                continue
+            at = inside + 1
+        else:
+            raise _broken(at)
+        # A value has ended, and with it perhaps what it is in.
+        while open_:
+            at = _after_space(raw, at)
+            if raw[at : at + 1] == b",":
+                at = _to_next_value(raw, at + 1, open_[-1])
+                break
+            if raw[at : at + 1] != (b"]" if open_[-1] == ord("[") else b"}"):
+                raise _broken(at)
+            open_.pop()
+            at += 1
+        else:
+            return at
+
+
+def _to_next_value(raw: bytes, at: int, inside: int) -> int:
+    """Past what is flat, to where a value has to begin that may not be."""
+    flat = (_items if inside == ord("[") else _fields)(raw, at)
+    at = flat.end() if flat else at
+    if inside == ord("["):
+        return at
+    named = _name(raw, at)
+    if named is None:
+        raise _broken(at)
+    return named.end()
+
+
+def _after_space(raw: bytes, at: int) -> int:
+    space = _space(raw, at)
+    return space.end() if space else at
+
+
+def _text(named: bytes) -> str:
+    """The name that a member's opening says, its escapes resolved."""
+    string = _string(named)
+    assert string is not None, "a member begins with a string"
+    return str(json.loads(string.group()))
+
+
+def _broken(at: int) -> Unreadable:
+    return Unreadable(f"The request body is not valid JSON, from byte {at} on.")

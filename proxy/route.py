@@ -1,0 +1,120 @@
+"""Which engine may be asked, by which gateway, and within which limits, and who may ask: as the switch has
+left it in the folder that the proxy reads. Pure."""
+
+import hashlib
+import hmac
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+NOBODY = "-"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`name` is by content, `model` what it calls its model; `at_a_time` requests may be there at once."""
+
+    name: str
+    kind: str
+    host: str
+    port: int
+    model: str
+    at_a_time: int
+
+
+@dataclass(frozen=True)
+class Gateway:
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """In seconds, but for `request_bytes`."""
+
+    hold_seconds: float = 60
+    first_token_seconds: float = 300
+    answer_seconds: float = 600
+    request_bytes: int = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Route:
+    """`number` grows with each route. Without `engine` requests wait, and so they do while it is `held`.
+
+    `model` is the name that the gateway knows; clients may also ask for the names in `also`.
+    """
+
+    number: int = 0
+    held: bool = True
+    engine: Engine | None = None
+    gateway: Gateway | None = None
+    model: str | None = None
+    also: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models that clients may ask for."""
+        return () if self.model is None else (self.model, *(name for name in self.also if name != self.model))
+
+    @property
+    def open(self) -> bool:
+        return self.engine is not None and not self.held
+
+
+def parse(raw: bytes) -> Route:
+    """The route in the switch's file. Raises ValueError, KeyError or TypeError for what is none."""
+    said = json.loads(raw)
+    number, held = int(said["number"]), said["held_since"] is not None
+    if not said["routing"]:
+        return Route(number=number)
+    routing = tomllib.loads(said["routing"])
+    (model, table), *_ = routing["models"].items()
+    name, engine = said["engine"], None
+    if name is not None and name == table["engines"][0]:
+        its = routing["engines"][name]
+        host = said["container"]
+        engine = Engine(name, its["kind"], host, its["port"], its["model"], its["at_a_time"])
+    gateway = None
+    if "gateway" in routing:
+        if said["gateway"] is None:
+            engine = None
+        else:
+            gateway = Gateway(said["gateway"], routing["gateway"]["port"])
+    return Route(number, held, engine, gateway, model, tuple(said["also"]), Limits(**routing["limits"]))
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Who may pass: `tenants` by the SHA-256 of their API key, in hex, or everybody, where `open`."""
+
+    open: bool = False
+    tenants: Mapping[str, str] | None = None
+    digest: str = ""
+    """Of the file, so that who has written it can see that it is in force."""
+
+    def tenant(self, headers: Mapping[str, str]) -> str | None:
+        """Whose request it is; None: nobody's who may pass."""
+        if self.open:
+            said = headers.get("X-Tenant-ID", "")
+            return said if TENANT.fullmatch(said) else NOBODY
+        kind, _, key = headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "bearer":
+            return None
+        shown, found = hashlib.sha256(key.strip().encode()).hexdigest(), None
+        for digest, tenant in (self.tenants or {}).items():  # all of them: in constant time
+            if hmac.compare_digest(digest, shown):
+                found = tenant
+        return found
+
+
+def parse_keys(raw: bytes) -> Keys:
+    """Raises ValueError, KeyError or TypeError for what is none."""
+    said = json.loads(raw)
+    if type(said["open"]) is not bool or not isinstance(said["keys"], dict):
+        raise TypeError("open must be true or false, and keys an object")
+    return Keys(said["open"], said["keys"], hashlib.sha256(raw).hexdigest())

@@ -1,0 +1,171 @@
+"""What the proxy changes in a request and an answer, row by row, and that it changes nothing else."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from proxy import adaptations, answers, gateway
+from proxy.adaptations import CHAT, adds_usage, body, headers_back, headers_in, renamed
+from proxy.answers import Events, Usage
+from proxy.reading import read
+
+
+def sent(raw: bytes, kind: str, model: str = "tiny", path: str = CHAT) -> bytes:
+    return body(raw, read(raw), path, kind, model)
+
+
+def test_a_body_is_carried_as_it_is() -> None:
+    raw = b' { "model" : "tiny", "n": 1.0, "n": 1e400, "stop": "\\u0061" }\n'
+    for kind in ("ollama", "vllm"):
+        assert sent(raw, kind) is raw
+
+
+def test_only_the_model_is_replaced_where_the_engine_calls_it_otherwise() -> None:
+    raw = b'{"x": {"model": "a"}, "model": "a", "y": "\\"model\\": \\"a\\"", "model":"a"}'
+    expected = b'{"x": {"model": "a"}, "model": "tiny", "y": "\\"model\\": \\"a\\"", "model":"tiny"}'
+    assert sent(raw, "vllm") == expected
+
+
+Fields = dict[str, Any]
+WANTED: Fields = {"stream_options": {"include_usage": True}}
+
+ROWS: list[tuple[str, Fields, Fields | None, Fields | None]] = [
+    # what a client sends, and what is to be in it for Ollama and for vLLM; None: nothing is changed
+    ("today's limit", {"max_completion_tokens": 5}, {"max_tokens": 5}, None),
+    ("both limits", {"max_completion_tokens": 5, "max_tokens": 7}, None, None),
+    ("no limit", {"max_completion_tokens": None}, None, None),
+    ("a stream", {"stream": True}, WANTED, WANTED),
+    (
+        "a stream with null",
+        {"stream": True, "stream_options": None},
+        WANTED,
+        WANTED,
+    ),
+    (
+        "a stream with nothing",
+        {"stream": True, "stream_options": {}},
+        WANTED,
+        WANTED,
+    ),
+    (
+        "a stream with other options",
+        {"stream": True, "stream_options": {"a": [1]}},
+        {"stream_options": {"include_usage": True, "a": [1]}},
+        {"stream_options": {"include_usage": True, "a": [1]}},
+    ),
+    (
+        "a stream that does not want it",
+        {"stream": True, "stream_options": {"include_usage": False, "a": 1}},
+        {"stream_options": {"include_usage": True, "a": 1}},
+        {"stream_options": {"include_usage": True, "a": 1}},
+    ),
+    ("a stream that wants it", {"stream": True, "stream_options": {"include_usage": True}}, None, None),
+    ("a stream with nonsense", {"stream": True, "stream_options": 7}, None, None),
+    ("no stream", {"stream": False}, None, None),
+    ("a stream in words", {"stream": "true"}, None, None),
+]
+
+
+@pytest.mark.parametrize(("fields", "ollama", "vllm"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
+@pytest.mark.parametrize("last", [False, True])
+def test_each_row_of_the_table_adds_what_it_says_and_no_more(
+    fields: Fields, ollama: Fields | None, vllm: Fields | None, last: bool
+) -> None:
+    whole = {**fields, "model": "tiny"} if last else {"model": "tiny", **fields}
+    raw = json.dumps(whole).encode()
+    for kind, added in (("ollama", ollama), ("vllm", vllm)):
+        expected = {**whole, **(added or {})}
+        assert json.loads(sent(raw, kind)) == expected
+        assert (sent(raw, kind) is raw) == (added is None)
+        assert sent(raw, kind, path="/v1/embeddings") is raw
+    assert adds_usage(raw, read(raw)) is bool(vllm)
+
+
+def test_every_row_says_its_reason_and_a_known_engine() -> None:
+    for row in adaptations.BODY:
+        assert row.reason and set(row.engines) <= {"ollama", "vllm"}
+
+
+def test_only_the_headers_of_the_table_go_on() -> None:
+    given = {
+        "authorization": "Bearer x",
+        "cookie": "a",
+        "x-tenant-id": "t",
+        "tensorzero-x": "y",
+        "accept": "*/*",
+    }
+    assert headers_in({**given, "traceparent": "00-1"}) == {
+        "content-type": "application/json",
+        "accept": "*/*",
+        "traceparent": "00-1",
+    }
+    assert headers_back([("Transfer-Encoding", "chunked"), ("X-Request-Id", "7")]) == [("X-Request-Id", "7")]
+
+
+def test_an_answer_has_the_name_that_was_asked_for_and_is_else_as_it_was() -> None:
+    raw = b'{"id": 1.0, "model": "new", "choices": [{"model": "new"}]}'
+    assert renamed(raw, "new", "old") == b'{"id": 1.0, "model": "old", "choices": [{"model": "new"}]}'
+    assert renamed(b'{"model":"new:latest"}', "new", "old") == b'{"model":"old"}'
+    assert renamed(raw, "new", "new") is raw
+    assert renamed(b"not JSON: new", "new", "old") == b"not JSON: new"
+    error = b'{"error": {"message": "The model `new` does not exist, or \'new\' or \\"new\\" neither"}}'
+    assert b"`old`" in renamed(error, "new", "old")
+    assert b"new" not in renamed(error, "new", "old")
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+def stream(between: bytes = b"\n\n", model: str = "tiny") -> tuple[bytes, bytes]:
+    """A stream of two tokens, and its usage's event."""
+    tokens = [{"model": model, "choices": [{"delta": {"content": text}}]} for text in ('"usage"', "b\n\n")]
+    used = b"data: " + json.dumps({"model": model, "choices": [], "usage": USAGE}).encode() + between
+    parts = [b": a comment" + between, b"event: x\ndata: {}" + between]
+    parts += [b"data: " + json.dumps(token).encode() + between for token in tokens]
+    return b"".join(parts) + used + b"data: [DONE]" + between, used
+
+
+@pytest.mark.parametrize("between", [b"\n\n", b"\r\n\r\n"])
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_stream_is_given_on_in_its_own_bytes_however_it_comes(between: bytes, adds: bool) -> None:
+    raw, used = stream(between)
+    made = random.Random(7)
+    for _ in range(200):
+        events, at, out = Events(adds, "tiny", "tiny"), 0, b""
+        while at < len(raw):
+            to = at + made.choice([1, 2, 5, 50, 5000])
+            out += events.feed(raw[at:to])
+            at = to
+        assert out + events.end() == (raw.replace(used, b"") if adds else raw)
+        assert (events.usage.prompt, events.usage.completion, events.seen) == (3, 2, 3)
+
+
+def test_what_a_stream_ends_with_in_the_middle_is_given_on_too() -> None:
+    events = Events(True, "tiny", "tiny")
+    assert events.feed(b"data: {}\n\ndata: {") + events.end() == b"data: {}\n\ndata: {"
+
+
+def test_each_event_has_the_name_that_was_asked_for() -> None:
+    raw, _ = stream(model="new")
+    events = Events(False, "new", "old")
+    assert events.feed(raw) == stream(model="old")[0]
+
+
+def test_an_answers_usage_is_what_it_says_or_unknown() -> None:
+    assert answers.whole(json.dumps({"usage": USAGE}).encode()) == Usage(3, 2)
+    for raw in (b"", b"[]", b'{"usage": 7}', b'{"usage": {"prompt_tokens": "x"}}', b"[" * 100_000):
+        assert answers.whole(raw) == Usage()
+
+
+def test_the_gateway_gets_nothing_of_the_request_and_nothing_of_the_answer() -> None:
+    asked = json.loads(gateway.question("tiny", "10.0.0.1.abc", True))
+    assert asked == {
+        "model": "tensorzero::model_name::tiny",
+        "messages": [{"role": "user", "content": "-"}],
+        "stream": True,
+        "tensorzero::extra_headers": [{"name": "x-changeover-id", "value": "10.0.0.1.abc"}],
+    }
+    assert json.loads(gateway.answer(Usage(3, 2)))["usage"] == USAGE
+    assert gateway.last(Usage()).endswith(b"data: [DONE]\n\n")

@@ -1,0 +1,72 @@
+"""What is written down of a request, and that nothing else is."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+
+from proxy.answers import Usage
+from proxy.records import KEPT_FILES, Books, Record
+
+
+def test_a_line_says_who_asked_what_and_how_it_went() -> None:
+    record = Record(100.0, "/v1/chat/completions", tenant="acme", model="tiny", engine="vllm-1", stream=True)
+    record.status, record.usage, record.held, record.first = 200, Usage(3, 2), 0.25, 100.5
+    said = json.loads(record.line(102.0))
+    assert said.pop("time").endswith("+00:00")
+    assert said == {
+        "tenant": "acme",
+        "endpoint": "/v1/chat/completions",
+        "model": "tiny",
+        "engine": "vllm-1",
+        "stream": True,
+        "status": 200,
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "tokens": "reported",
+        "first_ms": 500.0,
+        "total_ms": 2000.0,
+        "held_ms": 250.0,
+        "hung_up": False,
+        "cut": False,
+    }
+
+
+def test_an_answer_that_was_broken_off_counts_the_events_that_were_seen_and_says_so() -> None:
+    record = Record(0.0, "/v1/chat/completions", events=7, hung_up=True, status=200)
+    said = json.loads(record.line(1.0))
+    assert (said["completion_tokens"], said["tokens"], said["prompt_tokens"]) == (7, "events", None)
+    gone = json.loads(Record(0.0, "/v1/chat/completions", hung_up=True).line(1.0))
+    assert (gone["status"], gone["completion_tokens"], gone["tokens"]) == (None, None, None)
+
+
+def test_lines_go_to_dockers_log_and_into_the_volume_where_old_ones_are_let_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(KEPT_FILES + 3):
+        old = tmp_path / f"access-{number}.log"
+        old.write_text("old")
+        os.utime(old, (number, number))
+    books = Books(tmp_path, "host")
+    books.enter(Record(0.0, "other", status=404), 1.0)
+    books.close()
+    line = capsys.readouterr().out
+    assert (tmp_path / "access-host.log").read_text() == line
+    assert len(list(tmp_path.iterdir())) == KEPT_FILES + 1
+    assert not (tmp_path / "access-2.log").exists()
+
+
+def test_counters_know_a_tenant_only_where_a_key_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    books = Books(None, "host")
+    for known in (True, False):
+        record = Record(0.0, "/v1/chat/completions", tenant="acme", known=known, engine="vllm-1", status=200)
+        record.usage, record.first = Usage(3, 2), 0.5
+        books.enter(record, 1.0)
+    page = generate_latest(books.registry).decode()
+    by = 'endpoint="/v1/chat/completions",engine="vllm-1"'
+    for tenant in ("acme", "-"):
+        assert f'changeover_requests_total{{{by},status="200",tenant="{tenant}"}} 1.0' in page
+        assert f'changeover_tokens_total{{{by},kind="completion",tenant="{tenant}"}} 2.0' in page
+        assert f'changeover_first_byte_seconds_count{{{by},tenant="{tenant}"}} 1.0' in page
