@@ -18,11 +18,6 @@ class Code:
     package: str
 
     @property
-    def archive(self) -> str:
-        """Where the zip lies in the container."""
-        return f"/app/{self.package}.zip"
-
-    @property
     def built(self) -> Path:
         """Where it lies here, relative to the project's folder, in which Pulumi's plugins run."""
         return Path(".changeover") / f"{self.package}.zip"

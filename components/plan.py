@@ -204,7 +204,7 @@ CONFIGURE = """docker exec -e SEEN="$SEEN" -e CADDYFILE="$CADDYFILE" "$EDGE" /bi
 echo 'The edge runs with this configuration.'"""
 """Brings the edge to `$CADDYFILE`."""
 
-WHEELS = "exec sh components/wheels.sh"
+PROXY_FILES = "exec sh components/proxy_files.sh"
 PROXY_READY = "exec sh components/proxy_ready.sh"
 
 CA = """docker exec "$EDGE" /bin/sh -c '

@@ -30,6 +30,8 @@ LOCK = ROOT / "proxy" / "requirements.lock"
 PYTHON = "3.11"
 """Of the image that runs it, which is the switch's: wheels are fetched for it."""
 
+WHEELS_MOUNT = "/wheels"
+
 USER = "65534:65534"
 """Nobody, by number: in the image it needs no name."""
 
@@ -60,9 +62,11 @@ class Proxy(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: ProxyArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Proxy", name, None, opts)
-        host, code = args.host, CODE.write()
+        host = args.host
+        code = CODE.write()[:8]
+        zipped = f"proxy-{code}.zip"
         lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:8]
-        # Named by what is in it: the old proxy keeps its own until it is gone.
+        # Named by its packages: the old proxy keeps its own until it is gone. Of code it has every version.
         wheels = docker.Volume(
             f"{name}-wheels-{lock}",
             name=host.labels.name(f"{name}-wheels-{lock}"),
@@ -76,13 +80,15 @@ class Proxy(pulumi.ComponentResource):
             opts=host.shared_options(self),
         )
         filled = local.Command(
-            f"{name}-wheels",
-            create=plan.WHEELS,
-            update=plan.WHEELS,
+            f"{name}-files",
+            create=plan.PROXY_FILES,
+            update=plan.PROXY_FILES,
             interpreter=host.interpreter,
             environment={
                 **host.environment,
                 "LOCK": lock,
+                "ARCHIVE": str(CODE.built),
+                "CODE": zipped,
                 "VOLUME": wheels.name,
                 "LOGS": log.name,
                 "OWNER": USER,
@@ -97,18 +103,16 @@ class Proxy(pulumi.ComponentResource):
             image=args.image,
             command=["python3", "-m", "proxy"],
             envs=[
-                f"PYTHONPATH={CODE.archive}:/wheels",
+                f"PYTHONPATH={WHEELS_MOUNT}/{zipped}:{WHEELS_MOUNT}",
                 "PYTHONUNBUFFERED=1",
             ],
             user=USER,
             read_only=True,
-            # by name: its content among the inputs would cost every preview a fifth of a second
-            uploads=[docker.ContainerUploadArgs(file=CODE.archive, source=str(CODE.built), source_hash=code)],
             volumes=[
-                # Docker uploads nothing into a read-only root: the code lies in a volume without a name,
-                # which goes with its container.
-                docker.ContainerVolumeArgs(container_path="/app"),
-                docker.ContainerVolumeArgs(volume_name=wheels.name, container_path="/wheels", read_only=True),
+                # the code is there too: Docker uploads nothing into a read-only root
+                docker.ContainerVolumeArgs(
+                    volume_name=wheels.name, container_path=WHEELS_MOUNT, read_only=True
+                ),
                 docker.ContainerVolumeArgs(
                     volume_name=args.live_volume, container_path=plan.LIVE_MOUNT, read_only=True
                 ),
@@ -121,7 +125,7 @@ class Proxy(pulumi.ComponentResource):
             ),
             memory=PROXY_RAM // MIB,
             memory_swap=-1,  # Docker says -1 where it can't limit swap, so anything else would show as drift
-            labels=labels(host.labels.of("proxy", code=code[:8], wheels=lock)),
+            labels=labels(host.labels.of("proxy", code=code, wheels=lock)),
             **host.log("proxy"),
             restart="always",
             destroy_grace_seconds=GRACE,  # unset, Docker kills at once
@@ -129,7 +133,6 @@ class Proxy(pulumi.ComponentResource):
                 self,
                 depends_on=[filled, *args.after],
                 delete_before_replace=False,  # the new one answers before the old one is told to end
-                hide_diffs=["uploads"],  # the label `code` shows that it changes, and git shows what
             ),
         )
         self.ready = local.Command(

@@ -13,6 +13,7 @@ from components.docker_host import DockerHost
 from components.plan import LIVE_MOUNT
 
 CODE = Code("switch")
+ARCHIVE = "/app/switch.zip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Switch(pulumi.ComponentResource):
             image=self.image.image_id,
             command=["python3", "-m", "switch", "serve"],
             envs=[
-                f"PYTHONPATH={Path(CODE.archive).parent}:{CODE.archive}",
+                f"PYTHONPATH={Path(ARCHIVE).parent}:{ARCHIVE}",
                 f"CHANGEOVER_PROJECT={host.labels.project}",
                 f"CHANGEOVER_STACK={host.labels.stack}",
                 "PYTHONUNBUFFERED=1",
@@ -59,9 +60,7 @@ class Switch(pulumi.ComponentResource):
             ],
             gpus="all" if host.gpu else None,
             # by name: its content among the inputs would cost every preview a fifth of a second
-            uploads=[
-                docker.ContainerUploadArgs(file=CODE.archive, source=str(CODE.built), source_hash=digest)
-            ],
+            uploads=[docker.ContainerUploadArgs(file=ARCHIVE, source=str(CODE.built), source_hash=digest)],
             volumes=[
                 docker.ContainerVolumeArgs(host_path=host.socket, container_path="/var/run/docker.sock"),
                 docker.ContainerVolumeArgs(volume_name=journal.name, container_path="/journal"),

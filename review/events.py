@@ -18,7 +18,7 @@ UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """Pulumi's own placeholder of a text that is known only after the update."""
 UNKNOWN_TEXT = "(known afterwards)"
 LATE = (
-    "proxy-wheels",
+    "proxy-files",
     "-proxy",
     "proxy-ready",
     "keys-step",

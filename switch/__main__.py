@@ -15,13 +15,14 @@ import sys
 import tarfile
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import switch
-from switch import certificate, daemon, edge, gpu
+from switch import certificate, daemon, gpu, keys
 from switch.checks import Failed, check
-from switch.daemon import Switch
+from switch.daemon import Switch, proxies
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
 from switch.gc import Busy, collect
@@ -29,27 +30,49 @@ from switch.gpu import GpuError
 from switch.journal import Journal
 from switch.live import serving
 from switch.machine import UNDER_WAY, State, Transaction, World, gated
-from switch.plan import PlanError, load, parse
+from switch.plan import Gateway, PlanError, load, parse
+from switch.proxies import Status, statuses
 from switch.weights import GIB, Fetch, fetch, receive, say
 
 SOCKET, JOURNAL, WEIGHTS, LOCKS = Path("/tmp/switch.sock"), Path("/journal"), Path("/weights"), Path("/tmp")
+TENANTS = 5
+"""How many the screen names, those with most requests first."""
 LIVE = Path("/tmp/live")
+SHARED = Path("/live")
+"""The folder that the proxies read."""
+KEYS = JOURNAL / "keys.json"
+"""What is remembered of the keys that were applied last."""
 
 
-def gateway_config(state: State, docker: Docker) -> str:
-    """`edited in place` with a digest if the committed gateway's file is not the committed config, else what
-    its container's label says: that was said before it was created. Raises Failed without a gateway."""
+def look(state: State, docker: Docker) -> list[str]:
+    """Whether gateway and keys are what was declared, a line each. Nothing is said of what isn't there."""
+    lines = [f"keys {keys.look(SHARED, KEYS)}"]
     gateway = state.active.plan.gateway if state.active else None
-    if gateway is None:
-        raise Failed("no gateway has been committed yet")
+    if gateway:
+        with contextlib.suppress(DockerError):
+            lines.insert(0, f"gateway {gateway_config(gateway, docker)}")
+    return lines
+
+
+def gateway_config(gateway: Gateway, docker: Docker) -> str:
+    """`edited in place` with a digest if the committed gateway's file is not the committed config, else what
+    its container's label says: that was said before it was created. Raises DockerError."""
     text = docker.get(gateway.container, gateway.config_file)
     if text != gateway.config:
         return f"edited in place {hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return docker.labels_of(gateway.container).get("changeover.config", "as declared")
+    return docker.labels_of(gateway.container).get("changeover.config", keys.AS_DECLARED)
 
 
-def report(state: State, world: World, weights: Path, now: float, unkept: str = "") -> dict[str, Any]:
-    """All that `status` shows; times in seconds since the epoch, sizes in bytes."""
+def report(
+    state: State,
+    world: World,
+    told: dict[str, Status | None],
+    weights: Path,
+    now: float,
+    unkept: str = "",
+) -> dict[str, Any]:
+    """All that `status` shows; times in seconds since the epoch, sizes in bytes. `told` is what each running
+    proxy says, None where it says nothing."""
     a, t = state.active, state.transaction
     t = t if t and t.phase in UNDER_WAY else None
     disks = {}
@@ -60,14 +83,14 @@ def report(state: State, world: World, weights: Path, now: float, unkept: str = 
         "live": serving(state, world),
         "active": a and {**dataclasses.asdict(a.plan.engine), "since": a.since},
         "gated": gated(state, world),
-        "gateway": a and a.plan.gateway.container,
-        "held_since": t.held if t and t.held else state.held,
+        "gateway": a and a.plan.gateway_container,
+        "held_since": state.held,
         "trouble": state.trouble or unkept,
         "under_way": t and _short(t, now),
         "last": state.last and _short(state.last, now),
         "containers": {c.name: "running" if c.running else "stopped" for c in world.values()},
         "disks": disks,
-        "in_flight": edge.in_flight(),
+        "proxies": {name: said and dataclasses.asdict(said) for name, said in told.items()},
         "memory": _memory(),
         "gpus": _gpus(a.plan.engine.gpu_bytes if a else 0),
     }
@@ -116,12 +139,11 @@ def screen(r: dict[str, Any], now: float) -> str:
     if a:
         state = "serves" if r["gated"] else "IS NOT READY"
         lines = [f"engine    {a['kind']} ({a['container']}) {state}, committed {_ago(now - a['since'])} ago"]
-        lines.append(f"gateway   {r['gateway']} {r['containers'].get(r['gateway'], 'is gone')}")
-    count = "unknown" if r["in_flight"] is None else str(r["in_flight"])
+        stands = f"{r['gateway']} {r['containers'].get(r['gateway'], 'is gone')}"
+        lines.append(f"gateway   {stands if r['gateway'] else 'none: the proxies ask the engine'}")
+    lines += _requests(r["proxies"])
     if r["held_since"]:
-        lines.append(f"held      requests wait since {_ago(now - r['held_since'])}, {count} at the edge now")
-    elif a:
-        lines.append(f"in flight {count} requests, none held")
+        lines.append(f"held      requests wait since {_ago(now - r['held_since'])}")
     if r["trouble"]:
         lines.append(f"trouble   {r['trouble']}; the switch keeps trying")
     lines.append(f"under way {_named(t)} for {t['phase_seconds']:.0f} s" if t else "under way nothing")
@@ -143,6 +165,21 @@ def screen(r: dict[str, Any], now: float) -> str:
     return "\n".join(lines)
 
 
+def _requests(proxies: dict[str, dict[str, Any] | None]) -> list[str]:
+    """What the proxies say, all together: requests in flight and held, and whose they are."""
+    there = [said for said in proxies.values() if said]
+    running, held = (sum(sum(s["running"].values()) for s in there), sum(s["held"] for s in there))
+    lines = [f"requests  {running} in flight, {held} waiting"] if there else []
+    tenants = Counter[str]()
+    for said in there:
+        tenants.update(said["tenants"])
+    if tenants:
+        most = [f"{tenant} {count}" for tenant, count in tenants.most_common(TENANTS)]
+        lines.append(f"tenants   {', '.join(most)}{', …' if len(tenants) > TENANTS else ''}")
+    lines += [f"proxy     {name} does not answer" for name, said in proxies.items() if not said]
+    return lines or ["proxy     none runs"]
+
+
 def _named(t: dict[str, Any]) -> str:
     ended = "ended" if t["abandoned"] and t["phase"] == "failed" else t["phase"]
     return f"to {t['kind']} ({t['container']}): {ended}"
@@ -162,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
         "serve": "be the switch (process 1 of its container)",
         "prepare": "make the engine of the plan on stdin ready; `follow` shows how it goes",
         "check": "look whether the plan on stdin could be carried out; changes nothing",
-        "gateway": "print whether the config in the gateway's container is the committed one",
+        "look": "print whether the gateway's config and the keys are what was declared, a line each",
         "exchange": "send the HTTP requests on stdin to containers of the stack, one JSON a line, and answer",
         "release": "keep nothing running any more, before the stack is taken down; stops nothing",
         "fetch": "fetch the weights that the JSON on stdin describes",
@@ -170,6 +207,8 @@ def main(argv: list[str] | None = None) -> int:
         verbs.add_parser(verb, help=text)
     committer = verbs.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
     committer.add_argument("--seen", default="", help="what `/tmp/live` held, which the coordinator keeps")
+    keeper = verbs.add_parser("keys", help="give the proxies the keys of the JSON on stdin, as digests")
+    keeper.add_argument("--seen", default="", help="what `look` said of the keys, which it says again then")
     verbs.add_parser("follow", help="print what is new, wait a little").add_argument("--engine", default="")
     abandoner = verbs.add_parser("abandon", help="give up a prepared change on purpose, and restore")
     abandoner.add_argument("--engine", required=True, help="the container that was to be prepared")
@@ -194,7 +233,7 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
     match args.verb:
         case "serve":
             unpack()
-            daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS, LIVE), SOCKET)
+            daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS, LIVE, SHARED), SOCKET)
         case "prepare" | "commit" | "follow" | "abandon" | "release":
             request: dict[str, Any] = {"verb": args.verb}
             if args.verb in ("follow", "abandon"):
@@ -207,12 +246,18 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             return int(reply["code"])
         case "check":
             say(check(parse(json.load(sys.stdin), "prepare"), docker, JOURNAL, WEIGHTS))
-        case "gateway":
-            say(gateway_config(_state()[0], docker))
+        case "keys":
+            content = keys.parse(json.load(sys.stdin))
+            say(keys.apply(content, args.seen, SHARED, KEYS, lambda: proxies(docker.world())))
+        case "look":
+            for line in look(_state()[0], docker):
+                say(line)
         case "status":
             now = time.time()
             state, unkept = _state()
-            r = report(state, docker.world(), WEIGHTS, now, unkept)
+            world = docker.world()
+            said = statuses(running := proxies(world))
+            r = report(state, world, {name: said.get(name) for name in running}, WEIGHTS, now, unkept)
             say(json.dumps(r, indent=2) if args.json else screen(r, now))
         case "certificate":
             _certificate(_state()[0].last, tar=args.tar)

@@ -45,7 +45,10 @@ def certificate(t: Transaction) -> dict[str, Any]:
             }
             for g in t.gates
         ],
-        "diff": _diff(t.old_plan.gateway.config if t.old_plan else "", t.plan.gateway.config),
+        "diff": [
+            *_diff("gateway", _config(t.old_plan), _config(t.plan)),
+            *_diff("routing", t.old_plan.routing if t.old_plan else "", t.plan.routing),
+        ],
     }
 
 
@@ -135,7 +138,7 @@ def _kind(side: dict[str, str] | None) -> str:
 
 
 def _of(side: dict[str, str] | None, key: str) -> str:
-    return side[key] if side else "–"
+    return (side[key] if side else "") or "–"
 
 
 def _reason(t: Transaction) -> str:
@@ -148,7 +151,7 @@ def _reason(t: Transaction) -> str:
 
 
 def _by(c: dict[str, Any]) -> str:
-    return "for the gateway alone" if c["mode"] == "gateway" else f"by {c['mode']}"
+    return "with the engine that was there" if c["mode"] == "gateway" else f"by {c['mode']}"
 
 
 def _held(c: dict[str, Any]) -> str:
@@ -166,8 +169,13 @@ def _utc(at: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
-def _diff(old: str, new: str) -> list[str]:
-    if not old:
+def _config(plan: Plan | None) -> str:
+    return plan.gateway.config if plan and plan.gateway else ""
+
+
+def _diff(what: str, old: str, new: str) -> list[str]:
+    """Of what was there before and is there still: all of what comes or goes would say nothing."""
+    if not old or not new:
         return []
-    diff = difflib.unified_diff(old.splitlines(), new.splitlines(), "before", "after", n=1, lineterm="")
-    return list(diff)
+    names = f"{what} before", f"{what} after"
+    return list(difflib.unified_diff(old.splitlines(), new.splitlines(), *names, n=1, lineterm=""))

@@ -53,6 +53,8 @@ def check(plan: Plan, docker: Docker, journal: Path, weights: Path, serves: Plan
             f"the weights {engine.kind}/{engine.weights} are not on this host, or not whole. Fetch them "
             "again: `pulumi up --replace '**weights**'`."
         )
+    if plan.gateway is None:
+        return "checked: disk, image, weights"
     validate(plan.gateway, docker)
     return "checked: disk, image, weights, gateway config"
 

@@ -2,8 +2,9 @@
 
 Only the main thread acts: it hears the results that have come in, looks at the containers, and lets the
 machine decide, so that what it sees is never older than what it has heard. What takes time runs in a thread
-and reports back. A state is in the journal before any action of it begins. Only while the journal can't be
-written is it kept in memory alone, and then nothing goes forward: see `Unkept`.
+and reports back. A state is in the journal, and what it says to the proxies in their file, before any action
+of it begins. Only while these can't be written is it kept in memory alone, and then nothing goes forward: see
+`Unkept`.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from switch import certificate, edge, gpu, live, machine
+from switch import certificate, gpu, live, machine
 from switch.checks import Failed, check, disk
 from switch.docker import Docker, DockerError
 from switch.gate import Answer, complete, wholly_on_gpu
@@ -45,6 +46,8 @@ from switch.machine import (
     Unkept,
 )
 from switch.plan import Plan, PlanError, parse
+from switch.proxies import Status, statuses
+from switch.route import RouteFile
 
 IDLE, BUSY = 1.0, 0.1
 POLL_SECONDS = 2.0
@@ -55,7 +58,8 @@ class Switch:
     """The running switch. `clock` gives seconds since the epoch.
 
     `live` is the file in which a coordinator reads at each preview what serves: a file, since starting an
-    interpreter to ask would double what a preview waits for the host.
+    interpreter to ask would double what a preview waits for the host. `shared` is the folder that the proxies
+    read.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Switch:
         journal: Journal,
         weights: Path,
         live: Path,
+        shared: Path,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.docker, self.journal, self.weights, self.clock = docker, journal, weights, clock
@@ -71,26 +76,31 @@ class Switch:
         self._world: machine.World | None = None
         live.unlink(missing_ok=True)  # of an earlier run: nothing was looked at yet
         self.state = journal.read()
+        self.route = RouteFile(shared, clock)
         self.unkept = ""
-        """Why the journal is older than the state; empty when it isn't."""
-        self.waiting: int | None = None
+        """Why the journal or the proxies' file is older than the state; empty when it isn't."""
         self.events, self._heard = queue.SimpleQueue[Event | None](), deque[Event]()
         self._lock = threading.Condition()
 
     # events
 
     def apply(self, event: Event) -> list[Action]:
-        """One step of the machine, kept in the journal, or in memory alone where that can do no harm. Raises
-        Refused, also for a change that can't be kept."""
+        """One step of the machine, kept in the journal, or in memory alone where that can do no harm, and
+        told to the proxies. Raises Refused, also for a change that can't be kept."""
         with self._lock:
+            if isinstance(event, Tick) and event.route != self.route.number(self.state):
+                event = dataclasses.replace(event, route=None)  # someone asked for something in the meantime
             new, actions = machine.advance(self.state, event, self.clock())
-            if (new != self.state or self.unkept) and not self._keep(new):
+            if not self._kept(new):
                 if isinstance(event, Ask):
                     raise Refused(self.unkept)
                 if isinstance(event, Boot | Tick | Done):  # of the main thread, which alone acts
                     back, first = machine.advance(self.state, Unkept(self.unkept), self.clock())
                     new, actions = machine.advance(back, event, self.clock())
                     actions = first + actions
+                    with contextlib.suppress(OSError):  # what leads back is told as soon as it can be
+                        self.route.lay_out(new)
+                        self.route.publish()
             if new != self.state:
                 self._tell(new)
                 self.state = new
@@ -98,16 +108,28 @@ class Switch:
             self._say_live()  # the lock is still held: before anyone who waits for the new state can ask
             return actions
 
-    def _keep(self, new: machine.State) -> bool:
-        """Whether `new` could be written into the journal."""
+    def _kept(self, new: machine.State) -> bool:
+        """Whether all that outlives this process says `new`, once this has written what doesn't.
+
+        What the proxies are told takes room before the journal is written, and only a name afterwards: so
+        the journal does not say what they were never told, nor are they told what a kill would forget.
+        """
+        told = self.route.number(new) is not None
+        if new == self.state and told and not self.unkept:
+            return True
         was, self.unkept = self.unkept, ""
+        what = "the proxies' file"
         try:
+            self.route.lay_out(new)
+            what = "its journal"
             self.journal.write(new)
+            what = "the proxies' file"
+            self.route.publish()
         except OSError as error:
             _, room = disk(self.journal.folder)
-            self.unkept = f"the switch can't write its journal ({error.strerror}): {room}"
+            self.unkept = f"the switch can't write {what} ({error.strerror}): {room}"
         if bool(was) != bool(self.unkept):
-            print(self.unkept or "the journal can be written again", flush=True)
+            print(self.unkept or "journal and proxies' file can be written again", flush=True)
         return not self.unkept
 
     def _say_live(self) -> None:
@@ -142,7 +164,16 @@ class Switch:
             self._heard.popleft()
             self._hear(0)
         self._world = self.docker.world()
-        self.perform(self.apply(Tick(self._world, self.waiting)))
+        number = self.route.number(self.state)
+        self.perform(self.apply(Tick(self._world, number, self._ask_proxies(self._world))))
+
+    def _ask_proxies(self, world: machine.World) -> dict[str, Status]:
+        """What they say, while that matters."""
+        return {} if self._calm() else statuses(proxies(world))
+
+    def _calm(self) -> bool:
+        t = self.state.transaction
+        return self.state.held is None and not (t and t.phase in machine.UNDER_WAY)
 
     def _hear(self, seconds: float) -> None:
         with contextlib.suppress(queue.Empty):
@@ -159,17 +190,9 @@ class Switch:
                     self.events.put(None)
             time.sleep(IDLE)
 
-    def count(self) -> None:
-        """Asks the edge, while requests are held, how many there are."""
-        while True:
-            t = self.state.transaction
-            held = self.state.held or (t and t.phase in machine.UNDER_WAY and t.held)
-            self.waiting = edge.in_flight() if held else None
-            time.sleep(BUSY if held else IDLE)
-
     def run(self) -> None:
         """Until the process is told to end. Leaves by SystemExit when Docker can't be reached for long."""
-        self.events.put(Boot())
+        self.events.put(Boot(self.route.held_since))
         heard = time.monotonic()
         while True:
             try:
@@ -181,9 +204,7 @@ class Switch:
                     # Docker has come back with another socket; a restarted container mounts that one
                     sys.exit("Docker can't be reached; the restart policy brings the switch back")
                 time.sleep(IDLE)
-            t = self.state.transaction
-            calm = not (self.state.busy or self.state.held or (t and t.phase in machine.UNDER_WAY))
-            self._hear(IDLE if calm else BUSY)
+            self._hear(IDLE if self._calm() and not self.state.busy else BUSY)
 
     # actions
 
@@ -205,9 +226,6 @@ class Switch:
                 case "memory":
                     free = min(free for free, _ in gpu.memory())
                     return Done(action, True, facts={"free": free})
-                case "count":
-                    count = edge.asked()
-                    return Done(action, count is not None, facts={"at_engine": count or 0})
                 case "probe" if action.plan:
                     a = probe(action.plan, action.through, action.stream, action.strict, action.seconds)
                     return Done(action, a.ok, a.text, a.loading, a.final, a.facts)
@@ -282,22 +300,26 @@ def probe(
 
     `patience` is in seconds until the answer begins, where that may take longer than the gate's own time-out.
     """
-    engine, gateway, gate = plan.engine, plan.gateway, plan.gate
-    itself = through == "engine"
+    engine, gateway, gate = plan.engine, plan.gateway if through == "gateway" else None, plan.gate
     answer = complete(
-        engine.container if itself else gateway.container,
-        engine.port if itself else gateway.port,
-        "/v1/chat/completions" if itself else gateway.path,
-        engine.model if itself else gateway.model,
+        gateway.container if gateway else engine.container,
+        gateway.port if gateway else engine.port,
+        gateway.path if gateway else "/v1/chat/completions",
+        gateway.model if gateway else engine.model,
         stream=stream,
         max_tokens=gate.max_tokens,
         timeout=gate.timeout,
         patience=patience,
-        same_model=itself,
+        same_model=gateway is None,
     )
     if answer.ok and strict and engine.kind == "ollama" and engine.gpu_bytes:
         return wholly_on_gpu(answer, engine.container, engine.port)
     return answer
+
+
+def proxies(world: machine.World) -> list[str]:
+    """Those that run."""
+    return [c.name for c in world.values() if c.role == "proxy" and c.running]
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -351,6 +373,5 @@ def serve(switch: Switch, path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     listen(switch, path)
-    for task in (switch.watch, switch.count):
-        threading.Thread(target=task, daemon=True).start()
+    threading.Thread(target=switch.watch, daemon=True).start()
     switch.run()

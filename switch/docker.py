@@ -81,12 +81,12 @@ class Docker:
         return json.loads(raw) if raw else None
 
     def world(self) -> World:
-        """The engines and gateways of the stack, by name, running or not."""
+        """The engines, gateways and proxies of the stack, by name, running or not."""
         labels = [f"{key}={value}" for key, value in self.labels.items()]
         query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
         found: dict[str, Container] = {}
         for row in self.call("GET", f"/containers/json?{query}"):
-            if row["Labels"].get("changeover.role") in ("engine", "gateway"):
+            if row["Labels"].get("changeover.role") in ("engine", "gateway", "proxy"):
                 try:
                     c = _container(self.call("GET", f"/containers/{row['Id']}/json"))
                 except DockerError as error:

@@ -2,10 +2,9 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
-from switch import certificate
+from switch import certificate, files
 from switch.machine import State, Transaction
 from switch.plan import PlanError, load
 
@@ -33,27 +32,12 @@ class Journal:
     def write(self, state: State) -> None:
         """All or nothing, also when the power goes. What is under way in this process only is left out."""
         kept = dataclasses.replace(state, busy=None, gating=None, room=None)
-        _write(self.file, json.dumps(dataclasses.asdict(kept), indent=1))
+        files.write(self.file, json.dumps(dataclasses.asdict(kept), indent=1))
 
     def archive(self, transaction: Transaction) -> None:
         """Leaves a change's certificate, as JSON and as Markdown."""
         for name, text in certificate.files(certificate.certificate(transaction)).items():
-            _write(self.certificates / name, text)
+            files.write(self.certificates / name, text)
         for suffix in ("json", "md"):
             for old in sorted(self.certificates.glob(f"*.{suffix}"))[:-KEPT]:
                 old.unlink()
-
-
-def _write(file: Path, content: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_suffix(".new")
-    with new.open("w") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    new.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -9,6 +9,9 @@ back to `active`, after it only forward.
 With no transaction, and in restoring, `_converge` makes the host match `active`. Each turn looks at the
 containers as they are and asks for the next thing that is missing, so a step that a kill cut off is asked for
 again.
+
+Requests are held and released by the proxies, which go by what `switch.route` makes of the state. They are
+held from the turn on that finds the active engine outside of its gated run, or its gateway gone.
 """
 
 import copy
@@ -17,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from switch.plan import Plan
+from switch.proxies import Status
+from switch.route import Route, route
 
 Phase = Literal[
     "checking", "draining", "stopping", "loading", "prepared", "starting", "retiring", "restoring",
@@ -25,7 +30,11 @@ Phase = Literal[
 UNDER_WAY = ("checking", "draining", "stopping", "loading", "prepared", "starting", "retiring", "restoring")
 LEASED = UNDER_WAY[:6]
 ORDERS = ("start", "stop")
-JOBS = ("check", "memory", "probe", "count", *ORDERS)
+JOBS = ("check", "memory", "probe", *ORDERS)
+FORMER_NAME_SECONDS = 60
+"""How long the model's former name is still answered after a commit: the rest of that `pulumi up`."""
+TAKE_NOTE_SECONDS = 5
+"""In which a proxy that works has long taken note of a new route."""
 REPAIR = "`pulumi up --refresh` makes again what is missing."
 
 
@@ -64,7 +73,7 @@ World = Mapping[str, Container]
 class Action:
     """`signal`, `remove`, `logs`, `archive` are done at once; the others take time (`JOBS`)."""
 
-    do: Literal["check", "memory", "start", "stop", "probe", "count", "signal", "remove", "logs", "archive"]
+    do: Literal["check", "memory", "start", "stop", "probe", "signal", "remove", "logs", "archive"]
     container: str = ""
     job: int = 0
     seconds: float = 0
@@ -78,15 +87,23 @@ class Action:
 
 @dataclass(frozen=True)
 class Boot:
-    """The switch has started; what it was doing when it last stopped is in the state."""
+    """The switch has started; what it was doing when it last stopped is in the state.
+
+    `held`: since when the proxies hold. The state does not know it where it was not kept, and nothing is
+    released unseen.
+    """
+
+    held: float | None = None
 
 
 @dataclass(frozen=True)
 class Tick:
-    """`waiting`: how many requests the edge holds, as far as that is known."""
+    """`proxies`: what those say that could be asked, by container, asked after `route` was looked at: the
+    number of the published one, or None while that isn't what the state says."""
 
     world: World
-    waiting: int | None = None
+    route: int | None = None
+    proxies: Mapping[str, Status] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -204,15 +221,14 @@ class Transaction:
     crowded: str = ""
     """Why it goes by hold although the plan says overlap, where that is for want of memory."""
     opened: bool = False
+    """Whether its gateway was started: one that has ended since is not started again."""
     cleared: bool = False
+    """Whether the new engine was stopped, on the way back."""
     gated_at: str = ""
     held: float | None = None
     held_seconds: float | None = None
     most_waiting: int = 0
-    """The most requests that the edge held at one time."""
-    at_engine: int | None = None
-    """Requests that the edge had at an engine itself when it was last asked."""
-    ask_at: float = 0
+    """The most requests that waited in the proxies at one time."""
     error: str = ""
     logs_of: str = ""
     logs: list[str] | None = None
@@ -248,6 +264,9 @@ class State:
     busy_since: float = 0
     jobs: int = 0
     held: float | None = None
+    """Since when requests wait."""
+    also: dict[str, float | None] = field(default_factory=dict)
+    """Former names of the model that are still answered, and until when; None: a change is under way."""
     trouble: str = ""
     tries: int = 0
     retry_at: float = 0
@@ -261,8 +280,8 @@ def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]
     """
     turn = _Turn(copy.deepcopy(state), now)
     match event:
-        case Boot():
-            turn.boot()
+        case Boot(held):
+            turn.boot(held)
         case Tick():
             turn.tick(event)
         case Ask(verb, plan, world, seen):
@@ -312,11 +331,15 @@ class _Turn:
     def __init__(self, state: State, now: float) -> None:
         self.s, self.now, self.actions = state, now, list[Action]()
         self.world: World = {}
+        self.proxies: Mapping[str, Status] = {}
+        self.route: Route | None = None
+        """The published one, if the state said just that when the turn began."""
 
     # requests
 
-    def boot(self) -> None:
+    def boot(self, held: float | None) -> None:
         s, t = self.s, self.s.transaction
+        s.held = s.held or (held if s.active else None)
         s.busy = s.gating = s.room = None
         for doom in s.doomed.values():
             doom.sent = False  # a kill may have come between writing it down and the signal
@@ -357,7 +380,7 @@ class _Turn:
             )
         if plan.engine.container not in world:
             raise Refused(f"the container {plan.engine.container} does not exist. {self._remain()} {REPAIR}")
-        if verb == "commit" and plan.gateway.container not in world:
+        if verb == "commit" and plan.gateway and plan.gateway.container not in world:
             raise Refused(f"the gateway {plan.gateway.container} does not exist. {self._remain()} {REPAIR}")
         self._begin(fresh)
 
@@ -369,9 +392,10 @@ class _Turn:
         if a is None:
             return
         fresh.old_kind, fresh.old_engine = a.plan.engine.kind, a.plan.engine.container
-        fresh.old_gateway, fresh.old_plan = a.plan.gateway.container, a.plan
+        fresh.old_gateway, fresh.old_plan = a.plan.gateway_container, a.plan
         g = self.world.get(fresh.old_gateway)
-        stays = fresh.old_gateway == plan.gateway.container and g and g.running and g.name not in s.doomed
+        same = (fresh.old_gateway, a.plan.routing) == (plan.gateway_container, plan.routing)
+        stays = same and (not plan.gateway or (g and g.running and g.name not in s.doomed))
         if plan.engine == a.plan.engine and gated(s, self.world) and (fresh.asked == "prepare" or stays):
             fresh.phase = "unchanged"
             s.seen = fresh.seen or s.seen
@@ -422,9 +446,6 @@ class _Turn:
             case Action(do="memory", container=name) if s.room and s.room.container == name:
                 free = e.facts.get("free", 0)
                 s.room = replace(s.room, free=free, why=e.text, next_at=self.now + 0.25)
-            case Action(do="count") if t:
-                # an edge that does not say it has none that could be waited for
-                t.at_engine, t.ask_at = e.facts.get("at_engine", 0), self.now + 0.25
             case Action(do="probe", through="gateway") if leased:
                 if e.ok:
                     self._decide(leased)
@@ -471,13 +492,19 @@ class _Turn:
     # turns
 
     def tick(self, e: Tick) -> None:
-        s, self.world = self.s, e.world
-        if e.waiting and s.transaction and s.transaction.phase in ("stopping", "loading", "prepared"):
-            s.transaction.most_waiting = max(s.transaction.most_waiting, e.waiting)
+        s, self.world, self.proxies = self.s, e.world, e.proxies
+        if e.route is not None:
+            self.route = route(s, e.route, 0)
+        if s.held is not None and s.transaction and s.transaction.phase in UNDER_WAY:
+            waiting = sum(each.held for each in e.proxies.values())
+            s.transaction.most_waiting = max(s.transaction.most_waiting, waiting)
+        s.also = {name: until for name, until in s.also.items() if until is None or self.now < until}
         for name, doom in list(s.doomed.items()):
             c = e.world.get(name)
             if c is None or not c.up or c.started_at != doom.started_at:
                 del s.doomed[name]
+        if s.active and s.held is None and not self._serves(s.active):
+            s.held = self.now
         while True:
             t = s.transaction
             before = t.phase if t else ""
@@ -539,16 +566,20 @@ class _Turn:
         return "beside" if t.plan.cutover == "overlap" else "hold"
 
     def _draining(self, t: Transaction) -> None:
-        gateways = [c for c in self._role("gateway") if c.up]
-        if t.held is None:
-            t.held = self.s.held or (self.now if gateways else None)
-        if self._drained(gateways):
+        a = self.s.active
+        if a and self.s.held is None:
+            self.s.held = self.now
+        t.held = self.s.held
+        gateways = self._unrouted_gateways()
+        ended = self._ended(gateways)
+        at_work = [f"{c.name} still had requests" for c in gateways] + self._at_work()
+        if ended and not at_work:
             if t.held is not None:
-                self._say(f"drained in {self.now - t.held:.1f} s")
+                self._say(f"drained in {self.now - t.since:.1f} s")
             self._to("stopping")
         elif self.now - t.since > t.plan.seconds.drain:
-            names = " and ".join(c.name for c in gateways)
-            self._fail(f"{names} still had requests after {t.plan.seconds.drain:g} s; no engine was stopped")
+            why = " and ".join(at_work)
+            self._fail(f"{why} after {t.plan.seconds.drain:g} s; no engine was stopped")
 
     def _stopping(self, t: Transaction) -> None:
         if self._alone(t):
@@ -577,11 +608,13 @@ class _Turn:
             self._to("starting")
 
     def _starting(self, t: Transaction) -> None:
-        name, seconds = t.plan.gateway.container, t.plan.seconds.gateway
+        name, seconds = t.plan.gateway_container, t.plan.seconds.gateway
         g = self.world.get(name)
         if not self._new_stands(t):
             return
-        if g is None:
+        if not t.plan.gateway:
+            self._decide(t)
+        elif g is None:
             self._fail(f"the gateway {name} is gone")
         elif not g.up and not t.opened:
             t.opened = True
@@ -596,27 +629,37 @@ class _Turn:
             self._job("probe", name, plan=t.plan, through="gateway")
 
     def _gateway_gating(self, t: Transaction) -> Gating:
-        return self.s.gating or Gating(t.plan.gateway.container, t.since, 0)
+        return self.s.gating or Gating(t.plan.gateway_container, t.since, 0)
 
     def _decide(self, t: Transaction) -> None:
-        """The one point where `active` changes: a completion has come through the new gateway."""
-        self._say("gateway answers")
+        """The one point where `active` changes, and where requests go: a completion has come through the new
+        gateway, or there is none."""
+        if t.plan.gateway:
+            self._say("gateway answers")
         if t.held is not None:
             t.held_seconds = self.now - t.held
             self._say(f"released after {t.held_seconds:.1f} s held")
-        if t.old_plan and t.old_plan.engine != t.plan.engine:
+        if t.old_plan and t.old_plan.engine.container != t.plan.engine.container:
             self.s.back = t.old_plan
+        if t.old_plan and t.old_plan.engine.model != t.plan.engine.model:
+            self.s.also[t.old_plan.engine.model] = None
+        self.s.also.pop(t.plan.engine.model, None)
         self.s.active = Active(t.plan, t.gated_at, self.now)
         self.s.gating, self.s.held = None, None
         self.s.trouble, self.s.tries, self.s.retry_at = "", 0, 0
         self._to("retiring")
 
     def _retiring(self, t: Transaction) -> None:
-        new, engine = t.plan.gateway.container, t.plan.engine.container
-        gateways = [c for c in self._role("gateway") if c.up and c.name != new]
-        if not self._drained(gateways, self._patience(t.plan)):
+        new, engine = t.plan.gateway_container, t.plan.engine
+        if self.route is None or (self._without_note() and self.now - t.since < TAKE_NOTE_SECONDS):
+            return  # a gateway that was told to end takes no more requests
+        patience = self._patience(t.plan)
+        if not self._ended([c for c in self._role("gateway") if c.up and c.name != new], patience):
             return
-        if not self._stopped(c for c in self._role("engine") if c.up and c.name != engine):
+        old = [c for c in self._role("engine") if c.up and c.name != engine.container]
+        if old and self._at_work(engine.name) and self.now - t.since < patience:
+            return
+        if not self._stopped(old):
             return
         # Pulumi deletes the gateways it knows at the end of its update, and fails on one that is gone: only
         # what was already nobody's at the commit before this one can't be Pulumi's any more.
@@ -624,7 +667,9 @@ class _Turn:
         orphans = [c.name for c in self._role("gateway") if c.name not in keep and c.created < t.began]
         self.actions += [Action("remove", name) for name in orphans if name in self.s.orphans]
         self.s.orphans = orphans
-        if t.old_engine not in ("", engine):
+        for name, until in self.s.also.items():
+            self.s.also[name] = self.now + FORMER_NAME_SECONDS if until is None else until
+        if t.old_engine not in ("", engine.container):
             self._say(f"{self._kind(t.old_engine)} ({t.old_engine}) is the standby")
         self._end("committed")
 
@@ -633,41 +678,22 @@ class _Turn:
         if s.trouble:
             self._end("failed")
             return
-        keep = a.plan.gateway.container if a else ""
+        keep = a.plan.gateway_container if a else ""
         patience = self._patience(t.plan) if gated(s, self.world) else t.plan.seconds.drain
-        gateways = [c for c in self._role("gateway") if c.up and c.name != keep]
-        t.opened = t.opened or bool(gateways)
-        if not self._drained(gateways, patience):
+        if not self._ended([c for c in self._role("gateway") if c.up and c.name != keep], patience):
             return
         if t.logs_of and t.logs is None:
             self.actions.append(Action("logs", t.logs_of))
         elif not t.cleared and not (a and a.plan.engine.container == new):
-            if self._still_asked(t):
-                return
             # even one that does not run: Docker may still be starting it for a switch that was killed.
-            # At once: nobody asks it any more, and an engine that is loading would use up its grace.
+            # At once: no client was ever led to it, and an engine that is loading would use up its grace.
             self._job("stop", new, seconds=0)
         elif a is None or self._converge():
             self._end("failed")
 
-    def _still_asked(self, t: Transaction) -> bool:
-        """Whether clients may still have answers of the new engine: where a gateway fails, the edge asks the
-        engine itself. For as long as a drain, and while nothing else waits for it."""
-        e = self.world.get(t.plan.engine.container)
-        if not (t.opened and e and e.running and e.name not in self.s.doomed):
-            return False
-        if t.at_engine == 0 or self.now - t.since >= t.plan.seconds.drain:
-            return False
-        if t.way == "beside" and not gated(self.s, self.world):
-            return False
-        if not t.ask_at:
-            t.ask_at = self.now + 0.25  # the last answers of a gateway that has just ended are on their way
-        elif not self.s.busy and self.now >= t.ask_at:
-            self._job("count", e.name)
-        return True
-
     def _converge(self) -> bool:
-        """One step towards `active`: its engine alone, gated, only then its gateway. True when all is so."""
+        """One step towards `active`: its engine alone, gated, its gateway up, only then requests. True when
+        all is so, and published."""
         s, a = self.s, self.s.active
         if a is None:
             return True  # nothing is known to be ours: stop nothing
@@ -677,15 +703,30 @@ class _Turn:
             return False
         if not gated(s, self.world) and not self._regated(a):
             return False
+        if not self._opened(a):
+            return False
+        s.held, s.trouble = None, ""
+        if self.now > s.retry_at + 30:
+            s.tries = 0
+        return self._published()
+
+    def _serves(self, a: Active) -> bool:
+        """Whether requests may go on: the active engine is in its gated run, and its gateway there."""
+        gateway = self.world.get(a.plan.gateway_container)
+        opened = a.plan.gateway is None or (gateway and gateway.up and gateway.name not in self.s.doomed)
+        return gated(self.s, self.world) and bool(opened)
+
+    def _opened(self, a: Active) -> bool:
+        """Starts the active gateway where it does not run. True when it does, or where there is none."""
+        s = self.s
+        if a.plan.gateway is None:
+            return True
         gateway = self.world.get(a.plan.gateway.container)
         if gateway is None:
             self._trouble(f"the gateway {a.plan.gateway.container} is gone. {REPAIR}")
         elif gateway.name in s.doomed:
-            self._drained([gateway], self._patience(a.plan))
+            self._ended([gateway], self._patience(a.plan))
         elif gateway.up:
-            s.held, s.trouble = None, ""
-            if self.now > s.retry_at + 30:
-                s.tries = 0
             return True
         elif self.now >= s.retry_at:
             s.tries += 1
@@ -694,13 +735,10 @@ class _Turn:
         return False
 
     def _regated(self, a: Active) -> bool:
-        """Brings the active engine back through its gate while no gateway answers, so that requests wait."""
+        """Brings the active engine back through its gate while requests wait."""
         s, name = self.s, a.plan.engine.container
         e = self.world.get(name)
-        gateways = [c for c in self._role("gateway") if c.up]
-        if gateways and s.held is None:
-            s.held = self.now
-        if not self._drained(gateways, a.plan.seconds.drain) or self.now < s.retry_at:
+        if not self._ended(self._unrouted_gateways(), a.plan.seconds.drain) or self.now < s.retry_at:
             return False
         if e is None:
             self._trouble(f"the container {name} is gone. {REPAIR}")
@@ -826,7 +864,7 @@ class _Turn:
         """How long a gateway may take to finish whose engine answers: no answer is cut that still can end."""
         return max(plan.seconds.drain + plan.seconds.load, plan.seconds.request)
 
-    def _drained(self, gateways: list[Container], patience: float = float("inf")) -> bool:
+    def _ended(self, gateways: list[Container], patience: float = float("inf")) -> bool:
         """True when there are none; each is told once to finish, and is ended after `patience` seconds."""
         for c in gateways:
             doom = self.s.doomed.get(c.name)
@@ -837,9 +875,41 @@ class _Turn:
                 self._job("stop", c.name, seconds=0)
         return not gateways
 
+    def _unrouted_gateways(self) -> list[Container]:
+        """Gateways that have to end before requests are held: those from before there were proxies."""
+        a = self.s.active
+        return [] if a and a.plan.routing else [c for c in self._role("gateway") if c.up]
+
+    def _published(self) -> bool:
+        """Whether the proxies are told just what the state says now."""
+        return self.route is not None and route(self.s, self.route.number, 0) == self.route
+
+    def _without_note(self) -> list[str]:
+        """Which proxies have not taken note of what the state says, in words. One that can't be asked has
+        not; one that does not run has nothing to take note for."""
+        if not self._published():
+            return ["the proxies were not told yet what they are to do"]
+        number = self.route.number if self.route else 0
+        running = [c.name for c in self._role("proxy") if c.running]
+        return [
+            f"{name} " + ("had not taken note of it" if name in self.proxies else "did not answer")
+            for name in running
+            if name not in self.proxies or self.proxies[name].applied != number
+        ]
+
+    def _at_work(self, serves: str = "") -> list[str]:
+        """Which proxies may still have requests at another engine than `serves`, in words."""
+        if without := self._without_note():
+            return without
+        counts = {
+            name: sum(count for engine, count in status.running.items() if engine != serves)
+            for name, status in self.proxies.items()
+        }
+        return [f"{name} still had {count} requests" for name, count in counts.items() if count]
+
     def _job(
         self,
-        do: Literal["check", "memory", "start", "stop", "probe", "count"],
+        do: Literal["check", "memory", "start", "stop", "probe"],
         container: str = "",
         *,
         seconds: float = 0,

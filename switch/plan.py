@@ -26,6 +26,8 @@ class Engine:
     """Memory that must be free on each GPU before it starts; 0 without a GPU."""
     host_bytes: int
     """RAM that it takes."""
+    name: str = ""
+    """What proxies and the gateway's config call it; empty in a plan from before there were proxies."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,17 @@ class About:
 
     engine_image: str
     gateway_image: str
+    """Empty without a gateway."""
     reason: str
     sum: str
     loading_seconds: float
     """What the catalogue expects."""
     images: list[str]
-    """What else the stack has at that time: edge, switch and the standby."""
+    """What else the stack has at that time: edge, proxy, switch and the standby."""
 
     @property
     def all_images(self) -> list[str]:
-        return [self.engine_image, self.gateway_image, *self.images]
+        return [image for image in (self.engine_image, self.gateway_image, *self.images) if image]
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,22 @@ class Plan:
     memory: Memory
     seconds: Seconds
     gate: Gate
-    gateway: Gateway
+    gateway: Gateway | None
+    """None: the proxies ask the engine themselves."""
     about: About
     no_flip: str = ""
     """Why it must not be carried out where an engine of another kind serves; empty: it may."""
+    routing: str = ""
+    """The proxies' routing, as TOML. Empty in a plan from before there were proxies: what it made live is
+    asked by way of its gateway alone, and held by stopping that."""
+
+    @property
+    def gateway_container(self) -> str:
+        """Empty without a gateway, and in `prepare`."""
+        return self.gateway.container if self.gateway else ""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Plan":
+        return self  # nobody changes one, and every state has several
 
 
 def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> Any:
@@ -157,9 +172,13 @@ def parse(raw: Any, verb: Literal["prepare", "commit"]) -> Plan:
     plan: Plan = load(Plan, raw)
     name(plan.engine.container, "plan.engine.container")
     name(plan.engine.weights, "plan.engine.weights")
-    if verb == "commit":
+    if plan.routing:
+        name(plan.engine.name, "plan.engine.name")
+    elif plan.gateway is None:
+        raise PlanError("plan.gateway is null and plan.routing is empty; nothing would lead to the engine")
+    if verb == "commit" and plan.gateway:
         name(plan.gateway.container, "plan.gateway.container")
-    elif plan.gateway.container:
+    elif plan.gateway_container:
         raise PlanError("plan.gateway.container is for commit; prepare comes before the new gateway exists")
     for section in (plan.seconds, plan.gate):
         for field, value in dataclasses.asdict(section).items():

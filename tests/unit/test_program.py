@@ -237,7 +237,7 @@ def test_the_proxy_is_nobody_with_a_limit_no_socket_and_nothing_that_it_could_wr
     proxy = recorder.of("Container")["changeover-local-proxy"]
     assert (proxy["user"], proxy["readOnly"], proxy["memory"]) == ("65534:65534", True, 512)
     mounts = {each["containerPath"]: each for each in proxy["volumes"]}
-    assert sorted(mounts) == ["/app", "/live", "/log", "/wheels"]
+    assert sorted(mounts) == ["/live", "/log", "/wheels"]
     assert all(mounts[path]["readOnly"] for path in ("/live", "/wheels"))
     assert mounts["/live"]["volumeName"] == "changeover-local-live"
     assert not any(each.get("hostPath") for each in mounts.values())
@@ -261,7 +261,7 @@ def test_what_the_proxy_needs_is_there_before_it_and_it_answers_before_anything_
     def waits_for(kind: str, name: str) -> set[str]:
         return {urn.rsplit("::", 1)[1] for urn in recorder.options(kind, name).dependencies}
 
-    assert {"proxy-wheels", "changeover-local-switch"} <= waits_for("Container", "changeover-local-proxy")
+    assert {"proxy-files", "changeover-local-switch"} <= waits_for("Container", "changeover-local-proxy")
     assert "changeover-local-proxy" in waits_for("Command", "proxy-ready")
     assert "proxy-ready" in waits_for("Command", "prepare-step")
     assert "keys-step" in waits_for("Command", "edge-configuration")
@@ -277,7 +277,7 @@ def test_other_packages_of_the_proxy_are_another_volume_and_another_proxy(
         recorder = Recorder.start("local")
         build(settings())
         (volume,) = [name for name in recorder.of("Volume") if name.startswith("proxy-wheels-")]
-        lock = recorder.of("Command")["proxy-wheels"]["environment"]["LOCK"]
+        lock = recorder.of("Command")["proxy-files"]["environment"]["LOCK"]
         assert volume == f"proxy-wheels-{lock}"
         labels = recorder.of("Container")["changeover-local-proxy"]["labels"]
         assert {"label": "changeover.wheels", "value": lock} in labels

@@ -1,4 +1,4 @@
-"""The certificate of a change, what may be freed after it, and what the switch asks of GPU and edge."""
+"""The certificate of a change, what may be freed after it, and what the switch asks of the GPU."""
 
 import dataclasses
 import fcntl
@@ -66,17 +66,31 @@ def test_the_mode_is_the_way_that_was_taken_and_not_the_one_that_was_declared() 
     assert ": committed by overlap, nothing held" in short(both)
     assert "Mode: overlap, since one at a time." in markdown(both), "the plan's own reason"
     gateway = certificate.certificate(transaction(plan=declared, way="gateway", held_seconds=None))
-    assert ": committed for the gateway alone, nothing held" in short(gateway)
+    assert ": committed with the engine that was there, nothing held" in short(gateway)
     assert "Mode: gateway, since the engine stays." in markdown(gateway)
     unbegun = certificate.certificate(transaction(plan=declared, way="", phase="failed"))
     assert ": failed by overlap" in short(unbegun)
 
 
-def test_the_diff_is_that_of_the_gateways_config() -> None:
+def test_the_diff_is_that_of_the_gateways_config_and_of_the_routing() -> None:
     old = plan(OLD, gateway=OLD_GATEWAY)
+    assert old.gateway
     gateway = dataclasses.replace(old.gateway, config='routing = ["ollama", "vllm"]\n')
     t = transaction(old_plan=dataclasses.replace(old, gateway=gateway))
-    assert certificate.certificate(t)["diff"][-2:] == ['-routing = ["ollama", "vllm"]', "+x = 1"]
+    diff = certificate.certificate(t)["diff"]
+    assert diff[3:5] == ['-routing = ["ollama", "vllm"]', "+x = 1"]
+    assert diff[5] == "--- routing before" and diff[-2:] == [
+        '-engines = ["ollama-1"]',
+        '+engines = ["vllm-2"]',
+    ]
+
+
+def test_without_a_gateway_the_diff_is_that_of_the_routing_alone() -> None:
+    new, old = plan(NEW, gateway=None), plan(OLD, gateway=OLD_GATEWAY)
+    about = dataclasses.replace(new.about, gateway_image="")
+    c = certificate.certificate(transaction(plan=dataclasses.replace(new, about=about), old_plan=old))
+    assert c["diff"][0] == "--- routing before"
+    assert "| gateway | gateway:1 | – |" in markdown(c)
 
 
 def test_a_failed_change_says_so_and_a_first_one_comes_from_nothing() -> None:

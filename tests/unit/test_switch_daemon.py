@@ -16,7 +16,9 @@ from switch.gate import Answer
 from switch.journal import KEPT, Journal
 from switch.machine import Active, Boot, Container, State, Transaction, World
 from switch.plan import load
-from tests.unit.test_switch_machine import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, plan, raw_plan
+from switch.proxies import Status
+from switch.route import FILE
+from tests.unit.test_switch_machine import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, PROXY, plan, raw_plan
 
 
 def box(name: str, role: str, running: bool = False) -> Container:
@@ -35,6 +37,7 @@ class FakeDocker(Docker):
             box(OLD, "engine", True),
             box(NEW, "engine"),
             box(OLD_GATEWAY, "gateway", True),
+            box(PROXY, "proxy", True),
         ]
         self.boxes = {each.name: each for each in boxes}
         self.orders: list[str] = []
@@ -99,17 +102,31 @@ class Rig:
         self.docker, self.journal = FakeDocker(), Journal(folder / "journal")
         self.now = 1000.0
         self.journal.write(State(active=Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", 1.0)))
-        self.weights, self.live = folder / "weights", folder / "live"
+        self.weights, self.live, self.shared = folder / "weights", folder / "live", folder / "shared"
+        self.shared.mkdir()
+        self.requests = dict[str, int]()
+        """What the proxy has, by engine; it has always taken note of its route."""
         for kind in ("ollama", "vllm"):
             (self.weights / kind / "tiny-1").mkdir(parents=True)
             (self.weights / kind / "tiny-1" / ".complete").touch()
         self.switch = self.boot()
 
     def boot(self) -> Switch:
-        self.switch = Switch(self.docker, self.journal, self.weights, self.live, lambda: self.now)
-        self.switch.events.put(Boot())
+        self.switch = Switch(
+            self.docker, self.journal, self.weights, self.live, self.shared, lambda: self.now
+        )
+        self.switch.events.put(Boot(self.switch.route.held_since))
         self.switch.turn()
         return self.switch
+
+    @property
+    def route(self) -> dict[str, Any]:
+        """What the proxies read."""
+        return dict(json.loads((self.shared / FILE).read_text()))
+
+    def statuses(self, proxies: list[str]) -> dict[str, Status]:
+        assert proxies == [PROXY]
+        return {PROXY: Status(self.route["number"], self.requests, 2, {}, "", False)}
 
     def turns(self, until: Callable[[], bool]) -> None:
         end = time.monotonic() + 10
@@ -134,7 +151,9 @@ class Rig:
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     monkeypatch.setattr(daemon, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(daemon, "probe", lambda *_: Answer(True, facts=FACTS))
-    yield Rig(tmp_path)
+    rig = Rig(tmp_path)
+    monkeypatch.setattr(daemon, "statuses", rig.statuses)
+    yield rig
 
 
 def test_a_change_that_must_be_no_flip_is_refused_before_anything_is_done(rig: Rig) -> None:
@@ -154,12 +173,22 @@ def test_the_same_engine_with_other_settings_is_no_flip(rig: Rig) -> None:
 def test_a_flip_gives_these_orders_and_no_others(rig: Rig) -> None:
     assert rig.ask("prepare", raw_plan()) == {"lines": [f"prepare: vllm ({NEW})"], "code": 0}
     rig.turns(lambda: rig.phase() == "prepared")
-    assert rig.docker.orders == [f"signal {OLD_GATEWAY}", f"stop {OLD}", f"start {NEW}"]
+    assert rig.docker.orders == [f"stop {OLD}", f"start {NEW}"]
     assert rig.follow()["code"] == 0
+    assert rig.route["number"] == 2 and rig.route["held_since"] and rig.route["container"] == OLD
     rig.docker.boxes[NEW_GATEWAY] = box(NEW_GATEWAY, "gateway")
     assert rig.ask("commit", raw_plan(gateway=NEW_GATEWAY))["code"] == 0
     rig.turns(lambda: rig.phase() == "committed")
-    assert rig.docker.orders[3:] == [f"start {NEW_GATEWAY}"]
+    assert rig.docker.orders[2:] == [f"start {NEW_GATEWAY}", f"signal {OLD_GATEWAY}"]
+    assert rig.route == {
+        "number": 3,
+        "held_since": None,
+        "engine": "vllm-2",
+        "container": NEW,
+        "gateway": NEW_GATEWAY,
+        "also": [],
+        "routing": raw_plan()["routing"],
+    }
     told = rig.follow()
     assert told["code"] == 0 and any("released after" in line for line in told["lines"])
     assert Journal(rig.journal.file.parent).read().active == rig.switch.state.active
@@ -167,6 +196,7 @@ def test_a_flip_gives_these_orders_and_no_others(rig: Rig) -> None:
     kept = json.loads(file.read_text())
     assert kept["result"] == "committed" and [g["rate"] for g in kept["gate"]] == [32, 32, 32]
     assert [s["step"] for s in kept["steps"]][:4] == ["checking", "draining", "stopping", "loading"]
+    assert kept["held"]["requests"] == 2
     assert file.with_suffix(".md").read_text().startswith("# ollama → vllm: committed\n")
 
 
@@ -220,7 +250,7 @@ def test_a_config_that_the_image_refuses_stops_nothing_and_leaves_no_container(r
     rig.ask("prepare", raw_plan())
     rig.turns(lambda: rig.phase() == "failed")
     assert "refuses its config" in "\n".join(rig.follow()["lines"])
-    assert rig.docker.orders == [] and set(rig.docker.boxes) == {OLD, NEW, OLD_GATEWAY}
+    assert rig.docker.orders == [] and set(rig.docker.boxes) == {OLD, NEW, OLD_GATEWAY, PROXY}
 
 
 def test_missing_weights_stop_nothing(rig: Rig) -> None:
@@ -328,7 +358,66 @@ def test_an_engine_that_crashes_while_the_disk_is_full_comes_back(
     rig.docker._set(OLD, running=False)
     rig.switch.turn()
     rig.turns(lambda: rig.docker.boxes[OLD_GATEWAY].running and rig.switch.state.held is None)
-    assert rig.docker.orders == [f"signal {OLD_GATEWAY}", f"start {OLD}", f"start {OLD_GATEWAY}"]
+    assert rig.docker.orders == [f"start {OLD}"]
+    assert rig.route["held_since"] is None and rig.route["number"] == 3
+
+
+def test_what_is_held_stays_so_over_a_kill_that_nobody_could_note_and_is_not_released_unseen(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(rig, monkeypatch)
+    rig.docker._set(OLD, running=False)
+    rig.switch.turn()
+    held = rig.route
+    assert held["held_since"] == rig.now and rig.journal.read().held is None
+    rig.docker.broken = "Docker is away as well"
+    with pytest.raises(ConnectionRefusedError):
+        rig.boot()
+    assert rig.route == held
+    rig.docker.broken = ""
+    rig.turns(lambda: rig.route["held_since"] is None)
+
+
+def test_nothing_goes_forward_while_the_proxies_can_not_be_told(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(state: State) -> None:
+        raise OSError(28, "No space left on device")
+
+    rig.ask("prepare", raw_plan())
+    rig.turns(lambda: rig.phase() == "checking")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rig.switch.route, "lay_out", full)
+        rig.turns(lambda: rig.phase() == "failed")
+    said = "\n".join(rig.follow()["lines"])
+    assert "can't write the proxies' file (No space left on device)" in said and rig.docker.orders == []
+    rig.switch.turn()
+    assert not rig.switch.unkept and rig.route["held_since"] is None
+
+
+def test_requests_are_led_back_once_the_proxies_can_be_told_again(rig: Rig) -> None:
+    def full(state: State) -> None:
+        raise OSError(28, "No space left on device")
+
+    rig.docker._set(OLD, running=False)
+    rig.switch.turn()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rig.switch.route, "lay_out", full)
+        rig.turns(lambda: rig.switch.state.held is None)
+        assert rig.route["held_since"] and "the proxies' file" in rig.switch.unkept
+    rig.switch.turn()
+    assert rig.route["held_since"] is None and not rig.switch.unkept
+
+
+def test_no_engine_is_stopped_while_a_proxy_has_requests(rig: Rig) -> None:
+    rig.requests["ollama-1"] = 1
+    rig.ask("prepare", raw_plan())
+    rig.turns(lambda: rig.phase() == "draining")
+    for _ in range(5):
+        rig.switch.turn()
+    assert rig.docker.orders == []
+    rig.requests.clear()
+    rig.turns(lambda: rig.docker.orders == [f"stop {OLD}"])
 
 
 def test_nothing_that_was_heard_is_lost_while_docker_fails(rig: Rig) -> None:

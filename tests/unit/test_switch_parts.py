@@ -17,16 +17,18 @@ import pytest
 
 from components import switch as switch_component
 from switch import __main__ as cli
+from switch import certificate
 from switch.checks import Failed
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
 from switch.gate import Answer, complete
 from switch.live import live, serving
-from switch.machine import Active, Container, State, Transaction
+from switch.machine import Active, Boot, Container, State, Transaction, advance
 from switch.plan import PlanError, load, parse
+from switch.proxies import Status
 from switch.weights import EVERY_SECONDS, Fetch, _lines, calm, fetch, receive
 from tests.support import fast_engine
-from tests.unit.test_switch_machine import NEW, OLD, OLD_GATEWAY, plan, raw_plan
+from tests.unit.test_switch_machine import NEW, OLD, OLD_GATEWAY, PROXY, before_proxies, plan, raw_plan
 
 
 def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
@@ -59,7 +61,27 @@ def test_a_wrong_plan_is_refused_with_its_key(change: dict[str, Any], said: str)
 def test_a_commit_names_its_gateway() -> None:
     with pytest.raises(PlanError, match=r"plan\.gateway\.container"):
         parse(raw_plan(), "commit")
-    assert parse(raw_plan(gateway="g-1"), "commit").gateway.container == "g-1"
+    assert parse(raw_plan(gateway="g-1"), "commit").gateway_container == "g-1"
+    assert parse(raw_plan(gateway=None), "commit").gateway_container == ""
+
+
+def test_a_plan_leads_to_its_engine_by_a_gateway_or_by_the_proxies() -> None:
+    raw = raw_plan(gateway=None)
+    with pytest.raises(PlanError, match="nothing would lead to the engine"):
+        parse({**raw, "routing": ""}, "prepare")
+    raw["engine"]["name"] = ""
+    with pytest.raises(PlanError, match=r"plan\.engine\.name"):
+        parse(raw, "prepare")
+
+
+def test_a_journal_of_the_version_without_proxies_is_read_and_its_change_is_undone() -> None:
+    file = Path(__file__).parent / "golden" / "journal-0fb29bc.json"
+    there: State = load(State, json.loads(file.read_text()), "journal", strict=False)
+    assert there.active and there.transaction and there.transaction.phase == "loading" and there.also == {}
+    assert there.active.plan == before_proxies(plan(OLD, gateway=OLD_GATEWAY))
+    assert there.last and there.last.phase == "committed" and there.seen == "none since change 0"
+    assert advance(there, Boot(), there.transaction.since)[0].transaction.phase == "restoring"  # type: ignore[union-attr]
+    json.dumps(certificate.certificate(there.last))
 
 
 @pytest.fixture
@@ -362,13 +384,15 @@ def test_what_serves_is_the_engine_that_will_once_the_change_under_way_has_ended
 
 
 class Edited(Docker):
-    """One gateway, with a file and labels as given."""
+    """One gateway, with a file and labels as given; it is gone where there is none."""
 
-    def __init__(self, text: str, labels: dict[str, str]) -> None:
+    def __init__(self, text: str | None, labels: dict[str, str]) -> None:
         self.text, self.own = text, labels
 
     def get(self, name: str, path: str) -> str:
-        assert (name, path) == (OLD_GATEWAY, plan().gateway.config_file)
+        assert (name, path) == (OLD_GATEWAY, "/app/config/tensorzero.toml")
+        if self.text is None:
+            raise DockerError(404, "no such container")
         return self.text
 
     def labels_of(self, name: str) -> dict[str, str]:
@@ -376,14 +400,20 @@ class Edited(Docker):
 
 
 def test_an_edited_config_is_said_and_after_its_repair_what_was_said_before_it() -> None:
-    committed = state()
-    declared = plan(OLD, gateway=OLD_GATEWAY).gateway.config
-    assert cli.gateway_config(committed, Edited(declared, {})) == "as declared"
-    said = cli.gateway_config(committed, Edited(declared + "#", {}))
-    assert said.startswith("edited in place ")
-    assert cli.gateway_config(committed, Edited(declared, {"changeover.config": said})) == said
-    with pytest.raises(Failed):
-        cli.gateway_config(State(), Edited("", {}))
+    committed, declared, keys = state(), "x = 1\n", "keys as declared"
+
+    def look(text: str | None, **labels: str) -> list[str]:
+        return cli.look(
+            committed, Edited(text, {f"changeover.{key}": value for key, value in labels.items()})
+        )
+
+    assert look(declared) == ["gateway as declared", keys]
+    gateway, _ = look(declared + "#")
+    assert gateway.startswith("gateway edited in place ")
+    assert look(declared, config=gateway.removeprefix("gateway ")) == [gateway, keys]
+    assert look(None) == [keys] and cli.look(State(), Edited("", {})) == [keys]
+    committed.active = Active(plan(OLD, gateway=None), "run 0", 100.0)
+    assert look(None) == [keys]
 
 
 def test_live_repeats_what_its_coordinator_keeps_until_something_else_serves() -> None:
@@ -401,12 +431,17 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
     s = state("loading")
     s.trouble, s.held = "it is loud", 990.0
-    report = cli.report(s, box(OLD, True), tmp_path, 1000.0)
+    one = Status(7, {"ollama-1": 3}, 5, {"acme": 6, "beta": 2}, "", False)
+    told = {PROXY: one, "stack-proxy-2": Status(7, {"vllm-2": 1}, 0, {"beta": 9}, "", True), "late": None}
+    report = cli.report(s, box(OLD, True), told, tmp_path, 1000.0)
     json.dumps(report)
     text = cli.screen(report, 1000.0)
     assert len(text.splitlines()) <= 24
     for part in (
         f"ollama ({OLD}) serves",
+        "requests  4 in flight, 5 waiting",
+        "tenants   beta 11, acme 6\n",
+        "proxy     late does not answer",
         "wait since 10 s",
         "it is loud",
         "loading for 50 s",
@@ -415,9 +450,13 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
         assert part in text
     assert s.last
     s.last.phase, s.last.abandoned, s.last.error = "failed", True, "given up as asked"
-    text = cli.screen(cli.report(s, box(OLD, True), tmp_path, 1000.0), 1000.0)
+    text = cli.screen(cli.report(s, box(OLD, True), told, tmp_path, 1000.0), 1000.0)
     assert "given up as asked" in text and "failed" not in text
-    assert "no change has been committed" in cli.screen(cli.report(State(), {}, tmp_path, 1.0), 1.0)
+    text = cli.screen(cli.report(State(), {}, {}, tmp_path, 1.0), 1.0)
+    assert "no change has been committed" in text and "proxy     none runs" in text
+    s.active = Active(plan(OLD, gateway=None), "run 0", 1.0)
+    text = cli.screen(cli.report(s, {}, told, tmp_path, 1.0), 1.0)
+    assert "gateway   none: the proxies ask the engine" in text
 
 
 def test_every_verb_is_known_and_nothing_but_the_standard_library_is_needed() -> None:
@@ -429,7 +468,18 @@ def test_every_verb_is_known_and_nothing_but_the_standard_library_is_needed() ->
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert all(n.split(".")[0] in {*sys.stdlib_module_names, "switch"} for n in names), file
-    for verb in ("serve", "prepare", "commit", "follow", "check", "status", "release", "fetch"):
+    for verb in (
+        "serve",
+        "prepare",
+        "commit",
+        "follow",
+        "check",
+        "status",
+        "release",
+        "fetch",
+        "keys",
+        "look",
+    ):
         with pytest.raises(SystemExit) as caught:
             cli.main([verb, "--help"])
         assert caught.value.code == 0

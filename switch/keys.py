@@ -1,0 +1,89 @@
+"""The API keys that the proxies know, as digests, and whether somebody edited them in place."""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from switch import files
+from switch.checks import Failed
+from switch.plan import PlanError, load
+from switch.proxies import statuses
+
+FILE = "keys.json"
+WAIT_SECONDS = 10
+AS_DECLARED = "as declared"
+DIGEST = re.compile(r"[0-9a-f]{64}")
+TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `apply` remembers: the digest of the file that it wrote, and what was seen before."""
+
+    digest: str
+    seen: str
+
+
+def parse(raw: Any) -> str:
+    """The content of the file that the proxies read: `open`, and `keys` as digest → tenant.
+
+    Raises PlanError, which says neither a digest nor what might be a key.
+    """
+    if not isinstance(raw, dict) or set(raw) != {"open", "keys"}:
+        raise PlanError("the keys must be an object with `open` and `keys`, and nothing else")
+    if not isinstance(raw["open"], bool) or not isinstance(raw["keys"], dict):
+        raise PlanError("`open` must be true or false, and `keys` an object")
+    for number, (digest, tenant) in enumerate(raw["keys"].items()):
+        if not DIGEST.fullmatch(digest):
+            raise PlanError(f"name {number} of `keys` must be a SHA-256 in 64 small hexadecimal digits")
+        if not isinstance(tenant, str) or not TENANT.fullmatch(tenant):
+            raise PlanError(f"value {number} of `keys` must be a tenant: letters, digits, '.', '_' and '-'")
+    return json.dumps({"open": raw["open"], "keys": raw["keys"]}, indent=1, sort_keys=True) + "\n"
+
+
+def apply(content: str, seen: str, folder: Path, memory: Path, proxies: Callable[[], list[str]]) -> str:
+    """Brings the proxies, of which `proxies` gives those that run, to the keys of `content`; how it went.
+
+    `seen` is what `look` said before, which it says again from now on. Raises Failed, OSError, DockerError.
+    """
+    files.write(folder / FILE, content, 0o644)  # the proxies are another user
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    deadline = time.monotonic() + WAIT_SECONDS
+    while late := _without(digest, running := proxies()):
+        if time.monotonic() > deadline:
+            raise Failed(
+                f"the keys are written, but {' and '.join(late)} did not take note of them within "
+                f"{WAIT_SECONDS} s. `docker logs {late[0]}` says more"
+            )
+        time.sleep(0.1)
+    files.write(memory, json.dumps({"digest": digest, "seen": seen or AS_DECLARED}))
+    there = json.loads(content)
+    tenants = len(set(there["keys"].values()))
+    said = "no key is needed" if there["open"] else f"keys of {tenants} tenant{'' if tenants == 1 else 's'}"
+    return f"{said}: known to {' and '.join(running) or 'every proxy that will start'}"
+
+
+def _without(digest: str, running: list[str]) -> list[str]:
+    said = statuses(running)
+    return [name for name in running if name not in said or said[name].keys != digest]
+
+
+def look(folder: Path, memory: Path) -> str:
+    """`edited in place` with a digest if the keys are not those that `apply` left, else what it was told.
+
+    So an edit shows once, and its repair leaves no difference behind.
+    """
+    try:
+        applied: Applied = load(Applied, json.loads(memory.read_text()), str(memory), strict=False)
+    except (FileNotFoundError, ValueError):
+        return AS_DECLARED
+    try:
+        digest = hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return "edited in place: gone"
+    return applied.seen if digest == applied.digest else f"edited in place {digest[:12]}"

@@ -1,0 +1,62 @@
+"""What the proxies say of themselves, asked at their inner port."""
+
+import contextlib
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from switch.plan import load
+
+PORT = 8001
+PATH = "/status"
+SECONDS = 1.0
+"""For an answer. A proxy that works gives it in milliseconds; one that hangs holds up the switch so long."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What one proxy says of itself."""
+
+    applied: int
+    """Number of the route that it goes by."""
+    running: dict[str, int]
+    """Requests that were let through and have not ended, by the name of their engine."""
+    held: int
+    """Requests that wait."""
+    tenants: dict[str, int]
+    """Requests that wait or run, by tenant."""
+    keys: str
+    """SHA-256 of the file of keys that it goes by, in hex; empty without one."""
+    draining: bool
+
+
+def statuses(containers: Iterable[str], seconds: float = SECONDS) -> dict[str, Status]:
+    """What each of them says within `seconds`, all asked at once. One that says nothing right is left out."""
+    said: dict[str, Status] = {}
+
+    def ask(container: str) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            said[container] = status(container, seconds)
+
+    # not waited for by the end of the process: to look up the name of one that is gone may take longer
+    threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in containers]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return dict(said)
+
+
+def status(container: str, seconds: float) -> Status:
+    """Raises OSError, HTTPException, or ValueError for an answer that is none."""
+    connection = http.client.HTTPConnection(container, PORT, timeout=seconds)
+    try:
+        connection.request("GET", PATH)
+        answer: Status = load(Status, json.loads(connection.getresponse().read()), PATH, strict=False)
+    finally:
+        connection.close()
+    return answer

@@ -1,0 +1,125 @@
+"""What the switch tells the proxies: whether requests wait, and else where they go. One file, read by all."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from switch.plan import load
+
+if TYPE_CHECKING:
+    from switch.machine import State
+
+FILE = "route.json"
+ROOM = 16 * 1024
+"""Bytes that are kept for the next route, at least; one takes one or two thousand."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where the proxies are to go. `number` grows by one with every other change of it."""
+
+    number: int
+    held_since: float | None
+    """Seconds since the epoch; while it is there, requests wait."""
+    engine: str | None
+    """The name of the only engine that may be asked for clients."""
+    container: str | None
+    gateway: str | None
+    """The gateway's container; None: the proxies ask the engine themselves."""
+    also: list[str]
+    """Former names of the model, which are still answered."""
+    routing: str
+    """TOML."""
+
+
+def route(state: "State", number: int, first: float) -> Route:
+    """What the state says. Pure.
+
+    Requests wait from `first` on where it names nothing that proxies could ask: nothing was committed yet,
+    or only what a version without proxies made.
+    """
+    a = state.active
+    if a is None or not a.plan.routing:
+        return Route(number, first, None, None, None, [], "")
+    engine, also = a.plan.engine, sorted(state.also)
+    gateway = a.plan.gateway_container or None
+    return Route(number, state.held, engine.name, engine.container, gateway, also, a.plan.routing)
+
+
+class RouteFile:
+    """`folder`/route.json. Not safe for several threads. `clock` gives seconds since the epoch.
+
+    The room for the next one is taken while there is some, and given back for nothing else: a disk that has
+    filled up in the meantime must not be what keeps requests waiting.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+        self.file, self._next, self._clock = folder / FILE, folder / "route.next", clock
+        self._there = self._read()
+        self._laid_out: Route | None = None
+
+    def number(self, state: "State") -> int | None:
+        """The number of the file, if it says what the state does."""
+        return self._there.number if self._there and self._there == self._wanted(state) else None
+
+    @property
+    def held_since(self) -> float | None:
+        """As the file says it."""
+        return self._there.held_since if self._there else None
+
+    def lay_out(self, state: "State") -> None:
+        """Makes all ready for `publish`. Raises OSError where the disk has no room for it."""
+        wanted = self._wanted(state)
+        if wanted == self._there:
+            self._laid_out = None
+            return
+        raw = json.dumps(dataclasses.asdict(wanted), indent=1).encode() + b"\n"
+        if not self._next.exists() or self._next.stat().st_size < len(raw):
+            self._take_room(max(ROOM, 2 * len(raw)))
+        with self._next.open("r+b") as out:
+            out.write(raw.ljust(self._next.stat().st_size))  # blanks at the end are JSON as well
+            out.flush()
+            os.fsync(out.fileno())
+        self._laid_out = wanted
+
+    def publish(self) -> None:
+        """What was laid out is the file from now on, as a whole. Takes no room, but may raise OSError."""
+        if self._laid_out is None:
+            return
+        self._next.replace(self.file)
+        self._there, self._laid_out = self._laid_out, None
+        with suppress(OSError):
+            self._take_room(ROOM)
+
+    def _wanted(self, state: "State") -> Route:
+        there = self._there
+        since = self._clock() if self.held_since is None else self.held_since
+        number = there.number if there else 0
+        same = route(state, number, since)
+        return same if same == there else dataclasses.replace(same, number=number + 1)
+
+    def _read(self) -> Route | None:
+        try:
+            there: Route = load(Route, json.loads(self.file.read_text()), str(self.file), strict=False)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            print(f"{self.file} is not readable ({error}); it is written anew", flush=True)
+            return None
+        return there
+
+    def _take_room(self, size: int) -> None:
+        try:
+            with self._next.open("wb") as out:
+                os.fchmod(out.fileno(), 0o644)  # the proxies are another user
+                out.write(b" " * size)
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError:
+            self._next.unlink(missing_ok=True)
+            raise
