@@ -194,14 +194,12 @@ def refused_budget(budget: int, bounds: Bounds) -> Refusal | None:
     load = (budget - bounds.fixed) // 2 - bounds.drain
     drain = (budget - bounds.fixed) // 2 - bounds.load
     for key, seconds in (("loadSeconds", load), ("drainSeconds", drain)):
-        if seconds >= 1 and budget >= bounds.given_up:
+        if seconds >= 1:
             choices.append(Choice(key, str(seconds)))
     words = (
         f"2 × {bounds.drain} s drainSeconds + 2 × {bounds.load} s loadSeconds + {bounds.fixed} s for "
         "stopping, memory, the new gateway and Docker"
     )
-    if bounds.worst == bounds.given_up:
-        words = "where the drain is given up and its longest answer is waited for"
     return Refusal(
         key="holdBudgetSeconds",
         value=budget,

@@ -40,7 +40,6 @@ class Keys(pulumi.ComponentResource):
             environment={
                 **host.environment,
                 "SWITCH": args.switch,
-                "KEEP": plan.KEEP_KEYS,
                 "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
                 "TENANTS": ", ".join(args.tenants),  # by these a review says what in the secret changes
             },

@@ -155,39 +155,20 @@ AS_DECLARED = "as declared"
 LIVE_MOUNT = "/live"
 """Folder of the switch and of every proxy in which the switch says what may be asked, and who may ask."""
 
-_KEYS_NOW = f"now=$(cat {LIVE_MOUNT}/keys.json 2>/dev/null | sha256sum | cut -c1-12)"
-_KEYS_KEPT = "/journal/keys.seen"
-
-KEYS = f'{_SWITCH} keys && docker exec -e SEEN="$SEEN" "$SWITCH" /bin/sh -c "$KEEP"'
-"""Gives the proxies the keys on stdin, by the switch. A changed key needs no reload and cuts nobody."""
-
-KEEP_KEYS = f'{_KEYS_NOW}; echo "$now ${{SEEN:-as declared}}" >{_KEYS_KEPT}'
-"""Shell program for the switch's container that keeps a digest of the keys as they are now, and `$SEEN`."""
-
-SEEN_KEYS = f"""\
-{_KEYS_NOW}
-[ -f {_KEYS_KEPT} ] || {{ echo as declared; exit; }}
-read -r kept seen <{_KEYS_KEPT}
-if [ "$now" = "$kept" ]; then echo "$seen"; else echo "edited in place $now"; fi
-"""
-"""Shell program for the switch's container: `edited in place` with a digest if the keys are not those that
-`KEYS` left, else what was said before it. So an edit shows once, and its repair leaves no difference behind.
-"""
+KEYS = f'{_SWITCH} keys --seen "$SEEN"'
+"""Gives the proxies the keys on stdin, by the switch, and waits until they know them. Nobody is cut."""
 
 LOOK = """\
 labels="-f label=changeover.project=$PROJECT -f label=changeover.stack=$STACK"
 for each in $(docker ps $labels --format '{{.Label "changeover.role"}}={{.ID}}'); do
   case $each in
-    switch=*)
-      said=$(docker exec "${each#*=}" python3 -m switch gateway) && echo "gateway $said" &
-      said=$(docker exec "${each#*=}" /bin/sh -c "$SEEN_KEYS") && echo "keys $said" & ;;
-    edge=*) said=$(docker exec "${each#*=}" /bin/sh -c "$SEEN_EDGE") && echo "edge $said" & ;;
+    switch=*) docker exec "${each#*=}" python3 -m switch look & ;;
+    edge=*) said=$(docker exec "${each#*=}" /bin/sh -c "$SEEN") && echo "edge $said" & ;;
   esac
 done 2>/dev/null
 wait"""
-"""Says of gateway, keys and edge, a line each, whether they are what they were brought to: of the gateway the
-switch knows it, of the others their own programs `$SEEN_KEYS` and `$SEEN_EDGE`. Nothing is said of what isn't
-there.
+"""Says of gateway, keys and edge, a line each, whether they are what they were brought to: of the edge its
+own program `$SEEN` knows it, of the others the switch. Nothing is said of what isn't there.
 
 Containers are found by their labels and not by their names, so that what is said is known in every preview,
 that of a new container too, and waits for nothing.

@@ -12,7 +12,6 @@ from components.plan import (
     GATEWAY_ANSWERS,
     LEASE_PREPARED,
     MEMORY_FREE,
-    REQUEST_SECONDS,
 )
 
 EXPECTED_DRAIN = 10
@@ -65,28 +64,16 @@ class Bounds:
 
     @property
     def worst(self) -> int:
-        """The longest wait that the switch allows: everything to its bound, and then the old engine back.
-
-        Or, where that is longer, a drain that is given up: the old gateway is back after its last answer.
-        """
-        return max(self.fixed + 2 * self.drain + 2 * self.load, self.given_up)
+        """The longest wait that the switch allows: everything to its bound, and then the old engine back."""
+        return self.fixed + 2 * self.drain + 2 * self.load
 
     @property
     def fixed(self) -> int:
         return DRAINED_GRACE + 2 * MEMORY_FREE + LEASE_PREPARED + GATEWAY_ANSWERS + DOCKER_SLACK
 
     @property
-    def given_up(self) -> int:
-        return REQUEST_SECONDS + DOCKER_SLACK
-
-    @property
     def worst_words(self) -> str:
         """`worst`, written out."""
-        if self.worst == self.given_up:
-            return (
-                f"{self.worst} s = {REQUEST_SECONDS} s until the longest answer has ended, where the "
-                f"drain is given up + {DOCKER_SLACK} s for Docker"
-            )
         return (
             f"{self.worst} s = {self.drain} s drainSeconds + {DRAINED_GRACE} s stopping "
             f"+ {MEMORY_FREE} s until its memory is free "

@@ -14,7 +14,7 @@ from components.edge import Edge, EdgeArgs
 from components.engine import Engine, EngineArgs
 from components.gateway import Gateway, GatewayArgs
 from components.keys import Keys, KeysArgs
-from components.plan import LOOK, SEEN_KEYS, looked
+from components.plan import LOOK, looked
 from components.prepare import Prepare, PrepareArgs
 from components.proxy import Proxy, ProxyArgs
 from components.switch import Switch, SwitchArgs
@@ -124,8 +124,7 @@ class Endpoint(pulumi.ComponentResource):
             self,
             PROJECT=host.labels.project,
             STACK=host.labels.stack,
-            SEEN_EDGE=caddyfile.SEEN,
-            SEEN_KEYS=SEEN_KEYS,
+            SEEN=caddyfile.SEEN,
         ).apply(looked)
         keys = Keys(
             "keys",

@@ -12,7 +12,7 @@ import pytest
 from components import proxy
 from components.docker_host import DockerHost
 from components.labels import Labels
-from components.plan import LOOK, REQUEST_SECONDS
+from components.plan import LOOK, REQUEST_SECONDS, looked
 from review.text import memory
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
@@ -334,8 +334,16 @@ def test_a_config_that_was_edited_in_place_is_looked_for_at_every_preview(record
     assert recorder.of("Command")["edge-configuration"]["environment"]["SEEN"] == "edited in place 0a1b"
     assert recorder.of("Command")["keys-step"]["environment"]["SEEN"] == "edited in place 2c3d"
     (looked,) = [call for call in recorder.calls if call.args["command"] == LOOK]
-    known = {"DOCKER_HOST", "PROJECT", "STACK", "SEEN_EDGE", "SEEN_KEYS"}
+    known = {"DOCKER_HOST", "PROJECT", "STACK", "SEEN"}
     assert set(looked.args["environment"]) == known, "known in every preview"
+
+
+def test_what_is_not_looked_at_is_taken_to_be_as_declared() -> None:
+    assert looked("keys edited in place 0a1b\n") == {
+        "gateway": "as declared",
+        "keys": "edited in place 0a1b",
+        "edge": "as declared",
+    }
 
 
 def test_on_a_gpu_engines_get_all_of_it(recorder: Recorder) -> None:

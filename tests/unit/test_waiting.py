@@ -45,11 +45,6 @@ def test_a_drain_that_may_not_take_long_is_not_expected_to() -> None:
     )
 
 
-def test_a_drain_that_is_given_up_waits_for_the_longest_answer_however_short_the_bounds_are() -> None:
-    assert Bounds(drain=1, load=1, completions=1).worst == 610
-    assert "where the drain is given up" in Bounds(drain=1, load=1, completions=1).worst_words
-
-
 def test_no_bound_can_grow_without_the_worst_wait_growing() -> None:
     for drain, load in itertools.product((1, 60, 600), (300, 3600)):
         base = Bounds(drain=drain, load=load, completions=1).worst
