@@ -131,9 +131,6 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     if config.internal_ca:
         yield "tls internal"
     yield f"respond {HEALTH_PATH} 200"
-    yield "request_body {"
-    yield f"max_size {config.max_body_bytes}"
-    yield "}"
     yield "# Caddy sets it anew where it has read a whole body, and only such a request is asked again."
     yield "request_header -Content-Length"
     yield "# The edge itself has answered the one, and for the other it would refuse to read a body whole."
@@ -152,14 +149,6 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     yield "keepalive off"
     yield "compression off"
     yield "}"
-    yield "}"
-    yield "handle_errors 413 {"
-    yield from _answer(
-        413,
-        f"The request body is larger than {config.max_body_bytes} bytes.",
-        kind="invalid_request_error",
-        code="request_too_large",
-    )
     yield "}"
     yield "handle_errors {"
     yield f"header Retry-After {RETRY_AFTER_SECONDS}"

@@ -51,6 +51,8 @@ ALIAS = "proxy"
 LOOK_SECONDS = 0.02
 HELD_BYTES = 256 * 2**20
 """What the bodies of all requests together may take."""
+THROWN_AWAY_BYTES = 128 * 2**20
+"""So much of a body that is too large is still read, so that its client gets to know why it is refused."""
 LARGE_BYTES = 256 * 2**10
 """Bodies from this size on are read in another process: the interpreter does one thing at a time."""
 GONE_SECONDS = 60
@@ -215,25 +217,30 @@ class Proxy:
         """The body of a request, which counts as held until it is let go."""
         if (encoding := request.headers.get("Content-Encoding", "identity").lower()) != "identity":
             raise refusals.encoded(encoding)
-        limit, size, parts = self.admission.route.limits.request_bytes, 0, []
-        if (request.content_length or 0) > limit:
-            raise refusals.too_large(limit)
+        limit, size, parts = self.admission.route.limits.request_bytes, 0, list[bytes]()
+        held = 0
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             async for part in request.content.iter_any():
                 size += len(part)
-                self._bytes += len(part)
-                if size > limit:
-                    raise refusals.too_large(limit)
-                if self._bytes > HELD_BYTES:
-                    raise refusals.not_now("Too many large requests wait here. Try again.")
-                parts.append(part)
+                if size <= limit:
+                    held += len(part)
+                    self._bytes += len(part)
+                    parts.append(part)
+                    if self._bytes > HELD_BYTES:
+                        raise refusals.not_now("Too many large requests wait here. Try again.")
+                elif size > limit + THROWN_AWAY_BYTES:
+                    break
+                else:  # most clients read no answer before they have sent everything
+                    parts.clear()
+            if size > limit:
+                raise refusals.too_large(limit)
             raw = b"".join(parts)
             parts.clear()
             yield raw
         finally:
-            self._bytes -= size
+            self._bytes -= held
 
     async def _read(self, raw: bytes) -> Reading:
         if len(raw) < LARGE_BYTES:

@@ -1,4 +1,4 @@
-"""What the endpoint refuses by itself: with the field's name, in OpenAI's shape, and before any engine is asked."""
+"""What the endpoint refuses by itself: in OpenAI's shape, with the field, before any engine is asked."""
 
 import gzip
 import json
