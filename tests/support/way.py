@@ -11,6 +11,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import tarfile
 import tempfile
@@ -29,6 +31,7 @@ from tools.environment import ROOT
 MODEL = "tiny"
 MAX_BODY = 16 * 2**20
 HOLD_SECONDS = 30
+DOMAIN = "edge.test"
 WHEELS = ROOT / ".changeover" / "test-wheels"
 
 
@@ -253,7 +256,7 @@ class Way:
             listen=f":{port}",
             proxy=f"{proxy.ALIAS}:{proxy.PORT}",
             max_body_bytes=self.max_body,
-            domain="edge.test" if self.tls else None,
+            domain=DOMAIN if self.tls else None,
             internal_ca=self.tls,
         )
         self._create(
@@ -264,8 +267,16 @@ class Way:
         )
         self.put("edge", "/etc/caddy/Caddyfile", caddyfile.render(config))
         docker("start", self.container("edge"))
-        ask = ["wget", "-q", "-O", "/dev/null", f"http://127.0.0.1:{port}{caddyfile.HEALTH_PATH}"]
-        eventually(lambda: self.tls or self._runs("edge", *ask), 60, "the edge answers")
+        eventually(self._edge_answers, 60, "the edge answers")
+
+    def _edge_answers(self) -> bool:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as plain:
+            line = context.wrap_socket(plain, server_hostname=DOMAIN) if self.tls else plain
+            head = f"GET {caddyfile.HEALTH_PATH} HTTP/1.1\r\nHost: {DOMAIN}\r\nConnection: close\r\n\r\n"
+            line.sendall(head.encode())
+            return line.recv(12).endswith(b" 200")
 
     def status(self, name: str) -> dict[str, Any]:
         """What a proxy tells the switch; empty where it does not answer."""
