@@ -342,7 +342,7 @@ class _Turn:
 
     def boot(self, held: float | None) -> None:
         s, t = self.s, self.s.transaction
-        s.held = s.held or (held if s.active else None)
+        s.held = s.held or (held if s.active and s.active.plan.routing else None)
         s.busy = s.gating = s.room = None
         for doom in s.doomed.values():
             doom.sent = False  # a kill may have come between writing it down and the signal
