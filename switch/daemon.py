@@ -183,7 +183,7 @@ class Switch:
 
     def watch(self) -> None:
         """Looks as soon as Docker says that a container has ended, and not only once a second: requests that
-        come in between are answered with an error by a gateway whose engine is gone."""
+        come in between find no engine."""
         while True:
             with contextlib.suppress(OSError, DockerError, http.client.HTTPException):
                 for _ in self.docker.ends():

@@ -98,8 +98,11 @@ class Boot:
 
 @dataclass(frozen=True)
 class Tick:
-    """`proxies`: what those say that could be asked, by container, asked after `route` was looked at: the
-    number of the published one, or None while that isn't what the state says."""
+    """The time has come to look.
+
+    `route` is the number of the published route, or None while that isn't what the state says. `proxies` is
+    what the proxies say, by container, asked after that; who did not answer is left out.
+    """
 
     world: World
     route: int | None = None
@@ -339,7 +342,7 @@ class _Turn:
 
     def boot(self, held: float | None) -> None:
         s, t = self.s, self.s.transaction
-        s.held = s.held or (held if s.active else None)
+        s.held = s.held or (held if s.active and s.active.plan.routing else None)
         s.busy = s.gating = s.room = None
         for doom in s.doomed.values():
             doom.sent = False  # a kill may have come between writing it down and the signal

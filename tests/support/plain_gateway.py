@@ -1,10 +1,12 @@
 """A gateway with the command line, path and drain of the real one, and nothing else; a test double.
 
-`--config-file FILE [--validate-and-exit]`; FILE is TOML: `engines = ["http://name:port", …]`, tried in order.
-SIGTERM: takes no new connection, ends once every request in flight has its answer, however long that takes.
+`--config-file FILE [--validate-and-exit]`; FILE is TOML: `engines = ["http://name:port/path/", …]`, tried in
+order. Sends the headers that a request wants sent, and finishes it when its client has gone. SIGTERM: takes
+no new connection, ends once every request in flight has its answer, however long that takes.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import signal
@@ -26,12 +28,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/openai/v1/chat/completions" or not asked["model"].startswith(PREFIX):
             return self.send_error(404)
         asked["model"] = asked["model"].removeprefix(PREFIX)
+        headers = {each["name"]: each["value"] for each in asked.pop("tensorzero::extra_headers", [])}
         for engine in engines:
             where = urllib.parse.urlsplit(engine)
             upstream = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
             try:
-                kind = {"Content-Type": "application/json"}
-                upstream.request("POST", "/v1/chat/completions", json.dumps(asked), kind)
+                headers["Content-Type"] = "application/json"
+                upstream.request("POST", f"{where.path}chat/completions", json.dumps(asked), headers)
                 answer = upstream.getresponse()
                 if answer.status == 200:
                     return self.forward(answer)
@@ -46,7 +49,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", answer.getheader("Content-Type") or "")
         self.end_headers()
         while piece := answer.read1(4096):
-            self.wfile.write(piece)
+            with contextlib.suppress(OSError):
+                self.wfile.write(piece)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

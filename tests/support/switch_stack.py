@@ -1,7 +1,8 @@
-"""A switch with fast engines, a plain gateway and a client on the real Docker engine, without Pulumi."""
+"""A switch, the proxy, fast engines, a plain gateway and a client on the real Docker engine; no Pulumi."""
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -14,18 +15,21 @@ PYTHON = "changeover-offline/python:3.11"
 PREFIX = "changeover-switchtest"
 GATEWAY_IMAGE = f"{PREFIX}-gateway:1"
 NETWORK, SWITCH, CLIENT_NAME = f"{PREFIX}-network", f"{PREFIX}-switch", f"{PREFIX}-client"
-VOLUMES = {"/journal": f"{PREFIX}-journal"} | {f"/weights/{e}": f"{PREFIX}-{e}" for e in ("ollama", "vllm")}
+LIVE, WHEELS = f"{PREFIX}-live", f"{PREFIX}-wheels"
+VOLUMES = {"/journal": f"{PREFIX}-journal", "/live": LIVE} | {
+    f"/weights/{e}": f"{PREFIX}-{e}" for e in ("ollama", "vllm")
+}
 
-# a client and an edge in one: dials again until an answer begins, and then wants all of it
+# a client and an edge in one: asks again where a proxy ends before an answer begins, and then wants all of it
 CLIENT = """
 import http.client, json, time
-ask = {"model": "tensorzero::model_name::tiny", "messages": [], "max_tokens": 4, "stream": True}
+ask = {"model": "tiny", "messages": [], "max_tokens": 4, "stream": True}
 while True:
     began, answer = time.time(), None
     while answer is None:
-        c = http.client.HTTPConnection("gateway", 3000, timeout=30)
+        c = http.client.HTTPConnection("proxy", 8080, timeout=90)
         try:
-            c.request("POST", "/openai/v1/chat/completions", json.dumps(ask))
+            c.request("POST", "/v1/chat/completions", json.dumps(ask))
             answer = c.getresponse()
         except (OSError, http.client.HTTPException):
             c.close()
@@ -38,6 +42,28 @@ while True:
     good = answer.status == 200 and b"length" in said and b"[DONE]" in said
     print("good" if good else f"LOST {answer.status} {said[:200]}", round(time.time() - began, 2), flush=True)
     time.sleep(0.02)
+"""
+
+ROUTING = """\
+[models.tiny]
+engines = ["{engine}"]
+
+[engines.{engine}]
+kind = "{kind}"
+port = 8000
+model = "tiny"
+at_a_time = 6
+
+[limits]
+hold_seconds = 80
+first_token_seconds = 30
+answer_seconds = 60
+request_bytes = 1048576
+"""
+ROUTING_GATEWAY = """
+[gateway]
+kind = "tensorzero"
+port = 3000
 """
 
 
@@ -61,14 +87,15 @@ def labelled(role: str, **more: str) -> list[str]:
 
 
 class Stack:
-    """Network, volumes, a switch, an engine and a gateway, as the program declares them, and a client."""
+    """Network, volumes, a switch, an engine, a gateway and a proxy, as the program declares them, and a
+    client. With `gateways` false it is as with the setting `gateway: none`."""
 
-    def __init__(self) -> None:
-        self.count, self.seen = 1, 0
+    def __init__(self, *, gateways: bool = True) -> None:
+        self.count, self.seen, self.gateways = 1, 0, gateways
         self.engine, self.gateway = "ollama-1", "gateway-1"
         self.wipe()
         docker("network", "create", NETWORK)
-        for volume in VOLUMES.values():
+        for volume in (*VOLUMES.values(), WHEELS):
             docker("volume", "create", volume)
         socket = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
         mounts = [word for path, volume in VOLUMES.items() for word in ("-v", f"{volume}:{path}")]
@@ -80,12 +107,12 @@ class Stack:
         )
         docker("cp", f"{ROOT}/switch", f"{SWITCH}:/app/switch")
         docker("start", SWITCH)
+        fill_wheels()
+        self.give_keys('{"open": true, "keys": {}}')
+        self.make_proxy("proxy-1")
         self.make_engine(self.engine)
-        self.make_gateway(self.gateway, self.engine)
-        self.tell("prepare", self.plan(self.engine))
-        assert self.follow()[0] == 0
-        self.tell("commit", self.plan(self.engine, self.gateway))
-        assert self.follow()[0] == 0
+        code, said = self.flip(self.engine, self.gateway)
+        assert code == 0, said
         docker(
             *("run", "-d", "--name", CLIENT_NAME, "--network", NETWORK, *labelled("client"), PYTHON),
             *("python3", "-c", CLIENT),
@@ -111,8 +138,12 @@ class Stack:
 
     def tidy(self) -> None:
         """What a test has made and is not live goes."""
-        for name in set(self.names(all=True)) - {self.engine, self.gateway}:
+        for name in set(self.names(all=True)) - set(self.live_names()):
             docker("rm", "-f", "-v", f"{PREFIX}-{name}")
+
+    def live_names(self) -> list[str]:
+        """What is meant to be live."""
+        return [self.engine, *([self.gateway] if self.gateways else [])]
 
     def names(self, all: bool = False) -> list[str]:
         """Of engines and gateways that run, or of all."""
@@ -129,8 +160,29 @@ class Stack:
         for container in left:
             docker("rm", "-f", "-v", container)
         docker("network", "rm", NETWORK, check=False)
-        for volume in VOLUMES.values():
+        for volume in (*VOLUMES.values(), WHEELS):
             docker("volume", "rm", volume, check=False)
+
+    def make_proxy(self, name: str) -> None:
+        container = f"{PREFIX}-{name}"
+        docker(
+            *("create", "--name", container, "--network", NETWORK, "--network-alias", "proxy"),
+            *("--restart", "always", "--user", "65534:65534", "-v", f"{LIVE}:/live:ro", "-w", "/tmp"),
+            *("-v", f"{WHEELS}:/wheels:ro", "-e", "PYTHONPATH=/wheels", *labelled("proxy")),
+            *(PYTHON, "python3", "-m", "proxy"),
+        )
+        docker("start", container)
+        wait(lambda: "listens" in docker("logs", container), otherwise="the proxy does not listen")
+
+    def give_keys(self, keys: str, seen: str = "") -> str:
+        return docker("exec", "-i", SWITCH, "python3", "-m", "switch", "keys", "--seen", seen, stdin=keys)
+
+    def look(self) -> list[str]:
+        return docker("exec", SWITCH, "python3", "-m", "switch", "look").splitlines()
+
+    def route(self) -> dict[str, Any]:
+        """What the switch tells the proxies."""
+        return dict(json.loads(docker("exec", SWITCH, "cat", "/live/route.json")))
 
     def make_engine(
         self,
@@ -145,7 +197,8 @@ class Stack:
         kind = name.split("-")[0]
         container = f"{PREFIX}-{name}"
         docker(
-            *("create", "--name", container, "--network", NETWORK, "--restart", "unless-stopped"),
+            *("create", "--name", container, "--network", NETWORK, "--network-alias", name),
+            *("--restart", "unless-stopped"),
             *(
                 "-e",
                 f"FAST_MODE={mode}",
@@ -162,7 +215,7 @@ class Stack:
         docker("exec", SWITCH, "sh", "-c", f"mkdir -p {Path(done).parent} && echo '{{}}' > {done}")
 
     def config(self, *engines: str) -> str:
-        return f"engines = {json.dumps([f'http://{PREFIX}-{name}:8000' for name in engines])}\n"
+        return f"engines = {json.dumps([f'http://proxy:8001/{name}/v1/' for name in engines])}\n"
 
     def make_gateway(self, name: str, *engines: str, start: bool = False) -> None:
         container = f"{PREFIX}-{name}"
@@ -194,6 +247,7 @@ class Stack:
             "gateway": 10,
             "memory": 10,
         }
+        routing = ROUTING.format(engine=engine, kind=engine.split("-")[0])
         return json.dumps(
             {
                 "engine": {
@@ -204,6 +258,7 @@ class Stack:
                     "weights": "tiny-1",
                     "gpu_bytes": 0,
                     "host_bytes": 2**30,
+                    "name": engine,
                 },
                 "cutover": changed.pop("cutover", "hold"),
                 "insist": False,
@@ -215,16 +270,7 @@ class Stack:
                     "timeout": changed.pop("gate_timeout", 5),
                     "tokens_per_second": 1,
                 },
-                "gateway": {
-                    "image": GATEWAY_IMAGE,
-                    "config": changed.pop("config", self.config(engine)),
-                    "path": "/openai/v1/chat/completions",
-                    "model": "tensorzero::model_name::tiny",
-                    "port": 3000,
-                    "config_file": "/app/config/tensorzero.toml",
-                    "validate": ["--config-file", "/app/config/tensorzero.toml", "--validate-and-exit"],
-                    **({"container": f"{PREFIX}-{gateway}"} if gateway else {}),
-                },
+                "gateway": self._gateway(gateway, changed.pop("config", self.config(engine))),
                 "about": {
                     "engine_image": changed.pop("image", PYTHON),
                     "gateway_image": GATEWAY_IMAGE,
@@ -233,8 +279,23 @@ class Stack:
                     "loading_seconds": 1,
                     "images": [],
                 },
+                "routing": routing + (ROUTING_GATEWAY if self.gateways else ""),
             }
         )
+
+    def _gateway(self, name: str, config: str) -> dict[str, Any] | None:
+        if not self.gateways:
+            return None
+        return {
+            "image": GATEWAY_IMAGE,
+            "config": config,
+            "path": "/openai/v1/chat/completions",
+            "model": "tensorzero::model_name::tiny",
+            "port": 3000,
+            "config_file": "/app/config/tensorzero.toml",
+            "validate": ["--config-file", "/app/config/tensorzero.toml", "--validate-and-exit"],
+            **({"container": f"{PREFIX}-{name}"} if name else {}),
+        }
 
     def tell(self, verb: str, plan: str) -> None:
         docker("exec", "-i", SWITCH, "python3", "-m", "switch", verb, stdin=plan)
@@ -259,7 +320,8 @@ class Stack:
         code, said = self.follow()
         if code:
             return code, said
-        self.make_gateway(gateway, engine, start=True)
+        if self.gateways:
+            self.make_gateway(gateway, engine, start=True)
         self.tell("commit", self.plan(engine, gateway, **changed))
         code, more = self.follow()
         if code == 0:
@@ -291,7 +353,19 @@ class Stack:
         """Whether exactly the engine and gateway that are meant to be live are."""
         status = self.status()
         ready = status["gated"] and not status["under_way"] and self.live() == self.engine
-        return ready and sorted(self.names()) == sorted([self.engine, self.gateway])
+        return ready and sorted(self.names()) == sorted(self.live_names())
+
+
+def fill_wheels() -> None:
+    """Puts the proxy and its packages, as they are locked, into the volume that it runs from."""
+    with tempfile.TemporaryDirectory() as name:
+        lock = ["--require-hashes", "--no-deps", "-r", str(ROOT / "proxy" / "requirements.lock")]
+        target = ["--target", name, "--python-version", "3.11", "--only-binary", ":all:"]
+        subprocess.run([ROOT / ".venv/bin/uv", "pip", "install", "--quiet", *target, *lock], check=True)
+        shutil.copytree(ROOT / "proxy", Path(name, "proxy"), ignore=shutil.ignore_patterns("__pycache__"))
+        helper = docker("create", *labelled("helper"), "-v", f"{WHEELS}:/wheels", PYTHON, "true")
+        subprocess.run(f"tar -C {name} -cf - . | docker cp - {helper}:/wheels", shell=True, check=True)
+        docker("rm", helper)
 
 
 def build_gateway() -> None:

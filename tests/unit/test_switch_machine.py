@@ -1041,6 +1041,14 @@ def test_what_a_version_without_proxies_made_is_held_by_ending_its_gateway(old_v
     assert host.file == route(host.state, 2, 0) and not host.holds()
 
 
+def test_a_start_on_what_a_version_without_proxies_made_holds_nobody(old_version: Host) -> None:
+    old_version.apply(Boot(old_version.file.held_since))
+    assert old_version.state.held is None
+    old_version.state.active = Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", old_version.now)
+    old_version.apply(Boot(old_version.file.held_since))
+    assert old_version.state.held == 900.0, "what is held is not released unseen"
+
+
 def test_what_a_version_without_proxies_made_comes_back_with_its_gateway(old_version: Host) -> None:
     host = old_version
     host.boxes[NEW].mode = "error"
