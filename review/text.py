@@ -235,11 +235,10 @@ def _others(preview: Preview) -> list[str]:
     if down := _down(preview):
         said.append(down)
     elif _replaced(preview, "edge"):
-        gone = any(
-            each.op == "deleted" or _stopped(each) for each in preview.drift if _is_edge(preview, each)
-        )
         until = (
-            ", and until then requests are refused" if gone else ", so requests are refused for some seconds"
+            ", and until then requests are refused"
+            if _gone(preview, "edge")
+            else ", so requests are refused for some seconds"
         )
         said.append(f"the edge is made anew{until}")
     for change in preview.changes:
@@ -255,7 +254,12 @@ def _others(preview: Preview) -> list[str]:
     if _replaced(preview, "switch") and not down:
         said.append("the switch is made anew, which no request notices")
     if _replaced(preview, "proxy") and not down:
-        said.append("the proxy is made anew, and the one before it ends what it has begun")
+        if _gone(preview, "proxy"):
+            said.append("the proxy is made anew, and until then requests wait, for half a minute at most")
+        elif "routing" not in preview.outputs_before:  # an older version made the stack
+            said.append("a proxy is added, which every request goes through from then on")
+        else:
+            said.append("the proxy is made anew, and the one before it ends what it has begun")
     active = str(preview.outputs_after.get("engine"))
     for kind in ("ollama", "vllm"):
         ops = {
@@ -273,8 +277,10 @@ def _others(preview: Preview) -> list[str]:
     return said
 
 
-def _is_edge(preview: Preview, drifted: Change) -> bool:
-    return any(each.name == drifted.name and _role(each) == "edge" for each in preview.changes)
+def _gone(preview: Preview, role: str) -> bool:
+    """Whether a container of this role is gone or stopped that this update makes or starts again."""
+    names = {each.name for each in preview.changes if _role(each) == role}
+    return any(each.op == "deleted" or _stopped(each) for each in preview.drift if each.name in names)
 
 
 def _stopped(drifted: Change) -> bool:

@@ -289,7 +289,7 @@ def test_a_rotated_key_shows_in_the_preview_and_cuts_nobody(project: AwsProject)
     project.secret("apiKeys.other", rotated)
     preview = project.preview_json()
     (step,) = [each for each in preview["steps"] if each["op"] not in ("same", "read")]
-    assert step["urn"].endswith("::edge-configuration")
+    assert step["urn"].endswith("::keys-step")
     assert (step["op"], list(step["detailedDiff"])) == ("update", ["stdin"])
     assert rotated not in json.dumps(preview)
     tokens = 3000  # some 15 seconds
@@ -344,14 +344,12 @@ def test_access_log_and_certificates_reach_cloudwatch_without_prompts_and_keys(
         client.models.list(extra_headers={"X-Tenant-ID": "other"})
 
     def models() -> list[dict[str, Any]]:
-        return [
-            each for each in logged(emulator, "edge") if each.get("request", {}).get("uri") == "/v1/models"
-        ]
+        return [each for each in logged(emulator, "proxy") if each.get("endpoint") == "/v1/models"]
 
     wait(lambda: bool(models()), 120)
     (line,) = models()
     assert (line["tenant"], line["status"]) == ("tester", 200), "a key decides the tenant"
-    lines = logged(emulator, "edge")
+    lines = logged(emulator, "proxy")
     assert {each["status"] for each in lines if each.get("tenant") == "other"} == {200}
     assert not [mark for mark in (PROMPT, KEY, OTHERS_KEY) if mark in json.dumps(lines)]
     wait(lambda: any(each.get("mode") == "hold" for each in logged(emulator, "switch")), 120)

@@ -46,7 +46,7 @@ def refusal(project: Project) -> str:
         ),
         ({"drainSeconds": 601}, "drainSeconds: 601 cannot work; allowed: 1 to 600 seconds"),
         ({"hostMemoryGiB": 1}, "GiB host RAM; allowed: "),
-        ({"cutover": "overlap", "hostMemoryGiB": 3}, "cutover: 'overlap' cannot work; both engines need"),
+        ({"cutover": "overlap", "hostMemoryGiB": 4}, "cutover: 'overlap' cannot work; both engines, proxy"),
         ({"hostMemoryGiB": 4000}, "hostMemoryGiB: 4000 cannot work; allowed: up to "),
         ({"vllmFlags": ["--swap-space 4"]}, "vLLM no longer has this flag and would not start"),
         ({"gpu": "t4", "vllmFlags": ["--dtype bfloat16"]}, "bfloat16 needs 8.0"),

@@ -82,7 +82,8 @@ def test_after_make_up_plain_pulumi_commands_work(checkout: Path) -> None:
     activate = "source .venv/bin/activate && "
     assert "unchanged" in shell(checkout, activate + "pulumi preview --expect-no-changes")
     outputs = json.loads(shell(checkout, activate + "pulumi stack output --json"))
-    assert set(outputs) == {"endpoint", "engine", "model", "cutover", "certificate", "gateway_config"}
+    texts = {"routing", "gateway_config"}
+    assert set(outputs) == {"endpoint", "engine", "model", "cutover", "certificate", *texts}
     assert "none-to-ollama: committed by hold" in outputs["certificate"]
     assert outputs["endpoint"].endswith("/v1")
     assert "wrong" in shell(

@@ -1,6 +1,7 @@
 """Pulumi's mocks with a memory: what a program declares, with its options."""
 
 import asyncio
+import atexit
 import json
 from typing import Any
 
@@ -24,6 +25,12 @@ SAID = {
 """What the commands say that are run at every preview."""
 
 
+LOOP = asyncio.new_event_loop()
+"""Pulumi's in all tests: one that nobody closes is an error of whichever test comes next."""
+
+atexit.register(LOOP.close)
+
+
 class Recorder(mocks.Mocks):
     """Records every resource; ids and computed outputs are made from names."""
 
@@ -35,10 +42,8 @@ class Recorder(mocks.Mocks):
     @classmethod
     def start(cls, stack: str) -> "Recorder":
         """A recorder that takes what is declared from now on."""
-        try:  # `asyncio.run` in another test leaves no event loop behind, and Pulumi goes on using this one
-            asyncio.get_event_loop_policy().get_event_loop()
-        except RuntimeError:
-            asyncio.set_event_loop(asyncio.new_event_loop())
+        # `asyncio.run` in another test leaves no event loop behind, and Pulumi goes on using one
+        asyncio.set_event_loop(LOOP)
         recorder = cls()
         pulumi.runtime.set_mocks(
             recorder, project="changeover", stack=stack, preview=False, monitor=_Monitor(recorder)

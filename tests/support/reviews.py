@@ -29,6 +29,8 @@ GOLDEN = ROOT / "tests" / "unit" / "golden" / "reviews"
 KEPT = ("labels", "ports", "name")
 UNREAD = ("changeover.project", "changeover.stack", "changeover.plugin")
 LONGEST = 120
+READ = ("routing", "engines = [", "reverse_proxy")
+"""What is in texts that are kept whole."""
 STACK = "reviewed"
 VERSION = "0.0.0-recorded"
 
@@ -90,7 +92,7 @@ def _cut(value: Any) -> Any:
     if isinstance(value, list):
         ours = [each for each in value if not (isinstance(each, dict) and each.get("label") in UNREAD)]
         return [_cut(each) for each in ours]
-    if isinstance(value, str) and len(value) > LONGEST and "routing" not in value:
+    if isinstance(value, str) and len(value) > LONGEST and not any(mark in value for mark in READ):
         return value[:LONGEST] + "…"
     return value
 
@@ -156,6 +158,8 @@ def settings(project: Project) -> None:
         "no-standby": {"standby": False},
         "flags-of-the-standby": {"vllmFlags": ["--max-num-queued-reqs 32"]},
         "hold-budget": {"holdBudgetSeconds": 1200},
+        "max-request": {"maxRequestMiB": 8},
+        "gateway-none": {"gateway": "none"},
         "drain": {"drainSeconds": 100},
         "gate": {"gateCompletions": 2},
         "name": {"name": "house-model"},
@@ -191,6 +195,8 @@ def programs(project: Project) -> None:
         record(project, "other-weights")
     with patched(project, "switch/checks.py", '"""What has', '"""More. What has'):
         record(project, "switch-code")
+    with patched(project, "proxy/__init__.py", '"""The', '"""More. The'):
+        record(project, "proxy-code")
 
 
 def repaired(project: Project, name: str) -> None:
@@ -217,7 +223,11 @@ def by_hand(project: Project) -> None:
     path = "http://localhost:2019/config/apps/http/grace_period"
     docker("exec", only(project, "edge"), "sh", "-c", change + path)
     repaired(project, "edge-edited")
-    edit = ("sed", "-i", "s/600000/1000/", "/app/config/tensorzero.toml")
+    docker("exec", only(project, "switch"), "sh", "-c", "echo '{}' >/live/keys.json")
+    repaired(project, "keys-edited")
+    docker("rm", "--force", only(project, "proxy"))
+    repaired(project, "proxy-gone")
+    edit = ("sed", "-i", "s/630000/1000/", "/app/config/tensorzero.toml")
     docker("exec", "--user", "0", only(project, "gateway"), *edit)
     repaired(project, "gateway-edited")
     docker("update", "--memory", "900m", "--memory-swap", "900m", only(project, "gateway"))

@@ -407,9 +407,14 @@ def container(role: str, *, new_first: bool) -> Change:
 
 
 def test_a_new_proxy_is_said_and_cuts_nobody_unless_the_old_one_goes_first() -> None:
-    seen = preview("nothing")
+    seen = replace(preview("nothing"), outputs_before={"engine": "ollama", "routing": "x"})
     taken_over = replace(seen, changes=(container("proxy", new_first=True),))
     assert "the proxy is made anew, and the one before it ends what it has begun" in sentence(taken_over)
+    drifted = replace(container("proxy", new_first=True), op="deleted")
+    gone = replace(seen, changes=(replace(drifted, op="created"),), drift=(drifted,))
+    assert "the proxy is made anew, and until then requests wait" in sentence(gone)
+    upgraded = replace(gone, drift=(), outputs_before={"engine": "ollama"})
+    assert "a proxy is added, which every request goes through from then on" in sentence(upgraded)
     cut = replace(seen, changes=(container("proxy", new_first=False),))
     assert "the endpoint is down meanwhile: `changeover-reviewed-proxy` is replaced" in sentence(cut)
 
