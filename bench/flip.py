@@ -1,4 +1,5 @@
-"""Flips back and forth under a load of which every request must come through whole.
+"""Flips back and forth under a load of which every request must come through whole that its client does not
+hang up on.
 
 Each flip is a real `pulumi up`. Its result is appended to a file as it ends: run again, it goes on, and the
 table is over all of them. `beyond` is the hold less the drain and the engine's own loading, gate
@@ -32,8 +33,9 @@ MARKS = {
 """What has happened when a phase of the switch ends."""
 
 
-def flip(project: Project, load: Load, engine: str, mode: str, first: int) -> Record:
-    """One change to `engine`, with the requests before, in and after it, from the load's `first` on."""
+def flip(project: Project, load: Load, engine: str, mode: str, way: str, first: int) -> Record:
+    """One change to `engine`, with the requests before, in and after it, from the load's `first` on. `way` is
+    what the table calls it."""
     project.configure(engine=engine, cutover=mode)
     load.wait_for_answers(4 * load.clients)
     offset, began = time.time() - time.monotonic(), time.monotonic()
@@ -46,7 +48,7 @@ def flip(project: Project, load: Load, engine: str, mode: str, first: int) -> Re
     hold_began = next((step["at"] for step in last["steps"] if step["phase"] == "draining"), None)
     drain, loading = seconds.get("draining", 0.0), seconds["loading"]
     return record(
-        mode,
+        way,
         engine,
         load.outcomes[first:],
         texts=load.outcomes,
@@ -66,8 +68,9 @@ def inputs(project: Project) -> dict[str, Any]:
     """What every resource was declared with; the gateway's name ends at random and is left out of it."""
     # in plain text: a secret is encrypted anew in each update, and would differ
     text = project.pulumi("stack", "export", "--show-secrets")
-    (gateway,) = project.containers("gateway")
-    state = json.loads(text.replace(gateway, "GATEWAY"))
+    for gateway in project.containers("gateway"):
+        text = text.replace(gateway, "GATEWAY")
+    state = json.loads(text)
     return {each["urn"]: each.get("inputs") for each in state["deployment"]["resources"]}
 
 
@@ -114,7 +117,13 @@ def main() -> None:
     parser.add_argument("--mode", choices=("hold", "overlap", "both"), default="both", help="(default: both)")
     parser.add_argument("-n", type=int, default=3, help="flips there and back in each mode (default: 3)")
     parser.add_argument("--clients", type=int, default=4, help="clients of the load (default: 4)")
+    parser.add_argument(
+        "--aborts", type=int, default=8, help="one request of so many is hung up on, 0: none (default: 8)"
+    )
     parser.add_argument("--engine", choices=("real", "fast"), default="real", help="(default: real)")
+    parser.add_argument(
+        "--gateway", choices=("tensorzero", "none"), default="tensorzero", help="(default: tensorzero)"
+    )
     parser.add_argument("--every", type=int, default=10, help="check the preview each N rounds (default: 10)")
     parser.add_argument("--json", type=Path, help="the file of results (default: flips-ENGINE.jsonl)")
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on")
@@ -125,16 +134,22 @@ def main() -> None:
         file.unlink(missing_ok=True)
     modes = ("hold", "overlap") if options.mode == "both" else (options.mode,)
     checks, taken = 0, 0
-    with deployed(f"bench-flip-{options.engine}", fast=options.engine == "fast") as project:
+    without = ", no gateway" if options.gateway == "none" else ""
+    stack = f"bench-flip-{options.engine}"
+    with deployed(stack, fast=options.engine == "fast", gateway=options.gateway) as project:
         known = before_flips(project, modes)
         outputs = project.outputs()
         with Load(
-            outputs["endpoint"], outputs["model"], clients=options.clients, pause=PAUSE[options.engine]
+            outputs["endpoint"],
+            outputs["model"],
+            clients=options.clients,
+            pause=PAUSE[options.engine],
+            aborts=options.aborts,
         ) as load:
             for number in range(options.n):
                 for mode in modes:
                     for engine in ("vllm", "ollama"):
-                        one = flip(project, load, engine, mode, taken)
+                        one = flip(project, load, engine, mode, f"{mode}{without}", taken)
                         taken += len(one["requests"])
                         with file.open("a") as out:
                             out.write(json.dumps(one) + "\n")
@@ -148,7 +163,10 @@ def main() -> None:
                         check(project, known[mode])
                         checks += 1
     flips = read(file)
-    print(f"Flips of {options.engine} engines under {options.clients} clients, {machine()}; seconds\n")
+    hang_up = f" that hang up on one of {options.aborts} requests" if options.aborts else ""
+    print(
+        f"Flips of {options.engine} engines under {options.clients} clients{hang_up}, {machine()}; seconds\n"
+    )
     print(show(flips))
     print(
         "\nThe preview was empty, and every input what it was before the first flip, in "

@@ -1,73 +1,101 @@
-"""What edge and gateway add to a request against the engine alone: the difference of medians.
+"""What edge, proxy and gateway add to a request against the engine alone, by the size of its prompt.
 
-Both ways are asked by turns from a container on the stack's own network, one request at a time, over
-connections that stay open.
+All ways are asked by turns in one run, one request at a time, over connections that stay open, from a
+container on their networks: the engine alone, the way with the gateway, the way without it, and the way as
+it was at a commit that had no proxy. The engine answers at once, so that the figures are those of the way.
+CPU is what each part of it has used for a request.
+
+Then what one waits for the prompts of others: short requests, one after another from a process of their own,
+while prompts of 16 MiB go the same way.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
+import time
+from typing import Any
 
-from bench.stack import deployed, machine, table
-from components import pins
-from components.edge import LISTEN_PORT
-from components.engines import ALIAS, PORT
-from tests.support.project import docker
+from bench.client import TURNS_BEFORE
+from bench.stack import table
+from bench.ways import ALONE, BEFORE, NONE, PARTS, WITH, Client, cpu, percentile, place, say, started, where
 
-CLIENT = """
-import http.client, json, sys, time
-plan = json.load(sys.stdin)
-ways = {name: http.client.HTTPConnection(host, port) for name, (host, port) in plan["ways"].items()}
-body = json.dumps({"model": plan["model"], "max_tokens": 1, "temperature": 0,
-                   "messages": [{"role": "user", "content": "Hi."}]})
-times = {name: [] for name in ways}
-for turn in range(plan["n"] + 10):
-    for name, way in ways.items():
-        began = time.perf_counter()
-        way.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-        answer = way.getresponse()
-        answer.read()
-        assert answer.status == 200, answer.status
-        if turn >= 10:
-            times[name].append((time.perf_counter() - began) * 1000)
-json.dump(times, sys.stdout)
-"""
+SIZES = {"short": 0, "30 KB": 30_000, "1 MB": 1_000_000, "16 MiB": 16 * 2**20}
+PART = {"short": 1.0, "30 KB": 1.0, "1 MB": 0.4, "16 MiB": 0.2}
+"""How many requests of each size, of as many as are asked for."""
+LARGEST, NOT_BEFORE = "16 MiB", ("16 MiB",)
+"""The way as it was could not take these."""
+PAUSE = 0.005
+QUIET = 5.0
+"""Seconds in which short requests have the way for themselves, as a measure of the machine."""
+
+
+def added(client: Client, ways: dict[str, Any], n: int) -> tuple[list[list[object]], int]:
+    """Rows of the first table, and how many requests were lost."""
+    rows: list[list[object]] = []
+    lost, least = 0, dict[str, float]()
+    for size, length in SIZES.items():
+        names = [ALONE, *(name for name in ways if name != BEFORE or size not in NOT_BEFORE)]
+        count = max(10, round(n * PART[size]))
+        before = {name: cpu(ways[name]) for name in names[1:]}
+        done = client.do("turns", ways={name: place(ways, name) for name in names}, bytes=length, n=count)
+        used = {
+            name: [b - a for a, b in zip(before[name].values(), cpu(ways[name]).values(), strict=True)]
+            for name in names[1:]
+        }
+        lost += done["lost"]
+        alone: list[float] = []
+        for name, seen in done["seen"].items():
+            took = [seconds * 1000 for _, seconds in seen]
+            median, p99 = statistics.median(took), percentile(took, 99)
+            if name == ALONE:
+                alone = [median, p99]
+                rows.append([size, name, len(took), median, p99, *[""] * 6])
+                continue
+            more = median - alone[0]
+            least.setdefault(name, more)
+            each = [seconds / (count + TURNS_BEFORE) * 1000 for seconds in used[name]]
+            rows.append([size, name, len(took), median, p99, more, p99 - alone[1], more - least[name], *each])
+        say(f"{size}: {', '.join(f'{row[1]} {row[3]:.1f} ms' for row in rows if row[0] == size)}")
+    return rows, lost
+
+
+def waited(client: Client, ways: dict[str, Any], n: int) -> tuple[list[list[object]], int]:
+    """Rows of the second table, and how many requests were lost."""
+    rows: list[list[object]] = []
+    lost = 0
+    for name in (ALONE, *(name for name in ways if name != BEFORE)):
+        others = client.begin("small", place=place(ways, name), pause=PAUSE)
+        time.sleep(QUIET)
+        large = client.do("turns", ways={name: place(ways, name)}, bytes=SIZES[LARGEST], n=n)
+        short = client.end(others)
+        lost += large["lost"] + short["lost"]
+        spans = [(began, began + took) for began, took in large["seen"][name]]
+        first, last = spans[0][0], spans[-1][1]
+        among = [took * 1000 for at, took in short["seen"] if at < last and at + took > first]
+        quiet = [took * 1000 for at, took in short["seen"] if at < short["seen"][0][0] + QUIET - 1]
+        before: list[object] = [len(quiet), statistics.median(quiet), max(quiet)]
+        while_: list[object] = [len(among), statistics.median(among), percentile(among, 99), max(among)]
+        rows.append([name, len(spans), *before, *while_])
+        say(f"{name}: a short request took {max(among):.0f} ms at most, {max(quiet):.0f} ms without others")
+    return rows, lost
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=300, help="requests each way (default: 300)")
-    parser.add_argument("--engine", choices=("ollama", "vllm"), default="ollama")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("-n", type=int, default=500, help="short requests each way (default: 500)")
+    parser.add_argument("--before", default="0fb29bc", help="the way as it was (default: 0fb29bc)")
     options = parser.parse_args()
-    with deployed("bench-overhead", engine=options.engine) as project:
-        (edge,) = project.containers("edge")
-        plan = {
-            "n": options.n,
-            "model": "tiny",
-            "ways": {"engine alone": [ALIAS, PORT], "edge and gateway": [edge, LISTEN_PORT]},
-        }
-        network = docker(
-            "network", "ls", "--filter", f"label=changeover.stack={project.stack}", "--format", "{{.Name}}"
-        )
-        done = subprocess.run(
-            [
-                *("docker", "run", "--rm", "-i", "--network", network.strip()),
-                *(pins.SWITCH.offline, "python3", "-c", CLIENT),
-            ],
-            input=json.dumps(plan),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    times = json.loads(done.stdout)
-    rows = [
-        [name, statistics.median(values), statistics.quantiles(values, n=100)[98]]
-        for name, values in times.items()
-    ]
-    rows.append(["added", rows[1][1] - rows[0][1], rows[1][2] - rows[0][2]])
-    print(f"One completion of one token from {options.engine}, N = {options.n} each way, {machine()}\n")
-    print(table(["way", "median ms", "p99 ms"], rows))
+    heading = f"prompts of source code, {where()}"
+    with started(WITH, NONE, BEFORE, commit=options.before) as ways, Client(ways) as client:
+        first, lost = added(client, ways, options.n)
+        second, more = waited(client, ways, max(10, round(options.n * PART[LARGEST])))
+    print(f"One request at a time, {heading}; milliseconds. `more`: than it adds to a short one\n")
+    added_up = ("added at the median", "added at p99", "more", *(f"{part}: CPU ms" for part in PARTS))
+    print(table(("prompt", "way", "N", "median", "p99", *added_up), first))
+    print(f"\nWhat a short request takes while prompts of {LARGEST} go the same way; milliseconds\n")
+    among = ("N among", "median", "p99", "most")
+    print(table(("way", "prompts", "N before", "median", "most", *among), second))
+    print(f"\nLost: {lost + more}. As it was: {options.before}.")
+    raise SystemExit(1 if lost + more else 0)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from bench.flips import Record
 
 WIDTH, LEFT, LANE, ROW = 900, 12, 9, 13
 HELD = "#dfe5ec"
-COLOURS = {"streamed": "#2b7bba", "whole": "#e39a34", "failed": "#d0021b"}
+COLOURS = {"streamed": "#2b7bba", "whole": "#e39a34", "aborted": "#9aa5b1", "failed": "#d0021b"}
 BEFORE, AFTER = 2.0, 3.0
 """Seconds that are shown before the flip begins and after it ends."""
 
@@ -36,12 +36,13 @@ def draw(panels: Mapping[str, Record], file: Path) -> None:
         top += 20 + ROW * len(ends)
         lanes: list[float] = []
         bars = []
-        for begin, end, streamed, problem in flip["requests"]:
+        for begin, end, streamed, problem, aborted in flip["requests"]:
             if end < first or begin > flip["length"] + AFTER:
                 continue
             lane = next((n for n, free in enumerate(lanes) if free <= begin), len(lanes))
             lanes[lane : lane + 1] = [end]
-            colour = COLOURS["failed" if problem else "streamed" if streamed else "whole"]
+            kind = "aborted" if aborted else "streamed" if streamed else "whole"
+            colour = COLOURS["failed" if problem else kind]
             left, y = x(begin), top + lane * LANE
             wide = max(x(end) - left - 0.6, 2.5 if problem else 0.8)
             bars.append(
@@ -68,7 +69,10 @@ def draw(panels: Mapping[str, Record], file: Path) -> None:
         top += 24
     left = float(LEFT)
     held = any(flip.get("held_from") is not None for flip in panels.values())
-    for name, colour in {**COLOURS, **({"held": HELD} if held else {})}.items():
+    colours = {**COLOURS, **({"held": HELD} if held else {})}
+    if not any(each[4] for flip in panels.values() for each in flip["requests"]):
+        del colours["aborted"]
+    for name, colour in colours.items():
         lines.append(f'<rect x="{left}" y="{top}" width="14" height="9" rx="1" fill="{colour}"/>')
         lines.append(_text(left + 18, top + 8, name))
         left += 34 + 7 * len(name)

@@ -245,7 +245,7 @@ def _others(preview: Preview) -> list[str]:
         if change.name == "edge-configuration" and change.op == "changed":
             said += _edge_configuration(change, again=not _replaced(preview, "edge"))
         elif change.name == "keys-step" and change.op == "changed":
-            said += _keys(change)
+            said += _keys(change) or _keys_again(change)
         elif change.type == policies.CONTAINER and change.op == "changed" and not {*change.paths} <= LIMITS:
             does = f"changes in place ({', '.join(change.paths)})"
             if set(change.paths) == {"mustRun"}:
@@ -344,6 +344,11 @@ def _keys(change: Change) -> list[str]:
     said = [f"tenant `{name}` gets an API key" for name in sorted(new - old)]
     said += [f"tenant `{name}` loses its API key" for name in sorted(old - new)]
     return said or ["an API key changes, and the old one is refused"]
+
+
+def _keys_again(change: Change) -> list[str]:
+    edited = _edited(_at(change.before, "SEEN"), _at(change.after, "SEEN"))
+    return ["the proxies are told of the API keys again"] if edited else []
 
 
 def _cutover(preview: Preview) -> list[str]:

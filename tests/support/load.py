@@ -3,12 +3,13 @@
 A status code proves nothing: a stream that was cut ends as HTTP 200 with `[DONE]`. What an answer has to
 be is known exactly here, since the models under test never end by themselves and answer alike at temperature
 0: `finish_reason` is `length`, the usage says as many tokens as were asked for, and a streamed answer has the
-very text of one that came whole.
+very text of one that came whole. A request that its own client hung up on is none of these, and no loss.
 """
 
 import asyncio
 import itertools
 import json
+import random
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -17,10 +18,17 @@ from types import TracebackType
 
 import openai
 
+PATIENCE = (-2.3, 0.5)
+"""Powers of ten: a client that hangs up does so after 5 ms to 3 s, as often before 0.1 s as after it. So some
+have no byte of their answer, held or not, and some have a part of it."""
+
 
 @dataclass
 class Outcome:
-    """One request: when it began and how long it took (seconds, monotonic clock), and what went wrong."""
+    """One request: when it began and how long it took (seconds, monotonic clock), and what went wrong.
+
+    `aborted`: its client hung up on it, and until then nothing had gone wrong.
+    """
 
     began: float
     took: float
@@ -28,6 +36,7 @@ class Outcome:
     problem: str | None
     tokens: int
     content: str = ""
+    aborted: bool = False
 
     @property
     def ended(self) -> float:
@@ -55,6 +64,8 @@ class Load:
     timeout: float = 300.0
     pause: float = 0.0
     """Seconds that a client thinks between two requests."""
+    aborts: int = 0
+    """Of so many requests of a client, one is hung up on by it, unless it is answered sooner; 0: of none."""
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __enter__(self) -> "Load":
@@ -82,6 +93,11 @@ class Load:
         """The longest request, in seconds."""
         return max(outcome.took for outcome in self.outcomes)
 
+    @property
+    def aborted(self) -> int:
+        """How many requests their clients hung up on."""
+        return sum(outcome.aborted for outcome in self.outcomes)
+
     def wait_for_answers(self, count: int, timeout: float = 120.0) -> None:
         """Return once `count` more requests have ended; raise TimeoutError otherwise."""
         goal = len(self.outcomes) + count
@@ -95,7 +111,8 @@ class Load:
         """One line, with the first problems in words."""
         lost = self.bad
         problems = "; ".join(sorted({str(outcome.problem) for outcome in lost})[:3])
-        counts = f"{len(self.outcomes)} sent, {len(lost)} failed or cut"
+        aborted = f"{self.aborted} aborted, " if self.aborts else ""
+        counts = f"{len(self.outcomes)} sent, {aborted}{len(lost)} failed or cut"
         return f"{counts}, longest {self.longest:.1f} s {problems}".strip()
 
     async def _run(self) -> None:
@@ -107,18 +124,24 @@ class Load:
 
     async def _client(self, client: openai.AsyncOpenAI, number: int) -> None:
         kinds = itertools.cycle([(streamed, n) for n in self.max_tokens for streamed in (True, False)])
+        chance = random.Random(number)
         for streamed, tokens in itertools.islice(kinds, number, None):
             if self._stop.is_set():
                 return
-            began, content = time.monotonic(), ""
+            aborts = self.aborts and chance.randrange(self.aborts) == 0
+            patience = 10 ** chance.uniform(*PATIENCE) if aborts else None
+            began, content, problem, aborted = time.monotonic(), "", None, False
             try:
-                content, problem = await (self._stream if streamed else self._whole)(client, tokens)
+                async with asyncio.timeout(patience):
+                    content, problem = await (self._stream if streamed else self._whole)(client, tokens)
+            except TimeoutError:
+                aborted = True
             except (openai.OpenAIError, json.JSONDecodeError) as error:
                 cut = "cut: " if streamed and not isinstance(error, openai.APIConnectionError) else ""
                 cut = "" if isinstance(error, openai.APIStatusError) else cut
                 problem = f"{cut}{type(error).__name__}: {error}"[:200]
             took = time.monotonic() - began
-            self.outcomes.append(Outcome(began, took, streamed, problem, tokens, content))
+            self.outcomes.append(Outcome(began, took, streamed, problem, tokens, content, aborted))
             await asyncio.sleep(self.pause)
 
     async def _whole(self, client: openai.AsyncOpenAI, tokens: int) -> tuple[str, str | None]:
@@ -143,11 +166,12 @@ class Load:
             stream=True,
             stream_options={"include_usage": True},
         )
-        async for chunk in chunks:
-            used = chunk.usage.completion_tokens if chunk.usage else used
-            for choice in chunk.choices:
-                content += choice.delta.content or ""
-                finish = choice.finish_reason or finish
+        async with chunks:  # what is hung up on is closed at once
+            async for chunk in chunks:
+                used = chunk.usage.completion_tokens if chunk.usage else used
+                for choice in chunk.choices:
+                    content += choice.delta.content or ""
+                    finish = choice.finish_reason or finish
         return content, _judge(content, finish, used, tokens)
 
 
@@ -168,11 +192,11 @@ def bad(outcomes: Iterable[Outcome], texts: Iterable[Outcome] | None = None) -> 
     known = {
         (each.tokens, each.content)
         for each in (outcomes if texts is None else texts)
-        if not each.streamed and each.problem is None
+        if not (each.streamed or each.aborted or each.problem)
     }
     judged = [
         replace(each, problem="cut: its text is that of no whole answer")
-        if each.streamed and each.problem is None and (each.tokens, each.content) not in known
+        if each.streamed and not (each.aborted or each.problem) and (each.tokens, each.content) not in known
         else each
         for each in outcomes
     ]

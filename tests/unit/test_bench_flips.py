@@ -5,8 +5,10 @@ from bench.flips import inside, record, summary
 from tests.support.load import Outcome, bad
 
 
-def outcome(began: float, took: float, *, streamed: bool = False, content: str = "a b") -> Outcome:
-    return Outcome(began, took, streamed, None, 8, content)
+def outcome(
+    began: float, took: float, *, streamed: bool = False, content: str = "a b", aborted: bool = False
+) -> Outcome:
+    return Outcome(began, took, streamed, None, 8, content, aborted)
 
 
 def test_a_stream_with_another_text_than_every_whole_answer_is_cut() -> None:
@@ -33,7 +35,22 @@ def test_a_flip_tells_its_longest_gap_and_who_was_inside() -> None:
 def test_three_hundredths_of_a_hundred_requests_may_have_been_lost_unseen() -> None:
     outcomes = [outcome(n, 0.5) for n in range(100)]
     row = summary("hold", [record("hold", "vllm", outcomes, texts=outcomes, began=10, ended=15)])
-    assert row[1:6] == [1, 100, 0, 0, "3.0000 %"]
+    assert row[1:7] == [1, 100, 0, 0, 0, "3.0000 %"]
     outcomes[3].problem = "cut: no end"
     row = summary("hold", [record("hold", "vllm", outcomes, texts=outcomes, began=10, ended=15)])
-    assert row[3:6] == [0, 1, "-"]
+    assert row[3:7] == [0, 0, 1, "-"]
+
+
+def test_what_its_client_hung_up_on_is_neither_lost_nor_an_answer() -> None:
+    outcomes = [outcome(n, 0.5) for n in range(10)]
+    outcomes += [outcome(10, 60, streamed=True, content="a", aborted=True), outcome(11, 0.1, aborted=True)]
+    assert bad(outcomes) == []
+    flip = record("hold", "vllm", outcomes, texts=outcomes, began=5, ended=80)
+    assert summary("hold", [flip])[1:7] == [1, 12, 2, 0, 0, "30.0000 %"]
+    assert flip["gap"] == 1.0, "60 s without an answer would be no gap of ours"
+
+
+def test_an_error_before_the_client_hung_up_is_lost() -> None:
+    refused = outcome(1, 0.1)
+    refused.problem = "InternalServerError: 503"
+    assert bad([outcome(0, 1), refused]) == [refused]

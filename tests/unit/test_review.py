@@ -354,6 +354,9 @@ def test_keys_that_were_edited_on_the_host_are_named() -> None:
     assert drift(replace(preview("nothing"), changes=(edited,))) == [
         "the API keys on the host were edited in place"
     ]
+    assert "the proxies are told of the API keys again" in sentence(
+        replace(preview("nothing"), changes=(edited,))
+    )
 
 
 def test_a_flip_without_a_gateway_replaces_nothing_and_shows_the_line_that_changes() -> None:

@@ -1,0 +1,167 @@
+"""What asks in a measurement: one function for each kind, run by name in a container beside what is measured.
+
+`python3 -m bench.client NAME` reads what to do as one line of JSON on stdin, and writes what it has seen as
+JSON to stdout. It needs nothing of the project, and aiohttp for crowds only.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import http.client
+import itertools
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+PATH, KIND = "/v1/chat/completions", {"Content-Type": "application/json"}
+TURNS_BEFORE = 10
+"""Requests of each size on each way that don't count: nothing is warm yet."""
+FAILURES = (OSError, http.client.HTTPException)
+
+
+def body(size: int, **more: Any) -> bytes:
+    """A chat of exactly so many bytes, or the shortest: source code in messages of 4,000 characters."""
+    source = Path(argparse.__file__).read_text()
+    parts = [source[at : at + 4000] for at in range(0, len(source), 4000)]
+    ask = {"model": "tiny", "max_tokens": 1, "temperature": 0, **more, "messages": []}
+    first = json.dumps({"role": "user", "content": "Hi."})
+    messages, length = [first], len(json.dumps(ask)) + len(first)
+    for part in itertools.cycle(parts):
+        said = json.dumps({"role": ("user", "assistant")[len(messages) % 2], "content": part})
+        if length + len(said) + 2 > size:
+            break
+        messages.append(said)
+        length += len(said) + 2
+    raw = json.dumps(ask).removesuffix("]}") + ", ".join(messages) + "]}"
+    return raw.ljust(size).encode()
+
+
+def turns(plan: Any) -> Any:
+    """Asks `ways` (name → host and port) by turns, over connections that stay open, `n` times each, with
+    `bytes` of body. Gives `seen`, [began, seconds] of each answer by way on the clock of `time.monotonic`,
+    and how many were `lost`."""
+    raw, seen, lost = body(plan["bytes"]), {name: list[list[float]]() for name in plan["ways"]}, 0
+    open_ = {name: http.client.HTTPConnection(*place) for name, place in plan["ways"].items()}
+    for turn in range(-TURNS_BEFORE, plan["n"]):
+        for name, way in open_.items():
+            began = time.monotonic()
+            try:
+                way.request("POST", PATH, raw, KIND)
+                answer = way.getresponse()
+                good = bool(answer.read()) and answer.status == 200
+            except FAILURES:
+                way.close()
+                good = False
+            lost += not good
+            if good and turn >= 0:
+                seen[name].append([began, time.monotonic() - began])
+    return {"seen": seen, "lost": lost}
+
+
+def small(plan: Any) -> Any:
+    """Asks for something small again and again at `place`, `pause` seconds in between, until stdin ends."""
+    ended = threading.Event()
+
+    def wait() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    raw, seen, lost = body(0), list[list[float]](), 0
+    way = http.client.HTTPConnection(*plan["place"])
+    while not ended.is_set():
+        began = time.monotonic()
+        try:
+            way.request("POST", PATH, raw, KIND)
+            answer = way.getresponse()
+            good = bool(answer.read()) and answer.status == 200
+        except FAILURES:
+            way.close()
+            good = False
+        lost += not good
+        if good:
+            seen.append([began, time.monotonic() - began])
+        time.sleep(plan["pause"])
+    return {"seen": seen, "lost": lost}
+
+
+async def streams(plan: Any) -> Any:
+    """`n` streams at once from `place`, each of which must have `events`, numbered from 0 on without a gap.
+    Gives the seconds that each event was on its way, and how many streams were `lost`."""
+    import aiohttp
+
+    raw = body(0, stream=True)
+    url = f"http://{plan['place'][0]}:{plan['place'][1]}{PATH}"
+    said = re.compile(rb'"n": ?(\d+), ?"sent": ?([\d.]+)')
+
+    async def one(number: int) -> list[float] | None:
+        await asyncio.sleep(number * plan["apart"])
+        late, rest, ended = list[float](), b"", False
+        try:
+            async with session.post(url, data=raw, headers=KIND) as answer:
+                async for chunk in answer.content.iter_any():
+                    now = time.time()
+                    *events, rest = (rest + chunk).split(b"\n\n")
+                    for event in events:
+                        if found := said.search(event):
+                            if int(found.group(1)) != len(late):
+                                return None
+                            late.append(now - float(found.group(2)))
+                        ended = ended or event == b"data: [DONE]"
+        except aiohttp.ClientError:
+            return None
+        return late if ended and not rest and len(late) == plan["events"] else None
+
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+    ) as session:
+        every = await asyncio.gather(*(one(number) for number in range(plan["n"])))
+    whole = [late for late in every if late is not None]
+    return {"late": [each for late in whole for each in late], "lost": len(every) - len(whole)}
+
+
+async def crowd(plan: Any) -> Any:
+    """`n` requests of `bytes` at once to `place`. Gives when each was `answered`, in seconds since the epoch,
+    and how many were `lost`."""
+    import aiohttp
+
+    raw = body(plan["bytes"])
+    url = f"http://{plan['place'][0]}:{plan['place'][1]}{PATH}"
+
+    async def one(number: int) -> float | None:
+        await asyncio.sleep(number * plan["apart"])
+        with contextlib.suppress(aiohttp.ClientError):
+            async with session.post(url, data=raw, headers=KIND) as answer:
+                if await answer.read() and answer.status == 200:
+                    return time.time()
+        return None
+
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+    ) as session:
+        every = await asyncio.gather(*(one(number) for number in range(plan["n"])))
+    answered = [each for each in every if each is not None]
+    return {"answered": answered, "lost": len(every) - len(answered)}
+
+
+AT_ONCE: dict[str, Callable[[Any], Awaitable[Any]]] = {"streams": streams, "crowd": crowd}
+ONE_BY_ONE: dict[str, Callable[[Any], Any]] = {"turns": turns, "small": small}
+
+
+async def _run(do: Callable[[Any], Awaitable[Any]], plan: Any) -> Any:
+    return await do(plan)
+
+
+def main() -> None:
+    name, plan = sys.argv[1], json.loads(sys.stdin.readline())
+    done = asyncio.run(_run(AT_ONCE[name], plan)) if name in AT_ONCE else ONE_BY_ONE[name](plan)
+    json.dump(done, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

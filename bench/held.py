@@ -1,0 +1,63 @@
+"""Requests that are held, many at once, and then released: is each answered, and how soon?
+
+With the gateway and without it, short prompts and prompts of 30 KB. Memory is that of proxy and edge, at rest
+and while all of the requests wait.
+"""
+
+import argparse
+import time
+
+from bench.stack import table
+from bench.ways import NONE, WITH, Client, memory, place, say, started, where
+from tests.support.way import Way, eventually
+
+SIZES = {"short": 0, "30 KB": 30_000}
+PATIENCE = 120
+"""Seconds in which all of the requests must have come to the proxy."""
+
+
+def held(client: Client, ways: dict[str, Way], name: str, size: int, n: int) -> list[object]:
+    """One hold and its release: lost, seconds until the first and the last answer, MiB of proxy and edge
+    before and while they waited."""
+    way = ways[name]
+    parts = [way.container("proxy-1"), way.container("edge")]
+    rest = [memory(part) for part in parts]
+    way.route(held=True)
+    asking = client.begin("crowd", place=place(ways, name), bytes=size, n=n, apart=0.002)
+    eventually(lambda: way.status("proxy-1").get("held") == n, PATIENCE, f"{n} requests are held")
+    full = [memory(part) for part in parts]
+    way.route()
+    released = (way.live / "route.json").stat().st_mtime
+    done = client.end(asking)
+    after = sorted(at - released for at in done["answered"])
+    first, last = (after[0] * 1000, after[-1] * 1000) if after else ("-", "-")
+    return [n, done["lost"], first, last, rest[0], full[0], rest[1], full[1]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("-n", type=int, default=1000, help="requests held at once (default: 1000)")
+    parser.add_argument("--at-a-time", type=int, default=64, help="of them at the engine (default: 64)")
+    options = parser.parse_args()
+    heading, rows, lost = where(), list[list[object]](), 0
+    with started(WITH, NONE, at_a_time=options.at_a_time) as ways, Client(ways) as client:
+        for size, length in SIZES.items():
+            for name in ways:
+                time.sleep(2)  # what the last round has left is given back
+                seen = held(client, ways, name, length, options.n)
+                lost += int(str(seen[1]))
+                rows.append([size, name, *seen])
+                say(f"{size}, {name}: {seen[1]} of {options.n} lost, the first after {seen[2]:.0f} ms")
+    print(f"{options.n} requests held at once and released, N = 1 each, {heading}\n")
+    header = ("prompt", "way", "held", "lost", "first answer ms", "last ms")
+    print(
+        table(
+            (*header, *(f"{part} MiB {when}" for part in ("proxy", "edge") for when in ("at rest", "held"))),
+            rows,
+        )
+    )
+    raise SystemExit(1 if lost else 0)
+
+
+if __name__ == "__main__":
+    main()
