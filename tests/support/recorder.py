@@ -20,6 +20,10 @@ ANSWERS = {
 SAID = {LIVE: "changeover-local-ollama-0000", LOOK: "edge edited in place 0a1b\n"}
 """What the commands say that are run at every preview."""
 
+LOOP = asyncio.new_event_loop()
+"""Pulumi's, in all tests. `asyncio.run` in another test would drop one that only the thread knows, with the
+loops that Pulumi makes in its threads and never closes: an error at the end of all tests."""
+
 
 class Recorder(mocks.Mocks):
     """Records every resource; ids and computed outputs are made from names."""
@@ -32,10 +36,7 @@ class Recorder(mocks.Mocks):
     @classmethod
     def start(cls, stack: str) -> "Recorder":
         """A recorder that takes what is declared from now on."""
-        try:  # `asyncio.run` in another test leaves no event loop behind, and Pulumi goes on using this one
-            asyncio.get_event_loop_policy().get_event_loop()
-        except RuntimeError:
-            asyncio.set_event_loop(asyncio.new_event_loop())
+        asyncio.set_event_loop(LOOP)
         recorder = cls()
         pulumi.runtime.set_mocks(
             recorder, project="changeover", stack=stack, preview=False, monitor=_Monitor(recorder)
