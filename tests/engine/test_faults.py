@@ -318,7 +318,7 @@ def test_what_is_killed_while_it_serves_comes_back_and_requests_wait_meanwhile(
         wait(lambda: docker("inspect", "-f", "{{.State.StartedAt}}", name) != started, 120, "it is not back")
         wait(project.settled, 120, "it is not gated")
         load.wait_for_answers(12)
-    # a stream that had begun is cut, and only by what carries it; everything else waits, also what came before
+    # a stream that had begun is cut, only by what carries it; everything else waits, also what came before
     # the switch had heard of it
     assert role != "gateway" or not lost(load), load.summary()
     assert all(each.streamed and each.began < killed for each in lost(load)), load.summary()

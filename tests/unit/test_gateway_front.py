@@ -13,7 +13,6 @@ import pytest
 from aiohttp import ClientConnectorError, ClientPayloadError, ClientSession, web
 
 from offline.image.gateway_front import SETTLE_S, Front, bind_address, config_files, hash_of, listen
-from tests.support import running
 
 BODY = os.urandom(12 << 20)
 WAIT_S = 5.0
@@ -114,7 +113,7 @@ def served(test: Callable[[Bench], Awaitable[None]]) -> None:
             async with bench() as at:
                 await test(at)
 
-    running.run(run())
+    asyncio.run(run())
 
 
 def test_a_request_and_its_answer_pass_unchanged_whatever_their_size() -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from proxy.admission import Admission, Dropped
 from proxy.route import Engine, Gateway, Keys, Limits, Route, parse, parse_keys
-from tests.support import running
 
 ENGINE = Engine("vllm-00000001", "vllm", "stack-vllm-00000001-a", 8000, "tiny", 2)
 OPEN = Route(1, False, ENGINE, None, "tiny")
@@ -20,7 +19,7 @@ def run(story: Callable[[Admission], Awaitable[None]]) -> None:
     async def go() -> None:
         await story(Admission())
 
-    running.run(go())
+    asyncio.run(go())
 
 
 async def settle() -> None:

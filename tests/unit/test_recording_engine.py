@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import recording_engine, running
+from tests.support import recording_engine
 from tests.support.recording_engine import PIECES, USAGE, Engine, Record, Script, recorded, script
 
 WAIT_S = 5.0
@@ -104,7 +104,7 @@ def served(test: Callable[[Bench], Awaitable[None]], idle_seconds: float = 5.0) 
         async with asyncio.timeout(30), await engine.listen("127.0.0.1", 0) as server:
             await test(Bench(engine=engine, port=server.sockets[0].getsockname()[1]))
 
-    running.run(run())
+    asyncio.run(run())
 
 
 def test_a_request_is_kept_to_the_byte() -> None:
