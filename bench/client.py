@@ -1,7 +1,7 @@
 """What asks in a measurement: one function for each kind, run by name in a container beside what is measured.
 
 `python3 -m bench.client NAME` reads what to do as one line of JSON on stdin, and writes what it has seen as
-JSON to stdout. It needs nothing of the project, and aiohttp for crowds only.
+JSON to stdout. It needs aiohttp and nothing of the project.
 """
 
 import argparse
@@ -14,9 +14,11 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
+
+import aiohttp
 
 PATH, KIND = "/v1/chat/completions", {"Content-Type": "application/json"}
 TURNS_BEFORE = 10
@@ -90,11 +92,15 @@ def small(plan: Any) -> Any:
     return {"seen": seen, "lost": lost}
 
 
+def _session() -> aiohttp.ClientSession:
+    """With as many connections as there are requests, and no patience that ends."""
+    connector = aiohttp.TCPConnector(limit=0)
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+
+
 async def streams(plan: Any) -> Any:
     """`n` streams at once from `place`, each of which must have `events`, numbered from 0 on without a gap.
     Gives the seconds that each event was on its way, and how many streams were `lost`."""
-    import aiohttp
-
     raw = body(0, stream=True)
     url = f"http://{plan['place'][0]}:{plan['place'][1]}{PATH}"
     said = re.compile(rb'"n": ?(\d+), ?"sent": ?([\d.]+)')
@@ -117,9 +123,7 @@ async def streams(plan: Any) -> Any:
             return None
         return late if ended and not rest and len(late) == plan["events"] else None
 
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
-    ) as session:
+    async with _session() as session:
         every = await asyncio.gather(*(one(number) for number in range(plan["n"])))
     whole = [late for late in every if late is not None]
     return {"late": [each for late in whole for each in late], "lost": len(every) - len(whole)}
@@ -128,8 +132,6 @@ async def streams(plan: Any) -> Any:
 async def crowd(plan: Any) -> Any:
     """`n` requests of `bytes` at once to `place`. Gives when each was `answered`, in seconds since the epoch,
     and how many were `lost`."""
-    import aiohttp
-
     raw = body(plan["bytes"])
     url = f"http://{plan['place'][0]}:{plan['place'][1]}{PATH}"
 
@@ -141,25 +143,45 @@ async def crowd(plan: Any) -> Any:
                     return time.time()
         return None
 
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
-    ) as session:
+    async with _session() as session:
         every = await asyncio.gather(*(one(number) for number in range(plan["n"])))
     answered = [each for each in every if each is not None]
     return {"answered": answered, "lost": len(every) - len(answered)}
 
 
-AT_ONCE: dict[str, Callable[[Any], Awaitable[Any]]] = {"streams": streams, "crowd": crowd}
+async def users(plan: Any) -> Any:
+    """`n` users at `place` who each ask `each` times, one time after another, for `tokens` tokens. Gives the
+    `seconds` that all of it took, and how many answers were `lost` or had another length."""
+    raw = body(0, max_tokens=plan["tokens"])
+    url = f"http://{plan['place'][0]}:{plan['place'][1]}{PATH}"
+
+    async def one() -> int:
+        good = 0
+        for _ in range(plan["each"]):
+            with contextlib.suppress(aiohttp.ClientError, ValueError, KeyError, TypeError):
+                async with session.post(url, data=raw, headers=KIND) as answer:
+                    said = await answer.json(content_type=None)
+                    good += said["usage"]["completion_tokens"] == plan["tokens"]
+        return good
+
+    async with _session() as session:
+        began = time.monotonic()
+        good = sum(await asyncio.gather(*(one() for _ in range(plan["n"]))))
+        seconds = time.monotonic() - began
+    return {"seconds": seconds, "lost": plan["n"] * plan["each"] - good}
+
+
+AT_ONCE: dict[str, Callable[[Any], Coroutine[Any, Any, Any]]] = {
+    "streams": streams,
+    "crowd": crowd,
+    "users": users,
+}
 ONE_BY_ONE: dict[str, Callable[[Any], Any]] = {"turns": turns, "small": small}
-
-
-async def _run(do: Callable[[Any], Awaitable[Any]], plan: Any) -> Any:
-    return await do(plan)
 
 
 def main() -> None:
     name, plan = sys.argv[1], json.loads(sys.stdin.readline())
-    done = asyncio.run(_run(AT_ONCE[name], plan)) if name in AT_ONCE else ONE_BY_ONE[name](plan)
+    done = asyncio.run(AT_ONCE[name](plan)) if name in AT_ONCE else ONE_BY_ONE[name](plan)
     json.dump(done, sys.stdout)
 
 

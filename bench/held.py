@@ -40,7 +40,10 @@ def main() -> None:
     parser.add_argument("--at-a-time", type=int, default=64, help="of them at the engine (default: 64)")
     options = parser.parse_args()
     heading, rows, lost = where(), list[list[object]](), 0
-    with started(WITH, NONE, at_a_time=options.at_a_time) as ways, Client(ways) as client:
+    with (
+        started(WITH, NONE, at_a_time=options.at_a_time) as ways,
+        Client(*(way.run for way in ways.values())) as client,
+    ):
         for size, length in SIZES.items():
             for name in ways:
                 time.sleep(2)  # what the last round has left is given back

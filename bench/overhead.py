@@ -85,7 +85,10 @@ def main() -> None:
     parser.add_argument("--before", default="0fb29bc", help="the way as it was (default: 0fb29bc)")
     options = parser.parse_args()
     heading = f"prompts of source code, {where()}"
-    with started(WITH, NONE, BEFORE, commit=options.before) as ways, Client(ways) as client:
+    with (
+        started(WITH, NONE, BEFORE, commit=options.before) as ways,
+        Client(*(way.run for way in ways.values())) as client,
+    ):
         first, lost = added(client, ways, options.n)
         second, more = waited(client, ways, max(10, round(options.n * PART[LARGEST])))
     print(f"One request at a time, {heading}; milliseconds. `more`: than it adds to a short one\n")

@@ -26,7 +26,7 @@ def main() -> None:
     lost = dict.fromkeys(names, 0)
     with (
         started(WITH, NONE, at_a_time=options.n, events=events, per_second=options.per_second) as ways,
-        Client(ways) as client,
+        Client(*(way.run for way in ways.values())) as client,
     ):
         for number in range(options.rounds):
             for name in names:

@@ -113,20 +113,24 @@ def place(ways: dict[str, Way], name: str) -> tuple[str, int]:
 
 
 class Client:
-    """A container on the networks of all ways. What it does is `bench.client`, one process each time."""
+    """A container on these networks. What it does is `bench.client`, one process each time."""
 
-    def __init__(self, ways: dict[str, Way]) -> None:
-        first, *others = ways.values()
-        self.name = first.container("client")
+    def __init__(self, *networks: str) -> None:
+        first, *others = networks
+        self.name = f"{first}-client"
         docker(
-            *("create", "--network", first.run, "--label", f"test={first.run}", "--name", self.name),
+            *("create", "--network", first, "--name", self.name),
             *("-v", f"{wheels()}:/wheels:ro", "-v", f"{Path(__file__).parent}:/bench:ro"),
             *("-e", "PYTHONPATH=/:/wheels", "-e", "PYTHONDONTWRITEBYTECODE=1"),
             *(pins.SWITCH.offline, "sleep", "infinity"),
         )
-        for way in others:
-            docker("network", "connect", way.run, self.name)
-        docker("start", self.name)
+        try:
+            for network in others:
+                docker("network", "connect", network, self.name)
+            docker("start", self.name)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> "Client":
         return self

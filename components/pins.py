@@ -66,11 +66,11 @@ EDGE = Image(
     name="caddy",
     version="2.11.9",
     public="caddy:2.11.9",
-    reason="2.11 or newer holds POST requests; older ones answer 502",
+    reason="2.11 or newer asks again what a proxy that ended had not answered; older ones answer 502",
 )
 SWITCH = Image(
     name="python",
     version="3.11",
     public="python:3.11-slim-bookworm",
-    reason="the switch needs nothing but Python's standard library; its code is uploaded into the container",
+    reason="the switch needs nothing but Python's standard library, and the proxy's wheels are locked for it",
 )

@@ -174,7 +174,7 @@ def restored(host: Host, within: float) -> None:
 def agree(ours: Blueprint, other: Blueprint, took: float) -> None:
     """Says what it costs and asks once. `took` is how long the probes took, in seconds.
 
-    Raises StepFailed without a yes, and where requests would wait longer than the edge lets them.
+    Raises StepFailed without a yes, and where requests would wait longer than the proxy lets them.
     """
     there, back = (plan.cutover.waits[plan.active.kind].expected for plan in (other, ours))
     expected, budget = there + took + back, ours.settings.hold_budget
@@ -187,7 +187,7 @@ def agree(ours: Blueprint, other: Blueprint, took: float) -> None:
         )
         if expected > budget:
             raise StepFailed(
-                f"the edge lets them wait {budget} s (holdBudgetSeconds), so this was not begun. "
+                f"the proxy lets them wait {budget} s (holdBudgetSeconds), so this was not begun. "
                 f"Type: pulumi config set holdBudgetSeconds {2 * expected:.0f} && pulumi up"
             )
     no = "not done, nothing was changed. Without being asked: YES=1 make parity"

@@ -130,21 +130,21 @@ class Load:
                 return
             aborts = self.aborts and chance.randrange(self.aborts) == 0
             patience = 10 ** chance.uniform(*PATIENCE) if aborts else None
-            began, content, problem, aborted = time.monotonic(), "", None, False
+            began, problem, aborted, pieces = time.monotonic(), None, False, list[str]()
             try:
                 async with asyncio.timeout(patience):
-                    content, problem = await (self._stream if streamed else self._whole)(client, tokens)
+                    problem = await (self._stream if streamed else self._whole)(client, tokens, pieces)
             except TimeoutError:
                 aborted = True
             except (openai.OpenAIError, json.JSONDecodeError) as error:
-                cut = "cut: " if streamed and not isinstance(error, openai.APIConnectionError) else ""
-                cut = "" if isinstance(error, openai.APIStatusError) else cut
-                problem = f"{cut}{type(error).__name__}: {error}"[:200]
+                problem = f"{'cut: ' if pieces else ''}{type(error).__name__}: {error}"[:200]
             took = time.monotonic() - began
-            self.outcomes.append(Outcome(began, took, streamed, problem, tokens, content, aborted))
+            outcome = Outcome(began, took, streamed, problem, tokens, "".join(pieces), aborted)
+            self.outcomes.append(outcome)
             await asyncio.sleep(self.pause)
 
-    async def _whole(self, client: openai.AsyncOpenAI, tokens: int) -> tuple[str, str | None]:
+    async def _whole(self, client: openai.AsyncOpenAI, tokens: int, pieces: list[str]) -> str | None:
+        """What is wrong with an answer, whose text goes into `pieces`."""
         answer = await client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": "Count."}],
@@ -152,12 +152,14 @@ class Load:
             temperature=0,
         )
         choice = answer.choices[0]
-        content = choice.message.content or ""
+        pieces.append(choice.message.content or "")
         used = answer.usage.completion_tokens if answer.usage else None
-        return content, _judge(content, choice.finish_reason, used, tokens)
+        return _judge(pieces, choice.finish_reason, used, tokens)
 
-    async def _stream(self, client: openai.AsyncOpenAI, tokens: int) -> tuple[str, str | None]:
-        content, finish, used = "", None, None
+    async def _stream(self, client: openai.AsyncOpenAI, tokens: int, pieces: list[str]) -> str | None:
+        """The same of one that is streamed, whose text is in `pieces` as far as it came: something empty as
+        soon as it begins."""
+        finish, used = None, None
         chunks = await client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": "Count."}],
@@ -166,21 +168,22 @@ class Load:
             stream=True,
             stream_options={"include_usage": True},
         )
+        pieces.append("")
         async with chunks:  # what is hung up on is closed at once
             async for chunk in chunks:
                 used = chunk.usage.completion_tokens if chunk.usage else used
                 for choice in chunk.choices:
-                    content += choice.delta.content or ""
+                    pieces.append(choice.delta.content or "")
                     finish = choice.finish_reason or finish
-        return content, _judge(content, finish, used, tokens)
+        return _judge(pieces, finish, used, tokens)
 
 
-def _judge(content: str, finish: str | None, used: int | None, tokens: int) -> str | None:
+def _judge(pieces: Sequence[str], finish: str | None, used: int | None, tokens: int) -> str | None:
     if finish != "length":
         return f"cut: finish_reason is {finish}"
     if used != tokens:
         return f"cut: {used} tokens of {tokens}"
-    return None if content else "cut: empty answer"
+    return None if any(pieces) else "cut: empty answer"
 
 
 def bad(outcomes: Iterable[Outcome], texts: Iterable[Outcome] | None = None) -> list[Outcome]:

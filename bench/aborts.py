@@ -1,0 +1,181 @@
+"""How soon an engine is idle once the client of a long answer has hung up, through the endpoint.
+
+Both real engines, streamed and not, in the middle of the answer: before its first token Ollama does not look
+at its client. vLLM is idle when its own metrics say that no request runs; its CPU is not asked, since it
+spins for a second after each request. Ollama, which tells nothing, is idle when its container uses no CPU,
+which is read on the machine of the Docker engine.
+"""
+
+import argparse
+import http.client
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bench.stack import deployed, machine, table
+from components.engines import PORT
+from components.gpu_memory import EngineKind
+from tests.support.project import Project
+from tests.support.way import cpu_seconds, eventually
+
+LIMIT = 1.0
+"""Seconds within which the engine has to be idle."""
+TOKENS = 3000
+"""More than an engine makes until its client hangs up, and until `LIMIT` after that."""
+CONTEXT = 4096
+EVERY = 0.05
+IDLE_SHARE = 0.2
+"""Of one core, between two looks at it: less is idle."""
+
+WATCH_VLLM = f"""
+import re, time, urllib.request
+while True:
+    text = urllib.request.urlopen("http://127.0.0.1:{PORT}/metrics").read().decode()
+    running = sum(map(float, re.findall(r"^vllm:num_requests_running{{.*}} (\\S+)$", text, re.MULTILINE)))
+    print(time.time(), int(running > 0), flush=True)
+    time.sleep(0.02)
+"""
+
+
+class Watch(threading.Thread):
+    """What an engine does, look by look, in `seen`: [seconds since the epoch, whether it works]."""
+
+    def __init__(self, kind: EngineKind, container: str) -> None:
+        super().__init__(daemon=True)
+        self.kind, self.container = kind, container
+        self.seen: list[tuple[float, bool]] = []
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        (self._vllm if self.kind == "vllm" else self._ollama)()
+
+    def _vllm(self) -> None:
+        command = ["docker", "exec", self.container, "python3", "-u", "-c", WATCH_VLLM]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                at, works = line.split()
+                self.seen.append((float(at), works == "1"))
+                if self.ended.is_set():
+                    process.terminate()
+
+    def _ollama(self) -> None:
+        at, used = time.time(), cpu_seconds(self.container)
+        while not self.ended.wait(EVERY):
+            now, more = time.time(), cpu_seconds(self.container)
+            self.seen.append((now, more - used > IDLE_SHARE * (now - at)))
+            at, used = now, more
+
+    def works(self, since: float = 0.0) -> bool | None:
+        """What the last look has seen; None: there was none after `since`."""
+        return self.seen[-1][1] if self.seen and self.seen[-1][0] > since else None
+
+    def idle(self, seconds: float = 1.0) -> bool:
+        """Whether all looks of the last seconds have seen nothing."""
+        looks = [works for at, works in self.seen if at > time.time() - seconds]
+        return bool(looks) and not any(looks)
+
+    def last_work(self, since: float) -> float:
+        """Seconds after `since` at which it was last seen at work; 0: it was not."""
+        return max((at - since for at, works in self.seen if works and at > since), default=0.0)
+
+
+@contextmanager
+def watching(kind: EngineKind, container: str) -> Iterator[Watch]:
+    watch = Watch(kind, container)
+    watch.start()
+    try:
+        yield watch
+    finally:
+        watch.ended.set()
+        watch.join()
+
+
+def ask(endpoint: str, model: str, *, stream: bool) -> http.client.HTTPConnection:
+    """Asks for a long answer. Of one that is streamed the first token is there."""
+    url = urllib.parse.urlsplit(endpoint)
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
+    messages = [{"role": "user", "content": "Count."}]
+    asked: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": TOKENS, "stream": stream}
+    body = json.dumps({**asked, "temperature": 0})
+    connection.request("POST", f"{url.path}/chat/completions", body, {"Content-Type": "application/json"})
+    if stream:
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise SystemExit(f"{answer.status}: {answer.read()!r}")
+        answer.readline()
+    return connection
+
+
+def hang_up(connection: http.client.HTTPConnection) -> float:
+    """When it was done, in seconds since the epoch."""
+    assert connection.sock is not None
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    now = time.time()
+    connection.close()
+    return now
+
+
+def one(watch: Watch, endpoint: str, model: str, after: float, *, stream: bool) -> float:
+    """Seconds from the client's hanging up to the engine's last work."""
+    eventually(watch.idle, 60, "the engine is idle before the request")
+    asked = time.time()
+    connection = ask(endpoint, model, stream=stream)
+    eventually(lambda: watch.works(asked), 60, "the engine works")
+    time.sleep(after)
+    if not watch.works(time.time() - 0.5):
+        raise SystemExit("the answer has ended before its client hung up: nothing can be measured")
+    gone = hang_up(connection)
+    eventually(watch.idle, 120, "the engine is idle after the request")
+    return watch.last_work(gone)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("-n", type=int, default=10, help="aborted requests of each kind (default: 10)")
+    parser.add_argument("--after", type=float, default=0.5, help="seconds of work before it (default: 0.5)")
+    parser.add_argument(
+        "--gateway", choices=("tensorzero", "none"), default="tensorzero", help="(default: tensorzero)"
+    )
+    options = parser.parse_args()
+    rows: list[list[object]] = []
+    late = 0
+    with deployed("bench-aborts", engine="ollama", context=CONTEXT, gateway=options.gateway) as project:
+        kinds: tuple[EngineKind, ...] = ("ollama", "vllm")
+        for kind in kinds:
+            if kind != "ollama":
+                project.configure(engine=kind)
+                project.up()
+            rows += measured(project, kind, options.n, options.after)
+    late = sum(int(str(row[-1])) for row in rows)
+    print(f"Aborted after {options.after:g} s of work, gateway: {options.gateway}, {machine()}; seconds\n")
+    print(table(("engine", "answer", "N", "idle after, median", "most", f"later than {LIMIT:g} s"), rows))
+    raise SystemExit(1 if late else 0)
+
+
+def measured(project: Project, kind: EngineKind, n: int, after: float) -> list[list[object]]:
+    """The table's rows for the engine that serves."""
+    outputs, rows = project.outputs(), list[list[object]]()
+    with watching(kind, project.live()) as watch:
+        for stream in (True, False):
+            seen = []
+            for number in range(n):
+                seen.append(one(watch, outputs["endpoint"], outputs["model"], after, stream=stream))
+                words = "streamed" if stream else "whole"
+                print(f"{kind}, {words}, {number + 1} of {n}: {seen[-1]:.2f} s", file=sys.stderr, flush=True)
+            late = sum(each > LIMIT for each in seen)
+            median, most = f"{statistics.median(seen):.2f}", f"{max(seen):.2f}"
+            rows.append([kind, "streamed" if stream else "whole", n, median, most, late])
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A crowd of users on both real engines: what the endpoint lets through, and a flip under them.
+
+Tokens per second are those of a number of answers, asked for by all users at once and again as each is
+answered: of the engine itself, and through the endpoint, by turns. The endpoint lets no more to an engine
+than it works on and a few, which must cost nothing. Then the engine is changed under the crowd: nothing may
+be lost, and the drain is as long as an answer.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+
+from bench.stack import deployed, machine, table
+from bench.ways import EDGE_PORT, Client
+from components.engines import PORT
+from components.gpu_memory import EngineKind
+from tests.support.load import Load
+from tests.support.project import Project, docker
+
+DIRECT, THROUGH = "the engine itself", "through the endpoint"
+
+
+def network(project: Project) -> str:
+    label = f"label=changeover.stack={project.stack}"
+    return docker("network", "ls", "--filter", label, "--format", "{{.Name}}").strip()
+
+
+def tokens(
+    project: Project, kind: EngineKind, users: int, each: int, length: int, rounds: int
+) -> list[object]:
+    """The row of one engine, which serves now: tokens per second by both ways, and lost requests."""
+    (edge,) = project.containers("edge")
+    places = {DIRECT: (project.live(), PORT), THROUGH: (edge, EDGE_PORT)}
+    rates = {name: list[float]() for name in places}
+    lost = 0
+    with Client(network(project)) as client:
+        for number in range(-1, rounds):  # the first round is for warming up
+            for name, place in places.items():
+                done = client.do("users", place=place, n=users, each=each, tokens=length)
+                lost += done["lost"]
+                rate = (users * each - done["lost"]) * length / done["seconds"]
+                if number >= 0:
+                    rates[name].append(rate)
+                say(f"{kind}, {name}, {number + 1} of {rounds}: {rate:.1f} tokens/s, {done['lost']} lost")
+    medians = [statistics.median(values) for values in rates.values()]
+    spread = [f"{min(values):.1f} to {max(values):.1f}" for values in rates.values()]
+    ratio = f"{medians[1] / medians[0]:.2f}"
+    return [kind, rounds, users * each, medians[0], spread[0], medians[1], spread[1], ratio, lost]
+
+
+def flipped(project: Project, to: EngineKind, users: int, length: int) -> list[object]:
+    """The row of a flip to this engine under the crowd."""
+    outputs = project.outputs()
+    load = Load(outputs["endpoint"], outputs["model"], clients=users, max_tokens=(8, length), timeout=600)
+    with load:
+        load.wait_for_answers(users, 600)
+        project.configure(engine=to)
+        project.up()
+        load.wait_for_answers(users, 600)
+    last = json.loads(project.switch("status", "--json"))["last"]
+    seconds = {step["phase"]: step["seconds"] for step in last["steps"]}
+    say(f"to {to}: {load.summary()}")
+    drain, held = seconds.get("draining", 0.0), last["held_seconds"]
+    return [to, len(load.outcomes), len(load.bad), drain, held, load.longest]
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--users", type=int, default=64, help="(default: 64)")
+    parser.add_argument("--each", type=int, default=3, help="answers for each user and round (default: 3)")
+    parser.add_argument("--tokens", type=int, default=64, help="length of an answer (default: 64)")
+    parser.add_argument("-n", type=int, default=5, help="rounds by each way (default: 5)")
+    parser.add_argument("--parallel", type=int, default=4, help="of the engines (default: 4)")
+    parser.add_argument(
+        "--gateway", choices=("tensorzero", "none"), default="tensorzero", help="(default: tensorzero)"
+    )
+    options = parser.parse_args()
+    rates, flips = list[list[object]](), list[list[object]]()
+    crowd = options.users, options.each, options.tokens, options.n
+    with deployed(
+        "bench-crowd",
+        engine="ollama",
+        cutover="hold",
+        parallel=options.parallel,
+        gateway=options.gateway,
+    ) as project:
+        rates.append(tokens(project, "ollama", *crowd))
+        flips.append(flipped(project, "vllm", options.users, options.tokens))
+        rates.append(tokens(project, "vllm", *crowd))
+        flips.append(flipped(project, "ollama", options.users, options.tokens))
+    print(
+        f"{options.users} users, answers of {options.tokens} tokens, engines that work on {options.parallel} "
+        f"at one time, gateway: {options.gateway}, {machine()}; tokens a second\n"
+    )
+    ways = (DIRECT, "from … to", THROUGH, "from … to")
+    print(table(("engine", "rounds", "answers a round", *ways, "ratio", "lost"), rates))
+    print(f"\nA change of the engine under {options.users} users, by hold; seconds\n")
+    print(table(("to", "requests", "failed or cut", "drain", "held", "longest request"), flips))
+    raise SystemExit(any(row[-1] for row in rates) or any(row[2] for row in flips))
+
+
+if __name__ == "__main__":
+    main()
