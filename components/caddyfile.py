@@ -35,7 +35,7 @@ class EdgeConfig:
     `listen` is Caddy's `[host]:port`; with `domain`, a name or an address, it serves TLS for it there, else
     plain HTTP. `internal_ca`: the certificate is of Caddy's own CA, for what no public one is given for.
     `proxy` is `host:port`; the name may have several addresses, which are tried in turn. `max_body_bytes` is
-    the largest request body.
+    the largest request body that is taken in before it is sent on; the proxy refuses larger ones.
     """
 
     listen: str

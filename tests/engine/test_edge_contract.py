@@ -263,14 +263,11 @@ def test_headers_that_are_about_the_first_connection_only_end_there(edge: Edge) 
     assert not {"expect", "incremental"} & set(told["headers"])
 
 
-def test_a_body_that_is_too_large_is_a_413_at_once_whether_its_length_is_known_or_not(edge: Edge) -> None:
-    body = b"x" * (MAX_BODY + 1)
+def test_a_body_that_is_too_large_is_sent_on_for_the_proxy_to_refuse_and_asked_for_once(edge: Edge) -> None:
+    before = len(edge.asked())
     for send in (edge.post, edge.chunked):
-        began = time.monotonic()
-        answer = send(body)
-        assert (answer.status, answer.error["code"]) == (413, "request_too_large")
-        assert str(MAX_BODY) in answer.error["message"]
-        assert time.monotonic() - began < 5
+        assert send(b"x" * (MAX_BODY + 1)).told["length"] == MAX_BODY + 1
+    assert len(edge.asked()) == before + 2
 
 
 def test_a_stream_arrives_as_it_is_made(edge: Edge) -> None:
@@ -391,7 +388,6 @@ def test_the_same_configuration_reloads_nothing_and_streams_live_through_another
         assert reloads() == before
         edge.apply(replace(edge.config, max_body_bytes=MAX_BODY // 2))
         assert reloads() == before + 1
-        assert edge.post(b"x" * MAX_BODY).status == 413
         assert "data: 29" in stream.result().text
     edge.apply(edge.config)
 
