@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up cli down status gc parity keys wake recover review apply drift rollback comment fetch-review \
-  drift-issue test test-docker test-aws check render clean-all lock venv
+  drift-issue test check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
@@ -74,13 +74,16 @@ check: venv ## lint, types, unit tests: the fast part
 
 test: check ## everything, on the real engines
 	@$(RUN) tools.up --tests
-	@$(MAKE) --no-print-directory --jobs 2 test-one-half test-other-half  # most of their time is waiting
+	@$(MAKE) --no-print-directory --jobs 2 test-other-half test-one-half test-conformance  # they mostly wait
 
 test-one-half:
 	@$(VENV)/bin/pytest -v tests/engine/test_aws_*.py tests/engine/test_switch_on_docker.py
 
 test-other-half:
 	@$(VENV)/bin/pytest -v tests/engine --ignore-glob='*/test_aws_*' --ignore-glob='*/test_switch_on_docker.py'
+
+test-conformance:
+	@$(VENV)/bin/pytest -v tests/conformance
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
 	@$(RUN) tools.render
