@@ -59,7 +59,6 @@ GONE_SECONDS = 60
 """A client that takes nothing of its answer for so long has gone."""
 GATEWAY_AGAIN_SECONDS = 0.2
 CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
-HEALTH = "/healthz"
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -152,8 +151,6 @@ class Proxy:
     async def outer(self, request: web.BaseRequest) -> web.StreamResponse:
         """A client's request."""
         path = request.path.rstrip("/")
-        if path == HEALTH:
-            return web.Response()
         record = Record(
             self._now(), path if path in (CHAT, EMBEDDINGS) or path.startswith(MODELS) else "other"
         )
