@@ -351,7 +351,9 @@ class Proxy:
             async with asyncio.timeout_at(until):
                 url = URL(f"http://{engine.host}:{engine.port}{target}", encoded=True)
                 # a stream of bytes is written in parts, between which others have their turn
-                answer = await self._client.post(url, data=io.BytesIO(body), headers=headers)
+                answer = await self._client.post(
+                    url, data=io.BytesIO(body), headers=headers, allow_redirects=False
+                )
                 chunk = await answer.content.readany()
                 if not chunk and _is_stream(answer):
                     raise EngineGone(asked=True)
@@ -432,7 +434,9 @@ class Proxy:
         """The gateway finishes whatever it has begun; nobody needs what it says."""
         with contextlib.suppress(ClientError, OSError):
             headers = {"content-type": "application/json"}
-            async with self._client.post(url, data=question, headers=headers) as answer:
+            async with self._client.post(
+                url, data=question, headers=headers, allow_redirects=False
+            ) as answer:
                 async for _ in answer.content.iter_any():
                     pass
 
@@ -494,6 +498,7 @@ class Proxy:
                 URL(f"{url}{_query(request)}", encoded=True),
                 data=await request.read() if request.body_exists else None,
                 headers={**adaptations.headers_in(request.headers), **number},
+                allow_redirects=False,
             ) as answer:
                 response = _response(answer)
                 await response.prepare(request)
@@ -580,7 +585,7 @@ def _break_off(request: web.BaseRequest) -> BrokenOff:
     return BrokenOff("broken off")
 
 
-async def _listen(handler: Handler, port: int) -> web.ServerRunner:
+async def listen(handler: Handler, port: int) -> web.ServerRunner:
     # Who hangs up cancels the handler, and so the engine's work.
     server = web.Server(handler, handler_cancellation=True, access_log=None, auto_decompress=False)
     runner = web.ServerRunner(server, shutdown_timeout=GONE_SECONDS)
@@ -597,8 +602,8 @@ async def serve(live: Path, log: Path | None, *, outer: int = OUTER, inner: int 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    behind = await _listen(proxy.inner, inner)
-    front = await _listen(proxy.outer, outer)
+    behind = await listen(proxy.inner, inner)
+    front = await listen(proxy.outer, outer)
     print(f"the proxy listens, with route {proxy.admission.route.number}", flush=True)
     await stop.wait()
     for site in list(front.sites):
