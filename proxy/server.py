@@ -57,6 +57,9 @@ LARGE_BYTES = 256 * 2**10
 """Bodies from this size on are read in another process: the interpreter does one thing at a time."""
 GONE_SECONDS = 60
 """A client that takes nothing of its answer for so long has gone."""
+HEAD_BYTES, HEADERS = 2**20, 2**14
+"""What the edge and both engines take too. aiohttp by itself would refuse a query or a header of 8 KiB, and
+take an engine that sends one for an engine that has ended."""
 GATEWAY_AGAIN_SECONDS = 0.2
 CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
 HEALTH = "/healthz"
@@ -117,6 +120,9 @@ class Proxy:
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             read_bufsize=2**18,
+            max_line_size=HEAD_BYTES,
+            max_field_size=HEAD_BYTES,
+            max_headers=HEADERS,
         )
 
     # what the switch says
@@ -587,7 +593,15 @@ def _break_off(request: web.BaseRequest) -> BrokenOff:
 
 async def listen(handler: Handler, port: int) -> web.ServerRunner:
     # Who hangs up cancels the handler, and so the engine's work.
-    server = web.Server(handler, handler_cancellation=True, access_log=None, auto_decompress=False)
+    server = web.Server(
+        handler,
+        handler_cancellation=True,
+        access_log=None,
+        auto_decompress=False,
+        max_line_size=HEAD_BYTES,
+        max_field_size=HEAD_BYTES,
+        max_headers=HEADERS,
+    )
     runner = web.ServerRunner(server, shutdown_timeout=GONE_SECONDS)
     await runner.setup()
     await web.TCPSite(runner, port=port, backlog=4096).start()

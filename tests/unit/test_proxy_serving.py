@@ -151,3 +151,18 @@ def test_an_engines_redirect_is_given_on_and_not_followed(tmp_path: Path, status
         assert [record.path for record in bench.engine.records] == [path]
 
     run(story, tmp_path)
+
+
+def test_a_long_query_and_large_headers_go_through_in_both_directions(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        told = Script(
+            headers=(*JSON_HEADERS, ("X-Long", "y" * 30_000), *((f"X-{each}", "z") for each in range(300))),
+            parts=((0, b"{}"),),
+        )
+        path = f"{bench.tell(told)}&x={'x' * 30_000}"
+        lines = ["Cookie: " + "c" * 100_000, *(f"X-{each}: z" for each in range(300))]
+        answer = await bench.ask(request(path, BODY, *lines))
+        assert answer.startswith(b"HTTP/1.1 200 ") and b"y" * 30_000 in answer and b"X-299: z" in answer
+        assert [record.path for record in bench.engine.records] == [path]
+
+    run(story, tmp_path)
