@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -164,5 +165,32 @@ def test_a_long_query_and_large_headers_go_through_in_both_directions(tmp_path: 
         answer = await bench.ask(request(path, BODY, *lines))
         assert answer.startswith(b"HTTP/1.1 200 ") and b"y" * 30_000 in answer and b"X-299: z" in answer
         assert [record.path for record in bench.engine.records] == [path]
+
+    run(story, tmp_path)
+
+
+KEY = "sk-größe"
+DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+
+
+def test_a_key_of_any_bytes_is_known_or_not_and_no_more(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        bench.keys({"open": False, "keys": {DIGEST: "acme"}})
+        for sent, status in ((KEY.encode().decode("latin-1"), 200), (KEY, 401), ("\xff", 401)):
+            answer = await bench.ask(request(CHAT, BODY, f"Authorization: Bearer {sent}"))
+            assert answer.startswith(f"HTTP/1.1 {status} ".encode()), (sent, answer)
+
+    run(story, tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"ü": "acme"}, {DIGEST: ["acme"]}, {DIGEST: 7}, {DIGEST: None}])
+def test_keys_that_were_edited_into_nonsense_change_nothing(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    async def story(bench: Bench) -> None:
+        bench.keys({"open": False, "keys": {DIGEST: "acme"}})
+        bench.keys({"open": False, "keys": wrong})
+        key = KEY.encode().decode("latin-1")
+        answer = await bench.ask(request(CHAT, BODY, f"Authorization: Bearer {key}"))
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        assert not bench.proxy.admission.running
 
     run(story, tmp_path)
