@@ -49,6 +49,7 @@ ALIAS = "proxy"
 """Name of all proxies of a stack on their network."""
 
 LOOK_SECONDS = 0.02
+UNREAD = (0, 0)
 HELD_BYTES = 256 * 2**20
 """What the bodies of all requests together may take."""
 THROWN_AWAY_BYTES = 128 * 2**20
@@ -128,18 +129,26 @@ class Proxy:
     # what the switch says
 
     def look(self) -> None:
-        """Takes what has changed in the switch's folder. What can't be read changes nothing."""
+        """Takes what has changed in the switch's folder. What can't be used changes nothing."""
         for name, take in (("route.json", self._take_route), ("keys.json", self._take_keys)):
             file = self._live / name
             try:
                 at = file.stat()
                 mark = (at.st_ino, at.st_mtime_ns)
-                if self._seen.get(name) != mark:
-                    self._seen[name] = mark
-                    take(file.read_bytes())
+                if self._seen.get(name) == mark:
+                    continue
+                raw = file.read_bytes()
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except OSError as error:  # too many files are open, say: it is tried again, and said once
+                if self._seen.get(name) != UNREAD:
+                    print(f"{name} can't be read: {error!r}", file=sys.stderr, flush=True)
+                self._seen[name] = UNREAD
+                continue
+            self._seen[name] = mark
+            try:
+                take(raw)
+            except Exception as error:  # whatever it is: who stops looking never ends a hold
                 print(f"{name} can't be used: {error!r}", file=sys.stderr, flush=True)
 
     def _take_route(self, raw: bytes) -> None:

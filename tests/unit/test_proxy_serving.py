@@ -194,3 +194,34 @@ def test_keys_that_were_edited_into_nonsense_change_nothing(tmp_path: Path, wron
         assert not bench.proxy.admission.running
 
     run(story, tmp_path)
+
+
+def test_a_route_that_can_not_be_used_is_followed_by_one_that_can(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        watching = asyncio.create_task(bench.proxy.watch())
+        for wrong in ("[models.tiny]\nengines = []", "[[models]]", "models = 7", "["):
+            bench.route(routing=wrong)
+        (bench.live / "route.json").write_text("[" * 100_000)
+        await asyncio.sleep(3 * server.LOOK_SECONDS)
+        bench.route()
+        assert bench.proxy.admission.route.number == bench.number
+        assert not watching.done()
+        watching.cancel()
+
+    run(story, tmp_path)
+
+
+def test_a_file_that_could_not_be_read_is_read_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(bench: Bench) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError(24, "Too many open files"))
+            )
+            bench.route()
+        assert bench.proxy.status()["applied"] == bench.number - 1
+        bench.proxy.look()
+        assert bench.proxy.status()["applied"] == bench.number
+
+    run(story, tmp_path)
