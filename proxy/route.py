@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 NOBODY = "-"
 
 
@@ -105,7 +106,8 @@ class Keys:
         kind, _, key = headers.get("Authorization", "").partition(" ")
         if kind.lower() != "bearer":
             return None
-        shown, found = hashlib.sha256(key.strip().encode()).hexdigest(), None
+        # the bytes that came, which need not be text
+        shown, found = hashlib.sha256(key.strip().encode(errors="surrogateescape")).hexdigest(), None
         for digest, tenant in (self.tenants or {}).items():  # all of them: in constant time
             if hmac.compare_digest(digest, shown):
                 found = tenant
@@ -117,4 +119,7 @@ def parse_keys(raw: bytes) -> Keys:
     said = json.loads(raw)
     if type(said["open"]) is not bool or not isinstance(said["keys"], dict):
         raise TypeError("open must be true or false, and keys an object")
+    for digest, tenant in said["keys"].items():
+        if not DIGEST.fullmatch(digest) or not isinstance(tenant, str):
+            raise ValueError("keys must be SHA-256 digests, each with its tenant")
     return Keys(said["open"], said["keys"], hashlib.sha256(raw).hexdigest())

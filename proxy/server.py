@@ -49,6 +49,7 @@ ALIAS = "proxy"
 """Name of all proxies of a stack on their network."""
 
 LOOK_SECONDS = 0.02
+UNREAD = (0, 0)
 HELD_BYTES = 256 * 2**20
 """What the bodies of all requests together may take."""
 THROWN_AWAY_BYTES = 128 * 2**20
@@ -57,6 +58,9 @@ LARGE_BYTES = 256 * 2**10
 """Bodies from this size on are read in another process: the interpreter does one thing at a time."""
 GONE_SECONDS = 60
 """A client that takes nothing of its answer for so long has gone."""
+HEAD_BYTES, HEADERS = 2**20, 2**14
+"""What the edge and both engines take too. aiohttp by itself would refuse a query or a header of 8 KiB, and
+take an engine that sends one for an engine that has ended."""
 GATEWAY_AGAIN_SECONDS = 0.2
 CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
 
@@ -116,23 +120,34 @@ class Proxy:
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             read_bufsize=2**18,
+            max_line_size=HEAD_BYTES,
+            max_field_size=HEAD_BYTES,
+            max_headers=HEADERS,
         )
 
     # what the switch says
 
     def look(self) -> None:
-        """Takes what has changed in the switch's folder. What can't be read changes nothing."""
+        """Takes what has changed in the switch's folder. What can't be used changes nothing."""
         for name, take in (("route.json", self._take_route), ("keys.json", self._take_keys)):
             file = self._live / name
             try:
                 at = file.stat()
                 mark = (at.st_ino, at.st_mtime_ns)
-                if self._seen.get(name) != mark:
-                    self._seen[name] = mark
-                    take(file.read_bytes())
+                if self._seen.get(name) == mark:
+                    continue
+                raw = file.read_bytes()
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except OSError as error:  # too many files are open, say: it is tried again, and said once
+                if self._seen.get(name) != UNREAD:
+                    print(f"{name} can't be read: {error!r}", file=sys.stderr, flush=True)
+                self._seen[name] = UNREAD
+                continue
+            self._seen[name] = mark
+            try:
+                take(raw)
+            except Exception as error:  # whatever it is: who stops looking never ends a hold
                 print(f"{name} can't be used: {error!r}", file=sys.stderr, flush=True)
 
     def _take_route(self, raw: bytes) -> None:
@@ -348,7 +363,9 @@ class Proxy:
             async with asyncio.timeout_at(until):
                 url = URL(f"http://{engine.host}:{engine.port}{target}", encoded=True)
                 # a stream of bytes is written in parts, between which others have their turn
-                answer = await self._client.post(url, data=io.BytesIO(body), headers=headers)
+                answer = await self._client.post(
+                    url, data=io.BytesIO(body), headers=headers, allow_redirects=False
+                )
                 chunk = await answer.content.readany()
                 if not chunk and _is_stream(answer):
                     raise EngineGone(asked=True)
@@ -429,7 +446,9 @@ class Proxy:
         """The gateway finishes whatever it has begun; nobody needs what it says."""
         with contextlib.suppress(ClientError, OSError):
             headers = {"content-type": "application/json"}
-            async with self._client.post(url, data=question, headers=headers) as answer:
+            async with self._client.post(
+                url, data=question, headers=headers, allow_redirects=False
+            ) as answer:
                 async for _ in answer.content.iter_any():
                     pass
 
@@ -491,6 +510,7 @@ class Proxy:
                 URL(f"{url}{_query(request)}", encoded=True),
                 data=await request.read() if request.body_exists else None,
                 headers={**adaptations.headers_in(request.headers), **number},
+                allow_redirects=False,
             ) as answer:
                 response = _response(answer)
                 await response.prepare(request)
@@ -577,9 +597,17 @@ def _break_off(request: web.BaseRequest) -> BrokenOff:
     return BrokenOff("broken off")
 
 
-async def _listen(handler: Handler, port: int) -> web.ServerRunner:
+async def listen(handler: Handler, port: int) -> web.ServerRunner:
     # Who hangs up cancels the handler, and so the engine's work.
-    server = web.Server(handler, handler_cancellation=True, access_log=None, auto_decompress=False)
+    server = web.Server(
+        handler,
+        handler_cancellation=True,
+        access_log=None,
+        auto_decompress=False,
+        max_line_size=HEAD_BYTES,
+        max_field_size=HEAD_BYTES,
+        max_headers=HEADERS,
+    )
     runner = web.ServerRunner(server, shutdown_timeout=GONE_SECONDS)
     await runner.setup()
     await web.TCPSite(runner, port=port, backlog=4096).start()
@@ -594,8 +622,8 @@ async def serve(live: Path, log: Path | None, *, outer: int = OUTER, inner: int 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    behind = await _listen(proxy.inner, inner)
-    front = await _listen(proxy.outer, outer)
+    behind = await listen(proxy.inner, inner)
+    front = await listen(proxy.outer, outer)
     print(f"the proxy listens, with route {proxy.admission.route.number}", flush=True)
     await stop.wait()
     for site in list(front.sites):

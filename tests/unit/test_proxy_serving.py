@@ -1,0 +1,227 @@
+"""The proxy as it serves, in this process, between clients that send bytes and engines that are told."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import server
+from proxy.server import Proxy
+from tests.support.project import free_port
+from tests.support.recording_engine import JSON_HEADERS, Engine, Script
+
+CHAT = "/v1/chat/completions"
+NAME = "vllm-00000001"
+BODY = b'{"model":"tiny"}'
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """The access log and aiohttp's are not the tests' business."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@dataclass
+class Bench:
+    """A proxy, and the engine behind it, which records where it was not replaced."""
+
+    proxy: Proxy
+    engine: Engine
+    live: Path
+    outer: int
+    inner: int
+    port: int
+    number: int = 0
+    limits: dict[str, int] = field(default_factory=dict)
+
+    def write(self, name: str, content: str) -> None:
+        new = self.live / "new"
+        new.write_text(content)
+        new.replace(self.live / name)
+        self.proxy.look()
+
+    def keys(self, document: dict[str, Any]) -> None:
+        self.write("keys.json", json.dumps(document))
+
+    def route(self, gateway: int | None = None, **changed: Any) -> None:
+        self.number += 1
+        limits = {"hold_seconds": 20, "first_token_seconds": 10, "answer_seconds": 20, "request_bytes": 2**24}
+        lines = [
+            "[models.tiny]",
+            f'engines = ["{NAME}"]',
+            f"[engines.{NAME}]",
+            'kind = "vllm"',
+            'model = "tiny"',
+        ]
+        lines += [f"port = {self.port}", "at_a_time = 4"]
+        if gateway:
+            lines += ["[gateway]", 'kind = "tensorzero"', f"port = {gateway}"]
+        lines += ["[limits]", *(f"{key} = {value}" for key, value in (limits | self.limits).items())]
+        said = {
+            "number": self.number,
+            "held_since": None,
+            "engine": NAME,
+            "container": "127.0.0.1",
+            "gateway": "127.0.0.1" if gateway else None,
+            "also": ["old"],
+            "routing": "\n".join(lines),
+        }
+        self.write("route.json", json.dumps(said | changed))
+
+    def tell(self, answer: Script) -> str:
+        self.engine.scripts["told"] = answer
+        return f"{CHAT}?answer=told"
+
+    async def ask(self, raw: bytes, port: int | None = None) -> bytes:
+        """What comes until the connection ends."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port or self.outer)
+        writer.write(raw)
+        try:
+            async with asyncio.timeout(20):
+                return await reader.read()
+        finally:
+            writer.close()
+
+
+def request(path: str = CHAT, body: bytes = BODY, *lines: str, method: str = "POST") -> bytes:
+    head = [
+        f"{method} {path} HTTP/1.1",
+        "Host: test",
+        "Connection: close",
+        f"Content-Length: {len(body)}",
+        *lines,
+    ]
+    return "\r\n".join([*head, "", ""]).encode("latin-1") + body
+
+
+def run(
+    story: Callable[[Bench], Awaitable[None]], folder: Path, serve: Serve | None = None, **limits: int
+) -> None:
+    async def go() -> None:
+        async with bench(folder, serve, limits) as made:
+            await story(made)
+
+    asyncio.run(go())
+
+
+@contextlib.asynccontextmanager
+async def bench(folder: Path, serve: Serve | None, limits: dict[str, int]) -> AsyncIterator[Bench]:
+    engine, port, outer, inner = Engine(), free_port(), free_port(), free_port()
+    behind = await (
+        asyncio.start_server(serve, "127.0.0.1", port) if serve else engine.listen("127.0.0.1", port)
+    )
+    proxy = Proxy(folder, None, inner=inner)
+    made = Bench(proxy, engine, folder, outer, inner, port, limits=limits)
+    made.keys({"open": True, "keys": {}})
+    made.route()
+    runners = [await server.listen(proxy.inner, inner), await server.listen(proxy.outer, outer)]
+    try:
+        yield made
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+        await proxy.close()
+        behind.close()
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_an_engines_redirect_is_given_on_and_not_followed(tmp_path: Path, status: int) -> None:
+    async def story(bench: Bench) -> None:
+        path = bench.tell(Script(status=status, headers=(*JSON_HEADERS, ("Location", "/v1/elsewhere"))))
+        answer = await bench.ask(request(path))
+        assert (
+            answer.startswith(f"HTTP/1.1 {status} ".encode()) and b"\r\nLocation: /v1/elsewhere\r\n" in answer
+        )
+        assert [record.path for record in bench.engine.records] == [path]
+
+    run(story, tmp_path)
+
+
+def test_a_long_query_and_large_headers_go_through_in_both_directions(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        told = Script(
+            headers=(*JSON_HEADERS, ("X-Long", "y" * 30_000), *((f"X-{each}", "z") for each in range(300))),
+            parts=((0, b"{}"),),
+        )
+        path = f"{bench.tell(told)}&x={'x' * 30_000}"
+        lines = ["Cookie: " + "c" * 100_000, *(f"X-{each}: z" for each in range(300))]
+        answer = await bench.ask(request(path, BODY, *lines))
+        assert answer.startswith(b"HTTP/1.1 200 ") and b"y" * 30_000 in answer and b"X-299: z" in answer
+        assert [record.path for record in bench.engine.records] == [path]
+
+    run(story, tmp_path)
+
+
+KEY = "sk-größe"
+DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+
+
+def test_a_key_of_any_bytes_is_known_or_not_and_no_more(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        bench.keys({"open": False, "keys": {DIGEST: "acme"}})
+        for sent, status in ((KEY.encode().decode("latin-1"), 200), (KEY, 401), ("\xff", 401)):
+            answer = await bench.ask(request(CHAT, BODY, f"Authorization: Bearer {sent}"))
+            assert answer.startswith(f"HTTP/1.1 {status} ".encode()), (sent, answer)
+
+    run(story, tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"ü": "acme"}, {DIGEST: ["acme"]}, {DIGEST: 7}, {DIGEST: None}])
+def test_keys_that_were_edited_into_nonsense_change_nothing(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    async def story(bench: Bench) -> None:
+        bench.keys({"open": False, "keys": {DIGEST: "acme"}})
+        bench.keys({"open": False, "keys": wrong})
+        key = KEY.encode().decode("latin-1")
+        answer = await bench.ask(request(CHAT, BODY, f"Authorization: Bearer {key}"))
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        assert not bench.proxy.admission.running
+
+    run(story, tmp_path)
+
+
+def test_a_route_that_can_not_be_used_is_followed_by_one_that_can(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        watching = asyncio.create_task(bench.proxy.watch())
+        for wrong in ("[models.tiny]\nengines = []", "[[models]]", "models = 7", "["):
+            bench.route(routing=wrong)
+        (bench.live / "route.json").write_text("[" * 100_000)
+        await asyncio.sleep(3 * server.LOOK_SECONDS)
+        bench.route()
+        assert bench.proxy.admission.route.number == bench.number
+        assert not watching.done()
+        watching.cancel()
+
+    run(story, tmp_path)
+
+
+def test_a_file_that_could_not_be_read_is_read_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(bench: Bench) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError(24, "Too many open files"))
+            )
+            bench.route()
+        assert bench.proxy.status()["applied"] == bench.number - 1
+        bench.proxy.look()
+        assert bench.proxy.status()["applied"] == bench.number
+
+    run(story, tmp_path)
