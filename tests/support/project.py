@@ -64,11 +64,7 @@ class Project:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.folder, self.stack = folder, stack
         self.labels = Labels(project=PROJECT, stack=stack)
-        for source in SOURCES:
-            if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, folder / source)
-            else:
-                shutil.copy(ROOT / source, folder / source)
+        self.use_sources(ROOT)
         (folder / "state").mkdir()
         self.environment = {
             **environment.process_environment(),
@@ -80,6 +76,19 @@ class Project:
         self.settings_file = folder / f"Pulumi.{stack}.yaml"
         self.pulumi("stack", "init", stack)
         self.configure(**settings)
+
+    def use_sources(self, root: Path) -> None:
+        """Makes this a copy of the project in `root`, perhaps of another version; its stack stays."""
+        for source in SOURCES:
+            here, there = self.folder / source, root / source
+            if here.is_dir():
+                shutil.rmtree(here)
+            else:
+                here.unlink(missing_ok=True)
+            if there.is_dir():
+                shutil.copytree(there, here)
+            elif there.exists():
+                shutil.copy(there, here)
 
     def configure(self, **settings: object) -> None:
         """Change settings in the stack's file; None removes one."""
