@@ -7,6 +7,9 @@ from shlex import quote
 
 DATA_MOUNT = "/data"
 PATH = "/usr/local/sbin/changeover-boot"
+# The probe in it knows no proxy and wants a gateway; `ready.sh` puts `probe.sh` in its place. Another text
+# would mean another instance, and the endpoint down for it: the probe goes from here with what has to
+# change anyway.
 _BODY = (Path(__file__).parent / "boot.sh").read_text()
 
 

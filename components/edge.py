@@ -27,8 +27,8 @@ BOOTSTRAP = "/etc/caddy/bootstrap.json"
 class EdgeArgs:
     """`image` is an image id, `port` the published one, `caddyfile` what it runs with.
 
-    `committed` must be there before it takes requests, and `after` before it is configured. `seen` is what
-    the edge says of the configuration that it runs with now.
+    `after` must be there before it takes requests: made on volumes that are there, it runs at once with the
+    configuration that they keep. `seen` is what the edge says of the configuration that it runs with now.
     """
 
     image: pulumi.Input[str]
@@ -36,7 +36,6 @@ class EdgeArgs:
     caddyfile: pulumi.Input[str]
     host: DockerHost
     network: pulumi.Input[str]
-    committed: pulumi.Resource
     after: Sequence[pulumi.Resource]
     seen: pulumi.Input[str]
 
@@ -94,7 +93,7 @@ class Edge(pulumi.ComponentResource):
             destroy_grace_seconds=30,  # unset, Docker kills at once
             opts=host.options(
                 self,
-                depends_on=[args.committed],
+                depends_on=list(args.after),
                 delete_before_replace=True,  # two containers cannot publish one port
             ),
         )
@@ -112,7 +111,7 @@ class Edge(pulumi.ComponentResource):
                 "CADDYFILE": args.caddyfile,
             },
             add_previous_output_in_env=False,
-            opts=host.step_options(self, depends_on=list(args.after)),
+            opts=host.step_options(self),
         )
         self.ca = None
         if host.tls is not None and host.tls.internal:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import pulumi
 import pulumi_aws as aws
@@ -23,6 +24,8 @@ AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu
 READY_SECONDS = 1200
 SNAPSHOTS = 7
 INTERPRETER = ("sh", "components/over_ssh.sh")
+PROBE = hashlib.sha256((Path(__file__).parent / "probe.sh").read_bytes()).hexdigest()[:12]
+"""What tells one version from another of the program by which the host says whether the endpoint is up."""
 LOGGED = ("proxy", "edge", "switch")
 """Roles whose log goes to CloudWatch: the access log, Caddy's own with what became of certificates, and the
 changes with theirs. Another log driver replaces a container, and the edge's must not be."""
@@ -310,6 +313,9 @@ class GpuHost(pulumi.ComponentResource):
                 "DRIVER": str(pins.DRIVER),
                 "DATA_MOUNT": DATA_MOUNT,
                 "DATA_GIB": str(wanted.data_gib),  # a larger one was grown: its file system has to follow
+                "REGION": region,
+                "NAMESPACE": values.namespace,
+                "PROBE": PROBE,  # another one has to get there
                 "DEADLINE": str(READY_SECONDS),
             },
             triggers=[self.instance.id],

@@ -1,7 +1,8 @@
 #!/bin/sh
 # ready.sh: waits until the host behind $DOCKER_HOST is ready: SSH, cloud-init, the GPU ($GPUS times $GPU, driver
-# $DRIVER or newer), Docker and its NVIDIA runtime; then grows the file system at $DATA_MOUNT to its volume. Gives
-# up after $DEADLINE seconds, or at once where waiting can't help, with what the failing check itself said.
+# $DRIVER or newer), Docker and its NVIDIA runtime; then grows the file system at $DATA_MOUNT to its volume, and puts
+# the probe of the endpoint's alarm there, which sends to $NAMESPACE in $REGION. Gives up after $DEADLINE seconds, or
+# at once where waiting can't help, with what the failing check itself said.
 set -u
 host=${DOCKER_HOST#ssh://}
 end=$(($(date +%s) + DEADLINE))
@@ -63,6 +64,14 @@ runtime() {
   echo "$said" | grep -q '"nvidia"'
 }
 
+probe() { # the values first, as in the boot script
+  {
+    printf '#!/bin/sh\nREGION=%s\nNAMESPACE=%s\nDATA_MOUNT=%s\n' "$REGION" "$NAMESPACE" "$DATA_MOUNT"
+    cat "$(dirname "$0")/probe.sh"
+  } | on 'sudo sh -euc "cd /usr/local/bin; cat >changeover-probe.new; chmod 755 changeover-probe.new
+mv changeover-probe.new changeover-probe"'
+}
+
 wait_for SSH on true
 wait_for cloud-init cloud_init
 wait_for 'The GPU' gpu
@@ -70,3 +79,4 @@ wait_for Docker on "timeout 60 docker version --format '{{.Server.Version}}'"
 wait_for "Docker's NVIDIA runtime" runtime
 # a volume that was made larger meanwhile; otherwise there is nothing to do
 wait_for "The data volume's file system" on "sudo resize2fs \"\$(findmnt -no SOURCE $DATA_MOUNT)\""
+wait_for "The probe of the endpoint's alarm" probe

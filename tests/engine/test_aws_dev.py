@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,29 @@ for port in {sorted({*listening, 22, 80, 443, 2019, 3000, 8000, 8080, 2375, 2376
     return machines.client("python3", "-c", scan).split()
 
 
+def up_says_the_probe(host: Host, emulator: Emulator) -> float:
+    """What CloudWatch has of the host, for the endpoint's alarm, once cron has run its probe."""
+    api = emulator.client("cloudwatch")
+    (alarm,) = api.describe_alarms(AlarmNamePrefix="changeover-dev-alarms-endpoint")["MetricAlarms"]
+    host.inside("/usr/local/bin/changeover-probe")
+    now = datetime.now(UTC)
+    (point, *_) = api.get_metric_data(
+        StartTime=now - timedelta(hours=1),
+        EndTime=now + timedelta(hours=1),
+        MetricDataQueries=[
+            {
+                "Id": "up",
+                "MetricStat": {
+                    "Metric": {key: alarm[key] for key in ("Namespace", "MetricName", "Dimensions")},
+                    "Period": 1,
+                    "Stat": alarm["Statistic"],
+                },
+            }
+        ],
+    )["MetricDataResults"][0]["Values"]
+    return float(point)
+
+
 def nothing_to_do(project: AwsProject) -> None:
     assert project.changes() == {}
     project.pulumi("refresh", "--yes", "--skip-preview")
@@ -210,6 +234,15 @@ def test_up_from_nothing_ends_with_an_endpoint_that_answers(project: AwsProject,
     assert complete(project)
     with pytest.raises(openai.AuthenticationError):
         complete(project, key="another-key-of-nobody")
+
+
+def test_the_alarm_is_told_whether_the_endpoint_is_up(host: Host, emulator: Emulator) -> None:
+    assert up_says_the_probe(host, emulator) == 1
+    (edge,) = host.inside("docker", "ps", "--quiet", "--filter", "label=changeover.role=edge").split()
+    host.inside("docker", "stop", edge)
+    assert up_says_the_probe(host, emulator) == 0
+    host.inside("docker", "start", edge)
+    assert up_says_the_probe(host, emulator) == 1
 
 
 def test_nothing_to_do_is_nothing_to_do(project: AwsProject) -> None:
@@ -334,6 +367,20 @@ def test_the_way_back_with_a_hold_loses_nothing(project: AwsProject) -> None:
     project.up()
     assert "hold" in flip(project, "ollama")
     nothing_to_do(project)
+
+
+def test_without_a_gateway_the_endpoint_answers_and_no_alarm_is_raised(
+    project: AwsProject, host: Host, emulator: Emulator
+) -> None:
+    for gateway in ("none", None):
+        project.configure(gateway=gateway)
+        with trusted(project), load_on(project) as load:
+            load.wait_for_answers(8)
+            project.up()
+            load.wait_for_answers(8)
+        assert not load.bad, load.summary()
+        assert up_says_the_probe(host, emulator) == 1
+        nothing_to_do(project)
 
 
 def test_access_log_and_certificates_reach_cloudwatch_without_prompts_and_keys(

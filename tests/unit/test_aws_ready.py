@@ -2,17 +2,22 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from switch.machine import State
+from switch.route import RouteFile
 from tests.unit.test_aws_settings import ROOT
+from tests.unit.test_switch_route import ACTIVE, write
 
 GOOD = {
     "true": "",
     "cloud-init": "\nstatus: done",
     "sudo resize2fs": "nothing to do",
+    "sudo sh -euc": "",
     "sudo": "the boot script's last words",
     "nvidia-smi": "580.95.05, Tesla T4",
     "docker version": "29.1.0",
@@ -37,6 +42,7 @@ def ready(
         f'command=$(echo "$2" | sed -E "s/^timeout [0-9]+ //")\n'
         f'echo "$command" >>{folder}/asked\n'
         f'case "$command" in "{hanging or "nothing"}"*) exec timeout "$limit" sleep 60 ;; esac\n'
+        f'case "$command" in *changeover-probe*) cat >{folder}/probe ;; esac\n'
         f'case "$command" in\n{cases}\nesac\nexit 98\n'
     )
     program.chmod(0o755)
@@ -49,6 +55,8 @@ def ready(
             "GPUS": "1",
             "DRIVER": "580",
             "DATA_MOUNT": "/data",
+            "REGION": "us-east-1",
+            "NAMESPACE": "Changeover/prod",
             "DEADLINE": str(seconds),
             "PAUSE": "0.2",
         },
@@ -70,13 +78,14 @@ def test_a_host_that_is_ready_passes_every_check(tmp_path: Path) -> None:
         "Docker",
         "Docker's NVIDIA runtime",
         "The data volume's file system",
+        "The probe of the endpoint's alarm",
     ]
 
 
 def test_the_file_system_follows_its_volume(tmp_path: Path) -> None:
     ready(tmp_path)
-    last = (tmp_path / "asked").read_text().splitlines()[-1]
-    assert last == 'sudo resize2fs "$(findmnt -no SOURCE /data)"'
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert 'sudo resize2fs "$(findmnt -no SOURCE /data)"' in asked
     code, _, err = ready(tmp_path, failing="sudo resize2fs", sudo_resize2fs="no such device")
     assert code == 1
     assert "The data volume's file system is not ready on ubuntu@i-1; it said:\nno such device" in err
@@ -118,3 +127,45 @@ def test_docker_without_the_nvidia_runtime_is_not_ready(tmp_path: Path) -> None:
     assert code == 1
     assert "Docker's NVIDIA runtime is not ready on ubuntu@i-1; it said:\n" in err
     assert '{"runc":{}}' in err
+
+
+def put_there(folder: Path) -> Path:
+    """The probe as `ready.sh` puts it on the host."""
+    code, _, err = ready(folder)
+    assert (code, err) == (0, "")
+    return folder / "probe"
+
+
+def test_shellcheck_finds_nothing_in_the_probe(tmp_path: Path) -> None:
+    shellcheck = Path(sys.prefix) / "bin" / "shellcheck"
+    done = subprocess.run([shellcheck, put_there(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("held", [None, 1764310000.0])
+@pytest.mark.parametrize("missing", ["", "edge", "proxy", "switch", "engine"])
+def test_the_probe_tells_cloudwatch_whether_the_endpoint_is_up(
+    tmp_path: Path, missing: str, held: float | None
+) -> None:
+    """It looks for no gateway: where one is needed and doesn't run, requests wait."""
+    folder, tools = tmp_path / "data/docker/volumes/changeover-prod-live/_data", tmp_path / "tools"
+    folder.mkdir(parents=True)
+    tools.mkdir()
+    write(RouteFile(folder, lambda: 50.0), State(active=ACTIVE, held=held))
+    doubles = {
+        "docker": f'case "$*" in *role={missing or "nobody"}*) ;; *) echo a1 ;; esac',
+        "curl": 'case "$*" in *token) echo secret ;; *"token: secret"*instance-id) echo i-1 ;; esac',
+        "aws": f'echo "$*" >{tmp_path}/told',
+    }
+    for name, text in doubles.items():
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    probe = put_there(tmp_path)
+    # the doubles take the place of the folder in which the AMI has `aws`, which is not on cron's own PATH
+    text = probe.read_text().replace("/usr/local/bin", str(tools))
+    probe.write_text(text.replace("DATA_MOUNT=/data", f"DATA_MOUNT={tmp_path}/data"))
+    subprocess.run(["sh", probe], env={"PATH": "/usr/bin:/bin"}, check=True)
+    value = 0 if missing or held else 1
+    told = (tmp_path / "told").read_text()
+    assert "--namespace Changeover/prod --metric-name EndpointUp" in told
+    assert f"--value {value} --dimensions InstanceId=i-1" in told

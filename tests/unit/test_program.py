@@ -264,7 +264,8 @@ def test_what_the_proxy_needs_is_there_before_it_and_it_answers_before_anything_
     assert {"proxy-files", "changeover-local-switch"} <= waits_for("Container", "changeover-local-proxy")
     assert "changeover-local-proxy" in waits_for("Command", "proxy-ready")
     assert "proxy-ready" in waits_for("Command", "prepare-step")
-    assert "keys-step" in waits_for("Command", "edge-configuration")
+    assert {"keys-step", "commit-step"} <= waits_for("Container", "changeover-local-edge")
+    assert "changeover-local-edge" in waits_for("Command", "edge-configuration")
 
 
 def test_other_packages_of_the_proxy_are_another_volume_and_another_proxy(

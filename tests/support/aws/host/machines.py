@@ -40,6 +40,7 @@ PROGRAMS = {
     "mkfs.ext4": "e2fsprogs",
     "losetup": "mount",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
     "openssl": "openssl",
 }
 """Program → Debian package: what the stand-in host is made of."""
@@ -79,7 +80,7 @@ class Host:
             (self.folder / "rw").mkdir(parents=True)
             run("mount", "-t", "tmpfs", "tmpfs", str(self.folder / "rw"))
             run("cp", "-r", str(HERE / "bin"), str(self.folder / "bin"))
-        more = {"TEST_PYTHON": sys.executable}
+        more = {"TEST_PYTHON": sys.executable, "INSTANCE": self.instance}
         text = "".join(f"{key}='{value}'\n" for key, value in {**environment, **more}.items())
         (self.folder / "emulator.env").write_text(text)
         with (self.folder / "init.log").open("wb") as log:
