@@ -61,6 +61,9 @@ GONE_SECONDS = 60
 HEAD_BYTES, HEADERS = 2**20, 2**14
 """What the edge and both engines take too. aiohttp by itself would refuse a query or a header of 8 KiB, and
 take an engine that sends one for an engine that has ended."""
+CONNECT_SECONDS = 5
+GATEWAY_SECONDS = 30
+"""So long a gateway may take until it asks an engine; one that hangs is given up."""
 GATEWAY_AGAIN_SECONDS = 0.2
 CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
 
@@ -95,6 +98,12 @@ class Exchange:
     done: asyncio.Future[None]
     usage: Usage = field(default_factory=Usage)
 
+    def end(self) -> None:
+        """Nothing more comes from an engine: the gateway must not wait for it."""
+        if not self.first.done():
+            self.first.set_result(False)
+        self.done.set_result(None)
+
 
 class Proxy:
     """`live` is the folder with the switch's files, `log` the one for the access log."""
@@ -116,7 +125,7 @@ class Proxy:
             # way just then.
             connector=TCPConnector(limit=0, force_close=True, use_dns_cache=False),
             cookie_jar=DummyCookieJar(),
-            timeout=ClientTimeout(total=None, sock_connect=5),
+            timeout=ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             read_bufsize=2**18,
@@ -350,9 +359,7 @@ class Proxy:
             record.usage, record.events = events.usage, events.seen
             if exchange:
                 exchange.usage = events.usage
-                if not exchange.first.done():
-                    exchange.first.set_result(False)
-                exchange.done.set_result(None)
+                exchange.end()
 
     async def _ask_engine(
         self, engine: Engine, target: str, body: bytes, headers: dict[str, str], until: float
@@ -431,23 +438,33 @@ class Proxy:
         exchange = Exchange(route, stream, loop.create_future(), loop.create_future(), loop.create_future())
         self._exchanges[number] = exchange
         url = f"http://{route.gateway.host}:{route.gateway.port}{gateway.PATH}"
-        asking = asyncio.create_task(self._hear_out(url, gateway.question(route.model, number, stream)))
+        seconds = route.limits.answer_seconds + 2 * GATEWAY_SECONDS
+        asking = asyncio.create_task(
+            self._hear_out(url, gateway.question(route.model, number, stream), seconds)
+        )
         self._behind.add(asking)
         asking.add_done_callback(self._behind.discard)
         try:
-            await asyncio.wait((asking, exchange.chosen), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                (asking, exchange.chosen), timeout=GATEWAY_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not exchange.chosen.done():
+                raise GatewayGone
+            return exchange
+        except BaseException:  # the client may have gone just when the gateway had asked
+            exchange.end()
+            asking.cancel()
+            raise
         finally:
             del self._exchanges[number]
-        if not exchange.chosen.done():
-            raise GatewayGone
-        return exchange
 
-    async def _hear_out(self, url: str, question: bytes) -> None:
+    async def _hear_out(self, url: str, question: bytes, seconds: float) -> None:
         """The gateway finishes whatever it has begun; nobody needs what it says."""
         with contextlib.suppress(ClientError, OSError):
             headers = {"content-type": "application/json"}
+            limit = ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
             async with self._client.post(
-                url, data=question, headers=headers, allow_redirects=False
+                url, data=question, headers=headers, allow_redirects=False, timeout=limit
             ) as answer:
                 async for _ in answer.content.iter_any():
                     pass

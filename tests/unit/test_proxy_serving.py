@@ -225,3 +225,93 @@ def test_a_file_that_could_not_be_read_is_read_the_next_time(
         assert bench.proxy.status()["applied"] == bench.number
 
     run(story, tmp_path)
+
+
+async def gateway(ask: Callable[[Bench, str], Awaitable[bytes]], bench: Bench) -> asyncio.Server:
+    """One that does with the id of each question what `ask` does, and answers what that gives."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.split("content-length: ")[1].split("\r\n")[0])
+        (header,) = json.loads(await reader.readexactly(length))["tensorzero::extra_headers"]
+        with contextlib.suppress(ConnectionError):
+            writer.write(await ask(bench, header["value"]))
+        writer.close()
+
+    port = free_port()
+    made = await asyncio.start_server(serve, "127.0.0.1", port)
+    bench.route(port)
+    return made
+
+
+async def decide(bench: Bench, number: str) -> bytes:
+    """As a gateway that routes to the engine which serves."""
+    return await bench.ask(request(f"/{NAME}{CHAT}", b"{}", f"x-changeover-id: {number}"), bench.inner)
+
+
+def test_a_gateway_decides_and_hears_the_end(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        heard = list[bytes]()
+
+        async def ask(bench: Bench, number: str) -> bytes:
+            heard.append(await decide(bench, number))
+            return heard[-1]
+
+        async with await gateway(ask, bench):
+            assert (await bench.ask(request())).startswith(b"HTTP/1.1 200 ")
+            await until(lambda: not bench.proxy.status()["running"] and not bench.proxy._behind)
+        assert b'"completion_tokens": 5' in heard[0]
+
+    run(story, tmp_path)
+
+
+def test_a_gateway_that_has_just_asked_for_a_client_who_hangs_up_is_answered_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both in one turn of the event loop: else the gateway would wait until its own limits."""
+
+    async def story(bench: Bench) -> None:
+        proxy, clients, heard = bench.proxy, list[asyncio.Task[Any] | None](), list[bytes]()
+        real = proxy._ask_gateway
+
+        async def seen(*arguments: Any) -> Any:
+            clients.append(asyncio.current_task())
+            return await real(*arguments)
+
+        async def ask(bench: Bench, number: str) -> bytes:
+            (client,) = clients
+            assert client
+            proxy._exchanges[number].chosen.add_done_callback(lambda _: client.cancel())
+            heard.append(await decide(bench, number))
+            return heard[-1]
+
+        monkeypatch.setattr(proxy, "_ask_gateway", seen)
+        async with await gateway(ask, bench):
+            assert await bench.ask(request()) == b""
+            await until(lambda: heard and not proxy._behind and not proxy.admission.running)
+        assert heard[0].startswith(b"HTTP/1.1 503 ")
+
+    run(story, tmp_path)
+
+
+def test_a_gateway_that_says_nothing_is_asked_again_until_there_is_no_more_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GATEWAY_SECONDS", 0.5)
+
+    async def story(bench: Bench) -> None:
+        end, asked = asyncio.Event(), list[asyncio.Task[Any] | None]()
+
+        async def ask(bench: Bench, number: str) -> bytes:
+            asked.append(asyncio.current_task())
+            await end.wait()
+            return b""
+
+        async with await gateway(ask, bench):
+            assert (await bench.ask(request())).startswith(b"HTTP/1.1 503 ")
+            await until(lambda: not bench.proxy.status()["running"] and not bench.proxy._behind)
+            assert len(asked) > 1
+            end.set()
+            await asyncio.wait([each for each in asked if each])
+
+    run(story, tmp_path, hold_seconds=2)
