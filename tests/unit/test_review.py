@@ -444,6 +444,18 @@ def test_a_failed_preview_is_no_review() -> None:
         parse([line])
 
 
+@pytest.mark.parametrize("result", ["succeeded", "failed"])
+def test_a_plugin_that_ends_slowly_after_a_preview_does_not_fail_it(result: str) -> None:
+    ended = json.dumps({"summaryEvent": {"result": result}})
+    said = {"severity": "error", "message": "Detected that pulumi-resource-docker exited prematurely."}
+    lines = [*raw("flip"), ended, json.dumps({"diagnosticEvent": said})]
+    if result == "failed":
+        with pytest.raises(PreviewFailed, match="the preview failed\nDetected"):
+            parse(lines)
+    else:
+        assert parse(lines) == preview("flip")
+
+
 def test_on_aws_a_fresh_checkout_says_why_its_first_preview_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
