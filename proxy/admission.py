@@ -38,6 +38,12 @@ class Admission:
         self._not_before = loop.time() + seconds
         loop.call_later(seconds + 0.001, self._let_in)
 
+    async def another(self, than: Route, seconds: float) -> None:
+        """Returns once there is another route, or this one ends, or so many seconds have gone by."""
+        until = asyncio.get_running_loop().time() + seconds
+        while self.route is than and not self._ended and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.02)
+
     def end(self) -> None:
         """What waits, and what will come, is Dropped."""
         self._ended = True

@@ -37,7 +37,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from yarl import URL
 
 from proxy import adaptations, answers, gateway, refusals
-from proxy.admission import Admission, Dropped
+from proxy.admission import SWITCH_HEARS_SECONDS, Admission, Dropped
 from proxy.answers import Events, Usage
 from proxy.reading import Reading, Unreadable, read
 from proxy.records import Books, Record
@@ -297,14 +297,17 @@ class Proxy:
                 ends, since = ends + gone.asked, self._now() if gone.asked else since
                 if ends > 1:
                     raise refusals.no_answer("The engine ended under this request, twice.") from None
-                self.admission.pause()
+                if not gone.asked:  # it can't be reached: that holds for everybody
+                    self.admission.pause()
+                again = SWITCH_HEARS_SECONDS
             except GatewayGone:
-                await asyncio.sleep(GATEWAY_AGAIN_SECONDS)
+                again = GATEWAY_AGAIN_SECONDS
             finally:
                 self.tenants[record.tenant] -= 1
                 if not self.tenants[record.tenant]:
                     del self.tenants[record.tenant]
                 self.admission.leave(route)
+            await self.admission.another(route, again)
             first = True
 
     async def _enter(self, until: float, record: Record, *, first: bool) -> Route:

@@ -121,6 +121,21 @@ def test_a_pause_ends_with_another_route_or_by_itself() -> None:
     run(story)
 
 
+def test_another_route_is_waited_for_as_long_as_is_said() -> None:
+    async def story(admission: Admission) -> None:
+        admission.change(OPEN)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await admission.another(OPEN, 0.05)
+        assert 0.05 <= loop.time() - began < 1
+        waits = asyncio.create_task(admission.another(OPEN, 30))
+        await settle()
+        admission.change(replace(OPEN, number=2))
+        await asyncio.wait_for(waits, 1)
+
+    run(story)
+
+
 def test_what_is_at_the_old_engine_takes_no_place_at_the_new_one() -> None:
     async def story(admission: Admission) -> None:
         admission.change(OPEN)
