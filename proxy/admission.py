@@ -88,7 +88,9 @@ class Admission:
         route, engine = self.route, self.route.engine
         if engine is None or not route.open or asyncio.get_running_loop().time() < self._not_before:
             return
-        while self._queue and self.running[engine.name] < engine.at_a_time:
+        if self._queue and self.running[engine.name] < engine.at_a_time:
+            # One at a time, so that the first of a crowd is answered before the last is asked for.
+            asyncio.get_running_loop().call_soon(self._let_in)
             waiter, _ = self._queue.popitem(last=False)
             if not waiter.done():
                 self.count(engine.name, 1)

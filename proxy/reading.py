@@ -14,16 +14,16 @@ RESERVED = "tensorzero::"
 """A field whose name begins so is the gateway's own, and not a client's."""
 
 _WS = rb"[ \t\n\r]*+"
-_STRING = rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
+_STRING = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
 _SCALAR = rb"(?:" + _STRING + rb"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+|true|false|null)"
 _NAMED = _STRING + _WS + rb":" + _WS
 
 _space = re.compile(_WS).match
 _scalar = re.compile(_SCALAR).match
 _name = re.compile(_NAMED).match
-# What is flat is passed over in one step: a list of a million numbers is one match.
-_items = re.compile(rb"(?:" + _WS + _SCALAR + _WS + rb",)*+" + _WS).match
-_fields = re.compile(rb"(?:" + _WS + _NAMED + _SCALAR + _WS + rb",)*+" + _WS).match
+# What follows a value and is flat is passed over in one step: a list of a million numbers is one match.
+_items = re.compile(rb"(?:" + _WS + rb"," + _WS + _SCALAR + rb")*+" + _WS).match
+_fields = re.compile(rb"(?:" + _WS + rb"," + _WS + _NAMED + _SCALAR + rb")*+" + _WS).match
 _string = re.compile(_STRING).match
 
 Span = tuple[int, int]
@@ -118,16 +118,18 @@ def _value_end(raw: bytes, at: int) -> int:
             inside = _after_space(raw, at + 1)
             if raw[inside : inside + 1] != (b"]" if raw[at] == ord("[") else b"}"):
                 open_.append(raw[at])
-                at = _to_next_value(raw, inside, open_[-1])
+                at = _to_value(raw, inside, open_[-1])
                 continue
             at = inside + 1
         else:
             raise _broken(at)
         # A value has ended, and with it perhaps what it is in.
         while open_:
-            at = _after_space(raw, at)
+            flat = (_items if open_[-1] == ord("[") else _fields)(raw, at)
+            assert flat is not None, "it may be empty"
+            at = flat.end()
             if raw[at : at + 1] == b",":
-                at = _to_next_value(raw, at + 1, open_[-1])
+                at = _to_value(raw, _after_space(raw, at + 1), open_[-1])
                 break
             if raw[at : at + 1] != (b"]" if open_[-1] == ord("[") else b"}"):
                 raise _broken(at)
@@ -137,10 +139,8 @@ def _value_end(raw: bytes, at: int) -> int:
             return at
 
 
-def _to_next_value(raw: bytes, at: int, inside: int) -> int:
-    """Past what is flat, to where a value has to begin that may not be."""
-    flat = (_items if inside == ord("[") else _fields)(raw, at)
-    at = flat.end() if flat else at
+def _to_value(raw: bytes, at: int, inside: int) -> int:
+    """Where the value of the item or field begins that begins at `at`."""
     if inside == ord("["):
         return at
     named = _name(raw, at)

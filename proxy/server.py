@@ -10,6 +10,7 @@ the gateway hears a minimal answer of ours.
 import asyncio
 import contextlib
 import io
+import os
 import secrets
 import signal
 import socket
@@ -123,7 +124,7 @@ class Proxy:
         self._client = ClientSession(
             # A new connection for each request: vLLM closes idle ones after 5 s, and a request can be on its
             # way just then.
-            connector=TCPConnector(limit=0, force_close=True, use_dns_cache=False),
+            connector=TCPConnector(limit=0, force_close=True, use_dns_cache=True, ttl_dns_cache=1),
             cookie_jar=DummyCookieJar(),
             timeout=ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             auto_decompress=False,
@@ -274,7 +275,7 @@ class Proxy:
 
     @staticmethod
     def _new_readers() -> ProcessPoolExecutor:
-        readers = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        readers = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=os.nice, initargs=(19,))
         readers.submit(read, b'{"model":""}')  # it starts now, and not with the first large body
         return readers
 

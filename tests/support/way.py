@@ -334,5 +334,6 @@ def _tree(pid: str) -> list[str]:
     found = [pid]
     for parent in found:
         with contextlib.suppress(OSError):
-            found += Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+            for thread in Path(f"/proc/{parent}/task").iterdir():  # any of them may have started one
+                found += (thread / "children").read_text().split()
     return found
