@@ -56,8 +56,8 @@ THROWN_AWAY_BYTES = 128 * 2**20
 """So much of a body that is too large is still read, so that its client gets to know why it is refused."""
 LARGE_BYTES = 256 * 2**10
 """Bodies from this size on are read in another process: the interpreter does one thing at a time."""
-GONE_SECONDS = 60
-"""A client that takes nothing of its answer for so long has gone."""
+GONE_SECONDS, PIECE_BYTES = 60, 2**16
+"""A client that takes no such piece of its answer for so long has gone."""
 HEAD_BYTES, HEADERS = 2**20, 2**14
 """What the edge and both engines take too. aiohttp by itself would refuse a query or a header of 8 KiB, and
 take an engine that sends one for an engine that has ended."""
@@ -401,17 +401,16 @@ class Proxy:
         raw = adaptations.renamed(raw, events.model, events.asked)
         response = _response(answer)
         response.content_length = len(raw)
-        await response.prepare(request)
+        await self._begin(request, response)
         await self._write(request, response, raw)
-        await response.write_eof()
-        return response
+        return await self._end(request, response)
 
     async def _give_stream(
         self, request: web.BaseRequest, answer: ClientResponse, chunk: bytes, events: Events
     ) -> web.StreamResponse:
         """Gives a stream on as it comes."""
         response = _response(answer)
-        await response.prepare(request)
+        await self._begin(request, response)
         try:
             while chunk:
                 if out := events.feed(chunk):
@@ -421,13 +420,33 @@ class Proxy:
             raise _break_off(request) from None
         if out := events.end():
             await self._write(request, response, out)
-        await response.write_eof()
-        return response
+        return await self._end(request, response)
+
+    async def _begin(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        if request.transport is not None:
+            # Linux says that there is room again when a third of it is: with the megabytes that it takes by
+            # itself, who is slow would look like who takes nothing.
+            line = request.transport.get_extra_info("socket")
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * PIECE_BYTES)
+            # What is written is waited for until it has left: so a request has not ended before, and a proxy
+            # that is to end does not take the rest of an answer with it.
+            request.transport.set_write_buffer_limits(0)
+        await response.prepare(request)
 
     async def _write(self, request: web.BaseRequest, response: web.StreamResponse, out: bytes) -> None:
+        for at in range(0, len(out), PIECE_BYTES):
+            await self._taken(request, response.write(out[at : at + PIECE_BYTES]))
+
+    async def _end(self, request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+        await self._taken(request, response.write_eof())
+        return response
+
+    @staticmethod
+    async def _taken(request: web.BaseRequest, writing: Awaitable[None]) -> None:
+        """Raises ConnectionResetError where the client takes nothing."""
         try:
             async with asyncio.timeout(GONE_SECONDS):
-                await response.write(out)
+                await writing
         except TimeoutError:
             _break_off(request)
             raise ConnectionResetError("the client reads nothing") from None

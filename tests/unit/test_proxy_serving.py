@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -315,3 +316,64 @@ def test_a_gateway_that_says_nothing_is_asked_again_until_there_is_no_more_time(
             await asyncio.wait([each for each in asked if each])
 
     run(story, tmp_path, hold_seconds=2)
+
+
+async def slowly(bench: Bench, raw: bytes, pause: float) -> int:
+    """How many bytes come, 20,000 at a time."""
+    client, loop = socket.socket(), asyncio.get_running_loop()
+    with client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**17)
+        client.setblocking(False)
+        await loop.sock_connect(client, ("127.0.0.1", bench.outer))
+        await loop.sock_sendall(client, raw)
+        seen = 0
+        with contextlib.suppress(ConnectionError):
+            while part := await loop.sock_recv(client, 20_000):
+                seen += len(part)
+                await asyncio.sleep(pause)
+        return seen
+
+
+def test_a_client_that_takes_a_large_answer_slowly_gets_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GONE_SECONDS", 1)
+
+    async def story(bench: Bench) -> None:
+        path = bench.tell(Script(parts=((0, b"x" * 8_000_000),)))
+        assert await slowly(bench, request(path), 0.01) > 8_000_000
+
+    run(story, tmp_path)
+
+
+def test_a_request_has_not_ended_before_all_of_its_answer_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that is told to end goes when the last one has: what it still had to send would be lost."""
+    left = list[int]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        while not (transports and transports[0].get_write_buffer_size()):
+            writer.write(b"data: " + b"x" * 10_000 + b"\n\n")
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.close()
+
+    transports = list[asyncio.Transport]()
+
+    async def story(bench: Bench) -> None:
+        real = bench.proxy._carry
+
+        async def seen(request: Any, *arguments: Any) -> Any:
+            transports.append(request.transport)
+            answer = await real(request, *arguments)
+            left.append(request.transport.get_write_buffer_size())
+            return answer
+
+        monkeypatch.setattr(bench.proxy, "_carry", seen)
+        await slowly(bench, request(CHAT, b'{"model":"tiny","stream":true}'), 0.005)
+        assert left == [0]
+
+    run(story, tmp_path, serve)
