@@ -10,6 +10,7 @@ the gateway hears a minimal answer of ours.
 import asyncio
 import contextlib
 import io
+import re
 import secrets
 import signal
 import socket
@@ -45,6 +46,10 @@ from proxy.refusals import Refusal
 from proxy.route import Engine, Keys, Route, parse, parse_keys
 
 OUTER, INNER = 8080, 8001
+ENGINE_PORT = 8000
+"""Of an engine that no route names, as before a flip."""
+NAME = re.compile(r"[A-Za-z0-9-]+")
+"""Of what is on the own network: no address, and no name of elsewhere."""
 ALIAS = "proxy"
 """Name of all proxies of a stack on their network."""
 
@@ -498,17 +503,17 @@ class Proxy:
                 return web.json_response(self.status())
             if request.path == "/metrics":
                 return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-        _, engine, path = [*request.path.split("/", 2), "", ""][:3]
-        if not path or request.method not in ("GET", "POST"):
+        _, engine, path = [*request.raw_path.partition("?")[0].split("/", 2), "", ""][:3]
+        if not path or not NAME.fullmatch(engine) or request.method not in ("GET", "POST"):
             return _refused(refusals.no_path())
         number = request.headers.get(gateway.ID)
         if number is None:
-            return await self._pass(request, engine, f"http://{engine}:8000/{path}")
+            return await self._pass(request, engine, f"http://{engine}:{ENGINE_PORT}/{path}")
         address = number.rpartition(".")[0]
         if address != self.address:
             if address not in await self._others():
                 return _refused(refusals.no_path())
-            return await self._pass(request, "", f"http://{address}:{self._inner}{request.path}")
+            return await self._pass(request, "", f"http://{address}:{self._inner}/{engine}/{path}")
         exchange = self._exchanges.get(number)
         if exchange is None or exchange.chosen.done() or exchange.route.engine is None:
             return _refused(refusals.not_now("This request has its answer, or has gone."))
@@ -535,7 +540,10 @@ class Proxy:
 
     async def _others(self) -> set[str]:
         """The addresses of the stack's proxies."""
-        found = await asyncio.get_running_loop().getaddrinfo(ALIAS, self._inner, type=socket.SOCK_STREAM)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(ALIAS, self._inner, type=socket.SOCK_STREAM)
+        except OSError:
+            return set()
         return {str(address[0]) for *_, address in found}
 
     async def _pass(self, request: web.BaseRequest, engine: str, url: str) -> web.StreamResponse:
@@ -543,11 +551,12 @@ class Proxy:
         if engine:
             self.admission.count(engine, 1)
         try:
+            raw = b"".join([part async for part in request.content.iter_any()])  # `read` takes 1 MiB at most
             number = {gateway.ID: request.headers[gateway.ID]} if gateway.ID in request.headers else {}
             async with self._client.request(
                 request.method,
                 URL(f"{url}{_query(request)}", encoded=True),
-                data=await request.read() if request.body_exists else None,
+                data=io.BytesIO(raw) if raw else None,
                 headers={**adaptations.headers_in(request.headers), **number},
                 allow_redirects=False,
             ) as answer:

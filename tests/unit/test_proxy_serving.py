@@ -377,3 +377,62 @@ def test_a_request_has_not_ended_before_all_of_its_answer_has_left(
         assert left == [0]
 
     run(story, tmp_path, serve)
+
+
+def test_an_ask_without_an_id_may_be_as_large_as_a_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an upgrade the edge from before there were proxies sends whole prompts this way."""
+
+    async def story(bench: Bench) -> None:
+        monkeypatch.setattr(server, "ENGINE_PORT", bench.port)
+        raw = b"x" * 3_000_000
+        answer = await bench.ask(request(f"/localhost{CHAT}?a=%20b", raw), bench.inner)
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        (record,) = bench.engine.records
+        assert (record.path, record.body) == (f"{CHAT}?a=%20b", raw)
+
+    run(story, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/engine.example.com{CHAT}",
+        f"/127.0.0.1{CHAT}",
+        f"/user%40localhost{CHAT}",
+        f"/localhost:1{CHAT}",
+        f"/[::1]{CHAT}",
+        "/localhost",
+        "/",
+    ],
+)
+def test_an_ask_without_an_id_goes_nowhere_but_to_a_name_on_the_own_network(
+    tmp_path: Path, path: str
+) -> None:
+    async def story(bench: Bench) -> None:
+        answer = await bench.ask(request(path, b"{}"), bench.inner)
+        assert answer.startswith(b"HTTP/1.1 404 "), answer
+        assert not bench.engine.records
+
+    run(story, tmp_path)
+
+
+def test_a_path_is_carried_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(bench: Bench) -> None:
+        monkeypatch.setattr(server, "ENGINE_PORT", bench.port)
+        path = "/v1/x%20HTTP/1.1%0d%0aHost:%20y"
+        await bench.ask(request(f"/localhost{path}", b"{}"), bench.inner)
+        assert [record.path for record in bench.engine.records] == [path]
+
+    run(story, tmp_path)
+
+
+def test_an_id_of_a_proxy_that_can_not_be_found_is_refused(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        answer = await bench.ask(
+            request(f"/{NAME}{CHAT}", b"{}", "x-changeover-id: 192.0.2.1.0a"), bench.inner
+        )
+        assert answer.startswith(b"HTTP/1.1 404 "), answer
+
+    run(story, tmp_path)
