@@ -71,6 +71,7 @@ GATEWAY_SECONDS = 30
 """So long a gateway may take until it asks an engine; one that hangs is given up."""
 GATEWAY_AGAIN_SECONDS = 0.2
 CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
+OTHER = "other"
 HEALTH = "/healthz"
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -183,9 +184,8 @@ class Proxy:
         path = request.path.rstrip("/")
         if path == HEALTH:
             return web.Response()
-        record = Record(
-            self._now(), path if path in (CHAT, EMBEDDINGS) or path.startswith(MODELS) else "other"
-        )
+        endpoint = MODELS if path.startswith(f"{MODELS}/") else path
+        record = Record(self._now(), endpoint if endpoint in (CHAT, EMBEDDINGS, MODELS) else OTHER)
         try:
             return await self._answer(request, path, record)
         except Refusal as refusal:
@@ -208,10 +208,9 @@ class Proxy:
         if tenant is None:
             raise refusals.no_key()
         record.tenant, record.known = tenant, not self.keys.open
-        if path == MODELS or path.startswith(f"{MODELS}/"):
-            record.endpoint = MODELS
+        if record.endpoint == MODELS:
             return self._models(request, path, record)
-        if path not in (CHAT, EMBEDDINGS):
+        if record.endpoint == OTHER:
             raise refusals.no_path()
         if request.method != "POST":
             raise refusals.no_method("POST")
@@ -220,9 +219,11 @@ class Proxy:
                 reading = await self._read(raw)
             except Unreadable as error:
                 raise Refusal(400, str(error), "invalid_request", error.param) from None
-            if reading.model not in self.admission.route.names and self.admission.route.model is not None:
+            if reading.model in self.admission.route.names:
+                record.model = reading.model
+            elif self.admission.route.model is not None:
                 raise refusals.no_model(reading.model)
-            record.model, record.stream = reading.model, reading.stream
+            record.stream = reading.stream
             return await self._serve(request, path, raw, reading, record)
 
     def _models(self, request: web.BaseRequest, path: str, record: Record) -> web.Response:
@@ -299,7 +300,7 @@ class Proxy:
                 self.tenants[record.tenant] += 1
                 if reading.model not in route.names:  # it may have been another one when this came in
                     raise refusals.no_model(reading.model)
-                record.engine = engine.name
+                record.model, record.engine = reading.model, engine.name
                 return await self._carry(request, path, raw, reading, route, engine, record)
             except EngineGone as gone:
                 ends, since = ends + gone.asked, self._now() if gone.asked else since

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from proxy import server
+from proxy.records import Books, Record
 from proxy.server import Proxy
 from tests.support.project import free_port
 from tests.support.recording_engine import JSON_HEADERS, Engine, Script
@@ -436,3 +437,32 @@ def test_an_id_of_a_proxy_that_can_not_be_found_is_refused(tmp_path: Path) -> No
         assert answer.startswith(b"HTTP/1.1 404 "), answer
 
     run(story, tmp_path)
+
+
+def test_what_is_counted_has_few_names_whatever_is_asked(tmp_path: Path) -> None:
+    """Else anybody without a key could fill the memory, since a counter is kept for each."""
+
+    async def story(bench: Bench) -> None:
+        for open_ in (False, True):
+            bench.keys({"open": open_, "keys": {}})
+            for path in ("/v1/modelsx", "/v1/models/a", "/v1/models/b", "/v1/other"):
+                await bench.ask(request(path, b"", method="GET"))
+        page = bench.proxy._metrics().decode()
+        assert "modelsx" not in page and "/v1/models/a" not in page
+        bench.route(routing="", engine=None, held_since=1.0)
+        asking = asyncio.create_task(bench.ask(request(CHAT, b'{"model":"a prompt by mistake"}')))
+        await until(lambda: bench.proxy.status()["held"])
+        bench.route()
+        assert (await asking).startswith(b"HTTP/1.1 404 ")
+        assert {record.model for record in entered} <= {"-", "tiny"}
+
+    entered = list[Record]()
+
+    def enter(self: Books, record: Record, now: float) -> None:
+        entered.append(record)
+        real(self, record, now)
+
+    real = Books.enter
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Books, "enter", enter)
+        run(story, tmp_path)
