@@ -169,3 +169,8 @@ def test_the_gateway_gets_nothing_of_the_request_and_nothing_of_the_answer() -> 
     }
     assert json.loads(gateway.answer(Usage(3, 2)))["usage"] == USAGE
     assert gateway.last(Usage()).endswith(b"data: [DONE]\n\n")
+
+
+def test_an_answer_whose_names_are_no_text_is_given_on_as_it_is() -> None:
+    for raw in (b'{"\xff":1,"model":"new"}', b'{"model":"\xff","error":"\xff"}'):
+        assert renamed(raw, "new", "old") == raw
