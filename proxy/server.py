@@ -306,7 +306,8 @@ class Proxy:
                 ends, since = ends + gone.asked, self._now() if gone.asked else since
                 if ends > 1:
                     raise refusals.no_answer("The engine ended under this request, twice.") from None
-                self.admission.pause()
+                if route is self.admission.route:  # else the switch has said since what is to be asked
+                    self.admission.pause()
             except GatewayGone:
                 await asyncio.sleep(GATEWAY_AGAIN_SECONDS)
             finally:

@@ -466,3 +466,15 @@ def test_what_is_counted_has_few_names_whatever_is_asked(tmp_path: Path) -> None
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Books, "enter", enter)
         run(story, tmp_path)
+
+
+def test_an_engine_that_serves_no_more_and_ends_holds_up_nobody_at_the_one_that_does(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        path = bench.tell(Script(status=None, parts=((0.3, b""),), then=Script(parts=((0, b"{}"),))))
+        asking = asyncio.create_task(bench.ask(request(path)))
+        await until(lambda: bench.engine.records)
+        bench.route()
+        async with asyncio.timeout(2):
+            assert (await asking).startswith(b"HTTP/1.1 200 ")
+
+    run(story, tmp_path)
