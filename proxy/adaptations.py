@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from proxy.reading import Reading, Span, Unreadable, members
+from proxy.reading import Reading, Span, members
 
 CHAT = "/v1/chat/completions"
 
@@ -147,7 +147,7 @@ def renamed(raw: bytes, model: str, asked: str) -> bytes:
                         f"{quote}{model}{quote}".encode(), f"{quote}{asked}{quote}".encode()
                     )
                 edits.append((span, quoted))
-    except Unreadable:
+    except ValueError:  # no JSON, or no text
         return raw
     parts, at = [], 0
     for (start, end), new in edits:

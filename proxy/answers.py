@@ -56,20 +56,23 @@ class Events:
     usage: Usage = field(default_factory=Usage)
     seen: int = 0
     """Events of the answer itself."""
-    _rest: bytes = b""
+    _rest: bytearray = field(default_factory=bytearray)
 
     def feed(self, chunk: bytes) -> bytes:
         """What of the stream can be given on now."""
-        raw, at, out = self._rest + chunk, 0, []
-        for between in _BETWEEN.finditer(raw):
-            out.append(self._event(raw[at : between.end()]))
+        # What is there already ends no event, but for the bytes that may begin its end.
+        at, new, out = 0, max(0, len(self._rest) - 3), []
+        self._rest += chunk
+        for between in _BETWEEN.finditer(self._rest, new):
+            out.append(self._event(bytes(self._rest[at : between.end()])))
             at = between.end()
-        self._rest = raw[at:]
+        del self._rest[:at]
         return b"".join(out)
 
     def end(self) -> bytes:
         """What is left when the engine has ended its stream."""
-        rest, self._rest = self._rest, b""
+        rest = bytes(self._rest)
+        self._rest.clear()
         return self._event(rest) if rest.strip() else rest
 
     def _event(self, event: bytes) -> bytes:

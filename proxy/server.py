@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import io
 import os
+import re
 import secrets
 import signal
 import socket
@@ -46,6 +47,10 @@ from proxy.refusals import Refusal
 from proxy.route import Engine, Keys, Route, parse, parse_keys
 
 OUTER, INNER = 8080, 8001
+ENGINE_PORT = 8000
+"""Of an engine that no route names, as before a flip."""
+NAME = re.compile(r"[A-Za-z0-9-]+")
+"""Of what is on the own network: no address, and no name of elsewhere."""
 ALIAS = "proxy"
 """Name of all proxies of a stack on their network."""
 
@@ -57,8 +62,8 @@ THROWN_AWAY_BYTES = 128 * 2**20
 """So much of a body that is too large is still read, so that its client gets to know why it is refused."""
 LARGE_BYTES = 256 * 2**10
 """Bodies from this size on are read in another process: the interpreter does one thing at a time."""
-GONE_SECONDS = 60
-"""A client that takes nothing of its answer for so long has gone."""
+GONE_SECONDS, PIECE_BYTES = 60, 2**16
+"""A client that takes no such piece of its answer for so long has gone."""
 HEAD_BYTES, HEADERS = 2**20, 2**14
 """What the edge and both engines take too. aiohttp by itself would refuse a query or a header of 8 KiB, and
 take an engine that sends one for an engine that has ended."""
@@ -67,6 +72,7 @@ GATEWAY_SECONDS = 30
 """So long a gateway may take until it asks an engine; one that hangs is given up."""
 GATEWAY_AGAIN_SECONDS = 0.2
 CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
+OTHER = "other"
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -176,9 +182,8 @@ class Proxy:
     async def outer(self, request: web.BaseRequest) -> web.StreamResponse:
         """A client's request."""
         path = request.path.rstrip("/")
-        record = Record(
-            self._now(), path if path in (CHAT, EMBEDDINGS) or path.startswith(MODELS) else "other"
-        )
+        endpoint = MODELS if path.startswith(f"{MODELS}/") else path
+        record = Record(self._now(), endpoint if endpoint in (CHAT, EMBEDDINGS, MODELS) else OTHER)
         try:
             return await self._answer(request, path, record)
         except Refusal as refusal:
@@ -201,10 +206,9 @@ class Proxy:
         if tenant is None:
             raise refusals.no_key()
         record.tenant, record.known = tenant, not self.keys.open
-        if path == MODELS or path.startswith(f"{MODELS}/"):
-            record.endpoint = MODELS
+        if record.endpoint == MODELS:
             return self._models(request, path, record)
-        if path not in (CHAT, EMBEDDINGS):
+        if record.endpoint == OTHER:
             raise refusals.no_path()
         if request.method != "POST":
             raise refusals.no_method("POST")
@@ -213,9 +217,11 @@ class Proxy:
                 reading = await self._read(raw)
             except Unreadable as error:
                 raise Refusal(400, str(error), "invalid_request", error.param) from None
-            if reading.model not in self.admission.route.names and self.admission.route.model is not None:
+            if reading.model in self.admission.route.names:
+                record.model = reading.model
+            elif self.admission.route.model is not None:
                 raise refusals.no_model(reading.model)
-            record.model, record.stream = reading.model, reading.stream
+            record.stream = reading.stream
             return await self._serve(request, path, raw, reading, record)
 
     def _models(self, request: web.BaseRequest, path: str, record: Record) -> web.Response:
@@ -292,13 +298,14 @@ class Proxy:
                 self.tenants[record.tenant] += 1
                 if reading.model not in route.names:  # it may have been another one when this came in
                     raise refusals.no_model(reading.model)
-                record.engine = engine.name
+                record.model, record.engine = reading.model, engine.name
                 return await self._carry(request, path, raw, reading, route, engine, record)
             except EngineGone as gone:
                 ends, since = ends + gone.asked, self._now() if gone.asked else since
                 if ends > 1:
                     raise refusals.no_answer("The engine ended under this request, twice.") from None
-                if not gone.asked:  # it can't be reached: that holds for everybody
+                # It can't be reached, and that holds for everybody, unless something else is to be asked by now.
+                if not gone.asked and route is self.admission.route:
                     self.admission.pause()
                 again = SWITCH_HEARS_SECONDS
             except GatewayGone:
@@ -402,17 +409,16 @@ class Proxy:
         raw = adaptations.renamed(raw, events.model, events.asked)
         response = _response(answer)
         response.content_length = len(raw)
-        await response.prepare(request)
+        await self._begin(request, response)
         await self._write(request, response, raw)
-        await response.write_eof()
-        return response
+        return await self._end(request, response)
 
     async def _give_stream(
         self, request: web.BaseRequest, answer: ClientResponse, chunk: bytes, events: Events
     ) -> web.StreamResponse:
         """Gives a stream on as it comes."""
         response = _response(answer)
-        await response.prepare(request)
+        await self._begin(request, response)
         try:
             while chunk:
                 if out := events.feed(chunk):
@@ -422,13 +428,33 @@ class Proxy:
             raise _break_off(request) from None
         if out := events.end():
             await self._write(request, response, out)
-        await response.write_eof()
-        return response
+        return await self._end(request, response)
+
+    async def _begin(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        if request.transport is not None:
+            # Linux says that there is room again when a third of it is: with the megabytes that it takes by
+            # itself, who is slow would look like who takes nothing.
+            line = request.transport.get_extra_info("socket")
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * PIECE_BYTES)
+            # What is written is waited for until it has left: so a request has not ended before, and a proxy
+            # that is to end does not take the rest of an answer with it.
+            request.transport.set_write_buffer_limits(0)
+        await response.prepare(request)
 
     async def _write(self, request: web.BaseRequest, response: web.StreamResponse, out: bytes) -> None:
+        for at in range(0, len(out), PIECE_BYTES):
+            await self._taken(request, response.write(out[at : at + PIECE_BYTES]))
+
+    async def _end(self, request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+        await self._taken(request, response.write_eof())
+        return response
+
+    @staticmethod
+    async def _taken(request: web.BaseRequest, writing: Awaitable[None]) -> None:
+        """Raises ConnectionResetError where the client takes nothing."""
         try:
             async with asyncio.timeout(GONE_SECONDS):
-                await response.write(out)
+                await writing
         except TimeoutError:
             _break_off(request)
             raise ConnectionResetError("the client reads nothing") from None
@@ -480,17 +506,17 @@ class Proxy:
                 return web.json_response(self.status())
             if request.path == "/metrics":
                 return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-        _, engine, path = [*request.path.split("/", 2), "", ""][:3]
-        if not path or request.method not in ("GET", "POST"):
+        _, engine, path = [*request.raw_path.partition("?")[0].split("/", 2), "", ""][:3]
+        if not path or not NAME.fullmatch(engine) or request.method not in ("GET", "POST"):
             return _refused(refusals.no_path())
         number = request.headers.get(gateway.ID)
         if number is None:
-            return await self._pass(request, engine, f"http://{engine}:8000/{path}")
+            return await self._pass(request, engine, f"http://{engine}:{ENGINE_PORT}/{path}")
         address = number.rpartition(".")[0]
         if address != self.address:
             if address not in await self._others():
                 return _refused(refusals.no_path())
-            return await self._pass(request, "", f"http://{address}:{self._inner}{request.path}")
+            return await self._pass(request, "", f"http://{address}:{self._inner}/{engine}/{path}")
         exchange = self._exchanges.get(number)
         if exchange is None or exchange.chosen.done() or exchange.route.engine is None:
             return _refused(refusals.not_now("This request has its answer, or has gone."))
@@ -517,7 +543,10 @@ class Proxy:
 
     async def _others(self) -> set[str]:
         """The addresses of the stack's proxies."""
-        found = await asyncio.get_running_loop().getaddrinfo(ALIAS, self._inner, type=socket.SOCK_STREAM)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(ALIAS, self._inner, type=socket.SOCK_STREAM)
+        except OSError:
+            return set()
         return {str(address[0]) for *_, address in found}
 
     async def _pass(self, request: web.BaseRequest, engine: str, url: str) -> web.StreamResponse:
@@ -525,11 +554,12 @@ class Proxy:
         if engine:
             self.admission.count(engine, 1)
         try:
+            raw = b"".join([part async for part in request.content.iter_any()])  # `read` takes 1 MiB at most
             number = {gateway.ID: request.headers[gateway.ID]} if gateway.ID in request.headers else {}
             async with self._client.request(
                 request.method,
                 URL(f"{url}{_query(request)}", encoded=True),
-                data=await request.read() if request.body_exists else None,
+                data=io.BytesIO(raw) if raw else None,
                 headers={**adaptations.headers_in(request.headers), **number},
                 allow_redirects=False,
             ) as answer:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from typing import Any
 
 import pytest
@@ -169,3 +170,16 @@ def test_the_gateway_gets_nothing_of_the_request_and_nothing_of_the_answer() -> 
     }
     assert json.loads(gateway.answer(Usage(3, 2)))["usage"] == USAGE
     assert gateway.last(Usage()).endswith(b"data: [DONE]\n\n")
+
+
+def test_an_answer_whose_names_are_no_text_is_given_on_as_it_is() -> None:
+    for raw in (b'{"\xff":1,"model":"new"}', b'{"model":"\xff","error":"\xff"}'):
+        assert renamed(raw, "new", "old") == raw
+
+
+def test_a_huge_event_in_small_pieces_takes_no_longer_than_it_is_long() -> None:
+    raw = b"data: " + b"x" * 8_000_000 + b"\r\n\r\n"
+    events, began, out = Events(False, "tiny", "tiny"), time.process_time(), []
+    for at in range(0, len(raw), 8192):
+        out.append(events.feed(raw[at : at + 8192]))
+    assert b"".join(out) == raw and time.process_time() - began < 2

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from proxy import server
+from proxy.records import Books, Record
 from proxy.server import Proxy
 from tests.support.project import free_port
 from tests.support.recording_engine import JSON_HEADERS, Engine, Script
@@ -315,3 +317,164 @@ def test_a_gateway_that_says_nothing_is_asked_again_until_there_is_no_more_time(
             await asyncio.wait([each for each in asked if each])
 
     run(story, tmp_path, hold_seconds=2)
+
+
+async def slowly(bench: Bench, raw: bytes, pause: float) -> int:
+    """How many bytes come, 20,000 at a time."""
+    client, loop = socket.socket(), asyncio.get_running_loop()
+    with client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**17)
+        client.setblocking(False)
+        await loop.sock_connect(client, ("127.0.0.1", bench.outer))
+        await loop.sock_sendall(client, raw)
+        seen = 0
+        with contextlib.suppress(ConnectionError):
+            while part := await loop.sock_recv(client, 20_000):
+                seen += len(part)
+                await asyncio.sleep(pause)
+        return seen
+
+
+def test_a_client_that_takes_a_large_answer_slowly_gets_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GONE_SECONDS", 1)
+
+    async def story(bench: Bench) -> None:
+        path = bench.tell(Script(parts=((0, b"x" * 8_000_000),)))
+        assert await slowly(bench, request(path), 0.01) > 8_000_000
+
+    run(story, tmp_path)
+
+
+def test_a_request_has_not_ended_before_all_of_its_answer_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that is told to end goes when the last one has: what it still had to send would be lost."""
+    left = list[int]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        while not (transports and transports[0].get_write_buffer_size()):
+            writer.write(b"data: " + b"x" * 10_000 + b"\n\n")
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.close()
+
+    transports = list[asyncio.Transport]()
+
+    async def story(bench: Bench) -> None:
+        real = bench.proxy._carry
+
+        async def seen(request: Any, *arguments: Any) -> Any:
+            transports.append(request.transport)
+            answer = await real(request, *arguments)
+            left.append(request.transport.get_write_buffer_size())
+            return answer
+
+        monkeypatch.setattr(bench.proxy, "_carry", seen)
+        await slowly(bench, request(CHAT, b'{"model":"tiny","stream":true}'), 0.005)
+        assert left == [0]
+
+    run(story, tmp_path, serve)
+
+
+def test_an_ask_without_an_id_may_be_as_large_as_a_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an upgrade the edge from before there were proxies sends whole prompts this way."""
+
+    async def story(bench: Bench) -> None:
+        monkeypatch.setattr(server, "ENGINE_PORT", bench.port)
+        raw = b"x" * 3_000_000
+        answer = await bench.ask(request(f"/localhost{CHAT}?a=%20b", raw), bench.inner)
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        (record,) = bench.engine.records
+        assert (record.path, record.body) == (f"{CHAT}?a=%20b", raw)
+
+    run(story, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/engine.example.com{CHAT}",
+        f"/127.0.0.1{CHAT}",
+        f"/user%40localhost{CHAT}",
+        f"/localhost:1{CHAT}",
+        f"/[::1]{CHAT}",
+        "/localhost",
+        "/",
+    ],
+)
+def test_an_ask_without_an_id_goes_nowhere_but_to_a_name_on_the_own_network(
+    tmp_path: Path, path: str
+) -> None:
+    async def story(bench: Bench) -> None:
+        answer = await bench.ask(request(path, b"{}"), bench.inner)
+        assert answer.startswith(b"HTTP/1.1 404 "), answer
+        assert not bench.engine.records
+
+    run(story, tmp_path)
+
+
+def test_a_path_is_carried_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(bench: Bench) -> None:
+        monkeypatch.setattr(server, "ENGINE_PORT", bench.port)
+        path = "/v1/x%20HTTP/1.1%0d%0aHost:%20y"
+        await bench.ask(request(f"/localhost{path}", b"{}"), bench.inner)
+        assert [record.path for record in bench.engine.records] == [path]
+
+    run(story, tmp_path)
+
+
+def test_an_id_of_a_proxy_that_can_not_be_found_is_refused(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        answer = await bench.ask(
+            request(f"/{NAME}{CHAT}", b"{}", "x-changeover-id: 192.0.2.1.0a"), bench.inner
+        )
+        assert answer.startswith(b"HTTP/1.1 404 "), answer
+
+    run(story, tmp_path)
+
+
+def test_what_is_counted_has_few_names_whatever_is_asked(tmp_path: Path) -> None:
+    """Else anybody without a key could fill the memory, since a counter is kept for each."""
+
+    async def story(bench: Bench) -> None:
+        for open_ in (False, True):
+            bench.keys({"open": open_, "keys": {}})
+            for path in ("/v1/modelsx", "/v1/models/a", "/v1/models/b", "/v1/other"):
+                await bench.ask(request(path, b"", method="GET"))
+        page = bench.proxy._metrics().decode()
+        assert "modelsx" not in page and "/v1/models/a" not in page
+        bench.route(routing="", engine=None, held_since=1.0)
+        asking = asyncio.create_task(bench.ask(request(CHAT, b'{"model":"a prompt by mistake"}')))
+        await until(lambda: bench.proxy.status()["held"])
+        bench.route()
+        assert (await asking).startswith(b"HTTP/1.1 404 ")
+        assert {record.model for record in entered} <= {"-", "tiny"}
+
+    entered = list[Record]()
+
+    def enter(self: Books, record: Record, now: float) -> None:
+        entered.append(record)
+        real(self, record, now)
+
+    real = Books.enter
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Books, "enter", enter)
+        run(story, tmp_path)
+
+
+def test_an_engine_that_serves_no_more_and_ends_holds_up_nobody_at_the_one_that_does(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        path = bench.tell(Script(status=None, parts=((0.3, b""),), then=Script(parts=((0, b"{}"),))))
+        asking = asyncio.create_task(bench.ask(request(path)))
+        await until(lambda: bench.engine.records)
+        bench.route()
+        async with asyncio.timeout(2):
+            assert (await asking).startswith(b"HTTP/1.1 200 ")
+
+    run(story, tmp_path)
