@@ -304,7 +304,7 @@ class Proxy:
                 ends, since = ends + gone.asked, self._now() if gone.asked else since
                 if ends > 1:
                     raise refusals.no_answer("The engine ended under this request, twice.") from None
-                # It can't be reached, and that holds for everybody, unless something else is to be asked by now.
+                # It can't be reached, which holds for everybody, unless something else is to be asked now.
                 if not gone.asked and route is self.admission.route:
                     self.admission.pause()
                 again = SWITCH_HEARS_SECONDS
