@@ -25,6 +25,7 @@ from typing import Any
 
 from components import caddyfile, catalogue, engines, pins, proxy, routing, tensorzero
 from components.gpu_memory import EngineKind, Load
+from offline.steps import cache_root
 from tests.support.project import docker, free_port
 from tools.environment import ROOT
 
@@ -111,6 +112,8 @@ class Way:
             docker("rm", "-fv", *containers)
         if networks := docker("network", "ls", "-q", "--filter", label).split():
             docker("network", "rm", *networks)
+        if volumes := docker("volume", "ls", "-q", "--filter", label).split():
+            docker("volume", "rm", *volumes)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -190,6 +193,39 @@ class Way:
             command=["python3", "-u", "/engine.py", *words],
         )
         self.put(kind, "/engine.py", program.read_text())
+        docker("start", self.container(kind))
+
+    def start_real_engine(self, kind: EngineKind) -> None:
+        """The engine itself, from its offline image and as the product declares it, with the model `tiny`."""
+        spec = self.specs[kind]
+        volume = self.container(f"{kind}-weights")
+        docker("volume", "create", "--label", f"test={self.run}", volume)
+        weights = ("-v", f"{volume}:{engines.WEIGHTS_MOUNT}")
+        source = cache_root() / "models" / str(spec.weights.upload)
+        loader = f"{kind}-loader"
+        self._create(
+            loader,
+            spec.image.offline,
+            *weights,
+            "--entrypoint",
+            "/bin/sh",
+            command=["-c", spec.weights.script],
+        )
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w", dereference=True) as archive:
+            archive.add(source, f"{spec.weights.folder}/source")
+        self._unpack(loader, engines.WEIGHTS_MOUNT, packed)
+        docker("start", "--attach", self.container(loader))
+
+        port = self.ports[kind] = free_port()
+        variables = [word for pair in spec.environment.items() for word in ("-e", "=".join(pair))]
+        self._create(
+            kind,
+            spec.image.offline,
+            *("--network-alias", spec.name, "-p", f"127.0.0.1:{port}:{engines.PORT}", *variables, *weights),
+            *("--shm-size", f"{spec.shm_mib}m", "--entrypoint", spec.entrypoint[0]),
+            command=[*spec.entrypoint[1:], *spec.command],
+        )
         docker("start", self.container(kind))
 
     def start_gateway(self, first: EngineKind | None = None) -> None:
@@ -307,7 +343,10 @@ class Way:
             entry = tarfile.TarInfo(path.lstrip("/"))
             entry.size, entry.mode = len(data), 0o644
             archive.addfile(entry, io.BytesIO(data))
-        copy = ["docker", "cp", "-", f"{self.container(name)}:/"]
+        self._unpack(name, "/", packed)
+
+    def _unpack(self, name: str, folder: str, packed: io.BytesIO) -> None:
+        copy = ["docker", "cp", "-", f"{self.container(name)}:{folder}"]
         subprocess.run(copy, input=packed.getvalue(), capture_output=True, check=True)
 
     def _runs(self, name: str, *command: str) -> bool:
