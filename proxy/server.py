@@ -60,13 +60,13 @@ HELD_BYTES = 256 * 2**20
 """What the bodies of all requests together may take."""
 THROWN_AWAY_BYTES = 128 * 2**20
 """So much of a body that is too large is still read, so that its client gets to know why it is refused."""
-LARGE_BYTES = 256 * 2**10
+LARGE_BYTES = 64 * 2**10
 """Bodies from this size on are read in another process: the interpreter does one thing at a time."""
 GONE_SECONDS, PIECE_BYTES = 60, 2**16
 """A client that takes no such piece of its answer for so long has gone."""
 HEAD_BYTES, HEADERS = 2**20, 2**14
-"""What the edge and both engines take too. aiohttp by itself would refuse a query or a header of 8 KiB, and
-take an engine that sends one for an engine that has ended."""
+"""Of a head: more than the edge takes, and what engines may send. aiohttp by itself would refuse a query or a
+header of 8 KiB, and take an engine that sends one for an engine that has ended."""
 CONNECT_SECONDS = 5
 GATEWAY_SECONDS = 30
 """So long a gateway may take until it asks an engine; one that hangs is given up."""

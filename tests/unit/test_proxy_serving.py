@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from proxy import server
+from proxy.reading import read
 from proxy.records import Books, Record
 from proxy.server import Proxy
 from tests.support.project import free_port
@@ -478,3 +480,12 @@ def test_an_engine_that_serves_no_more_and_ends_holds_up_nobody_at_the_one_that_
             assert (await asking).startswith(b"HTTP/1.1 200 ")
 
     run(story, tmp_path)
+
+
+def test_what_is_read_in_the_event_loop_holds_up_nobody_for_long() -> None:
+    """The slowest of all bodies is one of nothing but brackets; the aim is 50 ms on a machine of its own."""
+    half = (server.LARGE_BYTES - 30) // 2
+    raw = b'{"model":"tiny","x":' + b"[" * half + b"]" * half + b"}"
+    began = time.process_time()
+    read(raw)
+    assert len(raw) < server.LARGE_BYTES and time.process_time() - began < 0.08
