@@ -11,15 +11,28 @@ FILES = ("parity.json", "parity.md")
 
 
 def table(
-    model: str, engines: Mapping[str, Mapping[str, str]], found: Mapping[str, Mapping[str, str]]
+    model: str,
+    engines: Mapping[str, Mapping[str, str]],
+    found: Mapping[str, Mapping[str, str]],
+    through: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """`engines`: name by content and version of each kind; `found`: kind -> probe -> what it does."""
+    """`engines`: name by content and version of each kind; `found`: kind -> probe -> what it does.
+
+    `through`: the same of the engine that was also asked through the endpoint. A row has it as `endpoint`
+    where it is not what the engine itself does; `endpoint` of the table says which engine that was.
+    """
+    asked, said = next(iter((through or {}).items()), ("", {}))
     rows = [
-        {"probe": name, **{kind: found[kind][name] for kind in KINDS}}
+        {
+            "probe": name,
+            **{kind: found[kind][name] for kind in KINDS},
+            **({"endpoint": said[name]} if asked and said[name] != found[asked][name] else {}),
+        }
         for name in PROBES
         if all(name in found[kind] for kind in KINDS)
     ]
-    return {"model": model, "engines": {kind: dict(engines[kind]) for kind in KINDS}, "probes": rows}
+    content = {"model": model, "engines": {kind: dict(engines[kind]) for kind in KINDS}, "probes": rows}
+    return {**content, "endpoint": asked} if asked else content
 
 
 def differences(content: Mapping[str, Any]) -> list[str]:
@@ -47,6 +60,14 @@ def markdown(content: Mapping[str, Any], accepted: Sequence[str]) -> str:
         cells = [PROBES[row["probe"]].what, row["ollama"], row["vllm"]]
         line = " | ".join(cell.replace("|", "\\|") for cell in cells)
         lines.append(f"| {row['probe']}: {line} | {verdict} |")
+    if asked := content.get("endpoint"):
+        other = [row for row in content["probes"] if "endpoint" in row]
+        same = len(content["probes"]) - len(other)
+        lines += [
+            "",
+            f"Through the endpoint {asked} did the same in {same} of {len(content['probes'])} probes.",
+        ]
+        lines += [f"- {row['probe']}: {row['endpoint']}, and itself: {row[asked]}" for row in other]
     return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 import http.client
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,29 +25,33 @@ class Request:
 
 
 def exchange(raw: Any) -> dict[str, Any]:
-    """The answer to one request (parsed JSON): status, headers, seconds, and `body` or a stream's `events`.
-
-    `events` are what its `data:` lines held, in their order. Where no whole answer came there is an `error`,
-    with whatever did come. Raises PlanError for what is no request.
-    """
+    """What `answer` gives for one request (parsed JSON). Raises PlanError for what is no request."""
     asked: Request = load(Request, raw, "request")
     name(asked.container, "request.container")
     if not asked.path.startswith("/"):
         raise PlanError(f"request.path is {asked.path!r}; it must begin with a slash")
+    return answer(http.client.HTTPConnection(asked.container, asked.port, timeout=asked.timeout), asked, {})
+
+
+def answer(connection: http.client.HTTPConnection, asked: Request, more: Mapping[str, str]) -> dict[str, Any]:
+    """What comes over this connection: status, headers, seconds, and `body` or a stream's `events`.
+
+    `events` are what its `data:` lines held, in their order. Where no whole answer came there is an `error`,
+    with whatever did come. `more` are headers of the request. The connection is closed.
+    """
     began = time.monotonic()
     deadline = began + asked.timeout
     answered: dict[str, Any] = {}
-    connection = http.client.HTTPConnection(asked.container, asked.port, timeout=asked.timeout)
     try:
-        headers = {"Content-Type": "application/json"} if asked.body else {}
+        headers = {"Content-Type": "application/json", **more} if asked.body else dict(more)
         connection.request(asked.method, asked.path, asked.body.encode() or None, headers)
-        answer = connection.getresponse()
-        answered["status"] = answer.status
-        answered["headers"] = {key: value for key in HEADERS if (value := answer.getheader(key))}
+        response = connection.getresponse()
+        answered["status"] = response.status
+        answered["headers"] = {key: value for key in HEADERS if (value := response.getheader(key))}
         if "text/event-stream" in answered["headers"].get("content-type", ""):
-            _events(answer, answered, deadline)
+            _events(response, answered, deadline)
         else:
-            _body(answer, answered, deadline)
+            _body(response, answered, deadline)
     except TimeoutError:
         answered["error"] = f"no whole answer within {asked.timeout:g} s"
     except (OSError, http.client.HTTPException) as error:

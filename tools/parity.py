@@ -1,21 +1,27 @@
 """`make parity`: both engines of a stack get the same probes, one after the other, and what differs is shown.
 
+The one that serves gets them through the endpoint as well, as its users ask, with an API key of the stack's
+configuration where one is needed.
+
 The standby is probed inside a change that is never committed: if this ends early, however it ends, the switch
 brings the active engine back when the lease runs out.
 """
 
 import argparse
 import contextlib
+import http.client
 import json
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from components.engines import PORT, EngineSpec
 from components.labels import Labels
@@ -24,7 +30,9 @@ from parity import table as tables
 from parity.probes import PATH, Reply, Subject, chosen, run
 from stacks.blueprint import Blueprint, blueprint
 from stacks.settings import PROJECT, SettingsError, from_files
+from switch.exchange import Request, answer
 from tools.ask import yes
+from tools.environment import pulumi
 from tools.host import reach
 
 ROOT = Path(__file__).parent.parent
@@ -85,34 +93,65 @@ class Host:
         return done.returncode
 
 
-def probe(
-    host: Host, container: str, subject: Subject, able: bool, lost: threading.Event | None = None
-) -> dict[str, str]:
-    """What one engine does, by probe. Raises StepFailed, also once `lost` says that it was taken away."""
-    command = ["docker", "exec", "-i", host.switch_name, "python3", "-m", "switch", "exchange"]
+def probe(send: Callable[[str], Reply], subject: Subject, able: bool, asked: str) -> dict[str, str]:
+    """What whoever answers does, by probe. Raises StepFailed where `asked` answers nothing at all."""
     found: dict[str, str] = {}
+    for each in chosen(able):
+        found[each.name] = run(each, subject, send)
+        print(f"  {each.name}: {found[each.name]}", flush=True)
+    if all(said.startswith("no answer") for said in found.values()):
+        raise StepFailed(f"{asked} answered nothing")
+    return found
+
+
+@contextlib.contextmanager
+def itself(
+    host: Host, container: str, lost: threading.Event | None = None
+) -> Iterator[Callable[[str], Reply]]:
+    """Asks an engine from inside its network. Raises StepFailed, also once `lost` says that it was taken
+    away."""
+    command = ["docker", "exec", "-i", host.switch_name, "python3", "-m", "switch", "exchange"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin and process.stdout
-        send, receive = process.stdin, process.stdout
+        into, out = process.stdin, process.stdout
 
-        def exchange(body: str) -> Reply:
+        def send(body: str) -> Reply:
             if lost and lost.is_set():
                 raise StepFailed(TAKEN_BACK)
             request = {"container": container, "port": PORT, "path": PATH, "body": body}
-            send.write(json.dumps({**request, "timeout": REQUEST_SECONDS}) + "\n")
-            send.flush()
-            line = receive.readline()
+            into.write(json.dumps({**request, "timeout": REQUEST_SECONDS}) + "\n")
+            into.flush()
+            line = out.readline()
             if not line:
                 raise StepFailed("the switch ended the exchange")
             return dict(json.loads(line))
 
-        for each in chosen(able):
-            found[each.name] = run(each, subject, exchange)
-            print(f"  {each.name}: {found[each.name]}", flush=True)
-        send.close()
-    if all(said.startswith("no answer") for said in found.values()):
-        raise StepFailed(f"{container} answered nothing")
-    return found
+        yield send
+        into.close()
+
+
+def endpoint(stack: str, root: Path) -> Callable[[str], Reply]:
+    """Asks the endpoint, as a client of it does. The API key goes nowhere but there."""
+    outputs = json.loads(pulumi("stack", "output", "--json", "--stack", stack, capture=True, cwd=root))
+    config = json.loads(
+        pulumi("config", "--json", "--show-secrets", "--stack", stack, capture=True, cwd=root)
+    )
+    keys = config.get(f"{PROJECT}:apiKeys", {}).get("objectValue", {})
+    headers = {"Authorization": f"Bearer {next(iter(keys.values()))}"} if keys else {}
+    url = urlsplit(str(outputs["endpoint"]))
+    name, path = url.hostname or "", url.path.removesuffix("/v1") + PATH
+    context = ssl.create_default_context(cadata=outputs.get("ca"))
+
+    def send(body: str) -> Reply:
+        connection = (
+            http.client.HTTPSConnection(name, url.port, timeout=REQUEST_SECONDS, context=context)
+            if url.scheme == "https"
+            else http.client.HTTPConnection(name, url.port, timeout=REQUEST_SECONDS)
+        )
+        asked = Request(name, url.port or 0, path, body, timeout=REQUEST_SECONDS)
+        return answer(connection, asked, headers)
+
+    return send
 
 
 @contextlib.contextmanager
@@ -147,8 +186,8 @@ def probe_standby(host: Host, other: Blueprint, subject: Subject) -> dict[str, s
         if code != 0:
             raise StepFailed("the standby did not get ready; what the switch says of it is above")
         print(f"{other.active.name} is ready; probing it", flush=True)
-        with leased(host, container) as lost:
-            found = probe(host, container, subject, other.settings.model.able, lost)
+        with leased(host, container) as lost, itself(host, container, lost) as send:
+            found = probe(send, subject, other.settings.model.able, container)
         if host.follow(container) != 0:
             raise StepFailed(TAKEN_BACK)
         return found
@@ -212,16 +251,22 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
     if status["under_way"] or not status["gated"] or status["live"] != active:
         raise StepFailed(f"{active} does not serve, or a change is under way. Look with: make status")
     subject = Subject(model=settings.name, context=settings.context)
-    print(f"{ours.active.name} serves; probing it", flush=True)
+    able = settings.model.able
+    print(f"{ours.active.name} serves; probing it through the endpoint", flush=True)
+    through: dict[str, dict[str, str]] = {
+        settings.engine: probe(endpoint(stack, root), subject, able, "the endpoint")
+    }
+    print("probing it itself", flush=True)
     began = time.monotonic()
-    found: dict[str, dict[str, str]] = {settings.engine: probe(host, active, subject, settings.model.able)}
+    with itself(host, active) as send:
+        found: dict[str, dict[str, str]] = {settings.engine: probe(send, subject, able, active)}
     agree(ours, other, time.monotonic() - began)
     found[other.settings.engine] = probe_standby(host, other, subject)
     engines: dict[str, dict[str, str]] = {
         spec.kind: {"name": spec.name, "version": f"{spec.image.name} {spec.image.version}"}
         for spec in ours.specs
     }
-    content = tables.table(settings.model.name, engines, found)
+    content = tables.table(settings.model.name, engines, found, through)
     folder = root / "stacks" / stack
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "parity.json").write_text(json.dumps(content, indent=2) + "\n")

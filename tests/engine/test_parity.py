@@ -1,7 +1,6 @@
 """`make parity` on real engines, under load: nothing is lost, and the stack is as it was."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -14,19 +13,29 @@ from stacks.parity import parity_problem
 from stacks.settings import from_files
 from tests.support.load import Load
 from tests.support.project import CommandFailed
-from tools.environment import ROOT
+from tools.environment import BACKEND, ROOT
 
 pytestmark = pytest.mark.engine
+
+KEY = "a-key-of-the-tester-1234"
 
 
 def test_both_engines_are_compared_under_load_and_the_active_one_serves_again() -> None:
     with deployed("paritytest", cutover="hold") as project:
+        secret = ["config", "set", "--secret", "--path", "apiKeys.tester"]
+        project.pulumi(*secret, stdin=KEY)
+        project.up()
         outputs, before = project.outputs(), project.live()
-        with Load(outputs["endpoint"], outputs["model"], clients=2) as load:
+        with Load(outputs["endpoint"], outputs["model"], clients=2, api_key=KEY) as load:
             load.wait_for_answers(4)
             words = [sys.executable, "-m", "tools.parity", "paritytest", "--root", str(project.folder)]
             done = subprocess.run(
-                words, cwd=ROOT, env={**os.environ, "YES": "1"}, capture_output=True, text=True, check=False
+                words,
+                cwd=ROOT,
+                env={**project.environment, BACKEND: project.environment["PULUMI_BACKEND_URL"], "YES": "1"},
+                capture_output=True,
+                text=True,
+                check=False,
             )
             load.wait_for_answers(4)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -34,8 +43,12 @@ def test_both_engines_are_compared_under_load_and_the_active_one_serves_again() 
         assert project.settled() and project.live() == before
         assert project.changes() == {}
         assert "given up as asked" in project.switch("status")
+        assert KEY not in done.stdout + done.stderr
         content = json.loads((project.folder / "stacks" / "paritytest" / "parity.json").read_text())
         assert "context-overlong" in differences(content), done.stdout  # Ollama cuts the prompt, vLLM refuses
+        assert content["endpoint"] == "ollama"
+        other = {row["probe"]: row["endpoint"] for row in content["probes"] if "endpoint" in row}
+        assert not other, done.stdout
         plan = blueprint(from_files("paritytest", project.folder))
         assert "context-overlong" in parity_problem(plan, project.folder)
 

@@ -110,6 +110,46 @@ def test_a_stack_that_demands_parity_is_told_what_is_wrong_and_what_to_type(good
     assert text.count("no, accepted") == 1 and text.count("**no**") == 1
 
 
+def test_what_the_endpoint_does_otherwise_is_named_and_is_no_difference_of_the_engines(
+    good: dict[str, str],
+) -> None:
+    found = {"ollama": good, "vllm": good}
+    content = read(json.dumps(table("tiny", ENGINES, found, {"vllm": {**good, "usage": "none"}})))
+    assert [row["probe"] for row in content["probes"] if "endpoint" in row] == ["usage"]
+    assert problem(content, NAMES, (), "dev") == ""
+    text = markdown(content, ())
+    assert f"Through the endpoint vllm did the same in {len(good) - 1} of {len(good)} probes." in text
+    assert f"- usage: none, and itself: {good['usage']}" in text
+    # as it was written before the endpoint was asked
+    assert "endpoint" not in markdown(table("tiny", ENGINES, found), ())
+
+
+@pytest.mark.parametrize("keys", [{}, {"acme": "a-key-of-acme-1234", "other": "another-key-12345"}])
+def test_the_endpoint_is_asked_as_its_clients_do_and_no_key_is_shown(
+    port: int,
+    good: dict[str, str],
+    keys: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = {
+        "stack": {"endpoint": f"http://127.0.0.1:{port}/v1"},
+        "config": {"changeover:apiKeys": {"objectValue": keys, "secret": True}} if keys else {},
+    }
+    given = list[str | None]()
+    monkeypatch.setattr(parity, "pulumi", lambda *words, **_: json.dumps(said[words[0]]))
+    post = Engine.do_POST
+
+    def do_post(engine: Engine) -> None:
+        given.append(engine.headers.get("Authorization"))
+        post(engine)
+
+    monkeypatch.setattr(Engine, "do_POST", do_post)
+    assert parity.probe(parity.endpoint("dev", ROOT), SUBJECT, True, "the endpoint") == good
+    assert set(given) == {f"Bearer {keys['acme']}" if keys else None}
+    assert "key" not in capsys.readouterr().out
+
+
 def planned(root: Path, **values: object) -> Blueprint:
     return blueprint(from_values("dev", {**BASE, "requireParity": True, **values}, ROOT))
 
