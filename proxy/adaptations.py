@@ -94,8 +94,8 @@ BODY = (
     Adaptation(
         "stream_options.include_usage",
         ("ollama", "vllm"),
-        "tokens are counted from the usage that the engine reports; its chunk is taken out again. vLLM 0.32 says"
-        " its system_fingerprint in that chunk then, and not in the last one before it",
+        "tokens are counted from the usage that the engine reports; its chunk is taken out again. vLLM 0.32"
+        " says its system_fingerprint in that chunk then, and not in the last one before it",
         _usage,
     ),
 )
