@@ -309,10 +309,10 @@ class Way:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as plain:
-            line = context.wrap_socket(plain, server_hostname=DOMAIN) if self.tls else plain
             head = f"GET {caddyfile.HEALTH_PATH} HTTP/1.1\r\nHost: {DOMAIN}\r\nConnection: close\r\n\r\n"
-            line.sendall(head.encode())
-            return line.recv(12).endswith(b" 200")
+            with context.wrap_socket(plain, server_hostname=DOMAIN) if self.tls else plain as line:
+                line.sendall(head.encode())
+                return line.recv(12).endswith(b" 200")
 
     def status(self, name: str) -> dict[str, Any]:
         """What a proxy tells the switch; empty where it does not answer."""
