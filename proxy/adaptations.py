@@ -110,13 +110,7 @@ def body(raw: bytes, reading: Reading, path: str, kind: str, model: str) -> byte
         edits += [(span, json.dumps(model).encode()) for span in reading.models]
     if path == CHAT:
         edits += [edit for row in BODY if kind in row.engines for edit in row.make(raw, reading)]
-    if not edits:
-        return raw
-    parts, at = [], 0
-    for (start, end), new in sorted(edits):
-        parts += [raw[at:start], new]
-        at = end
-    return b"".join([*parts, raw[at:]])
+    return _edited(raw, edits) if edits else raw
 
 
 def headers_in(client: Mapping[str, str]) -> dict[str, str]:
@@ -150,8 +144,12 @@ def renamed(raw: bytes, model: str, asked: str) -> bytes:
                 edits.append((span, quoted))
     except ValueError:  # no JSON, or no text
         return raw
+    return _edited(raw, edits)
+
+
+def _edited(raw: bytes, edits: Iterable[Edit]) -> bytes:
     parts, at = [], 0
-    for (start, end), new in edits:
+    for (start, end), new in sorted(edits):
         parts += [raw[at:start], new]
         at = end
     return b"".join([*parts, raw[at:]])

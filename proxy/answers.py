@@ -23,7 +23,7 @@ class Usage:
         if not isinstance(said, dict):
             return False
         counts = [said.get("prompt_tokens"), said.get("completion_tokens")]
-        prompt, completion = (count if type(count) is int else None for count in counts)
+        prompt, completion = (count if type(count) is int and count >= 0 else None for count in counts)
         if prompt is None and completion is None:
             return False
         self.prompt, self.completion = prompt, completion

@@ -27,7 +27,7 @@ class Status:
     held: int
     """Requests that wait."""
     tenants: dict[str, int]
-    """Requests that wait or run, by tenant."""
+    """Requests that run, by tenant."""
     keys: str
     """SHA-256 of the file of keys that it goes by, in hex; empty without one."""
     draining: bool

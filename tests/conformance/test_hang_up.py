@@ -47,7 +47,7 @@ def test_who_hangs_up_ends_the_work(served: Recorded, name: str, half: bool) -> 
             time.sleep(1.2)
         else:
             client.close()
-        assert 0.9 < within(1, lambda: last(served.engine)) < 2.0
+        assert within(1, lambda: last(served.engine)) < 2
     line = served.way.access_log()[-1]
     assert line["hung_up"] and line["tokens"] in (None, "events")
 
