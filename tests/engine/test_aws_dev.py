@@ -237,7 +237,7 @@ def test_up_from_nothing_ends_with_an_endpoint_that_answers(project: AwsProject,
 
 
 def test_the_alarm_is_told_whether_the_endpoint_is_up(host: Host, emulator: Emulator) -> None:
-    assert up_says_the_probe(host, emulator) == 1
+    wait(lambda: up_says_the_probe(host, emulator) == 1, 60)  # Docker looks at a proxy every 15 s
     (edge,) = host.inside("docker", "ps", "--quiet", "--filter", "label=changeover.role=edge").split()
     host.inside("docker", "stop", edge)
     assert up_says_the_probe(host, emulator) == 0
@@ -379,7 +379,7 @@ def test_without_a_gateway_the_endpoint_answers_and_no_alarm_is_raised(
             project.up()
             load.wait_for_answers(8)
         assert not load.bad, load.summary()
-        assert up_says_the_probe(host, emulator) == 1
+        wait(lambda: up_says_the_probe(host, emulator) == 1, 60)
         nothing_to_do(project)
 
 
