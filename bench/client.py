@@ -43,6 +43,17 @@ def body(size: int, **more: Any) -> bytes:
     return raw.ljust(size).encode()
 
 
+def _answered(way: http.client.HTTPConnection, raw: bytes) -> bool:
+    """Asks over a connection that stays open, and whether a good answer came."""
+    try:
+        way.request("POST", PATH, raw, KIND)
+        answer = way.getresponse()
+        return bool(answer.read()) and answer.status == 200
+    except FAILURES:
+        way.close()
+        return False
+
+
 def turns(plan: Any) -> Any:
     """Asks `ways` (name → host and port) by turns, over connections that stay open, `n` times each, with
     `bytes` of body. Gives `seen`, [began, seconds] of each answer by way on the clock of `time.monotonic`,
@@ -52,13 +63,7 @@ def turns(plan: Any) -> Any:
     for turn in range(-TURNS_BEFORE, plan["n"]):
         for name, way in open_.items():
             began = time.monotonic()
-            try:
-                way.request("POST", PATH, raw, KIND)
-                answer = way.getresponse()
-                good = bool(answer.read()) and answer.status == 200
-            except FAILURES:
-                way.close()
-                good = False
+            good = _answered(way, raw)
             lost += not good
             if good and turn >= 0:
                 seen[name].append([began, time.monotonic() - began])
@@ -78,13 +83,7 @@ def small(plan: Any) -> Any:
     way = http.client.HTTPConnection(*plan["place"])
     while not ended.is_set():
         began = time.monotonic()
-        try:
-            way.request("POST", PATH, raw, KIND)
-            answer = way.getresponse()
-            good = bool(answer.read()) and answer.status == 200
-        except FAILURES:
-            way.close()
-            good = False
+        good = _answered(way, raw)
         lost += not good
         if good:
             seen.append([began, time.monotonic() - began])

@@ -25,7 +25,10 @@ if ! in_container "chown $OWNER /log; test -e /wheels/complete"; then
     [ -x "$uv" ] || uv=uv
     UV_CACHE_DIR="${UV_CACHE_DIR:-${CHANGEOVER_CACHE:-$HOME/.cache/changeover}/uv}" \
       "$uv" pip install --quiet --target "$new" --python-version "$PYTHON" --python-platform "$platform" \
-      --only-binary :all: --require-hashes --no-deps -r proxy/requirements.lock
+      --only-binary :all: --require-hashes --no-deps -r proxy/requirements.lock || {
+      echo "The proxy's packages could not be fetched. What serves goes on as before; mend it and \`pulumi up\`." >&2
+      exit 1
+    }
     [ -d "$folder" ] || mv "$new" "$folder" # another update may have been faster
   fi
   tar -C "$folder" -cf - . | in_container 'find /wheels -mindepth 1 -delete
