@@ -31,7 +31,7 @@ LIMIT = 1.0
 CONTEXT = 4096
 TOKENS: dict[EngineKind, int] = {"ollama": 100_000, "vllm": CONTEXT - 100}
 """More than an engine makes until its client hangs up, and until `LIMIT` after that: for Ollama, which shifts
-its context, that is up to the request, for vLLM what the context holds."""
+its context, that is up to the request, for vLLM, which is told not to end before, what the context holds."""
 SEEN_AT_WORK = 1.5
 """Seconds: an engine that was not seen at work for so long has ended its answer. On a busy machine it waits
 for its turn, too."""
@@ -109,7 +109,7 @@ def ask(endpoint: str, model: str, tokens: int, *, stream: bool) -> http.client.
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
     messages = [{"role": "user", "content": "Count."}]
     asked: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": tokens, "stream": stream}
-    body = json.dumps({**asked, "temperature": 0})
+    body = json.dumps({**asked, "temperature": 0, "ignore_eos": True})
     connection.request("POST", f"{url.path}/chat/completions", body, {"Content-Type": "application/json"})
     if stream:
         answer = connection.getresponse()

@@ -11,6 +11,10 @@ from proxy.route import Route
 SWITCH_HEARS_SECONDS = 3.0
 """By then the switch knows that an engine has ended, and says so; else it has not ended."""
 
+PACE_SECONDS = 0.002
+"""Between two of a crowd that is let in, so that the first is answered before the last is asked for: about as
+long as the way to the engine takes."""
+
 
 class Dropped(Exception):
     """This proxy ends: what waits in it has to be asked of another one."""
@@ -89,8 +93,7 @@ class Admission:
         if engine is None or not route.open or asyncio.get_running_loop().time() < self._not_before:
             return
         if self._queue and self.running[engine.name] < engine.at_a_time:
-            # One at a time, so that the first of a crowd is answered before the last is asked for.
-            asyncio.get_running_loop().call_soon(self._let_in)
+            asyncio.get_running_loop().call_later(PACE_SECONDS, self._let_in)
             waiter, _ = self._queue.popitem(last=False)
             if not waiter.done():
                 self.count(engine.name, 1)

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 
-from proxy.admission import Admission, Dropped
+from proxy.admission import PACE_SECONDS, Admission, Dropped
 from proxy.route import Engine, Gateway, Keys, Limits, Route, parse, parse_keys
 
 ENGINE = Engine("vllm-00000001", "vllm", "stack-vllm-00000001-a", 8000, "tiny", 2)
@@ -23,8 +23,8 @@ def run(story: Callable[[Admission], Awaitable[None]]) -> None:
 
 
 async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
+    """All that is let in is in."""
+    await asyncio.sleep(5 * PACE_SECONDS)
 
 
 def test_no_more_are_at_an_engine_than_it_works_on_and_the_rest_follows_in_order() -> None:

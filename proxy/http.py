@@ -1,0 +1,122 @@
+"""What both of the proxy's ports do on a client's connection."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+from aiohttp import ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+
+from proxy import adaptations
+from proxy.refusals import Refusal
+
+GONE_SECONDS, PIECE_BYTES = 60, 2**16
+"""A client that takes no such piece of its answer for so long has gone."""
+HEAD_BYTES, HEADERS = 2**20, 2**14
+"""Of a head: more than the edge takes, and what engines may send. aiohttp by itself would refuse a query or a
+header of 8 KiB, and take an engine that sends one for an engine that has ended."""
+CONNECT_SECONDS = 5
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class BrokenOff(ConnectionResetError):
+    """We have ended the client's connection in the middle: only that tells that the rest is missing."""
+
+
+def session() -> ClientSession:
+    """Asks and gives back what was said, and no more than that."""
+    return ClientSession(
+        # A new connection for each request: vLLM closes idle ones after 5 s, and a request can be on its way
+        # just then.
+        connector=TCPConnector(limit=0, force_close=True, use_dns_cache=True, ttl_dns_cache=1),
+        cookie_jar=DummyCookieJar(),
+        timeout=ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        read_bufsize=2**18,
+        max_line_size=HEAD_BYTES,
+        max_field_size=HEAD_BYTES,
+        max_headers=HEADERS,
+    )
+
+
+async def listen(handler: Handler, port: int) -> web.ServerRunner:
+    # Who hangs up cancels the handler, and so the engine's work.
+    server = web.Server(
+        handler,
+        handler_cancellation=True,
+        access_log=None,
+        auto_decompress=False,
+        max_line_size=HEAD_BYTES,
+        max_field_size=HEAD_BYTES,
+        max_headers=HEADERS,
+    )
+    runner = web.ServerRunner(server, shutdown_timeout=GONE_SECONDS)
+    await runner.setup()
+    await web.TCPSite(runner, port=port, backlog=4096).start()
+    return runner
+
+
+def query(request: web.BaseRequest) -> str:
+    """As it came, with its question mark, or nothing."""
+    _, mark, text = request.raw_path.partition("?")
+    return mark + text
+
+
+def is_stream(answer: ClientResponse) -> bool:
+    return answer.content_type == "text/event-stream"
+
+
+def refused(refusal: Refusal) -> web.Response:
+    return web.Response(
+        status=refusal.status,
+        body=refusal.body,
+        headers={"Content-Type": "application/json", **refusal.headers},
+    )
+
+
+def answered(answer: ClientResponse) -> web.StreamResponse:
+    """The head of a client's answer: the engine's."""
+    response = web.StreamResponse(status=answer.status, reason=answer.reason)
+    response.headers.extend(adaptations.headers_back(answer.headers.items()))
+    return response
+
+
+async def begin(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    if request.transport is not None:
+        # Linux says that there is room again when a third of it is: with the megabytes that it takes by
+        # itself, who is slow would look like who takes nothing.
+        line = request.transport.get_extra_info("socket")
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * PIECE_BYTES)
+        # What is written is waited for until it has left: so a request has not ended before, and a proxy
+        # that is to end does not take the rest of an answer with it.
+        request.transport.set_write_buffer_limits(0)
+    await response.prepare(request)
+
+
+async def write(request: web.BaseRequest, response: web.StreamResponse, out: bytes) -> None:
+    """Raises ConnectionResetError where the client takes nothing."""
+    for at in range(0, len(out), PIECE_BYTES):
+        await _taken(request, response.write(out[at : at + PIECE_BYTES]))
+
+
+async def end(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+    """Raises ConnectionResetError where the client takes nothing."""
+    await _taken(request, response.write_eof())
+    return response
+
+
+async def _taken(request: web.BaseRequest, writing: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(GONE_SECONDS):
+            await writing
+    except TimeoutError:
+        break_off(request)
+        raise ConnectionResetError("the client reads nothing") from None
+
+
+def break_off(request: web.BaseRequest) -> BrokenOff:
+    """Ends the client's connection now; what is returned is to be raised."""
+    if request.transport is not None:
+        request.transport.abort()
+    return BrokenOff("broken off")

@@ -1,0 +1,181 @@
+"""The inner port: what the gateway's configuration names as its engines.
+
+A request asks the gateway with a question that has nothing of it but an id, and is found again by that id
+when the gateway asks an engine here. Then the request's own task asks the engine; the gateway hears a minimal
+answer of ours, in step with the engine's.
+"""
+
+import asyncio
+import contextlib
+import io
+import re
+import secrets
+import socket
+from dataclasses import dataclass, field
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, web
+from yarl import URL
+
+from proxy import adaptations, gateway, http, refusals
+from proxy.admission import Admission
+from proxy.answers import Usage
+from proxy.route import Route
+
+PORT = 8001
+ENGINE_PORT = 8000
+"""Of an engine that no route names, as before a flip."""
+NAME = re.compile(r"[A-Za-z0-9-]+")
+"""Of what is on the own network: no address, and no name of elsewhere."""
+ALIAS = "proxy"
+"""Name of all proxies of a stack on their network."""
+GATEWAY_SECONDS = 30
+"""So long a gateway may take until it asks an engine; one that hangs is given up."""
+
+
+class GatewayGone(Exception):
+    """The gateway ended, or gave up, before it asked an engine."""
+
+
+@dataclass
+class Exchange:
+    """One request that the gateway was asked about. Each future is set once, and `usage` before `done`."""
+
+    route: Route
+    stream: bool
+    chosen: asyncio.Future[None]
+    first: asyncio.Future[bool]
+    """Whether the engine's answer is a good one, at its first byte."""
+    done: asyncio.Future[None]
+    usage: Usage = field(default_factory=Usage)
+
+    def end(self) -> None:
+        """Nothing more comes from an engine: the gateway must not wait for it."""
+        if not self.first.done():
+            self.first.set_result(False)
+        self.done.set_result(None)
+
+
+class Exchanges:
+    """What the gateway was asked, and has not yet asked here for."""
+
+    def __init__(self, client: ClientSession, admission: Admission, port: int) -> None:
+        self._client, self._admission, self._port = client, admission, port
+        self.open: dict[str, Exchange] = {}
+        self._address = socket.gethostbyname(socket.gethostname())
+        self.asking: set[asyncio.Task[None]] = set()
+        """The gateway's answers that are not yet heard out."""
+
+    async def ask(self, route: Route, stream: bool) -> Exchange:
+        """Asks the gateway, until it has asked for the engine of `route`. Raises GatewayGone."""
+        assert route.gateway is not None and route.model is not None
+        loop, number = asyncio.get_running_loop(), f"{self._address}.{secrets.token_hex(12)}"
+        exchange = Exchange(route, stream, loop.create_future(), loop.create_future(), loop.create_future())
+        self.open[number] = exchange
+        url = f"http://{route.gateway.host}:{route.gateway.port}{gateway.PATH}"
+        seconds = route.limits.answer_seconds + 2 * GATEWAY_SECONDS
+        asking = asyncio.create_task(
+            self._hear_out(url, gateway.question(route.model, number, stream), seconds)
+        )
+        self.asking.add(asking)
+        asking.add_done_callback(self.asking.discard)
+        try:
+            await asyncio.wait(
+                (asking, exchange.chosen), timeout=GATEWAY_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not exchange.chosen.done():
+                raise GatewayGone
+            return exchange
+        except BaseException:  # the client may have gone just when the gateway had asked
+            exchange.end()
+            asking.cancel()
+            raise
+        finally:
+            del self.open[number]
+
+    async def _hear_out(self, url: str, question: bytes, seconds: float) -> None:
+        """The gateway finishes whatever it has begun; nobody needs what it says."""
+        with contextlib.suppress(ClientError, OSError):
+            headers = {"content-type": "application/json"}
+            limit = ClientTimeout(total=seconds, sock_connect=http.CONNECT_SECONDS)
+            async with self._client.post(
+                url, data=question, headers=headers, allow_redirects=False, timeout=limit
+            ) as answer:
+                async for _ in answer.content.iter_any():
+                    pass
+
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """What the gateway asks of an engine."""
+        _, engine, path = [*request.raw_path.partition("?")[0].split("/", 2), "", ""][:3]
+        if not path or not NAME.fullmatch(engine) or request.method not in ("GET", "POST"):
+            return http.refused(refusals.no_path())
+        number = request.headers.get(gateway.ID)
+        if number is None:
+            self._admission.count(engine, 1)
+            try:
+                return await self._pass(request, f"http://{engine}:{ENGINE_PORT}/{path}")
+            finally:
+                self._admission.count(engine, -1)
+        address = number.rpartition(".")[0]
+        if address != self._address:
+            if address not in await self._others():
+                return http.refused(refusals.no_path())
+            return await self._pass(request, f"http://{address}:{self._port}/{engine}/{path}")
+        exchange = self.open.get(number)
+        if exchange is None or exchange.chosen.done() or exchange.route.engine is None:
+            return http.refused(refusals.not_now("This request has its answer, or has gone."))
+        if exchange.route.engine.name != engine:
+            return http.refused(refusals.not_now("This engine is not gated."))
+        exchange.chosen.set_result(None)
+        await request.read()
+        return await self._tell(request, exchange)
+
+    async def _tell(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        """The minimal answer to the gateway."""
+        if not await asyncio.shield(exchange.first):
+            return http.refused(refusals.not_now("The engine's answer is given on as it is."))
+        if not exchange.stream:
+            await asyncio.shield(exchange.done)
+            return web.Response(body=gateway.answer(exchange.usage), content_type="application/json")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(gateway.first())
+        await asyncio.shield(exchange.done)
+        await response.write(gateway.last(exchange.usage))
+        await response.write_eof()
+        return response
+
+    async def _others(self) -> set[str]:
+        """The addresses of the stack's proxies."""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(ALIAS, self._port, type=socket.SOCK_STREAM)
+        except OSError:
+            return set()
+        return {str(address[0]) for *_, address in found}
+
+    async def _pass(self, request: web.BaseRequest, url: str) -> web.StreamResponse:
+        """Carries an ask as it stands."""
+        try:
+            raw = b"".join([part async for part in request.content.iter_any()])  # `read` takes 1 MiB at most
+            number = {gateway.ID: request.headers[gateway.ID]} if gateway.ID in request.headers else {}
+            async with self._client.request(
+                request.method,
+                URL(f"{url}{http.query(request)}", encoded=True),
+                data=io.BytesIO(raw) if raw else None,
+                headers={**adaptations.headers_in(request.headers), **number},
+                allow_redirects=False,
+            ) as answer:
+                response = http.answered(answer)
+                await response.prepare(request)
+                try:
+                    async for chunk in answer.content.iter_any():
+                        await response.write(chunk)
+                    await response.write_eof()
+                except ClientError:
+                    raise http.break_off(request) from None
+                return response
+        except ConnectionResetError:
+            raise
+        except (ClientError, OSError) as error:
+            return http.refused(
+                refusals.not_now(f"{url.split('/')[2]} does not answer: {type(error).__name__}")
+            )
