@@ -19,8 +19,8 @@ CONNECT_SECONDS = 5
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class BrokenOff(ConnectionResetError):
-    """We have ended the client's connection in the middle: only that tells that the rest is missing."""
+class BrokenOff(Exception):
+    """The rest of an answer is missing. Only the end of the client's connection tells it so."""
 
 
 def session() -> ClientSession:
@@ -111,12 +111,15 @@ async def _taken(request: web.BaseRequest, writing: Awaitable[None]) -> None:
         async with asyncio.timeout(GONE_SECONDS):
             await writing
     except TimeoutError:
-        break_off(request)
         raise ConnectionResetError("the client reads nothing") from None
 
 
-def break_off(request: web.BaseRequest) -> BrokenOff:
-    """Ends the client's connection now; what is returned is to be raised."""
+def ended(request: web.BaseRequest) -> asyncio.CancelledError:
+    """Ends the client's connection now; what is returned is to be raised.
+
+    It is what aiohttp itself raises in a handler whose client has gone. Anything else it would log with the
+    whole traceback, for which everybody waits: seconds on a machine that is busy.
+    """
     if request.transport is not None:
         request.transport.abort()
-    return BrokenOff("broken off")
+    return asyncio.CancelledError()

@@ -170,11 +170,9 @@ class Exchanges:
                     async for chunk in answer.content.iter_any():
                         await response.write(chunk)
                     await response.write_eof()
-                except ClientError:
-                    raise http.break_off(request) from None
+                except (ClientError, ConnectionError):  # of either side
+                    raise http.ended(request) from None
                 return response
-        except ConnectionResetError:
-            raise
         except (ClientError, OSError) as error:
             return http.refused(
                 refusals.not_now(f"{url.split('/')[2]} does not answer: {type(error).__name__}")

@@ -77,13 +77,13 @@ class Proxy:
             return http.refused(refusal)
         except Dropped:
             # No byte has gone: the edge asks again, and another proxy answers.
-            raise http.break_off(request) from None
+            raise http.ended(request) from None
         except BrokenOff:
             record.cut = True
-            raise
+            raise http.ended(request) from None
         except (asyncio.CancelledError, ConnectionError):
             record.hung_up = True
-            raise
+            raise http.ended(request) from None
         finally:
             self.books.enter(record, _now())
 
@@ -192,7 +192,7 @@ class Proxy:
                     return await give(ask, answer, chunk, events)
         except TimeoutError:
             if record.status:
-                raise http.break_off(ask.request) from None
+                raise BrokenOff from None
             raise refusals.no_answer("The engine did not answer in time.", 504, "timeout") from None
         finally:
             record.usage, record.events = events.usage, events.seen
@@ -222,13 +222,13 @@ class Proxy:
         """Gives a stream on as it comes."""
         ask.record.status, response = answer.status, http.answered(answer)
         await http.begin(ask.request, response)
-        try:
-            while chunk:
-                if out := events.feed(chunk):
-                    await http.write(ask.request, response, out)
+        while chunk:
+            if out := events.feed(chunk):
+                await http.write(ask.request, response, out)
+            try:
                 chunk = await answer.content.readany()
-        except ClientError:
-            raise http.break_off(ask.request) from None
+            except ClientError:
+                raise BrokenOff from None
         if out := events.end():
             await http.write(ask.request, response, out)
         return await http.end(ask.request, response)
