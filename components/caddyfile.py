@@ -18,6 +18,9 @@ HEALTH_PATH = "/healthz"
 ADMIN = "localhost:2019"
 """Caddy's admin API, in the edge's container only."""
 
+MAX_HEAD = "1MiB"
+"""Of a request's line and headers together, as the proxy takes them: by itself Caddy would refuse 20 KiB."""
+
 RETRY_AFTER_SECONDS = 5
 """What a client is told when no proxy could be reached."""
 
@@ -116,6 +119,9 @@ def _document(config: EdgeConfig) -> Iterable[str]:
         yield f"default_sni {config.domain}"  # a client that connects to an address names none
         yield "skip_install_trust"
         yield "auto_https disable_redirects"
+    yield "servers {"
+    yield f"max_header_size {MAX_HEAD}"
+    yield "}"
     yield "log default {"
     yield "format filter {"
     yield "wrap json"

@@ -70,6 +70,14 @@ def test_the_query_goes_on_and_so_do_the_headers_of_the_table_only(served: Recor
     }
 
 
+def test_a_long_query_and_large_headers_are_no_reason_to_refuse(served: Recorded) -> None:
+    path = f"{CHAT}?x={'x' * 100_000}"
+    assert served.post(body(), path, Cookie="c" * 400_000, User_Agent="a" * 100_000).status == 200
+    record = served.engine.record()
+    assert record.path == path
+    assert ("user-agent", "a" * 100_000) in [(name.lower(), value) for name, value in record.headers]
+
+
 @pytest.mark.parametrize("path", [f"{CHAT}/", f"{CHAT}//"])
 def test_a_trailing_slash_does_no_harm(served: Recorded, path: str) -> None:
     assert served.post(body(), path).status == 200
