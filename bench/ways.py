@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.stack import machine
 from components import caddyfile, engines, pins, tensorzero
+from tests.support.containers import put_files
 from tests.support.project import docker
 from tests.support.way import Way, cpu_seconds, eventually, wheels
 from tools.environment import ROOT
@@ -58,8 +59,7 @@ class WayBefore(Way):
             ),
         ):
             self._create(name, image.offline, "--network-alias", name, command=command)
-            for path, content in files.items():
-                self.put(name, path, content)
+            put_files(self.container(name), files)
             docker("start", self.container(name))
         for name, url in (
             ("gateway", tensorzero.STATUS_URL),

@@ -7,11 +7,9 @@ its own, and removed.
 import contextlib
 import hashlib
 import http.client
-import io
 import json
 import socket
 import subprocess
-import tarfile
 import threading
 import time
 import uuid
@@ -26,6 +24,7 @@ import pytest
 from components import caddyfile, pins
 from components.containers import DNS_OPTIONS
 from tests.support import recording_upstream
+from tests.support.containers import put_files, remove_labelled
 
 pytestmark = pytest.mark.engine
 
@@ -102,21 +101,11 @@ class Edge:
         docker("create", "--network", self.run, *labels, *options, image, *command)
 
     def _start(self, role: str, path: str, content: str) -> None:
-        data, packed = content.encode(), io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:  # `docker cp` makes no folder for a file
-            entry = tarfile.TarInfo(path.lstrip("/"))
-            entry.size, entry.mode = len(data), 0o644
-            archive.addfile(entry, io.BytesIO(data))
-        copy = ["docker", "cp", "-", f"{self.name(role)}:/"]
-        subprocess.run(copy, input=packed.getvalue(), capture_output=True, check=True)
+        put_files(self.name(role), {path: content})
         docker("start", self.name(role))
 
     def remove(self) -> None:
-        label = f"label=test={self.run}"
-        if containers := docker("ps", "-aq", "--filter", label).split():
-            docker("rm", "-fv", *containers)
-        if networks := docker("network", "ls", "-q", "--filter", label).split():
-            docker("network", "rm", *networks)
+        remove_labelled(f"test={self.run}")
 
     def inside(self, *command: str, **env: str) -> str:
         words = [word for key, value in env.items() for word in ("-e", f"{key}={value}")]

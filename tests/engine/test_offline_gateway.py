@@ -3,11 +3,8 @@
 import base64
 import gzip
 import http.client
-import io
 import json
 import socket
-import subprocess
-import tarfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +16,7 @@ import pytest
 
 from components import pins, tensorzero
 from tests.support import recording_engine
+from tests.support.containers import put_files, remove_labelled
 from tests.support.project import docker
 from tests.support.recording_engine import PIECES, STREAM_HEADERS, Record, Script, recorded, script
 
@@ -67,14 +65,7 @@ class Stage:
         of_test = ["--label", f"test={self.run}", "--name", name]
         reached = ["--network", self.run, "--network-alias", role, "-p", f"127.0.0.1::{port}"]
         docker("create", *of_test, *reached, image, *command)
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            for path, text in files.items():
-                member = tarfile.TarInfo(path.lstrip("/"))
-                member.size, member.mode = len(text.encode()), 0o644
-                archive.addfile(member, io.BytesIO(text.encode()))
-        copy = ["docker", "cp", "-", f"{name}:/"]
-        subprocess.run(copy, input=packed.getvalue(), capture_output=True, check=True)
+        put_files(name, files)
         docker("start", name)
         limit = time.monotonic() + 30
         while self._status(role) != 200:
@@ -111,11 +102,7 @@ class Stage:
         assert self.ask("engine", "POST", "/script", script("", answer))[0] == 200
 
     def remove(self) -> None:
-        label = f"label=test={self.run}"
-        if containers := docker("ps", "-aq", "--filter", label).split():
-            docker("rm", "-fv", *containers)
-        if networks := docker("network", "ls", "-q", "--filter", label).split():
-            docker("network", "rm", *networks)
+        remove_labelled(f"test={self.run}")
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from typing import Any
 from components import caddyfile, catalogue, engines, pins, proxy, routing, tensorzero
 from components.gpu_memory import EngineKind, Load
 from offline.steps import cache_root
+from tests.support.containers import put_files, remove_labelled, unpack
 from tests.support.project import docker, free_port
 from tools.environment import ROOT
 
@@ -107,13 +108,7 @@ class Way:
             raise
 
     def __exit__(self, *_: object) -> None:
-        label = f"label=test={self.run}"
-        if containers := docker("ps", "-aq", "--filter", label).split():
-            docker("rm", "-fv", *containers)
-        if networks := docker("network", "ls", "-q", "--filter", label).split():
-            docker("network", "rm", *networks)
-        if volumes := docker("volume", "ls", "-q", "--filter", label).split():
-            docker("volume", "rm", *volumes)
+        remove_labelled(f"test={self.run}")
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -192,7 +187,7 @@ class Way:
             *("--network-alias", self.specs[kind].name, "-p", f"127.0.0.1:{port}:{engines.PORT}", *variables),
             command=["python3", "-u", "/engine.py", *words],
         )
-        self.put(kind, "/engine.py", program.read_text())
+        put_files(self.container(kind), {"/engine.py": program.read_text()})
         docker("start", self.container(kind))
 
     def start_real_engine(self, kind: EngineKind) -> None:
@@ -214,7 +209,7 @@ class Way:
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w", dereference=True) as archive:
             archive.add(source, f"{spec.weights.folder}/source")
-        self._unpack(loader, engines.WEIGHTS_MOUNT, packed)
+        unpack(self.container(loader), engines.WEIGHTS_MOUNT, packed)
         docker("start", "--attach", self.container(loader))
 
         port = self.ports[kind] = free_port()
@@ -257,7 +252,7 @@ class Way:
         self.gateways += 1
         name = f"gateway-{self.gateways}"
         self._create(name, pins.GATEWAY.offline, command=list(tensorzero.COMMAND))
-        self.put(name, tensorzero.CONFIG_FILE, tensorzero.render(config))
+        put_files(self.container(name), {tensorzero.CONFIG_FILE: tensorzero.render(config)})
         docker("start", self.container(name))
         status = ["wget", "-q", "-O", "/dev/null", tensorzero.STATUS_URL]
         eventually(lambda: self._runs(name, *status), 60, "the gateway answers")
@@ -301,7 +296,7 @@ class Way:
             *("-p", f"127.0.0.1:{self.port}:{port}"),
             command=["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"],
         )
-        self.put("edge", "/etc/caddy/Caddyfile", caddyfile.render(config))
+        put_files(self.container("edge"), {"/etc/caddy/Caddyfile": caddyfile.render(config)})
         docker("start", self.container("edge"))
         eventually(self._edge_answers, 60, "the edge answers")
 
@@ -335,19 +330,6 @@ class Way:
         pid = int(docker("inspect", "-f", "{{.State.Pid}}", self.container(name)))
         if pid:
             os.kill(pid, number)
-
-    def put(self, name: str, path: str, content: str) -> None:
-        """Writes a file into a container that need not run; folders on the way are made."""
-        data, packed = content.encode(), io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            entry = tarfile.TarInfo(path.lstrip("/"))
-            entry.size, entry.mode = len(data), 0o644
-            archive.addfile(entry, io.BytesIO(data))
-        self._unpack(name, "/", packed)
-
-    def _unpack(self, name: str, folder: str, packed: io.BytesIO) -> None:
-        copy = ["docker", "cp", "-", f"{self.container(name)}:{folder}"]
-        subprocess.run(copy, input=packed.getvalue(), capture_output=True, check=True)
 
     def _runs(self, name: str, *command: str) -> bool:
         words = ["docker", "exec", self.container(name), *command]

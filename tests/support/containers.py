@@ -1,0 +1,36 @@
+"""What a test does to containers of its own that are no stack's."""
+
+import io
+import subprocess
+import tarfile
+from collections.abc import Mapping
+
+from tests.support.project import docker
+
+
+def put_files(container: str, files: Mapping[str, str]) -> None:
+    """Writes texts by their paths into a container that need not run; folders on the way are made."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:  # `docker cp` makes no folder for a file
+        for path, text in files.items():
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.size, entry.mode = len(text.encode()), 0o644
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    unpack(container, "/", packed)
+
+
+def unpack(container: str, folder: str, packed: io.BytesIO) -> None:
+    """Puts what is in a tar into a folder of a container."""
+    copy = ["docker", "cp", "-", f"{container}:{folder}"]
+    subprocess.run(copy, input=packed.getvalue(), capture_output=True, check=True)
+
+
+def remove_labelled(label: str) -> None:
+    """Removes the containers, networks and volumes that have this label."""
+    chosen = f"label={label}"
+    if containers := docker("ps", "-aq", "--filter", chosen).split():
+        docker("rm", "-fv", *containers)
+    if networks := docker("network", "ls", "-q", "--filter", chosen).split():
+        docker("network", "rm", *networks)
+    if volumes := docker("volume", "ls", "-q", "--filter", chosen).split():
+        docker("volume", "rm", *volumes)
