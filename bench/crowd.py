@@ -18,9 +18,9 @@ from components.gpu_memory import EngineKind
 from tests.support.load import Load
 from tests.support.project import Project, docker
 
-TOKENS: dict[EngineKind, int] = {"ollama": 256, "vllm": 32}
-"""Length of an answer: about as long in seconds for both on a CPU. Were it shorter, what a request costs on
-the way would be taken from an engine that has the same cores."""
+TOKENS = 256
+"""Length of an answer. Were it shorter, what a request costs on the way would be taken from an engine that
+has the same cores."""
 FLIP_TOKENS = (8, 32)
 DIRECT, THROUGH = "the engine itself", "through the endpoint"
 
@@ -32,7 +32,6 @@ def network(project: Project) -> str:
 
 def tokens(project: Project, kind: EngineKind, users: int, each: int, rounds: int) -> list[object]:
     """The row of one engine, which serves now: tokens per second by both ways, and lost requests."""
-    length = TOKENS[kind]
     (edge,) = project.containers("edge")
     places = {DIRECT: (project.live(), PORT), THROUGH: (edge, EDGE_PORT)}
     rates = {name: list[float]() for name in places}
@@ -40,16 +39,16 @@ def tokens(project: Project, kind: EngineKind, users: int, each: int, rounds: in
     with Client(network(project)) as client:
         for number in range(-1, rounds):  # the first round is for warming up
             for name, place in places.items():
-                done = client.do("users", place=place, n=users, each=each, tokens=length)
+                done = client.do("users", place=place, n=users, each=each, tokens=TOKENS)
                 lost += done["lost"]
-                rate = (users * each - done["lost"]) * length / done["seconds"]
+                rate = (users * each - done["lost"]) * TOKENS / done["seconds"]
                 if number >= 0:
                     rates[name].append(rate)
                 say(f"{kind}, {name}, {number + 1} of {rounds}: {rate:.1f} tokens/s, {done['lost']} lost")
     medians = [statistics.median(values) for values in rates.values()]
     spread = [f"{min(values):.1f} to {max(values):.1f}" for values in rates.values()]
     ratio = f"{medians[1] / medians[0]:.2f}"
-    return [kind, rounds, users * each, length, medians[0], spread[0], medians[1], spread[1], ratio, lost]
+    return [kind, rounds, users * each, TOKENS, medians[0], spread[0], medians[1], spread[1], ratio, lost]
 
 
 def flipped(project: Project, to: EngineKind, users: int) -> list[object]:
