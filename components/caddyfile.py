@@ -18,8 +18,9 @@ HEALTH_PATH = "/healthz"
 ADMIN = "localhost:2019"
 """Caddy's admin API, in the edge's container only."""
 
-MAX_HEAD = "1MiB"
-"""Of a request's line and headers together, as the proxy takes them: by itself Caddy would refuse 20 KiB."""
+MAX_HEAD = "64KiB"
+"""Of a request's line and headers together: by itself Caddy would refuse 20 KiB. The proxy takes twice as
+much of RAM for each request that waits, so it is no more."""
 
 RETRY_AFTER_SECONDS = 5
 """What a client is told when no proxy could be reached."""

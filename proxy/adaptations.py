@@ -45,9 +45,13 @@ class Adaptation:
 
 
 def _max_tokens(raw: bytes, reading: Reading) -> Iterable[Edit]:
-    span = reading.fields.get("max_completion_tokens")
-    if span and "max_tokens" not in reading.fields and raw[slice(*span)] != b"null":
+    span, known = reading.fields.get("max_completion_tokens"), reading.fields.get("max_tokens")
+    if span is None or raw[slice(*span)] == b"null":
+        return
+    if known is None:
         yield (reading.inside, reading.inside), b'"max_tokens":' + raw[slice(*span)] + b","
+    elif raw[slice(*known)] == b"null":
+        yield known, raw[slice(*span)]
 
 
 def _usage(raw: bytes, reading: Reading) -> Iterable[Edit]:
@@ -107,7 +111,7 @@ def body(raw: bytes, reading: Reading, path: str, kind: str, model: str) -> byte
     changed."""
     edits: list[Edit] = []
     if reading.model != model:
-        edits += [(span, json.dumps(model).encode()) for span in reading.models]
+        edits.append((reading.model_at, json.dumps(model).encode()))
     if path == CHAT:
         edits += [edit for row in BODY if kind in row.engines for edit in row.make(raw, reading)]
     return _edited(raw, edits) if edits else raw

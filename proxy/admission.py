@@ -11,9 +11,9 @@ from proxy.route import Route
 SWITCH_HEARS_SECONDS = 3.0
 """By then the switch knows that an engine has ended, and says so; else it has not ended."""
 
-PACE_SECONDS = 0.002
+PACE_SECONDS, CROWD_SECONDS = 0.002, 0.2
 """Between two of a crowd that is let in, so that the first is answered before the last is asked for: about as
-long as the way to the engine takes."""
+long as the way to the engine takes, and less where many wait, who have no time to lose."""
 
 
 class Dropped(Exception):
@@ -29,6 +29,7 @@ class Admission:
         self.waiting = 0
         self._queue: OrderedDict[asyncio.Future[Route], None] = OrderedDict()
         self._not_before = 0.0
+        self._next: asyncio.TimerHandle | None = None
         self._ended = False
 
     def change(self, route: Route) -> None:
@@ -81,20 +82,29 @@ class Admission:
         """The request that came in by `route` has ended."""
         assert route.engine is not None, "nobody is let in without an engine"
         self.count(route.engine.name, -1)
-        self._let_in()
 
     def count(self, engine: str, by: int) -> None:
+        """So many more, or fewer, are at an engine."""
         self.running[engine] += by
         if not self.running[engine]:
             del self.running[engine]
+        if by < 0:
+            self._let_in()
 
     def _let_in(self) -> None:
-        route, engine = self.route, self.route.engine
-        if engine is None or not route.open or asyncio.get_running_loop().time() < self._not_before:
+        """One who waits; the next of them follows a little later."""
+        route, engine, loop = self.route, self.route.engine, asyncio.get_running_loop()
+        if engine is None or not route.open or loop.time() < self._not_before:
             return
         if self._queue and self.running[engine.name] < engine.at_a_time:
-            asyncio.get_running_loop().call_later(PACE_SECONDS, self._let_in)
             waiter, _ = self._queue.popitem(last=False)
             if not waiter.done():
                 self.count(engine.name, 1)
                 waiter.set_result(route)
+            if self._queue and self._next is None:
+                pace = min(PACE_SECONDS, CROWD_SECONDS / len(self._queue))
+                self._next = loop.call_later(pace, self._let_in_next)
+
+    def _let_in_next(self) -> None:
+        self._next = None
+        self._let_in()

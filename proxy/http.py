@@ -12,8 +12,8 @@ from proxy.refusals import Refusal
 GONE_SECONDS, PIECE_BYTES = 60, 2**16
 """A client that takes no such piece of its answer for so long has gone."""
 HEAD_BYTES, HEADERS = 2**20, 2**14
-"""Of a head: more than the edge takes, and what engines may send. aiohttp by itself would refuse a query or a
-header of 8 KiB, and take an engine that sends one for an engine that has ended."""
+"""Of a head: more than the edge lets through, and what engines may send. aiohttp by itself would refuse a
+query or a header of 8 KiB, and take an engine that sends one for an engine that has ended."""
 CONNECT_SECONDS = 5
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

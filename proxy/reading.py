@@ -45,8 +45,8 @@ class Reading:
     """
 
     model: str
-    models: tuple[Span, ...]
-    """Where the top-level `model` stands, each time."""
+    model_at: Span
+    """Where the top-level `model` stands that counts."""
     inside: int
     """Right after the opening brace: a field can be put there, with a comma after it."""
     stream: bool
@@ -64,23 +64,23 @@ def read(raw: bytes) -> Reading:
         raw.decode()
     except UnicodeDecodeError as error:
         raise Unreadable(f"The request body is not UTF-8, from byte {error.start} on.") from None
-    models: list[Span] = []
+    model_at: Span | None = None
     kept: dict[str, Span] = {}
     start = _after_space(raw, 0)
     for name, span in members(raw, start):
         if name == "model":
-            models.append(span)
+            model_at = span
         elif name in KEPT:
             kept[name] = span
         elif name.startswith(RESERVED):
             raise Unreadable(f"The field {name!r} is not accepted: it is the gateway's own.", name)
-    if not models:
+    if model_at is None:
         raise Unreadable("The request has no 'model'.", "model")
-    model = json.loads(raw[slice(*models[-1])]) if raw[models[-1][0]] == ord('"') else None
-    if model is None:
+    if raw[model_at[0]] != ord('"'):
         raise Unreadable("'model' must be a string.", "model")
+    model = json.loads(raw[slice(*model_at)])
     stream = "stream" in kept and raw[slice(*kept["stream"])] == b"true"
-    return Reading(model, tuple(models), start + 1, stream, kept)
+    return Reading(model, model_at, start + 1, stream, kept)
 
 
 def members(raw: bytes, at: int, *, whole: bool = True) -> Iterator[tuple[str, Span]]:

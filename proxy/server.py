@@ -71,21 +71,24 @@ class Proxy:
         endpoint = MODELS if path.startswith(f"{MODELS}/") else path
         record = Record(_now(), endpoint if endpoint in (CHAT, EMBEDDINGS, MODELS) else OTHER)
         try:
-            return await self._answer(request, path, record)
+            response = await self._answer(request, path, record)
+        except Dropped:
+            # No byte has gone: the edge asks again, and another proxy answers, and enters it into its books.
+            raise http.ended(request) from None
         except Refusal as refusal:
             record.status = refusal.status
-            return http.refused(refusal)
-        except Dropped:
-            # No byte has gone: the edge asks again, and another proxy answers.
-            raise http.ended(request) from None
+            response = http.refused(refusal)
         except BrokenOff:
             record.cut = True
-            raise http.ended(request) from None
         except (asyncio.CancelledError, ConnectionError):
             record.hung_up = True
-            raise http.ended(request) from None
-        finally:
+        except BaseException:
             self.books.enter(record, _now())
+            raise
+        self.books.enter(record, _now())
+        if record.cut or record.hung_up:
+            raise http.ended(request)
+        return response
 
     async def _answer(self, request: web.BaseRequest, path: str, record: Record) -> web.StreamResponse:
         tenant = self.keys.tenant(request.headers)

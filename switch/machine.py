@@ -31,8 +31,9 @@ UNDER_WAY = ("checking", "draining", "stopping", "loading", "prepared", "startin
 LEASED = UNDER_WAY[:6]
 ORDERS = ("start", "stop")
 JOBS = ("check", "memory", "probe", *ORDERS)
-FORMER_NAME_SECONDS = 60
-"""How long the model's former name is still answered after a commit: the rest of that `pulumi up`."""
+FORMER_NAME_SECONDS = 900
+"""How long the model's former name is still answered after a commit: for longer than the rest of that `pulumi
+up`, which waits for the last answers that the old gateway decides about."""
 TAKE_NOTE_SECONDS = 5
 """In which a proxy that works has long taken note of a new route."""
 REPAIR = "`pulumi up --refresh` makes again what is missing."

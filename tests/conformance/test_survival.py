@@ -43,7 +43,7 @@ def newest(way: Way) -> str:
 
 def lost_otherwise(load: Load) -> list[Outcome]:
     """What was lost although no byte of its answer had come."""
-    return [each for each in bad(load.outcomes) if not each.streamed]
+    return [each for each in bad(load.outcomes) if not (each.streamed and each.cut)]
 
 
 def test_a_proxy_that_is_killed_loses_what_had_bytes_of_its_answer_and_nothing_else(way: Way) -> None:

@@ -12,10 +12,12 @@ from tools.environment import ROOT
 pytestmark = pytest.mark.engine
 
 
-def test_flips_there_and_back_in_both_modes_lose_no_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gateway", ["tensorzero", "none"])
+def test_flips_there_and_back_in_both_modes_lose_no_request(tmp_path: Path, gateway: str) -> None:
     results = tmp_path / "flips.jsonl"
+    command = ["-m", "bench.flip", "--engine", "fast", "-n", "1", "--gateway", gateway]
     done = subprocess.run(
-        [sys.executable, "-m", "bench.flip", "--engine", "fast", "-n", "1", "--json", str(results)],
+        [sys.executable, *command, "--json", str(results)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -24,7 +26,10 @@ def test_flips_there_and_back_in_both_modes_lose_no_request(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     flips = read(results)
     assert [(flip["way"], flip["to"]) for flip in flips] == [
-        (way, engine) for way in ("hold", "overlap") for engine in ("vllm", "ollama")
+        (f"{way}{', no gateway' if gateway == 'none' else ''}", engine)
+        for way in ("hold", "overlap")
+        for engine in ("vllm", "ollama")
     ]
     assert all(flip["requests"] for flip in flips)
+    assert any(request[4] for flip in flips for request in flip["requests"]), "a client has hung up"
     assert "what it was before the first flip, in 2 of 2 checks" in done.stdout

@@ -153,6 +153,36 @@ def test_another_model_under_a_fixed_name_is_a_change_like_any_other(project: Pr
     assert project.changes() == {}
 
 
+def test_another_name_is_a_change_in_which_the_old_one_is_answered(project: Project) -> None:
+    for before, name in (("tiny", "other-name"), ("other-name", None)):
+        project.configure(name=name)
+        with Load(project.outputs()["endpoint"], before) as load:
+            load.wait_for_answers(4)
+            project.up()
+            load.wait_for_answers(4)
+        assert not load.bad, load.summary()
+        assert project.outputs()["model"] == (name or "tiny")
+        assert complete(project)
+        test_nothing_to_do_is_nothing_to_do(project)
+
+
+def test_a_new_version_of_the_proxy_takes_over_and_cuts_nobody(project: Project) -> None:
+    (old,) = project.containers("proxy")
+    with load_on(project, clients=8) as load:
+        load.wait_for_answers(8)
+        with patched(
+            project, "proxy/server.py", "GATEWAY_AGAIN_SECONDS = 0.2\n", "GATEWAY_AGAIN_SECONDS = 0.3\n"
+        ):
+            project.up()
+            (new,) = project.containers("proxy")
+            load.wait_for_answers(8)
+        project.up()
+        load.wait_for_answers(8)
+    assert not load.bad, load.summary()
+    assert new != old
+    test_nothing_to_do_is_nothing_to_do(project)
+
+
 def test_an_engine_that_misses_its_deadline_leaves_the_old_one_serving(project: Project) -> None:
     before = project.live()
     project.configure(engine="vllm", loadSeconds=2)
@@ -309,8 +339,9 @@ def test_a_key_is_added_and_rotated_under_load_and_cuts_nobody(project: Project)
         assert project.changes() == {"keys-step": "update"}
         project.up()
 
-    set_key("acme", first)
     with load_on(project, api_key=first, clients=8) as load:
+        load.wait_for_answers(8)
+        set_key("acme", first)
         load.wait_for_answers(8)
         set_key("other", other)
         load.wait_for_answers(8)
@@ -341,6 +372,16 @@ def test_the_access_log_names_tenant_model_status_and_time_and_never_the_prompt(
     assert entry["status"] == 200
     assert entry["total_ms"] > 0
     assert "Hi." not in json.dumps(lines)
+
+
+def test_the_last_key_goes_and_cuts_nobody_who_sends_it(project: Project) -> None:
+    with load_on(project, api_key="second-key-0123456789", clients=8) as load:
+        load.wait_for_answers(8)
+        project.pulumi("config", "rm", "apiKeys")
+        project.up()
+        load.wait_for_answers(8)
+    assert not load.bad, load.summary()
+    assert status_of(project, api_key=None) == 200
 
 
 def test_destroy_leaves_no_container_and_no_network(project: Project) -> None:

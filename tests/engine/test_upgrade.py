@@ -6,6 +6,8 @@ The old version is the commit whose edge asked the gateways itself.
 import subprocess
 import tarfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.engine
 
 BEFORE = "0fb29bc"
 VERSION = "0.0.0-upgrade"
+KEY = "a-key-of-a-tenant-0123456789"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def up_under_load(project: Project) -> Load:
     can close one on which a request just arrives.
     """
     outputs = project.outputs()
-    with Load(outputs["endpoint"], outputs["model"], pause=0.05) as load:
+    with Load(outputs["endpoint"], outputs["model"], pause=0.05, api_key=KEY) as load:
         load.wait_for_answers(8)
         began = time.monotonic()
         project.up()
@@ -70,6 +73,8 @@ def test_a_stack_of_the_old_version_comes_here_under_load_and_loses_nothing(
 ) -> None:
     project.configure(engine=engine)
     project.use_sources(before)
+    if engine == "vllm":  # who knows keys is another one afterwards
+        project.pulumi("config", "set", "--secret", "--path", "apiKeys.tester", KEY)
     project.up()
     assert project.containers("proxy") == []
     project.use_sources(ROOT)
@@ -77,6 +82,10 @@ def test_a_stack_of_the_old_version_comes_here_under_load_and_loses_nothing(
     assert not load.bad, load.summary()
     assert f"-{engine}-" in project.live()
     assert len(project.containers("proxy", running=True)) == 1
+    asked = urllib.request.Request(f"{project.outputs()['endpoint']}/models")
+    if engine == "vllm":
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(asked)
 
 
 def test_afterwards_it_flips_and_a_checkout_of_the_old_version_goes_back_and_forth(

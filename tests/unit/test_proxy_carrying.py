@@ -25,7 +25,7 @@ def test_a_body_is_carried_as_it_is() -> None:
 
 def test_only_the_model_is_replaced_where_the_engine_calls_it_otherwise() -> None:
     raw = b'{"x": {"model": "a"}, "model": "a", "y": "\\"model\\": \\"a\\"", "model":"a"}'
-    expected = b'{"x": {"model": "a"}, "model": "tiny", "y": "\\"model\\": \\"a\\"", "model":"tiny"}'
+    expected = b'{"x": {"model": "a"}, "model": "a", "y": "\\"model\\": \\"a\\"", "model":"tiny"}'
     assert sent(raw, "vllm") == expected
 
 
@@ -36,7 +36,9 @@ ROWS: list[tuple[str, Fields, Fields | None, Fields | None]] = [
     # what a client sends, and what is to be in it for Ollama and for vLLM; None: nothing is changed
     ("today's limit", {"max_completion_tokens": 5}, {"max_tokens": 5}, None),
     ("both limits", {"max_completion_tokens": 5, "max_tokens": 7}, None, None),
+    ("a limit beside none", {"max_completion_tokens": 5, "max_tokens": None}, {"max_tokens": 5}, None),
     ("no limit", {"max_completion_tokens": None}, None, None),
+    ("no limit at all", {"max_completion_tokens": None, "max_tokens": None}, None, None),
     ("a stream", {"stream": True}, WANTED, WANTED),
     (
         "a stream with null",

@@ -18,6 +18,7 @@ from components.waiting import Bounds
 from switch import machine
 from switch.certificate import certificate
 from switch.machine import (
+    FORMER_NAME_SECONDS,
     UNDER_WAY,
     Abandon,
     Action,
@@ -1001,7 +1002,7 @@ def test_the_gateway_goes_and_comes_by_a_change_like_any_other(host: Host, engin
 def test_a_former_name_of_the_model_is_answered_until_its_update_has_ended(host: Host) -> None:
     assert host.flip(model="other") == 0
     assert host.file.also == ["tiny"] and "models.other" in host.file.routing
-    assert not host.run(50, lambda: host.file.also == [])
+    assert not host.run(FORMER_NAME_SECONDS - 10, lambda: host.file.also == [])
     assert host.run(20, lambda: host.file.also == [])
 
 
@@ -1009,7 +1010,7 @@ def test_a_name_that_was_changed_back_is_no_former_one(host: Host) -> None:
     assert host.flip(model="other") == 0
     assert host.flip(to=OLD, gateway="stack-gateway-3") == 0
     assert host.file.also == ["other"]
-    assert host.run(70, lambda: host.file.also == [])
+    assert host.run(FORMER_NAME_SECONDS + 10, lambda: host.file.also == [])
 
 
 def test_a_change_that_fails_gives_no_name_away(host: Host) -> None:
