@@ -2,16 +2,20 @@
 
 import json
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import DataReceived, StreamEnded
 
 from tests.conformance.asking import CHAT, Engine, body, request, sent, within
 from tests.conformance.conftest import Recorded
 from tests.support.recording_engine import STREAM_HEADERS, Record, Script
-from tests.support.way import Way, eventually
+from tests.support.way import DOMAIN, Way, eventually
 
 pytestmark = pytest.mark.engine
 
@@ -61,9 +65,9 @@ def test_what_was_seen_of_an_answer_that_was_broken_off_is_counted(served: Recor
     assert line["tokens"] == "events" and 5 < line["completion_tokens"] < 25 and line["prompt_tokens"] is None
 
 
-@pytest.fixture(scope="module")
-def tls() -> Iterator[tuple[Way, Engine]]:
-    with Way(tls=True, kinds=("vllm",)) as way:
+@pytest.fixture(scope="module", params=[True, False], ids=["tensorzero", "no gateway"])
+def tls(request: pytest.FixtureRequest) -> Iterator[tuple[Way, Engine]]:
+    with Way(gateway=request.param, tls=True, kinds=("vllm",)) as way:
         engine = Engine(way, "vllm")
         way.start()
         yield way, engine
@@ -97,6 +101,67 @@ def test_over_tls_and_http_2_as_well(tls: tuple[Way, Engine], name: str, version
     if name.startswith("streamed, a"):
         assert done.stdout.rpartition("\n")[2] == ("2" if version == "--http2" else "1.1")
     assert within(1, lambda: last(engine)) < 2.5
+
+
+class Http2:
+    """A client of one connection, which lives on when one of its requests is given up."""
+
+    def __init__(self, port: int) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["h2"])
+        line = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._line = context.wrap_socket(line, server_hostname=DOMAIN)
+        self._protocol = H2Connection()
+        self._protocol.initiate_connection()
+
+    def __enter__(self) -> "Http2":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.close()
+
+    def ask(self, path: str, body: bytes) -> int:
+        """The number of the stream on which it is asked."""
+        number = self._protocol.get_next_available_stream_id()
+        head = {":method": "POST", ":path": path, ":scheme": "https", ":authority": DOMAIN}
+        self._protocol.send_headers(number, [*head.items(), ("content-type", "application/json")])
+        self._protocol.send_data(number, body, end_stream=True)
+        self._send()
+        return number
+
+    def give_up(self, number: int) -> None:
+        self._protocol.reset_stream(number, ErrorCodes.CANCEL)
+        self._send()
+
+    def answer(self, number: int) -> bytes:
+        """The body of the answer on this stream, once it has ended."""
+        raw = b""
+        while True:
+            for event in self._protocol.receive_data(self._line.recv(2**16)):
+                if isinstance(event, DataReceived) and event.stream_id == number:
+                    raw += event.data
+                if isinstance(event, StreamEnded) and event.stream_id == number:
+                    return raw
+            self._send()
+
+    def _send(self) -> None:
+        self._line.sendall(self._protocol.data_to_send())
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_request_that_is_given_up_alone_ends_alone(tls: tuple[Way, Engine], name: str) -> None:
+    way, engine = tls
+    engine.forget()
+    with Http2(way.port) as client:
+        other = client.ask(CHAT + engine.tell(Script(parts=((4, b"{}"),))), body())
+        eventually(lambda: len(engine.records()) == 1)
+        number = client.ask(CHAT + engine.tell(SLOW[name]), body(stream=name.startswith("streamed")))
+        eventually(lambda: len(engine.records()) == 2)
+        time.sleep(0.5)
+        client.give_up(number)
+        assert within(1, lambda: engine.records()[1]) < 2
+        assert client.answer(other) == b"{}"
 
 
 def test_who_hangs_up_while_held_never_reaches_an_engine(served: Recorded) -> None:
