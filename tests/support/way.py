@@ -325,6 +325,14 @@ class Way:
             json.loads(line) for line in docker("logs", self.container(name)).splitlines() if line[:1] == "{"
         ]
 
+    def said(self, name: str) -> str:
+        """All that a container has written, errors too."""
+        command = ["docker", "logs", self.container(name)]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+        )
+        return done.stdout
+
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Sends a signal to the container's process, as nobody who uses Docker would: it is started again."""
         pid = int(docker("inspect", "-f", "{{.State.Pid}}", self.container(name)))

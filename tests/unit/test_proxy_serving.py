@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from proxy import http, inner
+from proxy import bodies, http, inner
 from proxy.bodies import LARGE_BYTES
 from proxy.live import LOOK_SECONDS
 from proxy.reading import read
@@ -385,6 +385,38 @@ def test_a_request_has_not_ended_before_all_of_its_answer_has_left(
         assert left == [0]
 
     run(story, tmp_path, serve)
+
+
+def test_bodies_that_take_too_much_together_are_refused_for_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "HELD_BYTES", 100_000)
+    raw = b'{"model":"tiny","x":"' + b"x" * 60_000 + b'"}'
+
+    async def story(bench: Bench) -> None:
+        bench.route(held_since=1.0)
+        first = asyncio.create_task(bench.ask(request(CHAT, raw)))
+        await until(lambda: bench.proxy.admission.waiting == 1)
+        second = await bench.ask(request(CHAT, raw))
+        assert second.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: " in second
+        bench.route()
+        assert (await first).startswith(b"HTTP/1.1 200 ")
+        assert (await bench.ask(request(CHAT, raw))).startswith(b"HTTP/1.1 200 ")
+
+    run(story, tmp_path)
+
+
+def test_a_probe_is_not_queued_behind_a_crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(bench: Bench) -> None:
+        monkeypatch.setattr(inner, "ENGINE_PORT", bench.port)
+        path = bench.tell(Script(parts=((1, b"{}"),)))
+        crowd = [asyncio.create_task(bench.ask(request(path))) for _ in range(12)]
+        await until(lambda: bench.proxy.admission.waiting == 8)
+        answer = await bench.ask(request(f"/localhost{CHAT}", BODY), bench.inner)
+        assert answer.startswith(b"HTTP/1.1 200 ") and bench.proxy.admission.waiting == 8
+        assert all([(await each).startswith(b"HTTP/1.1 200 ") for each in crowd])
+
+    run(story, tmp_path)
 
 
 def test_an_ask_without_an_id_may_be_as_large_as_a_clients(
