@@ -74,6 +74,7 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--users", type=int, default=64, help="(default: 64)")
+    parser.add_argument("--flip-users", type=int, default=150, help="under a change (default: 150)")
     parser.add_argument("--each", type=int, default=2, help="answers for each user and round (default: 2)")
     parser.add_argument("-n", type=int, default=5, help="rounds by each way (default: 5)")
     parser.add_argument("--parallel", type=int, default=4, help="of the engines (default: 4)")
@@ -91,16 +92,16 @@ def main() -> None:
         gateway=options.gateway,
     ) as project:
         rates.append(tokens(project, "ollama", *crowd))
-        flips.append(flipped(project, "vllm", options.users))
+        flips.append(flipped(project, "vllm", options.flip_users))
         rates.append(tokens(project, "vllm", *crowd))
-        flips.append(flipped(project, "ollama", options.users))
+        flips.append(flipped(project, "ollama", options.flip_users))
     print(
         f"{options.users} users, engines that work on {options.parallel} at one time, "
         f"gateway: {options.gateway}, {machine()}; tokens a second\n"
     )
     ways = (DIRECT, "from … to", THROUGH, "from … to")
     print(table(("engine", "rounds", "answers a round", "tokens each", *ways, "ratio", "lost"), rates))
-    print(f"\nA change of the engine under {options.users} users, by hold; seconds\n")
+    print(f"\nA change of the engine under {options.flip_users} users, by hold; seconds\n")
     print(table(("to", "requests", "failed or cut", "drain", "held", "longest request"), flips))
     raise SystemExit(any(row[-1] for row in rates) or any(row[2] for row in flips))
 
