@@ -37,14 +37,20 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        try:  # what a real engine refuses in words
+            asked = json.loads(raw or b"{}")
+            count = int(asked.get("max_tokens") or 8)
+            if count < 1:
+                raise ValueError("max_tokens must be 1 or more")
+        except (ValueError, TypeError, AttributeError) as error:
+            return self.whole(400, {"error": {"message": f"fast engine: {error!r}"}})
         if self.path == "/crash":
             os._exit(1)
         if MODE in ("error", "missing"):
             return self.whole(500 if MODE == "error" else 404, {"error": {"message": f"fast engine: {MODE}"}})
         if MODE == "garbage":
             return self.whole(200, {"hello": "world"})
-        count = int(asked.get("max_tokens") or 8)
         model = "other" if MODE == "other" else MODEL
         base = {"id": "fast", "object": "chat.completion", "created": int(time.time()), "model": model}
         if MODE == "nameless":
