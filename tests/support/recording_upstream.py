@@ -19,6 +19,9 @@ ASKED: list[dict[str, Any]] = []
 
 class Upstream(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = (
+        2**16
+    )  # head and body leave together, as the proxy's do: who is killed between them cuts an answer
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
@@ -75,6 +78,7 @@ class Upstream(BaseHTTPRequestHandler):
             event = f"data: {number}\n\n".encode()
             try:
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+                self.wfile.flush()
             except OSError:
                 return True
             if self._hung_up(pace):
