@@ -2,7 +2,6 @@
 
 import json
 import socket
-import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from h2.events import DataReceived, StreamEnded
 from tests.conformance.asking import CHAT, Engine, body, request, sent, within
 from tests.conformance.conftest import Recorded
 from tests.support.recording_engine import STREAM_HEADERS, Record, Script
-from tests.support.way import DOMAIN, Way, eventually
+from tests.support.way import DOMAIN, Way, any_certificate, eventually
 
 pytestmark = pytest.mark.engine
 
@@ -107,8 +106,7 @@ class Http2:
     """A client of one connection, which lives on when one of its requests is given up."""
 
     def __init__(self, port: int) -> None:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context = any_certificate()
         context.set_alpn_protocols(["h2"])
         line = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._line = context.wrap_socket(line, server_hostname=DOMAIN)

@@ -7,8 +7,6 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import openai
@@ -16,7 +14,7 @@ import pytest
 
 from components import pins
 from tests.support.load import Load
-from tests.support.project import CommandFailed, Project, docker, kill_group
+from tests.support.project import CommandFailed, Project, docker, kill_group, patched
 
 pytestmark = pytest.mark.engine
 
@@ -212,19 +210,6 @@ def test_weights_that_are_missing_are_found_before_anything_is_held(project: Pro
         project.configure(engine="ollama")
     assert project.live().startswith("changeover-test-ollama-")
     test_nothing_to_do_is_nothing_to_do(project)
-
-
-@contextmanager
-def patched(project: Project, file: str, old: str, new: str) -> Iterator[None]:
-    """The project's copy with `old` replaced by `new` in one of its files."""
-    path = project.folder / file
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-    try:
-        yield
-    finally:
-        path.write_text(text)
 
 
 def refused_without_a_hold(project: Project, expected: str) -> None:

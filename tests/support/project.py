@@ -6,7 +6,8 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,19 @@ class Project:
             docker("network", "rm", *left)
         if left := docker("volume", "ls", "--quiet", *filters).split():
             docker("volume", "rm", *left)
+
+
+@contextmanager
+def patched(project: Project, file: str, old: str, new: str) -> Iterator[None]:
+    """The project's copy with `old` replaced by `new` in one of its files."""
+    path = project.folder / file
+    text = path.read_text()
+    assert old in text, f"{file} no longer has {old!r}"
+    path.write_text(text.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(text)
 
 
 def docker(*words: str) -> str:

@@ -19,9 +19,8 @@ ASKED: list[dict[str, Any]] = []
 
 class Upstream(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = (
-        2**16
-    )  # head and body leave together, as the proxy's do: who is killed between them cuts an answer
+    # Head and body leave together, as the proxy's do: who is killed between them cuts an answer.
+    wbufsize = 2**16
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:

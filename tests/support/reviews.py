@@ -22,7 +22,7 @@ from review.events import parse
 from review.text import render
 from stacks.blueprint import blueprint
 from stacks.settings import declared, from_files
-from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings
+from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings, patched
 from tools.environment import ROOT
 
 GOLDEN = ROOT / "tests" / "unit" / "golden" / "reviews"
@@ -120,19 +120,6 @@ def record(project: Project, name: str) -> None:
     text = render(parse(lines))
     (GOLDEN / f"{name}.md").write_text(text)
     print(f"{name}: {text.splitlines()[0]}", flush=True)
-
-
-@contextmanager
-def patched(project: Project, file: str, old: str, new: str) -> Iterator[None]:
-    """The project's copy with `old` replaced by `new` in one of its files."""
-    path = project.folder / file
-    text = path.read_text()
-    assert old in text, f"{file} no longer has {old!r}"
-    path.write_text(text.replace(old, new))
-    try:
-        yield
-    finally:
-        path.write_text(text)
 
 
 @contextmanager
