@@ -1,7 +1,7 @@
 # Everything is built into .venv, .changeover and one cache folder; `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up cli down status gc parity keys wake recover review apply drift rollback comment fetch-review \
+.PHONY: help up cli down adopt status watch usage gc parity keys model ci-setup wake recover review apply drift rollback comment fetch-review \
   drift-issue test check render clean-all lock venv
 
 PYTHON ?= python3
@@ -23,11 +23,20 @@ up: venv ## set everything up and deploy the stack `local` (or STACK=…)
 cli: venv ## the Pulumi CLI and its plugins in this folder; nothing is deployed
 	@$(RUN) tools.environment
 
-down: venv ## remove the stack, keep the weights (WEIGHTS=delete removes them too)
+down: venv ## remove the stack, keep the weights (WEIGHTS=delete removes them too; OWNER=… of another state)
 	@$(RUN) tools.down
+
+adopt: venv ## take over a stack here whose state is lost, while it serves (asks first; YES=1 answers)
+	@$(RUN) tools.adopt $(STACK)
 
 status: venv ## what serves, since when, and the last change (STACK=local)
 	@$(RUN) tools.status $(STACK)
+
+watch: venv ## one screen that follows the stack, until `q` (STACK=local; ONCE=1 prints one frame)
+	@$(RUN) tools.watch $(STACK)
+
+usage: venv ## requests and tokens of each tenant and day (STACK=local; CSV=file writes them there, too)
+	@$(RUN) tools.usage $(STACK)
 
 gc: venv ## free old weights and images on the host, never those of the way back (STACK=local)
 	@$(RUN) tools.gc $(STACK)
@@ -37,6 +46,12 @@ parity: venv ## do both engines behave the same? (asks first; YES=1 answers)
 
 keys: venv ## make the SSH keys of a stack on AWS, once (STACK=…)
 	@$(RUN) tools.keys $(STACK)
+
+ci-setup: venv ## write the policies of CI's two roles for this repository (.changeover/ci/)
+	@$(RUN) tools.ci_setup
+
+model: venv ## an entry of the catalogue (OLLAMA=qwen3:8b HF=Qwen/Qwen3-8B-AWQ, CONFIG=config.json without internet)
+	@$(RUN) tools.model
 
 wake: venv ## start the stopped instance of a stack on AWS (STACK=…)
 	@$(RUN) tools.wake $(STACK)
@@ -74,16 +89,20 @@ check: venv ## lint, types, unit tests: the fast part
 
 test: check ## everything, on the real engines
 	@$(RUN) tools.up --tests
-	@$(MAKE) --no-print-directory --jobs 2 test-other-half test-one-half test-conformance  # they mostly wait
+	@$(MAKE) --no-print-directory --jobs 2 test-flips test-clients test-aws  # they mostly wait
 
-test-one-half:
+# three parts that take about as long as each other, each with a switch of its own
+THIRD := $(addprefix tests/engine/test_,owner.py adopt.py hangs.py handling.py make.py)
+
+test-aws:
 	@$(VENV)/bin/pytest -v tests/engine/test_aws_*.py tests/engine/test_switch_on_docker.py
 
-test-other-half:
-	@$(VENV)/bin/pytest -v tests/engine --ignore-glob='*/test_aws_*' --ignore-glob='*/test_switch_on_docker.py'
+test-flips:
+	@SWITCHTEST_PREFIX=changeover-switchtest-2 $(VENV)/bin/pytest -v tests/engine --ignore-glob='*/test_aws_*' --ignore-glob='*/test_switch_on_docker.py' \
+	  $(addprefix --ignore=,$(THIRD))
 
-test-conformance:
-	@$(VENV)/bin/pytest -v tests/conformance
+test-clients:
+	@SWITCHTEST_PREFIX=changeover-switchtest-3 $(VENV)/bin/pytest -v tests/conformance $(THIRD)
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
 	@$(RUN) tools.render
@@ -99,8 +118,9 @@ lock: venv ## bring the two lock files up to date with pyproject.toml
 
 venv: $(VENV)/.synced
 
-$(VENV)/.synced: requirements.lock
+$(VENV)/.synced: requirements.lock tools/uv.txt
 	@echo "Python: installing the packages of requirements.lock into $(VENV)"
-	@test -x $(VENV)/bin/uv || { $(PYTHON) -m venv $(VENV) && $(VENV)/bin/pip install --quiet uv==0.13.9; }
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --require-hashes --no-deps -r tools/uv.txt
 	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
 	@touch $@

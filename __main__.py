@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pulumi
 
+from components.cutover_mode import mode_changed
 from components.labels import Labels
+from stacks import ours
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.parity import no_flip
@@ -16,11 +18,14 @@ try:
     settings = from_program(Path(__file__).parent)
     labels = Labels(project=PROJECT, stack=settings.stack)
     plan = blueprint(settings)
-    host = docker_host(plan, labels)
+    state = ours.known()
+    host = docker_host(plan, labels, state)
 except (SettingsError, TargetError) as error:
     raise pulumi.RunError(str(error)) from None
 
-pulumi.info("\n".join([f"engine: {settings.engine}", *plan.cutover.lines]))
+pulumi.info("\n".join(plan.lines))
+if said := mode_changed(plan.cutover, settings.cutover, state.cutover):
+    pulumi.warn(said)
 if refused := no_flip(plan, Path(__file__).parent):
     pulumi.warn(f"a change to the other engine is refused for now: {refused}")
 endpoint = Endpoint("endpoint", EndpointArgs(blueprint=plan, host=host, api_keys=api_keys(), no_flip=refused))

@@ -29,7 +29,7 @@ from bench.stack import deployed, machine, table
 from components import pins, tensorzero
 from components.catalogue import MODELS
 from components.engines import PORT, WEIGHTS_MOUNT, EngineSpec, build
-from components.gpu_memory import KINDS, EngineKind, Load
+from components.gpu_memory import KINDS, EngineKind, Load, both
 from tests.support import load as traffic
 from tests.support.project import Project, docker, free_port
 
@@ -168,7 +168,7 @@ class ByHand(Composed):
 
 
 def _spec(engine: EngineKind) -> EngineSpec:
-    return build(engine, Load(model=MODELS["tiny"], context=CONTEXT, parallel=PARALLEL, gpu=None))
+    return build(engine, Load(model=MODELS["tiny"], context=CONTEXT, parallel=both(PARALLEL), gpu=None))
 
 
 def _run(*words: str, cwd: Path) -> None:

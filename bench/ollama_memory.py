@@ -25,7 +25,7 @@ from typing import IO, Any
 from bench.stack import machine, table
 from components.catalogue import GIB, MODELS
 from components.engines import ollama
-from components.gpu_memory import GPUS, Load, engine_sum
+from components.gpu_memory import GPUS, Load, both, engine_sum
 from components.plan import GATE_MAX_TOKENS, GATE_TIMEOUT
 from switch import gpu
 from switch.gate import Answer, complete, wholly_on_gpu
@@ -82,10 +82,14 @@ class Seen:
     freed: float
 
 
+def requests(load: Load) -> int:
+    return engine_sum("ollama", load).requests
+
+
 @contextmanager
 def serving(load: Load, binary: str, store: Path, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Ollama as the stack would start it, but for its address and its store."""
-    spec = ollama(load.model, context=load.context, parallel=load.parallel, gpu=load.gpu)
+    spec = ollama(load)
     own = {"OLLAMA_HOST": f"{HOST}:{PORT}", "OLLAMA_MODELS": str(store), "CUDA_VISIBLE_DEVICES": "0"}
     environment = {**os.environ, **spec.environment, **own}
     with subprocess.Popen([binary, "serve"], env=environment, stdout=log, stderr=log) as server:
@@ -119,8 +123,8 @@ def start(load: Load, binary: str, store: Path, log: IO[bytes]) -> Seen:
         if load.model.name not in stored:
             raise SystemExit(f"{store} has no model {load.model.name}: {answer.text}")
         if gate.ok:  # on the CPU it would take minutes
-            with ThreadPoolExecutor(load.parallel) as slots:
-                failed = [error for error in slots.map(_request, [load] * load.parallel) if error]
+            with ThreadPoolExecutor(requests(load)) as slots:
+                failed = [error for error in slots.map(_request, [load] * requests(load)) if error]
             gate = Answer(False, failed[0]) if failed else gate
         most, host = before - _free(), ram - _available()
         ended = time.monotonic()
@@ -188,7 +192,7 @@ def _gib(size: int) -> str:
 
 
 def _words(load: Load) -> str:
-    return f"{load.model.name}, {load.context} × {load.parallel}"
+    return f"{load.model.name}, {load.context} × {requests(load)}"
 
 
 def main() -> None:
@@ -209,7 +213,7 @@ def main() -> None:
     with tempfile.NamedTemporaryFile(prefix="ollama-", suffix=".log", delete=False) as log:
         place = (options.ollama, options.store, log.file)
         for context, parallel in (map(int, size.split("x")) for size in options.sizes):
-            load = Load(model=MODELS[options.model], context=context, parallel=parallel, gpu=GPUS["t4"])
+            load = Load(model=MODELS[options.model], context=context, parallel=both(parallel), gpu=GPUS["t4"])
             need = engine_sum("ollama", load)
             held.leave(int(options.free * GIB) if options.free else held.total)
             seen = start(load, *place)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.stack import deployed, machine, table
 from components import pins
-from tests.support.project import Project
+from tests.support.project import Project, pulumi_yaml
 
 MINIMAL = """
 import pulumi, pulumi_docker as docker
@@ -52,7 +52,7 @@ def minimal(folder: Path, full: Project) -> Project:
     resources = state["deployment"]["resources"]
     host = next(each["inputs"]["host"] for each in resources if each["type"] == "pulumi:providers:docker")
     (folder / "__main__.py").write_text(MINIMAL.format(host=host, image=pins.SWITCH.offline, **counts(full)))
-    (folder / "Pulumi.yaml").write_text("name: changeover\nruntime: python\n")
+    (folder / "Pulumi.yaml").write_text(pulumi_yaml("changeover"))
     project.up()
     return project
 

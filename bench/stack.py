@@ -7,31 +7,58 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components import pins
+from offline.steps import StepFailed
+from stacks.owner import UNKNOWN
 from tests.support.project import Project, docker, offline_settings
 from tools.environment import ROOT
-
-FAST = "0.0.0-fast"
-"""The version under which a copied project finds the test engine in place of both engines."""
+from tools.owner import found
 
 
 @contextmanager
 def deployed(stack: str, *, fast: bool = False, **settings: object) -> Iterator[Project]:
     """A deployed stack with offline images and the tiny model; `fast`: the test engine is both."""
     with tempfile.TemporaryDirectory() as folder:
+        refuse_another_run(stack)
+        if fast:
+            with fast_project(Path(folder), stack, **settings) as project:
+                yield project
+            return
         project = Project(Path(folder), stack, **offline_settings(**settings))
         project.wipe()
         try:
-            if fast:
-                use_fast_engine(project.folder)
             project.up()
             yield project
         finally:
             project.wipe()
-            if fast:
-                remove_fast_engine()
 
 
-def use_fast_engine(folder: Path, version: str = FAST) -> None:
+@contextmanager
+def fast_project(folder: Path, stack: str, **settings: object) -> Iterator[Project]:
+    """A deployed stack whose both engines are the test engine, in images of its own."""
+    version = f"0.0.0-{stack}"
+    project = Project(folder, stack, **offline_settings(**settings))
+    project.wipe()
+    try:
+        use_fast_engine(project.folder, version)
+        project.up()
+        yield project
+    finally:
+        project.wipe()
+        remove_fast_engine(version)
+
+
+def refuse_another_run(stack: str) -> None:
+    """Raises StepFailed where a stack of this name is another run's, or a killed one's."""
+    there = found(stack)
+    if there.of():
+        whose = there.owner.id if there.owner else UNKNOWN
+        raise StepFailed(
+            f"the stack `{stack}` is on this Docker host already. Nothing was changed. Wait for the run that "
+            f"made it; or, if that was killed: make down STACK={stack} OWNER={whose} WEIGHTS=delete"
+        )
+
+
+def use_fast_engine(folder: Path, version: str) -> None:
     """Pin both engines of a copied project to images of the test engine, made from the switch's image.
 
     Two runs at a time need two versions: making the images anew changes what the tags mean.
@@ -56,7 +83,7 @@ def use_fast_engine(folder: Path, version: str = FAST) -> None:
     file.write_text(text)
 
 
-def remove_fast_engine(version: str = FAST) -> None:
+def remove_fast_engine(version: str) -> None:
     """Removes the images that `use_fast_engine` made, once no container needs them."""
     names = [pin.offline.replace(pin.version, version) for pin in (pins.OLLAMA, pins.VLLM_CPU)]
     if here := [name for name in names if docker("images", "--quiet", name).strip()]:
@@ -64,11 +91,19 @@ def remove_fast_engine(version: str = FAST) -> None:
 
 
 FAST_PROGRAM = """#!/bin/sh
-# `create` and `list` are what the weights step and the health check ask of Ollama.
+# `create` and `list` are what the weights step and the health check ask of Ollama. Like the real ones, Ollama
+# answers for every model that has a manifest, and vLLM for the one name that it is told.
+library="${OLLAMA_MODELS:-}/manifests/registry.ollama.ai/library"
 case "$1" in
-    create|list) exit 0 ;;
+    create) mkdir -p "$library/$2" && touch "$library/$2/latest"; exit ;;
+    list) exit 0 ;;
 esac
-export FAST_TOKENS=0.005
+[ -z "${OLLAMA_MODELS:-}" ] || FAST_NAMES=$(ls "$library" 2>/dev/null || echo none)
+while [ $# -gt 1 ]; do
+    [ "$1" != --served-model-name ] || FAST_NAMES=$2
+    shift
+done
+export FAST_NAMES FAST_TOKENS=0.005
 exec python3 -u /fast_engine.py
 """
 

@@ -113,7 +113,9 @@ watch() { # metrics of GPU (often: a short answer is no idleness) and disk, and 
   local agent=/opt/aws/amazon-cloudwatch-agent
   if [ ! -x $agent/bin/amazon-cloudwatch-agent-ctl ]; then
     retry 300 curl -fsS -o /tmp/agent.deb \
-      "https://amazoncloudwatch-agent-$REGION.s3.$REGION.amazonaws.com/ubuntu/amd64/latest/amazon-cloudwatch-agent.deb"
+      https://amazoncloudwatch-agent.s3.amazonaws.com/ubuntu/amd64/1.300072.0b1766/amazon-cloudwatch-agent.deb
+    # named by several public projects, one of which checked Amazon's signature
+    echo "05baeadca96c4bb8e43906ed09cf0bebd0f321ff6d41987bdc46ce681de0978d  /tmp/agent.deb" | sha256sum --check --quiet
     retry 600 dpkg -i /tmp/agent.deb # unattended upgrades may hold its lock
   fi
   mkdir -p $agent/etc

@@ -1,29 +1,38 @@
 """What a new instance does once at its first boot: a shell script as user data. Pure; no secret is in it."""
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 
 DATA_MOUNT = "/data"
 PATH = "/usr/local/sbin/changeover-boot"
-# The probe in it knows no proxy and wants a gateway; `ready.sh` puts `probe.sh` in its place. Another text
-# would mean another instance, and the endpoint down for it: the probe goes from here with what has to
-# change anyway.
+# The probe in it knows no proxy and wants a gateway; `ready.sh` puts `probe.sh` in its place. It leaves
+# Docker's cgroups to systemd; `ready.sh` runs `gpu_stays.sh`. Another text would mean another instance, and
+# the endpoint down for it: both go from here with what has to change anyway.
 _BODY = (Path(__file__).parent / "boot.sh").read_text()
+_AGENT = re.compile(r"    retry 300 curl .*?(?=    retry 600 dpkg)", re.DOTALL)
+_FORMER_AGENT = (
+    "    retry 300 curl -fsS -o /tmp/agent.deb \\\n"
+    '      "https://amazoncloudwatch-agent-$REGION.s3.$REGION.amazonaws.com/ubuntu/amd64/latest/'
+    'amazon-cloudwatch-agent.deb"\n'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Boot:
     """What differs between stacks. `host_key_parameter` is the name of an SSM SecureString, not its value.
 
-    `data_volume` is the EBS volume's id, `namespace` that of the stack's CloudWatch metrics.
+    `data_volume` is the EBS volume's id, `namespace` that of the stack's CloudWatch metrics. `former`: as it
+    was while it took CloudWatch's agent as it came. An instance that it made keeps it.
     """
 
     region: str
     data_volume: str
     host_key_parameter: str
     namespace: str
+    former: bool = False
 
 
 def data_device(volume: str) -> str:
@@ -41,7 +50,8 @@ def render(boot: Boot) -> str:
         "NAMESPACE": boot.namespace,
     }
     header = "".join(f"{key}={quote(value)}\n" for key, value in values.items())
-    return f"#!/bin/bash\n{header}{_BODY}"
+    body = _AGENT.sub(lambda _: _FORMER_AGENT, _BODY) if boot.former else _BODY
+    return f"#!/bin/bash\n{header}{body}"
 
 
 def user_data(boot: Boot) -> str:

@@ -38,6 +38,7 @@ class EdgeConfig:
 
     `listen` is Caddy's `[host]:port`; with `domain`, a name or an address, it serves TLS for it there, else
     plain HTTP. `internal_ca`: the certificate is of Caddy's own CA, for what no public one is given for.
+    `restricted`: not everybody reaches the port, and so no authority that would prove the name there.
     `proxy` is `host:port`; the name may have several addresses, which are tried in turn. `max_body_bytes` is
     the largest request body that is taken in before it is sent on; the proxy refuses larger ones.
     """
@@ -47,6 +48,7 @@ class EdgeConfig:
     max_body_bytes: int
     domain: str | None = None
     internal_ca: bool = False
+    restricted: bool = False
 
     def __post_init__(self) -> None:
         _check("listen", self.listen, r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]*):[0-9]{1,5}", ":8080")
@@ -120,6 +122,11 @@ def _document(config: EdgeConfig) -> Iterable[str]:
         yield f"default_sni {config.domain}"  # a client that connects to an address names none
         yield "skip_install_trust"
         yield "auto_https disable_redirects"
+    elif config.restricted:
+        # of the two ways to prove a name only the one on port 80 is left, which the firewall opens to all
+        yield "cert_issuer acme {"
+        yield "disable_tlsalpn_challenge"
+        yield "}"
     yield "servers {"
     yield f"max_header_size {MAX_HEAD}"
     yield "}"

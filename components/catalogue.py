@@ -1,18 +1,25 @@
 """The models that can be served: where each engine gets its weights, and the numbers memory is computed from.
 
-Architecture numbers are those of each model's published `config.json`. Revisions and digests could not
-be verified when this was written, so none is invented: `main` and tags are what they say, and
-`verified=False` marks every source that was not fetched and checked.
+They are data, in `models.toml`; here is what an entry can say, and what makes one wrong. Nothing else knows a
+model by its name.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 
 Quantization = Literal["fp16", "awq-int4", "q4_k_m", "q8_0"]
+
+FAMILIES = ("qwen2", "qwen3", "llama", "mistral")
+"""What a model's configuration may call its `model_type`: dense models whose every layer attends to the whole
+context with keys and values of its own, which is what the sums count. Ollama's overhead was measured for
+`qwen2`; of the others, whose attention scores it doesn't count, it is more than they take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +78,47 @@ class Loading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tools:
+    """How a model calls tools, and which engines find the calls in what it writes.
+
+    `vllm_parser` is vLLM's `--tool-call-parser`; without one vLLM refuses every request that has `tools`.
+    `remark` is what a user should know, without its full stop.
+    """
+
+    vllm_parser: str
+    found_by: tuple[Literal["ollama", "vllm"], ...]
+    source: str
+    remark: str = ""
+
+    @property
+    def words(self) -> str:
+        """What becomes of a call of a tool, in one line."""
+        if not self.found_by:
+            said = "neither engine finds this model's calls, which arrive as text"
+        elif len(self.found_by) == 1:
+            (one,) = self.found_by
+            other = "vllm" if one == "ollama" else "ollama"
+            said = f"only {one} finds this model's calls; with {other} they arrive as text"
+        else:
+            said = "both engines find this model's calls"
+        return f"{said}; {self.remark}" if self.remark else said
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
-    """One model of the catalogue. Numbers are counts; `max_context` is in tokens.
+    """One model of the catalogue. Numbers are counts; `max_context` is in tokens, `family` one of `FAMILIES`.
 
     The first source of an engine is the default; the setting `quantization` picks another.
     """
 
     name: str
+    family: str
     parameters: int
     embedding_parameters: int
     """Embedding and output-head parameters, which quantization leaves at 16 bits."""
     vocabulary: int
+    hidden: int
+    """The length of a token's hidden state."""
     layers: int
     attention_heads: int
     kv_heads: int
@@ -92,12 +129,9 @@ class Model:
     source: str
     loading: tuple[Loading, ...] = ()
     able: bool = True
-    """Whether it follows an instruction, so that `make parity` may ask it for meaning."""
-
-    @property
-    def width(self) -> int:
-        """The length of a token's hidden state: in every model here, that of all its attention heads."""
-        return self.attention_heads * self.head_dim
+    """Whether it follows an instruction, so that gate and `make parity` may ask it for meaning."""
+    tools: Tools | None = None
+    """None: it was not made to call tools."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -115,139 +149,102 @@ class Model:
         return next(each for each in self.sources(engine) if quantization in (None, each.quantization))
 
 
-def _qwen(
-    size: str,
-    *,
-    parameters: int,
-    embedding_parameters: int,
-    vocabulary: int,
-    layers: int,
-    attention_heads: int,
-    kv_heads: int,
-    head_dim: int,
-    q4_size: int,
-    fp16_size: int,
-    awq_size: int,
-    awq_first: bool,
-) -> Model:
-    repository = f"Qwen/Qwen2.5-Coder-{size.upper()}-Instruct"
-    fp16 = HuggingFaceRepository(repository=repository, revision="main", quantization="fp16", size=fp16_size)
-    awq = HuggingFaceRepository(
-        repository=f"{repository}-AWQ", revision="main", quantization="awq-int4", size=awq_size
-    )
-    tag = f"qwen2.5-coder:{size}-instruct"
-    return Model(
-        name=f"qwen-2.5-coder-{size}",
-        parameters=parameters,
-        embedding_parameters=embedding_parameters,
-        vocabulary=vocabulary,
-        layers=layers,
-        attention_heads=attention_heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        max_context=32768,
-        ollama=(
-            OllamaTag(tag=f"{tag}-q4_K_M", quantization="q4_k_m", size=q4_size),
-            OllamaTag(tag=f"{tag}-q8_0", quantization="q8_0", size=int(parameters * 8.5 / 8)),
-            OllamaTag(tag=f"{tag}-fp16", quantization="fp16", size=fp16_size),
-        ),
-        vllm=(awq, fp16) if awq_first else (fp16, awq),
-        source=f"config.json of {repository}; download sizes are rounded",
+FILE = Path(__file__).with_name("models.toml")
+
+
+class CatalogueError(Exception):
+    """A catalogue that can't be right. The text names the entry, and what of it."""
+
+
+def read(text: str) -> dict[str, Model]:
+    """The models of a catalogue, by name. Raises CatalogueError for the first entry that can't be right."""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogueError(f"it is no TOML: {error}") from error
+    tools = {name: _entry(Tools, f"tools.{name}", each) for name, each in content.get("tools", {}).items()}
+    return {
+        name: _model(name, each, cast(dict[str, Tools], tools))
+        for name, each in content.get("models", {}).items()
+    }
+
+
+def _model(name: str, raw: Mapping[str, Any], tools: Mapping[str, Tools]) -> Model:
+    where = f"models.{name}"
+    given: dict[str, Any] = {**raw, "name": name}
+    for engine in ("ollama", "vllm"):
+        given[engine] = tuple(_source(f"{where}.{engine}", each) for each in raw.get(engine, ()))
+    given["loading"] = tuple(_entry(Loading, f"{where}.loading", each) for each in raw.get("loading", ()))
+    if "tools" in raw:
+        if raw["tools"] not in tools:
+            raise CatalogueError(f"{where}.tools: there is no [tools.{raw['tools']}]")
+        given["tools"] = tools[raw["tools"]]
+    model = cast(Model, _entry(Model, where, given))
+    for problem in problems(model):
+        raise CatalogueError(f"{where}: {problem}")
+    return model
+
+
+def _source(where: str, raw: Mapping[str, Any]) -> OllamaSource | VllmSource:
+    if "folder" in raw:
+        rest = {key: value for key, value in raw.items() if key != "folder"}
+        return cast(Folder, _entry(Folder, where, {"name": raw["folder"], **rest}))
+    return cast(
+        OllamaTag | HuggingFaceRepository,
+        _entry(OllamaTag if "tag" in raw else HuggingFaceRepository, where, raw),
     )
 
 
-MODELS: dict[str, Model] = {
-    model.name: model
-    for model in (
-        _qwen(
-            "0.5b",
-            parameters=494_032_768,
-            embedding_parameters=136_134_656,
-            vocabulary=151_936,
-            layers=24,
-            attention_heads=14,
-            kv_heads=2,
-            head_dim=64,
-            q4_size=400_000_000,
-            fp16_size=1_000_000_000,
-            awq_size=500_000_000,
-            awq_first=False,
-        ),
-        _qwen(
-            "1.5b",
-            parameters=1_543_714_304,
-            embedding_parameters=233_373_696,
-            vocabulary=151_936,
-            layers=28,
-            attention_heads=12,
-            kv_heads=2,
-            head_dim=128,
-            q4_size=1_000_000_000,
-            fp16_size=3_100_000_000,
-            awq_size=1_200_000_000,
-            awq_first=False,
-        ),
-        _qwen(
-            "3b",
-            parameters=3_085_938_688,
-            embedding_parameters=311_164_928,
-            vocabulary=151_936,
-            layers=36,
-            attention_heads=16,
-            kv_heads=2,
-            head_dim=128,
-            q4_size=1_950_000_000,
-            fp16_size=6_200_000_000,
-            awq_size=2_100_000_000,
-            awq_first=False,
-        ),
-        _qwen(
-            "7b",
-            parameters=7_615_616_512,
-            embedding_parameters=1_089_994_752,
-            vocabulary=152_064,
-            layers=28,
-            attention_heads=28,
-            kv_heads=4,
-            head_dim=128,
-            q4_size=4_700_000_000,
-            fp16_size=15_300_000_000,
-            awq_size=5_600_000_000,
-            awq_first=True,
-        ),
-        _qwen(
-            "14b",
-            parameters=14_770_033_664,
-            embedding_parameters=1_557_135_360,
-            vocabulary=152_064,
-            layers=48,
-            attention_heads=40,
-            kv_heads=8,
-            head_dim=128,
-            q4_size=9_000_000_000,
-            fp16_size=29_600_000_000,
-            awq_size=10_000_000_000,
-            awq_first=True,
-        ),
-        Model(
-            name="tiny",
-            parameters=1_000_000,
-            embedding_parameters=500_000,
-            vocabulary=385,
-            layers=2,
-            attention_heads=4,
-            kv_heads=2,
-            head_dim=32,
-            max_context=4096,
-            ollama=(Folder(name="tiny", revision="2", size=2_000_000),),
-            vllm=(Folder(name="tiny", revision="2", size=2_000_000),),
-            source="made by the offline builder with random weights: it answers nonsense",
-            loading=(
-                Loading(engine="vllm", place="cpu", seconds=22.9, source="measured on 2 cores"),
-                Loading(engine="ollama", place="cpu", seconds=1.0, source="measured on 2 cores"),
-            ),
-            able=False,
-        ),
-    )
-}
+def _entry(kind: type, where: str, raw: Mapping[str, Any]) -> object:
+    """An instance of a dataclass from a table that has its keys, with values of their types."""
+    known = {each.name: each for each in fields(kind)}
+    if unknown := sorted(set(raw) - set(known)):
+        raise CatalogueError(f"{where} has the unknown key `{unknown[0]}`; known: {', '.join(known)}")
+    needed = {name for name, each in known.items() if each.default is MISSING}
+    if missing := sorted(needed - set(raw)):
+        raise CatalogueError(f"{where} lacks `{missing[0]}`")
+    for name, value in raw.items():
+        declared: Any = known[name].type
+        wanted = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}.get(declared)
+        if wanted and type(value) not in wanted:
+            raise CatalogueError(f"{where}.{name} is {value!r}, which is no {declared.__name__}")
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+    return kind(**given)
+
+
+def problems(model: Model) -> list[str]:
+    """What of a model can't be right, or can't be computed."""
+    found = []
+    if model.family not in FAMILIES:
+        found.append(f"the sums are not right for the family {model.family}; known: {', '.join(FAMILIES)}")
+    counts = ("parameters", "embedding_parameters", "vocabulary", "hidden", "layers", "max_context")
+    for name in (*counts, "attention_heads", "kv_heads", "head_dim"):
+        if getattr(model, name) < 1:
+            found.append(f"{name} is {getattr(model, name)}")
+    if found:
+        return found
+    if model.attention_heads % model.kv_heads:
+        found.append(f"{model.attention_heads} attention heads can't share {model.kv_heads} KV heads")
+    made_here = any(isinstance(source, Folder) for source in model.vllm)  # its numbers are rounded
+    once_or_twice = (model.vocabulary * model.hidden * n for n in (1, 2))
+    if model.embedding_parameters not in once_or_twice and not made_here:
+        found.append(
+            f"{model.embedding_parameters} embedding parameters are neither once nor twice "
+            f"{model.vocabulary} × {model.hidden}"
+        )
+    if model.embedding_parameters >= model.parameters:
+        found.append(f"{model.parameters} parameters are no more than those of the embeddings")
+    for engine, sources in (("ollama", model.ollama), ("vllm", model.vllm)):
+        kinds = [source.quantization for source in sources]
+        if not sources:
+            found.append(f"{engine} has no source")
+        found += [
+            f"{engine} has {each} twice" for each in sorted({one for one in kinds if kinds.count(one) > 1})
+        ]
+        found += [f"{engine}: {each} is unknown" for each in kinds if each not in get_args(Quantization)]
+        found += [f"{engine}: a size of {each.size} bytes" for each in sources if each.size < 1]
+    return found
+
+
+MODELS: dict[str, Model] = read(FILE.read_text())
 """Every model by its name."""

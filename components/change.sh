@@ -2,21 +2,62 @@
 # change.sh VERB [OPTION]...: tells the switch ($SWITCH) to `prepare` or to `commit` the plan on stdin, and
 # prints how it goes until that phase has ended. Each `follow` renews the lease: when this script dies with
 # `pulumi up`, the switch restores by itself, and an update that comes right after waits for that. A change
-# that has ended leaves its certificate in certificates/$STACK.
+# that has ended leaves its certificate in certificates/$STACK: this one's, by the id that it was asked for with.
+#
+# A switch that gives no answer (69) is asked again: it may be stopped, or Docker, and a stall is waited for.
 set -u
-switch() { docker exec "$SWITCH" python3 -m switch "$@"; }
+verb=$1
+shift
+change=$(od -An -N6 -tx1 /dev/urandom | tr -d ' \n')
+switch() { docker exec -i "$SWITCH" python3 -m switch "$@"; }
 certificate() {
-  mkdir -p "certificates/$STACK" && switch certificate --tar | tar -xf - -C "certificates/$STACK"
-  echo "certificate: $(switch certificate)"
+  tries=0
+  until said=$(switch certificate --change "$change" </dev/null); do
+    [ "$?" = 69 ] && [ "$tries" -lt 10 ] || return 0
+    tries=$((tries + 1))
+  done
+  mkdir -p "certificates/$STACK" &&
+    switch certificate --change "$change" --tar </dev/null | tar -xf - -C "certificates/$STACK"
+  echo "$said"
 }
 plan=$(cat)
+# Ctrl-C has this script killed without a word. But Pulumi waits for whoever has its output open: so somebody is
+# left behind, who gives up what was being prepared, and says what is so now. One that is being committed can
+# only be left to its lease.
+seconds() { printf '%s' "$plan" | tr -d ' \n' | sed 's/.*"'"$1"'":\([0-9]*\).*/\1/'; }
+interrupted() {
+  trap '' INT HUP PIPE
+  while kill -0 "$1" 2>/dev/null; do sleep 0.3 >/dev/null 2>&1; done
+  said="it is being committed"
+  [ "$2" != prepare ] || said=$(switch abandon --engine "$ENGINE" 2>&1)
+  case "$said" in
+    "") echo "Interrupted: the change is given up, and what served before is brought back now. Requests wait" \
+      "until then, and are answered." ;;
+    *"no change to"*) echo "Interrupted: no change had begun." ;;
+    *) echo "Interrupted: nobody follows the change any more. Requests stay held for as long as the switch waits" \
+      "for somebody, which is $(($(seconds lease_following) + $(seconds lease_prepared))) s at most, and until" \
+      "what served before is back. If the change is committed by then, it stays." ;;
+  esac
+  echo "\`make status STACK=$STACK\` shows it, and the next \`pulumi up\` waits for it."
+}
+interrupted "$$" "$verb" &
+watcher=$!
+trap 'kill "$watcher" 2>/dev/null' EXIT
 waited=0
+misses=0
 while :; do
-  said=$(printf '%s\n' "$plan" | docker exec -i "$SWITCH" python3 -m switch "$@" 2>&1)
+  said=$(printf '%s\n' "$plan" | switch "$verb" --change "$change" "$@" 2>&1)
   code=$?
-  if [ "$code" != 75 ] || [ "$waited" -ge 120 ] || ! kill -0 "$PPID" 2>/dev/null; then break; fi
-  [ "$waited" -gt 0 ] || echo "waiting for another change: ${said#refused: }"
-  waited=$((waited + 1))
+  kill -0 "$PPID" 2>/dev/null || break
+  case "$code" in
+    69) misses=$((misses + 1)); [ "$misses" -lt 10 ] || break ;;
+    75)
+      [ "$waited" -lt 120 ] || break
+      [ "$waited" -gt 0 ] || echo "waiting for another change: ${said#refused: }"
+      waited=$((waited + 1))
+      ;;
+    *) break ;;
+  esac
   sleep 1
 done
 echo "$said"
@@ -24,12 +65,13 @@ echo "$said"
 [ "$code" = 0 ] || exit 1
 misses=0
 while kill -0 "$PPID" 2>/dev/null; do # who started it may have been killed and have left it behind
-  switch follow
+  said=$(switch follow --change "$change" </dev/null)
   code=$?
+  [ "$code" = 69 ] || [ -z "$said" ] || printf '%s\n' "$said"
   case "$code" in
     75) misses=0; continue ;; # still under way
     0)
-      [ "$1" = prepare ] || certificate
+      [ "$verb" = prepare ] || certificate
       exit 0
       ;;
     1) # it failed, unless the switch itself is away
@@ -37,6 +79,10 @@ while kill -0 "$PPID" 2>/dev/null; do # who started it may have been killed and 
         certificate
         exit 1
       fi
+      ;;
+    69) # it is stopped: each time is as long as the CLI waits for an answer
+      [ "$misses" -gt 0 ] || echo "the switch gives no answer; waiting for it"
+      [ "$misses" -lt 15 ] || misses=30
       ;;
   esac
   misses=$((misses + 1))

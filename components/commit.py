@@ -7,6 +7,7 @@ from pulumi_command import local
 
 from components.docker_host import DockerHost
 from components.plan import COMMIT, LIVE, RELEASE, Plan
+from switch.owner import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class Commit(pulumi.ComponentResource):
 
     step: local.Command
     certificate: pulumi.Output[str]
+    changes: pulumi.Output[int]
+    """How many changes the stack has had."""
 
     def __init__(self, name: str, args: CommitArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Commit", name, None, opts)
@@ -64,4 +67,5 @@ class Commit(pulumi.ComponentResource):
             ),
         )
         self.certificate = self.step.stdout.apply(lambda said: said.strip().rpartition("certificate: ")[2])
+        self.changes = self.step.stdout.apply(lambda said: count(said) or 0)
         self.register_outputs({"certificate": self.certificate})

@@ -1,10 +1,20 @@
-"""Which mode a change of engine takes, and why, in words for the reviewer. Pure."""
+"""Which mode a change of engine takes and why, and how much the engines can do, in words. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from components.gpu_memory import KINDS, SERVICES_RAM, EngineKind, Load, Sum, engine_sum, gib
+from components.gpu_memory import (
+    KINDS,
+    MARGIN,
+    SERVICES_RAM,
+    EngineKind,
+    Load,
+    Sum,
+    engine_sum,
+    gib,
+    preempts_from,
+)
 from components.waiting import Bounds, Wait, wait
 
 Mode = Literal["hold", "overlap"]
@@ -14,7 +24,7 @@ Mode = Literal["hold", "overlap"]
 class Room:
     """What the engines need of one memory, in bytes, alone and together. `there` is None if not known.
 
-    `services` is what proxy and edge may take of it, who run beside any engine.
+    `services` is what edge, proxy, gateway and switch may take of it, which run beside any engine.
     """
 
     what: str
@@ -32,16 +42,18 @@ class Room:
     @property
     def words(self) -> str:
         """Who shares it where both engines run."""
-        return "both engines, proxy and edge" if self.services else "both engines"
+        return "both engines and the services" if self.services else "both engines"
 
-    @property
-    def fits_both(self) -> bool:
-        return self.there is not None and self.both <= self.there
+    def fits_both(self, margin: int = 0) -> bool:
+        return self.there is not None and self.both + margin <= self.there
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cutover:
     """The chosen mode and the reason in one sentence; sums in words and waits by engine.
+
+    `capacity` says by engine how many requests it works on at a time, and what becomes of one more. `cost` is
+    what serving has less of since both engines must fit at once, or empty.
 
     `same` says by engine how a change of its own settings goes, where the mode doesn't say it.
 
@@ -56,6 +68,8 @@ class Cutover:
     host_ram: str
     waits: Mapping[EngineKind, Wait]
     same: Mapping[EngineKind, str]
+    capacity: Mapping[EngineKind, str]
+    cost: str = ""
 
     @property
     def expected(self) -> float:
@@ -70,8 +84,10 @@ class Cutover:
         """Mode, sums and waits for a reader, a line each; the same whichever engine is active."""
         return [
             f"mode: {self.mode}, since {self.reason}",
+            *([f"what overlap costs: {self.cost}"] if self.cost else []),
             *(f"  {kind}: {words}" for kind, words in self.sums.items()),
             f"  host RAM: {self.host_ram}",
+            *(f"at a time, {kind}: {words}" for kind, words in self.capacity.items()),
             *self.wait_lines(KINDS),
             *(f"other settings of {kind}: {words}" for kind, words in self.same.items()),
         ]
@@ -100,7 +116,7 @@ def rooms(load: Load, sums: Mapping[EngineKind, Sum]) -> list[Room]:
     gpu = Room(
         what=f"usable on {load.gpu.words}",
         each={kind: each.total for kind, each in sums.items()},
-        there=load.gpu.usable,
+        there=load.gpu_there,
     )
     return [gpu, host]
 
@@ -110,24 +126,55 @@ def sums_of(load: Load) -> dict[EngineKind, Sum]:
     return {kind: engine_sum(kind, load) for kind in KINDS}
 
 
-def too_small(load: Load) -> Room | None:
-    """The memory that is known and cannot hold both engines at once, if any."""
+def too_small(load: Load, margin: int = 0) -> Room | None:
+    """The memory that is known and cannot hold both engines at once with so much to spare, if any."""
     known = [room for room in rooms(load, sums_of(load)) if room.there is not None]
-    return next((room for room in known if not room.fits_both), None)
+    return next((room for room in known if not room.fits_both(margin)), None)
+
+
+def capacity(engine: Sum, load: Load) -> str:
+    """How many requests an engine works on at a time, and what becomes of one more, in words."""
+    if engine.kind == "ollama" or load.gpu is None:
+        words = f"{engine.requests} requests, each with all of its {load.context} tokens"
+        return f"{words}; one more waits until one of them ends"
+    typical, full = (min(engine.requests, engine.tokens // tokens) for tokens in (load.typical, load.context))
+    words = f"{engine.requests} requests: {full} with all of their {load.context} tokens at once"
+    if typical > full:
+        words += f", {typical} with {load.typical}"
+    if average := preempts_from(engine, load):
+        words += (
+            f"; with more than {average} tokens on average it puts some back and computes them again later"
+        )
+    return f"{words}; one more waits until one of them ends"
+
+
+def _cost(load: Load) -> str:
+    """What the engines have less of where both must fit at once."""
+    parts = []
+    for kind in KINDS:
+        beside, alone = (engine_sum(kind, replace(load, together=each)) for each in (True, False))
+        if beside.requests < alone.requests:
+            some = f"{beside.requests} parallel request{'s' if beside.requests > 1 else ''}"
+            parts.append(f"{kind} has {some} in place of {alone.requests}")
+        elif beside.tokens < alone.tokens:
+            parts.append(f"{kind} has a KV cache of {beside.tokens} tokens in place of {alone.tokens}")
+    return ", ".join(parts)
 
 
 def choose(
     asked: Literal["auto", "overlap", "hold"], engine: EngineKind, load: Load, bounds: Bounds
 ) -> Cutover:
-    """The mode for these settings: `overlap` only where both engines fit beside each other.
+    """The mode for these settings. `auto` is `overlap` only where both engines fit beside each other as they
+    are set to serve, with a margin; a person who says `overlap` gets engines that are made to fit.
 
     Without a GPU it takes the host's RAM to know that; where that is not known, `auto` holds.
     """
+    load = replace(load, together=asked == "overlap")
     sums = sums_of(load)
     mode, reason = _mode(asked, load)
     parts = [
         *(f"{gib(each.host)} {kind}" for kind, each in sums.items()),
-        f"{gib(SERVICES_RAM)} proxy and edge",
+        f"{gib(SERVICES_RAM)} services",
     ]
     there = "hostMemoryGiB not set" if load.host_memory is None else f"{gib(load.host_memory)} there"
     return Cutover(
@@ -138,6 +185,8 @@ def choose(
         host_ram=f"{' + '.join(parts)}, {there}",
         waits={kind: wait(kind, load, bounds) for kind in KINDS},
         same={kind: _same(kind, asked, load, bounds) for kind in KINDS if mode == "overlap"},
+        capacity={kind: capacity(each, load) for kind, each in sums.items()},
+        cost=_cost(load) if asked == "overlap" else "",
     )
 
 
@@ -149,7 +198,7 @@ def _same(kind: EngineKind, asked: Literal["auto", "overlap", "hold"], load: Loa
     for room in rooms(load, sums_of(load)):
         need = 2 * room.each[kind] + room.services
         if room.there is not None and need > room.there:
-            two = "two as it is set" + (", proxy and edge" if room.services else "")
+            two = "two as it is set" + (", services" if room.services else "")
             compare = f"{gib(need)} for {two}, {gib(room.there)} {room.what}"
             if asked == "overlap":
                 return f"refused as long as `cutover` says overlap, since {compare}"
@@ -158,19 +207,44 @@ def _same(kind: EngineKind, asked: Literal["auto", "overlap", "hold"], load: Loa
 
 
 def _mode(asked: Literal["auto", "overlap", "hold"], load: Load) -> tuple[Mode, str]:
-    small = too_small(load)
+    margin = MARGIN if asked == "auto" else 0
+    spare = f" and {gib(margin)} to spare" if margin else ""
+    small = too_small(load, margin)
     if asked == "hold":
         return "hold", "the setting `cutover` says hold"
     if small is not None and small.there is not None:
-        compare = f"{gib(small.both)} for {small.words}, {gib(small.there)} {small.what}"
+        compare = f"{gib(small.both)} for {small.words}{spare}, {gib(small.there)} {small.what}"
         return "hold", f"{compare}: one at a time"
     known = [room for room in rooms(load, sums_of(load)) if room.there is not None]
     if asked == "auto" and not known:
         return "hold", "on a CPU `hostMemoryGiB` says whether both fit, and it is not set: one at a time"
     fits = " and ".join(
-        f"{gib(room.both)} for {room.words}, {gib(room.there or 0)} {room.what}" for room in known
+        f"{gib(room.both)} for {room.words}{spare}, {gib(room.there or 0)} {room.what}" for room in known
     )
     if asked == "overlap":
         said = "the setting `cutover` says overlap"
         return "overlap", f"{said}; {fits}: both fit" if fits else f"{said}, unchecked without hostMemoryGiB"
     return "overlap", f"{fits}: both fit"
+
+
+def mode_changed(cutover: Cutover, asked: str, before: str | None) -> str:
+    """What a stack's first preview says where the mode is another than at its last update.
+
+    `auto`, which meant overlap, is hold now; or `overlap` is asked for, and what serves has the memory that
+    `hold` gives it.
+    """
+    wait = cutover.waits[cutover.engine]
+    if asked == "overlap" and before == "hold":
+        return (
+            "`cutover` was hold at the last update. Where what serves has too much memory for another engine "
+            f"beside it, requests wait in this update, as expected {wait.expected:.0f} s, at the worst "
+            f"{wait.worst:.0f} s; from then on changes of engine overlap"
+        )
+    if not (asked == "auto" and before == "overlap" and cutover.mode == "hold"):
+        return ""
+    return (
+        "`cutover: auto` was overlap at the last update and is hold now, since each engine has the memory to "
+        "serve more requests at once. In a change of engine requests wait, as expected "
+        f"{wait.expected:.0f} s, at the worst {wait.worst:.0f} s. For overlap, with fewer requests at once: "
+        "pulumi config set cutover overlap"
+    )

@@ -32,6 +32,8 @@ class DockerHost:
     from that deploys to it. `machine` is the resource whose end is the end of everything on the host.
     `interpreter` runs the steps' commands where they need more than a shell to reach the host, and
     `step_environment` is what it needs. `log_drivers` gives roles a log driver of Docker's, with its options.
+    `instead` is the owner whose place this state may take there, `network` the id of a network that it takes
+    over, and `again` says, by name of a step, how often the volume that it fills was lost.
     """
 
     address: pulumi.Input[str]
@@ -46,6 +48,13 @@ class DockerHost:
     step_environment: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
     log_drivers: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
     tls: Tls | None = None
+    instead: str = ""
+    network: str | None = None
+    again: Mapping[str, str] = field(default_factory=dict)
+
+    def filling(self, step: str) -> dict[str, str]:
+        """What a step that fills a volume has in its environment: it runs again once that was lost."""
+        return {"AGAIN": self.again[step]} if step in self.again else {}
 
     def log(self, role: str) -> dict[str, Any]:
         """The arguments of a container that say where its log goes."""
@@ -79,14 +88,14 @@ class DockerHost:
         """Options of a Docker resource on the host."""
         return self.step_options(parent, provider=self.provider, **more)
 
-    def shared_options(self, parent: pulumi.Resource) -> pulumi.ResourceOptions:
+    def shared_options(self, parent: pulumi.Resource, **more: Any) -> pulumi.ResourceOptions:
         """Options of a network or volume, which containers of the host use.
 
         Pulumi 3.259 deletes what is `replace_with` a machine before the machine, in any order and whatever
         `deleted_with` says: a network or volume that is still in use fails that. A machine takes its network
         along, and its volumes are wanted by the next one.
         """
-        return self.options(parent, retain_on_delete=self.machine is not None)
+        return self.options(parent, retain_on_delete=self.machine is not None, **more)
 
     def step_options(self, parent: pulumi.Resource, **more: Any) -> pulumi.ResourceOptions:
         """Options of a step that acts on the host."""

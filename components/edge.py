@@ -1,6 +1,5 @@
 """The edge: Caddy, the only thing that listens outside the host."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from pulumi_command import local
 
 from components import caddyfile, plan
 from components.catalogue import MIB
-from components.containers import DNS_OPTIONS, labels, volume_labels
+from components.containers import DNS_OPTIONS, RIGHTS, labels, rights, volume_labels
 from components.docker_host import DockerHost
 from components.gpu_memory import EDGE_RAM
 
@@ -20,7 +19,6 @@ ALIAS = "edge"
 LISTEN_PORT = 8080
 TLS_PORT = 443
 HTTP_PORT = 80
-BOOTSTRAP = "/etc/caddy/bootstrap.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +42,7 @@ class Edge(pulumi.ComponentResource):
     """Created once something behind it answers. Its configuration changes by a validated reload."""
 
     configured: local.Command
+    container_id: pulumi.Output[str]
     ca: pulumi.Output[str] | None
     """The certificate of the edge's own CA, as PEM."""
 
@@ -68,13 +67,12 @@ class Edge(pulumi.ComponentResource):
             host.labels.name(name),
             image=args.image,
             # The configuration is given to the running container and kept in the volume: it is in no
-            # container's definition, and a restart goes on with the last one that was valid.
-            command=["caddy", "run", "--resume", "--config", BOOTSTRAP],
-            uploads=[
-                docker.ContainerUploadArgs(
-                    file=BOOTSTRAP, content=json.dumps({"admin": {"listen": caddyfile.ADMIN}})
-                )
-            ],
+            # container's definition, and a restart goes on with the last one that was valid. Without one
+            # Caddy has its admin API and nothing else.
+            command=["caddy", "run", "--resume"],
+            # Root, whose its volumes are, without root's power over others' files. Its image gives the binary
+            # this one capability, and Linux runs no binary that is to have one it can't get.
+            **rights(adds=["NET_BIND_SERVICE"], scratch={"/tmp": ""}),
             volumes=[
                 docker.ContainerVolumeArgs(volume_name=volume.name, container_path=f"/{part}")
                 for part, volume in zip(("config", "data"), volumes, strict=True)
@@ -95,8 +93,12 @@ class Edge(pulumi.ComponentResource):
                 self,
                 depends_on=list(args.after),
                 delete_before_replace=True,  # two containers cannot publish one port
+                # An edge that an older version made keeps what it has: another container would be a moment in
+                # which connections are refused. One that is made gets all of it.
+                ignore_changes=[*RIGHTS, "command", "uploads"],
             ),
         )
+        self.container_id = container.id
         self.configured = local.Command(
             f"{name}-configuration",
             create=plan.CONFIGURE,

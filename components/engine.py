@@ -7,7 +7,7 @@ import pulumi_docker as docker
 from pulumi_command import local
 
 from components import plan
-from components.containers import image, labels
+from components.containers import NOBODY, RIGHTS, image, labels, rights
 from components.docker_host import DockerHost
 from components.engines import ALIAS, CACHE_MOUNT, WEIGHTS_MOUNT, EngineSpec
 
@@ -60,6 +60,7 @@ class Engine(pulumi.ComponentResource):
                 **host.environment,
                 "SWITCH": args.switch,
                 "WEIGHTS": spec.weights.source,
+                **host.filling(f"{name}-weights"),
             },
             add_previous_output_in_env=False,
             opts=host.step_options(
@@ -73,19 +74,31 @@ class Engine(pulumi.ComponentResource):
             docker.ContainerVolumeArgs(
                 volume_name=args.weights_volume,
                 container_path=WEIGHTS_MOUNT,
-                read_only=spec.kind == "vllm",  # Ollama opens its store for writing even to read it
+                read_only=True,  # so that Ollama's /api/delete, /api/pull and /api/create change nothing
             )
         ]
         if args.cache_volume is not None:
             volumes.append(
                 docker.ContainerVolumeArgs(volume_name=args.cache_volume, container_path=CACHE_MOUNT)
             )
+        # No part of the engine's name by content: it answers the same, and would be another one to change to.
+        if spec.kind == "ollama":
+            home = {"HOME": "/tmp"}
+            may = rights(user=NOBODY, scratch={"/tmp": ""})
+        else:
+            home = {}
+            may = rights(
+                # root, whose its cache is. On a GPU it compiles, and where it writes then could not be tried
+                read_only=spec.gpus is None,
+                scratch={"/root": "exec", "/tmp": "exec"} if spec.gpus is None else None,
+            )
         container = docker.Container(
             host.labels.name(name),
             image=pulled.image_id,
             entrypoints=list(spec.entrypoint),
             command=list(spec.command),
-            envs=[f"{key}={value}" for key, value in sorted(spec.environment.items())],
+            envs=[f"{key}={value}" for key, value in sorted({**spec.environment, **home}.items())],
+            **may,
             gpus=spec.gpus,
             shm_size=spec.shm_mib,
             volumes=volumes,
@@ -105,7 +118,12 @@ class Engine(pulumi.ComponentResource):
                 self,
                 depends_on=[weights],
                 delete_before_replace=False,  # the old one serves until the switch has changed over
-                ignore_changes=["mustRun", "start"],  # running or not is the switch's, not Pulumi's
+                ignore_changes=[
+                    *("mustRun", "start"),  # running or not is the switch's, not Pulumi's
+                    # One that an older version made keeps them: another container is one to change to, and
+                    # by `hold` everybody waits. Whatever else is changed makes one of another name.
+                    *(*RIGHTS, "envs", "volumes"),
+                ],
             ),
         )
         self.container_name = container.name

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from components import pins, weights
-from components.catalogue import GIB, Model, Quantization
-from components.gpu_memory import BATCHED_TOKENS, EngineKind, Gpu, Load, vllm_kv_cache_bytes, vllm_share
+from components.catalogue import GIB, Model
+from components.gpu_memory import BATCHED_TOKENS, EngineKind, Load, engine_sum, vllm_share
 from components.vllm_flags import words
 
 PORT = 8000
@@ -25,8 +25,14 @@ WEIGHTS_MOUNT = "/weights"
 SHUTDOWN_TIMEOUT = 15
 """Seconds that vLLM gives running answers on SIGTERM. The proxies drain first, so none should be left."""
 
+STORE = "/tmp/models"
+"""Where Ollama finds its model where this has one more name: the store in its volume is not written."""
+
 CACHE_MOUNT = "/root/.cache"
 """vLLM keeps compiled kernels here; without it every start on a GPU compiles them again."""
+
+TRITON_CACHE = f"{CACHE_MOUNT}/triton"
+"""Triton's own kernels, which are elsewhere by default (`~/.triton`). On a T4 attention is one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +82,11 @@ class EngineSpec:
 
         What it works on, and a few more, so that the next one is there when one ends. With all of a crowd in
         the engine a drain would take as long as the crowd, and who has hung up would still be computed for.
+
+        vLLM gets more of them: it takes new ones into its batch between two tokens, so that what isn't there
+        in this moment is missing in the batch; one that waits in it takes no memory.
         """
-        return self.parallel + max(2, self.parallel // 4)
+        return self.parallel + max(4 if self.kind == "vllm" else 2, self.parallel // 4)
 
     @property
     def command_line(self) -> str:
@@ -97,20 +106,14 @@ def _lines(words: tuple[str, ...]) -> list[str]:
     return [lines[0], *("  " + line for line in lines[1:])]
 
 
-def ollama(
-    model: Model,
-    *,
-    context: int,
-    parallel: int,
-    gpu: Gpu | None,
-    quantization: Quantization | None = None,
-    name: str = "",
-) -> EngineSpec:
-    """Ollama with one model kept loaded. `context` in tokens for each of `parallel` requests.
+def ollama(load: Load, name: str = "") -> EngineSpec:
+    """Ollama with one model kept loaded.
 
     `name` is what the model is called at the endpoint, its own name if empty.
     """
-    source = weights.for_ollama(model, quantization)
+    model = load.model
+    source = weights.for_ollama(model, load.quantization.get("ollama"))
+    parallel = engine_sum("ollama", load).requests
     served = name or model.name
     plain = served == model.name
     return EngineSpec(
@@ -123,7 +126,7 @@ def ollama(
         environment={
             "OLLAMA_HOST": f"0.0.0.0:{PORT}",
             "OLLAMA_MODELS": f"{WEIGHTS_MOUNT}/{source.folder}/models",
-            "OLLAMA_CONTEXT_LENGTH": str(context),
+            "OLLAMA_CONTEXT_LENGTH": str(load.context),
             "OLLAMA_NUM_PARALLEL": str(parallel),
             "OLLAMA_MAX_LOADED_MODELS": "1",
             "OLLAMA_KEEP_ALIVE": "-1",  # unloading when idle would make the next request pay for loading
@@ -132,46 +135,42 @@ def ollama(
         },
         health=("/bin/ollama", "list"),
         weights=source,
-        gpus="all" if gpu else None,
+        gpus="all" if load.gpu else None,
         shm_mib=64,
         parallel=parallel,
     )
 
 
-def _named(name: str, served: str) -> str:
+def _named(model: str, served: str) -> str:
     """Starts Ollama with one more name for its model: as `ollama cp` does, a copy of the model's manifest.
 
-    Done at the start and not in the weights step, so that another name fetches nothing. Read in 0.17.4.
+    Done at the start and not in the weights step, so that another name fetches nothing, and in a copy of the
+    manifests that can't be written either, beside the store's own files. Read in 0.17.4.
     """
     return (
-        f'cd "$OLLAMA_MODELS/manifests/registry.ollama.ai/library" && mkdir -p {served} && '
-        f"cp {name}/latest {served}/latest && exec /bin/ollama serve"
+        f'set -e; mkdir {STORE}; ln -s "$OLLAMA_MODELS/blobs" {STORE}; '
+        f'cp -r "$OLLAMA_MODELS/manifests" {STORE}; '
+        f"cd {STORE}/manifests/registry.ollama.ai/library; mkdir -p {served}; "
+        f"cp {model}/latest {served}/latest; chmod -R a-w {STORE}; "
+        f"export OLLAMA_MODELS={STORE}; exec /bin/ollama serve"
     )
 
 
-def vllm(
-    model: Model,
-    *,
-    context: int,
-    parallel: int,
-    gpu: Gpu | None,
-    quantization: Quantization | None = None,
-    name: str = "",
-    flags: Sequence[str] = (),
-) -> EngineSpec:
+def vllm(load: Load, flags: Sequence[str] = (), name: str = "") -> EngineSpec:
     """vLLM with its KV cache given in bytes: it depends on the settings, never on what is free at start.
 
     `name` is what the model is called at the endpoint, its own name if empty; `flags` are a person's own,
     after the program's.
     """
-    source = weights.for_vllm(model, quantization)
+    model, context, gpu = load.model, load.context, load.gpu
+    source = weights.for_vllm(model, load.quantization.get("vllm"))
     served = name or model.name
-    kv_cache = vllm_kv_cache_bytes(model, context=context, parallel=parallel, gpu=gpu)
+    memory = engine_sum("vllm", load)
     options = {
         "--served-model-name": served,
         "--port": str(PORT),
         "--max-model-len": str(context),
-        "--max-num-seqs": str(parallel),
+        "--max-num-seqs": str(memory.requests),
         # on a GPU a longer prompt is computed in parts, so that its activations stay those of the sum
         "--max-num-batched-tokens": str(BATCHED_TOKENS if gpu else max(BATCHED_TOKENS, context)),
         "--tensor-parallel-size": str(gpu.count if gpu else 1),
@@ -180,21 +179,17 @@ def vllm(
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if gpu:
         options["--dtype"] = "half"  # a T4 has no bfloat16
-        options["--kv-cache-memory-bytes"] = str(kv_cache)
-        load = Load(
-            model=model,
-            context=context,
-            parallel=parallel,
-            gpu=gpu,
-            quantization={"vllm": quantization} if quantization else {},
-        )
+        options["--kv-cache-memory-bytes"] = str(memory.kv_cache)
         options["--gpu-memory-utilization"] = str(vllm_share(load))
+        environment["TRITON_CACHE_DIR"] = TRITON_CACHE
         switches = ["--enable-prefix-caching"]
     else:
         options["--dtype"] = "bfloat16"
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # bound, it shares a core with whatever else runs
-        environment["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache // GIB)
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(memory.kv_cache // GIB)
         switches = ["--enable-prefix-caching", "--enforce-eager"]  # compiling takes a minute of two cores
+    if model.tools:  # without them, a request that has `tools` is refused
+        switches += ["--enable-auto-tool-choice", "--tool-call-parser", model.tools.vllm_parser]
     return EngineSpec(
         kind="vllm",
         model=model,
@@ -216,7 +211,7 @@ def vllm(
         weights=source,
         gpus="all" if gpu else None,
         shm_mib=1024,
-        parallel=parallel,
+        parallel=memory.requests,
         cache=True,
     )
 
@@ -224,22 +219,4 @@ def vllm(
 def build(kind: EngineKind, load: Load, flags: Sequence[str] = (), name: str = "") -> EngineSpec:
     """The engine of this kind for a load. `flags` are more flags for vLLM, `name` is the model's at the
     endpoint."""
-    model, quantization = load.model, load.quantization.get(kind)
-    if kind == "ollama":
-        return ollama(
-            model,
-            context=load.context,
-            parallel=load.parallel,
-            gpu=load.gpu,
-            quantization=quantization,
-            name=name,
-        )
-    return vllm(
-        model,
-        context=load.context,
-        parallel=load.parallel,
-        gpu=load.gpu,
-        quantization=quantization,
-        name=name,
-        flags=flags,
-    )
+    return ollama(load, name) if kind == "ollama" else vllm(load, flags, name)

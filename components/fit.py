@@ -81,15 +81,15 @@ def refused_engine(kind: EngineKind, load: Load) -> Refusal | None:
             return Refusal(
                 key="hostMemoryGiB",
                 value=room.there // GIB,
-                why=f"{kind} beside its GPU, proxy and edge need {gib(need)} of host RAM",
+                why=f"{kind} beside its GPU, and the services, need {gib(need)} of host RAM",
                 choices=[Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "on a host that has it")],
             )
-        beside = f", proxy and edge {gib(room.services)}" if room.services else ""
+        beside = f", services {gib(room.services)}" if room.services else ""
         choices = _choices(kind, load)
         quantization = load.quantization_of(kind)
         values: dict[str, object] = {
             "context": load.context,
-            "parallel": load.parallel,
+            f"parallel.{kind}": load.parallel.get(kind),
             f"quantization.{kind}": quantization,
             "model": load.model.name,
         }
@@ -127,13 +127,15 @@ def _choices(kind: EngineKind, load: Load) -> list[Choice]:
     contexts = range(CONTEXT_MINIMUM, load.context, CONTEXT_STEP)
     if context := _largest(contexts, lambda tokens: _fits(kind, replace(load, context=tokens))):
         found.append(Choice("context", str(context), words(replace(load, context=context))))
-    requests = range(1, load.parallel)
-    if parallel := _largest(requests, lambda n: _fits(kind, replace(load, parallel=n))):
-        found.append(Choice("parallel", str(parallel), words(replace(load, parallel=parallel))))
+    requests = range(1, load.parallel.get(kind, 1))
+    if parallel := _largest(requests, lambda n: _fits(kind, load.with_parallel(kind, n))):
+        found.append(Choice(f"parallel.{kind}", str(parallel), words(load.with_parallel(kind, parallel))))
     for source in load.model.sources(kind):
         other = load.with_quantization(kind, source.quantization)
         if source.quantization != load.quantization_of(kind) and _fits(kind, other):
             found.append(Choice(f"quantization.{kind}", source.quantization, words(other)))
+    if load.gpu_memory is not None and _fits(kind, replace(load, gpu_memory=None)):
+        found.append(Choice("gpuMemoryMiB", "0", words(replace(load, gpu_memory=None))))
     if load.gpu is None:
         need = engine_sum(kind, load).host + SERVICES_RAM
         found.append(Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "on a host that has it"))
@@ -160,6 +162,7 @@ def _other_gpus(kind: EngineKind, load: Load, gpu: Gpu) -> list[Choice]:
 
 def refused_overlap(load: Load) -> Refusal | None:
     """`cutover: overlap` where both engines are known not to fit beside each other."""
+    load = replace(load, together=True)
     room = too_small(load)
     if room is None or room.there is None:
         return None
@@ -174,13 +177,13 @@ def refused_overlap(load: Load) -> Refusal | None:
 
 
 def _overlap_choices(load: Load) -> list[Choice]:
-    """A context or a number of requests with which both engines would fit at once."""
+    """A context or numbers of requests with which both engines would fit at once."""
     found = []
     contexts = range(CONTEXT_MINIMUM, load.context, CONTEXT_STEP)
     if context := _largest(contexts, lambda tokens: too_small(replace(load, context=tokens)) is None):
         found.append(Choice("context", str(context)))
-    if parallel := _largest(range(1, load.parallel), lambda n: too_small(replace(load, parallel=n)) is None):
-        found.append(Choice("parallel", str(parallel)))
+    if load.parallel and too_small(replace(load, parallel={})) is None:
+        found.append(Choice("parallel", "auto"))
     return found
 
 

@@ -6,8 +6,10 @@ import pulumi
 import pulumi_docker as docker
 
 from components import tensorzero
-from components.containers import DNS_OPTIONS, labels
+from components.catalogue import MIB
+from components.containers import DNS_OPTIONS, NOBODY, labels, rights
 from components.docker_host import DockerHost
+from components.gpu_memory import GATEWAY_RAM
 
 ALIAS = "gateway"
 """Network alias of every gateway. Nothing of this version asks by it: an edge that an older one made does,
@@ -42,7 +44,11 @@ class Gateway(pulumi.ComponentResource):
             host.labels.name(name),
             image=args.image,
             command=list(tensorzero.COMMAND),
+            # not read-only: Docker uploads nothing into such a root. Nobody can write /tmp in it, and no more
+            **rights(user=NOBODY, read_only=False),
             uploads=[docker.ContainerUploadArgs(file=tensorzero.CONFIG_FILE, content=args.config)],
+            memory=GATEWAY_RAM // MIB,
+            memory_swap=-1,  # Docker says -1 where it can't limit swap, so anything else would show as drift
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
             dns_opts=DNS_OPTIONS,
             healthcheck=docker.ContainerHealthcheckArgs(

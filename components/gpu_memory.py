@@ -1,11 +1,15 @@
-"""Does it fit? Weights + KV cache + overhead of each engine against the memory of the GPUs and of the host.
+"""What each engine gets of the memory: weights + KV cache + overhead, against the GPUs and the host.
+
+An engine has the GPU for itself while it serves, so it gets what the GPU has: vLLM all the KV cache that is
+left, Ollama as many requests at a time as fit and it does well. Only where both are asked to run beside each
+other do they share it.
 
 Pure arithmetic in bytes, written out so that a reviewer can check it. With several GPUs a sum is that of one
 GPU, since each holds its part of weights and KV cache, and its own overhead.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,10 +29,48 @@ CUDA_CONTEXT = int(0.3 * GIB)
 """vLLM's CUDA context and Triton on each GPU: an estimate. It exists before vLLM looks at what is free."""
 
 BATCHED_TOKENS = 2048
-"""Tokens that vLLM computes at once on a GPU; `GPU_OVERHEAD` counts the activations of so many."""
+"""Tokens that vLLM computes at once on a GPU; `GPU_OVERHEAD` counts the activations of so many.
+
+vLLM's own default on a T4. A longer prompt is computed in chunks of so many, between which everybody else's
+next tokens are; larger chunks let the others wait for longer (vLLM's documentation, "Performance Tuning
+with Chunked Prefill") and take more memory from the KV cache.
+"""
+
+TYPICAL_TOKENS = 2048
+"""Tokens of a request of typical length, prompt and answer together: what the number of requests at a time is
+planned for, where it is `auto`. More of such requests than fit would be computed again and again."""
+
+MARGIN = 1 * GIB
+"""What is left free of a GPU beside a sum that has estimates among its terms."""
+
+OLLAMA_REQUESTS = 8
+"""The most requests at a time that `auto` gives Ollama on a GPU: each takes its whole context of the KV
+cache, used or not. A choice; nobody has published Ollama on a T4 with more than one."""
+
+VLLM_REQUESTS = 256
+"""The same of vLLM, its own default for `--max-num-seqs`."""
+
+TURING_REQUESTS = 64
+"""The same on a GPU before compute capability 8.0: the public figures for a T4 end at 60 users at once."""
+
+CPU_REQUESTS = 4
+"""The same of both engines on a CPU, whose cores a few requests keep busy."""
+
+CUDA_GRAPH = 28 * MIB
+"""What one CUDA graph takes of a GPU: an estimate. vLLM logged 24 to 28 MiB for each (vllm#22897,
+vllm#23184), and 0.31 GiB for 11."""
+
+CUDA_GRAPHS_MOST = 512
+"""The most tokens of a batch that vLLM captures a graph for; below, twice `--max-num-seqs` (config/vllm.py
+of 0.32)."""
+
+SAMPLER_BYTES = 24
+"""Bytes that vLLM's sampler takes for each sequence and token of the vocabulary, when it is warmed up: an
+estimate. Logits, their sorted copy, probabilities and cumulated ones at 32 bits, and indices at 64."""
 
 GPU_OVERHEAD: dict[EngineKind, int] = {
-    "vllm": int(1.0 * GIB) + CUDA_CONTEXT,  # 1.0: activations of BATCHED_TOKENS, an estimate
+    "vllm": int(1.0 * GIB)
+    + CUDA_CONTEXT,  # 1.0: activations of BATCHED_TOKENS, an estimate; see `vllm_overhead`
     "ollama": int(1.1 * GIB),  # measured, 0.83 to 1.09; more has to be free, see `ollama_overhead`
 }
 """What an engine takes of a GPU beside weights and KV cache.
@@ -70,7 +112,17 @@ EDGE_RAM = 1024 * MIB
 its limit ends it, and all that it carries. Measured with Caddy 2.11.9 and bodies of 16 MiB at once: within
 512 MiB it had 24 and was ended by 32; 48 took 921 MiB."""
 
-SERVICES_RAM = PROXY_RAM + EDGE_RAM
+GATEWAY_RAM = 512 * MIB
+"""RAM that the gateway may take. It had 33 MiB here. Others measured 49 MiB at rest and up to 766 MiB at
+4,000 requests a second with their bodies; here it is asked in some hundred bytes, and no engine takes so
+many. A gateway that is ended cuts nobody."""
+
+SWITCH_RAM = 256 * MIB
+"""RAM that the switch may take: 17 MiB at rest, and as much again for each command that is told to it."""
+
+SERVICES_RAM = PROXY_RAM + EDGE_RAM + GATEWAY_RAM + SWITCH_RAM
+"""What engines have to leave of the host's RAM. Counted without a gateway too, so that taking it out and back
+changes no sum."""
 
 BLOCK_TOKENS = 16
 """vLLM hands out its KV cache in blocks of so many tokens, and keeps one block for itself (`null_block`)."""
@@ -143,18 +195,24 @@ GPUS: dict[str, Gpu] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What the engines are asked to hold, and on what. `context` is in tokens, `host_memory` in bytes.
+    """What the engines are asked to hold, and on what. `context` is in tokens, memory in bytes.
 
     `gpu` is None on a CPU, `host_memory` None where it is not known. `quantization` overrides the catalogue's
-    first one by engine.
+    first one by engine. `parallel` says by engine how many requests it works on at a time; for an engine that
+    is missing there it follows from the memory.
+
+    `gpu_memory` is what an engine may take of each GPU, None: all but a margin. With `together` both engines
+    have to fit beside each other.
     """
 
     model: Model
     context: int
-    parallel: int
     gpu: Gpu | None
+    parallel: Mapping[EngineKind, int] = field(default_factory=dict)
     host_memory: int | None = None
     quantization: Mapping[EngineKind, Quantization] = field(default_factory=dict)
+    gpu_memory: int | None = None
+    together: bool = False
 
     def quantization_of(self, kind: EngineKind) -> Quantization:
         return self.model.source_of(kind, self.quantization.get(kind)).quantization
@@ -162,12 +220,32 @@ class Load:
     def with_quantization(self, kind: EngineKind, quantization: Quantization) -> "Load":
         return replace(self, quantization={**self.quantization, kind: quantization})
 
+    def with_parallel(self, kind: EngineKind, requests: int) -> "Load":
+        return replace(self, parallel={**self.parallel, kind: requests})
+
+    @property
+    def gpu_there(self) -> int:
+        """What there is for engines of each GPU."""
+        assert self.gpu is not None
+        return self.gpu.usable if self.gpu_memory is None else min(self.gpu_memory, self.gpu.usable)
+
+    @property
+    def typical(self) -> int:
+        """Tokens of a request of typical length."""
+        return min(TYPICAL_TOKENS, self.context)
+
+
+def both(requests: int) -> dict[EngineKind, int]:
+    """So many requests at a time in either engine."""
+    return dict.fromkeys(KINDS, requests)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sum:
-    """The memory of one engine, in bytes, by what it is for.
+    """The memory of one engine, in bytes, by what it is for, and what it can do with it.
 
     `total` is that of each GPU, or of the host's RAM where there is none; `host` is the RAM in either case.
+    `requests` are worked on at a time, and their KV cache holds so many `tokens` in all.
     """
 
     kind: EngineKind
@@ -176,6 +254,8 @@ class Sum:
     overhead: int
     host: int
     words: str
+    requests: int
+    tokens: int
 
     @property
     def total(self) -> int:
@@ -202,13 +282,27 @@ def kv_cache_bytes(model: Model, *, context: int, parallel: int) -> int:
     return model.kv_bytes_per_token * context * parallel
 
 
-def vllm_kv_cache_bytes(model: Model, *, context: int, parallel: int, gpu: Gpu | None) -> int:
-    """Bytes of KV cache that vLLM is given: whole blocks on each GPU, whole GiB on a CPU."""
-    if gpu is None:
-        return math.ceil(kv_cache_bytes(model, context=context, parallel=parallel) / GIB) * GIB
-    tokens = (math.ceil(context / BLOCK_TOKENS) * parallel + 1) * BLOCK_TOKENS
-    # more GPUs than KV heads hold copies of them
-    return model.kv_bytes_per_token * tokens // min(gpu.count, model.kv_heads)
+def _block_bytes(model: Model, gpu: Gpu) -> int:
+    """Bytes of one block of vLLM's KV cache on each GPU: more GPUs than KV heads hold copies of them."""
+    return model.kv_bytes_per_token * BLOCK_TOKENS // min(gpu.count, model.kv_heads)
+
+
+def _blocks(tokens: int, requests: int) -> int:
+    """Blocks that vLLM needs for so many requests of so many tokens each."""
+    return math.ceil(tokens / BLOCK_TOKENS) * requests + 1
+
+
+def cuda_graphs(requests: int) -> int:
+    """How many sizes of a batch vLLM captures a CUDA graph for: 1, 2, 4, every 8, from 256 on every 16."""
+    most = min(2 * requests, CUDA_GRAPHS_MOST)
+    sizes = [*range(8, min(most + 1, 256), 8), *range(256, most + 1, 16)]
+    return len(sizes) + sum(size <= most for size in (1, 2, 4))
+
+
+def vllm_overhead(model: Model, requests: int) -> int:
+    """Bytes beside weights and KV cache of vLLM on each GPU with so many requests at a time."""
+    sampler = SAMPLER_BYTES * model.vocabulary * requests
+    return GPU_OVERHEAD["vllm"] + CUDA_GRAPH * cuda_graphs(requests) + sampler
 
 
 def ollama_overhead(model: Model, *, weights: int, context: int, parallel: int, count: int) -> int:
@@ -226,9 +320,9 @@ def ollama_overhead(model: Model, *, weights: int, context: int, parallel: int, 
     """
     tokens, batch = context * parallel, min(OLLAMA_BATCH, context)
     attention = 4 * (
-        batch * (1 + 2 * model.width + tokens * (1 + model.attention_heads)) + model.width * (1 + tokens)
+        batch * (1 + 2 * model.hidden + tokens * (1 + model.attention_heads)) + model.hidden * (1 + tokens)
     )
-    output = 4 * batch * (model.width + model.vocabulary) + model.width * model.vocabulary * 105 // 128
+    output = 4 * batch * (model.hidden + model.vocabulary) + model.hidden * model.vocabulary * 105 // 128
     whole = weights + kv_cache_bytes(model, context=context, parallel=parallel)
     layers = math.ceil(whole / model.layers) * (1 if count == 1 else 2)
     return max(GPU_OVERHEAD["ollama"], OLLAMA_MINIMUM + max(attention, output) + layers)
@@ -236,37 +330,147 @@ def ollama_overhead(model: Model, *, weights: int, context: int, parallel: int, 
 
 def engine_sum(kind: EngineKind, load: Load) -> Sum:
     """The memory that one engine takes for this load."""
-    model, gpu, context, parallel = load.model, load.gpu, load.context, load.parallel
-    quantization = load.quantization_of(kind)
+    if kind == "ollama":
+        return _ollama_sum(load, _ollama_requests(load))
+    if load.gpu is None:
+        return _vllm_on_cpu(load)
+    return _vllm_on_gpu(load, load.gpu, _ollama_beside(load))
+
+
+def _ollama_requests(load: Load) -> int:
+    """Requests at a time in Ollama: as asked, or the most that fit."""
+    if asked := load.parallel.get("ollama"):
+        return asked
+    if load.gpu is None:
+        return _most(CPU_REQUESTS, lambda n: _fits_host(load, _ollama_sum(load, n)))
+    if not load.together:
+        return _most(OLLAMA_REQUESTS, lambda n: _ollama_sum(load, n).total <= load.gpu_there)
+    gpu = load.gpu
+    return _most(OLLAMA_REQUESTS, lambda n: _both_do(load, gpu, _ollama_sum(load, n)))
+
+
+def _both_do(load: Load, gpu: Gpu, ollama: Sum) -> bool:
+    """Whether vLLM, beside this Ollama, has room for as many requests of typical length."""
+    vllm = _vllm_on_gpu(load, gpu, ollama.total)
+    fits = ollama.total + vllm.total + _margin(load) <= load.gpu_there
+    return fits and vllm.requests >= ollama.requests
+
+
+def _most(most: int, fits: Callable[[int], bool]) -> int:
+    return next((n for n in range(most, 1, -1) if fits(n)), 1)
+
+
+def _fits_host(load: Load, engine: Sum) -> bool:
+    return load.host_memory is None or engine.host + SERVICES_RAM <= load.host_memory
+
+
+def _ollama_beside(load: Load) -> int:
+    """What Ollama takes of each GPU at the time when vLLM has to fit."""
+    return engine_sum("ollama", load).total if load.together else 0
+
+
+def _margin(load: Load) -> int:
+    """What is left free of each GPU. None where a person has said how much there is, or has set how many
+    requests vLLM is to have beside Ollama."""
+    sized = load.gpu_memory is not None or (load.together and "vllm" in load.parallel)
+    return 0 if sized else MARGIN
+
+
+def _ollama_sum(load: Load, requests: int) -> Sum:
+    model, gpu, context = load.model, load.gpu, load.context
     count = gpu.count if gpu else 1
-    whole = weights_bytes(model, quantization)
-    weights = math.ceil(whole / count)
-    if kind == "vllm":
-        kv_cache = vllm_kv_cache_bytes(model, context=context, parallel=parallel, gpu=gpu)
-    else:
-        kv_cache = math.ceil(kv_cache_bytes(model, context=context, parallel=parallel) / count)
-    if gpu is None:
-        overhead = CPU_OVERHEAD[kind]
-    elif kind == "vllm":
-        overhead = GPU_OVERHEAD[kind]
-    else:
-        overhead = ollama_overhead(model, weights=whole, context=context, parallel=parallel, count=count)
+    whole = weights_bytes(model, load.quantization_of("ollama"))
+    cache = f"{model.kv_bytes_per_token / KIB:g} KiB × {context} tokens × {requests} requests"
+    return _sum(
+        "ollama",
+        load,
+        kv_cache=math.ceil(kv_cache_bytes(model, context=context, parallel=requests) / count),
+        overhead=ollama_overhead(model, weights=whole, context=context, parallel=requests, count=count)
+        if gpu
+        else CPU_OVERHEAD["ollama"],
+        cache=cache,
+        requests=requests,
+        tokens=context * requests,
+    )
+
+
+def _vllm_on_cpu(load: Load) -> Sum:
+    model, context = load.model, load.context
+
+    def at(requests: int) -> Sum:
+        kv_cache = math.ceil(kv_cache_bytes(model, context=context, parallel=requests) / GIB) * GIB
+        cache = f"{model.kv_bytes_per_token / KIB:g} KiB × {context} tokens × {requests} requests"
+        return _sum(
+            "vllm",
+            load,
+            kv_cache=kv_cache,
+            overhead=CPU_OVERHEAD["vllm"],
+            cache=f"{cache}, in whole GiB",
+            requests=requests,
+            tokens=kv_cache // model.kv_bytes_per_token,
+        )
+
+    return at(load.parallel.get("vllm") or _most(CPU_REQUESTS, lambda n: _fits_host(load, at(n))))
+
+
+def _vllm_on_gpu(load: Load, gpu: Gpu, beside: int) -> Sum:
+    """vLLM with the KV cache that is left, but no more than `parallel` requests can fill; `beside` is what
+    another engine takes. Where less than one whole context is left, it has that all the same: too much then.
+    """
+    model, block = load.model, _block_bytes(load.model, gpu)
+    weights = math.ceil(weights_bytes(model, load.quantization_of("vllm")) / gpu.count)
+    asked = load.parallel.get("vllm")
+
+    def blocks(requests: int) -> int:
+        room = load.gpu_there - _margin(load) - beside - weights - vllm_overhead(model, requests)
+        return max(room // block, _blocks(load.context, 1))
+
+    def holds(requests: int) -> bool:
+        return _blocks(load.typical, requests) <= blocks(requests)
+
+    requests = asked or _most(TURING_REQUESTS if gpu.compute < 80 else VLLM_REQUESTS, holds)
+    given = min(blocks(requests), _blocks(load.context, asked)) if asked else blocks(requests)
+    tokens = (given - 1) * BLOCK_TOKENS
+    return _sum(
+        "vllm",
+        load,
+        kv_cache=given * block,
+        overhead=vllm_overhead(model, requests),
+        cache=f"{model.kv_bytes_per_token / KIB:g} KiB × {tokens} tokens",
+        requests=requests,
+        tokens=tokens,
+    )
+
+
+def _sum(
+    kind: EngineKind, load: Load, *, kv_cache: int, overhead: int, cache: str, requests: int, tokens: int
+) -> Sum:
+    gpu, quantization = load.gpu, load.quantization_of(kind)
+    count = gpu.count if gpu else 1
+    weights = math.ceil(weights_bytes(load.model, quantization) / count)
     total = weights + kv_cache + overhead
-    if gpu:
-        further = count - 1 if kind == "vllm" else 0
-        host = HOST_OVERHEAD[kind] + further * HOST_OVERHEAD_FURTHER_GPU
-    else:
-        host = total
-    cache = f"{model.kv_bytes_per_token / KIB:g} KiB × {context} tokens × {parallel} requests"
-    if kind == "vllm" and gpu is None:
-        cache += ", in whole GiB"
+    further = count - 1 if kind == "vllm" else 0
     words = (
         f"{gib(weights)} weights ({quantization}) + {gib(kv_cache)} KV cache ({cache}) "
         f"+ {gib(overhead)} overhead = {gib(total)}"
     )
-    if count > 1:
-        words += f" on each of {count} GPUs"
-    return Sum(kind=kind, weights=weights, kv_cache=kv_cache, overhead=overhead, host=host, words=words)
+    return Sum(
+        kind=kind,
+        weights=weights,
+        kv_cache=kv_cache,
+        overhead=overhead,
+        host=HOST_OVERHEAD[kind] + further * HOST_OVERHEAD_FURTHER_GPU if gpu else total,
+        words=f"{words} on each of {count} GPUs" if count > 1 else words,
+        requests=requests,
+        tokens=tokens,
+    )
+
+
+def preempts_from(vllm: Sum, load: Load) -> int | None:
+    """The average length in tokens beyond which vLLM, with all its requests at work, has to put some back and
+    compute them again later; None where none is too long."""
+    average = vllm.tokens // vllm.requests
+    return average if average < load.context else None
 
 
 def vllm_share(load: Load) -> float:

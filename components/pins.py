@@ -8,6 +8,16 @@ from dataclasses import dataclass
 PULUMI = "3.259.0"
 """Pulumi CLI and engine; equals the SDK in the lock file, so that engine and SDK never disagree."""
 
+PULUMI_ARCHIVES = {
+    "pulumi-v3.259.0-darwin-arm64.tar.gz": "57c27f179e527e2cf9f62b841a448af72a020e44b2fb4ee0d9bd85556c00c864",
+    "pulumi-v3.259.0-darwin-x64.tar.gz": "eaca4c3b8277bfa3ab061fa3b270d1c66358a0b2e613da8c5587a04b7226c534",
+    "pulumi-v3.259.0-linux-arm64.tar.gz": "edc8327463a72160bb36cf82cf5062da9c8a244290a706d9980988e7bf486853",
+    "pulumi-v3.259.0-linux-x64.tar.gz": "94ba357acac23d01474084c4b00098dc0f7bc70ce13f34c777459254a5f718e5",
+}
+"""The vendor's archives of this CLI and their SHA-256, as its own Homebrew formula says them (repository
+pulumi/homebrew-tap, commit 51fb494). No archive could be downloaded here. No plugin is pinned like that: no
+sum of one could be read here, and of docker's the vendor publishes SHA-1 only."""
+
 DOCKER_PLUGIN = "5.2.0"
 """pulumi-docker: the newest whose behaviour on replacement, grace and wait was read and run."""
 
@@ -25,12 +35,25 @@ class Image:
 
     `version` is the version of the program inside. It is the same for both sources, and it is what
     the content name of an engine is computed from, so that reviewed files do not depend on the source.
+
+    `public` holds a digest wherever one is known, so that no registry can give anything else. `digest` says
+    where it is from, or why there is none.
     """
 
     name: str
     version: str
     public: str
     reason: str
+    digest: str
+
+    @property
+    def pulled(self) -> str:
+        """What Docker calls it once it was pulled by its digest; its public name where it has none."""
+        name, at, digest = self.public.partition("@")
+        if not at:
+            return self.public
+        folder, slash, last = name.rpartition("/")
+        return f"{folder}{slash}{last.partition(':')[0]}@{digest}"
 
     @property
     def offline(self) -> str:
@@ -38,39 +61,52 @@ class Image:
         return f"changeover-offline/{self.name}:{self.version}"
 
 
+NOT_KNOWN = "no record of it was found in two places; `docker images --digests` says it once it was pulled"
+
 OLLAMA = Image(
     name="ollama",
     version="0.17.4",
     public="ollama/ollama:0.17.4",
     reason="the version whose max_tokens, context and stop behaviour was measured behind the gateway",
+    digest=NOT_KNOWN,
 )
 VLLM_CPU = Image(
     name="vllm-cpu",
     version="0.32.0",
     public="vllm/vllm-openai-cpu:v0.32.0",
     reason="the CPU build whose drain and start-up were measured",
+    digest=NOT_KNOWN,
 )
 VLLM_CUDA = Image(
     name="vllm",
     version="0.33.0",
     public="vllm/vllm-openai:v0.33.0",
     reason="its wheel holds sm_75 (T4) kernels; built for CUDA 13, so the host needs driver 580 or newer",
+    digest=NOT_KNOWN,
 )
 GATEWAY = Image(
     name="tensorzero",
     version="2026.6.0",
-    public="tensorzero/gateway:2026.6.0",
+    public="tensorzero/gateway:2026.6.0"
+    "@sha256:c939db4f27e41aa3a37a87909430a0c8f898f9c952f402dcbdc17e1708597bcb",
     reason="the last release: TensorZero was archived in June 2026",
+    digest="named by two public projects that have nothing to do with each other; not pulled here",
 )
 EDGE = Image(
     name="caddy",
     version="2.11.9",
     public="caddy:2.11.9",
     reason="2.11 or newer asks again what a proxy that ended had not answered; older ones answer 502",
+    digest=NOT_KNOWN,
 )
 SWITCH = Image(
     name="python",
     version="3.11",
-    public="python:3.11-slim-bookworm",
+    public="python:3.11-slim-bookworm"
+    "@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b",
     reason="the switch needs nothing but Python's standard library, and the proxy's wheels are locked for it",
+    digest="Python 3.11.16, all platforms, September 2026: named by ten public projects; not pulled here. "
+    "It gets Docker's socket, and a tag that moves with each release would be whatever it is that day",
 )
+
+ALL = (OLLAMA, VLLM_CPU, VLLM_CUDA, GATEWAY, EDGE, SWITCH)

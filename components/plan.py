@@ -5,20 +5,36 @@ commands work for a Docker engine here and for one behind SSH: only `DOCKER_HOST
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from components import tensorzero
 from components.catalogue import GIB
 from components.engines import PORT, SHUTDOWN_TIMEOUT, EngineSpec
+from components.gpu_memory import BATCHED_TOKENS, Load
+from components.traps import Trap
 from components.weights import Weights
 
 REQUEST_SECONDS = 600
 """Longest answer that the proxy lets an engine give; engines on a CPU are slow. No drain can be longer."""
 FIRST_TOKEN_SECONDS = 300
 """Longest wait of the proxy for a stream's first byte, from when the engine is asked."""
+ANSWERS = 45
+"""Seconds without any answer to the smallest question, after which the switch takes what serves for hung. It
+waits for no prompt and in no queue: the engines answer it beside their work."""
+SILENT = FIRST_TOKEN_SECONDS + 180
+"""Seconds without a byte of any completion, the switch's own included, after which it takes an engine for
+hung. The proxy hangs up on every request after the first part of it: what came before the switch's has ended.
+"""
 GATE_MAX_TOKENS = 16
 GATE_TIMEOUT = 60
+GATE_PROMPT = 2 * BATCHED_TOKENS + BATCHED_TOKENS // 4
+"""Tokens of the gate's long prompt on a GPU: more than two chunks of prefill. A report of a T4: short probes
+pass, and prompts of 5,000 tokens end the engine, whose health page says that all is well."""
+GATE_PROMPT_CPU = 256
+"""The same on a CPU, which has none of a GPU's traps and reads slowly."""
+GATE_PROMPT_SPARE = 32
+"""Tokens of the context that the long prompt leaves beside those of its answer."""
 LEASE_FOLLOWING = 15
 """Seconds without a `follow` after which the switch takes a killed coordinator for dead."""
 LEASE_PREPARED = 60
@@ -33,6 +49,23 @@ every second more is one that requests wait."""
 MEMORY_FREE = 20
 """Seconds in which the driver has given back the memory of an engine that has ended. Ollama's on an H100 was
 back 0.3 s after SIGTERM at the latest."""
+SECONDS = {
+    "request": REQUEST_SECONDS,
+    "stop": DRAINED_GRACE,
+    "lease_following": LEASE_FOLLOWING,
+    "lease_prepared": LEASE_PREPARED,
+    "gateway": GATEWAY_ANSWERS,
+    "memory": MEMORY_FREE,
+    "answers": ANSWERS,
+    "tokens": SILENT,
+}
+"""What of a plan's times is no setting."""
+
+
+def gate_prompt(load: Load) -> int:
+    """Tokens of the gate's long prompt, as far as the context lets it be."""
+    most = load.context - GATE_MAX_TOKENS - GATE_PROMPT_SPARE
+    return min(GATE_PROMPT if load.gpu else GATE_PROMPT_CPU, most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +75,10 @@ class Plan:
 
     `gpu_bytes` is what the engine takes on each GPU, 0 on a CPU, and `host_bytes` what it takes of the host's
     RAM; `gpu_there` and `host_there` are what there is for engines, 0 where not known. With `insist` an
-    overlap that does not fit is an error. `engine_image`, `gateway_image` (empty without a gateway) and, in
-    `images`, the stack's others are references. `reason`, `sum` and `loading` (expected seconds) are for the
-    certificate.
+    overlap that does not fit is an error. `gate_prompt` is the length of the gate's long prompt in tokens,
+    and `traps` are what is known to go wrong in it. `engine_image`, `gateway_image` (empty without a gateway)
+    and, in `images`, the stack's others are references. `reason`, `sum` and `loading` (expected seconds) are
+    for the certificate.
     """
 
     spec: EngineSpec
@@ -66,6 +100,8 @@ class Plan:
     reason: str
     sum: str
     loading: float
+    gate_prompt: int
+    traps: tuple[Trap, ...]
 
     @property
     def memory(self) -> str:
@@ -100,18 +136,16 @@ class Plan:
             "seconds": {
                 "drain": self.drain,
                 "load": self.load,
-                "request": REQUEST_SECONDS,
-                "stop": DRAINED_GRACE,
-                "lease_following": LEASE_FOLLOWING,
-                "lease_prepared": LEASE_PREPARED,
-                "gateway": GATEWAY_ANSWERS,
-                "memory": MEMORY_FREE,
+                **SECONDS,
             },
             "gate": {
                 "completions": self.completions,
                 "max_tokens": GATE_MAX_TOKENS,
                 "timeout": GATE_TIMEOUT,
                 "tokens_per_second": self.tokens_per_second,
+                "prompt_tokens": self.gate_prompt,
+                "sense": self.spec.model.able,
+                "traps": [asdict(trap) for trap in self.traps],
             },
             "gateway": None if self.gateway_config is None else self._gateway(self.gateway_config, gateway),
             "routing": self.routing,
@@ -162,7 +196,7 @@ LOOK = """\
 labels="-f label=changeover.project=$PROJECT -f label=changeover.stack=$STACK"
 for each in $(docker ps $labels --format '{{.Label "changeover.role"}}={{.ID}}'); do
   case $each in
-    switch=*) docker exec "${each#*=}" python3 -m switch look & ;;
+    switch=*) said=$(docker exec "${each#*=}" python3 -m switch look) && echo "$said" & ;;
     edge=*) said=$(docker exec "${each#*=}" /bin/sh -c "$SEEN") && echo "edge $said" & ;;
   esac
 done 2>/dev/null
@@ -170,8 +204,9 @@ wait"""
 """Says of gateway, keys and edge, a line each, whether they are what they were brought to: of the edge its
 own program `$SEEN` knows it, of the others the switch. Nothing is said of what isn't there.
 
-Containers are found by their labels and not by their names, so that what is said is known in every preview,
-that of a new container too, and waits for nothing.
+Each says all of it at once: two that write at the same time mix the pieces in which they write. Containers
+are found by their labels and not by their names, so that what is said is known in every preview, that of a
+new container too, and waits for nothing.
 """
 
 
@@ -187,6 +222,19 @@ echo 'The edge runs with this configuration.'"""
 
 PROXY_FILES = "exec sh components/proxy_files.sh"
 PROXY_READY = "exec sh components/proxy_ready.sh"
+
+IDENTITY = "od -An -N6 -tx1 /dev/urandom | tr -d ' \\n'"
+"""Prints a state's id: random, and so the same in no two states that were made."""
+OWN = "sh components/owner.sh own 2>&1 || true"
+"""Has the host keep whose it is and the count of changes that is safe in the state now."""
+GUARD = 'echo "This stack belongs to the state $OWNER."'
+DISOWN = """\
+[ ! -e components/owner.sh ] || exec sh components/owner.sh disown
+for each in $(docker ps -q -f "label=changeover.project=$PROJECT" -f "label=changeover.stack=$STACK" \
+  -f label=changeover.role=switch); do
+  docker exec "$each" sh -c "grep -q $OWNER /journal/owner.json && rm /journal/owner.json"; done"""
+"""Fails where the host is another state's. A checkout of a version that knows no owners forgets this one: its
+state then is the owner by the containers that it has."""
 
 CA = """docker exec "$EDGE" /bin/sh -c '
 tries=0

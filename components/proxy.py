@@ -11,7 +11,7 @@ from pulumi_command import local
 from components import plan
 from components.catalogue import MIB
 from components.code import ROOT, Code
-from components.containers import DNS_OPTIONS, labels, volume_labels
+from components.containers import DNS_OPTIONS, NOBODY, labels, rights, volume_labels
 from components.docker_host import DockerHost
 from components.gpu_memory import PROXY_RAM
 
@@ -31,9 +31,6 @@ PYTHON = "3.11"
 """Of the image that runs it, which is the switch's: wheels are fetched for it."""
 
 WHEELS_MOUNT = "/wheels"
-
-USER = "65534:65534"
-"""Nobody, by number: in the image it needs no name."""
 
 GRACE = plan.REQUEST_SECONDS + 30
 """Seconds from SIGTERM to SIGKILL: a proxy that is replaced takes nothing new and ends what it carries."""
@@ -59,6 +56,7 @@ class Proxy(pulumi.ComponentResource):
     """Created beside the one it replaces, which is told to end once the new one answers."""
 
     ready: local.Command
+    container_id: pulumi.Output[str]
 
     def __init__(self, name: str, args: ProxyArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Proxy", name, None, opts)
@@ -91,9 +89,10 @@ class Proxy(pulumi.ComponentResource):
                 "CODE": zipped,
                 "VOLUME": wheels.name,
                 "LOGS": log.name,
-                "OWNER": USER,
+                "OWNER": NOBODY,
                 "IMAGE": args.image,
                 "PYTHON": PYTHON,
+                **host.filling(f"{name}-files"),
             },
             add_previous_output_in_env=False,
             opts=host.step_options(self),
@@ -106,8 +105,7 @@ class Proxy(pulumi.ComponentResource):
                 f"PYTHONPATH={WHEELS_MOUNT}/{zipped}:{WHEELS_MOUNT}",
                 "PYTHONUNBUFFERED=1",
             ],
-            user=USER,
-            read_only=True,
+            **rights(user=NOBODY),
             volumes=[
                 # the code is there too: Docker uploads nothing into a read-only root
                 docker.ContainerVolumeArgs(
@@ -135,6 +133,7 @@ class Proxy(pulumi.ComponentResource):
                 delete_before_replace=False,  # the new one answers before the old one is told to end
             ),
         )
+        self.container_id = container.id
         self.ready = local.Command(
             f"{name}-ready",
             create=plan.PROXY_READY,

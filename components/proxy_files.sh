@@ -5,7 +5,8 @@
 # The volume $LOGS becomes the proxy's user's own. What is there is left as it is.
 set -eu
 in_container() {
-  docker run --rm -i --network none -v "$VOLUME:/wheels" -v "$LOGS:/log" "$IMAGE" sh -euc "$1"
+  docker run --rm -i --network none --cap-drop ALL --cap-add CHOWN --security-opt no-new-privileges:true \
+    -v "$VOLUME:/wheels" -v "$LOGS:/log" "$IMAGE" sh -euc "$1"
 }
 if ! in_container "chown $OWNER /log; test -e /wheels/complete"; then
   arch=$(docker version --format '{{.Server.Arch}}')

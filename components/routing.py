@@ -32,19 +32,23 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Routing:
-    """`name` is the model's at the endpoint; of `engines` the first serves. Without `gateway` the proxy asks
-    the engine itself."""
+    """`name` is the model's at the endpoint, and `aliases` are further ones; of `engines` the first serves.
+    Without `gateway` the proxy asks the engine itself. `origins` are the sites whose pages may use it."""
 
     name: str
     engines: tuple[EngineSpec, ...]
     gateway: Gateway | None
     limits: Limits
+    aliases: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
 
 def render(routing: Routing) -> str:
     """The routing as TOML. Engines stand in a fixed order, and only one line says which serves."""
     model = tomlkit.table()
     model.add("engines", [spec.name for spec in routing.engines])
+    if routing.aliases:
+        model.add("aliases", list(routing.aliases))
     models = tomlkit.table(is_super_table=True)
     models.add(routing.name, model)
     engines = tomlkit.table(is_super_table=True)
@@ -67,4 +71,8 @@ def render(routing: Routing) -> str:
         gateway.add("port", routing.gateway.port)
         document.add("gateway", gateway)
     document.add("limits", limits)
+    if routing.origins:
+        browsers = tomlkit.table()
+        browsers.add("origins", list(routing.origins))
+        document.add("browsers", browsers)
     return tomlkit.dumps(document)

@@ -9,6 +9,9 @@ from typing import Literal
 USER = "ubuntu"
 """The user of the Deep Learning AMI for Ubuntu, a member of the group docker."""
 
+IDLE_SECONDS = 30
+"""For so long a connection that nobody uses is kept for the next one."""
+
 Access = Literal["ssm", "direct"]
 
 
@@ -40,6 +43,13 @@ def render(stack: str, *, access: Access, region: str, folder: str) -> str:
         "  ConnectTimeout 20",
         "  ServerAliveInterval 15",
         "  ServerAliveCountMax 4",
+        # Through SSM each connection is a session of its own, which takes seconds to open; the docker
+        # provider and the steps open dozens. They share one. What the server refuses in it has its own.
+        "  ControlMaster auto",
+        f"  ControlPersist {IDLE_SECONDS}",
+        # A socket's path has 108 characters at most, of which ssh takes 17 while it makes it. So it is
+        # relative, as every other path here, and ends in the host's name (an instance's id, or an address).
+        f"  ControlPath {folder}/to-%h",
     ]
     if access == "ssm":
         lines.append(

@@ -1,26 +1,33 @@
 """The switch: the service on the Docker host that owns which engine is live."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pulumi
 import pulumi_docker as docker
 
+from components.catalogue import MIB
 from components.code import Code
-from components.containers import image, labels, volume_labels
+from components.containers import image, labels, rights, volume_labels
 from components.docker_host import DockerHost
+from components.gpu_memory import SWITCH_RAM
 from components.plan import LIVE_MOUNT
 
 CODE = Code("switch")
 ARCHIVE = "/app/switch.zip"
 
 
+ALIAS = "switch"
+"""Its name on the stack's network, where it is scraped."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SwitchArgs:
     """`image` is the reference to pull; `weights_volumes` maps each kind of engine to its volume.
 
-    `live_volume` is where it tells the proxies what they may ask, and who may ask them.
+    `live_volume` is where it tells the proxies what they may ask, and who may ask them; `after` must be there
+    as long as the journal is.
     """
 
     image: str
@@ -28,12 +35,14 @@ class SwitchArgs:
     network: pulumi.Input[str]
     live_volume: pulumi.Input[str]
     weights_volumes: Mapping[str, pulumi.Input[str]]
+    after: Sequence[pulumi.Resource]
 
 
 class Switch(pulumi.ComponentResource):
     """A container with the Docker socket, a journal in a volume, and no port."""
 
     container_name: pulumi.Output[str]
+    container_id: pulumi.Output[str]
     image: docker.RemoteImage
 
     def __init__(self, name: str, args: SwitchArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -44,7 +53,7 @@ class Switch(pulumi.ComponentResource):
             f"{name}-journal",
             name=host.labels.name("journal"),
             labels=volume_labels(host.labels.of("journal")),
-            opts=host.shared_options(self),
+            opts=host.shared_options(self, depends_on=list(args.after)),
         )
         container = docker.Container(
             host.labels.name(name),
@@ -58,6 +67,11 @@ class Switch(pulumi.ComponentResource):
                 # its runtime then mounts nvidia-smi, by which the switch sees what memory is free
                 *(["NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=utility"] if host.gpu else []),
             ],
+            # root, whose socket Docker's is: who has that has the host, whatever else is taken away. The root
+            # is writable, since its code is uploaded to it.
+            **rights(read_only=False),
+            memory=SWITCH_RAM // MIB,
+            memory_swap=-1,  # Docker says -1 where it can't limit swap, so anything else would show as drift
             gpus="all" if host.gpu else None,
             # by name: its content among the inputs would cost every preview a fifth of a second
             uploads=[docker.ContainerUploadArgs(file=ARCHIVE, source=str(CODE.built), source_hash=digest)],
@@ -70,7 +84,7 @@ class Switch(pulumi.ComponentResource):
                     for kind, volume in sorted(args.weights_volumes.items())
                 ),
             ],
-            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network)],
+            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
             labels=labels(host.labels.of("switch", code=digest[:8])),
             **host.log("switch"),
             restart="always",
@@ -81,5 +95,5 @@ class Switch(pulumi.ComponentResource):
                 hide_diffs=["uploads"],  # the label `code` shows that it changes, and git shows what
             ),
         )
-        self.container_name = container.name
+        self.container_name, self.container_id = container.name, container.id
         self.register_outputs({"container_name": self.container_name})

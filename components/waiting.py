@@ -23,6 +23,10 @@ EXPECTED_STOP: dict[EngineKind, float] = {"vllm": DRAINED_GRACE, "ollama": 1}
 EXPECTED_GATE = 1
 """Estimate for each completion of the gate, and for the one through the new gateway."""
 
+EXPECTED_PROMPT = {"cpu": 0, "gpu": 5}
+"""Estimate for the gate's long prompt: a T4 reads 4,000 tokens of a 7B model in 3 to 4 s. On a CPU the prompt
+is short."""
+
 LOAD_START: dict[EngineKind, dict[str, float]] = {
     "vllm": {"cpu": 25, "gpu": 60},  # 22.9 s measured with `tiny`; on a GPU graphs are captured too
     "ollama": {"cpu": 2, "gpu": 5},  # on an H100 1.7 to 3.4 s with weights that Linux had in its cache
@@ -113,7 +117,7 @@ def wait(to: EngineKind, load: Load, bounds: Bounds, old: EngineKind | None = No
     stop = EXPECTED_STOP[stopped]
     loads = loading(to, load)
     drain = min(bounds.drain, EXPECTED_DRAIN)
-    gate = EXPECTED_GATE * (bounds.completions + 1)
+    gate = EXPECTED_GATE * (bounds.completions + 1) + EXPECTED_PROMPT["gpu" if load.gpu else "cpu"]
     expected = drain + stop + loads.seconds + gate
     return Wait(
         expected=expected,

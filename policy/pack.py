@@ -1,17 +1,14 @@
 """The same policies as a Pulumi policy pack: `pulumi preview --policy-pack policy`.
 
-They need no pack: every review runs them. The pack has packages of its own (policy/requirements.txt in
-policy/.venv). What it can't see is what happens to a resource, so the policy that a flip replaces no instance
-and no volume is in the reviews only.
+They need no pack: every review runs them. The pack has packages of its own, and Pulumi waits for ever for a
+pack that has not: `python3 -m venv policy/.venv && policy/.venv/bin/pip install -r policy/requirements.txt`.
+What it can't see is what happens to a resource, so the policy that a flip replaces no instance and no volume
+is in the reviews only.
 """
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from review import policies
 from review.events import Resource
@@ -88,6 +85,7 @@ def validate(args: Any, report: Callable[[str, str | None], None]) -> None:
 
 
 def main() -> None:
+    """Give Pulumi the pack."""
     from pulumi_policy import (  # type: ignore[import-not-found]  # the pack's own package
         EnforcementLevel,
         PolicyPack,
@@ -105,7 +103,3 @@ def main() -> None:
             )
         ],
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -8,9 +8,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from proxy.protocols import CHAT, COMPLETIONS
 from proxy.reading import Reading, Span, members
-
-CHAT = "/v1/chat/completions"
 
 HEADERS_IN = {
     "accept": "what kind of answer the client reads",
@@ -18,6 +17,8 @@ HEADERS_IN = {
     "traceparent": "W3C Trace Context: a trace goes on in the engine",
     "tracestate": "W3C Trace Context",
     "x-request-id": "vLLM answers with it and logs it",
+    "anthropic-version": "which version of the protocol of messages the client speaks",
+    "anthropic-beta": "what of that protocol the client also understands",
 }
 """Headers of the client that the engine gets, and why. `Authorization`, cookies and keys are no business of
 the engine's, and `tensorzero-*` are the gateway's; the rest has a meaning for one connection only."""
@@ -40,6 +41,7 @@ class Adaptation:
 
     field: str
     engines: tuple[str, ...]
+    paths: tuple[str, ...]
     reason: str
     make: Callable[[bytes, Reading], Iterable[Edit]]
 
@@ -92,18 +94,20 @@ BODY = (
     Adaptation(
         "max_completion_tokens",
         ("ollama",),
+        (CHAT,),
         "Ollama 0.17.4 ignores it, which today's OpenAI clients send, and would answer without a limit",
         _max_tokens,
     ),
     Adaptation(
         "stream_options.include_usage",
         ("ollama", "vllm"),
+        (CHAT, COMPLETIONS),
         "tokens are counted from the usage that the engine reports; its chunk is taken out again. vLLM 0.32"
         " says its system_fingerprint in that chunk then, and not in the last one before it",
         _usage,
     ),
 )
-"""All fields of a chat completion that an engine gets otherwise than the client sent them."""
+"""All fields that an engine gets otherwise than the client sent them."""
 
 
 def body(raw: bytes, reading: Reading, path: str, kind: str, model: str) -> bytes:
@@ -112,8 +116,9 @@ def body(raw: bytes, reading: Reading, path: str, kind: str, model: str) -> byte
     edits: list[Edit] = []
     if reading.model != model:
         edits.append((reading.model_at, json.dumps(model).encode()))
-    if path == CHAT:
-        edits += [edit for row in BODY if kind in row.engines for edit in row.make(raw, reading)]
+    for row in BODY:
+        if kind in row.engines and path in row.paths:
+            edits += row.make(raw, reading)
     return _edited(raw, edits) if edits else raw
 
 
@@ -139,6 +144,9 @@ def renamed(raw: bytes, model: str, asked: str) -> bytes:
             said = raw[slice(*span)]
             if name == "model" and _says(said, model):
                 edits.append((span, json.dumps(asked).encode()))
+            elif name in ("message", "response") and raw[span[0]] == ord("{"):
+                # of a stream of messages or of responses: the answer as it is so far
+                edits.append((span, renamed(said, model, asked)))
             elif name == "error" or (name == "message" and raw[span[0]] == ord('"')):
                 quoted = said
                 for quote in ("'", "`", '\\"'):

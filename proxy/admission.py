@@ -17,7 +17,7 @@ long as the way to the engine takes, and less where many wait, who have no time 
 
 
 class Dropped(Exception):
-    """This proxy ends: what waits in it has to be asked of another one."""
+    """This proxy ends: what waits in it has to be asked of another one, if it can."""
 
 
 class Admission:
@@ -26,6 +26,8 @@ class Admission:
     def __init__(self) -> None:
         self.route = Route()
         self.running: Counter[str] = Counter()
+        self._heard: dict[str, float] = {}
+        """When a byte of an answer came last from each engine."""
         self.waiting = 0
         self._queue: OrderedDict[asyncio.Future[Route], None] = OrderedDict()
         self._not_before = 0.0
@@ -56,12 +58,13 @@ class Admission:
             if not waiter.done():
                 waiter.set_exception(Dropped())
 
-    async def enter(self, *, first: bool = False) -> Route:
-        """The route by which to ask, once it is this one's turn. `first`: it was let in before.
+    async def enter(self, *, first: bool = False, stays: bool = False) -> Route:
+        """The route by which to ask, once it is this one's turn. `first`: it was let in before; `stays`: no
+        other proxy can answer it.
 
         Every `enter` needs its `leave`. Raises Dropped.
         """
-        if self._ended:
+        if self._ended and not stays:
             raise Dropped
         waiter: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
         self._queue[waiter] = None
@@ -90,6 +93,15 @@ class Admission:
             del self.running[engine]
         if by < 0:
             self._let_in()
+
+    def heard(self, engine: str) -> None:
+        """A byte of an answer has come from it."""
+        self._heard[engine] = asyncio.get_running_loop().time()
+
+    def silent(self) -> dict[str, float]:
+        """For how many seconds nothing has come from each engine from which something came."""
+        now = asyncio.get_running_loop().time()
+        return {engine: round(now - at, 1) for engine, at in self._heard.items()}
 
     def _let_in(self) -> None:
         """One who waits; the next of them follows a little later."""

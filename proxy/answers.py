@@ -22,11 +22,15 @@ class Usage:
         """Takes the counts of an answer's `usage`; False where there are none."""
         if not isinstance(said, dict):
             return False
-        counts = [said.get("prompt_tokens"), said.get("completion_tokens")]
-        prompt, completion = (count if type(count) is int and count >= 0 else None for count in counts)
+        prompt, completion = (
+            next((said[name] for name in names if type(said.get(name)) is int and said[name] >= 0), None)
+            for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+        )
         if prompt is None and completion is None:
             return False
-        self.prompt, self.completion = prompt, completion
+        # messages say the prompt's at the beginning of a stream, and the answer's at its end
+        self.prompt = self.prompt if prompt is None else prompt
+        self.completion = self.completion if completion is None else completion
         return True
 
 
@@ -85,10 +89,13 @@ class Events:
                 said = json.loads(data.group(1))
             except (ValueError, RecursionError):
                 return event
-            if isinstance(said, dict) and self.usage.see(said.get("usage")) and said.get("choices") == []:
-                self.seen -= 1
-                if self.adds_usage:
-                    return b""
+            if isinstance(said, dict):
+                for inside in (said.get("message"), said.get("response")):
+                    self.usage.see(inside.get("usage") if isinstance(inside, dict) else None)
+                if self.usage.see(said.get("usage")) and said.get("choices") == []:
+                    self.seen -= 1
+                    if self.adds_usage:
+                        return b""
         if self.model != self.asked:
             start, end = data.span(1)
             return event[:start] + renamed(data.group(1), self.model, self.asked) + event[end:]

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 
 from proxy import adaptations
+from proxy.protocols import OPENAI, Protocol
 from proxy.refusals import Refusal
 
 GONE_SECONDS, PIECE_BYTES = 60, 2**16
@@ -15,6 +16,8 @@ HEAD_BYTES, HEADERS = 2**20, 2**14
 """Of a head: more than the edge lets through, and what engines may send. aiohttp by itself would refuse a
 query or a header of 8 KiB, and take an engine that sends one for an engine that has ended."""
 CONNECT_SECONDS = 5
+MORE_HEADERS = web.RequestKey("MORE_HEADERS", dict[str, str])
+"""Key of a request under which stands what every answer to it has beside its own headers."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -67,10 +70,10 @@ def is_stream(answer: ClientResponse) -> bool:
     return answer.content_type == "text/event-stream"
 
 
-def refused(refusal: Refusal) -> web.Response:
+def refused(refusal: Refusal, protocol: Protocol = OPENAI) -> web.Response:
     return web.Response(
         status=refusal.status,
-        body=refusal.body,
+        body=protocol.error(refusal),
         headers={"Content-Type": "application/json", **refusal.headers},
     )
 
@@ -83,6 +86,7 @@ def answered(answer: ClientResponse) -> web.StreamResponse:
 
 
 async def begin(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    response.headers.update(request.get(MORE_HEADERS, {}))
     if request.transport is not None:
         # Linux says that there is room again when a third of it is: with the megabytes that it takes by
         # itself, who is slow would look like who takes nothing.

@@ -82,7 +82,7 @@ class Exchanges:
             await asyncio.wait(
                 (asking, exchange.chosen), timeout=GATEWAY_SECONDS, return_when=asyncio.FIRST_COMPLETED
             )
-            if not exchange.chosen.done():
+            if not exchange.chosen.done() or exchange.chosen.cancelled():
                 raise GatewayGone
             return exchange
         except BaseException:  # the client may have gone just when the gateway had asked
@@ -91,6 +91,13 @@ class Exchanges:
             raise
         finally:
             del self.open[number]
+
+    def give_up(self, gateways: frozenset[str]) -> None:
+        """Ends what these were asked and have not decided yet: they hang."""
+        for exchange in self.open.values():
+            gone = exchange.route.gateway
+            if gone and gone.host in gateways and not exchange.chosen.done():
+                exchange.chosen.cancel()
 
     async def _hear_out(self, url: str, question: bytes, seconds: float) -> None:
         """The gateway finishes whatever it has begun; nobody needs what it says."""
@@ -112,7 +119,7 @@ class Exchanges:
         if number is None:
             self._admission.count(engine, 1)
             try:
-                return await self._pass(request, f"http://{engine}:{ENGINE_PORT}/{path}")
+                return await self._pass(request, f"http://{engine}:{ENGINE_PORT}/{path}", engine)
             finally:
                 self._admission.count(engine, -1)
         address = number.rpartition(".")[0]
@@ -152,8 +159,8 @@ class Exchanges:
             return set()
         return {str(address[0]) for *_, address in found}
 
-    async def _pass(self, request: web.BaseRequest, url: str) -> web.StreamResponse:
-        """Carries an ask as it stands."""
+    async def _pass(self, request: web.BaseRequest, url: str, engine: str = "") -> web.StreamResponse:
+        """Carries an ask as it stands, to another proxy or to an engine."""
         try:
             raw = b"".join([part async for part in request.content.iter_any()])  # `read` takes 1 MiB at most
             number = {gateway.ID: request.headers[gateway.ID]} if gateway.ID in request.headers else {}
@@ -168,6 +175,8 @@ class Exchanges:
                 await response.prepare(request)
                 try:
                     async for chunk in answer.content.iter_any():
+                        if engine:
+                            self._admission.heard(engine)
                         await response.write(chunk)
                     await response.write_eof()
                 except (ClientError, ConnectionError):  # of either side

@@ -110,6 +110,12 @@ class Books:
         )
         self.running = Gauge("changeover_running", "Requests at an engine.", ("engine",), registry=registry)
         self.waiting = Gauge("changeover_waiting", "Requests that wait.", registry=registry)
+        self.given_up = Counter(
+            "changeover_given_up",
+            "Engines by name, and gateways by container, that hang or have crashed and are brought back.",
+            ("what",),
+            registry=registry,
+        )
 
     def enter(self, record: Record, now: float) -> None:
         self._log.info(record.line(now))

@@ -1,6 +1,5 @@
-"""What the endpoint itself answers instead of an engine, in the shape of OpenAI's errors. Pure."""
+"""What the endpoint itself answers instead of an engine. `proxy.protocols` gives it a form. Pure."""
 
-import json
 from dataclasses import dataclass, field
 
 RETRY_AFTER_SECONDS = 5
@@ -16,16 +15,18 @@ class Refusal(Exception):
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def body(self) -> bytes:
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return json.dumps({"error": error}).encode()
-
 
 def no_key() -> Refusal:
-    text = "A valid API key is needed: Authorization: Bearer KEY."
+    text = "A valid API key is needed: Authorization: Bearer KEY, or x-api-key: KEY."
     return Refusal(401, text, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def foreign(what: str, value: str) -> Refusal:
+    text = (
+        f"The {what} {value!r} is another site's. Without API keys only pages and names of this machine may "
+        "use the endpoint: set a key, or name the site in corsOrigins."
+    )
+    return Refusal(403, text, f"foreign_{what}", what.capitalize())
 
 
 def no_path() -> Refusal:

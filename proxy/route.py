@@ -56,11 +56,15 @@ class Route:
     model: str | None = None
     also: tuple[str, ...] = ()
     limits: Limits = Limits()
+    given_up: frozenset[str] = frozenset()
+    """Engines by name, and gateways by host, which hang: nothing comes of what they were asked before."""
+    origins: tuple[str, ...] = ()
+    """Sites whose pages may use the endpoint."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The models that clients may ask for."""
-        return () if self.model is None else (self.model, *(name for name in self.also if name != self.model))
+        return () if self.model is None else tuple(dict.fromkeys((self.model, *self.also)))
 
     @property
     def open(self) -> bool:
@@ -86,7 +90,10 @@ def parse(raw: bytes) -> Route:
             engine = None
         else:
             gateway = Gateway(said["gateway"], routing["gateway"]["port"])
-    return Route(number, held, engine, gateway, model, tuple(said["also"]), Limits(**routing["limits"]))
+    also = (*table.get("aliases", ()), *said["also"])
+    limits, given_up = Limits(**routing["limits"]), frozenset(said.get("given_up", ()))
+    origins = tuple(routing.get("browsers", {}).get("origins", ()))
+    return Route(number, held, engine, gateway, model, also, limits, given_up, origins)
 
 
 @dataclass(frozen=True)
@@ -101,16 +108,18 @@ class Keys:
     def tenant(self, headers: Mapping[str, str]) -> str | None:
         """Whose request it is; None: nobody's who may pass."""
         if self.open:
-            said = headers.get("X-Tenant-ID", "")
-            return said if TENANT.fullmatch(said) else NOBODY
-        kind, _, key = headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "bearer":
-            return None
-        # the bytes that came, which need not be text
-        shown, found = hashlib.sha256(key.strip().encode(errors="surrogateescape")).hexdigest(), None
-        for digest, tenant in (self.tenants or {}).items():  # all of them: in constant time
-            if hmac.compare_digest(digest, shown):
-                found = tenant
+            name = headers.get("X-Tenant-ID", "")
+            return name if TENANT.fullmatch(name) else NOBODY
+        kind, _, bearer = headers.get("Authorization", "").partition(" ")
+        said = [bearer] if kind.lower() == "bearer" else []
+        said += [headers[name] for name in ("x-api-key", "api-key") if name in headers]
+        found = None
+        for key in said:
+            # the bytes that came, which need not be text
+            shown = hashlib.sha256(key.strip().encode(errors="surrogateescape")).hexdigest()
+            for digest, tenant in (self.tenants or {}).items():  # all of them: in constant time
+                if hmac.compare_digest(digest, shown):
+                    found = tenant
         return found
 
 

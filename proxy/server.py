@@ -14,7 +14,7 @@ from pathlib import Path
 from aiohttp import ClientError, ClientResponse, web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from proxy import adaptations, answers, engine, http, inner, refusals
+from proxy import adaptations, answers, browsers, engine, http, inner, protocols, refusals
 from proxy.admission import SWITCH_HEARS_SECONDS, Admission, Dropped
 from proxy.answers import Events
 from proxy.bodies import Bodies
@@ -22,15 +22,17 @@ from proxy.engine import EngineGone
 from proxy.http import BrokenOff
 from proxy.inner import Exchanges, GatewayGone
 from proxy.live import LOOK_SECONDS, Live
+from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS
 from proxy.reading import Reading
 from proxy.records import Books, Record
 from proxy.refusals import Refusal
 from proxy.route import Keys, Route, parse, parse_keys
+from proxy.waiting import Waiting
 
 PORT = 8080
 GATEWAY_AGAIN_SECONDS = 0.2
-CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
 OTHER = "other"
+"""The endpoint of a request that asks for none of ours, in the books."""
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Ask:
     raw: bytes
     reading: Reading
     record: Record
+    waiting: Waiting
 
 
 class Proxy:
@@ -56,9 +59,22 @@ class Proxy:
         self._bodies = Bodies()
         self._client = http.session()
         self.exchanges = Exchanges(self._client, self.admission, inner_port)
+        self._at_engines: dict[asyncio.Timeout, Route] = {}
+        """The time-out of each request that is at an engine, and the route by which it is there."""
 
     def _take_route(self, raw: bytes) -> None:
-        self.admission.change(parse(raw))
+        route = parse(raw)
+        for each in route.given_up - self.admission.route.given_up:
+            self.books.given_up.labels(each).inc()
+        self.admission.change(route)
+        if not route.given_up:
+            return
+        # nothing comes of these any more: one without a byte is asked again, once there is an engine
+        for limit, its in self._at_engines.items():
+            lost = its.engine and its.engine.name in route.given_up
+            if lost and its.number < route.number and not limit.expired():
+                limit.reschedule(_now())
+        self.exchanges.give_up(route.given_up)
 
     def _take_keys(self, raw: bytes) -> None:
         self.keys = parse_keys(raw)
@@ -69,15 +85,17 @@ class Proxy:
         """A client's request."""
         path = request.path.rstrip("/")
         endpoint = MODELS if path.startswith(f"{MODELS}/") else path
-        record = Record(_now(), endpoint if endpoint in (CHAT, EMBEDDINGS, MODELS) else OTHER)
+        record = Record(_now(), endpoint if endpoint in ENGINES or endpoint == MODELS else OTHER)
+        waiting = Waiting(request, protocols.of(path))
         try:
-            response = await self._answer(request, path, record)
+            try:
+                response = await self._answer(request, path, record, waiting)
+            except Refusal as refusal:
+                record.status = refusal.status
+                response = await waiting.refuse(refusal)
         except Dropped:
             # No byte has gone: the edge asks again, and another proxy answers, and enters it into its books.
             raise http.ended(request) from None
-        except Refusal as refusal:
-            record.status = refusal.status
-            response = http.refused(refusal)
         except BrokenOff:
             record.cut = True
         except (asyncio.CancelledError, ConnectionError):
@@ -88,9 +106,20 @@ class Proxy:
         self.books.enter(record, _now())
         if record.cut or record.hung_up:
             raise http.ended(request)
+        if not response.prepared:
+            response.headers.update(request.get(http.MORE_HEADERS, {}))
         return response
 
-    async def _answer(self, request: web.BaseRequest, path: str, record: Record) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.BaseRequest, path: str, record: Record, waiting: Waiting
+    ) -> web.StreamResponse:
+        origins = self.admission.route.origins
+        request[http.MORE_HEADERS] = allowed = browsers.allowed(request.headers, origins)
+        if allowed and browsers.is_preflight(request.method, request.headers):
+            record.status = 204
+            return web.Response(status=204, headers=browsers.PREFLIGHT)
+        if self.keys.open and (foreign := browsers.refused(request.headers, origins)):
+            raise foreign
         tenant = self.keys.tenant(request.headers)
         if tenant is None:
             raise refusals.no_key()
@@ -108,7 +137,11 @@ class Proxy:
             elif self.admission.route.model is not None:
                 raise refusals.no_model(reading.model)
             record.stream = reading.stream
-            return await self._serve(Ask(request, path, raw, reading, record))
+            ask = Ask(request, path, raw, reading, record, waiting)
+            if not reading.stream:
+                return await self._serve(ask)
+            async with waiting:
+                return await self._serve(ask)
 
     def _models(self, request: web.BaseRequest, path: str, record: Record) -> web.Response:
         if request.method not in ("GET", "HEAD"):
@@ -130,7 +163,7 @@ class Proxy:
         """Asks for as long as no byte of an answer has come and there is time."""
         ends, since, first, model, record = 0, _now(), False, ask.reading.model, ask.record
         while True:
-            route = await self._enter(since + self.admission.route.limits.hold_seconds, record, first=first)
+            route = await self._enter(since + self.admission.route.limits.hold_seconds, ask, first=first)
             assert route.engine is not None
             try:
                 self.tenants[record.tenant] += 1
@@ -156,29 +189,36 @@ class Proxy:
             await self.admission.another(route, again)
             first = True
 
-    async def _enter(self, until: float, record: Record, *, first: bool) -> Route:
+    async def _enter(self, until: float, ask: Ask, *, first: bool) -> Route:
         began = _now()
         try:
             if began >= until:
                 raise TimeoutError
             async with asyncio.timeout_at(until):
-                return await self.admission.enter(first=first)
+                with ask.waiting.held():
+                    while True:
+                        try:
+                            return await self.admission.enter(first=first, stays=ask.waiting.begun)
+                        except Dropped:
+                            if not ask.waiting.begun:
+                                raise
         except TimeoutError:
             raise refusals.not_now("No engine answered in time. It may be starting: try again.") from None
         finally:
-            record.held += _now() - began
+            ask.record.held += _now() - began
 
     async def _carry(self, ask: Ask, route: Route) -> web.StreamResponse:
         """One way of a request to an engine and back. Raises EngineGone and GatewayGone, and Refusal."""
         to, record = route.engine, ask.record
         assert to is not None
-        adds_usage = ask.path == CHAT and adaptations.adds_usage(ask.raw, ask.reading)
+        adds_usage = ask.path in (CHAT, COMPLETIONS) and adaptations.adds_usage(ask.raw, ask.reading)
         events = Events(adds_usage, to.model, ask.reading.model)
         exchange = None
         if route.gateway is not None and ask.path == CHAT:
             exchange = await self.exchanges.ask(route, ask.reading.stream)
         try:
-            async with asyncio.timeout(route.limits.answer_seconds):
+            async with asyncio.timeout(route.limits.answer_seconds) as limit:
+                self._at_engines[limit] = route
                 answer, chunk = await engine.ask(
                     self._client,
                     to,
@@ -187,6 +227,7 @@ class Proxy:
                     adaptations.headers_in(ask.request.headers),
                     _now() + route.limits.first_token_seconds,
                 )
+                self.admission.heard(to.name)
                 async with answer:
                     record.first = _now()
                     if exchange:
@@ -196,8 +237,11 @@ class Proxy:
         except TimeoutError:
             if record.status:
                 raise BrokenOff from None
+            if to.name in self.admission.route.given_up:
+                raise EngineGone(asked=True) from None
             raise refusals.no_answer("The engine did not answer in time.", 504, "timeout") from None
         finally:
+            del self._at_engines[limit]
             record.usage, record.events = events.usage, events.seen
             if exchange:
                 exchange.usage = events.usage
@@ -213,6 +257,8 @@ class Proxy:
             raise EngineGone(asked=True) from None
         events.usage, ask.record.status = answers.whole(raw), answer.status
         raw = adaptations.renamed(raw, events.model, events.asked)
+        if begun := await ask.waiting.taken():
+            return await ask.waiting.end(begun, raw)
         response = http.answered(answer)
         response.content_length = len(raw)
         await http.begin(ask.request, response)
@@ -223,8 +269,10 @@ class Proxy:
         self, ask: Ask, answer: ClientResponse, chunk: bytes, events: Events
     ) -> web.StreamResponse:
         """Gives a stream on as it comes."""
-        ask.record.status, response = answer.status, http.answered(answer)
-        await http.begin(ask.request, response)
+        ask.record.status, response = answer.status, await ask.waiting.taken()
+        if response is None:
+            response = http.answered(answer)
+            await http.begin(ask.request, response)
         while chunk:
             if out := events.feed(chunk):
                 await http.write(ask.request, response, out)
@@ -232,6 +280,7 @@ class Proxy:
                 chunk = await answer.content.readany()
             except ClientError:
                 raise BrokenOff from None
+            self.admission.heard(ask.record.engine)
         if out := events.end():
             await http.write(ask.request, response, out)
         return await http.end(ask.request, response)
@@ -255,6 +304,7 @@ class Proxy:
             "tenants": dict(self.tenants),
             "keys": self.keys.digest,
             "draining": self.draining,
+            "silent": self.admission.silent(),
         }
 
     def _metrics(self) -> bytes:
@@ -270,7 +320,7 @@ class Proxy:
         """Ends when all that is at an engine is answered. What waits is left to another proxy."""
         self.draining = True
         self.admission.end()
-        while self.admission.running or self.exchanges.asking:
+        while self.admission.running or self.exchanges.asking or self.admission.waiting:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def close(self) -> None:

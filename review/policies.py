@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from components import pins
 from review.events import Change, Resource
 
 CONTAINER = "docker:index/container:Container"
@@ -27,6 +28,8 @@ EVERYONE = ("0.0.0.0/0", "::/0")
 LOOPBACK = ("127.0.0.1", "::1")
 KEEPS = (INSTANCE, VOLUME, ATTACHMENT, "docker:index/volume:Volume")
 """What a reviewer must see being replaced or deleted: the machine, and what keeps data."""
+OFFLINE = "changeover-offline/"
+"""What images are called that `offline/` builds: they are in no registry."""
 T4_FAMILY = "g4dn."
 DRIVERS = {"vllm/vllm-openai:": 580, "ollama/ollama:": 550}
 """Image → least NVIDIA driver: vLLM 0.33 is built for CUDA 13, Ollama filters GPUs below 550."""
@@ -63,13 +66,34 @@ def images_are_pinned(resource: Resource) -> Iterator[Broken]:
     if resource.type != IMAGE:
         return
     reference = str(resource.inputs.get("name", ""))
-    tag = "" if "@sha256:" in reference else reference.rpartition("/")[2].partition(":")[2]
-    if "@sha256:" not in reference and tag in ("", "latest"):
+    if _floats(reference):
         yield Broken(
             policy="images are pinned",
             resource=f"{resource.name} ({reference})",
             why="What was reviewed would not be what runs tomorrow.",
             do="Give it a version in components/pins.py.",
+        )
+
+
+def _floats(reference: str) -> bool:
+    tag = reference.rpartition("/")[2].partition(":")[2]
+    return "@sha256:" not in reference and tag in ("", "latest")
+
+
+def images_have_the_digest_that_is_known(resource: Resource) -> Iterator[Broken]:
+    """Every image of a registry is named by its digest, where `components/pins.py` knows one.
+
+    The first is that of the switch: it gets Docker's socket.
+    """
+    reference = str(resource.inputs.get("name", ""))
+    if resource.type != IMAGE or "@sha256:" in reference or _floats(reference):
+        return
+    if not reference.startswith(OFFLINE) and reference not in {pin.public for pin in pins.ALL}:
+        yield Broken(
+            policy="images have the digest that is known",
+            resource=f"{resource.name} ({reference})",
+            why="A registry can give another image under the same tag, and the switch's has the Docker host.",
+            do="Name it as components/pins.py does, or give it its digest.",
         )
 
 
@@ -233,6 +257,7 @@ def a_flip_replaces_no_instance_and_no_volume(changes: Iterable[Change], flip: b
 
 EACH: tuple[Callable[[Resource], Iterator[Broken]], ...] = (
     images_are_pinned,
+    images_have_the_digest_that_is_known,
     only_the_edge_publishes_a_port,
     ssh_is_not_open,
     volumes_are_encrypted,

@@ -8,6 +8,7 @@ from typing import Any
 
 from review import policies
 from review.events import SECRET, STACK_TYPE, UNKNOWN_TEXT, Change, Preview
+from switch.live import DAMAGED
 
 NAMES = {"ollama": "Ollama", "vllm": "vLLM"}
 LONGEST_FULL = 40_000
@@ -16,6 +17,7 @@ LONGEST_VALUE = 2_000
 ENGINE = re.compile(r"\b(ollama|vllm)-[0-9a-f]{8}\b")
 """An engine's name in the names of its resources: kind and content."""
 GONE, MADE = ("replaced", "deleted"), ("replaced", "created")
+MAIL = "aws:sns/topicSubscription:TopicSubscription"
 LIMITS = {"cpuSet", "cpuShares", "memory", "memorySwap"}
 PARTS = {"RemoteImage": "image", "Command": "weights", "Container": "container"}
 RUNS, FORGOTTEN = "run again", "forgotten by Pulumi, kept by Docker"
@@ -263,7 +265,10 @@ def _others(preview: Preview) -> list[str]:
     active = str(preview.outputs_after.get("engine"))
     for kind in ("ollama", "vllm"):
         ops = {
-            c.op for c in preview.changes if _role(c) == "engine" and c.name.rpartition("-")[0].endswith(kind)
+            c.op
+            for c in preview.changes
+            if _role(c) == "engine" and c.name.rpartition("-")[0].endswith(kind)
+            if c.op != "changed"  # in place, in the same container
         }
         if ops and (kind != active or not moves(preview)):
             verb = {"created": "is added", "deleted": "is removed (its image and weights stay)"}.get(
@@ -360,6 +365,12 @@ def _cutover(preview: Preview) -> list[str]:
     return []
 
 
+def _tools(preview: Preview) -> list[str]:
+    """Where only one of the engines finds the model's calls of tools, as the program says it."""
+    lines = [line for note in preview.notes for line in note.splitlines()]
+    return [f"calls of {line}" for line in lines if line.startswith("tools: only ")]
+
+
 def _price(preview: Preview) -> str:
     before, after = (side.get("cost") for side in (preview.outputs_before, preview.outputs_after))
     if before is None and after is None:
@@ -372,6 +383,8 @@ def _price(preview: Preview) -> str:
 def warnings(preview: Preview) -> list[str]:
     """What a reviewer must not miss: data or machine replaced, secrets, image pins, broken policies."""
     found = [*preview.warned, *_clients(preview)]
+    if is_flip(preview):
+        found += _tools(preview)
     if down := _down(preview):
         found.append(down)
     for change in preview.changes:
@@ -421,12 +434,33 @@ def has_keys(preview: Preview) -> bool:
 
 def drift(preview: Preview) -> list[str]:
     """What was changed behind Pulumi's back and an update puts right, each in words."""
-    return [*(_drifted(change) for change in preview.drift if _repaired(preview, change)), *_by_hand(preview)]
+    changed = [change for change in preview.drift if not _of_confirming(change)]
+    return [*(_drifted(change) for change in changed if _repaired(preview, change)), *_by_hand(preview)]
 
 
 def lasting(preview: Preview) -> list[str]:
     """What was changed behind Pulumi's back and no update puts right, each in words."""
-    return [_drifted(change) for change in preview.drift if not _repaired(preview, change)]
+    changed = [change for change in preview.drift if not _of_confirming(change)]
+    return [_drifted(change) for change in changed if not _repaired(preview, change)]
+
+
+def unconfirmed(preview: Preview) -> list[str]:
+    """Mail subscriptions that nobody confirmed, so that AWS has taken them away, each in words: no drift."""
+    return [
+        f"nobody has confirmed the alarms' mail to {change.before.get('endpoint')}, so AWS has forgotten it, "
+        "and no alarm reaches anybody. `pulumi up --refresh` sends another mail: follow the link in it"
+        for change in preview.drift
+        if change.op == "deleted" and _of_confirming(change)
+    ]
+
+
+def _of_confirming(change: Change) -> bool:
+    """Whether somebody has confirmed a mail subscription since, or AWS taken one away that nobody did."""
+    if change.type != MAIL:
+        return False
+    if change.op == "deleted":
+        return change.before.get("pendingConfirmation") is True
+    return {*change.paths} <= {"pendingConfirmation", "confirmationWasAuthenticated"}
 
 
 def _repaired(preview: Preview, drifted: Change) -> bool:
@@ -463,6 +497,10 @@ def _by_hand(preview: Preview) -> Iterator[str]:
             left = _at(change.before, "ENGINE")
             if live == "unreachable":
                 yield f"the switch does not answer, so whether `{left}` serves is not known"
+            elif live.startswith(DAMAGED):
+                at, _, name = live.partition("; ")
+                serves = "none serves" if name == "none" else f"`{name}` serves"
+                yield f"{at}: {serves}, and Pulumi left `{left}` serving; `make status` says what is known"
             elif live.startswith("none since"):
                 yield f"the active engine: none serves, and Pulumi left `{left}` serving"
             else:

@@ -4,9 +4,10 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from components.aws import spot
 from components.labels import Labels
 
 STATES = ("pending", "running", "stopping", "stopped", "shutting-down")
@@ -19,7 +20,12 @@ class AwsError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The stack's instance and volumes, by their tags. `size_gib` counts every volume of the stack."""
+    """The stack's instance, by the key that its instances have, and its volumes, by their tags.
+
+    `size_gib` counts every volume of the stack. `requests` are its spot requests that live, each with its
+    instance, which may be none. `others` are more instances that AWS has started for a request
+    by itself, and `strangers` those that some update of the stack has made, by the stack's tags.
+    """
 
     instance: str | None
     state: str
@@ -30,6 +36,17 @@ class Found:
     tags: Mapping[str, str]
     volumes: tuple[str, ...]
     size_gib: int
+    others: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
+    requests: Mapping[str, str] = field(default_factory=dict)
+
+    def left_over(self) -> tuple[str, ...]:
+        """What nobody has made and nobody uses: ids of requests and instances.
+
+        Never an instance that an update has made, nor its request: that state may be lost here and serve.
+        """
+        made = (self.instance, *self.strangers)
+        return (*(each for each, runs in self.requests.items() if runs not in made), *self.others)
 
 
 def aws(region: str, *words: str, seconds: float = 60) -> Any:
@@ -55,13 +72,34 @@ def _ours(labels: Labels) -> list[str]:
     return ["--filters", f"Name=tag:Project,Values={labels.project}", f"Name=tag:Stack,Values={labels.stack}"]
 
 
-def look(region: str, labels: Labels) -> Found:
-    """What there is of the stack. Raises AwsError."""
+def look(region: str, labels: Labels, mine: str | None) -> Found:
+    """What there is of the stack; `mine` is the instance that the state has made. Raises AwsError."""
+    key = spot.any_key(labels)  # an instance that a spot request starts by itself need not have the tags
     states = f"Name=instance-state-name,Values={','.join(STATES)}"
-    answer = aws(region, "ec2", "describe-instances", *_ours(labels), states)
+    answer = aws(region, "ec2", "describe-instances", "--filters", f"Name=key-name,Values={key}", states)
     volumes = aws(region, "ec2", "describe-volumes", *_ours(labels))["Volumes"]
+    alive = ("--filters", f"Name=launch.key-name,Values={key}", "Name=state,Values=open,active,disabled")
+    requests = aws(region, "ec2", "describe-spot-instance-requests", *alive)["SpotInstanceRequests"]
     instances = [each for group in answer["Reservations"] for each in group["Instances"]]
-    return found(instances, volumes)
+    return found(instances, volumes, requests, mine=mine)
+
+
+def root_gib(region: str, image: str) -> int:
+    """The size of a machine image's own root volume. Raises AwsError."""
+    (one,) = aws(region, "ec2", "describe-images", "--image-ids", image)["Images"]
+    disks = [each for each in one["BlockDeviceMappings"] if each["DeviceName"] == one["RootDeviceName"]]
+    return max((int(each.get("Ebs", {}).get("VolumeSize", 0)) for each in disks), default=0)
+
+
+def parameter(region: str, name: str) -> str:
+    """The value of a public parameter. Raises AwsError."""
+    return str(aws(region, "ssm", "get-parameter", "--name", name)["Parameter"]["Value"])
+
+
+def quota(region: str, name: str) -> float | None:
+    """How many vCPUs the account may have by this quota of EC2; None where there is none. Raises AwsError."""
+    listed = aws(region, "service-quotas", "list-service-quotas", "--service-code", "ec2")["Quotas"]
+    return next((float(each["Value"]) for each in listed if each["QuotaName"] == name), None)
 
 
 def subnet(region: str, name: str) -> tuple[str, str]:
@@ -71,11 +109,23 @@ def subnet(region: str, name: str) -> tuple[str, str]:
     return one["AvailabilityZone"], one["VpcId"]
 
 
-def found(instances: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]]) -> Found:
-    """The same from what `describe-instances` and `describe-volumes` answer."""
-    # while one is replaced there are two: the one that ends is the last to be asked about
+def found(
+    instances: Sequence[Mapping[str, Any]],
+    volumes: Sequence[Mapping[str, Any]],
+    requests: Sequence[Mapping[str, Any]] = (),
+    *,
+    mine: str | None = None,
+) -> Found:
+    """The same from what `describe-instances`, `-volumes` and `-spot-instance-requests` answer.
+
+    Where the state knows an instance, it is that one or none; otherwise the one that is most alive and that
+    some update has made.
+    """
     ordered = sorted(instances, key=lambda each: STATES.index(each["State"]["Name"]))
-    one = ordered[0] if ordered else {}
+    made = [each for each in ordered if any(tag["Key"] == "Stack" for tag in each.get("Tags", []))]
+    own = [each for each in (ordered if mine else made) if mine in (None, each["InstanceId"])]
+    one = own[0] if own else {}
+    rest = [each for each in ordered if each is not one and each["State"]["Name"] != "shutting-down"]
     return Found(
         instance=one.get("InstanceId"),
         state=one.get("State", {}).get("Name", ""),
@@ -85,4 +135,7 @@ def found(instances: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str,
         tags={each["Key"]: each["Value"] for each in one.get("Tags", [])},
         volumes=tuple(each["VolumeId"] for each in volumes),
         size_gib=sum(each["Size"] for each in volumes),
+        others=tuple(each["InstanceId"] for each in rest if each not in made),
+        strangers=tuple(each["InstanceId"] for each in rest if each in made),
+        requests={each["SpotInstanceRequestId"]: each.get("InstanceId", "") for each in requests},
     )

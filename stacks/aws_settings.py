@@ -5,7 +5,7 @@ from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 from itertools import combinations
 from typing import Any, Protocol
 
-from components.aws.settings import AwsSettings
+from components.aws.settings import EVERYBODY, AwsSettings
 from components.instance_types import GPU_REGIONS, INSTANCE_TYPES, REGIONS_DATE
 from components.ssh_config import Access
 
@@ -92,7 +92,11 @@ def check_deployable(raw: Raw, settings: AwsSettings, *, tenants: int) -> None:
 
 
 def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
-    """The AWS settings; every problem is noted with `raw`. `weights_bytes` must fit on the data volume."""
+    """The AWS settings; every problem is noted with `raw`.
+
+    `weights_bytes` are those of both engines. They must fit on the data volume twice: another model's are
+    fetched while the way back needs the old ones.
+    """
     zone = str(raw.value("zone"))
     if not ZONE.fullmatch(zone):
         raw.problem("zone", zone, "an availability zone", "pulumi config set zone us-east-1a")
@@ -116,8 +120,8 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
         raw.problem("adminCidrs", [], "with access direct: one network or more", _set("adminCidrs"))
     if access == "ssm" and admins:
         raw.problem("adminCidrs", list(admins), "only with access direct", "pulumi config rm adminCidrs")
-    if "0.0.0.0/0" in admins:
-        raw.problem("adminCidrs", "0.0.0.0/0", "never everybody: name your networks", _set("adminCidrs"))
+    if EVERYBODY in admins:
+        raw.problem("adminCidrs", EVERYBODY, "never everybody: name your networks", _set("adminCidrs"))
     domain, hosted_zone = str(raw.value("domain")), str(raw.value("hostedZone")).removesuffix(".")
     if domain and not DOMAIN.fullmatch(domain):
         raw.problem("domain", domain, "a name such as llm.example.com", "pulumi config set domain NAME")
@@ -126,7 +130,7 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
             "domain", domain, f"a name in {hosted_zone}", f"pulumi config set domain llm.{hosted_zone}"
         )
     public_http = bool(raw.value("publicHttp"))
-    if domain and "0.0.0.0/0" not in allowed and not public_http:
+    if domain and EVERYBODY not in allowed and not public_http:
         raw.problem(
             "publicHttp",
             False,
@@ -163,7 +167,7 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
             "only with protect false, since AWS protects no spot instance from termination",
             "pulumi config set protect false",
         )
-    least = IMAGES_GIB + -(-weights_bytes // 1024**3)
+    least = IMAGES_GIB + -(-2 * weights_bytes // 1024**3)
     email = str(raw.value("alarmEmail"))
     if email and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", email):
         raw.problem("alarmEmail", email, "an e-mail address", "pulumi config set alarmEmail NAME@HOST")
@@ -195,7 +199,11 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
         ami=ami,
         ami_refresh=refresh,
         data_gib=raw.number(
-            "dataVolumeGiB", least, 16384, "GiB", ", for the weights and both engines' images"
+            "dataVolumeGiB",
+            least,
+            16384,
+            "GiB",
+            ", for both engines' images, their weights, and those of the way back",
         ),
         data_snapshot=snapshot,
         spot=spot,

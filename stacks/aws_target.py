@@ -1,9 +1,10 @@
 """The target `aws`: an instance with a GPU, reached over SSH."""
 
 import shutil
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pulumi
 import pulumi_docker as docker
@@ -12,41 +13,68 @@ from components import instance_types, ssh_config
 from components.aws.settings import AwsSettings
 from components.docker_host import DockerHost, Tls
 from components.labels import Labels
-from stacks import aws_cli
+from stacks import aws_cli, ours, owner
 from stacks.aws_cli import AwsError, Found
+from stacks.blueprint import Blueprint
+from stacks.docker_look import DockerLook
 from stacks.origin import docker_plugin_origin
+from stacks.owner import Known
 from stacks.settings import Settings, client_key, host_key
 from stacks.target_error import TargetError
 from switch.docker import SOCKET
+from switch.owner import ANY
+
+if TYPE_CHECKING:
+    from components.aws.gpu_host import GpuHostArgs
 
 SSH_FILES = Path(".changeover") / "ssh"
 """Relative to the project's folder: Pulumi's plugins and the steps run there, wherever the folder is."""
 
 
-def aws_target(settings: Settings, labels: Labels) -> DockerHost:
+def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
     """An instance on AWS. Looks before anything is changed, and says what this update does to the instance.
 
-    Raises TargetError when a program or AWS credentials are missing, the stack's instance is stopped, or
-    it is protected and would be replaced.
+    Raises TargetError when a program or AWS credentials are missing, the stack's instance is stopped, another
+    state's or lacks something that the update won't make again, or is protected and would be replaced.
     """
     from components.aws import gpu_host  # costs a stack without AWS 0.7 s
 
+    settings = plan.settings
     wanted = settings.aws
     assert wanted is not None
     folder = SSH_FILES / settings.stack
     config = str(folder / "config")
-    args = gpu_host.GpuHostArgs(labels=labels, settings=wanted, host_key=host_key(), ssh_config=config)
-    found = _look(wanted, labels)
+    found = _look(wanted, labels, state.instance)
+    check_known(found, state, wanted.region, settings.stack)
+    args = gpu_host.GpuHostArgs(
+        labels=labels,
+        settings=wanted,
+        host_key=host_key(),
+        ssh_config=config,
+        left_over=found.left_over(),
+    )
+    args = as_it_was_made(args, found, gpu_host.identity)
+    for note in filter(None, [left_over(found), unconfirmed(state)]):
+        pulumi.warn(note)
     check_subnet(wanted)
+    check_image(found, wanted, gpu_host.identity(args), gpu_host.AMI_PARAMETER)
+    if found.instance is None and not found.volumes:
+        pulumi.info(quota(wanted))
     write_ssh_files(settings, folder, client_key())
     for note in check(found, wanted, gpu_host.identity(args), settings.stack):
         pulumi.warn(note)
     pulumi.info(price(found, wanted))
-    if found.state == "running" and (said := _unreachable(found, config, wanted)):
-        pulumi.warn(
-            f"no SSH to {found.instance} ({said}). An update waits for it where it is new. If it does not "
-            f"come: make recover STACK={settings.stack}"
-        )
+    there = None
+    if found.state == "running":
+        try:
+            there = _host(found, config, wanted, labels)
+        except TargetError as error:
+            pulumi.warn(
+                f"no SSH to {found.instance} ({error}). An update waits for it where it is new. If it does "
+                f"not come: make recover STACK={settings.stack}"
+            )
+    if there is not None:
+        ours.check(state, there, plan, labels, ANY)
     host = gpu_host.GpuHost("host", args)
     return DockerHost(
         address=host.address,
@@ -68,6 +96,70 @@ def aws_target(settings: Settings, labels: Labels) -> DockerHost:
             for role, group in host.log_groups.items()
         },
         tls=Tls(name=wanted.domain or host.ip, internal=not wanted.domain),
+        instead=ANY,  # the machine is this state's, whatever snapshot its data is from
+        again=ours.refills(state, there, plan, labels) if there else {},
+    )
+
+
+def as_it_was_made(
+    args: "GpuHostArgs", found: Found, identity: Callable[["GpuHostArgs"], Mapping[str, str]]
+) -> "GpuHostArgs":
+    """With the former boot script where the instance was made by it and nothing else replaces it."""
+    former = replace(args, former_boot=True)
+    stays = found.instance is not None and not replaces(found, args.settings, identity(former))
+    return former if stays else args
+
+
+def check_known(found: Found, state: Known, region: str, stack: str) -> None:
+    """Raises TargetError where AWS has an instance that an update made and that this state does not know."""
+    unknown = found.strangers
+    if state.instance is None and found.instance is not None:
+        unknown = (found.instance, *unknown)
+    if unknown:
+        raise TargetError(not_ours(unknown, state, region, stack))
+
+
+def not_ours(instances: Sequence[str], state: Known, region: str, stack: str) -> str:
+    """That instances of the stack belong to another state, and what to type."""
+    broke_off = (
+        " Where an update of this state broke off while it made it, end it, with its spot request if it has "
+        f"one: sh components/aws/spot.sh these {region} {' '.join(instances)} sir-…"
+        if state.key
+        else ""
+    )
+    return (
+        f"this AWS account has an instance of the stack `{stack}`, {' and '.join(instances)}, and this state "
+        "does not know it: it belongs to another state, or to a newer one than this. Nothing was changed. "
+        "Use that one (name its place in CHANGEOVER_BACKEND), or make another stack beside it: cp "
+        f"Pulumi.{stack}.yaml Pulumi.mine.yaml, and make up STACK=mine.{broke_off} A stack on AWS can't be "
+        "adopted: where its state is lost, snapshot its data volume, end by hand what it has, and make it "
+        "anew with `dataSnapshot`"
+    )
+
+
+def left_over(found: Found) -> str:
+    """What of the stack AWS keeps or has started by itself, in words; empty: nothing."""
+    parts = []
+    for each, made in found.requests.items():
+        if each in found.left_over():
+            parts.append(f"the spot request {each}" + (f", which has started {made}" if made else ""))
+    alone = [each for each in found.others if each not in found.requests.values()]
+    parts += [f"the instance {each}" for each in alone]
+    if not parts:
+        return ""
+    return (
+        f"AWS has of this stack, and this state does not know: {'; '.join(parts)}. It costs money, and "
+        "nothing uses it. An update cancels the requests and ends their instances (left-over-spot)."
+    )
+
+
+def unconfirmed(state: Known) -> str:
+    """That no alarm reaches anybody yet, in words; empty: nobody is waited for."""
+    if not state.unconfirmed:
+        return ""
+    return (
+        f"AWS waits for {', '.join(state.unconfirmed)} to confirm the alarms' mail (as of the last refresh); "
+        "until then no alarm reaches anybody. Follow the link in AWS's mail, and then type: pulumi refresh"
     )
 
 
@@ -90,6 +182,48 @@ def check_subnet(wanted: AwsSettings) -> None:
             f"changeover:subnetId: {wanted.subnet_id} is in {vpc}, and vpcId is {wanted.vpc_id}; nothing was "
             f"changed. Allowed: a subnet of the VPC. Type: pulumi config set vpcId {vpc}"
         )
+
+
+def check_image(found: Found, wanted: AwsSettings, identity: Mapping[str, str], newest: str) -> None:
+    """Raises TargetError where a new instance's root volume would be smaller than its image's own.
+
+    `newest` is the parameter of the newest image. AWS refuses such an instance, when the old one has ended.
+    """
+    if found.instance is not None and found.tags.get("Image", identity["Image"]) == identity["Image"]:
+        return  # it was made from this one
+    try:
+        image = wanted.ami or aws_cli.parameter(wanted.region, newest)
+        size = aws_cli.root_gib(wanted.region, image)
+    except AwsError as error:
+        raise TargetError(f"{error}\nNothing was changed.") from None
+    if size > instance_types.ROOT_GIB:
+        raise TargetError(
+            f"the machine image {image} has a root volume of {size} GiB, and a stack's has "
+            f"{instance_types.ROOT_GIB}; nothing was changed. Raise ROOT_GIB in "
+            "components/instance_types.py, or use another image: pulumi config set ami ami-…"
+        )
+
+
+QUOTAS = {False: "Running On-Demand G and VT instances", True: "All G and VT Spot Instance Requests"}
+"""Of EC2, by `spot`. The second: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-spot-limits.html."""
+
+
+def quota(wanted: AwsSettings) -> str:
+    """Which quota the first instance needs, and what the account has of it where AWS tells."""
+    name, need = QUOTAS[wanted.spot], wanted.instance.vcpus
+    text = f"quota: {wanted.instance.name} needs {need} vCPUs of `{name}` in {wanted.region}"
+    try:
+        has = aws_cli.quota(wanted.region, name)
+    except AwsError:
+        return f"{text}; what the account has can't be read with these credentials"
+    if has is None:
+        return f"{text}; AWS lists no such quota there"
+    if has >= need:
+        return f"{text}; the account has {has:g}, used ones included"
+    return (
+        f"{text}, and the account has {has:g}: AWS will refuse the instance. Ask for more in the console of "
+        "Service Quotas; it takes hours to days"
+    )
 
 
 def check(found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack: str) -> list[str]:
@@ -151,7 +285,8 @@ def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> 
     }
     for tag, now in identity.items():
         before = found.tags.get(tag, now)
-        if before != now:
+        # a volume that was made from a snapshot stays when the setting goes
+        if before != now and (tag, now) != ("Data", "empty"):
             what = "the subnet" if tag == "Network" else "the machine image"
             why.append(words.get(tag, f"{what} changes from {before} to {now}"))
     return why
@@ -169,12 +304,12 @@ def price(found: Found, wanted: AwsSettings) -> str:
     return f"{text}; this update: {instance_types.difference(then, wanted.hourly)}"
 
 
-def _look(wanted: AwsSettings, labels: Labels) -> Found:
+def _look(wanted: AwsSettings, labels: Labels, mine: str | None) -> Found:
     needed = ["ssh", "docker", *(["session-manager-plugin"] if wanted.access == "ssm" else [])]
     if missing := [name for name in needed if shutil.which(name) is None]:
         raise TargetError(f"target aws needs these programs here: {', '.join(missing)}. Install them.")
     try:
-        return aws_cli.look(wanted.region, labels)
+        return aws_cli.look(wanted.region, labels, mine)
     except AwsError as error:
         raise TargetError(
             f"{error}\nNothing was changed. Are you logged in (aws sso login, or AWS_PROFILE=…)? "
@@ -182,23 +317,13 @@ def _look(wanted: AwsSettings, labels: Labels) -> Found:
         ) from None
 
 
-def _unreachable(found: Found, config: str, wanted: AwsSettings) -> str:
-    """Why no SSH gets through to the instance; empty where one does."""
+def _host(found: Found, config: str, wanted: AwsSettings, labels: Labels) -> owner.Found:
+    """What the instance has of the stack. Raises TargetError where no SSH gets through to it."""
     name = found.instance if wanted.access == "ssm" else found.address
     if not name:
-        return "it has no public address"
-    try:
-        done = subprocess.run(
-            ["ssh", "-F", config, name, "true"],
-            capture_output=True,
-            text=True,
-            timeout=40,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return "no answer in 40 s"
-    return "" if done.returncode == 0 else done.stderr.strip() or f"exit {done.returncode}"
+        raise TargetError("it has no public address")
+    with DockerLook(SOCKET, ("ssh", "-F", config, name)) as look:
+        return look.stack(labels)
 
 
 def write_ssh_files(settings: Settings, folder: Path, key: str) -> None:

@@ -5,12 +5,24 @@ Pure. It is the same whatever the image source is, so that a reviewed file is wh
 
 from dataclasses import dataclass
 
-from components import caddyfile, cutover_mode, engines, gpu_memory, pins, proxy, routing, tensorzero, waiting
+from components import (
+    caddyfile,
+    cutover_mode,
+    engines,
+    gpu_memory,
+    pins,
+    proxy,
+    routing,
+    tensorzero,
+    traps,
+    waiting,
+)
+from components.aws.settings import EVERYBODY
 from components.catalogue import MIB
 from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
-from components.plan import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, Plan
+from components.plan import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, Plan, gate_prompt
 from stacks.settings import Settings
 
 GATEWAY_SLACK = 30
@@ -33,6 +45,16 @@ class Blueprint:
     routing: str
 
     @property
+    def lines(self) -> list[str]:
+        """What follows from the settings, for a reader, a line each."""
+        tools = self.settings.model.tools
+        return [
+            f"engine: {self.settings.engine}",
+            *self.cutover.lines,
+            *([f"tools: {tools.words}"] if tools else []),
+        ]
+
+    @property
     def active(self) -> EngineSpec:
         return self.specs[0]
 
@@ -43,6 +65,7 @@ class Blueprint:
             listen=f":{TLS_PORT if name else LISTEN_PORT}",
             domain=name,
             internal_ca=aws is not None and not aws.domain,
+            restricted=aws is not None and aws.public_http and EVERYBODY not in aws.allowed,
             proxy=f"{proxy.ALIAS}:{proxy.PORT}",
             max_body_bytes=self.settings.max_request_mib * MIB,
         )
@@ -72,7 +95,7 @@ class Blueprint:
             tokens_per_second=settings.gate_tokens_per_second,
             gpu_bytes=memory.total if settings.gpu else 0,
             host_bytes=memory.host,
-            gpu_there=settings.gpu.usable if settings.gpu else 0,
+            gpu_there=settings.load.gpu_there if settings.gpu else 0,
             host_there=settings.host_memory - gpu_memory.SERVICES_RAM if settings.host_memory else 0,
             engine_image=self.reference(self.active.image),
             gateway_image=self.reference(pins.GATEWAY) if self.gateway_config is not None else "",
@@ -85,6 +108,8 @@ class Blueprint:
             reason=self.cutover.reason,
             sum=memory.words,
             loading=waiting.loading(self.active.kind, settings.load).seconds,
+            gate_prompt=gate_prompt(settings.load),
+            traps=tuple(traps.traps(self.active.kind, settings.load, settings.vllm_flags)),
         )
 
 
@@ -104,6 +129,8 @@ def blueprint(settings: Settings) -> Blueprint:
             answer_seconds=REQUEST_SECONDS,
             request_bytes=settings.max_request_mib * MIB,
         ),
+        aliases=settings.aliases,
+        origins=settings.cors_origins,
     )
     return Blueprint(
         settings=settings,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
-from components import api_keys, caddyfile, pins
+from components import api_keys, caddyfile, owner, pins
 from components.commit import Commit, CommitArgs
 from components.containers import image, volume_labels
 from components.docker_host import DockerHost
@@ -47,6 +47,7 @@ class Endpoint(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         reference = blueprint.reference
 
+        identity = owner.identity(self)
         network = docker.Network(
             "network",
             name=host.labels.prefix,
@@ -55,7 +56,7 @@ class Endpoint(pulumi.ComponentResource):
                 docker.NetworkLabelArgs(label=key, value=value)
                 for key, value in sorted(host.labels.of("network", plugin=host.origin).items())
             ],
-            opts=host.shared_options(self),
+            opts=host.shared_options(self, import_=host.network, depends_on=[identity]),
         )
 
         def volume(role: str) -> docker.Volume:
@@ -76,7 +77,7 @@ class Endpoint(pulumi.ComponentResource):
             "live",
             name=host.labels.name("live"),
             labels=volume_labels(host.labels.of("live")),
-            opts=host.shared_options(self),
+            opts=host.shared_options(self, depends_on=[identity]),
         )
 
         switch = Switch(
@@ -87,6 +88,7 @@ class Endpoint(pulumi.ComponentResource):
                 network=network.name,
                 live_volume=live.name,
                 weights_volumes={kind: each.name for kind, each in weights.items()},
+                after=[identity],
             ),
             child,
         )
@@ -200,10 +202,23 @@ class Endpoint(pulumi.ComponentResource):
             ),
             child,
         )
+        owned = owner.Owner(
+            "owner",
+            owner.OwnerArgs(
+                host=host,
+                identity=identity,
+                changes=commit.changes,
+                containers=[switch.container_id, proxy.container_id, edge.container_id],
+                after=[edge.configured],
+            ),
+            child,
+        )
         url: pulumi.Input[str] = f"http://{host.bind}:{settings.port}/v1"
         if host.tls is not None:
             url = pulumi.Output.concat("https://", host.tls.name, "/v1")
-        self.url = pulumi.Output.all(url, edge.configured.id).apply(lambda both: str(both[0]))
+        self.url = pulumi.Output.all(url, edge.configured.id, owned.kept).apply(
+            lambda all_of_it: str(all_of_it[0])
+        )
         self.certificate = commit.certificate
         self.ca = edge.ca
         self.register_outputs({"url": self.url, "certificate": self.certificate})

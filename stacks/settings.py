@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +14,10 @@ import yaml
 
 from components import fit, instance_types, tensorzero, vllm_flags
 from components.api_keys import API_KEY, TENANT
-from components.aws.settings import AwsSettings
-from components.catalogue import GIB, MODELS, Folder, Model, Quantization
+from components.aws.settings import LONGEST_STACK, AwsSettings
+from components.catalogue import GIB, MIB, MODELS, Folder, Model, Quantization
 from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
-from components.gpu_memory import GPUS, KINDS, EngineKind, Gpu, Load
+from components.gpu_memory import GPUS, KINDS, EngineKind, Gpu, Load, both
 from components.instance_types import GpuKey, InstanceType
 from components.plan import REQUEST_SECONDS
 from components.waiting import Bounds
@@ -34,12 +35,20 @@ MACHINE_KEYS = ("gpu", "gpuCount", "hostMemoryGiB", "port")
 SYSTEM_GIB = 2
 """RAM of an instance that nothing counts: kernel, Docker, gateway, switch. An estimate."""
 
+PARALLEL_MAXIMUM = 256
+"""vLLM's own default. More sequences take more of its memory than they bring."""
+
 REQUEST_MIB_MAXIMUM = 64
 """The edge has every body whole in its memory, and the proxy those of requests that wait."""
 
 
 class SettingsError(Exception):
     """Settings that cannot work. The text names each key, its value, what is allowed and what to type."""
+
+
+ALIAS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/@-]{0,126}[A-Za-z0-9])?")
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?")
+"""As a browser says it: https://www.rfc-editor.org/rfc/rfc6454#section-6.1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +61,11 @@ class Settings:
     model: Model
     name: str
     """The model's name at the endpoint."""
+    aliases: tuple[str, ...]
+    cors_origins: tuple[str, ...]
     context: int
-    parallel: int
+    parallel: Mapping[EngineKind, int]
+    """Requests at a time by engine; of one that is missing the number follows from the memory."""
     gateway: Literal["tensorzero", "none"]
     cutover: Literal["auto", "overlap", "hold"]
     standby: bool
@@ -67,7 +79,9 @@ class Settings:
     gpu: Gpu | None
     """The target's GPUs, or None where there is only a CPU."""
     host_memory: int | None
-    """Bytes of the Docker host's RAM that engines, proxy and edge may use, or None where it is not known."""
+    """Bytes of the Docker host's RAM that engines and services may use, or None where it is not known."""
+    gpu_memory: int | None
+    """Bytes of each GPU that engines may use, or None for all but a margin."""
     quantization: Mapping[EngineKind, Quantization]
     vllm_flags: tuple[str, ...]
     require_parity: bool
@@ -85,6 +99,8 @@ class Settings:
             gpu=self.gpu,
             host_memory=self.host_memory,
             quantization=self.quantization,
+            gpu_memory=self.gpu_memory,
+            together=self.cutover == "overlap",
         )
 
     @property
@@ -96,7 +112,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Raw:
-    """Settings as they came, with every problem found on the way."""
+    """Settings as they came, with every problem found on the way. A type is empty where Pulumi.yaml names
+    none: Pulumi checks such a value by nothing."""
 
     values: Mapping[str, Any]
     types: Mapping[str, str]
@@ -167,11 +184,15 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
     if problems:
         raise SettingsError(_text(stack, problems))
 
-    raw = _Raw(complete, {key: entry["type"] for key, entry in block.items()}, problems)
+    types = {key: entry.get("type", "") for key, entry in block.items()}
+    raw = _Raw(complete, types, problems)
     engine = raw.choice("engine", ("ollama", "vllm"))
     target = raw.choice("target", TARGETS)
     model = MODELS[raw.choice("model", tuple(MODELS))]
     images = raw.choice("images", ("public", "offline"))
+    if target == "aws" and len(stack) > LONGEST_STACK:
+        allowed = f"a name of {LONGEST_STACK} characters at most for a stack, since AWS takes no longer roles"
+        raw.problem("target", target, allowed, "pulumi stack rename …")
     if images == "offline" and target != "docker":
         raw.problem("images", images, f"with target {target}: public", "pulumi config set images public")
     if images == "offline" and model.name != "tiny":
@@ -207,9 +228,10 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
             "each tenant has a key of its own",
             "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
         )
+    quantization = _quantization(raw, model)
     aws, gpu, host_memory = None, None, None
     if target == "aws":
-        sizes = sum(source.size for kind in KINDS for source in model.sources(kind)[:1])
+        sizes = sum(model.source_of(kind, quantization.get(kind)).size for kind in KINDS)
         aws = aws_settings.read(raw, weights_bytes=sizes)
         if deploying:
             aws_settings.check_deployable(raw, aws, tenants=len(tenants))
@@ -243,7 +265,9 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         context=raw.number(
             "context", CONTEXT_MINIMUM, model.max_context, "tokens", f", the most that {model.name} can"
         ),
-        parallel=raw.number("parallel", 1, 256, "requests"),
+        aliases=_aliases(raw),
+        cors_origins=_origins(raw),
+        parallel=_parallel(raw),
         gateway=cast(Any, raw.choice("gateway", ("tensorzero", "none"))),
         cutover=cast(Any, raw.choice("cutover", ("auto", "overlap", "hold"))),
         standby=bool(raw.value("standby")),
@@ -261,7 +285,8 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         ),
         gpu=gpu,
         host_memory=host_memory,
-        quantization=_quantization(raw, model),
+        gpu_memory=_gpu_memory(raw, gpu),
+        quantization=quantization,
         vllm_flags=_vllm_flags(raw, gpu),
         gate_tokens_per_second=raw.number("gateTokensPerSecond", 0, 1000, "tokens per second"),
         require_parity=bool(raw.value("requireParity")),
@@ -285,6 +310,69 @@ def _name(raw: _Raw, model: Model) -> str:
         raw.problem("name", name, allowed, f"pulumi config set name {model.name}")
         return model.name
     return name or model.name
+
+
+def _parallel(raw: _Raw) -> dict[EngineKind, int]:
+    """How many requests each engine is to work on at a time, where the settings say it."""
+    value = raw.value("parallel")
+    if isinstance(value, str) and value.startswith("{"):  # as Pulumi hands an object over
+        value = json.loads(value)
+    if not isinstance(value, dict):
+        count = _count(raw, "parallel", value)
+        return both(count) if count else {}
+    chosen: dict[EngineKind, int] = {}
+    for name, each in value.items():
+        kind = next((kind for kind in KINDS if kind == name), None)
+        if kind is None:
+            allowed = f"allowed below parallel: {', '.join(KINDS)}"
+            raw.problem(f"parallel.{name}", each, allowed, f"pulumi config rm --path parallel.{name}")
+        elif count := _count(raw, f"parallel.{kind}", each):
+            chosen[kind] = count
+    return chosen
+
+
+def _count(raw: _Raw, key: str, value: object) -> int | None:
+    """A number of requests at a time, or None for `auto`."""
+    text = str(value)
+    if text == "auto":
+        return None
+    if text.isdecimal() and 1 <= int(text) <= PARALLEL_MAXIMUM:
+        return int(text)
+    allowed = f"allowed: auto, or 1 to {PARALLEL_MAXIMUM} requests"
+    if key == "parallel":
+        raw.problem(key, value, f"{allowed}, or these by engine", "pulumi config set parallel auto")
+    else:
+        raw.problem(key, value, allowed, f"pulumi config set --path {key} auto")
+    return None
+
+
+def _gpu_memory(raw: _Raw, gpu: Gpu | None) -> int | None:
+    """What engines may use of each GPU, in bytes."""
+    most = gpu.usable // MIB if gpu else 0
+    words = f", what is usable on {gpu.words}; 0: all but a margin" if gpu else ", without a gpu"
+    return raw.number("gpuMemoryMiB", 0, most, "MiB", words) * MIB or None
+
+
+def _aliases(raw: _Raw) -> tuple[str, ...]:
+    """Further names of the model."""
+    found = [str(each) for each in raw.value("aliases") or []]
+    for n, each in enumerate(found):
+        if not ALIAS.fullmatch(each):
+            allowed = "allowed: letters, digits, '.', '_', '-', ':', '/' and '@', 128 at most"
+            raw.problem("aliases", each, allowed, f"pulumi config rm --path 'aliases[{n}]'")
+    return tuple(dict.fromkeys(found))
+
+
+def _origins(raw: _Raw) -> tuple[str, ...]:
+    """Sites as a browser names them: scheme, host and port, and nothing after that."""
+    found = [str(each) for each in raw.value("corsOrigins") or []]
+    for n, each in enumerate(found):
+        if each != "*" and not ORIGIN.fullmatch(each):
+            allowed = (
+                "allowed: *, or http:// or https:// with a host in small letters, perhaps a port, and no path"
+            )
+            raw.problem("corsOrigins", each, allowed, f"pulumi config rm --path 'corsOrigins[{n}]'")
+    return tuple(dict.fromkeys(found))
 
 
 def _machine(raw: _Raw) -> tuple[Gpu | None, int | None]:

@@ -1,12 +1,10 @@
 """The targets: where the Docker host is, and what is looked at before anything is changed."""
 
-import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,29 +14,17 @@ from components import pins
 from components.catalogue import GIB
 from components.docker_host import DockerHost
 from components.labels import Labels
+from stacks import ours
 from stacks.aws_target import aws_target
 from stacks.blueprint import Blueprint
+from stacks.docker_look import DockerLook
 from stacks.origin import docker_plugin_origin
+from stacks.owner import Found, Known
 from stacks.settings import Settings
 from stacks.target_error import TargetError
-from switch.docker import SOCKET, Docker, DockerError
+from switch.docker import SOCKET
 
 LOOPBACK = "127.0.0.1"
-
-
-class _Docker:
-    """One Docker engine of this machine, for looking only: through its socket, which takes milliseconds."""
-
-    def __init__(self, path: str, labels: Labels) -> None:
-        self._engine = Docker(labels.project, labels.stack, path)
-
-    def __call__(self, url: str, **filters: str) -> Any:
-        """The engine's answer. Raises TargetError with what it said."""
-        query = "?" + urllib.parse.urlencode({"filters": json.dumps({k: [v] for k, v in filters.items()})})
-        try:
-            return self._engine.call("GET", url + (query if filters else ""), timeout=60)
-        except (DockerError, OSError) as error:
-            raise TargetError(str(error)) from None
 
 
 def current_docker_host() -> str:
@@ -62,12 +48,13 @@ def current_docker_host() -> str:
     return context.stdout.strip() or f"unix://{SOCKET}"
 
 
-def docker_target(plan: Blueprint, labels: Labels) -> DockerHost:
+def docker_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
     """This machine's Docker engine. Looks before anything is changed.
 
-    Raises TargetError when no engine answers, the machine is not what the settings say, an image can't be
-    had, the disk is too small for the first weights, the port is taken, or the stack was made with a docker
-    plugin of another origin.
+    Raises TargetError when no engine answers, the stack on it is another state's or lacks something that the
+    update won't make again, the machine is not what the settings say, an image can't be had, the disk is too
+    small for the first weights, the port is taken, or the stack was made with a docker plugin of another
+    origin.
     """
     settings = plan.settings
     address = current_docker_host()
@@ -77,19 +64,19 @@ def docker_target(plan: Blueprint, labels: Labels) -> DockerHost:
             "Unset DOCKER_HOST, or type: docker context use default"
         )
     path = address.removeprefix("unix://")
-    look = _Docker(path, labels)
-    try:
-        info = look("/info")
-    except TargetError as error:
-        raise TargetError(
-            f"no Docker engine answers at {address} ({error}). "
-            "Start it (Docker Desktop, or on Linux: systemctl start docker) and type the same again."
-        ) from None
-    origin = _check_origin(look, labels)
-    _check_machine(info, settings)
-    _check_images(look, plan)
-    _check_disk(look, info, plan, labels)
-    _check_port(look, settings, labels)
+    instead = os.environ.get(ours.ADOPT, "")
+    with DockerLook(path) as look:
+        try:
+            info = look("/info")
+        except TargetError as error:
+            raise TargetError(no_engine(address, error)) from None
+        found = look.stack(labels)
+        ours.check(state, found, plan, labels, instead)
+        origin = _check_origin(found, labels)
+        _check_machine(info, settings)
+        _check_images(look, plan)
+        _check_disk(info, plan, found, labels)
+        _check_port(look, settings, labels)
     return DockerHost(
         address=address,
         # Docker Desktop's engine has its socket in a machine of its own, always at the usual place
@@ -99,14 +86,25 @@ def docker_target(plan: Blueprint, labels: Labels) -> DockerHost:
         provider=docker.Provider("host", host=address),
         labels=labels,
         origin=origin,
+        instead=instead,
+        network=ours.adopted_network(state, found) if instead else None,
+        again=ours.refills(state, found, plan, labels),
     )
 
 
-def _check_origin(look: _Docker, labels: Labels) -> str:
+def no_engine(address: str, error: Exception) -> str:
+    """That no Docker engine answers, and what starts one."""
+    return (
+        f"no Docker engine answers at {address} ({error}). "
+        "Start it (Docker Desktop, or on Linux: systemctl start docker) and type the same again."
+    )
+
+
+def _check_origin(found: Found, labels: Labels) -> str:
     """Two builds of one plugin disagree about what they find: a stack stays with the one that made it."""
     origin = docker_plugin_origin()
-    for network in look("/networks", name=f"^{labels.prefix}$"):
-        made_with = (network["Labels"] or {}).get("changeover.plugin")
+    for network in (each for each in found.things if each.kind == "network"):
+        made_with = (network.labels or {}).get("changeover.plugin")
         if made_with and made_with != origin:
             raise TargetError(
                 f"stack `{labels.stack}` was made with a docker plugin {made_with}; this one is {origin}. "
@@ -132,11 +130,17 @@ def _check_machine(info: Mapping[str, Any], settings: Settings) -> None:
         )
 
 
-def _check_images(look: _Docker, plan: Blueprint) -> None:
+def _check_images(look: DockerLook, plan: Blueprint) -> None:
     gateway = [pins.GATEWAY] if plan.gateway_config is not None else []
     pinned = (*gateway, pins.EDGE, pins.SWITCH, *(spec.image for spec in plan.specs))
-    here = {tag for image in look("/images/json") for tag in image["RepoTags"] or ()}
-    missing = [name for name in map(plan.reference, pinned) if name not in here]
+    here = {
+        name
+        for image in look("/images/json")
+        for name in (*(image["RepoTags"] or ()), *(image.get("RepoDigests") or ()))
+    }
+    missing = [
+        name for each in pinned if (name := plan.reference(each)) not in here and each.pulled not in here
+    ]
     if missing and plan.settings.images == "offline":
         raise TargetError(
             f"these offline images are not on the Docker host: {', '.join(missing)}. "
@@ -152,9 +156,9 @@ def _check_images(look: _Docker, plan: Blueprint) -> None:
             ) from None
 
 
-def _check_disk(look: _Docker, info: Mapping[str, Any], plan: Blueprint, labels: Labels) -> None:
+def _check_disk(info: Mapping[str, Any], plan: Blueprint, found: Found, labels: Labels) -> None:
     """Room for weights that have no volume yet. Later ones are checked where they are fetched."""
-    volumes = {each["Name"] for each in look("/volumes", name=labels.prefix)["Volumes"] or ()}
+    volumes = {each.name for each in found.things if each.kind == "volume"}
     new = [spec.weights for spec in plan.specs if labels.name(f"{spec.kind}-weights") not in volumes]
     try:
         free = shutil.disk_usage(info["DockerRootDir"]).free
@@ -169,7 +173,7 @@ def _check_disk(look: _Docker, info: Mapping[str, Any], plan: Blueprint, labels:
         )
 
 
-def _check_port(look: _Docker, settings: Settings, labels: Labels) -> None:
+def _check_port(look: DockerLook, settings: Settings, labels: Labels) -> None:
     if look("/containers/json", label=f"changeover.stack={labels.stack}", publish=str(settings.port)):
         return
     with socket.socket() as probe:
@@ -185,8 +189,8 @@ def _check_port(look: _Docker, settings: Settings, labels: Labels) -> None:
             ) from None
 
 
-def docker_host(plan: Blueprint, labels: Labels) -> DockerHost:
-    """The Docker host of the settings' target. Raises TargetError."""
+def docker_host(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
+    """The Docker host of the settings' target, looked at by who has `state`. Raises TargetError."""
     if plan.settings.target == "aws":
-        return aws_target(plan.settings, labels)
-    return docker_target(plan, labels)
+        return aws_target(plan, labels, state)
+    return docker_target(plan, labels, state)

@@ -1,12 +1,11 @@
 """`python3 -m switch VERB`, run by `docker exec` in the switch's container.
 
-Exit status: 0 done, 1 failed or refused, 2 used wrongly, 75 still under way: what is followed, or what
-has to end before the change that is asked for.
+Exit status: 0 done, 1 failed or refused, 2 used wrongly, 69 the switch gives no answer, 75 still under way:
+what is followed, or what has to end before the change that is asked for.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import hashlib
 import io
 import json
@@ -20,18 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import switch
-from switch import certificate, daemon, gpu, keys
+from switch import certificate, daemon, keys, owner
 from switch.checks import Failed, check
 from switch.daemon import Switch, proxies
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
 from switch.gc import Busy, collect
-from switch.gpu import GpuError
 from switch.journal import Journal
-from switch.live import serving
-from switch.machine import UNDER_WAY, State, Transaction, World, gated
+from switch.machine import State, World
+from switch.observe import observe
+from switch.owner import Owner, ago
 from switch.plan import Gateway, PlanError, load, parse
-from switch.proxies import Status, statuses
+from switch.proxies import statuses
+from switch.report import report
 from switch.weights import GIB, Fetch, fetch, receive, say
 
 SOCKET, JOURNAL, WEIGHTS, LOCKS = Path("/tmp/switch.sock"), Path("/journal"), Path("/weights"), Path("/tmp")
@@ -63,94 +63,36 @@ def gateway_config(gateway: Gateway, docker: Docker) -> str:
     return docker.labels_of(gateway.container).get("changeover.config", keys.AS_DECLARED)
 
 
-def report(
-    state: State,
-    world: World,
-    told: dict[str, Status | None],
-    weights: Path,
-    now: float,
-    unkept: str = "",
-) -> dict[str, Any]:
-    """All that `status` shows; times in seconds since the epoch, sizes in bytes. `told` is what each running
-    proxy says, None where it says nothing."""
-    a, t = state.active, state.transaction
-    t = t if t and t.phase in UNDER_WAY else None
-    disks = {}
-    for folder in sorted(weights.glob("*")):
-        disk = os.statvfs(folder)
-        disks[folder.name] = {"free": disk.f_bavail * disk.f_frsize, "size": disk.f_blocks * disk.f_frsize}
-    return {
-        "live": serving(state, world),
-        "active": a and {**dataclasses.asdict(a.plan.engine), "since": a.since},
-        "gated": gated(state, world),
-        "gateway": a and a.plan.gateway_container,
-        "held_since": state.held,
-        "trouble": state.trouble or unkept,
-        "under_way": t and _short(t, now),
-        "last": state.last and _short(state.last, now),
-        "containers": {c.name: "running" if c.running else "stopped" for c in world.values()},
-        "disks": disks,
-        "proxies": {name: said and dataclasses.asdict(said) for name, said in told.items()},
-        "memory": _memory(),
-        "gpus": _gpus(a.plan.engine.gpu_bytes if a else 0),
-    }
-
-
-def _memory() -> dict[str, int]:
-    """Free and all RAM of the host, in bytes."""
-    rows = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    kib = {row[0].rstrip(":"): int(row[1]) for row in rows}
-    return {"free": kib["MemAvailable"] * 1024, "size": kib["MemTotal"] * 1024}
-
-
-def _gpus(wanted: int) -> list[dict[str, int]] | str:
-    """Free and all memory of each GPU in bytes, what the driver's tool said instead, or nothing on a CPU."""
-    if not wanted:
-        return []
-    try:
-        return [{"free": free, "size": size} for free, size in gpu.memory()]
-    except GpuError as error:
-        return str(error)
-
-
-def _short(t: Transaction, now: float) -> dict[str, Any]:
-    return {
-        "kind": t.plan.engine.kind,
-        "container": t.plan.engine.container,
-        "from": t.old_engine,
-        "asked": t.asked,
-        "way": t.way,
-        "phase": t.phase,
-        "phase_seconds": round(now - t.since, 1),
-        "began": t.began,
-        "seconds": round((t.ended or now) - t.began, 1),
-        "held_seconds": t.held_seconds,
-        "error": t.error,
-        "abandoned": t.abandoned,
-        "steps": t.steps,
-        "gates": t.gates,
-    }
-
-
 def screen(r: dict[str, Any], now: float) -> str:
     """The report for a person, on one screen."""
     a, t, last = r["active"], r["under_way"], r["last"]
     lines = ["serves    nothing: no change has been committed yet"]
+    if j := r["journal"]:
+        running = ", ".join(r["engines_running"])
+        lines = [f"engine    {running} runs" if running else "serves    nothing: no engine runs"]
     if a:
         state = "serves" if r["gated"] else "IS NOT READY"
-        lines = [f"engine    {a['kind']} ({a['container']}) {state}, committed {_ago(now - a['since'])} ago"]
+        lines = [f"engine    {a['kind']} ({a['container']}) {state}, committed {ago(now - a['since'])} ago"]
         stands = f"{r['gateway']} {r['containers'].get(r['gateway'], 'is gone')}"
         lines.append(f"gateway   {stands if r['gateway'] else 'none: the proxies ask the engine'}")
     lines += _requests(r["proxies"])
+    if j:
+        lines.append(f"journal   was damaged, seen {ago(now - j['damaged_at'])} ago: {j['why']}")
+        lines.append(f"          known: {j['known']}")
+        lines.append(f"          not known: {j['unknown']}")
+        lines.append("          nothing is freed until `pulumi up` has made it right")
     if r["held_since"]:
-        lines.append(f"held      requests wait since {_ago(now - r['held_since'])}")
+        lines.append(f"held      requests wait since {ago(now - r['held_since'])}")
     if r["trouble"]:
         lines.append(f"trouble   {r['trouble']}; the switch keeps trying")
+    lines += [f"silent    {name} {how}" for name, how in r["silent"].items()]
+    if r["healed"]:
+        lines.append(f"put right {r['healed']['what']}, {ago(now - r['healed']['at'])} ago")
     lines.append(f"under way {_named(t)} for {t['phase_seconds']:.0f} s" if t else "under way nothing")
     if last:
         held = f", {last['held_seconds']:.1f} s held" if last["held_seconds"] else ""
-        ago, took = _ago(now - last["began"]), f"{last['seconds']:.1f} s"
-        lines.append(f"last      {_named(last)}, {ago} ago, {took}{held}")
+        since, took = ago(now - last["began"]), f"{last['seconds']:.1f} s"
+        lines.append(f"last      {_named(last)}, {since} ago, {took}{held}")
         lines.append("          " + ", ".join(f"{s['phase']} {s['seconds']:.1f} s" for s in last["steps"]))
         if last["error"]:
             lines.append(f"          {last['error']}")
@@ -159,7 +101,7 @@ def screen(r: dict[str, Any], now: float) -> str:
     if isinstance(r["gpus"], str):
         lines.append(f"memory    GPU: {r['gpus']}")
     else:
-        rooms += [(f"memory    GPU {number}", each) for number, each in enumerate(r["gpus"])]
+        rooms += [(f"memory    GPU {number}", each) for number, each in enumerate(r["gpus"]) if each["size"]]
     for name, room in rooms:
         lines.append(f"{name}: {room['free'] / GIB:.1f} of {room['size'] / GIB:.1f} GiB free")
     return "\n".join(lines)
@@ -185,13 +127,6 @@ def _named(t: dict[str, Any]) -> str:
     return f"to {t['kind']} ({t['container']}): {ended}"
 
 
-def _ago(seconds: float) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m switch", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -201,22 +136,38 @@ def main(argv: list[str] | None = None) -> int:
         "check": "look whether the plan on stdin could be carried out; changes nothing",
         "look": "print whether the gateway's config and the keys are what was declared, a line each",
         "exchange": "send the HTTP requests on stdin to containers of the stack, one JSON a line, and answer",
+        "observe": "all that can be watched, a line of JSON for each line on stdin",
         "release": "keep nothing running any more, before the stack is taken down; stops nothing",
         "fetch": "fetch the weights that the JSON on stdin describes",
     }.items():
         verbs.add_parser(verb, help=text)
+    change = "an id that the coordinator has made for its change, the same each time"
+    verbs.choices["prepare"].add_argument("--change", default="", help=change)
     committer = verbs.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
+    committer.add_argument("--change", default="", help=change)
     committer.add_argument("--seen", default="", help="what `/tmp/live` held, which the coordinator keeps")
     keeper = verbs.add_parser("keys", help="give the proxies the keys of the JSON on stdin, as digests")
     keeper.add_argument("--seen", default="", help="what `look` said of the keys, which it says again then")
-    verbs.add_parser("follow", help="print what is new, wait a little").add_argument("--engine", default="")
+    follower = verbs.add_parser("follow", help="print what is new, wait a little")
+    follower.add_argument("--engine", default="")
+    follower.add_argument("--change", default="", help=change)
     abandoner = verbs.add_parser("abandon", help="give up a prepared change on purpose, and restore")
     abandoner.add_argument("--engine", required=True, help="the container that was to be prepared")
     verbs.add_parser("status", help="one screen").add_argument("--json", action="store_true")
-    proof = verbs.add_parser("certificate", help="the last change's certificate in one line")
+    proof = verbs.add_parser("certificate", help="which change was the last, and its certificate in one line")
     proof.add_argument("--tar", action="store_true", help="its two files instead, as a tar")
+    proof.add_argument(
+        "--change", default="", help="only where the last was this one, or this changed nothing"
+    )
     freer = verbs.add_parser("gc", help="name weights and images that neither serve nor lead back")
     freer.add_argument("--free", action="store_true", help="free them")
+    owned = verbs.add_parser("own", help="keep that this stack belongs to a state, and what that knows")
+    owned.add_argument("--owner", required=True, help="the id in the state")
+    owned.add_argument("--changes", type=int, required=True, help="how many it counts")
+    owned.add_argument("--containers", nargs="*", default=[], help="ids of switch, proxy and edge in it")
+    owned.add_argument("--instead", required=True, help="the owner that it may replace, or `any`")
+    owned.add_argument("--folder", required=True)
+    owned.add_argument("--machine", required=True)
     taker = verbs.add_parser("receive", help="unpack a tar from stdin into the weights' folder `source`")
     taker.add_argument("--engine", choices=("ollama", "vllm"), required=True)
     taker.add_argument("--folder", required=True)
@@ -224,6 +175,9 @@ def main(argv: list[str] | None = None) -> int:
     docker = Docker(os.environ.get("CHANGEOVER_PROJECT", ""), os.environ.get("CHANGEOVER_STACK", ""))
     try:
         return _run(args, docker)
+    except TimeoutError as error:
+        print(f"{args.verb}: no answer ({error})", flush=True)
+        return daemon.UNAVAILABLE
     except (Failed, Busy, PlanError, DockerError, ValueError, OSError) as error:
         print(f"{args.verb}: {error}", flush=True)
         return 1
@@ -235,7 +189,7 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             unpack()
             daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS, LIVE, SHARED), SOCKET)
         case "prepare" | "commit" | "follow" | "abandon" | "release":
-            request: dict[str, Any] = {"verb": args.verb}
+            request: dict[str, Any] = {"verb": args.verb, "change": getattr(args, "change", "")}
             if args.verb in ("follow", "abandon"):
                 request["engine"] = args.engine
             elif args.verb != "release":
@@ -250,19 +204,22 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             content = keys.parse(json.load(sys.stdin))
             say(keys.apply(content, args.seen, SHARED, KEYS, lambda: proxies(docker.world())))
         case "look":
-            for line in look(_state()[0], docker):
+            for line in look(_state(), docker):
                 say(line)
         case "status":
-            now = time.time()
-            state, unkept = _state()
-            world = docker.world()
-            said = statuses(running := proxies(world))
-            r = report(state, world, {name: said.get(name) for name in running}, WEIGHTS, now, unkept)
+            r, now, _ = _status(docker)
             say(json.dumps(r, indent=2) if args.json else screen(r, now))
+        case "observe":
+            for _ in sys.stdin:  # so that it ends with who asks, which an `exec` does not by itself
+                say(json.dumps(_observe(docker)))
         case "certificate":
-            _certificate(_state()[0].last, tar=args.tar)
+            _certificate(_state(), tar=args.tar, change=args.change)
+        case "own":
+            now = time.time()
+            said = Owner(args.owner, args.folder, args.machine, now, now, args.changes, args.containers)
+            say(owner.write(JOURNAL, said, args.instead))
         case "gc":
-            collect(_state()[0], docker, WEIGHTS, LOCKS, say, free=args.free)
+            collect(_state(), docker, WEIGHTS, LOCKS, say, free=args.free)
         case "exchange":
             for line in sys.stdin:
                 say(json.dumps(exchange(json.loads(line))))
@@ -271,6 +228,25 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
         case "fetch":
             fetch(load(Fetch, json.load(sys.stdin), "fetch"), docker, WEIGHTS, say, LOCKS)
     return 0
+
+
+def _status(docker: Docker) -> tuple[dict[str, Any], float, World]:
+    """What `status` shows, when, and the containers. Raises OSError, DockerError."""
+    reply = daemon.ask(SOCKET, {"verb": "state"})
+    state, now = load(State, reply["state"], "state"), reply["now"]
+    world = docker.world()
+    told = statuses(running := proxies(world))
+    each = {name: told.get(name) for name in running}
+    return report(state, world, each, WEIGHTS, now, reply["unkept"], reply["silent"]), now, world
+
+
+def _observe(docker: Docker) -> dict[str, Any]:
+    """A line of `observe`; `error` alone where there is nothing to tell, since a watcher goes on."""
+    try:
+        status, now, world = _status(docker)
+        return observe(status, now, world, docker)
+    except (DockerError, ValueError, OSError) as error:
+        return {"error": str(error) or repr(error)}
 
 
 def unpack() -> None:
@@ -287,19 +263,24 @@ def unpack() -> None:
         (folder / "new" / "switch").replace(folder / "switch")
 
 
-def _state() -> tuple[State, str]:
-    """What the switch knows now, and why its journal is older than that. Raises OSError."""
-    reply = daemon.ask(SOCKET, {"verb": "state"})
-    return load(State, reply["state"], "state"), reply["unkept"]
+def _state() -> State:
+    """What the switch knows now. Raises OSError."""
+    state: State = load(State, daemon.ask(SOCKET, {"verb": "state"})["state"], "state")
+    return state
 
 
-def _certificate(last: Transaction | None, *, tar: bool) -> None:
-    """Of the change that has ended last. Raises Failed when there is none."""
+def _certificate(state: State, *, tar: bool, change: str) -> None:
+    """Of the change that has ended last. Raises Failed when there is none, or when it was not `change`."""
+    last, t = state.last, state.transaction
     if last is None:
         raise Failed("no change has ended yet")
+    unchanged = t and t.phase == "unchanged" and t.coordinator == change
+    if change and last.coordinator != change and not unchanged:
+        raise Failed("this change has not ended yet")
     content = certificate.certificate(last)
     if not tar:
-        say(certificate.short(content))
+        say(owner.counted(state.commits))
+        say(f"certificate: {certificate.short(content)}")
         return
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:

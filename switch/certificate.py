@@ -112,7 +112,7 @@ def markdown(c: dict[str, Any]) -> str:
     if c["result"] == "committed" and abs(seconds - expected) > max(2.0, expected / 4):
         lines += [
             f"Loading took {seconds:.1f} s, and the catalogue expects {expected:.1f} s for {new['weights']} "
-            f"on {new['engine']}. If that holds, correct it in `components/catalogue.py`.",
+            f"on {new['engine']}. If that holds, correct it in `components/models.toml`.",
             "",
         ]
     if c["diff"]:

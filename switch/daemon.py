@@ -25,10 +25,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from switch import certificate, gpu, live, machine
+from switch import certificate, gpu, live, machine, metrics
 from switch.checks import Failed, check, disk
 from switch.docker import Docker, DockerError
-from switch.gate import Answer, complete, wholly_on_gpu
+from switch.gate import Answer, complete, sound, wholly_on_gpu
 from switch.gpu import GpuError
 from switch.journal import Journal
 from switch.machine import (
@@ -47,15 +47,30 @@ from switch.machine import (
 )
 from switch.plan import Plan, PlanError, parse
 from switch.proxies import Status, statuses
+from switch.pulse import Pulse
+from switch.report import report
 from switch.route import RouteFile
 
 IDLE, BUSY = 1.0, 0.1
 POLL_SECONDS = 2.0
 GIVE_UP_SECONDS = 20
+LOOK_SECONDS = 3.0
+"""In which a switch that works, on a Docker that does, looks at the containers again. What takes longer was a
+stall: this process was stopped, or Docker, or the machine."""
+UNAVAILABLE = 69
+"""Exit status of the CLI where the switch gives no answer, which may have heard the request or not."""
+ANSWER_SECONDS = 20
+"""For which the CLI waits for an answer; who has hung up is not answered, and what was asked not done."""
+
+
+def steady() -> Callable[[], float]:
+    """A clock in seconds since the epoch, as the host's was when this was called: nobody sets it later on."""
+    began = time.time() - time.monotonic()
+    return lambda: began + time.monotonic()
 
 
 class Switch:
-    """The running switch. `clock` gives seconds since the epoch.
+    """The running switch. `clock` gives seconds since the epoch, and never jumps.
 
     `live` is the file in which a coordinator reads at each preview what serves: a file, since starting an
     interpreter to ask would double what a preview waits for the host. `shared` is the folder that the proxies
@@ -69,14 +84,17 @@ class Switch:
         weights: Path,
         live: Path,
         shared: Path,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        clock = clock or steady()
         self.docker, self.journal, self.weights, self.clock = docker, journal, weights, clock
+        self.pulse = Pulse(lambda: statuses(proxies(self._world or {})).values())
+        self._looked: float | None = None
         self._live, self._said = live, ""
         self._world: machine.World | None = None
         live.unlink(missing_ok=True)  # of an earlier run: nothing was looked at yet
-        self.state = journal.read()
         self.route = RouteFile(shared, clock)
+        self.state = journal.read(clock(), self.route.there)
         self.unkept = ""
         """Why the journal or the proxies' file is older than the state; empty when it isn't."""
         self.events, self._heard = queue.SimpleQueue[Event | None](), deque[Event]()
@@ -153,6 +171,8 @@ class Switch:
                 print(line, flush=True)
         if new.trouble and new.trouble != self.state.trouble:
             print(f"trouble: {new.trouble}", flush=True)
+        if new.healed and new.healed_at != self.state.healed_at:
+            print(new.healed, flush=True)
         if (new.held is None) != (self.state.held is None):
             print("requests are held" if new.held else "requests flow again", flush=True)
 
@@ -163,9 +183,26 @@ class Switch:
             self.perform(self.apply(self._heard[0]))
             self._heard.popleft()
             self._hear(0)
-        self._world = self.docker.world()
-        number = self.route.number(self.state)
-        self.perform(self.apply(Tick(self._world, number, self._ask_proxies(self._world))))
+        self._world = world = self.docker.world()
+        self.docker.bound(world)
+        number, said = self.route.number(self.state), self._ask_proxies(world)
+        self.perform(self.apply(Tick(world, number, said, self._hangs(world), self._stalled())))
+
+    def _hangs(self, world: machine.World) -> dict[str, str]:
+        self.pulse.watch(machine.watched(self.state, world))
+        network = self.state.network
+        if network and any(c.role == "switch" and network not in c.networks for c in world.values()):
+            self.pulse.forget()
+        return self.pulse.hangs()
+
+    def _stalled(self) -> float:
+        """For how many seconds nothing could be looked at, above what is usual, since this was asked last."""
+        now, looked = self.clock(), self._looked
+        self._looked = now
+        seconds = 0.0 if looked is None else now - looked - LOOK_SECONDS
+        if seconds > LOOK_SECONDS:
+            print(f"nothing could be looked at for {seconds:.0f} s: that counts for no deadline", flush=True)
+        return max(0.0, seconds)
 
     def _ask_proxies(self, world: machine.World) -> dict[str, Status]:
         """What they say, while that matters."""
@@ -174,6 +211,17 @@ class Switch:
     def _calm(self) -> bool:
         t = self.state.transaction
         return self.state.held is None and not (t and t.phase in machine.UNDER_WAY)
+
+    def metrics(self) -> str:
+        """What Prometheus scrapes; nothing before the first look."""
+        world, silent, now = self._world, self.pulse.silent(), self.clock()
+        if world is None:
+            return ""
+        with self._lock:
+            state = self.state
+        told = dict.fromkeys(proxies(world))  # they are scraped themselves
+        seen = report(state, world, told, self.weights, now, self.unkept, silent)
+        return metrics.page(seen, state.commits, now)
 
     def _hear(self, seconds: float) -> None:
         with contextlib.suppress(queue.Empty):
@@ -227,7 +275,14 @@ class Switch:
                     free = min(free for free, _ in gpu.memory())
                     return Done(action, True, facts={"free": free})
                 case "probe" if action.plan:
-                    a = probe(action.plan, action.through, action.stream, action.strict, action.seconds)
+                    a = probe(
+                        action.plan,
+                        action.through,
+                        action.stream,
+                        action.strict,
+                        action.seconds,
+                        action.last,
+                    )
                     return Done(action, a.ok, a.text, a.loading, a.final, a.facts)
                 case "start":
                     self.docker.start(action.container)
@@ -235,70 +290,110 @@ class Switch:
                     self.docker.stop(action.container, action.seconds)
                 case "signal":
                     self.docker.signal(action.container)
+                case "restart":
+                    self.docker.restart(action.container)
                 case "remove":
                     self.docker.remove(action.container)
+                case "connect":
+                    self.docker.connect(action.container, action.network, action.aliases)
                 case "archive" if self.state.last:
                     # into the log as well, which may outlive this host
                     print(json.dumps(certificate.certificate(self.state.last)), flush=True)
                     self.journal.archive(self.state.last)
                 case "logs":
-                    return Done(action, True, self.docker.logs(action.container))
+                    said = self.docker.logs(action.container, machine.LOG_LINES)
+                    return Done(action, True, "\n".join(filter(None, [said, gpu.meaning(said)])))
             return Done(action, True)
+        except TimeoutError as error:  # Docker's, since a probe has its own
+            return Done(action, False, f"Docker gave no answer ({error})", stalled=True)
         except (Failed, DockerError, GpuError, OSError) as error:
+            if action.do == "connect":
+                print(f"{action.container} can't be put on {action.network}: {error}", flush=True)
             return Done(action, False, str(error))
         except Exception as error:  # a job that dies unheard would leave the machine waiting for it
             return Done(action, False, f"unexpected: {error!r}")
 
     # requests
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One request of the CLI: what to print and the exit status."""
+    def answer(self, request: dict[str, Any], gone: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        """One request of the CLI: what to print and the exit status. Nothing is done for who has `gone`."""
         try:
+            if gone():
+                return {"lines": [], "code": UNAVAILABLE}
             match request:
                 case {"verb": "prepare" | "commit" as verb, "plan": raw}:
-                    return self._ask(verb, parse(raw, verb), request.get("seen", ""))
+                    return self._ask(verb, parse(raw, verb), request, gone)
                 case {"verb": "follow", "engine": engine}:
-                    return self._follow(engine)
+                    return self._follow(engine, request.get("change", ""), gone)
                 case {"verb": "abandon", "engine": engine}:
                     self.apply(Abandon(engine))
                     self.events.put(None)
                     return {"lines": [], "code": 0}
                 case {"verb": "state"}:
-                    return {"state": dataclasses.asdict(self.state), "unkept": self.unkept}
+                    silent, now = self.pulse.silent(), self.clock()
+                    state = dataclasses.asdict(self.state)
+                    return {"state": state, "unkept": self.unkept, "silent": silent, "now": now}
                 case {"verb": "release"}:
                     self.apply(Release())
                     return {"lines": ["released: the switch keeps nothing running any more"], "code": 0}
         except (PlanError, Refused) as error:
             return {"lines": [f"refused: {error}"], "code": 75 if isinstance(error, Occupied) else 1}
+        except TimeoutError:
+            return {"lines": ["Docker gives no answer"], "code": UNAVAILABLE}
         except (OSError, DockerError) as error:
             return {"lines": [f"the switch can't do it now: {error}"], "code": 1}
         return {"lines": ["the switch does not know this request"], "code": 1}
 
-    def _ask(self, verb: Literal["prepare", "commit"], plan: Plan, seen: str) -> dict[str, Any]:
-        self.apply(Ask(verb, plan, self.docker.world(), seen))
+    def _ask(
+        self,
+        verb: Literal["prepare", "commit"],
+        plan: Plan,
+        request: dict[str, Any],
+        gone: Callable[[], bool],
+    ) -> dict[str, Any]:
+        event = Ask(verb, plan, self.docker.world(), request.get("seen", ""), request.get("change", ""))
+        if gone():
+            return {"lines": [], "code": UNAVAILABLE}
+        self.apply(event)
         self.events.put(None)
         return {"lines": [f"{verb}: {plan.engine.kind} ({plan.engine.container})"], "code": 0}
 
-    def _follow(self, engine: str) -> dict[str, Any]:
+    def _follow(self, engine: str, change: str, gone: Callable[[], bool]) -> dict[str, Any]:
         end = time.monotonic() + POLL_SECONDS
         with self._lock:
-            t = self.state.waiting or self.state.transaction
-            if engine and t and t.plan.engine.container != engine:
-                return {"lines": [f"a change to {t.plan.engine.container} has taken its place"], "code": 1}
+            if other := self._taken(engine, change):
+                return other
             self.apply(Follow(read=False))
             while (left := end - time.monotonic()) > 0 and machine.answer(self.state) == ([], 75):
                 self._lock.wait(left)
+            if gone():
+                return {"lines": [], "code": UNAVAILABLE}
+            if other := self._taken(engine, change):
+                return other
             lines, code = machine.answer(self.state)
             self.apply(Follow())
             return {"lines": lines, "code": code}
 
+    def _taken(self, engine: str, change: str) -> dict[str, Any] | None:
+        """What is said where the change is another one than the one that was asked for."""
+        t = self.state.waiting or self.state.transaction
+        if t and ((engine and t.plan.engine.container != engine) or (change and t.coordinator != change)):
+            return {"lines": [taken(t.plan.engine.container)], "code": 1}
+        return None
+
 
 def probe(
-    plan: Plan, through: Literal["engine", "gateway"], stream: bool, strict: bool, patience: float
+    plan: Plan,
+    through: Literal["engine", "gateway"],
+    stream: bool,
+    strict: bool,
+    patience: float,
+    last: bool,
 ) -> Answer:
     """One completion of the plan's gate, from the engine itself or through the new gateway.
 
     `patience` is in seconds until the answer begins, where that may take longer than the gate's own time-out.
+    After the `last` one, with `strict`, comes what is asked once: an instruction, and a long prompt.
     """
     engine, gateway, gate = plan.engine, plan.gateway if through == "gateway" else None, plan.gate
     answer = complete(
@@ -311,10 +406,32 @@ def probe(
         timeout=gate.timeout,
         patience=patience,
         same_model=gateway is None,
+        sense=gate.sense and gateway is None,
     )
+    if answer.ok and strict and last:
+        further = sound(
+            engine.container,
+            engine.port,
+            engine.model,
+            prompt_tokens=gate.prompt_tokens,
+            sense=gate.sense,
+            max_tokens=gate.max_tokens,
+            timeout=gate.timeout,
+        )
+        if not further.ok:
+            return further
     if answer.ok and strict and engine.kind == "ollama" and engine.gpu_bytes:
         return wholly_on_gpu(answer, engine.container, engine.port)
     return answer
+
+
+def taken(by: str) -> str:
+    """What whoever follows a change is told once it is another one."""
+    return (
+        f"Another `pulumi up` has taken the place of this one: the switch carries out the change to {by} "
+        "now, and nothing more of this one. `make status` shows it. Once it has ended, `pulumi up` brings "
+        "the stack to what the settings say."
+    )
 
 
 def proxies(world: machine.World) -> list[str]:
@@ -331,9 +448,19 @@ class _Handler(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        reply = self.server.switch.answer(json.loads(self.rfile.readline()))
+        reply = self.server.switch.answer(json.loads(self.rfile.readline()), self.gone)
         with contextlib.suppress(OSError):
             self.wfile.write(json.dumps(reply).encode() + b"\n")
+
+    def gone(self) -> bool:
+        """Whether the client has hung up: it sends nothing more, and waits."""
+        try:
+            there: bytes = self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return there == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
 
 def listen(switch: Switch, path: Path) -> _Server:
@@ -347,11 +474,12 @@ def listen(switch: Switch, path: Path) -> _Server:
 
 
 def ask(path: Path, request: dict[str, Any], patience: float = 10) -> dict[str, Any]:
-    """The daemon's answer; waits up to `patience` seconds for one that is just starting. Raises OSError."""
+    """The daemon's answer; waits up to `patience` seconds for one that is just starting. Raises OSError, and
+    of that TimeoutError where it gives none."""
     end = time.monotonic() + patience
     while True:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(60)
+            client.settimeout(ANSWER_SECONDS)
             try:
                 client.connect(str(path))
             except OSError:
@@ -373,5 +501,6 @@ def serve(switch: Switch, path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     listen(switch, path)
+    metrics.listen(switch.metrics)
     threading.Thread(target=switch.watch, daemon=True).start()
     switch.run()

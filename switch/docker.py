@@ -13,18 +13,37 @@ import re
 import socket
 import tarfile
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from switch.machine import Container, World
 
 SOCKET = "/var/run/docker.sock"
+OWN_NETWORKS = ("bridge", "host", "none")
+
+PROCESSES = 1024
+"""Processes and threads that a container of the stack may have. Edge, proxy, gateway and switch have some
+ten, and the gateway's runtime takes up to 512 more for what blocks."""
+
+ENGINE_PROCESSES = 8192
+"""The same for an engine, whose libraries start some threads for each core of the host."""
+
+LEAST = {"CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"], "PidsLimit": PROCESSES}
+"""What a helper container of the switch may do, as Docker's API calls it."""
 
 
 class DockerError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def message(raw: bytes) -> str:
+    """What the engine says in the body of an error."""
+    text = raw.decode(errors="replace")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        text = json.loads(text)["message"]
+    return text.strip()
 
 
 class _Connection(http.client.HTTPConnection):
@@ -44,6 +63,7 @@ class Docker:
     def __init__(self, project: str, stack: str, path: str = SOCKET) -> None:
         self.labels = {"changeover.project": project, "changeover.stack": stack}
         self._path = path
+        self._bounded: set[tuple[str, float]] = set()
 
     def _open(
         self, method: str, url: str, body: Any, timeout: float
@@ -55,10 +75,7 @@ class Docker:
             connection.request(method, url, raw, {"Content-Type": kind})
             answer = connection.getresponse()
             if answer.status >= 400:
-                text = answer.read().decode(errors="replace")
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    text = json.loads(text)["message"]
-                raise DockerError(answer.status, text.strip())
+                raise DockerError(answer.status, message(answer.read()))
         except http.client.HTTPException as error:
             connection.close()
             raise OSError(f"Docker broke off its answer: {error!r}") from error
@@ -81,12 +98,12 @@ class Docker:
         return json.loads(raw) if raw else None
 
     def world(self) -> World:
-        """The engines, gateways and proxies of the stack, by name, running or not."""
+        """The containers of the stack that are there to stay, by name, running or not."""
         labels = [f"{key}={value}" for key, value in self.labels.items()]
         query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
         found: dict[str, Container] = {}
         for row in self.call("GET", f"/containers/json?{query}"):
-            if row["Labels"].get("changeover.role") in ("engine", "gateway", "proxy"):
+            if row["Labels"].get("changeover.role") in ("engine", "gateway", "proxy", "edge", "switch"):
                 try:
                     c = _container(self.call("GET", f"/containers/{row['Id']}/json"))
                 except DockerError as error:
@@ -95,6 +112,20 @@ class Docker:
                 else:
                     found[c.name] = c
         return found
+
+    def bound(self, world: World) -> None:
+        """Limits the processes of each container, once. Pulumi's docker provider can't, and Docker can in one
+        that runs: so a container of an older version is limited as well, and none is made anew for it."""
+        for c in world.values():
+            if (c.name, c.created) in self._bounded:
+                continue
+            limit = ENGINE_PROCESSES if c.role == "engine" else PROCESSES
+            try:
+                self.call("POST", f"/containers/{c.name}/update", {"PidsLimit": limit})
+            except DockerError as error:
+                if error.status not in (404, 409):  # it has gone, or is going
+                    print(f"the processes of {c.name} are not limited: {error}", flush=True)
+            self._bounded.add((c.name, c.created))
 
     def start(self, name: str) -> None:
         self.call("POST", f"/containers/{name}/start", timeout=120)
@@ -114,6 +145,15 @@ class Docker:
         except DockerError as error:
             if error.status not in (404, 409):
                 raise
+
+    def restart(self, name: str) -> None:
+        """Ends it at once, whatever it does, and starts it again."""
+        self.call("POST", f"/containers/{name}/restart?t=0", timeout=60)
+
+    def connect(self, name: str, network: str, aliases: Iterable[str]) -> None:
+        """Puts it on a network, by these names."""
+        spec = {"Container": name, "EndpointConfig": {"Aliases": list(aliases)}}
+        self.call("POST", f"/networks/{urllib.parse.quote(network)}/connect", spec)
 
     def remove(self, name: str) -> None:
         """Removes it, running or not, and its anonymous volumes. One that is gone is fine."""
@@ -153,8 +193,10 @@ class Docker:
         return str(self.call("GET", f"/containers/{name}/json")["Image"])
 
     def create(self, name: str, role: str, **spec: Any) -> None:
-        """A container of the stack; one of that name that a killed run has left is removed first."""
+        """A container of the stack with the least rights; one of that name that a killed run has left is
+        removed first."""
         self.remove(name)
+        spec["HostConfig"] = {**LEAST, **spec.get("HostConfig", {})}
         spec["Labels"] = {**self.labels, "changeover.role": role}
         self.call("POST", f"/containers/create?name={name}", spec, timeout=60)
 
@@ -221,6 +263,9 @@ class Docker:
 
 def _container(raw: dict[str, Any]) -> Container:
     labels, state = raw["Config"]["Labels"] or {}, raw["State"]
+    # Docker's own are nobody's here: a container that is just being made may be on one for a moment
+    networks = {k: v for k, v in raw["NetworkSettings"]["Networks"].items() if k not in OWN_NETWORKS}
+    addresses = [endpoint["IPAddress"] for endpoint in networks.values()]
     return Container(
         name=raw["Name"].lstrip("/"),
         role=labels["changeover.role"],
@@ -232,6 +277,11 @@ def _container(raw: dict[str, Any]) -> Container:
         oom=state["OOMKilled"],
         restarts=raw["RestartCount"],
         created=_time(raw["Created"]),
+        networks={
+            network: [alias for alias in endpoint["Aliases"] or [] if alias != raw["Id"][:12]]
+            for network, endpoint in networks.items()
+        },
+        address=next((address for address in addresses if address), ""),
     )
 
 

@@ -7,6 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PROMPT = "Write one short sentence about the sea."
+WORD = "harbour"
+INSTRUCTION = f"Say only this one word: {WORD}"
+INSTRUCTION_TOKENS = 48
+"""Enough for a model that first says that it will."""
+PIECE = "The grass is green. "
+"""A long prompt is as many of these as it takes; what one costs is measured."""
+FEW, MORE = 2, 6
+LONGEST_UNIT, TIMES = 16, 6
+"""What is repeated so often, and is no longer than a token can be, in characters, is no answer."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +26,8 @@ class Answer:
     text: str = ""
     loading: bool = False
     final: bool = False
+    content: str = ""
+    prompt_tokens: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -35,15 +46,19 @@ def complete(
     timeout: float,
     patience: float = 0,
     same_model: bool = True,
+    prompt: str = PROMPT,
+    sense: bool = False,
+    silent: bool = False,
 ) -> Answer:
     """One completion of at most `max_tokens` tokens and `timeout` seconds in all.
 
     With a `patience` longer than that, an engine has so many seconds until it begins to answer, and from
     then on `timeout`; the `seconds` of a stream count from then on, too: before it may have loaded.
 
-    Good is: content, a finish_reason, a count of tokens that can be true, and with `same_model`, as of an
-    engine itself, the name that was asked for and a whole `usage` that adds up. A status code says nothing:
-    an engine that is killed ends its stream with HTTP 200.
+    Good is: content (unless it may be `silent`), with `sense` not one thing over and over, a finish_reason,
+    a count of tokens that can be true, and with `same_model`, as of an engine itself, the name that was
+    asked for and a whole `usage` that adds up. A status code says nothing: an engine that is killed ends its
+    stream with HTTP 200.
     """
     limit = max(timeout, patience)
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
@@ -54,7 +69,7 @@ def complete(
         return Answer(False, f"does not listen yet ({error})", loading=True)
     ask: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": "user", "content": PROMPT}],
+        "messages": [{"role": "user", "content": prompt}],
         "max_tokens": max_tokens,
         "temperature": 0,
         "stream": stream,
@@ -76,7 +91,9 @@ def complete(
             began, deadline = begun if stream else began, begun + timeout
             line.settimeout(timeout)
         whole = _streamed(answer, deadline) if stream else _one(json.loads(answer.read()))
-        tokens = _judge(whole, max_tokens, model if same_model else "")
+        tokens = _judge(whole, max_tokens, model if same_model else "", silent=silent)
+        if sense and over_and_over(whole["content"]):
+            raise _Bad(f"it says one thing over and over: {whole['content'][:40]!r}")
     except _Bad as error:
         return Answer(False, f"a bad {'streamed ' if stream else ''}completion: {error}")
     except TimeoutError:
@@ -88,7 +105,71 @@ def complete(
     finally:
         connection.close()
     took = round(time.monotonic() - began, 3)
-    return Answer(True, facts={"stream": stream, "tokens": tokens, "seconds": took})
+    return Answer(
+        True,
+        content=whole["content"],
+        prompt_tokens=(whole["usage"] or {}).get("prompt_tokens") or 0,
+        facts={"stream": stream, "tokens": tokens, "seconds": took},
+    )
+
+
+def over_and_over(text: str) -> bool:
+    """Whether a text is one short piece again and again, as of an engine whose numbers have overflowed."""
+    text = text.strip()
+    for size in range(1, min(LONGEST_UNIT, len(text) // TIMES) + 1):
+        if text == (text[:size] * (len(text) // size + 1))[: len(text)]:
+            return True
+    return False
+
+
+def sound(
+    host: str, port: int, model: str, *, prompt_tokens: int, sense: bool, max_tokens: int, timeout: float
+) -> Answer:
+    """Whether an engine that gives short completions also follows an instruction, where the model can
+    (`sense`), and reads a prompt of `prompt_tokens` tokens (0: none) to its end and answers it.
+    """
+
+    def ask(prompt: str, limit: int, silent: bool = False) -> Answer:
+        return complete(
+            host,
+            port,
+            "/v1/chat/completions",
+            model,
+            stream=False,
+            max_tokens=limit,
+            timeout=timeout,
+            prompt=prompt,
+            sense=sense,
+            silent=silent,
+        )
+
+    if sense:
+        answer = ask(INSTRUCTION, INSTRUCTION_TOKENS)
+        if not answer.ok:
+            return answer
+        if WORD not in answer.content.lower():
+            return Answer(False, f"asked to say only {WORD!r}, it said {answer.content[:80]!r}")
+    if not prompt_tokens:
+        return Answer(True)
+    counts = []
+    for pieces in (FEW, MORE):
+        answer = ask(PIECE * pieces, 1, silent=True)
+        if not answer.ok:
+            return answer
+        counts.append(answer.prompt_tokens)
+    each = (counts[1] - counts[0]) / (MORE - FEW)
+    if each <= 0:
+        return Answer(
+            False, f"a prompt {MORE // FEW} times as long has {counts[1]} tokens, and had {counts[0]}"
+        )
+    pieces = max(FEW, FEW + int((prompt_tokens - counts[0]) / each))
+    expected = counts[0] + (pieces - FEW) * each
+    answer = ask(PIECE * pieces, max_tokens)
+    if not answer.ok:
+        return Answer(False, f"with a prompt of {expected:.0f} tokens: {answer.text}", final=answer.final)
+    if answer.prompt_tokens < 0.9 * expected:
+        return Answer(False, f"of a prompt of {expected:.0f} tokens it read {answer.prompt_tokens}")
+    return answer
 
 
 def wholly_on_gpu(answer: Answer, host: str, port: int) -> Answer:
@@ -148,10 +229,10 @@ def _content(message: dict[str, Any]) -> str:
     return "".join(message.get(key) or "" for key in ("content", "reasoning_content", "reasoning"))
 
 
-def _judge(whole: dict[str, Any], max_tokens: int, model: str) -> int:
+def _judge(whole: dict[str, Any], max_tokens: int, model: str, *, silent: bool = False) -> int:
     usage = whole["usage"] or {}
     tokens, given, total = (usage.get(f"{part}_tokens") for part in ("completion", "prompt", "total"))
-    if not whole["content"]:
+    if not whole["content"] and not silent:
         raise _Bad("it has no content")
     if not whole["finish"]:
         raise _Bad("it has no finish_reason")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from switch.docker import Docker, DockerError
 from switch.machine import UNDER_WAY, State
+from switch.owner import day
 from switch.plan import Plan
 
 GIB = 2**30
@@ -26,6 +27,11 @@ def collect(
     """
     if state.transaction and state.transaction.phase in UNDER_WAY:
         raise Busy("a change is under way; nothing is freed before it has ended")
+    if state.damage:
+        raise Busy(
+            f"the switch's journal was damaged at {day(state.damage.since)}, so what leads back is not known "
+            "for certain; nothing is freed before `pulumi up` has made it right"
+        )
     if fetching(locks):
         raise Busy("weights are being fetched; nothing is freed before that has ended")
     plans = [plan for plan in (state.active.plan if state.active else None, state.back) if plan]

@@ -1,38 +1,85 @@
-"""What the switch must still know after a kill or a reboot, in a volume: the state, and certificates."""
+"""What the switch must still know after a kill or a reboot, in a volume: the state, and certificates.
 
+The state has one older self, which is what it was before its last write. A damaged state is replaced by it. A
+state that is older than what the proxies were told last is one that somebody has restored: what it says of
+what serves is not so any more.
+"""
+
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
 
-from switch import certificate, files
-from switch.machine import State, Transaction
-from switch.plan import PlanError, load
+from switch import certificate, files, owner
+from switch.checks import Failed
+from switch.machine import Damage, State, Transaction
+from switch.plan import load
+from switch.route import Route
 
 KEPT = 50
 
 
 class Journal:
-    """`folder`/state.json, and in `folder`/certificates the newest 50. Raises OSError when it can't write."""
+    """`folder`/state.json with its older self, and in `folder`/certificates the newest 50.
+
+    Raises OSError when it can't write.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file, self.certificates = folder, folder / "state.json", folder / "certificates"
+        self.older = folder / "state.old"
 
-    def read(self) -> State:
-        """The state as it was last written; an empty one if there is none or it is not readable."""
+    def read(self, now: float, told: Route | None = None) -> State:
+        """The state as it was last written, or what is still known of it.
+
+        It is empty where there is none: it is removed where what ran is to be forgotten (`boot.sh`). `told`
+        is what the proxies were told last. Never raises: a switch that does not start helps nobody.
+        """
+        why = ""
         try:
-            state: State = load(State, json.loads(self.file.read_text()), "journal", strict=False)
+            state = self._load(self.file)
         except FileNotFoundError:
             return State()
-        except (ValueError, PlanError) as error:
-            print(f"journal {self.file} is not readable ({error}); it is set aside", flush=True)
-            self.file.replace(self.file.with_suffix(".unreadable"))
-            return State()
+        except (OSError, ValueError) as error:
+            why = f"{self.file.name} is not readable ({error})"
+            try:
+                state = self._load(self.older)
+            except (OSError, ValueError) as error:
+                lost = isinstance(error, FileNotFoundError)
+                why += f", and {'there is no older self' if lost else 'neither is its older self'}"
+                state = self._unknown(State(), told, why, now)
+            else:
+                state.damage = Damage(now, f"{why}; its older self was taken")
+        if told and _is_older(state, told):
+            why = f"{why}{' and ' if why else ''}it is older than what the proxies were told last"
+            state = self._unknown(state, told, why, now)
+        if why:
+            print(f"the journal was damaged: {why}", flush=True)
+            with contextlib.suppress(OSError):  # it may be read-only, and is told so soon enough
+                self.file.replace(self.file.with_suffix(".aside"))
+                self.write(state)
+        return state
+
+    def _unknown(self, state: State, told: Route | None, why: str, now: float) -> State:
+        """What is left of `state` where it does not say what serves. The count of changes goes on, since an
+        owner knows an old state by it."""
+        commits = state.commits
+        with contextlib.suppress(Failed, OSError):
+            known = owner.read(self.folder)
+            commits = max(commits, known.changes if known else 0)
+        told = told if told and told.engine else None
+        releases = max(state.releases, told.release if told else 0)
+        return State(images=state.images, commits=commits, releases=releases, damage=Damage(now, why, told))
+
+    @staticmethod
+    def _load(file: Path) -> State:
+        state: State = load(State, json.loads(file.read_text()), "journal", strict=False)
         return state
 
     def write(self, state: State) -> None:
         """All or nothing, also when the power goes. What is under way in this process only is left out."""
         kept = dataclasses.replace(state, busy=None, gating=None, room=None)
-        files.write(self.file, json.dumps(dataclasses.asdict(kept), indent=1))
+        files.write(self.file, json.dumps(dataclasses.asdict(kept), indent=1), older=self.older)
 
     def archive(self, transaction: Transaction) -> None:
         """Leaves a change's certificate, as JSON and as Markdown."""
@@ -41,3 +88,14 @@ class Journal:
         for suffix in ("json", "md"):
             for old in sorted(self.certificates.glob(f"*.{suffix}"))[:-KEPT]:
                 old.unlink()
+
+
+def _is_older(state: State, told: Route) -> bool:
+    """A release is kept before the proxies are told of it. Only the older self of one that was just being
+    released is one behind, and takes it back.
+
+    A state of a version that did not count releases has none.
+    """
+    behind = told.release - state.releases
+    t = state.transaction
+    return state.releases > 0 and behind > (1 if t and t.phase == "starting" else 0)

@@ -1,6 +1,10 @@
 """What serves, in a word that a coordinator can keep. Pure."""
 
+import time
+
 from switch.machine import UNDER_WAY, State, World
+
+DAMAGED = "the journal was damaged"
 
 
 def serving(state: State, world: World) -> str:
@@ -11,7 +15,9 @@ def serving(state: State, world: World) -> str:
     t = state.transaction if state.transaction and state.transaction.phase in UNDER_WAY else None
     if t and t.phase in ("prepared", "starting"):
         return t.plan.engine.container
-    engine = world.get(state.active.plan.engine.container) if state.active else None
+    told = state.damage.route if state.damage else None
+    name = state.active.plan.engine.container if state.active else told.container if told else None
+    engine = world.get(name) if name else None
     return engine.name if engine and (engine.running or t) else "none"
 
 
@@ -22,6 +28,9 @@ def live(state: State, world: World) -> str:
     no difference behind. Where nothing serves, it is a text that was never given before.
     """
     name = serving(state, world)
+    if state.damage:  # so that the next update asks for a commit, even of what serves; each damage is another
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state.damage.since))
+        return f"{DAMAGED} at {at}; {name}"
     if name == "none":
         return f"none since change {state.commits}"
     return state.seen if state.seen and state.active and name == state.active.plan.engine.container else name

@@ -12,16 +12,22 @@ again.
 
 Requests are held and released by the proxies, which go by what `switch.route` makes of the state. They are
 held from the turn on that finds the active engine outside of its gated run, or its gateway gone.
+
+What runs and gives no answer is told by `switch.pulse`, with patience. From then on its run counts as one
+that was told to end: the proxies end what they have there, and nothing waits for what can't end. Time in
+which the switch itself could not look, because it or Docker was stopped, counts for no deadline.
 """
 
 import copy
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from switch.plan import Plan
-from switch.proxies import Status
-from switch.route import Route, route
+from switch.plan import Gate, Plan
+from switch.proxies import PORT, Status
+from switch.route import Route, given_up, route
 
 Phase = Literal[
     "checking", "draining", "stopping", "loading", "prepared", "starting", "retiring", "restoring",
@@ -31,11 +37,21 @@ UNDER_WAY = ("checking", "draining", "stopping", "loading", "prepared", "startin
 LEASED = UNDER_WAY[:6]
 ORDERS = ("start", "stop")
 JOBS = ("check", "memory", "probe", *ORDERS)
+MOST_PAUSE_SECONDS = 60
+"""Between two tries to bring back what serves."""
+STEADY_SECONDS = 30
+"""Of good service, beside what it takes to find a hang, after which the next trouble is a first one again."""
+CONNECT_AGAIN_SECONDS = 5
 FORMER_NAME_SECONDS = 900
 """How long the model's former name is still answered after a commit: for longer than the rest of that `pulumi
 up`, which waits for the last answers that the old gateway decides about."""
 TAKE_NOTE_SECONDS = 5
 """In which a proxy that works has long taken note of a new route."""
+LOG_LINES, LOG_SHOWN = 400, 15
+"""Of the output of what failed: lines that are looked through for known traps, and that are shown."""
+LESS_MIB = 512
+"""By how much less of the GPU's memory an engine that had too little is to have, where it didn't say more."""
+
 REPAIR = "`pulumi up --refresh` makes again what is missing."
 
 
@@ -60,6 +76,10 @@ class Container:
     oom: bool
     restarts: int
     created: float
+    networks: Mapping[str, list[str]] = field(default_factory=dict)
+    """Its aliases on each network that it is on, without those that Docker gives by itself."""
+    address: str = ""
+    """On one of them; empty while it does not run."""
 
     @property
     def up(self) -> bool:
@@ -72,9 +92,21 @@ World = Mapping[str, Container]
 
 @dataclass(frozen=True)
 class Action:
-    """`signal`, `remove`, `logs`, `archive` are done at once; the others take time (`JOBS`)."""
+    """`signal`, `remove`, `connect`, `logs`, `archive` are done at once; the others take time (`JOBS`)."""
 
-    do: Literal["check", "memory", "start", "stop", "probe", "signal", "remove", "logs", "archive"]
+    do: Literal[
+        "check",
+        "memory",
+        "start",
+        "stop",
+        "probe",
+        "signal",
+        "restart",
+        "remove",
+        "connect",
+        "logs",
+        "archive",
+    ]
     container: str = ""
     job: int = 0
     seconds: float = 0
@@ -84,6 +116,25 @@ class Action:
     through: Literal["engine", "gateway"] = "engine"
     strict: bool = False
     """Of a probe: an engine whose model is not wholly on the GPU fails it."""
+    last: bool = False
+    """Of a probe: the last of the gate, after which a strict one asks what is asked once."""
+    network: str = ""
+    aliases: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A run of a container that has to answer all the time."""
+
+    container: str
+    started_at: str
+    address: str
+    port: int
+    plan: Plan
+    """Of an engine its own; of a gateway one that has its port; of a proxy that of what serves."""
+    role: Literal["engine", "gateway", "proxy"]
+    ending: bool = False
+    """It was told to end, or may have been, and need not listen any more."""
 
 
 @dataclass(frozen=True)
@@ -102,22 +153,28 @@ class Tick:
     """The time has come to look.
 
     `route` is the number of the published route, or None while that isn't what the state says. `proxies` is
-    what the proxies say, by container, asked after that; who did not answer is left out.
+    what the proxies say, by container, asked after that; who did not answer is left out. `hangs` is which of
+    what is `watched` gives no answer any more, and how that shows. `stalled` is for how many seconds before
+    this the switch could not look.
     """
 
     world: World
     route: int | None = None
     proxies: Mapping[str, Status] = field(default_factory=dict)
+    hangs: Mapping[str, str] = field(default_factory=dict)
+    stalled: float = 0
 
 
 @dataclass(frozen=True)
 class Ask:
-    """`seen` is what `live` said to the coordinator, which keeps it; only a commit has it."""
+    """`seen` is what `live` said to the coordinator, which keeps it; only a commit has it. `coordinator` is
+    an id that it has made for itself."""
 
     verb: Literal["prepare", "commit"]
     plan: Plan
     world: World
     seen: str = ""
+    coordinator: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +193,8 @@ class Abandon:
 
 @dataclass(frozen=True)
 class Done:
-    """An action's result. `loading`: the engine does not listen yet. `final`: asking again can't help."""
+    """An action's result. `loading`: the engine does not listen yet. `final`: asking again can't help.
+    `stalled`: Docker gave no answer, and may have done it or not."""
 
     action: Action
     ok: bool
@@ -144,6 +202,7 @@ class Done:
     loading: bool = False
     final: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    stalled: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,7 +225,8 @@ Event = Boot | Tick | Ask | Follow | Abandon | Done | Unkept | Release
 class Active:
     plan: Plan
     gated_at: str
-    """StartedAt of the run of the engine that passed the gate: another run must pass it again."""
+    """StartedAt of the run of the engine that passed the gate: another run must pass it again. Empty where
+    this one must, too."""
     since: float
 
 
@@ -177,6 +237,18 @@ class Doom:
     started_at: str
     at: float
     sent: bool = True
+    hangs: str = ""
+    """How it shows that it hangs: it can't end by itself what it has begun."""
+
+
+@dataclass
+class Endpoint:
+    """What a container is called on the stack's network. `created` tells it from others of its name."""
+
+    created: float
+    aliases: list[str]
+    asked: float = 0
+    """When it was last put back there."""
 
 
 @dataclass
@@ -236,6 +308,8 @@ class Transaction:
     error: str = ""
     logs_of: str = ""
     logs: list[str] | None = None
+    hints: list[str] = field(default_factory=list)
+    """What to do about a known trap that the failure, or the last output, names."""
     steps: list[dict[str, Any]] = field(default_factory=list)
     gates: list[dict[str, Any]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -244,6 +318,22 @@ class Transaction:
     seen: str = ""
     abandoned: bool = False
     """Given up by its own coordinator: it fails as was asked, and that is no trouble."""
+    coordinator: str = ""
+    """The id of the one that asked last."""
+    stalled: float = 0
+    """How many seconds of this phase the switch could not look."""
+    unheard: bool = False
+    """Whether its coordinator has yet to show that it is still there, since the switch could not hear it."""
+
+
+@dataclass
+class Damage:
+    """The journal was found damaged. It is so until a change has been committed again."""
+
+    since: float
+    why: str
+    route: Route | None = None
+    """What the proxies had been told, where nothing else is known of what serves: they go on with it."""
 
 
 @dataclass
@@ -257,6 +347,9 @@ class State:
     seen: str = ""
     """What the coordinator of the last commit keeps as having been live; `live` repeats it."""
     commits: int = 0
+    releases: int = 0
+    """How often `active` has changed."""
+    damage: Damage | None = None
     waiting: Transaction | None = None
     """Asked for while a change whose coordinator is gone is being undone; begins after it."""
     last: Transaction | None = None
@@ -274,6 +367,13 @@ class State:
     trouble: str = ""
     tries: int = 0
     retry_at: float = 0
+    network: str = ""
+    """The stack's own."""
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    """By container, all that were ever seen on it and are still there."""
+    healed: str = ""
+    """What was put right last without a change, and when."""
+    healed_at: float = 0
 
 
 def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]]:
@@ -288,8 +388,8 @@ def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]
             turn.boot(held)
         case Tick():
             turn.tick(event)
-        case Ask(verb, plan, world, seen):
-            turn.ask(verb, plan, world, seen)
+        case Ask():
+            turn.ask(event)
         case Follow(read):
             turn.follow(read)
         case Abandon(engine):
@@ -299,7 +399,7 @@ def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]
         case Unkept(why):
             turn.unkept(why)
         case Release():
-            turn.s.active = turn.s.transaction = turn.s.waiting = turn.s.held = None
+            turn.s.active = turn.s.transaction = turn.s.waiting = turn.s.held = turn.s.damage = None
             turn.s.trouble = ""
     return turn.s, turn.actions
 
@@ -322,8 +422,49 @@ def gated(state: State, world: World) -> bool:
     return bool(a and e and e.running and e.started_at == a.gated_at and e.name not in state.doomed)
 
 
+def watched(state: State, world: World) -> list[Watch]:
+    """What has to answer now: the engine that serves, one that is ready to, and what still ends."""
+    a, t, found = state.active, state.transaction, list[Watch]()
+    plans = [a.plan] if a else []
+    if t and t.phase in UNDER_WAY:
+        # one that was led to and is left: what it has begun it must be able to end
+        plans += [plan for plan in (t.plan if t.gated_at else None, t.old_plan) if plan]
+    for plan in {plan.engine.container: plan for plan in plans}.values():
+        c = world.get(plan.engine.container)
+        passed = (a.gated_at if a else "", t.gated_at if t else "")
+        left = bool(t and t.phase == "retiring" and c and c.name == t.old_engine)
+        if c and c.running and (c.started_at in passed or left):
+            found.append(Watch(c.name, c.started_at, c.address or c.name, plan.engine.port, plan, "engine"))
+    asked = next((plan for plan in plans if plan.gateway), None)
+    new = t.plan.gateway_container if t and t.phase in LEASED else ""  # it has a bound of its own
+    for c in world.values():
+        if asked and asked.gateway and c.role == "gateway" and c.running and c.name != new:
+            ending = c.name in state.doomed
+            port, address = asked.gateway.port, c.address or c.name
+            found.append(Watch(c.name, c.started_at, address, port, asked, "gateway", ending))
+        if a and c.role == "proxy" and c.running:
+            found.append(Watch(c.name, c.started_at, c.address or c.name, PORT, a.plan, "proxy", True))
+    return found
+
+
 def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
+
+
+def hints(gate: Gate, said: str) -> list[str]:
+    """What to do about the traps of a gate that are named in what was said."""
+    found = []
+    for trap in gate.traps:
+        if any(words in said for words in trap.words):
+            less = max(0, trap.memory - max(LESS_MIB, *map(math.ceil, _missing(said)), 0))
+            found.append(trap.hint.replace("{less}", str(less)))
+    return found
+
+
+def _missing(said: str) -> list[float]:
+    """The MiB that CUDA could not give, as PyTorch says it."""
+    tried = re.findall(r"Tried to allocate ([\d.]+) (MiB|GiB)", said)
+    return [float(size) * (1024 if unit == "GiB" else 1) for size, unit in tried]
 
 
 def exited(c: Container) -> str:
@@ -344,6 +485,7 @@ class _Turn:
     def boot(self, held: float | None) -> None:
         s, t = self.s, self.s.transaction
         s.held = s.held or (held if s.active and s.active.plan.routing else None)
+        self._no_later_than_now()
         s.busy = s.gating = s.room = None
         for doom in s.doomed.values():
             doom.sent = False  # a kill may have come between writing it down and the signal
@@ -353,15 +495,36 @@ class _Turn:
             t
             and t.phase in LEASED
             # one that was asked to commit may have been told to have failed, by a state that was not kept
-            and (t.phase != "prepared" or t.asked == "commit" or self.now > t.lease)
+            and (t.phase != "prepared" or t.asked == "commit")
         ):
             self._fail("the switch was restarted in the middle of the change")
 
-    def ask(self, verb: Literal["prepare", "commit"], plan: Plan, world: World, seen: str) -> None:
-        s, t = self.s, self.s.transaction
+    def _no_later_than_now(self) -> None:
+        """The clock may have been set either way while the switch was away: no time that was kept is later
+        than now, no deadline further off than when it was given; who holds a lease gets time to follow."""
+        s, now = self.s, self.now
+        for t in (s.transaction, s.waiting, s.last):
+            if t:
+                t.began, t.since, t.ended = min(t.began, now), min(t.since, now), min(t.ended, now)
+                t.held = None if t.held is None else min(t.held, now)
+                soon, late = t.plan.seconds.lease_following, t.plan.seconds.lease_prepared
+                t.lease = now + min(max(t.lease - now, soon), max(soon, late))
+        for doom in s.doomed.values():
+            doom.at = min(doom.at, now)
+        for name, until in s.also.items():
+            s.also[name] = None if until is None else min(until, now + FORMER_NAME_SECONDS)
+        if s.active:
+            s.active.since = min(s.active.since, now)
+        s.held = None if s.held is None else min(s.held, now)
+        s.retry_at, s.healed_at = min(s.retry_at, now + MOST_PAUSE_SECONDS), min(s.healed_at, now)
+
+    def ask(self, e: Ask) -> None:
+        s, t, verb, plan, world, seen = self.s, self.s.transaction, e.verb, e.plan, e.world, e.seen
         self.world = world
         lease = self.now + plan.seconds.lease_following
-        fresh = Transaction(f"{self.now:.3f}", plan, verb, self.now, lease, seen=seen)
+        fresh = Transaction(
+            f"{self.now:.3f}", plan, verb, self.now, lease, seen=seen, coordinator=e.coordinator
+        )
         if t and t.phase in UNDER_WAY:
             to, left = t.plan.engine, max(0.0, t.lease - self.now)
             same = to == plan.engine and t.plan.cutover == plan.cutover
@@ -371,7 +534,7 @@ class _Turn:
                     t.asked, t.plan, t.seen = verb, plan, seen
                 else:
                     t.cursor = 0
-                t.lease = max(t.lease, fresh.lease)
+                t.lease, t.coordinator, t.unheard = max(t.lease, fresh.lease), e.coordinator, False
                 return
             if t.phase == "restoring" and (t.abandoned or not left):
                 s.waiting = fresh
@@ -384,6 +547,15 @@ class _Turn:
             )
         if plan.engine.container not in world:
             raise Refused(f"the container {plan.engine.container} does not exist. {self._remain()} {REPAIR}")
+        a = s.active
+        if a and not a.plan.routing and a.plan.engine.model != plan.engine.model:
+            # an edge from before there were proxies asks for the old name until the end of the update
+            old = a.plan.engine.model
+            raise Refused(
+                f"the model is called {old!r} at the endpoint, and the edge of the version before this one "
+                f"knows no other name until it is brought to this one: `pulumi config set name {old}` and "
+                f"`pulumi up`, and then the other name. {self._remain()}"
+            )
         if verb == "commit" and plan.gateway and plan.gateway.container not in world:
             raise Refused(f"the gateway {plan.gateway.container} does not exist. {self._remain()} {REPAIR}")
         self._begin(fresh)
@@ -403,13 +575,15 @@ class _Turn:
         if plan.engine == a.plan.engine and gated(s, self.world) and (fresh.asked == "prepare" or stays):
             fresh.phase = "unchanged"
             s.seen = fresh.seen or s.seen
+            if fresh.asked == "commit":
+                s.damage = None
             fresh.lines.append(f"{plan.engine.kind} ({plan.engine.container}) is already serving")
 
     def follow(self, read: bool) -> None:
         t = self.s.waiting or self.s.transaction
         if t:
             t.cursor = len(t.lines) if read else t.cursor
-            t.lease = max(t.lease, self.now + t.plan.seconds.lease_following)
+            t.lease, t.unheard = max(t.lease, self.now + t.plan.seconds.lease_following), False
 
     def abandon(self, engine: str) -> None:
         """Back to what was active. A change that already goes back is left to it."""
@@ -433,14 +607,17 @@ class _Turn:
     def done(self, e: Done) -> None:
         s, t = self.s, self.s.transaction
         if e.action.do == "logs" and t and t.logs_of == e.action.container:
-            t.logs = e.text.splitlines() if e.ok else []
-        if e.action.do == "signal" and not e.ok and e.action.container in s.doomed:
+            lines = e.text.splitlines() if e.ok else []
+            t.logs, t.hints = lines[-LOG_SHOWN:], hints(t.plan.gate, f"{t.error}\n{e.text if e.ok else ''}")
+        if e.action.do in ("signal", "restart") and not e.ok and e.action.container in s.doomed:
             s.doomed[e.action.container].sent = False
         if s.busy is None or s.busy.job != e.action.job:
             return  # given up in the meantime
         took, s.busy = self.now - s.busy_since, None
         leased = t if t and t.phase in LEASED else None
         match e.action:
+            case _ if e.stalled:
+                self._stalled_job(e.action)
             case Action(do="check") if leased:
                 if e.ok:
                     self._say(f"{e.text} ({took:.1f} s)")
@@ -466,6 +643,14 @@ class _Turn:
                     self._broken(f"{name} could not be stopped: {e.text}")
             case Action(do="start", container=name) if not e.ok:
                 self._broken(f"{name} could not be started: {e.text}", name)
+
+    def _stalled_job(self, action: Action) -> None:
+        """Docker may have done it or not: it is looked at, and asked for again where it was not."""
+        t = self.s.transaction
+        if action.do == "start" and self.s.gating and self.s.gating.container == action.container:
+            self.s.gating = None
+        if action.do == "start" and t and t.plan.gateway_container == action.container:
+            t.opened = False
 
     def _broken(self, text: str, container: str = "") -> None:
         """An order that Docker did not carry out: a change is given up, anything else is tried again."""
@@ -499,6 +684,8 @@ class _Turn:
         s, self.world, self.proxies = self.s, e.world, e.proxies
         if e.route is not None:
             self.route = route(s, e.route, 0)
+        if e.stalled:
+            self._stalled(e.stalled)
         if s.held is not None and s.transaction and s.transaction.phase in UNDER_WAY:
             waiting = sum(each.held for each in e.proxies.values())
             s.transaction.most_waiting = max(s.transaction.most_waiting, waiting)
@@ -507,6 +694,14 @@ class _Turn:
             c = e.world.get(name)
             if c is None or not c.up or c.started_at != doom.started_at:
                 del s.doomed[name]
+        self._connected()
+        for name, why in e.hangs.items():
+            self._hangs(name, why)
+        for name, doom in s.doomed.items():
+            if self.world[name].role == "proxy" and not doom.sent:
+                # what it had begun to answer stands still with it; the edge asks all else again
+                doom.sent = True
+                self.actions.append(Action("restart", name))
         if s.active and s.held is None and not self._serves(s.active):
             s.held = self.now
         while True:
@@ -516,17 +711,92 @@ class _Turn:
                 self._converge()
             elif t.phase in LEASED and self.now > t.lease:
                 self._fail("nobody followed it any more: `pulumi up` was interrupted")
+            elif t.unheard and t.phase in LEASED and (t.phase, t.asked) != ("prepared", "prepare"):
+                pass  # it may be that nobody wants it any more
             elif not (s.busy and s.busy.do in ORDERS):
                 getattr(self, f"_{t.phase}")(t)
             if s.transaction is t and (t is None or t.phase == before):
                 return
+
+    def _stalled(self, seconds: float) -> None:
+        """Nobody could be heard meanwhile, nor anything be done, and that is nobody's fault here."""
+        s, t = self.s, self.s.transaction
+        for each in (t, s.waiting):
+            if each:
+                each.lease += seconds
+        if t and t.phase in UNDER_WAY:
+            t.stalled += seconds
+            t.unheard = t.phase in LEASED
+        if s.gating:
+            s.gating.began += seconds
+        if s.room:
+            s.room.since += seconds
+        for doom in s.doomed.values():
+            doom.at += seconds
+
+    def _in_phase(self, t: Transaction) -> float:
+        """How many seconds this phase has had."""
+        return self.now - t.since - t.stalled
+
+    def _connected(self) -> None:
+        """Puts a container that was taken off the stack's network back there, by the names that it had."""
+        s, world = self.s, self.world.values()
+        if s.network and not any(s.network in c.networks for c in world):
+            s.network, s.endpoints = "", {}  # it is another network now
+        if not s.network:
+            switches = [set(c.networks) for c in world if c.role == "switch"]
+            engines = [set(c.networks) for c in world if c.role == "engine"]
+            s.network = min(set().union(*switches) & set().union(*engines), default="")
+        s.endpoints = {
+            name: endpoint
+            for name, endpoint in s.endpoints.items()
+            if name in self.world and self.world[name].created == endpoint.created
+        }
+        for c in world if s.network else ():
+            if s.network in c.networks:
+                aliases = c.networks[s.network]
+                s.endpoints[c.name] = Endpoint(c.created, list(aliases))
+            elif c.name in s.endpoints and self.now > s.endpoints[c.name].asked + CONNECT_AGAIN_SECONDS:
+                aliases, s.endpoints[c.name].asked = s.endpoints[c.name].aliases, self.now
+                self.actions.append(Action("connect", c.name, network=s.network, aliases=aliases))
+                self._heal(f"{c.name} was taken off the network {s.network}, and was put back")
+                a = s.active
+                if a and c.name == a.plan.engine.container and c.running:
+                    a.gated_at = ""  # what it had begun can't reach it any more
+
+    def _hangs(self, name: str, why: str) -> None:
+        """Gives up a run that gives no answer any more."""
+        s, t, c = self.s, self.s.transaction, self.world.get(name)
+        doom = s.doomed.get(name)
+        if c is None or not c.up or (doom and doom.hangs):
+            return
+        s.doomed[name] = Doom(c.started_at, doom.at if doom else self.now, bool(doom and doom.sent), why)
+        said = f"{c.kind or c.role} ({name}) hangs: {why}"
+        if c.role == "proxy":
+            self._heal(f"{said}. It was started anew")
+            return
+        self._heal(f"{said}. It was ended")
+        if not t or t.phase not in UNDER_WAY:
+            if c.role == "engine":
+                self._trouble(said)
+            else:
+                s.trouble = said
+            return
+        self._say(f"{said}. Nothing is waited for that is there")
+        if t.way == "beside" and name == t.old_engine and t.phase in LEASED:
+            s.held = self.now if s.held is None else s.held
+            t.way, t.held = "hold", s.held
+
+    def _heal(self, what: str) -> None:
+        self.s.healed, self.s.healed_at = what, self.now
 
     def _checking(self, t: Transaction) -> None:
         if not t.checked:
             self._job("check", plan=t.plan)
             return
         crowded = self._crowded(t)
-        if crowded and t.plan.insist:
+        overlaps = self.s.active and self.s.active.plan.cutover == "overlap"
+        if crowded and t.plan.insist and overlaps:  # what a hold left has to make room first
             self._fail(
                 f"{crowded}, and the setting `cutover` says overlap. `pulumi config set cutover auto` lets "
                 "requests wait for such a change"
@@ -581,7 +851,7 @@ class _Turn:
             if t.held is not None:
                 self._say(f"drained in {self.now - t.since:.1f} s")
             self._to("stopping")
-        elif self.now - t.since > t.plan.seconds.drain:
+        elif self._in_phase(t) > t.plan.seconds.drain:
             why = " and ".join(at_work)
             self._fail(f"{why} after {t.plan.seconds.drain:g} s; no engine was stopped")
 
@@ -625,7 +895,7 @@ class _Turn:
             self._job("start", name)
         elif not g.up:
             self._fail(exited(g), name)
-        elif self.now - t.since > seconds:
+        elif self._in_phase(t) > seconds:
             why = self.s.gating.why if self.s.gating else ""
             self._fail(f"the gateway gave no completion within {seconds:g} s: {why or 'no answer'}", name)
         elif self.now >= self._gateway_gating(t).next_at:
@@ -648,7 +918,7 @@ class _Turn:
         if t.old_plan and t.old_plan.engine.model != t.plan.engine.model:
             self.s.also[t.old_plan.engine.model] = None
         self.s.also.pop(t.plan.engine.model, None)
-        self.s.active = Active(t.plan, t.gated_at, self.now)
+        self.s.active, self.s.releases = Active(t.plan, t.gated_at, self.now), self.s.releases + 1
         self.s.gating, self.s.held = None, None
         self.s.trouble, self.s.tries, self.s.retry_at = "", 0, 0
         self._to("retiring")
@@ -661,7 +931,7 @@ class _Turn:
         if not self._ended([c for c in self._role("gateway") if c.up and c.name != new], patience):
             return
         old = [c for c in self._role("engine") if c.up and c.name != engine.container]
-        if old and self._at_work(engine.name) and self.now - t.since < patience:
+        if old and self._at_work(engine.name) and self._in_phase(t) < patience:
             return
         if not self._stopped(old):
             return
@@ -692,8 +962,17 @@ class _Turn:
             # even one that does not run: Docker may still be starting it for a switch that was killed.
             # At once: no client was ever led to it, and an engine that is loading would use up its grace.
             self._job("stop", new, seconds=0)
-        elif a is None or self._converge():
+        elif self._as_told() if a is None else self._converge():
             self._end("failed")
+
+    def _as_told(self) -> bool:
+        """Where nothing is known but what the proxies were told, its engine runs again."""
+        told = self.s.damage.route if self.s.damage else None
+        e = self.world.get(told.container or "") if told else None
+        if e is None or e.up:
+            return True
+        self._job("start", e.name)
+        return False
 
     def _converge(self) -> bool:
         """One step towards `active`: its engine alone, gated, its gateway up, only then requests. True when
@@ -710,7 +989,7 @@ class _Turn:
         if not self._opened(a):
             return False
         s.held, s.trouble = None, ""
-        if self.now > s.retry_at + 30:
+        if self.now > s.retry_at + STEADY_SECONDS + a.plan.seconds.answers:
             s.tries = 0
         return self._published()
 
@@ -734,7 +1013,7 @@ class _Turn:
             return True
         elif self.now >= s.retry_at:
             s.tries += 1
-            s.retry_at = self.now + min(60, 2**s.tries)
+            s.retry_at = self.now + min(MOST_PAUSE_SECONDS, 2**s.tries)
             self._job("start", gateway.name)
         return False
 
@@ -758,7 +1037,7 @@ class _Turn:
             # not strict: an engine that answers slowly is better than none
             outcome = self._gate(a.plan, strict=False)
             if outcome is True:
-                a.gated_at, s.gating = e.started_at, None
+                a.gated_at, s.gating, s.retry_at = e.started_at, None, self.now
                 return True
             if outcome:
                 if e.up:
@@ -789,11 +1068,11 @@ class _Turn:
                 self._job("memory", name)
             return False
         if t and t.phase in LEASED:
-            why = room.why or f"{_gib(room.free)} are free on the GPU"
-            self._fail(
-                f"{plan.engine.kind} needs {_gib(need)}, and after {waited:.0f} s {why}. "
+            why = room.why or (
+                f"{_gib(room.free)} are free on the GPU. "
                 "Something else uses the GPU: `nvidia-smi` on the Docker host shows what"
             )
+            self._fail(f"{plan.engine.kind} needs {_gib(need)}, and after {waited:.0f} s {why}")
             return False
         s.room = None
         return True
@@ -830,13 +1109,23 @@ class _Turn:
             # Ollama loads its model in the first completion, and begins anew when that is hung up on
             loads = e.kind == "ollama" and not g.passed
             patience = plan.seconds.load - waited if loads else 0
-            self._job("probe", e.name, seconds=patience, plan=plan, stream=g.passed % 2 == 0, strict=strict)
+            self._job(
+                "probe",
+                e.name,
+                seconds=patience,
+                plan=plan,
+                stream=g.passed % 2 == 0,
+                strict=strict,
+                last=g.passed == plan.gate.completions - 1,
+            )
         return False
 
     def _new_stands(self, t: Transaction) -> bool:
         e = self.world.get(t.plan.engine.container)
         if e is None or not e.running or e.started_at != t.gated_at or e.name in self.s.doomed:
             said = exited(e) if e else f"the container {t.plan.engine.container} is gone"
+            if e and e.name in self.s.doomed and self.s.doomed[e.name].hangs:
+                said = f"{e.kind} hung ({self.s.doomed[e.name].hangs})"
             self._fail(f"{said} after its gate", t.plan.engine.container)
             return False
         return self._alone(t) and self._old_serves(t)
@@ -856,7 +1145,8 @@ class _Turn:
     def _stopped(self, containers: Iterable[Container]) -> bool:
         """True when the list is empty; else the first is stopped."""
         for c in containers:
-            self.s.doomed[c.name] = Doom(c.started_at, self.now)
+            hangs = self.s.doomed[c.name].hangs if c.name in self.s.doomed else ""
+            self.s.doomed[c.name] = Doom(c.started_at, self.now, hangs=hangs)
             t, a = self.s.transaction, self.s.active
             plan = t.plan if t and t.phase in UNDER_WAY else a.plan if a else None
             self._job("stop", c.name, seconds=plan.seconds.stop if plan else 10)
@@ -872,10 +1162,10 @@ class _Turn:
         """True when there are none; each is told once to finish, and is ended after `patience` seconds."""
         for c in gateways:
             doom = self.s.doomed.get(c.name)
-            if doom is None or not doom.sent:
+            if doom is None or not (doom.sent or doom.hangs):
                 self.s.doomed[c.name] = Doom(c.started_at, doom.at if doom else self.now)
                 self.actions.append(Action("signal", c.name))
-            elif self.now - doom.at > patience:
+            elif doom.hangs or self.now - doom.at > patience:
                 self._job("stop", c.name, seconds=0)
         return not gateways
 
@@ -902,11 +1192,12 @@ class _Turn:
         ]
 
     def _at_work(self, serves: str = "") -> list[str]:
-        """Which proxies may still have requests at another engine than `serves`, in words."""
+        """Which proxies may still have requests that can end at another engine than `serves`, in words."""
         if without := self._without_note():
             return without
+        left = (serves, *given_up(self.s))
         counts = {
-            name: sum(count for engine, count in status.running.items() if engine != serves)
+            name: sum(count for engine, count in status.running.items() if engine not in left)
             for name, status in self.proxies.items()
         }
         return [f"{name} still had {count} requests" for name, count in counts.items() if count]
@@ -921,12 +1212,13 @@ class _Turn:
         stream: bool = False,
         through: Literal["engine", "gateway"] = "engine",
         strict: bool = False,
+        last: bool = False,
     ) -> None:
         """One job at a time. A question is given up for an order, an order never for anything."""
         if self.s.busy and (do not in ORDERS or self.s.busy.do in ORDERS):
             return
         self.s.jobs += 1
-        action = Action(do, container, self.s.jobs, seconds, plan, stream, through, strict)
+        action = Action(do, container, self.s.jobs, seconds, plan, stream, through, strict, last)
         self.s.busy, self.s.busy_since = action, self.now
         self.actions.append(action)
 
@@ -946,7 +1238,7 @@ class _Turn:
     def _trouble(self, text: str) -> None:
         s = self.s
         s.tries, s.gating = s.tries + 1, None
-        s.trouble, s.retry_at = text, self.now + min(60, 2**s.tries)
+        s.trouble, s.retry_at = text, self.now + min(MOST_PAUSE_SECONDS, 2**s.tries)
 
     # ends
 
@@ -954,7 +1246,7 @@ class _Turn:
         t = self.s.transaction
         assert t is not None
         t.steps.append({"phase": t.phase, "at": t.since, "seconds": round(self.now - t.since, 3)})
-        t.phase, t.since = phase, self.now
+        t.phase, t.since, t.stalled = phase, self.now, 0
         if phase == "prepared" and t.asked == "prepare":
             t.lease = max(t.lease, self.now + t.plan.seconds.lease_prepared)
 
@@ -984,11 +1276,14 @@ class _Turn:
         t.ended = self.now
         if phase == "committed":
             s.seen, s.commits = t.seen, s.commits + 1
+            if s.damage and t.began >= s.damage.since:  # not one that the older self has only ended again
+                s.damage = None
         else:
             if restored and t.held is not None and not s.trouble and s.active:
                 t.held_seconds = self.now - t.held
             if t.logs:
                 t.lines += [f"the last lines of {t.logs_of}:", *(f"  {line}" for line in t.logs)]
+            t.lines += [f"a known trap: {hint}" for hint in t.hints]
             t.lines += [self._remain(t.held_seconds)]
             if not t.abandoned:
                 t.lines += [f"next: {self._next(t)}"]
@@ -1000,6 +1295,10 @@ class _Turn:
 
     def _remain(self, held: float | None = None) -> str:
         a = self.s.active
+        if a is None and self.s.damage:
+            return (
+                "What serves is not known for certain: the journal was damaged, and `make status` says more."
+            )
         if a is None:
             return "Nothing serves: no engine was active before."
         named = f"{a.plan.engine.kind} ({a.plan.engine.container})"

@@ -49,6 +49,23 @@ class Seconds:
     lease_prepared: float
     gateway: float
     memory: float
+    answers: float = 45
+    """So long what serves may give no answer to the smallest question, which waits for nothing in it."""
+    tokens: float = 480
+    """So long an engine may give no byte of any answer, though one is asked for: longer than any prompt
+    takes, and than what can be before it in its queue."""
+
+
+@dataclass(frozen=True)
+class Trap:
+    """What to do where one of `words` is in a failure of the gate, or in what the engine wrote last.
+
+    With `memory`, the MiB of the GPU that it may use now, `{less}` in the hint stands for how many it should.
+    """
+
+    words: list[str]
+    hint: str
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,12 @@ class Gate:
     """Seconds for one completion. The first of Ollama, which loads in it, may take what is left of `load`."""
     tokens_per_second: float
     """What the fastest of them must reach, the first aside where there are more; 0 is no floor."""
+    prompt_tokens: int = 0
+    """Length of a long prompt that the engine has to read after its last completion; 0: none."""
+    sense: bool = False
+    """Whether the model follows instructions, so that what it says must be right, and not one thing over and
+    over."""
+    traps: list[Trap] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -182,7 +205,9 @@ def parse(raw: Any, verb: Literal["prepare", "commit"]) -> Plan:
         raise PlanError("plan.gateway.container is for commit; prepare comes before the new gateway exists")
     for section in (plan.seconds, plan.gate):
         for field, value in dataclasses.asdict(section).items():
-            if value < 0 or (value == 0 and field != "tokens_per_second"):
+            if type(value) not in (int, float):
+                continue
+            if value < 0 or (value == 0 and field not in ("tokens_per_second", "prompt_tokens")):
                 raise PlanError(
                     f"plan.{type(section).__name__.lower()}.{field} is {value}; it must be positive"
                 )

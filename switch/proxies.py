@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from switch.plan import load
 
@@ -31,6 +31,8 @@ class Status:
     keys: str
     """SHA-256 of the file of keys that it goes by, in hex; empty without one."""
     draining: bool
+    silent: dict[str, float] = field(default_factory=dict)
+    """For how many seconds nothing has come from each engine, by name, from which something came before."""
 
 
 def statuses(containers: Iterable[str], seconds: float = SECONDS) -> dict[str, Status]:

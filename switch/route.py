@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,20 +35,40 @@ class Route:
     """Former names of the model, which are still answered."""
     routing: str
     """TOML."""
+    given_up: list[str] = field(default_factory=list)
+    """Engines by name, and gateways by container, from which nothing comes any more: what is there ends."""
+    release: int = 0
+    """How often what serves had changed by then; 0 in one of a version that did not count it."""
+
+
+def given_up(state: "State") -> list[str]:
+    """Names of engines, and containers of gateways, in whose present run nothing can end any more. Pure."""
+    a, t = state.active, state.transaction
+    plans = [plan for plan in (a and a.plan, t and t.plan, t and t.old_plan) if plan]
+    hang = {container for container, doom in state.doomed.items() if doom.hangs}
+    names = {plan.engine.name for plan in plans if plan.engine.container in hang}
+    names |= {plan.gateway_container for plan in plans} & hang
+    if a and not a.gated_at:
+        names.add(a.plan.engine.name)
+    return sorted(names)
 
 
 def route(state: "State", number: int, first: float) -> Route:
     """What the state says. Pure.
 
     Requests wait from `first` on where it names nothing that proxies could ask: nothing was committed yet,
-    or only what a version without proxies made.
+    or only what a version without proxies made. After a damage that left nothing else known, they go on with
+    what they were told, until a change begins.
     """
-    a = state.active
+    a, t, damage = state.active, state.transaction, state.damage
+    if a is None and damage and damage.route and (t is None or t.phase in ("checking", "failed")):
+        return dataclasses.replace(damage.route, number=number)
     if a is None or not a.plan.routing:
-        return Route(number, first, None, None, None, [], "")
+        return Route(number, first, None, None, None, [], "", release=state.releases)
     engine, also = a.plan.engine, sorted(state.also)
     gateway = a.plan.gateway_container or None
-    return Route(number, state.held, engine.name, engine.container, gateway, also, a.plan.routing)
+    name, where, lost = engine.name, engine.container, given_up(state)
+    return Route(number, state.held, name, where, gateway, also, a.plan.routing, lost, state.releases)
 
 
 class RouteFile:
@@ -66,6 +86,11 @@ class RouteFile:
     def number(self, state: "State") -> int | None:
         """The number of the file, if it says what the state does."""
         return self._there.number if self._there and self._there == self._wanted(state) else None
+
+    @property
+    def there(self) -> Route | None:
+        """What the file says; None where there is none that is readable."""
+        return self._there
 
     @property
     def held_since(self) -> float | None:
@@ -108,7 +133,7 @@ class RouteFile:
             there: Route = load(Route, json.loads(self.file.read_text()), str(self.file), strict=False)
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             print(f"{self.file} is not readable ({error}); it is written anew", flush=True)
             return None
         return there

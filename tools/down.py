@@ -5,15 +5,21 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 
 from components.labels import Labels
 from components.pins import EDGE, GATEWAY, OLLAMA, SWITCH, VLLM_CPU
 from offline.steps import StepFailed, cache_root, main_guard, say
+from stacks import owner as owners
+from stacks.owner import Thing
 from stacks.settings import PROJECT
-from tools import environment
+from tools import environment, owner
 from tools.environment import ROOT, pulumi
-from tools.host import is_on_aws
+from tools.host import is_on_aws, on_aws, ssh_config
 from tools.up import STACK
+
+KEPT = ("ollama-weights", "vllm-weights", "vllm-cache")
+"""Volumes that outlive their stack: what is in them took hours to fetch, or minutes to compile."""
 
 
 def _docker(*words: str) -> list[str]:
@@ -26,7 +32,7 @@ def _docker(*words: str) -> list[str]:
 
 
 def _stacks() -> list[str]:
-    if not (environment.BIN / "pulumi").exists():
+    if not (environment.BIN / "pulumi").exists() and not os.environ.get(environment.BACKEND):
         if any((environment.STATE / ".pulumi" / "stacks").rglob("*.json")):
             raise StepFailed(
                 "a stack exists, and the Pulumi CLI that made it is gone. Get it back first: make up"
@@ -50,45 +56,100 @@ def _refuse_protected(stack: str) -> None:
 def down(stack: str = STACK) -> None:
     """Destroy `stack` and what an interrupted update left; `WEIGHTS=delete` takes the weights too.
 
-    On AWS the weights always go, with the data volume, once `protect` is false. Raises StepFailed.
+    A stack of another state on this Docker host is refused, unless `OWNER` names that. On AWS the weights
+    always go, with the data volume, once `protect` is false. Raises StepFailed.
     """
-    known = stack in _stacks()
-    if known:
-        _refuse_protected(stack)
-        pulumi("destroy", "--yes", "--skip-preview", "--stack", stack)
-        pulumi("stack", "rm", "--yes", "--preserve-config", "--stack", stack)
     if is_on_aws(stack):
-        if not known:
-            where = environment.variables()["PULUMI_BACKEND_URL"]
-            raise StepFailed(
-                f"there is no stack `{stack}` in {where}; nothing was changed. Where its state is elsewhere: "
-                f"export {environment.BACKEND}=s3://…"
-            )
-        say("The stack is gone, and the data volume with its weights. Its snapshots stay.")
+        _down_on_aws(stack)
         return
-    filters = [
-        "--filter",
-        f"label=changeover.project={PROJECT}",
-        "--filter",
-        f"label=changeover.stack={stack}",
-    ]
-    if left := _docker("ps", "--all", "--quiet", *filters):
-        say(f"Removing {len(left)} containers that an interrupted update left behind")
-        _docker("rm", "--force", *left)
-    if left := _docker("network", "ls", "--quiet", *filters):
-        _docker("network", "rm", *left)
-    volumes = _docker("volume", "ls", "--quiet", *filters)
+    known = stack in _stacks()
+    state, host = owner.state_of(stack), owner.found(stack)
+    named = os.environ.get("OWNER")
+    theirs = host.owner.id if host.owner else owners.whose(state, host)
+    why = owner.refusal(stack, state, host)
+    if named and named != theirs:
+        there = (
+            f"the stack `{stack}` here belongs to {theirs}"
+            if theirs
+            else f"no stack `{stack}` of its is here"
+        )
+        raise StepFailed(f"OWNER={named}: {there}. Nothing was changed")
+    if why and not named:
+        raise StepFailed(why)
+    if known and not why:
+        _refuse_protected(stack)
+        # what an interrupted update left would hold network and journal, and what is gone can't be deleted
+        _remove(unknown := [each for each in host.of() if each.id not in {one.id for one in state.things}])
+        if unknown:
+            say(f"Removed {len(unknown)} containers that an interrupted update left behind")
+        _destroy(stack, *(["--refresh"] if owners.missing(state, host) else []))
+    elif known:
+        # what that state knows was another's or is gone
+        pulumi("stack", "rm", "--yes", "--force", "--preserve-config", "--stack", stack)
+    _clear(stack, theirs)
+
+
+def _down_on_aws(stack: str) -> None:
+    if os.environ.get("OWNER"):
+        raise StepFailed(
+            "OWNER is for a stack on Docker here; on AWS a stack is its state's. Nothing was changed"
+        )
+    if stack not in _stacks():
+        where = environment.variables()["PULUMI_BACKEND_URL"]
+        raise StepFailed(
+            f"there is no stack `{stack}` in {where}; nothing was changed. Where its state is elsewhere: "
+            f"export {environment.BACKEND}='s3://…?region=…'"
+        )
+    _refuse_protected(stack)
+    settings = on_aws(stack)
+    if settings is not None:
+        there = owner.on_aws(stack, settings)
+        if there.state == "running" and ssh_config(stack).exists():
+            owner.look(stack)  # an older copy of the state destroys nothing
+    _destroy(stack)
+    say("The stack is gone, and the data volume with its weights. Its snapshots stay.")
+
+
+def _destroy(stack: str, *more: str) -> None:
+    pulumi("destroy", "--yes", "--skip-preview", *more, "--stack", stack)
+    pulumi("stack", "rm", "--yes", "--preserve-config", "--stack", stack)
+
+
+def _remove(containers: Sequence[Thing]) -> None:
+    if containers:
+        _docker("rm", "--force", *(each.id for each in containers))
+
+
+def _clear(stack: str, theirs: str) -> None:
+    """Removes what the Docker host still has of the stack, weights only where that is asked for."""
+    labels = Labels(project=PROJECT, stack=stack)
+    host = owner.found(stack)
+    if host.owner and host.owner.id != theirs:
+        raise StepFailed(f"meanwhile the stack `{stack}` here is made anew by the state {host.owner.id}")
+    if host.of():
+        say(f"Removing {len(host.of())} containers of the state {theirs or owners.UNKNOWN}")
+        _remove(host.of())
+    if networks := [each.id for each in host.things if each.kind == "network"]:
+        _docker("network", "rm", *networks)
+    volumes = [each.name for each in host.things if each.kind == "volume"]
+    kept = [each for each in volumes if each in map(labels.name, KEPT)]
     if os.environ.get("WEIGHTS") == "delete":
-        if volumes:
-            _docker("volume", "rm", *volumes)
+        kept = []
+    if rest := [each for each in volumes if each not in kept]:
+        _docker("volume", "rm", *rest)
+    if kept:
+        say(
+            f"The stack is gone. The volumes {labels.prefix}-… keep its weights; WEIGHTS=delete removes them."
+        )
+    else:
         say("The stack and its weights are gone.")
-    elif volumes:
-        prefix = Labels(project=PROJECT, stack=stack).prefix
-        say(f"The stack is gone. The volumes {prefix}-… keep its weights; WEIGHTS=delete removes them.")
 
 
 def clean_all() -> None:
-    """Remove the environment, the cache folder and the offline images. Refuses while a stack exists."""
+    """Remove the environment and the offline images, with `CACHE=delete` the cache folder too.
+
+    Refuses while a stack exists.
+    """
     if stacks := _stacks():
         raise StepFailed(f"the stack `{stacks[0]}` still exists. Take it down first: make down")
     for image in (OLLAMA, VLLM_CPU, GATEWAY, EDGE, SWITCH):
@@ -97,7 +158,12 @@ def clean_all() -> None:
         except StepFailed as error:
             if "No such image" not in str(error):
                 say(f"The image {image.offline} stays: {error}")
-    for folder in (environment.HOME, cache_root(), ROOT / ".venv"):
+    shared = []
+    if os.environ.get("CACHE") == "delete":
+        shared = [cache_root()]
+    else:
+        say(f"The cache {cache_root()} stays: other checkouts use it too. CACHE=delete removes it")
+    for folder in (environment.HOME, *shared, ROOT / ".venv"):
         say(f"Removing {folder}")
         # Go makes its module cache read-only
         subprocess.run(["chmod", "-R", "u+w", folder], check=False, capture_output=True)

@@ -5,20 +5,17 @@ not their Docker.
 """
 
 import os
-import platform
 import secrets
 import shutil
 import subprocess
 import sys
-import tarfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
 import offline.tools
 from components import pins
-from offline.steps import StepFailed, cache_root, cached, main_guard, say, unpack
+from offline.steps import StepFailed, cache_root, main_guard, say
+from tools import vendor
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".changeover"
@@ -49,6 +46,9 @@ def variables() -> dict[str, str]:
         "PULUMI_BACKEND_URL": os.environ.get(BACKEND) or backend_in(STATE),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(PASSPHRASE),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
+        # Before a program runs, Pulumi would fetch the plugin of every package in .venv, AWS's too, and where
+        # that can't be had try again each time, for seconds. So it fetches what the program asks for.
+        "PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL": "true",
         # a plugin that was built here must never be mixed with a downloaded one
         **({"PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true"} if _built() else {}),
     }
@@ -88,20 +88,22 @@ def pulumi(
 
 
 def install_tools() -> None:
-    """Put the CLI of the pinned version and its plugins into `.changeover`, from where they can be had.
+    """Put the CLI of the pinned version into `.changeover`, from where it can be had.
 
     The first of: the vendor's CLI on PATH in the pinned version, the vendor's download, a build from
-    package registries. What was chosen once stays, since a stack stays with the plugins that made it.
+    package registries. The last has the plugins with it; the vendor's CLI fetches one when a program asks for
+    it. What was chosen once stays, since a stack stays with the plugins that made it.
     """
     ready = (BIN / "pulumi").exists() and _version(BIN / "pulumi") == f"v{pins.PULUMI}"
     if ready and not _built():
         return
     BIN.mkdir(parents=True, exist_ok=True)
     PULUMI_HOME.mkdir(exist_ok=True)
-    source = None if ready else _vendor_on_path() or _vendor_download()
+    source = None if ready else _vendor_on_path() or vendor.download()
     if source is None:
         if not ready:
-            say("Pulumi: its vendor can't be reached; building CLI and plugins from package registries")
+            say("Pulumi: its vendor can't be reached or has nothing for this machine")
+            say("Pulumi: building CLI and plugins from package registries")
         tools = offline.tools.build()  # at once where nothing in offline/ has changed
         offline.tools.install(tools, PULUMI_HOME)
         source = tools.bin
@@ -131,28 +133,6 @@ def _vendor_on_path() -> Path | None:
         return None  # another checkout's, which was built
     say(f"Pulumi: using {found}")
     return Path(found).resolve().parent
-
-
-def _vendor_download() -> Path | None:
-    system = platform.system().lower()
-    machine = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}.get(
-        platform.machine().lower()
-    )
-    url = f"https://get.pulumi.com/releases/sdk/pulumi-v{pins.PULUMI}-{system}-{machine}.tar.gz"
-    request = urllib.request.Request(url, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=10).close()
-    except (urllib.error.URLError, TimeoutError, OSError):
-        return None
-
-    def download(folder: Path, _log: Path) -> None:
-        with (
-            urllib.request.urlopen(url, timeout=60) as answer,
-            tarfile.open(fileobj=answer, mode="r|gz") as archive,
-        ):
-            unpack(archive, folder)
-
-    return cached("pulumi-vendor", f"v{pins.PULUMI}", download) / "pulumi"
 
 
 def cli() -> Path:

@@ -14,6 +14,9 @@ from tools.review import ASLEEP, git
 
 US = "github-actions[bot]"
 """Who writes with a workflow's token: what others wrote under the same mark is left alone."""
+REVIEW = ".github/workflows/review.yml"
+MAIN = "main"
+"""The branch that is applied, as the workflows say it."""
 LONGEST = 65_000
 """Characters of a comment or an issue; GitHub takes 65,536."""
 
@@ -67,24 +70,46 @@ def comment(title: str, file: Path) -> None:
 def fetch_review(stack: str) -> None:
     """Find the run that holds the review of what is checked out; its name and number go to the next step.
 
-    Only a run of this repository's own branches counts: a fork can give an artifact any name.
+    Whoever can start a workflow can give an artifact any name. So only a run of the workflow `review` counts
+    that began as this repository's own: of the last commit of the pull request that brought this one here, or
+    by hand on this very commit of `main`. That workflow's file is then part of what was reviewed.
     """
     name = f"review-{stack}-{git('rev-parse', 'HEAD^{tree}').strip()}"
+    commit = git("rev-parse", "HEAD").strip()
+    pulls = gh("GET", f"commits/{commit}/pulls")
     found = [
         each
         for each in gh("GET", f"actions/artifacts?name={name}&per_page=100")["artifacts"]
-        if not each["expired"]
-        and each["workflow_run"]["head_repository_id"] == each["workflow_run"]["repository_id"]
+        if not each["expired"] and _reviews(each["workflow_run"], commit, pulls)
     ]
     if not found:
         raise StepFailed(
             f"nobody has reviewed what is merged here ({name}): something else was merged in between, or the "
-            "review has expired. Nothing was changed. Start the workflow `review` on this branch, and then "
-            "this one again"
+            "review has expired, or is of another workflow, branch or commit. Nothing was changed. Start the "
+            "workflow `review` on this branch, and then this one again"
         )
     newest = max(found, key=lambda each: str(each["created_at"]))
     with Path(os.environ["GITHUB_OUTPUT"]).open("a") as out:
         out.write(f"name={name}\nrun={newest['workflow_run']['id']}\n")
+
+
+def _reviews(artifact: dict[str, Any], commit: str, pulls: list[dict[str, Any]]) -> bool:
+    """Whether the run of an artifact reviewed `commit`, which these pull requests brought."""
+    if artifact["head_repository_id"] != artifact["repository_id"]:
+        return False  # of a fork
+    run = gh("GET", f"actions/runs/{artifact['id']}")
+    if str(run["path"]).partition("@")[0] != REVIEW or run["head_sha"] != artifact["head_sha"]:
+        return False
+    if run["event"] == "workflow_dispatch":
+        return (run["head_branch"], run["head_sha"]) == (MAIN, commit)
+    return run["event"] == "pull_request" and any(
+        (run["head_branch"], run["head_sha"]) == (each["head"]["ref"], each["head"]["sha"])
+        and each["head"]["repo"] is not None
+        and each["head"]["repo"]["id"] == artifact["repository_id"]
+        and each["merged_at"] is not None
+        and each["merge_commit_sha"] == commit
+        for each in pulls
+    )
 
 
 def drift_issue(stack: str) -> None:

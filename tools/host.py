@@ -33,26 +33,34 @@ def on_aws(stack: str) -> AwsSettings | None:
         raise StepFailed(str(error)) from None
 
 
-def look(stack: str, settings: AwsSettings) -> Found:
-    """What there is of the stack in AWS. Raises StepFailed."""
+def look(stack: str, settings: AwsSettings, mine: str | None) -> Found:
+    """What there is of the stack in AWS; `mine` is the instance of its state. Raises StepFailed."""
     try:
-        return aws_cli.look(settings.region, Labels(project=PROJECT, stack=stack))
+        return aws_cli.look(settings.region, Labels(project=PROJECT, stack=stack), mine)
     except AwsError as error:
         raise StepFailed(str(error)) from None
 
 
-def reach(stack: str) -> None:
-    """From here on this process's `docker` talks to the stack's host. Raises StepFailed where it can't."""
+def ssh_config(stack: str) -> Path:
+    """What `ssh` needs to reach the stack's instance; each preview writes it."""
+    return ROOT / SSH_FILES / stack / "config"
+
+
+def reach(stack: str, mine: str | None) -> None:
+    """From here on this process's `docker` talks to the stack's host. Raises StepFailed where it can't.
+
+    `mine` is the instance that the stack's state has made.
+    """
     settings = on_aws(stack)
     if settings is None:
         return
-    found = look(stack, settings)
+    found = look(stack, settings, mine)
     if found.state != "running":
         raise StepFailed(
             f"the instance of stack `{stack}` is {found.state or 'not there'}. Type: make "
             f"{'recover' if found.instance is None else 'wake'} STACK={stack}"
         )
-    config = ROOT / SSH_FILES / stack / "config"
+    config = ssh_config(stack)
     if not config.exists():
         raise StepFailed(f"there is no {config}; a preview writes it: pulumi preview --stack {stack}")
     os.chdir(ROOT)  # the ssh_config names its files relative to it

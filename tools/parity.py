@@ -30,10 +30,11 @@ from parity import table as tables
 from parity.probes import PATH, Reply, Subject, chosen, run
 from stacks.blueprint import Blueprint, blueprint
 from stacks.settings import PROJECT, SettingsError, from_files
+from switch.daemon import UNAVAILABLE
 from switch.exchange import Request, answer
 from tools.ask import yes
 from tools.environment import pulumi
-from tools.host import reach
+from tools.owner import look
 
 ROOT = Path(__file__).parent.parent
 FOLLOW_SECONDS = 5
@@ -86,7 +87,7 @@ class Host:
         return dict(json.loads(done.stdout))
 
     def follow(self, container: str) -> int:
-        """Prints what is new; 75 under way, 0 ready, 1 failed."""
+        """Prints what is new; 75 under way, 0 ready, 1 failed, UNAVAILABLE for a switch that stands still."""
         done = self.switch("follow", "--engine", container)
         for line in done.stdout.splitlines():
             print(f"  {line}", flush=True)
@@ -181,7 +182,7 @@ def probe_standby(host: Host, other: Blueprint, subject: Subject) -> dict[str, s
     if asked.returncode != 0:
         raise StepFailed(f"the switch did not take it: {asked.stdout.strip()}")
     try:
-        while (code := host.follow(container)) == 75:
+        while (code := host.follow(container)) in (75, UNAVAILABLE):
             pass
         if code != 0:
             raise StepFailed("the standby did not get ready; what the switch says of it is above")
@@ -240,7 +241,7 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
         settings = from_files(stack, root)
     except SettingsError as error:
         raise StepFailed(str(error)) from None
-    reach(stack)
+    look(stack)
     if not settings.standby:
         raise StepFailed("there is no standby to compare with: pulumi config set standby true && pulumi up")
     ours = blueprint(settings)

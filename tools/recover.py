@@ -75,18 +75,22 @@ def _restart(settings: AwsSettings, instance: str, stack: str) -> None:
     say(f"If it still can't be reached: REPLACE=1 make recover STACK={stack}")
 
 
-def _terminate(settings: AwsSettings, instance: str, stack: str) -> None:
+def _terminate(settings: AwsSettings, found: Found, stack: str) -> None:
+    instance = str(found.instance)
+    for each in found.left_over():
+        say(f"AWS has {each} of this stack too, and its state does not know it; it goes with it.")
     _ask(f"Terminate {instance} and make another instance?", stack)
     which = ("--instance-id", instance)
-    spot = ["--filters", f"Name=instance-id,Values={instance}"]
-    spot += ["--query", "SpotInstanceRequests[].SpotInstanceRequestId"]
     try:
         # a persistent request would start another instance in the place of this one
-        if requests := aws(settings.region, "ec2", "describe-spot-instance-requests", *spot):
-            ids = ("--spot-instance-request-ids", *requests)
+        left = found.left_over()
+        own = [each for each, runs in found.requests.items() if runs == instance or each in left]
+        if own:
+            ids = ("--spot-instance-request-ids", *own)
             aws(settings.region, "ec2", "cancel-spot-instance-requests", *ids)
-        aws(settings.region, "ec2", "modify-instance-attribute", *which, "--no-disable-api-termination")
-        aws(settings.region, "ec2", "terminate-instances", "--instance-ids", instance)
+        if found.tags.get("Spot") != "yes":  # AWS has no protection for a spot instance, and takes none away
+            aws(settings.region, "ec2", "modify-instance-attribute", *which, "--no-disable-api-termination")
+        aws(settings.region, "ec2", "terminate-instances", "--instance-ids", instance, *found.others)
     except AwsError as error:
         raise StepFailed(str(error)) from None
     _wait_for_the_end(settings, instance)
@@ -135,10 +139,15 @@ def recover(stack: str) -> None:
     instance, data = one(resources, INSTANCE), one(resources, DATA)
     if instance is None:
         raise StepFailed(f"the state of stack `{stack}` has no instance. Type: pulumi up --stack {stack}")
-    found = look(stack, settings)
+    found = look(stack, settings, instance["id"])
+    if found.strangers:
+        raise StepFailed(
+            f"AWS has {' and '.join(found.strangers)} of stack `{stack}` too, which an update made and this "
+            "state does not know: it is older than that one. Nothing was changed. Use the newer state"
+        )
     if found.instance == instance["id"] and found.state in ("pending", "running", "stopping", "stopped"):
         if os.environ.get("REPLACE") == "1":
-            _terminate(settings, instance["id"], stack)
+            _terminate(settings, found, stack)
         elif found.state in ("pending", "running"):
             _restart(settings, instance["id"], stack)
             return

@@ -12,19 +12,21 @@ from stacks.settings import PROJECT, SettingsError, from_files, stacks
 from tools.settings_table import with_table
 
 ROOT = Path(__file__).parent.parent
-POLICY = "stacks/deployer-policy.json"
+POLICIES = {
+    "stacks/deployer-policy.json": permissions.policy,
+    "stacks/review-policy.json": permissions.review_policy,
+}
 """What whoever deploys on AWS must be allowed."""
 
 
 def files(plan: Blueprint) -> dict[str, str]:
     """The rendered files of one stack by name."""
-    cutover, settings = plan.cutover, plan.settings
     specs = sorted(plan.specs, key=lambda spec: spec.kind)
     return {
         "routing.toml": plan.routing,
         **({"tensorzero.toml": plan.gateway_config} if plan.gateway_config is not None else {}),
         "Caddyfile": plan.edge_caddyfile(plan.known_name),
-        "cutover.txt": "\n".join([f"engine: {settings.engine}", *cutover.lines, ""]),
+        "cutover.txt": "\n".join([*plan.lines, ""]),
         **{
             f"{spec.kind}.txt": (
                 f"{spec.name}\nimage: {spec.image.name} {spec.image.version}\n"
@@ -69,11 +71,12 @@ def main() -> None:
         readme.write_text(text)
     elif text != readme.read_text():
         sys.exit("README.md: its table of settings is stale. Type: make render")
-    policy = permissions.document(PROJECT)
-    if not check:
-        (ROOT / POLICY).write_text(policy)
-    elif policy != (ROOT / POLICY).read_text():
-        sys.exit(f"{POLICY} is stale. Type: make render")
+    for name, of in POLICIES.items():
+        policy = permissions.document(of(PROJECT))
+        if not check:
+            (ROOT / name).write_text(policy)
+        elif policy != (ROOT / name).read_text():
+            sys.exit(f"{name} is stale. Type: make render")
     try:
         for stack in stacks(ROOT):
             if not check:

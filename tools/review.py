@@ -10,19 +10,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from offline.steps import StepFailed, main_guard, say
 from review.events import Preview, PreviewFailed, parse
-from review.text import broken, lasting, render
+from review.plan import content
+from review.text import MAIL, broken, lasting, render, unconfirmed
 from review.text import drift as drift_words
 from stacks.aws_target import SSH_FILES
 from stacks.settings import SettingsError
-from tools import environment
+from tools import environment, owner, port
 from tools.environment import ROOT, pulumi
-from tools.host import is_on_aws, look, on_aws
+from tools.host import is_on_aws, on_aws, reach
 from tools.render import stale
 
 PLAN, TEXT, BOUND = "plan.json", "review.md", "bound.json"
@@ -35,8 +36,8 @@ SHOWN = 30
 class Bound:
     """What a review holds for: a review of one is no review of another.
 
-    `tree` is what was checked out: a merge that changes nothing has the tree of the branch. `commit` is for
-    people, and for no comparison.
+    `tree` is what was checked out: a merge that changes nothing has the tree of the branch. `plan` is what
+    Pulumi's plan allows. `commit` is for people, and for no comparison.
     """
 
     stack: str
@@ -44,6 +45,7 @@ class Bound:
     state: str
     rendered: str
     review: str
+    plan: str
     commit: str
 
     def differences(self, now: "Bound") -> list[str]:
@@ -54,6 +56,7 @@ class Bound:
             "state": "the stack's state is another one: an update ran in between",
             "rendered": "the rendered files differ",
             "review": "the preview says something else",
+            "plan": "the plan allows something else",
         }
         before, after = asdict(self), asdict(now)
         return [f"{said[key]} ({before[key]} → {after[key]})" for key in said if before[key] != after[key]]
@@ -88,6 +91,19 @@ def rendered_of(root: Path, stack: str) -> str:
         raise StepFailed(f"stacks/{stack}/ is stale: {', '.join(names)}. Type: make render")
     files = sorted((root / "stacks" / stack).iterdir())
     return _digest(*(part for file in files for part in (file.name, file.read_text())))
+
+
+def state_of(stack: str) -> str:
+    """A digest of the stack's state."""
+    return _digest(pulumi("stack", "export", "--stack", stack, capture=True))
+
+
+def plan_of(folder: Path) -> str:
+    """A digest of what the plan of a review allows. Raises StepFailed where none can be read."""
+    try:
+        return _digest(content((folder / PLAN).read_text()))
+    except (OSError, ValueError) as error:
+        raise StepFailed(f"{folder / PLAN} is no plan: {error}") from None
 
 
 def events_of(
@@ -136,7 +152,7 @@ def make(stack: str, folder: Path) -> tuple[Bound, Preview]:
     """Preview `stack` and write its review into `folder`."""
     rendered = rendered_of(ROOT, stack)
     folder.mkdir(parents=True, exist_ok=True)
-    state = _digest(pulumi("stack", "export", "--stack", stack, capture=True))
+    state = state_of(stack)
     seen = preview_of(stack, folder / PLAN)
     text = render(seen)
     bound = Bound(
@@ -145,6 +161,7 @@ def make(stack: str, folder: Path) -> tuple[Bound, Preview]:
         state=state,
         rendered=rendered,
         review=_digest(text),
+        plan=plan_of(folder),
         commit=git("rev-parse", "HEAD").strip(),
     )
     (folder / TEXT).write_text(text)
@@ -162,29 +179,66 @@ def review(stack: str) -> None:
 
 
 def apply(stack: str, folder: Path) -> None:
-    """Apply what was reviewed, and refuse anything else."""
-    try:
-        reviewed = Bound(**json.loads((folder / BOUND).read_text()))
-        before = (folder / TEXT).read_text()
-    except FileNotFoundError:
-        raise StepFailed(f"there is no review in {folder}. Type: make review STACK={stack}") from None
-    fresh = ROOT / "reviews" / f"{stack}.now"
+    """Apply what was reviewed, and refuse anything else.
+
+    Text and plan are compared with what the review says of them, and that with a preview that is made here:
+    so neither can be another one's, nor both of them and what is said of them.
+    """
+    reviewed, before = read_review(stack, folder)
+    fresh = folder.with_name(f"{stack}.now")
     now, seen = make(stack, fresh)
     if different := reviewed.differences(now):
-        diff = difflib.unified_diff(
-            before.splitlines(), (fresh / TEXT).read_text().splitlines(), "reviewed", "now", n=0, lineterm=""
-        )
-        shown = [line for line in diff if not line.startswith("@@")]
+        texts = [(before, (fresh / TEXT).read_text())]
+        if now.review == reviewed.review:
+            texts.append((content((folder / PLAN).read_text()), content((fresh / PLAN).read_text())))
+        shown = [
+            line
+            for was, is_now in texts
+            for line in difflib.unified_diff(
+                was.splitlines(), is_now.splitlines(), "reviewed", "now", n=0, lineterm=""
+            )
+            if not line.startswith("@@")
+        ]
         more = [f"… and {len(shown) - SHOWN} lines more"] if len(shown) > SHOWN else []
         raise StepFailed(
             "this is not what was reviewed; nothing was changed.\n  "
             + "\n  ".join([*different, *shown[:SHOWN], *more])
             + f"\nReview it again: make review STACK={stack}"
         )
-    if policies := broken(seen):
-        raise StepFailed("nothing was changed.\n  " + "\n  ".join(each.words for each in policies))
+    refuse_broken(seen)
     say(before.splitlines()[0])
     pulumi("up", "--yes", "--skip-preview", "--refresh", "--plan", str(folder / PLAN), "--stack", stack)
+
+
+def read_review(stack: str, folder: Path) -> tuple[Bound, str]:
+    """What the review in `folder` was bound to, and its text. Raises StepFailed where text or plan are not
+    those that were bound, or not there."""
+    try:
+        bound = Bound(**json.loads((folder / BOUND).read_text()))
+        text = (folder / TEXT).read_text()
+    except FileNotFoundError:
+        raise StepFailed(f"there is no review in {folder}. Type: make review STACK={stack}") from None
+    except (TypeError, ValueError):
+        raise StepFailed(
+            f"the review in {folder} is of another version of Changeover, or damaged. Type: make review "
+            f"STACK={stack}"
+        ) from None
+    for name, said, there in (
+        (TEXT, bound.review, _digest(text)),
+        (PLAN, bound.plan, plan_of(folder)),
+    ):
+        if said != there:
+            raise StepFailed(
+                f"{folder / name} is not the one that was reviewed ({said} → {there}); nothing was changed. "
+                f"Type: make review STACK={stack}"
+            )
+    return bound, text
+
+
+def refuse_broken(seen: Preview, accepted: Collection[str] = ()) -> None:
+    """Raises StepFailed where the change breaks a policy that is not among the `accepted` ones."""
+    if policies := [each for each in broken(seen) if each.policy not in accepted]:
+        raise StepFailed("nothing was changed.\n  " + "\n  ".join(each.words for each in policies))
 
 
 def drift(stack: str) -> None:
@@ -192,12 +246,21 @@ def drift(stack: str) -> None:
 
     An instance that is stopped is a note: a preview would refuse it, and sleeping is no drift.
     """
-    if (settings := on_aws(stack)) and (there := look(stack, settings)).state in ("stopping", "stopped"):
+    if (settings := on_aws(stack)) and (there := owner.on_aws(stack, settings)).state in (
+        "stopping",
+        "stopped",
+    ):
         say(f"`{stack}` is {ASLEEP} ({there.instance} is {there.state}).")
         return
     seen = preview_of(stack)
-    found, stays = drift_words(seen), lasting(seen)
-    if not found and not stays and not seen.changes:
+    reach(stack, owner.state_of(stack).instance)
+    found, stays, silent = drift_words(seen), lasting(seen), port.trouble(stack)
+    for note in (notes := unconfirmed(seen)):
+        say(f"`{stack}`: {note}.")
+    again = {change.name for change in seen.drift if notes and change.type == MAIL}
+    if silent:
+        say(f"`{stack}` can't be reached, and no update puts it right: {silent}")
+    elif not found and not stays and {change.name for change in seen.changes} <= again:
         say(f"`{stack}`: no drift.")
         return
     if found:
@@ -206,7 +269,7 @@ def drift(stack: str) -> None:
     if stays:
         say(f"`{stack}` was changed behind Pulumi's back, and no update puts it right:")
         say("\n".join(f"- {line}" for line in stays))
-    if not found and not stays:
+    if seen.changes and not found and not stays:
         say(
             f"`{stack}` runs something else than the settings here say. If what runs is meant (a rollback, "
             "say), commit its settings; if what is here is meant, review and apply it."

@@ -1,6 +1,7 @@
 """`make rollback`: what ran on a stack before, reviewed, asked about once, and then run again.
 
 It is an ordinary update, from a git worktree of the commit that was running then, with the settings of then.
+As in `make apply` it breaks no policy, is of the state that was looked at, and does what its plan allows.
 """
 
 import argparse
@@ -19,14 +20,14 @@ import yaml
 
 from offline.steps import StepFailed, main_guard, say
 from review import history
-from review.events import parse
+from review.events import Preview, parse
 from review.history import PREFIX, NoWayBack, Update
-from review.text import render
+from review.text import broken, render
 from stacks.settings import declared
-from tools import environment
+from tools import environment, review
 from tools.ask import yes
 from tools.environment import ROOT, pulumi
-from tools.review import events_of, git
+from tools.review import git
 from tools.touched import PROGRAM
 
 SHOWN_UPDATES = 8
@@ -60,6 +61,18 @@ def worktree(commit: str, stack: str) -> Iterator[Path]:
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     git("worktree", "prune")
+
+
+def refuse_broken(seen: Preview, stack: str) -> None:
+    """As `make apply` refuses what breaks a policy; but what ran before may be older than a policy."""
+    accepted = {word.strip() for word in os.environ.get("ACCEPT", "").split(",")}
+    try:
+        review.refuse_broken(seen, accepted)
+    except StepFailed as error:
+        names = ",".join(dict.fromkeys(each.policy for each in broken(seen)))
+        raise StepFailed(
+            f"{error}\nTo go back all the same: ACCEPT='{names}' make rollback STACK={stack}"
+        ) from None
 
 
 def write_settings(folder: Path, stack: str, then: Update, env: dict[str, str]) -> dict[str, Any]:
@@ -163,13 +176,20 @@ def rollback(stack: str, to: int | None) -> None:
         venv = folder / ".venv"
         env = environment.process_environment(venv if not venv.is_symlink() else Path(sys.prefix))
         settings = write_settings(folder, stack, then, env)
-        seen = parse(events_of(stack, root=folder, env=env))
+        plan = (
+            environment.HOME / "rollback" / f"{stack}.{review.PLAN}"
+        )  # beside the worktree, which git looks at
+        state = review.state_of(stack)
+        seen = parse(review.events_of(stack, plan, root=folder, env=env))
         say("\n" + render(seen))
         if seen.changes or seen.drift or unfinished:
+            refuse_broken(seen, stack)
             agree()
+            if review.state_of(stack) != state:
+                raise StepFailed("an update ran while this waited; nothing was changed. Type it again")
             title = re.sub(r"^(Back to update \d+: )+", "", then.message)
             message = f"Back to update {then.number}: {title}"
-            words = ["up", "--yes", "--skip-preview", "--refresh", "--stack", stack]
+            words = ["up", "--yes", "--skip-preview", "--refresh", "--plan", str(plan), "--stack", stack]
             try:
                 pulumi(*words, "--message", message, cwd=folder, environment=env)
             finally:

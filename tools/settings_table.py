@@ -5,6 +5,8 @@ from pathlib import Path
 from stacks.settings import declared
 
 BEGIN = "<!-- settings: made by `make render` from Pulumi.yaml -->"
+ANY = "any"
+"""Type of a setting that has several, which Pulumi can't say."""
 END = "<!-- end of settings -->"
 
 
@@ -15,7 +17,7 @@ def table(root: Path) -> str:
         default = entry.get("default", "needed")
         text = {True: "true", False: "false"}.get(default, default) if isinstance(default, bool) else default
         shown = "none" if text in ({}, [], "") else text
-        rows.append(f"| `{key}` | {entry['type']} | {shown} | {entry['description']} |")
+        rows.append(f"| `{key}` | {entry.get('type', ANY)} | {shown} | {entry['description']} |")
     return "\n".join(rows)
 
 

@@ -5,29 +5,37 @@ import subprocess
 import sys
 
 from offline.steps import StepFailed, main_guard
-from tools.host import reach
+from tools import port
+from tools.owner import look
+
+
+def containers_of(stack: str, role: str) -> list[str]:
+    """The running containers of a role, wherever the stack's Docker host is. Raises StepFailed when none
+    runs, and where the stack is another state's."""
+    if shutil.which("docker") is None:
+        raise StepFailed("there is no `docker` command")
+    look(stack)
+    find = ["docker", "ps", "--filter", f"label=changeover.stack={stack}"]
+    find += ["--filter", f"label=changeover.role={role}", "--format", "{{.Names}}"]
+    found = subprocess.run(find, capture_output=True, text=True, check=False)
+    if not (names := found.stdout.split()):
+        raise StepFailed(f"no {role} of stack `{stack}` runs here {found.stderr.strip()}. Deploy it: make up")
+    return names
 
 
 def switch_of(stack: str) -> str:
-    """The container of the stack's switch, wherever its Docker host is. Raises StepFailed when none runs."""
-    if shutil.which("docker") is None:
-        raise StepFailed("there is no `docker` command")
-    reach(stack)
-    find = ["docker", "ps", "--filter", f"label=changeover.stack={stack}"]
-    find += ["--filter", "label=changeover.role=switch", "--format", "{{.Names}}"]
-    found = subprocess.run(find, capture_output=True, text=True, check=False)
-    names = found.stdout.split()
-    if len(names) != 1:
-        raise StepFailed(f"no switch of stack `{stack}` runs here {found.stderr.strip()}. Deploy it: make up")
-    return names[0]
+    """The container of the stack's switch. Raises StepFailed when none runs."""
+    return containers_of(stack, "switch")[0]
 
 
 def status(stack: str) -> None:
-    """Ask the stack's switch. Raises StepFailed when there is none or it does not answer."""
+    """Ask the stack's switch, and the endpoint's port. Raises StepFailed where one does not answer."""
     switch = switch_of(stack)
     ask = ["docker", "exec", switch, "python3", "-m", "switch", "status"]
     if subprocess.run(ask, check=False).returncode != 0:
         raise StepFailed(f"the switch does not answer; its log: docker logs {switch}")
+    if why := port.trouble(stack):
+        raise StepFailed(f"the endpoint can't be reached: {why}")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ import yaml
 import offline.images
 from components import pins
 from components.catalogue import MODELS, Folder
+from components.labels import Labels
 from offline.steps import StepFailed, cache_root, main_guard, say
-from stacks.settings import SettingsError
-from tools import debian, docker_engine, environment, render
+from stacks.blueprint import blueprint
+from stacks.owner import gone, missing
+from stacks.settings import PROJECT, SettingsError, from_files
+from tools import debian, docker_engine, environment, owner, port, render
 from tools.environment import ROOT, pulumi
-from tools.host import is_on_aws
+from tools.host import is_on_aws, look, on_aws, ssh_config
 from tools.keys import keys
 
 STACK = os.environ.get("STACK") or "local"
@@ -146,6 +149,7 @@ def prepare() -> None:
     on_aws = is_on_aws(STACK)
     if not on_aws:
         docker_engine.ensure()
+        owner.look(STACK)  # before anything is fetched or built
     environment.set_up()
     ensure_stack()
     if on_aws:
@@ -169,14 +173,40 @@ def prepare_tests() -> None:
     docker_engine.ensure()
     environment.set_up()
     build_offline()
+    offline.tools.build_docker_engine()
+
+
+def is_something_missing() -> bool:
+    """Whether the host lacks something that the state has made: it is said, and a refresh makes it again.
+
+    Raises StepFailed where the stack on the host is another state's.
+    """
+    settings = on_aws(STACK)
+    if settings is not None:
+        there = look(STACK, settings, owner.state_of(STACK).instance)
+        if there.state != "running" or not ssh_config(STACK).exists():
+            return False  # the program looks, once it can
+    try:
+        state, host = owner.look(STACK)
+    except StepFailed:
+        if settings is None:
+            raise
+        return False  # no SSH gets there: the program says so, and what brings it back
+    lost = missing(state, host)
+    if lost:
+        weights = [spec.weights for spec in blueprint(from_files(STACK, ROOT)).specs]
+        say(f"{gone(lost, weights, Labels(project=PROJECT, stack=STACK))}. It is made again.")
+    return bool(lost)
 
 
 def up() -> None:
     """Set everything up, deploy the stack `local`, and show that it answers."""
     started = time.monotonic()
     prepare()
+    refresh = ["--refresh"] if is_something_missing() else []
     say(f"Deploying the stack `{STACK}` …")
-    pulumi("up", "--yes", "--skip-preview", "--stack", STACK)
+    pulumi("up", "--yes", "--skip-preview", *refresh, "--stack", STACK)
+    port.cure(STACK)
     outputs = json.loads(pulumi("stack", "output", "--json", "--stack", STACK, capture=True))
     endpoint, model, engine = outputs["endpoint"], outputs["model"], outputs["engine"]
     config = json.loads(pulumi("config", "--json", "--show-secrets", "--stack", STACK, capture=True))

@@ -5,7 +5,8 @@ import sys
 from components.aws.settings import AwsSettings
 from offline.steps import StepFailed, main_guard, say
 from stacks.aws_cli import AwsError, aws
-from tools.host import look, on_aws
+from tools import owner
+from tools.host import on_aws
 
 WAIT_SECONDS = 900
 SPOT = "A spot instance that AWS interrupted is started again by AWS alone, when there is room."
@@ -34,7 +35,7 @@ def wake(stack: str) -> None:
     settings = on_aws(stack)
     if settings is None:
         raise StepFailed(f"stack `{stack}` is not on AWS; nothing sleeps there")
-    found = look(stack, settings)
+    found = owner.on_aws(stack, settings)
     if found.instance is None:
         raise StepFailed(f"stack `{stack}` has no instance. If it was deployed: make recover STACK={stack}")
     if found.state in ("pending", "running"):

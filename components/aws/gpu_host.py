@@ -9,6 +9,7 @@ import pulumi_aws as aws
 from pulumi_command import local
 
 from components import pins
+from components.aws import spot as spot_requests
 from components.aws.alarms import Alarms, AlarmsArgs
 from components.aws.firewall import Firewall, FirewallArgs
 from components.aws.network import Network, NetworkArgs
@@ -24,8 +25,11 @@ AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu
 READY_SECONDS = 1200
 SNAPSHOTS = 7
 INTERPRETER = ("sh", "components/over_ssh.sh")
-PROBE = hashlib.sha256((Path(__file__).parent / "probe.sh").read_bytes()).hexdigest()[:12]
-"""What tells one version from another of the program by which the host says whether the endpoint is up."""
+PUT_THERE = ("probe.sh", "gpu_stays.sh")
+PROBE = hashlib.sha256(
+    b"".join((Path(__file__).parent / name).read_bytes() for name in PUT_THERE)
+).hexdigest()[:12]
+"""What tells one version from another of what `ready.sh` brings to the host."""
 LOGGED = ("proxy", "edge", "switch")
 """Roles whose log goes to CloudWatch: the access log, Caddy's own with what became of certificates, and the
 changes with theirs. Another log driver replaces a container, and the edge's must not be."""
@@ -33,12 +37,18 @@ changes with theirs. Another log driver replaces a container, and the edge's mus
 
 @dataclass(frozen=True, kw_only=True)
 class GpuHostArgs:
-    """`host_key` is the private SSH host key, a secret. `ssh_config` is a path on the deployer's machine."""
+    """`host_key` is the private SSH host key, a secret. `ssh_config` is a path on the deployer's machine.
+
+    `former_boot`: the instance that is there was made by the former boot script, and stays. `left_over` are
+    ids of spot requests and instances of this stack that its state does not know.
+    """
 
     labels: Labels
     settings: AwsSettings
     host_key: pulumi.Input[str]
     ssh_config: str
+    former_boot: bool = False
+    left_over: tuple[str, ...] = ()
 
 
 def boot(args: GpuHostArgs, data_volume: str) -> Boot:
@@ -49,12 +59,14 @@ def boot(args: GpuHostArgs, data_volume: str) -> Boot:
         data_volume=data_volume,
         host_key_parameter=f"/{labels.project}/{labels.stack}/host-key",
         namespace=f"Changeover/{labels.stack}",
+        former=args.former_boot,
     )
 
 
 def key_digest(args: GpuHostArgs) -> str:
     """What tells one key of the deployer from another."""
-    return hashlib.sha256(args.settings.public_keys["client"].encode()).hexdigest()[:12]
+    made = hashlib.sha256(args.settings.public_keys["client"].encode()).hexdigest()
+    return made[: spot_requests.KEY_DIGEST]
 
 
 def identity(args: GpuHostArgs) -> dict[str, str]:
@@ -147,7 +159,7 @@ class GpuHost(pulumi.ComponentResource):
         key = aws.ec2.KeyPair(
             "deployer",
             # another key has another name, so that it is made before the old one goes: see `subnet_cidr`
-            key_name=f"{labels.name('deployer')}-{key_digest(args)}",
+            key_name=spot_requests.key_name(labels, key_digest(args)),
             public_key=wanted.public_keys["client"],
             tags=tags("deployer"),
             opts=child,
@@ -203,6 +215,18 @@ class GpuHost(pulumi.ComponentResource):
                 protect=wanted.protect,  # clients and name servers know it, and it is never given twice
             ),
         )
+        left_over = local.Command(
+            "left-over-spot",
+            create=spot_requests.cancel_these(region, args.left_over),
+            # what lives after the instance has gone: of a create that failed, say
+            delete=spot_requests.cancel_all(region, labels),
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                # what was cancelled once is no change when it is there no more
+                ignore_changes=[] if args.left_over else ["create"],
+            ),
+        )
         self.instance = aws.ec2.Instance(
             "instance",
             ami=ami,
@@ -237,8 +261,18 @@ class GpuHost(pulumi.ComponentResource):
                 depends_on=[
                     *(*routed, *role.ready, *logs),  # the boot script uses all of it
                     address,  # AWS releases no address of an instance that still ends
+                    left_over,  # before another instance is there, and after it has gone
                 ],
             ),
+        )
+        local.Command(
+            "spot-request",
+            # Of every instance: where `spot` goes, Pulumi takes away at the end what is declared no more, and
+            # the request has to go before its instance.
+            delete=self.instance.id.apply(lambda made: spot_requests.cancel_own(region, made)),
+            triggers=[self.instance.id],
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(parent=self),
         )
         gone_with_instance = pulumi.ResourceOptions(
             parent=self,

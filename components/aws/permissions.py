@@ -1,7 +1,8 @@
-"""The least policy for whoever deploys on AWS: what the official provider calls for each resource. Pure.
+"""The least policies for whoever deploys on AWS, and for who only looks: what the provider calls. Pure.
 
-From knowledge of the provider; AWS itself has not checked it. `make render` writes it to
-`stacks/deployer-policy.json`.
+From knowledge of the provider; AWS itself has not checked them. `make render` writes them to
+`stacks/deployer-policy.json` and `stacks/review-policy.json`. Whether an action takes a resource is AWS's to
+say: a test compares with its Service Authorization Reference.
 """
 
 import json
@@ -28,6 +29,7 @@ RESOURCES: dict[str, str] = {
     "ec2:DescribeVolumesModifications",
     "aws:ec2/instance:Instance": "ec2:RunInstances ec2:StartInstances ec2:StopInstances "
     "ec2:TerminateInstances ec2:ModifyInstanceAttribute ec2:ModifyInstanceMetadataOptions "
+    "ec2:ModifyNetworkInterfaceAttribute "
     "ec2:CancelSpotInstanceRequests ec2:AssociateIamInstanceProfile ec2:ReplaceIamInstanceProfileAssociation "
     "ec2:DisassociateIamInstanceProfile ec2:DescribeInstances ec2:DescribeInstanceAttribute "
     "ec2:DescribeInstanceTypes ec2:DescribeImages ec2:DescribeTags ec2:DescribeSpotInstanceRequests "
@@ -76,9 +78,22 @@ FUNCTIONS: dict[str, str] = {
 TOOLS = (
     "ec2:DescribeInstances ec2:DescribeVolumes ec2:DescribeInstanceStatus ec2:DescribeSnapshots "
     "ec2:DescribeSubnets ec2:DescribeSpotInstanceRequests ec2:CancelSpotInstanceRequests ssm:StartSession "
-    "ssm:TerminateSession"
+    "ssm:ResumeSession ssm:TerminateSession ssmmessages:OpenDataChannel servicequotas:ListServiceQuotas"
 )
-"""What the look before a preview, SSH through SSM, `make wake` and `make recover` call."""
+"""What the look before a preview, SSH through SSM, `make wake` and `make recover` call.
+
+The session manager's plugin resumes a session that was cut, and opens the channel of each; the last is from
+https://docs.aws.amazon.com/systems-manager/latest/userguide/getting-started-restrict-access-quickstart.html
+"""
+
+SESSIONS = frozenset(each for each in TOOLS.split() if "Session" in each or each.startswith("ssmmessages:"))
+"""Of these, what a session to the host needs."""
+
+LOOKS = ("Describe", "Get", "List", "View")
+"""How the names of actions begin that change nothing."""
+
+NO_RESOURCE = ("sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes", "sns:Unsubscribe")
+"""Actions that name a subscription, which is no type of resource to IAM: only `*` allows them."""
 
 ONLY_OURS = frozenset(
     {
@@ -126,7 +141,7 @@ def uncovered(calls: Iterable[str]) -> list[str]:
     allowed = [action for each in policy("changeover")["Statement"] for action in each["Action"]]
     missing = []
     for call in sorted(set(calls)):
-        named = call.replace("monitoring:", "cloudwatch:")
+        named = call.replace("monitoring:", "cloudwatch:").replace("service-quotas:", "servicequotas:")
         named = _CALLS_UNDER_OTHER_NAMES.get(named, named)
         if named != "sts:GetCallerIdentity" and not any(fnmatchcase(named, each) for each in allowed):
             missing.append(call)
@@ -134,8 +149,21 @@ def uncovered(calls: Iterable[str]) -> list[str]:
 
 
 def policy(project: str) -> dict[str, Any]:
-    """The policy. IAM refuses one of more than 6,144 characters without white space."""
-    rest = set(actions())
+    """What the deployer may do. IAM refuses a policy of more than 6,144 characters without white space."""
+    return _policy(project, set(actions()))
+
+
+def review_policy(project: str) -> dict[str, Any]:
+    """What a preview, a review and the look for drift need: to read, and a session to the host.
+
+    Who has a session to the host can do there what he likes: Docker's rights are root's.
+    """
+    wanted = {each for each in actions() if each.partition(":")[2].startswith(LOOKS)}
+    return _policy(project, wanted | SESSIONS)
+
+
+def _policy(project: str, rest: set[str]) -> dict[str, Any]:
+    changes = "iam:PassRole" in rest
     own = {"StringEquals": {"aws:ResourceTag/Project": project}}
 
     def take(*patterns: str) -> list[str]:
@@ -155,6 +183,7 @@ def policy(project: str) -> dict[str, Any]:
     services = ["ec2.amazonaws.com", "dlm.amazonaws.com"]
     linked = ["spot.amazonaws.com", "events.amazonaws.com"]
     here = f"arn:aws:ssm:*:*:parameter/{project}/*"
+    sessions = take("ssm:TerminateSession", "ssm:ResumeSession")
     statements = [
         statement("Look", ["ec2:Describe*"]),
         statement("PassRoles", take("iam:PassRole"), f"arn:aws:iam::*:role/{project}-*")
@@ -166,7 +195,7 @@ def policy(project: str) -> dict[str, Any]:
         ),
         statement(
             "RolesOfServices",
-            ["iam:CreateServiceLinkedRole"],
+            ["iam:CreateServiceLinkedRole"] if changes else [],
             "arn:aws:iam::*:role/aws-service-role/*",
             {"StringEquals": {"iam:AWSServiceName": linked}},
         ),
@@ -177,23 +206,40 @@ def policy(project: str) -> dict[str, Any]:
             {"StringEquals": {"ssm:resourceTag/Project": project}},
         ),
         statement("SshInSessions", ["ssm:StartSession"], "arn:aws:ssm:*:*:document/AWS-StartSSHSession"),
-        statement("OwnSessions", take("ssm:TerminateSession"), "arn:aws:ssm:*:*:session/${aws:username}-*"),
+        # A session is called after a user, or after the name by which a role was assumed, for which IAM has
+        # no variable; but it has a tag with the id of who began it.
+        statement(
+            "OwnSessions",
+            sessions,
+            "arn:aws:ssm:*:*:session/*",
+            {"StringEquals": {"ssm:resourceTag/aws:ssmmessages:session-id": "${aws:userid}"}},
+        ),
+        # it takes no resource, and needs a session's token, which only who began it gets
+        statement("OpenSessions", take("ssmmessages:*")),
         statement("FindParameters", take("ssm:DescribeParameters")),
         statement("Parameters", take("ssm:*"), [here, "arn:aws:ssm:*::parameter/aws/service/deeplearning/*"]),
         statement("FindLogs", take("logs:DescribeLogGroups")),
         statement("Logs", take("logs:*"), f"arn:aws:logs:*:*:log-group:/{project}/*"),
         statement("Alarms", take("cloudwatch:*"), f"arn:aws:cloudwatch:*:*:alarm:{project}-*"),
+        statement("Subscriptions", take(*NO_RESOURCE)),
         statement("Topics", take("sns:*"), f"arn:aws:sns:*:*:{project}-*"),
         statement("Budgets", take("budgets:*"), f"arn:aws:budgets::*:budget/{project}-*"),
         statement("Names", take("route53:*")),
+        statement("Quotas", take("servicequotas:*")),
         statement("Snapshots", take("dlm:*")),
         statement("TakeAwayOnlyOurs", only_ours, condition=own),
+        # an instance that a spot request has started by itself has no tags, and the profile of the first one
+        statement(
+            "EndLeftOver",
+            ["ec2:TerminateInstances"] if changes else [],
+            condition={"ArnLike": {"ec2:InstanceProfile": f"arn:aws:iam::*:instance-profile/{project}-*"}},
+        ),
         statement("Make", take("ec2:*")),
     ]
     assert not rest, rest
-    return {"Version": "2012-10-17", "Statement": statements}
+    return {"Version": "2012-10-17", "Statement": [each for each in statements if each["Action"]]}
 
 
-def document(project: str) -> str:
-    """The policy as a JSON file."""
-    return json.dumps(policy(project), indent=2) + "\n"
+def document(policy: dict[str, Any]) -> str:
+    """A policy as a JSON file."""
+    return json.dumps(policy, indent=2) + "\n"

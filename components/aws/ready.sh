@@ -1,8 +1,8 @@
 #!/bin/sh
 # ready.sh: waits until the host behind $DOCKER_HOST is ready: SSH, cloud-init, the GPU ($GPUS times $GPU, driver
-# $DRIVER or newer), Docker and its NVIDIA runtime; then grows the file system at $DATA_MOUNT to its volume, and puts
-# the probe of the endpoint's alarm there, which sends to $NAMESPACE in $REGION. Gives up after $DEADLINE seconds, or
-# at once where waiting can't help, with what the failing check itself said.
+# $DRIVER or newer), Docker and its NVIDIA runtime, and a GPU that stays when systemd reloads; then grows the file
+# system at $DATA_MOUNT to its volume, and puts the probe of the endpoint's alarm there, which sends to $NAMESPACE in
+# $REGION. Gives up after $DEADLINE seconds, or at once where waiting can't help, with what the failing check said.
 set -u
 host=${DOCKER_HOST#ssh://}
 end=$(($(date +%s) + DEADLINE))
@@ -64,6 +64,10 @@ runtime() {
   echo "$said" | grep -q '"nvidia"'
 }
 
+stays() { # the whole script first: what it runs must not read the rest of it
+  on 'sudo sh -euc "$(cat)"' <"$(dirname "$0")/gpu_stays.sh"
+}
+
 probe() { # the values first, as in the boot script
   {
     printf '#!/bin/sh\nREGION=%s\nNAMESPACE=%s\nDATA_MOUNT=%s\n' "$REGION" "$NAMESPACE" "$DATA_MOUNT"
@@ -74,9 +78,16 @@ mv changeover-probe.new changeover-probe"'
 
 wait_for SSH on true
 wait_for cloud-init cloud_init
+# The connection that these commands share was opened before the boot script put its user into the group docker.
+ssh -O exit "$host" >/dev/null 2>&1
+# one connection carries them all, and sshd's own limit is 10; each beyond it would be a connection of its own
+wait_for "SSH's limit of sessions" on 'sudo sh -euc "file=/etc/ssh/sshd_config.d/20-changeover.conf
+grep -qs MaxSessions \$file || { echo MaxSessions 100 >\$file; systemctl restart ssh; }"'
 wait_for 'The GPU' gpu
 wait_for Docker on "timeout 60 docker version --format '{{.Server.Version}}'"
 wait_for "Docker's NVIDIA runtime" runtime
+wait_for 'The GPU in a container' stays
+case $said in *"keeps"*) ;; *) echo "$said" ;; esac
 # a volume that was made larger meanwhile; otherwise there is nothing to do
 wait_for "The data volume's file system" on "sudo resize2fs \"\$(findmnt -no SOURCE $DATA_MOUNT)\""
 wait_for "The probe of the endpoint's alarm" probe

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from components.instance_types import ROOT_GIB, InstanceType, cost, hourly
 from components.ssh_config import Access
 
+EVERYBODY = "0.0.0.0/0"
+LONGEST_STACK = 35
+"""Characters of a stack's name: IAM takes 64 for a role, `changeover-STACK-snapshots-0a1b2c3` the longest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AwsSettings:

@@ -46,7 +46,7 @@ class Snapshots(pulumi.ComponentResource):
         )
         aws.dlm.LifecyclePolicy(
             f"{name}-daily",
-            description="Changeover: the data volume, daily",
+            description="Changeover snapshots the data volume daily",  # AWS takes no colon and no comma here
             execution_role_arn=role.arn,
             state="ENABLED",
             policy_details=aws.dlm.LifecyclePolicyPolicyDetailsArgs(

@@ -42,6 +42,7 @@ def last(engine: Engine) -> Record | None:
 @pytest.mark.parametrize("half", [False, True], ids=["closed", "half-closed"])
 def test_who_hangs_up_ends_the_work(served: Recorded, name: str, half: bool) -> None:
     query = served.engine.tell(SLOW[name])
+    before = len(served.way.access_log())
     with sent(served.way.port, request(CHAT + query, body(stream=name.startswith("streamed")))) as client:
         time.sleep(1)
         served.engine.record()
@@ -51,6 +52,7 @@ def test_who_hangs_up_ends_the_work(served: Recorded, name: str, half: bool) -> 
         else:
             client.close()
         assert within(1, lambda: last(served.engine)) < 2
+    eventually(lambda: len(served.way.access_log()) > before)
     line = served.way.access_log()[-1]
     assert line["hung_up"] and line["tokens"] in (None, "events")
 

@@ -253,6 +253,12 @@ def test_from_another_network_only_the_edge_answers(host: Host, machines: Machin
     assert answering(host, machines) == ["443"]
 
 
+def hang_up(project: AwsProject, host: Host) -> None:
+    """End the connection that the last commands have shared: whoever comes next opens another one."""
+    command = ["ssh", "-F", ".changeover/ssh/dev/config", "-O", "exit", host.instance]
+    subprocess.run(command, cwd=project.folder, env=project.environment, capture_output=True, check=False)
+
+
 def test_a_host_with_another_key_is_not_talked_to(project: AwsProject, host: Host, tmp_path: Path) -> None:
     def ssh() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -266,6 +272,7 @@ def test_a_host_with_another_key_is_not_talked_to(project: AwsProject, host: Hos
         )
 
     assert ssh().returncode == 0
+    hang_up(project, host)
     known = project.folder / ".changeover/ssh/dev/known_hosts"
     right = known.read_text()
     known.write_text(known_hosts("dev", keys.make(tmp_path, "another")[1]))
@@ -281,6 +288,7 @@ def test_an_unreachable_host_is_said_in_the_preview_with_what_brings_it_back(
     agent = machines.agents / host.instance
     process = agent.read_text()
     agent.unlink()
+    hang_up(project, host)
     try:
         said = project.pulumi("preview")
     except CommandFailed as error:  # what then asks the host may fail
@@ -348,13 +356,13 @@ def test_a_rotated_key_shows_in_the_preview_and_cuts_nobody(project: AwsProject)
 
 
 def test_a_flip_to_vllm_under_load_loses_nothing(project: AwsProject) -> None:
-    assert "overlap" in flip(project, "vllm")
+    assert "hold" in flip(project, "vllm")
     nothing_to_do(project)
 
 
 def test_make_parity_probes_both_engines_on_the_host_and_leaves_nothing_behind(project: AwsProject) -> None:
     said = project.tool("parity")
-    assert "The standby runs beside the active engine" in said
+    assert "The standby takes the place of the active engine" in said
     assert "vllm serves" in said
     table = json.loads((project.folder / "stacks/dev/parity.json").read_text())
     assert set(table["engines"]) == {"ollama", "vllm"}
@@ -362,10 +370,26 @@ def test_make_parity_probes_both_engines_on_the_host_and_leaves_nothing_behind(p
     assert project.changes() == {}
 
 
-def test_the_way_back_with_a_hold_loses_nothing(project: AwsProject) -> None:
-    project.configure(cutover="hold")
+def test_make_watch_shows_the_gpu_of_the_host(project: AwsProject) -> None:
+    said = project.tool("watch")
+    for words in ("serves   vllm", "GPU 0", "50 %", "61 W, 55 °C", "CPUs"):
+        assert words in said, (words, said)
+
+
+def test_overlap_is_one_setting_away_and_the_way_back_by_it_loses_nothing(project: AwsProject) -> None:
+    """vLLM serves with all of the GPU, so the first update makes room, by a hold."""
+    project.configure(cutover="overlap")
+    assert "`cutover` was hold at the last update" in project.pulumi("preview")
+    with trusted(project), load_on(project) as load:
+        load.wait_for_answers(8)
+        assert "one at a time: " in project.up()
+        load.wait_for_answers(8)
+    assert not load.bad, load.summary()
+    nothing_to_do(project)
+    assert "overlap" in flip(project, "ollama")
+    nothing_to_do(project)
+    project.configure(cutover=None)
     project.up()
-    assert "hold" in flip(project, "ollama")
     nothing_to_do(project)
 
 

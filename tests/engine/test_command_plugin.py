@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.project import link_environment, pulumi_yaml
 from tools import environment
 
 PROGRAM = """
@@ -37,7 +38,8 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "state").mkdir()
-        (folder / "Pulumi.yaml").write_text("name: commands\nruntime: python\n")
+        (folder / "Pulumi.yaml").write_text(pulumi_yaml("commands"))
+        link_environment(folder)
         (folder / "__main__.py").write_text(PROGRAM)
         self.environment = {
             **environment.process_environment(),

@@ -1,14 +1,13 @@
-"""Docker itself is restarted in the middle of a change: an engine of its own, so no other is touched."""
+"""Docker itself is restarted, or stands still, in a change: an engine of its own, so no other is touched."""
 
 import os
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.dockerd import Dockerd
 from tests.support.switch_stack import (
     CLIENT_NAME,
     GATEWAY_IMAGE,
@@ -16,6 +15,7 @@ from tests.support.switch_stack import (
     PYTHON,
     Stack,
     build_gateway,
+    coordinator,
     docker,
     wait,
 )
@@ -26,42 +26,13 @@ PREPARED, LOADING = 0, 75
 """What `follow` exits with in that phase of a change."""
 
 
-class Dockerd:
-    """A second Docker engine, with its own images, sockets and state in `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.address = f"unix://{folder}/docker.sock"
-
-    def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    # a network namespace of its own: two engines would share docker0 and its firewall rules
-                    *("unshare", "--net", "sh", "-c", 'ip link set lo up && exec dockerd "$@"', "dockerd"),
-                    *("--host", self.address, "--data-root", f"{self.folder}/data"),
-                    *("--exec-root", f"{self.folder}/exec", "--pidfile", f"{self.folder}/pid"),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        ask = ["docker", "--host", self.address, "version"]
-        wait(lambda: subprocess.run(ask, capture_output=True, check=False).returncode == 0, 60)
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        self.process.send_signal(how)
-        self.process.wait(60)
-
-
 @pytest.fixture
 def dockerd(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dockerd]:
     if os.geteuid() != 0:
         pytest.skip("only root can start a second Docker engine")
     engine = Dockerd(tmp_path_factory.mktemp("dockerd"))
     engine.start()
-    with subprocess.Popen(["docker", "save", PYTHON], stdout=subprocess.PIPE) as saved:
-        subprocess.run(["docker", "--host", engine.address, "load"], stdin=saved.stdout, check=True)
+    engine.load(PYTHON)
     monkeypatch.setenv("DOCKER_HOST", engine.address)
     yield engine
     Stack.wipe()
@@ -101,3 +72,29 @@ def test_docker_restarted_in_a_change_and_while_serving_brings_the_old_engine_ba
     stack.make_engine(new)
     assert stack.flip(new, gateway, cutover=cutover)[0] == 0
     assert stack.serves() and stack.lost() == []
+
+
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+def test_a_docker_that_stands_still_in_a_change_is_waited_for_and_nobody_is_blamed(
+    dockerd: Dockerd, cutover: str, tmp_path: Path
+) -> None:
+    """For longer than the leases, than a call may take (15 s), and than what hangs is waited for (12 s)."""
+    build_gateway()
+    stack = Stack()
+    new, gateway = stack.new_names()
+    stack.make_engine(new, delay=15)
+    log = tmp_path / "log"
+    leases = {"lease_following": 10, "lease_prepared": 18}
+    with coordinator(stack.plan(new, cutover=cutover, seconds=leases), log) as script:
+        wait(lambda: new in stack.names() or script.poll() is not None, otherwise=log.read_text())
+        dockerd.stand_still(20)
+        assert script.wait(120) == 0, log.read_text()
+    stack.make_gateway(gateway, new, start=True)
+    with coordinator(stack.plan(new, gateway, cutover=cutover, seconds=leases), log, "commit") as script:
+        dockerd.stand_still(20)
+        assert script.wait(120) == 0, log.read_text()
+    assert "certificate: " in log.read_text()
+    stack.engine, stack.gateway = new, gateway
+    wait(stack.serves, 60)
+    assert "hangs" not in docker("logs", f"{PREFIX}-switch")
+    assert stack.lost() == []

@@ -65,6 +65,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
             ("LEASE_FOLLOWING", 15, 6),
             ("LEASE_PREPARED", 60, 12),
             ("GATEWAY_ANSWERS", 60, 8),
+            ("ANSWERS", 45, 16),
         ):
             patch(project, "components/plan.py", f"{name} = {seconds}", f"{name} = {less}")
         name = 'name=host.labels.name("journal"),'
@@ -189,7 +190,7 @@ def test_pulumi_killed_at_any_moment_loses_nothing_and_the_next_up_converges(
 
 
 @pytest.mark.parametrize("phase", ["draining", "prepared"])
-def test_the_old_setting_right_after_a_kill_waits_for_what_was_killed(
+def test_the_old_setting_right_after_a_kill_is_what_serves(
     project: Project, load: Load, tmp_path: Path, phase: str
 ) -> None:
     engine, old = engine_of(project), project.live()
@@ -198,9 +199,9 @@ def test_the_old_setting_right_after_a_kill_waits_for_what_was_killed(
         pass
     project.configure(engine=engine)
     project.pulumi("cancel", "--yes")
-    said = project.up()
-    assert "wait" in said and f"{engine} ({old}) is already serving" in said, said
+    project.up()  # whoever prepared it is gone, and what is left behind gives it up at once
     assert project.live() == old
+    wait(project.settled, 60, "what served before is not back")
     assert project.changes() == {}
 
 
@@ -322,4 +323,39 @@ def test_what_is_killed_while_it_serves_comes_back_and_requests_wait_meanwhile(
     # the switch had heard of it
     assert role != "gateway" or not lost(load), load.summary()
     assert all(each.streamed and each.cut and each.began < killed for each in lost(load)), load.summary()
+    assert project.changes() == {}
+
+
+@pytest.mark.parametrize("role", ["engine", "gateway"])
+def test_a_flip_away_from_what_hangs_goes_through(project: Project, role: str) -> None:
+    engine = engine_of(project)
+    (name,) = project.containers(role, running=True)
+    project.configure(engine=other(engine), cutover="hold")
+    with load_on(project) as load:
+        load.wait_for_answers(12)
+        docker("pause", name)
+        hung = time.monotonic()
+        project.up()
+        load.wait_for_answers(12)
+    assert engine_of(project) == other(engine) and project.settled()
+    assert role != "gateway" or not lost(load), load.summary()
+    assert all(each.streamed and each.cut and each.began < hung + 1 for each in lost(load)), load.summary()
+    assert f"({name}) hangs" in project.switch("status")
+    assert project.changes() == {}
+
+
+@pytest.mark.parametrize("role", ["engine", "gateway", "proxy", "edge"])
+def test_what_is_taken_off_the_network_is_back_at_once_as_it_was(project: Project, role: str) -> None:
+    (name,) = project.containers(role, running=True)
+    network = project.labels.project + "-" + project.stack
+    look = "{{json .NetworkSettings.Networks}}"
+    before = json.loads(docker("inspect", "-f", look, name))[network]["Aliases"]
+    docker("network", "disconnect", network, name)
+    wait(lambda: network in json.loads(docker("inspect", "-f", look, name)), 60, "it is not back")
+    wait(project.settled, 60)
+    assert json.loads(docker("inspect", "-f", look, name))[network]["Aliases"] == before
+    with load_on(project) as load:
+        load.wait_for_answers(6)
+    assert not lost(load), load.summary()
+    project.pulumi("refresh", "--yes")
     assert project.changes() == {}

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.stack import remove_fast_engine, use_fast_engine
+from bench.stack import fast_project
 from tests.support.load import Load
 from tests.support.project import CommandFailed, Project, offline_settings
 
 pytestmark = pytest.mark.engine
-
-VERSION = "0.0.0-lean"
 
 
 def test_a_first_engine_that_fails_is_stopped_and_no_edge_appears(tmp_path: Path) -> None:
@@ -34,15 +32,8 @@ def test_a_first_engine_that_fails_is_stopped_and_no_edge_appears(tmp_path: Path
 @pytest.fixture
 def lean(tmp_path: Path) -> Iterator[Project]:
     """A stack of the test engine without a standby."""
-    project = Project(tmp_path, "lean", **offline_settings(standby=False))
-    project.wipe()
-    try:
-        use_fast_engine(project.folder, VERSION)
-        project.up()
+    with fast_project(tmp_path, "lean", standby=False) as project:
         yield project
-    finally:
-        project.wipe()
-        remove_fast_engine(VERSION)
 
 
 def test_without_a_standby_a_flip_fetches_the_other_engine_before_anything_is_held(lean: Project) -> None:

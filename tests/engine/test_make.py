@@ -1,17 +1,26 @@
 """The README's commands as a newcomer types them, in a copy of the checkout with a stack of its own."""
 
+import contextlib
+import fcntl
 import json
 import os
+import resource
+import select
+import socket
+import struct
 import subprocess
+import termios
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-import yaml
 
+import tools.port
 from components.pins import PULUMI
-from tests.support.project import docker, free_port
-from tools.environment import ROOT
+from tests.support import checkout as support
+from tests.support.project import docker
+from tests.support.switch_stack import wait
 
 pytestmark = pytest.mark.engine
 
@@ -20,39 +29,12 @@ FILTERS = ("--filter", f"label=changeover.stack={STACK}")
 
 
 def shell(checkout: Path, line: str, *, fails: bool = False) -> str:
-    """What a line prints in a shell that knows nothing of this test's own environment."""
-    keep = ("PATH", "HOME", "LANG", "DOCKER_HOST", "CHANGEOVER_CACHE", "IMAGES", "SSL_CERT_FILE")
-    clean = {key: os.environ[key] for key in keep if key in os.environ}
-    clean |= {key: value for key, value in os.environ.items() if key.startswith(("PIP_", "UV_"))}
-    clean["PATH"] = os.pathsep.join(
-        folder for folder in clean["PATH"].split(os.pathsep) if not folder.startswith(str(ROOT))
-    )
-    done = subprocess.run(
-        ["bash", "-c", line],
-        cwd=checkout,
-        env={**clean, "STACK": STACK},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode != 0) is fails, done.stdout
-    return done.stdout
+    return support.shell(checkout, STACK, line, fails=fails)
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("checkout")
-    subprocess.run(
-        f"git ls-files -co --exclude-standard -z | tar --null -T - -cf - | tar -C {folder} -xf -",
-        shell=True,
-        cwd=ROOT,
-        check=True,
-    )
-    config = yaml.safe_load((folder / "Pulumi.local.yaml").read_text())["config"]
-    config = {**config, "changeover:port": free_port(), "changeover:context": 1024}
-    (folder / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump({"config": config}))
+    folder = support.checkout(tmp_path_factory.mktemp("checkout"), STACK, context=1024)
     yield folder
     subprocess.run(["bash", "-c", "WEIGHTS=delete make down"], cwd=folder, check=False)
 
@@ -99,8 +81,131 @@ def test_the_curl_line_that_make_up_prints_works(checkout: Path) -> None:
     assert answer["choices"][0]["message"]["content"]
 
 
+def test_proxy_and_switch_are_scraped_on_the_stacks_own_network(checkout: Path) -> None:
+    ask = "import urllib.request as u; print(u.urlopen('http://{}/metrics', timeout=10).read().decode())"
+    proxy = f"$(docker ps -q -f label=changeover.stack={STACK} -f label=changeover.role=proxy)"
+    said = {
+        at: shell(checkout, f'docker exec {proxy} python3 -c "{ask.format(at)}"')
+        for at in ("proxy:8001", "switch:8002")
+    }
+    assert 'changeover_engine{kind="ollama"' in said["switch:8002"]
+    assert "changeover_engine_gated 1" in said["switch:8002"]
+    assert 'changeover_requests_total{endpoint="/v1/chat/completions"' in said["proxy:8001"]
+
+
+def test_make_usage_counts_what_was_asked_as_table_and_as_csv(checkout: Path) -> None:
+    said = shell(checkout, "CSV=usage.csv make usage")
+    assert "completion" in said and "The log begins at " in said
+    head, *rows = (checkout / "usage.csv").read_text().splitlines()
+    assert head.startswith("day,tenant,requests")
+    requests = sum(int(row.split(",")[2]) for row in rows)
+    log = shell(
+        checkout,
+        f"docker logs $(docker ps -q -f label=changeover.stack={STACK} -f label=changeover.role=proxy)",
+    )
+    assert requests == log.count('"tenant"') > 0
+
+
 def test_make_status_shows_what_serves(checkout: Path) -> None:
     assert "engine    ollama" in shell(checkout, "make status")
+
+
+def test_make_watch_prints_one_frame_where_there_is_no_terminal(checkout: Path) -> None:
+    said = shell(checkout, "make watch")
+    for words in (f"stack {STACK}", "serves   ollama  tiny", "at the engine  0", "CPUs", "log of the switch"):
+        assert words in said, (words, said)
+
+
+def test_make_watch_follows_in_a_terminal_resizes_and_ends_with_q(checkout: Path) -> None:
+    (switch,) = docker(
+        "ps", *FILTERS, "--filter", "label=changeover.role=switch", "--format", "{{.Names}}"
+    ).split()
+    mine, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    watching = subprocess.Popen(
+        ["make", "watch", f"STACK={STACK}"],
+        cwd=checkout,
+        env={**os.environ, "TERM": "xterm-256color"},
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(its)
+    seen = ""
+
+    def shows(words: str) -> bool:
+        nonlocal seen
+        while select.select([mine], [], [], 0.2)[0]:
+            seen += os.read(mine, 65536).decode(errors="replace")
+        return words in seen
+
+    try:
+        wait(lambda: shows("at the engine"), 60, "it shows nothing")
+        assert "observe" in docker("top", switch)
+        seen = ""
+        fcntl.ioctl(mine, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 60, 0, 0))
+        wait(lambda: shows("─" * 30) and "─" * 60 not in seen.rpartition("changeover")[2], 30, "no new size")
+        os.write(mine, b"q")
+        with contextlib.suppress(OSError):  # the terminal has gone with the last who had it
+            wait(lambda: shows("never") or watching.poll() is not None, 30, "it does not end")
+        assert watching.wait(30) == 0
+    finally:
+        watching.kill()
+        os.close(mine)
+    wait(lambda: "observe" not in docker("top", switch), 30, "who asked has gone, and it goes on")
+
+
+def forwarder(port: int) -> int:
+    """The process of Docker's that takes connections to a published port."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
+        if words[0].endswith(b"docker-proxy") and str(port).encode() in words:
+            return int(process.name)
+    raise AssertionError(f"nothing forwards port {port}")
+
+
+def test_a_port_with_more_connections_than_docker_can_open_is_said_and_make_up_cures_it(
+    checkout: Path,
+) -> None:
+    endpoint = json.loads(shell(checkout, "source .venv/bin/activate && pulumi stack output --json"))[
+        "endpoint"
+    ]
+    port = urlsplit(endpoint).port or 0
+    resource.prlimit(forwarder(port), resource.RLIMIT_NOFILE, (64, 64))
+    with contextlib.ExitStack() as idle:
+        for _ in range(64):
+            with contextlib.suppress(OSError):
+                idle.enter_context(socket.create_connection(("127.0.0.1", port), 5))
+        wait(lambda: tools.port.silence(endpoint) != "", 60, "the port still answers")
+    # those who were idle have gone, and it stays so
+    cure = f"docker restart changeover-{STACK}-edge-"
+    status = shell(checkout, "make status", fails=True)
+    assert "engine    ollama" in status and f"port 127.0.0.1:{port} does not answer" in status
+    assert cure in status
+    drift = shell(checkout, "make drift", fails=True)
+    assert f"port 127.0.0.1:{port} does not answer" in drift and cure in drift
+    assert "no drift" not in drift
+    text = shell(checkout, "make up")
+    assert "It is started again." in text and "It answers: " in text
+    assert "does not answer" not in shell(checkout, "make status")
+    assert "no drift" in shell(checkout, "make drift")
+
+
+def test_an_edge_that_is_stopped_or_gone_is_said_by_status(checkout: Path) -> None:
+    (edge,) = docker(
+        "ps", *FILTERS, "--filter", "label=changeover.role=edge", "--format", "{{.Names}}"
+    ).split()
+    docker("stop", edge)
+    assert f"the edge {edge} is stopped. Type: docker start {edge}" in shell(
+        checkout, "make status", fails=True
+    )
+    docker("start", edge)
+    shell(checkout, "make status")
 
 
 def test_make_gc_asks_and_frees_what_nobody_needs_and_nothing_else(checkout: Path) -> None:

@@ -5,7 +5,6 @@ the test engine, since nothing here is about how they load; everything else is r
 """
 
 import json
-import os
 import re
 import subprocess
 import time
@@ -19,7 +18,7 @@ import yaml
 
 from bench.stack import remove_fast_engine, use_fast_engine
 from components.labels import Labels
-from tests.support.project import TEAM, docker, kill_group, offline_settings
+from tests.support.project import TEAM, docker, kill_group, link_environment, offline_settings
 from tests.support.reviews import serve_with_the_standby
 from tests.support.switch_stack import wait
 from tools import environment
@@ -127,7 +126,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         (own / part.name).symlink_to(part)
     (own / "state").mkdir()
     (own / "passphrase").write_text("a test's own")
-    (clone / ".venv").symlink_to(os.path.realpath(os.environ.get("VIRTUAL_ENV") or ROOT / ".venv"))
+    link_environment(clone)
     state = {
         "PULUMI_BACKEND_URL": environment.backend_in(own / "state"),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(own / "passphrase"),

@@ -226,7 +226,7 @@ def refused_without_a_hold(project: Project, expected: str) -> None:
 
 
 def test_a_disk_too_small_for_the_weights_is_found_before_anything_is_held(project: Project) -> None:
-    with patched(project, "components/catalogue.py", "size=2_000_000", "size=2_000_000_000_000_000"):
+    with patched(project, "components/models.toml", "size = 2_000_000", "size = 2_000_000_000_000_000"):
         refused_without_a_hold(project, "GiB")
     project.up()
     test_nothing_to_do_is_nothing_to_do(project)

@@ -3,6 +3,7 @@
 The old version is the commit whose edge asked the gateways itself.
 """
 
+import json
 import subprocess
 import tarfile
 import time
@@ -11,12 +12,14 @@ import urllib.request
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.stack import remove_fast_engine, use_fast_engine
+from switch.docker import ENGINE_PROCESSES, PROCESSES
 from tests.support.load import Load
-from tests.support.project import Project, offline_settings
+from tests.support.project import CommandFailed, Project, docker, offline_settings
 from tools.environment import ROOT
 
 pytestmark = pytest.mark.engine
@@ -67,6 +70,12 @@ def up_under_load(project: Project) -> Load:
     return load
 
 
+def inspected(project: Project, role: str) -> dict[str, Any]:
+    """What Docker says of the running container of a role."""
+    (name,) = project.containers(role, running=True)
+    return dict(json.loads(docker("inspect", name))[0])
+
+
 @pytest.mark.parametrize("engine", ["ollama", "vllm"])
 def test_a_stack_of_the_old_version_comes_here_under_load_and_loses_nothing(
     project: Project, before: Path, engine: str
@@ -77,15 +86,59 @@ def test_a_stack_of_the_old_version_comes_here_under_load_and_loses_nothing(
         project.pulumi("config", "set", "--secret", "--path", "apiKeys.tester", KEY)
     project.up()
     assert project.containers("proxy") == []
+    before_it = {role: inspected(project, role)["Id"] for role in ("edge", "engine")}
     project.use_sources(ROOT)
     load = up_under_load(project)
     assert not load.bad, load.summary()
+    for (
+        role,
+        id,
+    ) in before_it.items():  # with the rights that they had, and what Docker can give one that runs
+        there = inspected(project, role)
+        assert (there["Id"], there["HostConfig"]["CapDrop"]) == (id, None), role
+        assert there["HostConfig"]["PidsLimit"] in (PROCESSES, ENGINE_PROCESSES), role
     assert f"-{engine}-" in project.live()
     assert len(project.containers("proxy", running=True)) == 1
+    docker("rm", "--force", inspected(project, "edge")["Id"])  # how the README gives an edge its rights
+    project.up("--refresh")
+    assert inspected(project, "edge")["HostConfig"]["CapDrop"] == ["ALL"]
+    assert inspected(project, "edge")["HostConfig"]["ReadonlyRootfs"] is True
+    assert project.changes() == {}
     asked = urllib.request.Request(f"{project.outputs()['endpoint']}/models")
     if engine == "vllm":
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(asked)
+
+
+def test_another_name_in_the_same_update_is_refused_before_anybody_is_held(
+    project: Project, before: Path
+) -> None:
+    """The old edge would ask the new gateway by the old name, which is a 400 for everybody."""
+    pins = project.folder / "components/pins.py"
+    try:
+        project.use_sources(before)
+        use_fast_engine(project.folder, VERSION)
+        fast = pins.read_text()
+        project.up()
+        outputs = project.outputs()
+        project.use_sources(ROOT)
+        pins.write_text(fast)
+        project.configure(name="other-name", context=512)
+        with Load(outputs["endpoint"], outputs["model"], pause=0.05) as load:
+            load.wait_for_answers(8)
+            with pytest.raises(CommandFailed, match="pulumi config set name tiny"):
+                project.up()
+            load.wait_for_answers(8)
+            for name in ("tiny", "other-name"):
+                project.configure(name=name)
+                project.up()
+                load.wait_for_answers(8)
+        assert not load.bad, load.summary()
+        assert project.outputs()["model"] == "other-name"
+        assert project.changes() == {}
+    finally:
+        project.wipe()
+        remove_fast_engine(VERSION)
 
 
 def test_afterwards_it_flips_and_a_checkout_of_the_old_version_goes_back_and_forth(

@@ -3,9 +3,10 @@
 import io
 import subprocess
 import tarfile
+import time
 from collections.abc import Mapping
 
-from tests.support.project import docker
+from tests.support.project import CommandFailed, docker
 
 
 def put_files(container: str, files: Mapping[str, str]) -> None:
@@ -30,7 +31,21 @@ def remove_labelled(label: str) -> None:
     chosen = f"label={label}"
     if containers := docker("ps", "-aq", "--filter", chosen).split():
         docker("rm", "-fv", *containers)
-    if networks := docker("network", "ls", "-q", "--filter", chosen).split():
-        docker("network", "rm", *networks)
+    for network in docker("network", "ls", "-q", "--filter", chosen).split():
+        _remove_network(network)
     if volumes := docker("volume", "ls", "-q", "--filter", chosen).split():
         docker("volume", "rm", *volumes)
+
+
+def _remove_network(network: str) -> None:
+    """On a busy machine Docker has removed a container before it has taken that off its networks."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            docker("network", "rm", network)
+        except CommandFailed as error:
+            if "active endpoints" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+        else:
+            return

@@ -46,13 +46,15 @@ class Engine(BaseHTTPRequestHandler):
             raise Refuse(400, "no messages")
         if limit < 1 and fault != "negative-max-tokens":
             raise Refuse(400, "max_tokens must be positive")
-        prompt = " ".join(message["content"] for message in messages)
+        prompt = " ".join(message["content"] or "" for message in messages)
         given = len(prompt.split()) + (4 if fault == "prompt-tokens" else 3)
         if fault == "context-fits" and CONTEXT // 2 < given <= CONTEXT - limit:
             given = CONTEXT // 2
         if given + limit > CONTEXT and fault != "context-overlong":
             raise Refuse(400, "too long")
-        if "tools" in asked and fault == "tools" and limit == 64:
+        stream = asked.get("stream", False)
+        name = self.name_of(asked)
+        if fault == name and name in ("tools", "tools-stream", "tool-result", "tool-result-stream"):
             raise Refuse(400, "no tools")
         tokens, more = max(limit, 1), {"max-tokens": 5, "max-tokens-one": 1}
         tokens += 3 if more.get(fault) == limit else 0
@@ -71,10 +73,14 @@ class Engine(BaseHTTPRequestHandler):
                 finish = "length" if fault == "finish-stop" else "stop"
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if "response_format" in asked:
-            message["content"] = "no" if fault == "json-mode" else '{"a": 1}'
-        if "tools" in asked:
-            city = "Paris" if fault == "tool-argument" else "Oslo"
-            call = {"name": "weather", "arguments": json.dumps({"city": city})}
+            written = {"json-schema": '{"a": 1}', "json-schema-stream": "[]"}.get(fault, "no")
+            message["content"] = written if fault == name else '{"word": "sea"}'
+            words, finish = [message["content"]], "stop"
+        if "tools" in asked and fault != name:
+            call = {"name": "weather", "arguments": json.dumps({"city": "Oslo"})}
+            message["tool_calls"] = [{"id": "1", "type": "function", "function": call}]
+        if "tools" in asked and fault == name == "tool-argument":
+            call = {"name": "weather", "arguments": json.dumps({"city": "Paris"})}
             message["tool_calls"] = [{"id": "1", "type": "function", "function": call}]
         if "7421" in prompt and fault != "needle":
             message["content"] = "7421"
@@ -82,7 +88,7 @@ class Engine(BaseHTTPRequestHandler):
         if fault == "usage":
             usage["total_tokens"] += 1
         base: dict[str, Any] = {"id": "1", "created": 1, "model": MODEL}
-        if not asked.get("stream"):
+        if not stream:
             base["object"] = "chat.completion"
             if fault == "answer-fields":
                 del base["created"]
@@ -98,6 +104,8 @@ class Engine(BaseHTTPRequestHandler):
         self.end_headers()
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         deltas += [{"content": f"{word} "} for word in words]
+        if calls := message.get("tool_calls"):
+            deltas += [{"tool_calls": [{"index": 0, **calls[0]}]}]
         for delta in deltas:
             self.event({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         self.event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
@@ -108,6 +116,20 @@ class Engine(BaseHTTPRequestHandler):
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
         return None
+
+    @staticmethod
+    def name_of(asked: dict[str, Any]) -> str:
+        """The probe that asks so, of those for tools and JSON."""
+        end = "-stream" if asked.get("stream") else ""
+        if form := asked.get("response_format"):
+            return f"json-{'schema' if form['type'] == 'json_schema' else 'mode'}{end}"
+        if "tools" not in asked:
+            return ""
+        if "tool_choice" in asked:
+            return f"tool-named{end}"
+        if asked["messages"][-1]["role"] == "tool":
+            return f"tool-result{end}"
+        return f"tools{end}" if asked["max_tokens"] == 64 else "tool-argument"
 
     def event(self, content: dict[str, Any]) -> None:
         self.wfile.write(b"data: " + json.dumps(content).encode() + b"\n\n")

@@ -1,11 +1,13 @@
 """A copy of the project with a stack of its own, driven by the real Pulumi CLI."""
 
+import copy
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,29 @@ TEAM = {
     "MAKEFLAGS": "",  # those of a `make` that runs the tests would make the team's own warn
 }
 """What git and make need in their environment when a test plays a team."""
+
+
+def link_environment(folder: Path, *, first: Path | None = None) -> None:
+    """Give `folder` the virtual environment that `Pulumi.yaml` names: links to the one that runs this.
+
+    Pulumi's own Python language host runs a program there, whatever is first on PATH, and there the program
+    finds other programs first. Those in the folder `first` go before even that.
+    """
+    here, ours = folder / ".venv", Path(sys.prefix)
+    if first is None:
+        here.symlink_to(ours)
+        return
+    (here / "bin").mkdir(parents=True)
+    parts = {f"bin/{each.name}": each for place in (ours / "bin", first) for each in place.iterdir()}
+    parts |= {each.name: each for each in ours.iterdir() if each.name != "bin"}
+    for name, each in parts.items():
+        (here / name).symlink_to(each)
+
+
+def pulumi_yaml(name: str) -> str:
+    """The text of a project of that name without settings, which runs as this one does."""
+    runtime = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["runtime"]
+    return yaml.safe_dump({"name": name, "runtime": runtime})
 
 
 def free_port() -> int:
@@ -59,6 +84,9 @@ class CommandFailed(Exception):
 class Project:
     """One stack of a copied project in `folder`. Pulumi's own output is returned as text."""
 
+    programs: Path | None = None
+    """A folder of programs that go before all others for the project's program."""
+
     def __init__(self, folder: Path, stack: str, **settings: object) -> None:
         # A shell has what runs in its background ignore SIGINT. Pulumi ends its language host by it, and
         # waits 5 s where that is ignored.
@@ -66,6 +94,7 @@ class Project:
         self.folder, self.stack = folder, stack
         self.labels = Labels(project=PROJECT, stack=stack)
         self.use_sources(ROOT)
+        link_environment(folder, first=self.programs)
         (folder / "state").mkdir()
         self.environment = {
             **environment.process_environment(),
@@ -77,6 +106,16 @@ class Project:
         self.settings_file = folder / f"Pulumi.{stack}.yaml"
         self.pulumi("stack", "init", stack)
         self.configure(**settings)
+
+    def moved(self, folder: Path) -> "Project":
+        """The same stack for who works in `folder`, which is a copy of this project's."""
+        other = copy.copy(self)
+        other.folder, other.settings_file = folder, folder / self.settings_file.name
+        other.environment = {
+            **self.environment,
+            "PULUMI_BACKEND_URL": environment.backend_in(folder / "state"),
+        }
+        return other
 
     def use_sources(self, root: Path) -> None:
         """Makes this a copy of the project in `root`, perhaps of another version; its stack stays."""
@@ -167,6 +206,14 @@ class Project:
             "--format",
             "{{.Names}}",
         ).split()
+
+    def everything(self) -> list[str]:
+        """The names of all its containers, running or not."""
+        return sorted(
+            docker(
+                "ps", "--all", "--filter", f"label=changeover.stack={self.stack}", "--format", "{{.Names}}"
+            ).split()
+        )
 
     def live(self) -> str:
         """The name of the engine container that serves, as the switch says it."""

@@ -8,7 +8,7 @@ from typing import Any
 import pulumi
 from pulumi.runtime import mocks
 
-from components.plan import LIVE, LOOK
+from components.plan import LIVE, LOOK, OWN
 
 SECRET = "4dabf18193072939515e22adb298388d"
 """Pulumi's mark of a secret in a request."""
@@ -19,6 +19,7 @@ ANSWERS = {
 }
 
 SAID = {
+    OWN: "this stack belongs now to the state 0a1b2c3d4e5f; changes: 3\n",
     LIVE: "changeover-local-ollama-0000",
     LOOK: "edge edited in place 0a1b\nkeys edited in place 2c3d\n",
 }
@@ -56,7 +57,7 @@ class Recorder(mocks.Mocks):
         if args.typ == "docker:index/remoteImage:RemoteImage":
             outputs["imageId"] = f"sha256:{args.inputs['name']}"
         elif args.typ == "command:local:Command":
-            outputs["stdout"] = "gateway answers\ncertificate: 2026-to-vllm: committed\n"
+            outputs["stdout"] = "gateway answers\nchange 3 of this stack\ncertificate: to-vllm\n"
         elif args.typ == "aws:ec2/eip:Eip":
             outputs["publicIp"] = "198.51.100.7"
         elif "name" not in outputs:

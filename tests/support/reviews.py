@@ -178,7 +178,7 @@ def programs(project: Project) -> None:
         record(project, "weights-renamed")
     with patched(project, "stacks/endpoint.py", 'driver="bridge"', 'driver="bridge", internal=True'):
         record(project, "network")
-    with patched(project, "components/catalogue.py", 'revision="2"', 'revision="3"'):
+    with patched(project, "components/models.toml", 'revision = "2"', 'revision = "3"'):
         record(project, "other-weights")
     with patched(project, "switch/checks.py", '"""What has', '"""More. What has'):
         record(project, "switch-code")
@@ -217,10 +217,13 @@ def by_hand(project: Project) -> None:
     edit = ("sed", "-i", "s/630000/1000/", "/app/config/tensorzero.toml")
     docker("exec", "--user", "0", only(project, "gateway"), *edit)
     repaired(project, "gateway-edited")
-    docker("update", "--memory", "900m", "--memory-swap", "900m", only(project, "gateway"))
-    record(project, "memory-limit")
     docker("rm", "--force", only(project, "gateway"))
     repaired(project, "gateway-gone")
+    (standby,) = {*project.containers("engine")} - {project.live()}  # an engine has no limit to go back to
+    docker("update", "--memory", "900m", "--memory-swap", "900m", standby)
+    record(project, "memory-limit")
+    docker("rm", standby)
+    project.up("--refresh")
 
 
 def serve_with_the_standby(stack: str, folder: Path) -> str:

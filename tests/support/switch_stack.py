@@ -3,16 +3,21 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components import caddyfile, pins
+
 ROOT = Path(__file__).parents[2]
 PYTHON = "changeover-offline/python:3.11"
-PREFIX = "changeover-switchtest"
+PREFIX = os.environ.get("SWITCHTEST_PREFIX", "changeover-switchtest")
+"""Two runs on one host at a time need two."""
 GATEWAY_IMAGE = f"{PREFIX}-gateway:1"
 NETWORK, SWITCH, CLIENT_NAME = f"{PREFIX}-network", f"{PREFIX}-switch", f"{PREFIX}-client"
 LIVE, WHEELS = f"{PREFIX}-live", f"{PREFIX}-wheels"
@@ -88,9 +93,10 @@ def labelled(role: str, **more: str) -> list[str]:
 
 class Stack:
     """Network, volumes, a switch, an engine, a gateway and a proxy, as the program declares them, and a
-    client. With `gateways` false it is as with the setting `gateway: none`."""
+    client. With `gateways` false it is as with the setting `gateway: none`; with `edge` the client asks the
+    real edge, and not the proxy."""
 
-    def __init__(self, *, gateways: bool = True) -> None:
+    def __init__(self, *, gateways: bool = True, edge: bool = False) -> None:
         self.count, self.seen, self.gateways = 1, 0, gateways
         self.engine, self.gateway = "ollama-1", "gateway-1"
         self.wipe()
@@ -113,9 +119,13 @@ class Stack:
         self.make_engine(self.engine)
         code, said = self.flip(self.engine, self.gateway)
         assert code == 0, said
+        self.client = CLIENT
+        if edge:
+            self.make_edge()
+            self.client = CLIENT.replace('"proxy", 8080, timeout=90', '"edge", 8080, timeout=400')
         docker(
             *("run", "-d", "--name", CLIENT_NAME, "--network", NETWORK, *labelled("client"), PYTHON),
-            *("python3", "-c", CLIENT),
+            *("python3", "-c", self.client),
         )
 
     def new_names(self, kind: str = "vllm") -> tuple[str, str]:
@@ -173,6 +183,18 @@ class Stack:
         )
         docker("start", container)
         wait(lambda: "listens" in docker("logs", container), otherwise="the proxy does not listen")
+
+    def make_edge(self) -> None:
+        """The real edge, with the Caddyfile of a stack without TLS."""
+        config = caddyfile.EdgeConfig(listen=":8080", proxy="proxy:8080", max_body_bytes=2**20)
+        container = f"{PREFIX}-edge"
+        docker(
+            *("create", "--name", container, "--network", NETWORK, "--network-alias", "edge"),
+            *(*labelled("edge"), pins.EDGE.offline),
+            *("caddy", "run", "--config", "/config/Caddyfile", "--adapter", "caddyfile"),
+        )
+        self.put(container, "/config/Caddyfile", caddyfile.render(config))
+        docker("start", container)
 
     def give_keys(self, keys: str, seen: str = "") -> str:
         return docker("exec", "-i", SWITCH, "python3", "-m", "switch", "keys", "--seen", seen, stdin=keys)
@@ -246,6 +268,8 @@ class Stack:
             "lease_prepared": 8,
             "gateway": 10,
             "memory": 10,
+            "answers": 12,
+            "tokens": 48,
         }
         routing = ROUTING.format(engine=engine, kind=engine.split("-")[0])
         return json.dumps(
@@ -269,6 +293,9 @@ class Stack:
                     "max_tokens": 8,
                     "timeout": changed.pop("gate_timeout", 5),
                     "tokens_per_second": 1,
+                    "prompt_tokens": 300,
+                    "sense": True,
+                    "traps": [{"words": ["over and over"], "hint": "other kernels"}],
                 },
                 "gateway": self._gateway(gateway, changed.pop("config", self.config(engine))),
                 "about": {
@@ -366,6 +393,31 @@ def fill_wheels() -> None:
         helper = docker("create", *labelled("helper"), "-v", f"{WHEELS}:/wheels", PYTHON, "true")
         subprocess.run(f"tar -C {name} -cf - . | docker cp - {helper}:/wheels", shell=True, check=True)
         docker("rm", helper)
+
+
+@contextmanager
+def coordinator(plan: str, log: Path, verb: str = "prepare") -> Iterator[subprocess.Popen[bytes]]:
+    """The program's own script, which `pulumi up` runs for both phases; what is left of it is killed."""
+    environment = {**os.environ, "SWITCH": SWITCH, "STACK": "it"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            ["sh", str(ROOT / "components/change.sh"), verb],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=out,
+            cwd=log.parent,
+            env=environment,
+            start_new_session=True,
+        )
+        assert process.stdin
+        process.stdin.write(plan.encode())
+        process.stdin.close()
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def build_gateway() -> None:

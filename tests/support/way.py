@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from components import caddyfile, catalogue, engines, pins, proxy, routing, tensorzero
-from components.gpu_memory import EngineKind, Load
+from components.containers import NOBODY
+from components.gpu_memory import EngineKind, Load, both
 from offline.steps import cache_root
 from tests.support.containers import put_files, remove_labelled, unpack
 from tests.support.project import docker, free_port
@@ -102,7 +103,7 @@ class Way:
         self.live = self.folder / "live"
         self.live.mkdir(mode=0o755)
         model = catalogue.MODELS["tiny"]
-        load = Load(model=model, context=1024, parallel=4, gpu=None)
+        load = Load(model=model, context=1024, parallel=both(4), gpu=None)
         self.specs = {kind: engines.build(kind, load, name=self.name) for kind in self.kinds}
         self.engine: EngineKind = self.kinds[0]
         self.port, self.ports = free_port(), dict[str, int]()
@@ -271,7 +272,7 @@ class Way:
         self._create(
             name,
             pins.SWITCH.offline,
-            *("--network-alias", proxy.ALIAS, "--restart", "always", "--user", proxy.USER, "--read-only"),
+            *("--network-alias", proxy.ALIAS, "--restart", "always", "--user", NOBODY, "--read-only"),
             *(
                 "-v",
                 f"{self.live}:/live:ro",

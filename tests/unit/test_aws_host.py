@@ -18,6 +18,8 @@ from components.aws.network import VPC_CIDR, subnet_cidr
 from components.aws.settings import AwsSettings
 from components.instance_types import INSTANCE_TYPES
 from components.labels import Labels
+from stacks.aws_cli import Found
+from stacks.aws_target import as_it_was_made
 from tests.support.recorder import SECRET, Recorder
 
 GOLDEN = Path(__file__).parent / "golden" / "aws-host.txt"
@@ -305,6 +307,49 @@ def test_spot_is_a_persistent_request_whose_interruption_stops(declare: Declare)
     assert "instanceMarketOptions" not in declare().one("Instance")
 
 
+def steps(recorder: Recorder) -> dict[str, dict[str, Any]]:
+    """The two that cancel spot requests."""
+    return {name: each for name, each in recorder.of("Command").items() if "spot" in name}
+
+
+@pytest.mark.parametrize("spot", [True, False])
+def test_a_request_is_cancelled_before_its_instance_goes_and_what_is_left_over_after(
+    declare: Declare, spot: bool
+) -> None:
+    """Of an instance on demand too: it may be the one in whose place there was a spot instance."""
+    recorder = declare(spot=spot, protect=not spot)
+    own, rest = steps(recorder)["spot-request"], steps(recorder)["left-over-spot"]
+    assert own["delete"] == "exec sh components/aws/spot.sh own eu-central-1 instance-id"
+    assert own["triggers"] == ["instance-id"], "another instance, another request"
+    after = recorder.options("Command", "spot-request").dependencies
+    assert any(urn.endswith("::instance") for urn in after), "so it is deleted before"
+    assert not recorder.options("Command", "spot-request").deletedWith, "or its delete would not run"
+    assert rest["delete"] == (
+        "exec sh components/aws/spot.sh all eu-central-1 'changeover-prod-deployer-????????????'"
+    )
+    assert any(urn.endswith("::left-over-spot") for urn in instance(recorder).dependencies)
+
+
+def test_what_the_state_does_not_know_is_ended_by_its_id_and_is_no_change_afterwards() -> None:
+    recorder = Recorder.start("prod")
+
+    @pulumi.runtime.test  # type: ignore[untyped-decorator]
+    def program() -> None:
+        GpuHost("host", replace(ARGS, left_over=("sir-1", "i-2")))
+
+    program()
+    assert steps(recorder)["left-over-spot"]["create"] == (
+        "exec sh components/aws/spot.sh these eu-central-1 i-2 sir-1"
+    )
+    assert not recorder.options("Command", "left-over-spot").ignoreChanges
+
+
+def test_nothing_left_over_is_nothing_to_do_whatever_was_cancelled_before(declare: Declare) -> None:
+    recorder = declare()
+    assert steps(recorder)["left-over-spot"]["create"].endswith("spot.sh these eu-central-1")
+    assert list(recorder.options("Command", "left-over-spot").ignoreChanges) == ["create"]
+
+
 def test_spot_taken_away_replaces_and_so_does_another_type_of_a_spot_instance(declare: Declare) -> None:
     assert list(instance(declare()).replaceOnChanges) == ["tags.Spot"]
     assert list(instance(declare(spot=True)).replaceOnChanges) == ["tags.Spot", "instanceType"]
@@ -367,7 +412,7 @@ def test_the_instances_tags_tell_a_later_preview_what_it_was_made_from() -> None
 
 def test_docker_waits_for_a_host_that_is_ready(declare: Declare) -> None:
     recorder = declare()
-    ready = recorder.one("Command")
+    ready = recorder.of("Command")["ready"]
     assert ready["environment"]["DOCKER_HOST"] == "ssh://ubuntu@instance-id"
     assert ready["environment"]["GPU"] == "Tesla T4"
     assert ready["environment"]["DRIVER"] == "580"
@@ -378,18 +423,18 @@ def test_docker_waits_for_a_host_that_is_ready(declare: Declare) -> None:
 
 
 def test_direct_access_goes_to_the_elastic_address(declare: Declare) -> None:
-    ready = declare(access="direct", admins=("192.0.2.0/24",)).one("Command")
+    ready = declare(access="direct", admins=("192.0.2.0/24",)).of("Command")["ready"]
     assert ready["environment"]["DOCKER_HOST"] == "ssh://ubuntu@198.51.100.7"
 
 
 def test_another_instance_type_is_waited_for_again(declare: Declare) -> None:
-    before = declare().one("Command")["environment"]
-    after = declare(instance=INSTANCE_TYPES["g4dn.2xlarge"]).one("Command")["environment"]
+    before = declare().of("Command")["ready"]["environment"]
+    after = declare(instance=INSTANCE_TYPES["g4dn.2xlarge"]).of("Command")["ready"]["environment"]
     assert before != after
 
 
 def test_a_larger_data_volume_makes_the_file_system_follow(declare: Declare) -> None:
-    before, after = (declare(data_gib=gib).one("Command")["environment"] for gib in (200, 300))
+    before, after = (declare(data_gib=gib).of("Command")["ready"]["environment"] for gib in (200, 300))
     assert {key for key in before if before[key] != after[key]} == {"DATA_GIB"}
     assert before["DATA_MOUNT"] == "/data"
 
@@ -451,3 +496,27 @@ def test_mail_and_budget_come_only_with_an_address(declare: Declare) -> None:
     assert budget["limitAmount"] == "500"
     assert budget["costFilters"] == [{"name": "TagKeyValue", "values": ["user:Stack$prod"]}]
     assert {each["threshold"] for each in budget["notifications"]} == {80, 100}
+
+
+def test_an_instance_that_the_former_boot_script_made_stays_until_something_else_replaces_it() -> None:
+    base = args(zone="us-east-1a")
+    former = identity(replace(base, former_boot=True))
+    there = Found(
+        instance="i-0123456789abcdef0",
+        state="running",
+        type=base.settings.instance.name,
+        zone="us-east-1a",
+        address="198.51.100.7",
+        tags=former,
+        volumes=("vol-1",),
+        size_gib=280,
+    )
+
+    def made_by(found: Found, wanted: GpuHostArgs = base) -> bool:
+        return as_it_was_made(wanted, found, identity).former_boot
+
+    assert former["Boot"] != identity(base)["Boot"]
+    assert made_by(there)
+    assert not made_by(replace(there, tags=identity(base)))
+    assert not made_by(replace(there, instance=None, tags={}))
+    assert not made_by(there, args(zone="us-east-1a", ami_refresh="2027")), "it is made anew, by the new one"

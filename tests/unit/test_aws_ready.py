@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +18,20 @@ GOOD = {
     "true": "",
     "cloud-init": "\nstatus: done",
     "sudo resize2fs": "nothing to do",
-    "sudo sh -euc": "",
+    'sudo sh -euc "cd': "",
+    'sudo sh -euc "file=/etc/ssh': "",
+    'sudo sh -euc "$(cat)"': "a container keeps Tesla T4 while systemd reloads",
     "sudo": "the boot script's last words",
     "nvidia-smi": "580.95.05, Tesla T4",
     "docker version": "29.1.0",
     "docker info": '{"nvidia":{"path":"nvidia-container-runtime"},"runc":{}}',
 }
+STAYS = 'sudo sh -euc "$(cat)"'
+
+
+def _status(name: str) -> int:
+    """With which this check fails: its own, or that of an ssh that got nowhere."""
+    return 9 if name == STAYS else 255
 
 
 def ready(
@@ -31,18 +40,20 @@ def ready(
     """Run the script against a double of `ssh`; returns exit status and what it printed."""
     said = {**GOOD, **{key.replace("_", " "): value for key, value in answers.items()}}
     cases = "\n".join(
-        f"  '{name}'*) cat <<'END'\n{text}\nEND\n    exit {255 if name == failing else 0} ;;"
+        f"  '{name}'*) cat <<'END'\n{text}\nEND\n    exit {_status(name) if name == failing else 0} ;;"
         for name, text in said.items()
     )
     program = folder / "ssh"
     program.write_text(
-        f'#!/bin/sh\n[ "$1" = ubuntu@i-1 ] || exit 99\n'
+        f'#!/bin/sh\n[ "$*" != "-O exit ubuntu@i-1" ] || {{ echo "hung up" >>{folder}/asked; exit; }}\n'
+        f'[ "$1" = ubuntu@i-1 ] || exit 99\n'
         # a time limit is the host's business: it is kept where a program there hangs
         f'limit=$(echo "$2" | sed -nE "s/^timeout ([0-9]+) .*/\\1/p")\n'
         f'command=$(echo "$2" | sed -E "s/^timeout [0-9]+ //")\n'
         f'echo "$command" >>{folder}/asked\n'
         f'case "$command" in "{hanging or "nothing"}"*) exec timeout "$limit" sleep 60 ;; esac\n'
         f'case "$command" in *changeover-probe*) cat >{folder}/probe ;; esac\n'
+        f"case $command in *'$(cat)'*) cat >{folder}/stays ;; esac\n"
         f'case "$command" in\n{cases}\nesac\nexit 98\n'
     )
     program.chmod(0o755)
@@ -74,12 +85,21 @@ def test_a_host_that_is_ready_passes_every_check(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in out.splitlines()] == [
         "SSH",
         "cloud-init",
+        "SSH's limit of sessions",
         "The GPU",
         "Docker",
         "Docker's NVIDIA runtime",
+        "The GPU in a container",
         "The data volume's file system",
         "The probe of the endpoint's alarm",
     ]
+
+
+def test_the_shared_connection_is_opened_anew_once_its_user_may_use_docker(tmp_path: Path) -> None:
+    ready(tmp_path)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked.index("cloud-init status --wait") < asked.index("hung up")
+    assert not [each for each in asked[: asked.index("hung up")] if "docker" in each or "nvidia" in each]
 
 
 def test_the_file_system_follows_its_volume(tmp_path: Path) -> None:
@@ -169,3 +189,20 @@ def test_the_probe_tells_cloudwatch_whether_the_endpoint_is_up(
     told = (tmp_path / "told").read_text()
     assert "--namespace Changeover/prod --metric-name EndpointUp" in told
     assert f"--value {value} --dimensions InstanceId=i-1" in told
+
+
+def test_readiness_wants_a_gpu_that_stays_and_brings_what_sees_to_it(tmp_path: Path) -> None:
+    assert ready(tmp_path)[0] == 0
+    assert (tmp_path / "stays").read_text() == (ROOT / "components/aws/gpu_stays.sh").read_text()
+    (tmp_path / "lost").mkdir()
+    code, _, err = ready(tmp_path / "lost", STAYS, seconds=600, **{STAYS: "a container has lost it: NVML"})
+    assert code == 1
+    assert "The GPU in a container is not ready on ubuntu@i-1; it said:\na container has lost it: NVML" in err
+
+
+def test_what_readiness_could_not_prove_is_said(tmp_path: Path) -> None:
+    _, out, _ = ready(tmp_path)
+    assert "keeps" not in out
+    later: Any = {STAYS: "from the next start of Docker on: containers run"}
+    _, out, _ = ready(tmp_path, **later)
+    assert "The GPU in a container: ready\nfrom the next start of Docker on: containers run\n" in out

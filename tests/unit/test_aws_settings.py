@@ -47,6 +47,12 @@ def test_the_machine_follows_from_the_instance_type() -> None:
     assert (four.name, four.count) == ("NVIDIA A10G", 4)
 
 
+def test_a_stacks_name_leaves_room_for_the_names_of_its_roles() -> None:
+    from_values("a" * 35, GOOD, ROOT)
+    with pytest.raises(SettingsError, match="35 characters at most for a stack"):
+        from_values("a" * 36, GOOD, ROOT)
+
+
 def test_every_setting_of_aws_is_declared_and_has_a_default() -> None:
     block = declared(ROOT)
     for key in KEYS:
@@ -84,7 +90,7 @@ def test_every_setting_of_aws_is_declared_and_has_a_default() -> None:
         ({"ami": "ami-0123456789abcdef0", "amiRefresh": "2027"}, "not with ami"),
         ({"dataSnapshot": "yesterday"}, "a snapshot's id, snap-…"),
         ({"spot": True}, "changeover:spot: True cannot work; only with protect false"),
-        ({"dataVolumeGiB": 20}, "for the weights and both engines' images"),
+        ({"dataVolumeGiB": 20}, "for both engines' images, their weights, and those of the way back"),
         ({"alarmEmail": "me"}, "an e-mail address"),
         ({"monthlyBudget": 500}, "only with alarmEmail"),
         ({"logDays": 2}, "allowed: 1, 3, 5, 7"),
@@ -108,7 +114,10 @@ def test_a_volume_must_hold_the_weights_of_both_engines_and_their_images() -> No
     aws = read(dataVolumeGiB=100).aws
     assert aws is not None
     text = refusal(dataVolumeGiB=64)
-    assert "changeover:dataVolumeGiB: 64 cannot work; allowed: " in text
+    assert "changeover:dataVolumeGiB: 64 cannot work; allowed: 80 to 16384" in text
+    assert "allowed: 98 to" in refusal(
+        dataVolumeGiB=64, quantization={"vllm": "fp16"}, instanceType="g5.xlarge"
+    ), "those of the quantization that is chosen"
 
 
 def test_everybody_needs_no_further_word_for_port_80() -> None:

@@ -14,6 +14,7 @@ from components.aws.settings import AwsSettings
 from components.labels import Labels
 from stacks import aws_cli, aws_target
 from stacks.aws_cli import AwsError, Found, found
+from stacks.owner import known
 from stacks.settings import from_values
 from stacks.target_error import TargetError
 from tests.unit.test_aws_settings import GOOD, PUBLIC, ROOT
@@ -94,6 +95,13 @@ def test_a_replacement_is_said_in_words_and_refused_where_protected(
     assert "nothing was changed" in str(error.value)
 
 
+def test_a_volume_that_was_made_from_a_snapshot_stays_when_the_setting_goes() -> None:
+    made = replace(HERE, tags={**IDENTITY, "Data": "snap-0123456789"})
+    assert notes(made, IDENTITY) == []
+    (note,) = notes(made, IDENTITY | {"Data": "snap-9876543210"}, protect=False)
+    assert "the data volume is made anew" in note
+
+
 def test_another_instance_type_stops_the_instance_and_is_not_refused() -> None:
     (note,) = notes(HERE, instanceType="g4dn.2xlarge")
     assert "this stops the instance i-0123456789abcdef0 and starts it as g4dn.2xlarge" in note
@@ -117,13 +125,13 @@ def test_the_price_comes_with_the_difference_that_a_change_makes() -> None:
     )
 
 
-def instance(name: str, state: str) -> dict[str, Any]:
+def instance(name: str, state: str, stack: str = "prod") -> dict[str, Any]:
     return {
         "InstanceId": name,
         "State": {"Name": state},
         "InstanceType": "g4dn.xlarge",
         "Placement": {"AvailabilityZone": "us-east-1a"},
-        "Tags": [{"Key": "Boot", "Value": "abc"}],
+        "Tags": [{"Key": "Boot", "Value": "abc"}, {"Key": "Stack", "Value": stack}] if stack else [],
     }
 
 
@@ -132,11 +140,44 @@ def test_of_two_instances_the_one_that_runs_counts() -> None:
     both = found([instance("i-old", "shutting-down"), instance("i-new", "running")], volumes)
     assert (both.instance, both.tags, both.size_gib, both.volumes) == (
         "i-new",
-        {"Boot": "abc"},
+        {"Boot": "abc", "Stack": "prod"},
         280,
         ("vol-1", "vol-2"),
     )
     assert found([], []).instance is None
+    assert both.others == (), "one that ends is nobody's"
+
+
+def request(name: str, instance: str = "") -> dict[str, Any]:
+    return {"SpotInstanceRequestId": name} | ({"InstanceId": instance} if instance else {})
+
+
+def test_of_several_instances_it_is_the_one_that_the_state_knows() -> None:
+    instances = [instance("i-stray", "running", ""), instance("i-mine", "stopped")]
+    requests = [request("sir-mine", "i-mine"), request("sir-old", "i-stray"), request("sir-open")]
+    there = found(instances, [], requests, mine="i-mine")
+    assert (there.instance, there.state, there.others) == ("i-mine", "stopped", ("i-stray",))
+    assert there.left_over() == ("sir-old", "sir-open", "i-stray")
+    said = aws_target.left_over(there)
+    assert "the spot request sir-old, which has started i-stray; the spot request sir-open. It costs" in said
+    assert "i-mine" not in said
+    assert aws_target.left_over(found(instances[1:], [], requests[:1], mine="i-mine")) == ""
+    new = found(instances, [], requests)
+    assert (new.instance, new.others) == ("i-mine", ("i-stray",)), "what AWS started by itself is nobody's"
+
+
+def test_what_an_update_has_made_is_never_left_over_whatever_the_state_says() -> None:
+    """Of a copied or an older state, say: the instance that it does not know serves."""
+    instances = [instance("i-serves", "running"), instance("i-stray", "running", "")]
+    requests = [request("sir-serves", "i-serves"), request("sir-open")]
+    there = found(instances, [], requests, mine="i-gone")
+    assert (there.instance, there.strangers) == (None, ("i-serves",))
+    assert there.left_over() == ("sir-open", "i-stray")
+    older = replace(known({}), instance="i-gone", key="changeover-prod-deployer-ba9876543210")
+    with pytest.raises(TargetError, match=r"prod`, i-serves, and this state does not know it") as error:
+        aws_target.check_known(there, older, "us-east-1", "prod")
+    assert "broke off" in str(error.value)
+    assert "sh components/aws/spot.sh these us-east-1 i-serves sir-…" in str(error.value)
 
 
 @pytest.fixture
@@ -153,13 +194,61 @@ def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_aws_is_asked_for_what_carries_the_stacks_tags(aws: Path) -> None:
-    (aws / "answer").write_text(json.dumps({"Reservations": [], "Volumes": []}))
-    assert aws_cli.look("eu-west-1", Labels(project="changeover", stack="dev")).instance is None
-    first, second = (aws / "calls").read_text().splitlines()
-    assert first.startswith("ec2 describe-instances --filters Name=tag:Project,Values=changeover")
-    assert "Name=tag:Stack,Values=dev" in second
+def test_aws_is_asked_for_what_has_the_stacks_key_and_tags(aws: Path) -> None:
+    """An instance that a spot request starts by itself has the key and no tags."""
+    (aws / "answer").write_text(json.dumps({"Reservations": [], "Volumes": [], "SpotInstanceRequests": []}))
+    assert aws_cli.look("eu-west-1", Labels(project="changeover", stack="dev"), None).instance is None
+    first, second, third = (aws / "calls").read_text().splitlines()
+    key = "changeover-dev-deployer-????????????"
+    assert first.startswith(f"ec2 describe-instances --filters Name=key-name,Values={key} ")
+    assert "Name=tag:Project,Values=changeover Name=tag:Stack,Values=dev" in second
+    assert f"describe-spot-instance-requests --filters Name=launch.key-name,Values={key} " in third
+    assert "Values=open,active,disabled" in third
     assert "--region eu-west-1" in first
+
+
+def image(aws: Path, size: int) -> None:
+    """What the double answers of a machine image whose root volume has this size."""
+    disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": size}}
+    one = {"RootDeviceName": "/dev/sda1", "BlockDeviceMappings": [disk, {"DeviceName": "/dev/sdb"}]}
+    (aws / "answer").write_text(json.dumps({"Images": [one], "Parameter": {"Value": "ami-0newest"}}))
+
+
+def test_an_image_larger_than_the_root_volume_is_refused_before_the_old_instance_goes(aws: Path) -> None:
+    image(aws, 80)
+    aws_target.check_image(NOTHING, wanted(), IDENTITY, "/newest")
+    image(aws, 105)
+    with pytest.raises(
+        TargetError, match=r"ami-0newest has a root volume of 105 GiB, and a stack's has 80; no"
+    ):
+        aws_target.check_image(NOTHING, wanted(), IDENTITY, "/newest")
+    with pytest.raises(TargetError, match="105 GiB"):
+        aws_target.check_image(HERE, wanted(), {**IDENTITY, "Image": "pinned-2027"}, "/newest")
+    with pytest.raises(TargetError, match="ami-0123456789abcdef0 has"):
+        aws_target.check_image(NOTHING, wanted(ami="ami-0123456789abcdef0"), IDENTITY, "/newest")
+    before = (aws / "calls").read_text()
+    aws_target.check_image(HERE, wanted(), IDENTITY, "/newest")
+    assert (aws / "calls").read_text() == before, "of the image that runs nobody is asked"
+
+
+@pytest.mark.parametrize(
+    ("spot", "has", "said"),
+    [
+        (False, 4, "`Running On-Demand G and VT instances` in us-east-1; the account has 4"),
+        (False, 0, "and the account has 0: AWS will refuse the instance"),
+        (True, 8, "`All G and VT Spot Instance Requests` in us-east-1; the account has 8"),
+    ],
+)
+def test_the_first_preview_says_which_quota_is_needed_and_what_there_is(
+    aws: Path, spot: bool, has: int, said: str
+) -> None:
+    named = [{"QuotaName": name, "Value": has} for name in aws_target.QUOTAS.values()]
+    (aws / "answer").write_text(json.dumps({"Quotas": named}))
+    text = aws_target.quota(wanted(spot=spot, protect=not spot))
+    assert text.startswith("quota: g4dn.xlarge needs 4 vCPUs of ")
+    assert said in text
+    (aws / "error").write_text("AccessDeniedException")
+    assert "can't be read with these credentials" in aws_target.quota(wanted())
 
 
 SUBNET, VPC = "subnet-0123456789abcdef0", "vpc-0123456789abcdef0"
@@ -199,7 +288,7 @@ def test_missing_credentials_are_said_with_what_to_do(aws: Path, monkeypatch: py
     (aws / "error").write_text("Unable to locate credentials. You can configure credentials…\n")
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     with pytest.raises(TargetError) as error:
-        aws_target._look(wanted(), Labels(project="changeover", stack="prod"))
+        aws_target._look(wanted(), Labels(project="changeover", stack="prod"), None)
     text = str(error.value)
     assert "Unable to locate credentials" in text
     assert "Nothing was changed" in text
@@ -209,7 +298,7 @@ def test_missing_credentials_are_said_with_what_to_do(aws: Path, monkeypatch: py
 def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(TargetError, match="ssh, docker, session-manager-plugin"):
-        aws_target._look(wanted(), Labels(project="changeover", stack="prod"))
+        aws_target._look(wanted(), Labels(project="changeover", stack="prod"), None)
     with pytest.raises(AwsError, match="no `aws` command"):
         aws_cli.aws("us-east-1", "sts", "get-caller-identity")
 
@@ -226,3 +315,22 @@ def test_ssh_gets_its_files_and_the_private_key_is_for_this_user_only(tmp_path: 
     assert "StrictHostKeyChecking yes" in config
     assert f"UserKnownHostsFile {folder}/known_hosts" in config
     assert "ProxyCommand aws ssm start-session --region us-east-1 --target %h" in config
+
+
+def test_a_mail_that_nobody_has_confirmed_yet_is_said_in_the_preview() -> None:
+    mail = {"endpoint": "ops@example.com", "pendingConfirmation": True}
+    urn, kind = "urn:pulumi:prod::changeover::mail", "aws:sns/topicSubscription:TopicSubscription"
+    said = aws_target.unconfirmed(known({urn: {"type": kind, "outputs": mail}}))
+    assert "AWS waits for ops@example.com to confirm the alarms' mail" in said
+    sure = known({urn: {"type": kind, "outputs": {**mail, "pendingConfirmation": False}}})
+    assert aws_target.unconfirmed(sure) == ""
+
+
+def test_an_instance_that_this_state_did_not_make_is_refused() -> None:
+    new = known({})
+    aws_target.check_known(NOTHING, new, "us-east-1", "dev")
+    aws_target.check_known(HERE, replace(new, instance="i-0"), "us-east-1", "dev")
+    with pytest.raises(TargetError, match=r"belongs to another state, .*\. Nothing was changed") as refused:
+        aws_target.check_known(HERE, new, "us-east-1", "dev")
+    assert HERE.instance is not None and HERE.instance in str(refused.value)
+    assert "broke off" not in str(refused.value), "this state has not begun to make it"

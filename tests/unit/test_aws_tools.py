@@ -13,8 +13,10 @@ from components.aws.settings import AwsSettings
 from offline.steps import StepFailed
 from stacks.aws_cli import AwsError, Found
 from stacks.aws_settings import PUBLIC_KEY
+from stacks.owner import known
 from tests.unit.test_aws_target import HERE, NOTHING, wanted
-from tools import down, host, keys, recover, review, wake
+from tests.unit.test_review import mail, preview
+from tools import down, host, keys, owner, port, recover, review, wake
 
 INSTANCE = "urn:pulumi:prod::changeover::changeover:index:GpuHost$aws:ec2/instance:Instance::instance"
 DATA = "urn:pulumi:prod::changeover::changeover:index:GpuHost$aws:ebs/volume:Volume::data"
@@ -58,18 +60,23 @@ class World:
         self.found: Found = NOTHING
         self.settings: AwsSettings | None = wanted()
         self.snapshots: list[list[str]] = []
-        self.spot: list[str] = []
         self.failing = ""
         self.aws: list[str] = []
         self.pulumi: list[str] = []
         self.imported: dict[str, Any] = {}
+        self.state = replace(known({}), instance=HERE.instance)
+
+    def look(self, stack: str, settings: AwsSettings, mine: str | None) -> Found:
+        there = self.found
+        if mine in (None, there.instance) or there.instance is None:
+            return there
+        return replace(there, instance=None, state="", strangers=(there.instance,))
 
     def ask_aws(self, region: str, *words: str, seconds: float = 60) -> Any:
         self.aws.append(" ".join(words[1:3]))
         if self.failing and self.failing in words:
             raise AwsError(f"`aws ec2 {self.failing}` failed: InsufficientInstanceCapacity")
-        answers = {"describe-snapshots": self.snapshots, "describe-spot-instance-requests": self.spot}
-        return answers.get(words[1])
+        return self.snapshots if words[1] == "describe-snapshots" else None
 
     def run_pulumi(self, *words: str, capture: bool = False, stdin: str = "") -> str:
         self.pulumi.append(" ".join(words[:2]))
@@ -86,10 +93,12 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("YES", "1")
     for module in (recover, review, wake):
         monkeypatch.setattr(module, "on_aws", lambda stack: world.settings)
-        monkeypatch.setattr(module, "look", lambda stack, settings: world.found)
+    monkeypatch.setattr(recover, "look", world.look)
+    monkeypatch.setattr(owner, "look_at", world.look)
     for module in (recover, wake):
         monkeypatch.setattr(module, "aws", world.ask_aws)
     monkeypatch.setattr(recover, "pulumi", world.run_pulumi)
+    monkeypatch.setattr(owner, "state_of", lambda stack: world.state)
     return world
 
 
@@ -172,17 +181,38 @@ def test_a_host_that_stays_dead_is_terminated_only_when_asked(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.found = replace(HERE, volumes=("vol-1",))
-    world.spot = ["sir-1"]
     monkeypatch.setenv("REPLACE", "1")
     recover.recover("prod")
     assert world.aws == [
-        "describe-spot-instance-requests --filters",
-        "cancel-spot-instance-requests --spot-instance-request-ids",
         "modify-instance-attribute --instance-id",
         "terminate-instances --instance-ids",
         "wait instance-terminated",
     ]
     assert world.pulumi == ["stack export", "stack import", "up --yes"]
+
+
+def test_a_spot_instance_that_is_terminated_takes_its_request_and_what_is_left_over_with_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The request goes first. AWS has no protection for a spot instance, and refuses to take it away."""
+    requests = {"sir-1": str(HERE.instance), "sir-0": "i-stray"}
+    tags = {**HERE.tags, "Spot": "yes"}
+    world.found = replace(HERE, volumes=("vol-1",), tags=tags, requests=requests, others=("i-stray",))
+    monkeypatch.setenv("REPLACE", "1")
+    recover.recover("prod")
+    assert world.aws == [
+        "cancel-spot-instance-requests --spot-instance-request-ids",
+        "terminate-instances --instance-ids",
+        "wait instance-terminated",
+    ]
+    assert "AWS has i-stray of this stack too" in capsys.readouterr().out
+
+
+def test_an_older_state_recovers_nothing_beside_an_instance_that_serves(world: World) -> None:
+    world.found = replace(HERE, instance="i-serves")
+    with pytest.raises(StepFailed, match="AWS has i-serves of stack `prod` too, which an update made"):
+        recover.recover("prod")
+    assert world.aws == []
 
 
 def test_a_sleeping_instance_is_not_gone(world: World) -> None:
@@ -245,6 +275,17 @@ def test_a_start_that_fails_names_what_makes_another_instance_and_who_starts_a_s
         wake.wake("dev")
 
 
+def test_an_instance_that_this_state_did_not_make_is_let_sleep(world: World) -> None:
+    world.found = replace(HERE, state="stopped")
+    for other in (None, "i-another"):
+        world.state = replace(world.state, instance=other)
+        with pytest.raises(
+            StepFailed, match=r"belongs to another state, or to a newer one than this\. Nothing"
+        ):
+            wake.wake("dev")
+    assert world.aws == []
+
+
 def test_a_running_instance_is_left_alone_and_a_lost_one_named(world: World) -> None:
     world.found = HERE
     wake.wake("dev")
@@ -294,23 +335,23 @@ def test_tools_reach_the_host_over_the_stacks_own_ssh(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(host, "on_aws", lambda stack: world.settings)
-    monkeypatch.setattr(host, "look", lambda stack, settings: world.found)
+    monkeypatch.setattr(host, "look", world.look)
     monkeypatch.setattr(host, "ROOT", tmp_path)
     monkeypatch.setattr(os, "environ", environment := {"PATH": "/usr/bin"})
     monkeypatch.setattr(os, "chdir", lambda folder: None)
     world.found = HERE
     with pytest.raises(StepFailed, match="pulumi preview --stack prod"):
-        host.reach("prod")
+        host.reach("prod", HERE.instance)
     config = tmp_path / ".changeover" / "ssh" / "prod" / "config"
     config.parent.mkdir(parents=True)
     config.touch()
-    host.reach("prod")
+    host.reach("prod", HERE.instance)
     assert environment["DOCKER_HOST"] == "ssh://ubuntu@i-0123456789abcdef0"
     assert environment["CHANGEOVER_SSH_CONFIG"] == str(config)
     assert environment["PATH"].startswith(f"{tmp_path}/components/ssh:")
     world.found = replace(HERE, state="stopped")
     with pytest.raises(StepFailed, match="make wake STACK=prod"):
-        host.reach("prod")
+        host.reach("prod", HERE.instance)
 
 
 # drift
@@ -328,6 +369,21 @@ def test_a_sleeping_instance_is_no_drift_and_no_failure(
     assert (
         "`dev` is asleep; nothing was looked at (i-0123456789abcdef0 is stopped)." in capsys.readouterr().out
     )
+
+
+def test_a_mail_that_nobody_confirmed_fails_no_nightly_look(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = mail("deleted", True)
+    seen = replace(preview("nothing"), drift=(gone,), changes=(replace(gone, op="created"),))
+    monkeypatch.setattr(review, "preview_of", lambda stack: seen)
+    monkeypatch.setattr(review, "reach", lambda stack, mine: None)
+    monkeypatch.setattr(port, "trouble", lambda stack: "")
+    world.found = HERE
+    review.drift("dev")
+    said = capsys.readouterr().out
+    assert "`dev`: nobody has confirmed the alarms' mail to ops@example.com" in said
+    assert "`dev`: no drift." in said
 
 
 # down

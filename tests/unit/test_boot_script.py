@@ -1,7 +1,9 @@
 """The boot script: its text is held by a golden file, passes shellcheck, and carries no secret."""
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -120,6 +122,39 @@ def test_the_agent_is_installed_in_spite_of_a_lock_and_looks_at_the_gpu_often() 
     text = render(BOOT)[start:].partition("<<END\n")[2].partition("\nEND\n")[0]
     told = json.loads(text.replace("\\$", "$"))
     assert told["metrics"]["metrics_collected"]["nvidia_gpu"]["metrics_collection_interval"] == 10
+
+
+def test_an_instance_that_the_former_script_made_keeps_it_to_the_letter() -> None:
+    assert digest(replace(BOOT, former=True)) == "ecd148ea451c", "its instances would be replaced"
+    assert "latest/amazon-cloudwatch-agent.deb" not in render(BOOT)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_an_agent_that_is_not_the_pinned_one_is_not_installed(tmp_path: Path, right: bool) -> None:
+    deb, tools, log = tmp_path / "agent.deb", tmp_path / "bin", tmp_path / "log"
+    tools.mkdir()
+    log.touch()
+    (tools / "curl").write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; printf package >"$2"\n')
+    for name in ("dpkg", "ctl"):
+        (tools / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\n')
+    for file in tools.iterdir():
+        file.chmod(0o755)
+    script = render(BOOT).removesuffix("main\n").replace("/tmp/agent.deb", str(deb))
+    script = script.replace("local agent=/opt/aws/amazon-cloudwatch-agent", f"local agent={tmp_path}/agent")
+    # what comes after it writes to the machine's own folders
+    script = script.partition("  mkdir -p $agent/etc\n")[0] + "}\nwatch\n"
+    if right:
+        script = re.sub(r"[0-9a-f]{64}", hashlib.sha256(b"package").hexdigest(), script)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={"PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) is right, done.stderr
+    assert log.read_text() == (f"dpkg -i {deb}\n" if right else "")
+    assert right or "did NOT match" in done.stderr
 
 
 def test_sshd_takes_as_many_connections_at_once_as_a_deployment_opens() -> None:

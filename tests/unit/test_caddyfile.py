@@ -7,6 +7,9 @@ import pytest
 
 from components import caddyfile
 from components.caddyfile import EdgeConfig
+from stacks.blueprint import blueprint
+from stacks.settings import from_values
+from tests.unit.test_aws_settings import GOOD, ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -34,6 +37,22 @@ WITH_ADDRESS = config(listen=":443", domain="198.51.100.7", internal_ca=True)
 )
 def test_the_text_is_the_reviewed_one(file: str, edge: EdgeConfig) -> None:
     assert caddyfile.render(edge) == (GOLDEN / file).read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "tried"),
+    [
+        ({"publicHttp": True}, "alone"),
+        ({"allowedCidrs": ["0.0.0.0/0"]}, "both"),
+    ],
+)
+def test_where_not_everybody_reaches_443_a_name_is_proven_on_port_80_alone(
+    values: dict[str, Any], tried: str
+) -> None:
+    plan = blueprint(from_values("prod", {**GOOD, "domain": "llm.example.com", **values}, ROOT))
+    text = plan.edge_caddyfile("llm.example.com")
+    assert ("cert_issuer acme {\n\t\tdisable_tlsalpn_challenge\n\t}" in text) == (tried == "alone")
+    assert "disable_http_challenge" not in text
 
 
 @pytest.mark.parametrize("edge", [config(), WITH_NAME, WITH_ADDRESS])

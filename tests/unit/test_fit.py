@@ -13,11 +13,11 @@ from components.fit import (
     refused_engine,
     refused_overlap,
 )
-from components.gpu_memory import GPUS, EngineKind, Load
+from components.gpu_memory import GPUS, EngineKind, Load, both
 from components.waiting import Bounds
 
 SEVEN = MODELS["qwen-2.5-coder-7b"]
-ON_T4 = Load(model=SEVEN, context=4096, parallel=4, gpu=GPUS["t4"])
+ON_T4 = Load(model=SEVEN, context=4096, parallel=both(4), gpu=GPUS["t4"])
 
 
 def taken(load: Load, kind: EngineKind, choice: Choice) -> Load:
@@ -25,8 +25,11 @@ def taken(load: Load, kind: EngineKind, choice: Choice) -> Load:
     match choice.key:
         case "context":
             return replace(load, context=int(choice.value))
-        case "parallel":
-            return replace(load, parallel=int(choice.value))
+        case key if key == f"parallel.{kind}":
+            return load.with_parallel(kind, int(choice.value))
+        case "gpuMemoryMiB":
+            assert choice.value == "0"
+            return replace(load, gpu_memory=None)
         case "hostMemoryGiB":
             return replace(load, host_memory=int(choice.value) * GIB)
         case "gpu":
@@ -55,8 +58,11 @@ def refusal(kind: EngineKind, load: Load) -> Refusal:
 
 CASES: list[tuple[EngineKind, Load]] = [
     ("vllm", ON_T4.with_quantization("vllm", "fp16")),
-    ("vllm", replace(ON_T4, context=32768, parallel=8)),
-    ("ollama", replace(ON_T4, context=32768, parallel=8)),
+    ("vllm", replace(ON_T4, model=MODELS["qwen-2.5-coder-14b"], context=32768, parallel=both(8))),
+    ("vllm", replace(ON_T4, gpu_memory=6 * GIB)),
+    ("ollama", replace(ON_T4, gpu_memory=6 * GIB)),
+    ("ollama", replace(ON_T4, model=MODELS["qwen-2.5-coder-14b"], context=32768, parallel={})),
+    ("ollama", replace(ON_T4, context=32768, parallel=both(8))),
     ("vllm", replace(ON_T4, gpu=None, host_memory=4 * GIB)),
     ("ollama", replace(ON_T4, gpu=None, host_memory=2 * GIB)),
     ("vllm", replace(ON_T4, host_memory=1 * GIB)),
@@ -73,7 +79,7 @@ def test_each_choice_that_is_offered_would_do(kind: EngineKind, load: Load) -> N
 
 @pytest.mark.parametrize(("kind", "load"), CASES)
 def test_the_nearest_value_is_offered_and_the_next_would_not_do(kind: EngineKind, load: Load) -> None:
-    steps = {"context": 256, "parallel": 1}
+    steps = {"context": 256, f"parallel.{kind}": 1}
     for choice in refusal(kind, load).choices:
         if choice.key in steps:
             more = str(int(choice.value) + steps[choice.key])

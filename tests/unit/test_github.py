@@ -24,6 +24,8 @@ class GitHub:
         self.comments: dict[int, dict[str, Any]] = {}
         self.issues: dict[int, dict[str, Any]] = {}
         self.artifacts: list[dict[str, Any]] = []
+        self.runs: dict[int, dict[str, Any]] = {}
+        self.pulls: list[dict[str, Any]] = []
         self.calls: list[str] = []
 
     def __call__(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -46,6 +48,11 @@ class GitHub:
             case "GET", "actions/artifacts":
                 name = re.findall(r"name=([^&]+)", path)[0]
                 return {"artifacts": [each for each in self.artifacts if each["name"] == name]}
+            case "GET", "actions/runs/N":
+                return self.runs[number]
+            case "GET", listed if re.fullmatch(r"commits/\w+/pulls", listed):
+                assert path == f"commits/{HEAD}/pulls"
+                return self.pulls
             case _:
                 raise AssertionError(f"GitHub was asked for {method} {path}")
         return None
@@ -81,27 +88,108 @@ def test_a_certificate_that_is_not_there_is_no_comment(hub: GitHub, tmp_path: Pa
     assert hub.calls == []
 
 
-def artifact(name: str, run: int, created: str, repository: int = 1, expired: bool = False) -> dict[str, Any]:
-    run_ = {"id": run, "head_repository_id": repository, "repository_id": 1}
-    return {"name": name, "created_at": created, "expired": expired, "workflow_run": run_}
+HEAD = review.git("rev-parse", "HEAD").strip()
+NAME = f"review-dev-{review.git('rev-parse', 'HEAD^{tree}').strip()}"
+LAST = "a" * 40
+"""The last commit of the pull request that brought this one here."""
 
 
-def test_only_a_review_of_this_tree_from_this_repository_is_applied(
-    hub: GitHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "output"
-    monkeypatch.setenv("GITHUB_OUTPUT", str(output))
-    name = f"review-dev-{review.git('rev-parse', 'HEAD^{tree}').strip()}"
-    hub.artifacts = [
-        artifact(name, 1, "2026-11-24T01"),
-        artifact(name, 2, "2026-11-24T02"),
-        artifact(name, 3, "2026-11-24T03", repository=2),
-        artifact(name, 4, "2026-11-24T04", expired=True),
-        artifact("review-dev-of-another-tree", 5, "2026-11-24T05"),
-    ]
+def reviewed(hub: GitHub, number: int, **more: Any) -> None:
+    """An artifact, with the run that left it; `more` is changed in either."""
+    run = {"event": "pull_request", "path": github.REVIEW, "head_branch": "flip", "head_sha": LAST}
+    hub.runs[number] = {**run, **{key: value for key, value in more.items() if key in run}}
+    hub.artifacts.append(
+        {
+            "name": more.get("name", NAME),
+            "created_at": more.get("created_at", f"2026-11-24T{number:02}"),
+            "expired": more.get("expired", False),
+            "workflow_run": {
+                "id": number,
+                "repository_id": 1,
+                "head_repository_id": more.get("repository", 1),
+                "head_branch": hub.runs[number]["head_branch"],
+                "head_sha": more.get("said_sha", hub.runs[number]["head_sha"]),
+            },
+        }
+    )
+
+
+def merged(**more: Any) -> dict[str, Any]:
+    """The pull request that brought what is checked out."""
+    head = {"ref": "flip", "sha": LAST, "repo": {"id": 1}}
+    return {"head": {**head, **more.pop("head", {})}, "merged_at": "x", "merge_commit_sha": HEAD, **more}
+
+
+@pytest.fixture
+def output(hub: GitHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a step of a workflow says to the next."""
+    hub.pulls = [merged()]
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    return tmp_path / "output"
+
+
+def test_the_newest_review_of_the_pull_request_that_was_merged_is_applied(hub: GitHub, output: Path) -> None:
+    for number in (1, 2):
+        reviewed(hub, number)
     github.fetch_review("dev")
-    assert output.read_text() == f"name={name}\nrun=2\n"
-    hub.artifacts = hub.artifacts[2:]
+    assert output.read_text() == f"name={NAME}\nrun=2\n"
+
+
+def test_a_review_that_was_started_by_hand_on_what_is_merged_is_applied(hub: GitHub, output: Path) -> None:
+    hub.pulls = []
+    by_hand = {"event": "workflow_dispatch", "head_branch": "main", "head_sha": HEAD}
+    reviewed(hub, 1, **by_hand, path=f"{github.REVIEW}@refs/heads/main")
+    github.fetch_review("dev")
+    assert output.read_text().endswith("run=1\n")
+
+
+BY_HAND = {"event": "workflow_dispatch", "head_branch": "main", "head_sha": HEAD}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"repository": 2},  # a fork
+        {"expired": True},
+        {"name": "review-dev-of-another-tree"},
+        {"path": ".github/workflows/mine.yml"},
+        {"path": ".github/workflows/review.yml.yml"},
+        {"event": "push"},
+        {"event": "schedule"},
+        {"head_sha": "b" * 40},  # an earlier commit of the pull request
+        {"head_branch": "another"},
+        {"said_sha": "b" * 40},
+        {**BY_HAND, "head_branch": "mine"},
+        {**BY_HAND, "head_sha": LAST},
+        {**BY_HAND, "path": ".github/workflows/mine.yml"},
+    ],
+    ids=str,
+)
+def test_a_review_of_another_repository_workflow_branch_or_commit_is_refused(
+    hub: GitHub, output: Path, more: dict[str, Any]
+) -> None:
+    reviewed(hub, 9, **more)
+    with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
+        github.fetch_review("dev")
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"merged_at": None},
+        {"merge_commit_sha": LAST},
+        {"head": {"repo": {"id": 2}}},
+        {"head": {"repo": None}},  # a fork that is gone
+        {"head": {"sha": "b" * 40}},
+    ],
+    ids=str,
+)
+def test_a_pull_request_that_did_not_bring_what_is_checked_out_is_no_review_of_it(
+    hub: GitHub, output: Path, more: dict[str, Any]
+) -> None:
+    hub.pulls = [merged(**more)]
+    reviewed(hub, 1)
     with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
         github.fetch_review("dev")
 
@@ -196,12 +284,20 @@ def test_make_comment_asks_github_by_its_command(typed: Callable[..., list[Any]]
 def test_make_fetch_review_names_the_run_to_the_next_step(
     typed: Callable[..., list[Any]], tmp_path: Path
 ) -> None:
-    name = f"review-dev-{review.git('rev-parse', 'HEAD^{tree}').strip()}"
-    (asked,) = typed(
-        "fetch-review", {"actions/artifacts": {"artifacts": [artifact(name, 7, "2026")]}}, STACK="dev"
-    )
-    assert asked[1] == f"repos/owner/name/actions/artifacts?name={name}&per_page=100"
-    assert (tmp_path / "output").read_text() == f"name={name}\nrun=7\n"
+    hub = GitHub()
+    reviewed(hub, 7)
+    answers = {
+        f"commits/{HEAD}/pulls": [merged()],
+        "actions/artifacts": {"artifacts": hub.artifacts},
+        "actions/runs/7": hub.runs[7],
+    }
+    asked = typed("fetch-review", answers, STACK="dev")
+    assert [path for _, path, _ in asked] == [
+        f"repos/owner/name/commits/{HEAD}/pulls",
+        f"repos/owner/name/actions/artifacts?name={NAME}&per_page=100",
+        "repos/owner/name/actions/runs/7",
+    ]
+    assert (tmp_path / "output").read_text() == f"name={NAME}\nrun=7\n"
 
 
 def test_make_drift_issue_opens_one(
@@ -217,5 +313,5 @@ def test_make_drift_issue_opens_one(
 
 
 def test_what_github_refuses_is_said_in_its_own_words(typed: Callable[..., list[Any]]) -> None:
-    with pytest.raises(StepFailed, match=r"GET actions/artifacts.*: gh: Not Found"):
+    with pytest.raises(StepFailed, match=r"GET commits/.*/pulls: gh: Not Found"):
         typed("fetch-review", {}, STACK="dev")

@@ -5,13 +5,19 @@ from dataclasses import replace
 import pytest
 
 from components.catalogue import GIB, MODELS
-from components.cutover_mode import Cutover, choose, sums_of
+from components.cutover_mode import Cutover, choose, mode_changed, sums_of
 from components.gpu_memory import (
     CUDA_CONTEXT,
+    CUDA_GRAPH,
     GPUS,
     KINDS,
+    MARGIN,
+    SAMPLER_BYTES,
     SERVICES_RAM,
+    TYPICAL_TOKENS,
     Load,
+    both,
+    cuda_graphs,
     engine_sum,
     kv_cache_bytes,
     vllm_share,
@@ -21,9 +27,9 @@ from components.waiting import Bounds
 
 SEVEN = MODELS["qwen-2.5-coder-7b"]
 T4 = GPUS["t4"]
-ON_T4 = Load(model=SEVEN, context=8192, parallel=4, gpu=T4)
-SMALL_ON_T4 = Load(model=MODELS["qwen-2.5-coder-0.5b"], context=4096, parallel=4, gpu=T4)
-TINY_ON_CPU = Load(model=MODELS["tiny"], context=1024, parallel=1, gpu=None)
+ON_T4 = Load(model=SEVEN, context=8192, parallel=both(4), gpu=T4)
+SMALL_ON_T4 = Load(model=MODELS["qwen-2.5-coder-0.5b"], context=4096, parallel=both(4), gpu=T4)
+TINY_ON_CPU = Load(model=MODELS["tiny"], context=1024, parallel=both(1), gpu=None)
 
 
 def auto(load: Load) -> Cutover:
@@ -47,8 +53,8 @@ def test_7b_at_16k_takes_seven_eighths_of_a_gib_a_request() -> None:
 
 def test_the_sum_is_written_out() -> None:
     assert engine_sum("vllm", ON_T4).words == (
-        "5.19 GiB weights (awq-int4) + 1.75 GiB KV cache (56 KiB × 8192 tokens × 4 requests) "
-        "+ 1.30 GiB overhead = 8.24 GiB"
+        "5.19 GiB weights (awq-int4) + 1.75 GiB KV cache (56 KiB × 32768 tokens) "
+        "+ 1.42 GiB overhead = 8.36 GiB"
     )
 
 
@@ -74,7 +80,9 @@ def test_the_sum_is_written_out() -> None:
 def test_ollama_had_its_model_wholly_on_an_h100_with_as_much_free_as_the_sum_says(
     size: str, context: int, parallel: int, least: float
 ) -> None:
-    load = Load(model=MODELS[f"qwen-2.5-coder-{size}"], context=context, parallel=parallel, gpu=GPUS["h100"])
+    load = Load(
+        model=MODELS[f"qwen-2.5-coder-{size}"], context=context, parallel=both(parallel), gpu=GPUS["h100"]
+    )
     spare = {"0.5b": 0.26, "1.5b": 0.26, "3b": 0.01, "7b": 0.32, "14b": 0.50}[size]
     assert least - 0.005 <= engine_sum("ollama", load).total / GIB <= least + spare
 
@@ -112,7 +120,7 @@ def test_what_vllm_looks_for_at_its_start_is_free_beside_ollama_wherever_both_fi
     for model in MODELS.values():
         for parallel in range(1, 65):
             for gpu in GPUS.values():
-                load = Load(model=model, context=4096, parallel=parallel, gpu=gpu)
+                load = Load(model=model, context=4096, parallel=both(parallel), gpu=gpu)
                 sums = sums_of(load)
                 free = gpu.usable - sums["ollama"].total - CUDA_CONTEXT
                 if sum(each.total for each in sums.values()) <= gpu.usable:
@@ -122,7 +130,9 @@ def test_what_vllm_looks_for_at_its_start_is_free_beside_ollama_wherever_both_fi
 def test_both_7b_engines_do_not_fit_a_t4_together_so_it_holds() -> None:
     cutover = auto(ON_T4)
     assert cutover.mode == "hold"
-    assert cutover.reason == "17.29 GiB for both engines, 14.56 GiB usable on NVIDIA T4: one at a time"
+    assert cutover.reason == (
+        "17.42 GiB for both engines and 1.00 GiB to spare, 14.56 GiB usable on NVIDIA T4: one at a time"
+    )
 
 
 def test_both_small_engines_fit_a_t4_so_they_overlap_and_nobody_waits() -> None:
@@ -133,25 +143,28 @@ def test_both_small_engines_fit_a_t4_so_they_overlap_and_nobody_waits() -> None:
 
 
 def test_a_change_of_one_engines_settings_is_added_up_as_two_of_it() -> None:
-    on_t4 = replace(ON_T4, context=4096)
-    cutover = auto(on_t4)
-    assert (
-        cutover.mode == "overlap" and cutover.same["ollama"] == "by overlap where the old and the new one fit"
+    load = replace(ON_T4, context=4096)
+    bounds = Bounds(drain=120, load=300, completions=3)
+    asked = choose("overlap", "vllm", load, bounds)
+    assert asked.same["ollama"] == "by overlap where the old and the new one fit"
+    assert asked.same["vllm"].startswith("refused as long as `cutover` says overlap, since 14.97 GiB")
+    roomy = auto(replace(load, gpu=GPUS["l4"], parallel={"ollama": 4, "vllm": 24}))
+    assert roomy.mode == "overlap"
+    assert roomy.same["vllm"].startswith(
+        "by hold, since 24.13 GiB for two as it is set, 21.95 GiB usable on NVIDIA L4; wait: 126 s = 10 s"
     )
-    assert cutover.same["vllm"].startswith(
-        "by hold, since 14.73 GiB for two as it is set, 14.56 GiB usable on NVIDIA T4; wait: 121 s = 10 s"
-    )
-    assert "2 s stopping vllm" in cutover.same["vllm"]
-    assert f"other settings of vllm: {cutover.same['vllm']}" in cutover.lines
-    asked = choose("overlap", "vllm", on_t4, Bounds(drain=120, load=300, completions=3))
-    assert asked.same["vllm"].startswith("refused as long as `cutover` says overlap, since 14.73 GiB")
+    assert "2 s stopping vllm" in roomy.same["vllm"]
+    assert f"other settings of vllm: {roomy.same['vllm']}" in roomy.lines
     assert not any("other settings" in line for line in auto(ON_T4).lines), "all goes by hold"
 
 
 def test_a_host_without_the_ram_for_both_holds_although_the_gpu_has_room() -> None:
-    cutover = auto(replace(SMALL_ON_T4, host_memory=int(5.25 * GIB)))
+    cutover = auto(replace(SMALL_ON_T4, host_memory=int(6.25 * GIB)))
     assert cutover.mode == "hold"
-    assert "5.50 GiB for both engines, proxy and edge, 5.25 GiB host RAM" in cutover.reason
+    assert (
+        "6.25 GiB for both engines and the services and 1.00 GiB to spare, 6.25 GiB host RAM"
+        in cutover.reason
+    )
 
 
 def test_a_mode_that_was_asked_for_is_taken() -> None:
@@ -161,7 +174,102 @@ def test_a_mode_that_was_asked_for_is_taken() -> None:
 
 
 def test_on_a_cpu_the_hosts_ram_decides_and_without_it_it_holds() -> None:
-    both = sum(each.total for each in sums_of(TINY_ON_CPU).values()) + SERVICES_RAM
+    need = sum(each.total for each in sums_of(TINY_ON_CPU).values()) + SERVICES_RAM + MARGIN
     assert auto(TINY_ON_CPU).mode == "hold"
-    assert auto(replace(TINY_ON_CPU, host_memory=both)).mode == "overlap"
-    assert auto(replace(TINY_ON_CPU, host_memory=both - 1)).mode == "hold"
+    assert auto(replace(TINY_ON_CPU, host_memory=need)).mode == "overlap"
+    assert auto(replace(TINY_ON_CPU, host_memory=need - 1)).mode == "hold"
+
+
+AUTO_ON_T4 = Load(model=SEVEN, context=8192, gpu=T4)
+
+
+def test_the_default_on_a_t4_serves_forty_users_at_a_typical_length() -> None:
+    vllm = engine_sum("vllm", AUTO_ON_T4)
+    assert vllm.tokens // TYPICAL_TOKENS >= 40
+    assert 40 <= vllm.requests <= 64
+    assert AUTO_ON_T4.quantization_of("vllm") == "awq-int4"
+    assert AUTO_ON_T4.quantization_of("ollama") == "q4_k_m"
+    ollama = engine_sum("ollama", AUTO_ON_T4)
+    assert ollama.requests == 8 and ollama.total <= T4.usable
+
+
+def test_vllm_takes_what_is_left_of_the_gpu_but_a_margin_and_no_block_more() -> None:
+    for model in MODELS.values():
+        for gpu in GPUS.values():
+            for count in (1, 2):
+                load = Load(model=model, context=4096, gpu=replace(gpu, count=count))
+                vllm = engine_sum("vllm", load)
+                spare = gpu.usable - vllm.total
+                if vllm.requests > 1:
+                    assert MARGIN <= spare < MARGIN + 16 * model.kv_bytes_per_token
+                    assert vllm.tokens >= vllm.requests * min(TYPICAL_TOKENS, load.context)
+
+
+def test_graphs_and_sampler_grow_with_the_requests_at_a_time() -> None:
+    assert [cuda_graphs(n) for n in (1, 2, 4, 32, 60, 256)] == [2, 3, 4, 11, 18, 51]
+    small, large = (engine_sum("vllm", replace(AUTO_ON_T4, parallel={"vllm": n})) for n in (4, 48))
+    assert large.overhead - small.overhead == 11 * CUDA_GRAPH + 44 * SAMPLER_BYTES * SEVEN.vocabulary
+
+
+def test_a_number_for_one_engine_leaves_the_other_its_own() -> None:
+    load = replace(AUTO_ON_T4, parallel={"vllm": 48})
+    assert engine_sum("vllm", load).requests == 48
+    assert engine_sum("ollama", load) == engine_sum("ollama", AUTO_ON_T4)
+
+
+def test_a_small_number_takes_no_more_cache_than_it_can_fill() -> None:
+    assert engine_sum("vllm", ON_T4).tokens == 4 * 8192
+    assert engine_sum("vllm", replace(ON_T4, parallel={"vllm": 48})).tokens < 48 * 8192
+
+
+def test_what_a_person_says_there_is_of_the_gpu_is_used_to_the_last_block() -> None:
+    load = replace(AUTO_ON_T4, gpu_memory=12 * GIB)
+    vllm = engine_sum("vllm", load)
+    assert 0 <= 12 * GIB - vllm.total < 16 * SEVEN.kv_bytes_per_token
+    assert engine_sum("ollama", load).requests < 8
+
+
+def test_on_a_cpu_a_few_requests_are_enough_and_fewer_where_ram_is_short() -> None:
+    seven = replace(AUTO_ON_T4, gpu=None)
+    assert [engine_sum(kind, seven).requests for kind in KINDS] == [4, 4]
+    need = engine_sum("ollama", replace(seven, parallel=both(2))).host + SERVICES_RAM
+    assert engine_sum("ollama", replace(seven, host_memory=need)).requests == 2
+
+
+def test_in_overlap_both_fit_at_once_and_it_is_said_what_that_costs() -> None:
+    bounds = Bounds(drain=120, load=300, completions=3)
+    for context in (4096, 8192):
+        together = replace(AUTO_ON_T4, context=context, together=True)
+        sums = sums_of(together)
+        assert sum(each.total for each in sums.values()) + MARGIN <= T4.usable
+        cutover = choose("overlap", "vllm", replace(together, together=False), bounds)
+        assert cutover.mode == "overlap"
+        (line,) = [line for line in cutover.lines if line.startswith("what overlap costs: ")]
+        assert f"vllm has {sums['vllm'].requests} parallel requests in place of 58" in line
+        assert f"ollama has {sums['ollama'].requests} parallel request" in line and "in place of 8," in line
+    assert "overlap costs" not in "\n".join(auto(AUTO_ON_T4).lines)
+    assert not choose("overlap", "vllm", TINY_ON_CPU, bounds).cost
+
+
+def test_the_preview_says_how_much_each_engine_can_do() -> None:
+    lines = auto(AUTO_ON_T4).lines
+    assert (
+        "at a time, ollama: 8 requests, each with all of its 8192 tokens; "
+        "one more waits until one of them ends"
+    ) in lines
+    assert (
+        "at a time, vllm: 58 requests: 14 with all of their 8192 tokens at once, 58 with 2048; "
+        "with more than 2068 tokens on average it puts some back and computes them again later; "
+        "one more waits until one of them ends"
+    ) in lines
+
+
+def test_a_stack_whose_auto_meant_overlap_is_told_once_that_it_means_hold() -> None:
+    held, overlaps = auto(AUTO_ON_T4), auto(SMALL_ON_T4)
+    said = mode_changed(held, "auto", "overlap")
+    assert "pulumi config set cutover overlap" in said and "125 s, at the worst 1012 s" in said
+    first = mode_changed(overlaps, "overlap", "hold")
+    assert first.startswith("`cutover` was hold at the last update.") and "at the worst" in first
+    assert not mode_changed(overlaps, "overlap", "overlap") and not mode_changed(overlaps, "overlap", None)
+    assert not mode_changed(held, "auto", "hold") and not mode_changed(held, "auto", None)
+    assert not mode_changed(held, "hold", "overlap") and not mode_changed(overlaps, "auto", "overlap")

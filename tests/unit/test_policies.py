@@ -13,8 +13,11 @@ from stacks import aws_target
 from stacks.aws_cli import Found
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
+from stacks.owner import known
 from stacks.settings import from_files, stacks
+from tests.support.aws import rules
 from tests.support.recorder import Recorder
+from tests.unit.test_aws_rules import plain
 from tests.unit.test_program import ROOT, build, recorder
 
 __all__ = ["recorder"]  # a fixture
@@ -54,6 +57,9 @@ def test_what_keeps_every_policy_is_quiet() -> None:
     [
         ("images are pinned", of(IMAGE, name="ollama/ollama")),
         ("images are pinned", of(IMAGE, name="registry:5000/ollama:latest")),
+        ("images have the digest that is known", of(IMAGE, name="python:3.11-slim-bookworm")),
+        ("images have the digest that is known", of(IMAGE, name="tensorzero/gateway:2026.6.0")),
+        ("images have the digest that is known", of(IMAGE, name="registry:5000/ollama:0.17.4")),
         ("only the edge publishes a port", of(CONTAINER, ports=[{"external": 8000, "ip": "127.0.0.1"}])),
         ("only the edge publishes a port", of(CONTAINER, publishAllPorts=True)),
         ("only the edge publishes a port", of(CONTAINER, networkMode="host")),
@@ -95,6 +101,7 @@ def test_a_driver_too_old_for_the_image_is_named() -> None:
     assert broken(there, new, vllm) == broken(there, old, of(IMAGE, name="ollama/ollama:0.17.4")) == set()
 
 
+NEW = known({})
 NOTHING = Found(
     instance=None,
     state="",
@@ -133,6 +140,8 @@ def on_aws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     public_keys = dict.fromkeys(("host", "client"), "ssh-ed25519 AAAA")
     checked = replace(given, aws=replace(given.aws, public_keys=public_keys))
     monkeypatch.setattr(aws_target, "_look", lambda *_: NOTHING)
+    monkeypatch.setattr(aws_target, "check_image", lambda *_: None)
+    monkeypatch.setattr(aws_target, "quota", lambda wanted: "quota: enough")
     monkeypatch.setattr(aws_target, "client_key", lambda: "a key")
     monkeypatch.setattr(aws_target, "host_key", lambda: pulumi.Output.secret("a key"))
     monkeypatch.setattr(aws_target, "write_ssh_files", lambda *_: None)
@@ -141,12 +150,23 @@ def on_aws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def program() -> None:
-        host = aws_target.aws_target(checked, Labels(project="changeover", stack=stack))
+        host = aws_target.aws_target(blueprint(checked), Labels(project="changeover", stack=stack), NEW)
         keys: pulumi.Output[dict[str, str]] = pulumi.Output.secret({})
         Endpoint("endpoint", EndpointArgs(blueprint=blueprint(checked), host=host, api_keys=keys))
 
     program()
     return stack, declared(recorder)
+
+
+def test_every_property_of_the_stacks_on_aws_is_one_whose_limits_were_read(
+    on_aws: tuple[str, list[Resource]],
+) -> None:
+    """What the limits are, and that the values keep them: `test_aws_rules.py`."""
+    _, resources = on_aws
+    ours = [each for each in resources if each.type.startswith("aws:")]
+    assert len(ours) > 20
+    for each in ours:
+        assert rules.without_row(each.type, plain(dict(each.inputs))) == [], each.name
 
 
 def test_the_stacks_on_aws_keep_every_policy(on_aws: tuple[str, list[Resource]]) -> None:

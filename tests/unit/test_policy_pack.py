@@ -1,13 +1,19 @@
-"""The policy pack's functions. It can't be started with the language host that can be built here."""
+"""The policy pack. The language host that can be built here starts none; Pulumi's own starts it as here."""
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from components.api_keys import document
 from policy.pack import validate
 from review.events import UNKNOWN
 
+PACK = Path(__file__).parent.parent.parent / "policy"
 EDGE = [{"label": "changeover.role", "value": "edge"}]
 PORT = [{"external": 443.0, "ip": "0.0.0.0"}]
 
@@ -131,3 +137,28 @@ def test_what_is_not_known_in_a_preview_keeps_nothing_from_being_checked() -> No
     open_engine = {"image": UNKNOWN, "networksAdvanced": networks, "ports": PORT}
     said = violations(Declared("docker:index/container:Container", "engine", open_engine), *edge(UNKNOWN))
     assert [each.split(":")[0] for each in said] == ["only the edge publishes a port"]
+
+
+SDK = """
+from types import SimpleNamespace
+EnforcementLevel = SimpleNamespace(MANDATORY="mandatory")
+StackValidationPolicy = dict
+def PolicyPack(name, enforcement_level, policies):
+    print(name, enforcement_level, *[each["name"] for each in policies])
+"""
+"""In place of `pulumi_policy`, which is the pack's own package."""
+
+
+def test_pulumi_finds_the_pack_where_it_looks_for_one(tmp_path: Path) -> None:
+    assert "main" not in yaml.safe_load((PACK / "PulumiPolicy.yaml").read_text()), "it runs __main__.py only"
+    (tmp_path / "pulumi_policy.py").write_text(SDK)
+    run = f"import runpy; runpy.run_path({str(PACK)!r}, run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", run],
+        cwd=PACK,
+        env={"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "changeover mandatory changeover\n", done.stderr

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from proxy import adaptations, answers, gateway
-from proxy.adaptations import CHAT, adds_usage, body, headers_back, headers_in, renamed
+from proxy.adaptations import adds_usage, body, headers_back, headers_in, renamed
 from proxy.answers import Events, Usage
+from proxy.protocols import CHAT
 from proxy.reading import read
 
 

@@ -51,6 +51,8 @@ class Bench:
     port: int
     number: int = 0
     limits: dict[str, int] = field(default_factory=dict)
+    origins: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
     def write(self, name: str, content: str) -> None:
         new = self.live / "new"
@@ -67,6 +69,7 @@ class Bench:
         lines = [
             "[models.tiny]",
             f'engines = ["{NAME}"]',
+            f"aliases = {list(self.aliases)}",
             f"[engines.{NAME}]",
             'kind = "vllm"',
             'model = "tiny"',
@@ -75,6 +78,7 @@ class Bench:
         if gateway:
             lines += ["[gateway]", 'kind = "tensorzero"', f"port = {gateway}"]
         lines += ["[limits]", *(f"{key} = {value}" for key, value in (limits | self.limits).items())]
+        lines += ["[browsers]", f"origins = {list(self.origins)}"]
         said = {
             "number": self.number,
             "held_since": None,
@@ -526,3 +530,102 @@ def test_what_is_read_in_the_event_loop_holds_up_nobody_for_long() -> None:
     began = time.process_time()
     read(raw)
     assert len(raw) < LARGE_BYTES and time.process_time() - began < 0.08
+
+
+def hangs_first(begins: bytes) -> tuple[Serve, list[asyncio.StreamWriter]]:
+    """An engine that gives the first request no more than `begins`, and answers every other."""
+    seen: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        seen.append(writer)
+        if len(seen) == 1:
+            writer.write(begins)
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+                await reader.read()
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        writer.close()
+
+    return serve, seen
+
+
+@pytest.mark.parametrize("given_up", [NAME, "another"])
+def test_what_was_at_an_engine_that_is_given_up_is_asked_again_once_there_is_one(
+    tmp_path: Path, given_up: str
+) -> None:
+    serve, seen = hangs_first(b"")
+
+    async def story(bench: Bench) -> None:
+        asking = asyncio.create_task(bench.ask(request()))
+        await until(lambda: len(seen) == 1)
+        bench.route(held_since=1.0, given_up=[given_up])
+        if given_up == "another":
+            await asyncio.sleep(0.3)
+            assert bench.proxy.status()["running"] == {NAME: 1}
+            asking.cancel()
+            return
+        await until(lambda: not bench.proxy.status()["running"])
+        assert len(seen) == 1 and bench.proxy.status()["held"] == 1
+        bench.route(held_since=1.0, given_up=[NAME])  # it is counted once for each time
+        count = bench.proxy.books.registry.get_sample_value("changeover_given_up_total", {"what": NAME})
+        assert count == 1
+        bench.route()
+        assert (await asking).endswith(b"ok") and len(seen) == 2
+
+    run(story, tmp_path, serve)
+
+
+def test_a_stream_that_an_engine_had_begun_is_broken_off_when_that_is_given_up(tmp_path: Path) -> None:
+    event = b"data: {}\n\n"
+    serve, _ = hangs_first(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + event)
+
+    async def story(bench: Bench) -> None:
+        asking = asyncio.create_task(bench.ask(request()))
+        await until(lambda: bench.proxy.status()["silent"])
+        bench.route(held_since=1.0, given_up=[NAME])
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            said = await asking
+        assert b"0\r\n\r\n" not in said, "only a broken connection says that something is missing"
+        await until(lambda: not bench.proxy.status()["running"])
+
+    run(story, tmp_path, serve)
+
+
+def test_a_gateway_that_is_given_up_is_not_waited_for(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        asked = asyncio.Event()
+
+        async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.set()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+                await reader.read()
+            writer.close()
+
+        port = free_port()
+        async with await asyncio.start_server(hangs, "127.0.0.1", port):
+            bench.route(port)
+            asking = asyncio.create_task(bench.ask(request()))
+            await asked.wait()
+            bench.route(port, held_since=1.0, given_up=["127.0.0.1"])
+            await until(lambda: not bench.proxy.status()["running"])
+            assert bench.proxy.status()["held"] == 1
+            bench.route()
+            assert b" 200 " in (await asking).splitlines()[0]
+
+    run(story, tmp_path)
+
+
+def test_the_status_says_how_long_ago_an_engine_gave_something(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        assert bench.proxy.status()["silent"] == {}
+        await bench.ask(request())
+        silent = bench.proxy.status()["silent"]
+        assert isinstance(silent, dict) and list(silent) == [NAME] and silent[NAME] < 10
+        await asyncio.sleep(0.3)
+        assert bench.proxy.admission.silent()[NAME] > silent[NAME]
+
+    run(story, tmp_path)

@@ -14,7 +14,7 @@ import pytest
 
 from offline.steps import StepFailed
 from review.events import Change, Preview, PreviewFailed, parse
-from review.text import LONGEST_FULL, drift, lasting, moves, render, sentence, warnings
+from review.text import LONGEST_FULL, MAIL, drift, lasting, moves, render, sentence, unconfirmed, warnings
 from tools import environment
 from tools.review import Bound, events_of
 
@@ -57,6 +57,17 @@ def test_a_flip_says_so_first_and_replaces_the_gateway_alone() -> None:
     assert replaced == ["changeover-reviewed-gateway"]
     assert warnings(seen) == []
     assert drift(seen) == []
+
+
+def test_a_flip_to_an_engine_that_finds_no_calls_of_tools_says_so_in_the_first_lines() -> None:
+    said = "tools: only ollama finds this model's calls; with vllm they arrive as text"
+    for name, warned in (("flip", True), ("context", False)):
+        seen = preview(name)
+        (note, *others) = seen.notes
+        seen = replace(seen, notes=(f"{note}\n{said}", *others))
+        assert (f"calls of {said}" in warnings(seen)) == warned
+    neither = replace(preview("flip"), notes=("tools: neither engine finds this model's calls",))
+    assert not any("tools" in line for line in warnings(neither))
 
 
 def test_a_flip_by_overlap_lets_nobody_wait() -> None:
@@ -170,6 +181,22 @@ def test_a_limit_that_docker_takes_away_for_no_update_is_not_promised_to_be_put_
     assert "memory is 900 and was 0" in said
     assert "remove the container and let an update make it anew" in said
     assert "that no update puts right" in sentence(seen)
+
+
+@pytest.mark.parametrize("engine", ["ollama-3b59111b", "vllm-2ef78ad2"])
+def test_an_engine_whose_limit_was_set_by_hand_gets_no_other_container(engine: str) -> None:
+    seen = preview("memory-limit")
+    name = f"changeover-reviewed-{engine}"
+    (inputs,) = [each.inputs for each in seen.resources if each.name == name]
+    (change,), (drifted,) = seen.changes, seen.drift
+    of_engine = replace(
+        seen,
+        changes=(replace(change, name=name, before=inputs, after=inputs),),
+        drift=(replace(drifted, name=name),),
+    )
+    expected = "1 thing changed behind Pulumi's back that no update puts right"
+    assert sentence(of_engine) == f"`reviewed`: {expected}"
+    assert f"- `{name}` (Container): memory is 900 and was 0" in render(of_engine)
 
 
 def test_what_the_program_warns_of_comes_first() -> None:
@@ -359,6 +386,33 @@ def test_keys_that_were_edited_on_the_host_are_named() -> None:
     )
 
 
+def mail(op: str, pending: bool, now: bool | None = None) -> Change:
+    """What a refresh finds of the subscription of the alarms' mail."""
+    told = {"endpoint": "ops@example.com", "pendingConfirmation": pending}
+    return Change(
+        op=op,
+        type=MAIL,
+        name="changeover-dev-alarms-mail",
+        before=told,
+        after={} if now is None else {**told, "pendingConfirmation": now},
+        paths=() if now is None else ("pendingConfirmation",),
+    )
+
+
+def test_a_mail_that_nobody_confirmed_is_said_as_that_and_is_no_drift() -> None:
+    confirmed = replace(preview("nothing"), drift=(mail("changed", True, False),))
+    assert (drift(confirmed), lasting(confirmed), unconfirmed(confirmed)) == ([], [], [])
+    gone = mail("deleted", True)
+    forgotten = replace(preview("nothing"), drift=(gone,), changes=(replace(gone, op="created"),))
+    assert (drift(forgotten), lasting(forgotten)) == ([], [])
+    (said,) = unconfirmed(forgotten)
+    assert "nobody has confirmed the alarms' mail to ops@example.com" in said
+    taken = mail("deleted", False)
+    away = replace(preview("nothing"), drift=(taken,), changes=(replace(taken, op="created"),))
+    assert drift(away) == ["`changeover-dev-alarms-mail` (TopicSubscription) is gone"]
+    assert unconfirmed(away) == []
+
+
 def test_a_flip_without_a_gateway_replaces_nothing_and_shows_the_line_that_changes() -> None:
     seen = preview("flip")
     routing = '[models.tiny]\nengines = ["{}", "{}"]\n'
@@ -472,7 +526,7 @@ def test_on_aws_a_fresh_checkout_says_why_its_first_preview_failed(
 
 
 def test_a_stale_review_says_what_differs_and_a_merge_of_the_same_tree_is_no_difference() -> None:
-    bound = Bound(stack="dev", tree="a", state="1", rendered="r", review="v", commit="c")
+    bound = Bound(stack="dev", tree="a", state="1", rendered="r", review="v", plan="p", commit="c")
     assert bound.differences(replace(bound, commit="d")) == []
     (said,) = bound.differences(replace(bound, state="2"))
     assert "an update ran in between" in said

@@ -7,7 +7,7 @@ from typing import Any
 
 from components import engines, routing
 from components.catalogue import MODELS
-from components.gpu_memory import EngineKind, Load
+from components.gpu_memory import EngineKind, Load, both
 
 GOLDEN = Path(__file__).parent / "golden"
 LIMITS = routing.Limits(
@@ -17,7 +17,7 @@ GATEWAY = routing.Gateway(kind="tensorzero", port=3000)
 
 
 def rendered(*kinds: EngineKind, **changes: Any) -> str:
-    load = Load(model=MODELS["qwen-2.5-coder-0.5b"], context=4096, parallel=4, gpu=None)
+    load = Load(model=MODELS["qwen-2.5-coder-0.5b"], context=4096, parallel=both(4), gpu=None)
     values: dict[str, Any] = {
         "name": "qwen-2.5-coder-0.5b",
         "engines": tuple(engines.build(kind, load) for kind in kinds),
@@ -53,8 +53,9 @@ def test_without_a_gateway_none_is_told() -> None:
 
 
 def test_a_few_more_requests_are_at_an_engine_than_it_works_on() -> None:
-    def at_a_time(parallel: int) -> int:
-        load = Load(model=MODELS["tiny"], context=1024, parallel=parallel, gpu=None)
-        return engines.build("vllm", load).at_a_time
+    def at_a_time(kind: EngineKind, parallel: int) -> int:
+        load = Load(model=MODELS["tiny"], context=1024, parallel=both(parallel), gpu=None)
+        return engines.build(kind, load).at_a_time
 
-    assert [at_a_time(parallel) for parallel in (1, 4, 8, 16, 64)] == [3, 6, 10, 20, 80]
+    assert [at_a_time("ollama", parallel) for parallel in (1, 4, 8, 16, 64)] == [3, 6, 10, 20, 80]
+    assert [at_a_time("vllm", parallel) for parallel in (1, 4, 8, 16, 64)] == [5, 8, 12, 20, 80]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stacks.blueprint import blueprint
 from stacks.settings import SettingsError, declared, from_files, from_values, stacks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -56,6 +57,54 @@ def test_a_value_that_cannot_work_is_refused_with_what_is_allowed(
     assert allowed in text
     assert f"Type: pulumi config set {key} " in text
     assert "nothing was changed" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "parallel"),
+    [
+        ("auto", {}),
+        (4, {"ollama": 4, "vllm": 4}),
+        ("4", {"ollama": 4, "vllm": 4}),
+        ({"vllm": 48}, {"vllm": 48}),
+        ('{"ollama":8,"vllm":48}', {"ollama": 8, "vllm": 48}),
+        ({"ollama": "auto", "vllm": 48}, {"vllm": 48}),
+        ({}, {}),
+    ],
+)
+def test_parallel_is_auto_a_number_for_both_or_one_by_engine(value: object, parallel: object) -> None:
+    assert from_values("local", {**GOOD, "parallel": value}, ROOT).parallel == parallel
+    assert from_values("local", GOOD, ROOT).parallel == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("many", "changeover:parallel: 'many' cannot work; allowed: auto, or 1 to 256 requests, or these by"),
+        (257, "changeover:parallel: 257 cannot work; allowed: auto, or 1 to 256"),
+        ([4], "changeover:parallel: [4] cannot work"),
+        (True, "changeover:parallel: True cannot work"),
+        (
+            {"vllm": 0},
+            "parallel.vllm: 0 cannot work; allowed: auto, or 1 to 256 requests. Type: pulumi config ",
+        ),
+        (
+            {"vlm": 4},
+            "parallel.vlm: 4 cannot work; allowed below parallel: ollama, vllm. Type: pulumi config",
+        ),
+        ({"vllm": {"a": 1}}, "changeover:parallel.vllm: {'a': 1} cannot work"),
+    ],
+)
+def test_another_parallel_is_refused(value: object, said: str) -> None:
+    assert said in refusal(parallel=value)
+
+
+def test_memory_of_a_gpu_can_be_said_and_is_no_more_than_there_is() -> None:
+    on_t4 = {"model": "qwen-2.5-coder-7b", "gpu": "t4"}
+    assert from_values("local", {**GOOD, **on_t4}, ROOT).load.gpu_memory is None
+    said = from_values("local", {**GOOD, **on_t4, "gpuMemoryMiB": "12288"}, ROOT)
+    assert said.load.gpu_memory == 12 * 1024**3
+    assert "allowed: 0 to 14909 MiB, what is usable on NVIDIA T4" in refusal(**on_t4, gpuMemoryMiB=16000)
+    assert "gpuMemoryMiB: 4096 cannot work" in refusal(gpuMemoryMiB=4096)
 
 
 def test_a_misspelt_engine_is_answered_with_the_one_that_was_meant() -> None:
@@ -153,3 +202,39 @@ def test_an_encrypted_key_is_rendered_by_its_tenant_alone(tmp_path: Path) -> Non
 def test_a_stack_without_a_file_is_an_error() -> None:
     with pytest.raises(SettingsError, match=r"there is no stack `nowhere`"):
         from_files("nowhere", ROOT)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("aliases", each) for each in ("", "a b", "/a", "a/", "ü", "x" * 129, "a\nb")],
+        *[
+            ("corsOrigins", each)
+            for each in (
+                "example.com",
+                "https://",
+                "https://a/",
+                "https://a/b",
+                "ftp://a",
+                "https://A",
+                "null",
+            )
+        ],
+    ],
+)
+def test_a_name_or_a_site_that_nobody_can_ask_by_is_refused_with_what_removes_it(
+    key: str, value: str
+) -> None:
+    text = refusal(**{key: ["https://good.example.com" if key == "corsOrigins" else "good", value]})
+    assert f"changeover:{key}: {value!r}" in text and f"pulumi config rm --path '{key}[1]'" in text
+
+
+def test_further_names_and_sites_are_in_the_routing_once_each() -> None:
+    values = {"aliases": ["a/b:c", "a/b:c"], "corsOrigins": ["*", "http://localhost:3000", "*"]}
+    settings = from_values("local", {**GOOD, **values}, ROOT)
+    assert settings.aliases == ("a/b:c",)
+    assert settings.cors_origins == ("*", "http://localhost:3000")
+    text = blueprint(settings).routing
+    assert 'aliases = ["a/b:c"]' in text and '[browsers]\norigins = ["*", "http://localhost:3000"]' in text
+    plain = blueprint(from_values("local", GOOD, ROOT)).routing
+    assert "aliases" not in plain and "browsers" not in plain

@@ -222,6 +222,20 @@ def test_a_driver_that_does_not_answer_is_an_error(
         gpu.memory()
 
 
+def test_a_gpu_that_containers_have_lost_is_said_as_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smi(tmp_path, monkeypatch, "echo 'Failed to initialize NVML: Unknown Error'; exit 255")
+    with pytest.raises(gpu.GpuError) as error:
+        gpu.memory()
+    assert (
+        "nvidia-smi failed: Failed to initialize NVML: Unknown Error. Containers on this host have lost"
+        in (str(error.value))
+    )
+    assert "native.cgroupdriver=cgroupfs" in str(error.value)
+    assert gpu.meaning("CUDA out of memory") == ""
+
+
 @pytest.mark.parametrize(
     ("models", "ok", "said"),
     [

@@ -14,6 +14,7 @@ import pytest
 import components.plan
 from components import engines
 from components.catalogue import MODELS
+from components.gpu_memory import Load, both
 from components.waiting import Bounds
 from switch import machine
 from switch.certificate import certificate
@@ -143,12 +144,15 @@ class Box:
     loads: float = 0
     """Seconds that the first completion takes in which an engine begins to load."""
     exit_code: int = 0
+    hangs_since: float = float("inf")
+    """From when on it gives no answer in its present run, and ends by nothing but a stop."""
+    networks: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def seen(self) -> Container:
         kind = "" if self.role != "engine" else self.name.split("-")[1]
-        run = f"run {self.runs}"
+        run, nets = f"run {self.runs}", copy.deepcopy(self.networks)
         return Container(
-            self.name, self.role, kind, self.running, False, run, self.exit_code, False, 0, self.created
+            self.name, self.role, kind, self.running, False, run, self.exit_code, False, 0, self.created, nets
         )
 
 
@@ -160,6 +164,8 @@ class Requests:
     looks_at: float = 0
     """When it looks at the file again."""
     hangs_until: float = 0
+    gives_up: bool = True
+    """Whether it ends what is at an engine that hangs: one of an older version does not know of it."""
     running: list[tuple[str, float]] = dataclasses.field(default_factory=list)
     """Engine and end of each that was let through."""
     waiting: int = 0
@@ -212,6 +218,11 @@ class Host:
         self.full: Callable[[], bool] = lambda: False
         self.no_room: Callable[[], bool] = lambda: False
         """Whether the journal can't be written, and whether the proxies' file can't."""
+        self.patience_with_hangs = 45.0
+        self.ahead = self.clock_set = 0.0
+        """What the switch's clock is ahead of the true time, and the host's, which it reads at its start."""
+        self.stalled = 0.0
+        """For how long the switch could not look before its next turn."""
 
     # the host
 
@@ -221,7 +232,8 @@ class Host:
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         for box in self.boxes.values():
-            if box.running and box.ends_at is not None and self.now >= box.ends_at:
+            hangs = self.now >= box.hangs_since
+            if box.running and not hangs and box.ends_at is not None and self.now >= box.ends_at:
                 box.running, box.ends_at = False, None
         for name, proxy in self.proxies.items():
             self.serve(name, proxy)
@@ -232,13 +244,18 @@ class Host:
 
     def serve(self, name: str, proxy: Requests) -> None:
         """What a proxy does in a moment: it looks at the file, ends requests, and lets others through."""
-        if not self.boxes[name].running or self.now < proxy.hangs_until:
+        if not self.boxes[name].running or self.boxes[name] in self.hanging() or self.now < proxy.hangs_until:
             return
         if self.now >= proxy.looks_at:
             proxy.route, proxy.looks_at = self.file, self.now + self.rng.choice((0, 0, 0.3))
         up = {box.name.removeprefix("stack-") for box in self.boxes.values() if box.running}
+        if proxy.gives_up:
+            up -= set(proxy.route.given_up)
+        hang = {box.name.removeprefix("stack-") for box in self.hanging()}
         cut = [engine for engine, _ in proxy.running if engine not in up]
-        proxy.running = [each for each in proxy.running if each[0] in up and each[1] > self.now]
+        proxy.running = [
+            each for each in proxy.running if each[0] in up and (each[1] > self.now or each[0] in hang)
+        ]
         proxy.waiting += len(cut)
         proxy.waiting = min(proxy.waiting + 1, 9)
         if proxy.leads_to in up and len(proxy.running) < 9:
@@ -258,7 +275,7 @@ class Host:
                 if box.name == NEW:
                     assert self.gpu_free >= self.gpu_bytes, "started before its memory was free"
                 box.running, box.ends_at, box.runs = True, None, box.runs + 1
-                box.told_at = float("inf")
+                box.told_at = box.hangs_since = float("inf")
                 if box.mode == "exits":
                     box.running, box.exit_code = False, 3
                 self.count_engines()
@@ -266,12 +283,21 @@ class Host:
                 box.running, box.ends_at = False, None
             case "signal" if box and box.running and box.ends_at is None:
                 box.ends_at, box.told_at = self.now + self.drain_seconds, self.now
+            case "restart" if box:
+                assert box in self.hanging() and box.role == "proxy"
+                box.runs, box.hangs_since = box.runs + 1, float("inf")
+                self.proxies[box.name] = Requests(self.file)
             case "remove":
                 self.boxes.pop(action.container, None)
+            case "connect" if box:
+                assert action.network not in box.networks
+                box.networks[action.network] = action.aliases
             case "logs":
                 return Done(action, True, "its last line")
             case "probe" if box is None or not box.running or box.mode == "silent":
                 return Done(action, False, "does not listen", loading=True)
+            case "probe" if box in self.hanging():
+                return Done(action, False, "a completion took too long")
             case "probe" if box and box.mode == "error":
                 return Done(action, False, "HTTP 500")
             case "probe" if box and box.loads:
@@ -281,6 +307,13 @@ class Host:
         seconds = 8 * self.token_seconds
         facts = {"stream": action.stream, "tokens": 8, "seconds": seconds}
         return Done(action, True, facts=facts if action.do == "probe" else {})
+
+    def hang(self, name: str) -> None:
+        """From now on nothing comes of it, though it runs."""
+        self.boxes[name].hangs_since = self.now
+
+    def hanging(self) -> list[Box]:
+        return [box for box in self.boxes.values() if box.running and self.now >= box.hangs_since]
 
     @staticmethod
     def patience(action: Action) -> float:
@@ -302,14 +335,14 @@ class Host:
     def apply(self, event: Event) -> None:
         before = self.state.active.plan if self.state.active else None
         kept = copy.deepcopy(self.state)
-        new, actions = advance(self.state, event, self.now)
+        new, actions = advance(self.state, event, self.clock())
         assert self.state == kept, "advance changed the state that it was given"
         unkept = self.full() or not self.publish(new)
         if unkept and isinstance(event, Ask):
             raise Refused("the disk is full")
         if unkept and not isinstance(event, Follow | Abandon | Release):
-            back, first = advance(self.state, Unkept("the disk is full"), self.now)
-            new, actions = advance(back, event, self.now)
+            back, first = advance(self.state, Unkept("the disk is full"), self.clock())
+            new, actions = advance(back, event, self.clock())
             actions = first + actions
             self.publish(new)
         t = new.transaction
@@ -347,6 +380,8 @@ class Host:
         """Fails where answers would be cut that could still have ended."""
         patience = 600 - 40  # of every plan here, less what kills took: it counts from when it was to be told
         t, active = self.state.transaction, self.state.active
+        if box in self.hanging():
+            return  # nothing of it can end
         if box.role == "gateway":
             if gated(self.state, self.world()):
                 assert self.now - box.told_at > patience, "a gateway was cut that still had requests"
@@ -373,12 +408,30 @@ class Host:
         said = {
             name: proxy.status()
             for name, proxy in self.proxies.items()
-            if self.boxes[name].running and self.now >= proxy.hangs_until
+            if self.boxes[name].running
+            and self.boxes[name] not in self.hanging()
+            and self.now >= proxy.hangs_until
         }
-        return Tick(self.seen, self.file.number if told else None, said)
+        watches = machine.watched(self.state, self.seen)
+        hangs = {
+            box.name: f"no answer for {self.now - box.hangs_since:.0f} s"
+            for box in self.hanging()
+            if self.now - box.hangs_since >= self.patience_with_hangs
+            and any((each.container, each.started_at) == (box.name, f"run {box.runs}") for each in watches)
+        }
+        stalled, self.stalled = self.stalled, 0.0
+        return Tick(self.seen, self.file.number if told else None, said, hangs, stalled)
 
     def holds(self) -> bool:
         return self.file.held_since is not None
+
+    def clock(self) -> float:
+        return self.now + self.ahead
+
+    def stall(self, seconds: float) -> None:
+        """The switch, or Docker, does nothing for so long, and everything else goes on."""
+        self.pass_time(seconds)
+        self.stalled += seconds
 
     def another_proxy(self) -> Requests:
         self.boxes[OTHER_PROXY] = Box(OTHER_PROXY, "proxy", running=True)
@@ -397,6 +450,7 @@ class Host:
         self.state = load(State, json.loads(json.dumps(dataclasses.asdict(kept))), strict=False)
         assert self.state == kept
         self.pass_time(self.rng.uniform(0, 3))
+        self.ahead = self.clock_set
         self.apply(Boot(self.file.held_since))
 
     def reboot(self) -> None:
@@ -531,6 +585,8 @@ def test_an_overlap_that_the_settings_insist_on_is_refused_without_room_and_noth
     host: Host,
 ) -> None:
     runs = host.boxes[OLD_GATEWAY].runs
+    assert host.state.active
+    host.state.active.plan = plan(OLD, "overlap", gateway=OLD_GATEWAY)
     host.ask("prepare", parse(raw_plan(same_kind(host), "tight", insist=True), "prepare"))
     assert host.follow() == 1 and old_serves(host)
     assert host.boxes[OLD_GATEWAY].runs == runs and "drained" not in host.lines()
@@ -539,6 +595,13 @@ def test_an_overlap_that_the_settings_insist_on_is_refused_without_room_and_noth
     host.run(5)
     host.ask("prepare", parse(raw_plan("stack-ollama-3", "tight", insist=True), "prepare"))
     assert host.follow() == 0, "nothing serves, so there is nothing to overlap with"
+
+
+def test_the_first_overlap_after_a_hold_holds_once_more_where_there_is_no_room(host: Host) -> None:
+    assert host.state.active and host.state.active.plan.cutover == "hold"
+    host.ask("prepare", parse(raw_plan(same_kind(host), "tight", insist=True), "prepare"))
+    assert host.follow() == 0 and host.most_engines == 1
+    assert "one at a time: " in host.lines()
 
 
 def test_an_overlap_whose_old_engine_is_broken_goes_one_at_a_time() -> None:
@@ -723,15 +786,16 @@ def test_no_request_waits_longer_than_the_worst_that_the_preview_says(drain_ends
 
 def declared(bounds: Bounds) -> components.plan.Plan:
     """What the program declares, with these bounds."""
-    model = MODELS["tiny"]
     return components.plan.Plan(
-        spec=engines.vllm(model, context=1024, parallel=1, gpu=None),
+        spec=engines.vllm(Load(model=MODELS["tiny"], context=1024, parallel=both(1), gpu=None)),
         mode="hold",
         insist=False,
         drain=bounds.drain,
         load=bounds.load,
         completions=bounds.completions,
         tokens_per_second=1,
+        gate_prompt=0,
+        traps=(),
         gpu_bytes=0,
         host_bytes=0,
         gpu_there=0,
@@ -1050,6 +1114,16 @@ def test_a_start_on_what_a_version_without_proxies_made_holds_nobody(old_version
     assert old_version.state.held == 900.0, "what is held is not released unseen"
 
 
+def test_another_name_waits_until_the_edge_of_a_version_without_proxies_has_gone(old_version: Host) -> None:
+    host, before = old_version, copy.deepcopy(old_version.state)
+    with pytest.raises(Refused, match="`pulumi config set name tiny` and `pulumi up`") as refused:
+        host.ask("prepare", plan(model="other"))
+    assert "serves, as before" in str(refused.value)
+    assert host.state == before
+    assert host.flip() == 0
+    host.ask("prepare", plan(OLD, model="other"))
+
+
 def test_what_a_version_without_proxies_made_comes_back_with_its_gateway(old_version: Host) -> None:
     host = old_version
     host.boxes[NEW].mode = "error"
@@ -1274,6 +1348,9 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed
         host.proxies[PROXY] = Requests(host.file)
     if rng.random() < 0.3:
         host.another_proxy().hangs_until = host.now + rng.choice([0, 3, 30, 1000])
+    for name in (OLD, OLD_GATEWAY, PROXY):
+        if rng.random() < 0.15:
+            host.boxes[name].hangs_since = host.now + rng.uniform(-50, 30)
     rate = rng.choice([0, 0.005, 0.02, 0.1])
     host.kill_at = lambda: host.kills < 12 and rng.random() < rate
     freed = 0.0
@@ -1322,7 +1399,8 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed
         assert engine == NEW
     if committed == 1 or not asked:
         assert engine == OLD
-    # and the next `up`, with either value, converges
+    # and the next `up`, with either value, converges, once no hang is left that is not yet known
+    assert host.run(300, lambda: host.settled() and not host.hanging()), (host.state, host.boxes)
     host.boxes[NEW].mode = "good"
     host.drain_seconds = 0.5
     host.boxes.pop("stack-gateway-5", None)
@@ -1335,6 +1413,294 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed
     assert host.file == route(host.state, host.file.number, 0) and not host.holds()
     host.run(2)
     assert not host.proxies[PROXY].waiting, "requests wait, and nothing is under way"
+
+
+@pytest.mark.parametrize("name", [OLD, OLD_GATEWAY])
+def test_what_hangs_while_it_serves_is_said_ended_and_brought_back(host: Host, name: str) -> None:
+    host.run(10)
+    host.hang(name)
+    assert not host.run(40, lambda: bool(host.state.doomed)), "it may only be slow"
+    assert host.run(10, lambda: name in host.state.doomed)
+    assert "hangs: no answer for 45 s" in host.state.trouble and host.holds()
+    said = name if name == OLD_GATEWAY else "ollama-1"
+    assert host.file.given_up == [said], "what is there is ended"
+    assert host.run(30, lambda: old_serves(host))
+    assert host.boxes[name].runs == 1 and host.file.given_up == [] and not host.state.trouble
+    assert "hangs: no answer for 45 s" in host.state.healed
+    assert host.boxes[OLD if name == OLD_GATEWAY else OLD_GATEWAY].runs == 0
+
+
+def test_a_proxy_that_hangs_is_started_anew_and_nothing_else_is_touched(host: Host) -> None:
+    host.run(10)
+    host.hang(PROXY)
+    assert not host.run(40, lambda: bool(host.state.doomed)), "it may only be slow"
+    assert host.run(10, lambda: host.boxes[PROXY].runs == 1)
+    assert host.state.healed == "proxy (stack-proxy-1) hangs: no answer for 45 s. It was started anew"
+    host.run(5)
+    assert not host.holds() and not host.state.doomed and host.boxes[PROXY].runs == 1
+    assert host.boxes[OLD].runs == host.boxes[OLD_GATEWAY].runs == 0 and host.file.given_up == []
+
+
+@pytest.mark.parametrize("way", ["killed", "refused"])
+def test_a_proxy_that_was_to_be_started_anew_is_though_the_switch_is_killed_or_docker_refuses(
+    host: Host, way: str
+) -> None:
+    host.run(10)
+    host.hang(PROXY)
+    orders = list[str]()
+
+    def first() -> bool:
+        orders.append("")
+        return len(orders) == 1
+
+    if way == "killed":
+        host.kill_at = first
+    else:
+        carry_out = host.carry_out
+
+        def refuses(action: Action) -> Done:
+            if action.do == "restart" and first():
+                return Done(action, False, "not now")
+            return carry_out(action)
+
+        host.carry_out = refuses  # type: ignore[method-assign]
+    assert host.run(120, lambda: host.boxes[PROXY].runs == 1)
+    assert orders
+
+
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+def test_a_change_waits_for_a_proxy_that_hangs_until_it_is_started_anew(cutover: str) -> None:
+    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host.run(10)
+    host.patience_with_hangs = 15  # less than the drain, as in a plan
+    host.hang(PROXY)
+    assert host.flip(cutover) == 0, host.lines()
+    assert host.boxes[PROXY].runs == 1 and host.serves()[0] == [NEW]
+
+
+def test_an_engine_that_hangs_again_and_again_is_tried_with_growing_pauses(host: Host) -> None:
+    pauses = list[float]()
+    for _ in range(5):
+        host.hang(OLD)
+        assert host.run(60, lambda: OLD in host.state.doomed)
+        said = host.now
+        assert host.run(60, lambda: not host.boxes[OLD].running)
+        pauses.append(host.now - said)
+        assert host.run(60, lambda: old_serves(host))
+    assert all(least <= pause < least + 5 for least, pause in zip((2, 4, 8, 16, 32), pauses, strict=True))
+    assert not host.run(70, lambda: host.state.tries == 0), "by then it might hang again"
+    assert host.run(20, lambda: host.state.tries == 0)
+
+
+@pytest.mark.parametrize("hung_before", [0, 44, 100])
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+@pytest.mark.parametrize("name", [OLD, OLD_GATEWAY])
+def test_a_flip_away_from_what_hangs_succeeds_and_waits_for_nothing_that_is_there(
+    name: str, cutover: str, hung_before: float
+) -> None:
+    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host.run(10)
+    host.patience_with_hangs = 15  # less than the drain, as in a plan
+    host.boxes[name].hangs_since = host.now - hung_before
+    began = host.now
+    assert host.flip(cutover) == 0, host.lines()
+    assert host.serves() == ([NEW], [NEW_GATEWAY]) and host.settled()
+    assert host.now - began < 60 and "hangs" in host.lines() + host.state.healed
+
+
+def test_an_engine_that_begins_to_hang_in_a_drain_is_given_up_in_it(host: Host) -> None:
+    host.patience_with_hangs = 15
+    host.ask("prepare", plan())
+    assert host.run(10, lambda: host.phase() == "draining")
+    host.proxies[PROXY].running.append(("ollama-1", host.now + 1))
+    host.hang(OLD)
+    assert not host.run(14, lambda: host.phase() != "draining")
+    assert host.follow() == 0 and "Nothing is waited for that is there" in host.lines()
+
+
+def test_a_proxy_of_an_older_version_is_not_waited_for_either_when_an_engine_hangs(host: Host) -> None:
+    host.run(10)
+    host.patience_with_hangs, host.proxies[PROXY].gives_up = 15, False
+    host.hang(OLD)
+    assert host.flip() == 0, host.lines()
+
+
+def test_an_overlap_whose_old_engine_hangs_goes_on_as_a_hold() -> None:
+    host = Host(random.Random(7), overlap=True)
+    host.patience_with_hangs = 10
+    host.boxes[NEW].mode = "silent"
+    host.ask("prepare", plan(cutover="overlap"))
+    assert host.run(10, lambda: host.phase() == "loading")
+    host.hang(OLD)
+    for _ in range(20):
+        host.apply(Follow())
+        host.run(1)
+    assert host.holds() and not host.boxes[OLD].running
+    host.boxes[NEW].mode = "good"
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(NEW, "overlap", NEW_GATEWAY))
+    assert host.follow() == 0 and "released after" in host.lines()
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+def test_an_old_engine_that_hangs_is_started_anew_on_the_way_back(host: Host) -> None:
+    host.boxes[NEW].mode = "error"
+    host.ask("prepare", plan())
+    assert host.run(10, lambda: host.phase() == "checking" or bool(host.jobs))
+    host.boxes[OLD].hangs_since = host.now - 100
+    assert host.follow() == 1
+    assert old_serves(host) and host.boxes[OLD].runs >= 1
+
+
+def test_a_gateway_that_hangs_when_it_is_told_to_end_is_not_waited_for(host: Host) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.run(20, lambda: host.phase() == "retiring")
+    host.hang(OLD_GATEWAY)
+    began = host.now
+    assert host.follow() == 0 and 40 < host.now - began < 60
+
+
+def test_a_new_engine_that_hangs_after_its_gate_leads_back(host: Host) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.patience_with_hangs = 5
+    host.hang(NEW)
+    assert host.run(60, lambda: old_serves(host))
+    assert host.state.last and "vllm hung (no answer" in host.state.last.error
+
+
+def on_network(host: Host) -> None:
+    """Everything is on the stack's network, and the switch has seen it."""
+    host.boxes["stack-switch-1"] = Box("stack-switch-1", "switch", running=True)
+    for box in host.boxes.values():
+        box.networks = {"stack": [box.role, box.name.removeprefix("stack-")]}
+    host.run(2)
+    assert host.state.network == "stack"
+
+
+@pytest.mark.parametrize("name", [OLD, NEW, OLD_GATEWAY, PROXY, "stack-switch-1"])
+def test_what_is_taken_off_the_network_is_put_back_by_its_names_and_said(host: Host, name: str) -> None:
+    on_network(host)
+    before = dict(host.boxes[name].networks)
+    host.boxes[name].networks = {"of a person": []}
+    host.turn()
+    assert host.boxes[name].networks == {"of a person": [], **before}
+    assert f"{name} was taken off the network stack" in host.state.healed
+    if name == OLD:
+        assert host.holds() and host.file.given_up == ["ollama-1"], "what it had can't reach it any more"
+    assert host.run(20, lambda: old_serves(host)) and host.file.given_up == []
+    assert all(box.runs == 0 for box in host.boxes.values())
+
+
+def test_what_was_never_on_the_network_is_let_alone_and_another_network_is_learnt(host: Host) -> None:
+    on_network(host)
+    host.boxes[NEW] = Box(NEW, "engine", created=host.now)
+    host.run(2)
+    assert host.boxes[NEW].networks == {}
+    for box in host.boxes.values():
+        box.networks = {"other": [box.role]}
+    host.run(2)
+    assert host.state.network == "other" and set(host.state.endpoints) == set(host.boxes)
+
+
+@pytest.mark.parametrize("stall", [5, 20, 90])
+@pytest.mark.parametrize("phase", ["checking", "draining", "stopping", "loading", "prepared", "starting"])
+@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+def test_no_good_change_is_taken_back_for_a_stall(cutover: str, phase: str, stall: float) -> None:
+    if cutover == "overlap" and phase in ("draining", "stopping"):
+        return  # it has no such phase
+    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host.ask("prepare", plan(cutover=cutover))
+    if phase == "starting":
+        assert host.follow() == 0
+        host.make_gateway()
+        host.ask("commit", plan(NEW, cutover, NEW_GATEWAY))
+    assert host.run(60, lambda: host.phase() == phase)
+    host.stall(stall)
+    if phase != "starting":
+        assert host.follow() == 0, host.lines()
+        host.make_gateway()
+        host.ask("commit", plan(NEW, cutover, NEW_GATEWAY))
+    assert host.follow() == 0, host.lines()
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+def test_after_a_stall_nothing_goes_on_until_its_coordinator_follows_again(host: Host) -> None:
+    host.drain_seconds = 3
+    host.ask("prepare", plan())
+    assert host.run(10, lambda: host.phase() == "draining")
+    host.stall(60)
+    assert not host.run(12, lambda: host.phase() != "draining"), "it may be that nobody wants it any more"
+    assert host.boxes[OLD].running
+    assert host.run(20, lambda: old_serves(host)) and "interrupted" in host.lines()
+    assert host.boxes[OLD].runs == 0, "no engine was stopped for a change that nobody follows"
+
+
+def test_an_order_to_which_docker_gave_no_answer_is_looked_at_and_given_again(host: Host) -> None:
+    carry_out, lost = host.carry_out, list[str]()
+
+    def stalled(action: Action) -> Done:
+        if action.do not in ("check", "start", "stop") or host.rng.random() < 0.5 or len(lost) > 20:
+            return carry_out(action)
+        lost.append(action.do)
+        if host.rng.random() < 0.5:
+            carry_out(action)
+        return Done(action, False, "timed out", stalled=True)
+
+    host.carry_out = stalled  # type: ignore[method-assign]
+    assert host.flip() == 0, host.lines()
+    assert host.serves() == ([NEW], [NEW_GATEWAY]) and len(lost) > 2
+
+
+@pytest.mark.parametrize("jump", [-3600, 3600])
+@pytest.mark.parametrize("phase", ["loading", "prepared"])
+def test_a_clock_that_was_set_while_the_switch_was_away_is_not_waited_for(
+    host: Host, phase: str, jump: float
+) -> None:
+    """`kill` is the switch's restart, in which it reads the clock anew."""
+    host.pass_time(10_000)
+    if phase == "loading":
+        host.boxes[NEW].mode = "silent"
+    host.ask("prepare", plan())
+    assert host.run(30, lambda: host.phase() == phase)
+    host.clock_set = jump
+    if phase == "prepared":  # the coordinator is there, and goes on
+        host.kill()
+        host.turn()
+        assert host.phase() == "prepared", host.lines()
+        host.make_gateway()
+        host.ask("commit", plan(gateway=NEW_GATEWAY))
+        assert host.follow() == 0, host.lines()
+        return
+    began = host.now
+    host.kill()
+    assert host.run(100, lambda: old_serves(host)), host.state
+    assert host.now - began < 60
+    assert host.state.last and host.state.last.held_seconds and 0 <= host.state.last.held_seconds < 3700
+
+
+def test_a_clock_that_was_set_back_while_the_switch_was_away_keeps_no_pause_and_no_former_name(
+    host: Host,
+) -> None:
+    host.pass_time(10_000)
+    assert host.flip(model="other") == 0
+    host.state.retry_at = host.now + 60
+    host.journal = host.state
+    host.clock_set = -3600
+    host.kill()
+    assert host.state.retry_at <= host.clock() + 60
+    assert host.run(FORMER_NAME_SECONDS + 10, lambda: host.file.also == [])
+
+
+def test_a_coordinator_that_is_another_one_takes_the_change_over(host: Host) -> None:
+    host.apply(Ask("prepare", plan(), host.world(), coordinator="first"))
+    host.run(2)
+    host.apply(Ask("prepare", plan(), host.world(), coordinator="second"))
+    assert host.state.transaction and host.state.transaction.coordinator == "second"
 
 
 def test_every_phase_has_its_turn() -> None:

@@ -1,5 +1,6 @@
 """The parts around the switch's machine: the plan, the gate, the weights, and what is shown."""
 
+import http.client
 import importlib
 import io
 import json
@@ -14,18 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from components import switch as switch_component
 from switch import __main__ as cli
-from switch import certificate
+from switch import certificate, metrics
 from switch.checks import Failed
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
-from switch.gate import Answer, complete
+from switch.gate import Answer, complete, over_and_over, sound
 from switch.live import live, serving
 from switch.machine import Active, Boot, Container, State, Transaction, advance
 from switch.plan import PlanError, load, parse
 from switch.proxies import Status
+from switch.report import report
 from switch.weights import EVERY_SECONDS, Fetch, _lines, calm, fetch, receive
 from tests.support import fast_engine
 from tests.unit.test_switch_machine import NEW, OLD, OLD_GATEWAY, PROXY, before_proxies, plan, raw_plan
@@ -120,7 +123,7 @@ def once(port: int, stream: bool, timeout: float = 5, patience: float = 0) -> An
         ("empty", "no content"),
         ("lying", "10000 completion tokens"),
         ("promptless", "0 prompt tokens"),
-        ("sumless", "5 prompt tokens, and 99 with 8 completion tokens"),
+        ("sumless", "7 prompt tokens, and 99 with 8 completion tokens"),
         ("other", "the model 'other'"),
         ("nameless", "the model None"),
         ("hangs", "took more than 0.3 s"),
@@ -139,6 +142,63 @@ def test_the_gate_finds_out(
     else:
         assert answer.facts == {"stream": stream, "tokens": 8, "seconds": answer.facts["seconds"]}
         assert 0 <= answer.facts["seconds"] < 10
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("!!!!!!!!!!!!!!!!", True),
+        (" certainly" * 8, True),
+        ("ab" * 6, True),
+        ("the the the the the the th", True),
+        ("!!!!!", False),
+        ("The sea is wide and blue.", False),
+        ("no, no, no. Not again", False),
+        ("", False),
+    ],
+)
+def test_one_thing_over_and_over_is_no_answer(text: str, said: bool) -> None:
+    assert over_and_over(text) == said
+
+
+def test_a_model_with_sense_may_not_say_one_thing_over_and_over(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_engine, "MODE", "endless")
+    assert once(port, True).ok
+    for stream in (True, False):
+        answer = complete("127.0.0.1", port, "/", "tiny", stream=stream, max_tokens=8, timeout=5, sense=True)
+        assert not answer.ok and "one thing over and over: '!!!!!!!!'" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("ok", ""),
+        ("deaf", "asked to say only 'harbour', it said 'w0 w1"),
+        ("endless", "over and over"),
+        ("cuts", "of a prompt of 300 tokens it read 100"),
+        ("short", "with a prompt of 300 tokens: HTTP 500: "),
+        ("promptless", "0 prompt tokens"),
+    ],
+)
+def test_after_short_completions_an_engine_has_to_obey_and_to_read_a_long_prompt(
+    port: int, mode: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_engine, "MODE", mode)
+    answer = sound("127.0.0.1", port, "tiny", prompt_tokens=300, sense=True, max_tokens=8, timeout=5)
+    assert answer.ok == (not said), answer.text
+    assert any(part in answer.text for part in said.split("|")), answer.text
+    if not said:
+        assert 290 < answer.prompt_tokens <= 300
+
+
+def test_what_a_model_cannot_do_is_not_asked_of_it(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_engine, "MODE", "deaf")
+    ask = {"max_tokens": 8, "timeout": 5.0}
+    assert sound("127.0.0.1", port, "tiny", prompt_tokens=200, sense=False, **ask).ok  # type: ignore[arg-type]
+    monkeypatch.setattr(fast_engine, "MODE", "short")
+    assert sound("127.0.0.1", port, "tiny", prompt_tokens=0, sense=True, **ask).ok  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", ["promptless", "sumless", "nameless"])
@@ -433,9 +493,11 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
     s.trouble, s.held = "it is loud", 990.0
     one = Status(7, {"ollama-1": 3}, 5, {"acme": 6, "beta": 2}, "", False)
     told = {PROXY: one, "stack-proxy-2": Status(7, {"vllm-2": 1}, 0, {"beta": 9}, "", True), "late": None}
-    report = cli.report(s, box(OLD, True), told, tmp_path, 1000.0)
-    json.dumps(report)
-    text = cli.screen(report, 1000.0)
+    s.healed, s.healed_at = f"ollama ({OLD}) hangs: it is quiet. It was ended", 880.0
+    silent = {OLD: "has not answered for 12 s"}
+    r = report(s, box(OLD, True), told, tmp_path, 1000.0, silent=silent)
+    json.dumps(r)
+    text = cli.screen(r, 1000.0)
     assert len(text.splitlines()) <= 24
     for part in (
         f"ollama ({OLD}) serves",
@@ -444,18 +506,20 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
         "proxy     late does not answer",
         "wait since 10 s",
         "it is loud",
+        f"silent    {OLD} has not answered for 12 s",
+        "it is quiet. It was ended, 2.0 min ago",
         "loading for 50 s",
         "weights/vllm",
     ):
         assert part in text
     assert s.last
     s.last.phase, s.last.abandoned, s.last.error = "failed", True, "given up as asked"
-    text = cli.screen(cli.report(s, box(OLD, True), told, tmp_path, 1000.0), 1000.0)
+    text = cli.screen(report(s, box(OLD, True), told, tmp_path, 1000.0), 1000.0)
     assert "given up as asked" in text and "failed" not in text
-    text = cli.screen(cli.report(State(), {}, {}, tmp_path, 1.0), 1.0)
+    text = cli.screen(report(State(), {}, {}, tmp_path, 1.0), 1.0)
     assert "no change has been committed" in text and "proxy     none runs" in text
     s.active = Active(plan(OLD, gateway=None), "run 0", 1.0)
-    text = cli.screen(cli.report(s, {}, told, tmp_path, 1.0), 1.0)
+    text = cli.screen(report(s, {}, told, tmp_path, 1.0), 1.0)
     assert "gateway   none: the proxies ask the engine" in text
 
 
@@ -504,3 +568,57 @@ def test_the_modules_are_laid_out_beside_their_archive_once(tmp_path: Path) -> N
     run("main.unpack()")
     for file in Path(cli.__file__).parent.glob("*.py"):
         assert (tmp_path / "switch" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_what_is_scraped_is_prometheus_own_format_and_says_what_is(tmp_path: Path) -> None:
+    (tmp_path / "vllm").mkdir()
+    s = state("loading")
+    s.trouble, s.held, s.commits = 'it is "loud"\nand \\ odd', 990.0, 7
+    r = report(s, box(OLD, True), {}, tmp_path, 1000.0, silent={OLD: "has not answered for 12 s"})
+    r["gpus"] = [{"busy": 50.0, "free": 1, "used": 2, "size": 3, "watts": None, "celsius": 60.0}]
+    families = {
+        each.name: each for each in text_string_to_metric_families(metrics.page(r, s.commits, 1000.0))
+    }
+
+    def value(name: str, **labels: str) -> float:
+        (found,) = [each.value for each in families[name].samples if each.labels == labels]
+        return found
+
+    assert value("changeover_engine", kind="ollama", engine="ollama-1", model="tiny") == 1
+    assert value("changeover_engine_gated") in (0, 1)
+    assert families["changeover_commits"].type == "counter"
+    assert value("changeover_held_duration_seconds") == 10
+    assert value("changeover_trouble") == 1 and value("changeover_silent", container=OLD) == 1
+    assert value("changeover_change_phase", kind="vllm", phase="loading") == 1
+    assert value("changeover_change_duration_seconds") > 0
+    assert value("changeover_gpu_utilization_ratio", gpu="0") == 0.5
+    assert families["changeover_gpu_power_watts"].samples == [], "what the card does not tell is left out"
+    assert value("changeover_disk_free_bytes", volume="vllm") > 0
+    idle = [
+        each.value
+        for each in families["changeover_host_cpu_seconds"].samples
+        if each.labels["mode"] == "idle"
+    ]
+    assert idle and idle[0] > 0
+    assert all(name.startswith("changeover_") for name in families)
+
+
+def test_before_a_first_change_there_is_a_page_as_well(tmp_path: Path) -> None:
+    page = metrics.page(report(State(), {}, {}, tmp_path, 1.0), 0, 1.0)
+    families = {each.name: each for each in text_string_to_metric_families(page)}
+    assert families["changeover_engine"].samples == []
+    assert "changeover_last_change_failed" not in families
+
+
+def test_a_scrape_gets_the_page_and_anything_else_is_refused() -> None:
+    server = metrics.listen(lambda: "changeover_trouble 0\n", 0)
+    try:
+        for path, status, said in (("/metrics", 200, b"changeover_trouble 0\n"), ("/", 404, None)):
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            assert answer.status == status and (said is None or answer.read() == said)
+            connection.close()
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -40,6 +40,8 @@ def test_a_route_leads_to_what_is_active_and_says_since_when_requests_wait() -> 
         "gateway": OLD_GATEWAY,
         "also": [],
         "routing": '[models.tiny]\nengines = ["ollama-1"]\n',
+        "given_up": [],
+        "release": 0,
     }
     assert route(NEXT, 4, 1.0).also == ["more", "old"]
     alone = State(active=Active(plan(OLD, gateway=None), "run 0", 1.0))
@@ -55,7 +57,8 @@ def test_nothing_that_proxies_could_ask_is_a_hold_since_the_files_first_time(
     file, state = RouteFile(tmp_path, iter([50.0, 60.0, 70.0]).__next__), State(active=active)
     write(file, state)
     said = there(tmp_path)
-    assert said == {**dict.fromkeys(said), "number": 1, "held_since": 50.0, "also": [], "routing": ""}
+    nothing = {"also": [], "routing": "", "given_up": [], "release": 0}
+    assert said == {**dict.fromkeys(said), "number": 1, "held_since": 50.0, **nothing}
     state.held = 65.0
     write(file, state)
     write(RouteFile(tmp_path, lambda: 80.0), state)

@@ -1,5 +1,6 @@
 """What is looked at on this machine's Docker engine before anything is changed."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from components import pins
 from components.labels import Labels
 from stacks import targets
 from stacks.blueprint import Blueprint, blueprint
+from stacks.origin import docker_plugin_origin
+from stacks.owner import Found, Thing, known
 from stacks.settings import from_values
 from stacks.target_error import TargetError
 from stacks.targets import current_docker_host, docker_target
@@ -18,6 +21,7 @@ from tests.support.project import free_port
 
 ROOT = Path(__file__).parents[2]
 LABELS = Labels(project="changeover", stack="local")
+NETWORK = "0123456789abcdef"
 FULL = shutil.disk_usage("/")._replace(free=2**20)
 PINNED = (pins.GATEWAY, pins.EDGE, pins.SWITCH, pins.OLLAMA, pins.VLLM_CPU)
 
@@ -25,18 +29,33 @@ PINNED = (pins.GATEWAY, pins.EDGE, pins.SWITCH, pins.OLLAMA, pins.VLLM_CPU)
 class Engine:
     """A Docker engine that has what it is given, and can pull what is in `registry`."""
 
-    def __init__(self, *, images: list[str], volumes: tuple[str, ...] = (), registry: tuple[str, ...] = ()):
-        self.images, self.volumes, self.registry = images, volumes, registry
+    def __init__(
+        self,
+        *,
+        images: list[str],
+        volumes: tuple[str, ...] = (),
+        registry: tuple[str, ...] = (),
+        plugin: str = "",
+    ):
+        self.images, self.volumes, self.registry, self.plugin = images, volumes, registry, plugin
+
+    def stack(self, labels: Labels) -> Found:
+        things = [Thing("volume", name, name, "", {}) for name in self.volumes]
+        if self.plugin:
+            more = {"changeover.plugin": self.plugin}
+            things.append(Thing("network", NETWORK, labels.prefix, "network", more))
+        return Found(things=tuple(things), owner=None, serves="")
 
     def __call__(self, url: str, **filters: str) -> Any:
         match url.split("/")[1:]:
             case ["info"]:
                 return {"MemTotal": 2**35, "Runtimes": {}, "DockerRootDir": "/"}
             case ["images", "json"]:
-                return [{"RepoTags": [name]} for name in self.images]
-            case ["volumes"]:
-                return {"Volumes": [{"Name": name} for name in self.volumes] or None}
-            case ["networks"] | ["containers", "json"]:
+                return [
+                    {"RepoTags": [], "RepoDigests": [name]} if "@" in name else {"RepoTags": [name]}
+                    for name in self.images
+                ]
+            case ["containers", "json"]:
                 return []
             case ["distribution", *name, "json"] if "/".join(name) in self.registry:
                 return {}
@@ -50,8 +69,10 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setattr("stacks.targets.docker.Provider", lambda name, host: None)
 
     def look(engine: Engine, **values: object) -> None:
-        monkeypatch.setattr(targets, "_Docker", lambda path, labels: engine)
-        docker_target(plan(**values), LABELS)
+        monkeypatch.setattr(targets, "DockerLook", lambda path: contextlib.nullcontext(engine))
+        network = {"id": NETWORK, "name": LABELS.prefix}
+        made = {"urn:x::network": {"type": "docker:index/network:Network", "outputs": network}}
+        docker_target(plan(**values), LABELS, known(made if engine.plugin else {}))
 
     return look
 
@@ -62,19 +83,27 @@ def plan(**values: object) -> Blueprint:
 
 
 def test_public_images_that_are_here_or_in_their_registry_will_do(look: Callable[..., None]) -> None:
-    names = [image.public for image in PINNED]
+    names = [image.pulled for image in PINNED]
     look(Engine(images=names))
     look(Engine(images=names[1:], registry=(pins.GATEWAY.public,)))
 
 
+def test_a_stack_of_another_plugin_is_left_to_that_plugin(look: Callable[..., None]) -> None:
+    images = [image.pulled for image in PINNED]
+    with pytest.raises(TargetError, match="was made with a docker plugin built on another planet") as refused:
+        look(Engine(images=images, plugin="built on another planet"))
+    assert "make down" in str(refused.value)
+    look(Engine(images=images, plugin=docker_plugin_origin()))
+
+
 def test_a_gateway_that_is_not_wanted_need_not_be_had(look: Callable[..., None]) -> None:
-    without = [image.public for image in PINNED if image != pins.GATEWAY]
+    without = [image.pulled for image in PINNED if image != pins.GATEWAY]
     look(Engine(images=without), gateway="none")
 
 
 def test_a_public_image_that_can_not_be_had_is_named_with_the_reason(look: Callable[..., None]) -> None:
     with pytest.raises(TargetError) as refused:
-        look(Engine(images=[image.public for image in PINNED if image != pins.EDGE]))
+        look(Engine(images=[image.pulled for image in PINNED if image != pins.EDGE]))
     assert "the image caddy:2.11.9 is not on the Docker host and can't be had" in str(refused.value)
     assert "no route to the registry" in str(refused.value) and "IMAGES=offline" in str(refused.value)
 
@@ -82,7 +111,7 @@ def test_a_public_image_that_can_not_be_had_is_named_with_the_reason(look: Calla
 def test_too_little_disk_for_the_first_weights_is_found_before_anything_is_made(
     look: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(images=[image.public for image in PINNED])
+    engine = Engine(images=[image.pulled for image in PINNED])
     monkeypatch.setattr("shutil.disk_usage", lambda path: FULL)
     with pytest.raises(TargetError, match=r"need \d+\.\d GiB, and 0\.0 GiB are free for Docker's volumes"):
         look(engine)
@@ -93,7 +122,7 @@ def test_weights_that_have_a_volume_need_no_more_disk_to_look(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: FULL)
     volumes = tuple(LABELS.name(f"{kind}-weights") for kind in ("ollama", "vllm"))
-    look(Engine(images=[image.public for image in PINNED], volumes=volumes))
+    look(Engine(images=[image.pulled for image in PINNED], volumes=volumes))
 
 
 DOCKER = """\
@@ -113,4 +142,4 @@ def test_the_host_of_the_current_context_is_used_and_docker_host_wins(
     monkeypatch.setenv("DOCKER_HOST", "ssh://somebody@elsewhere")
     assert current_docker_host() == "ssh://somebody@elsewhere"
     with pytest.raises(TargetError, match=r"means the Docker engine of this machine.*docker context use"):
-        docker_target(plan(), LABELS)
+        docker_target(plan(), LABELS, known({}))

@@ -6,13 +6,13 @@ import re
 from components.catalogue import MODELS
 from components.cutover_mode import choose
 from components.engines import SHUTDOWN_TIMEOUT
-from components.gpu_memory import GPUS, Load
+from components.gpu_memory import GPUS, Load, both
 from components.plan import STOP_GRACE
 from components.waiting import Bounds, loading, wait
 
 BOUNDS = Bounds(drain=120, load=300, completions=3)
-TINY = Load(model=MODELS["tiny"], context=1024, parallel=1, gpu=None)
-SEVEN = Load(model=MODELS["qwen-2.5-coder-7b"], context=8192, parallel=4, gpu=GPUS["t4"])
+TINY = Load(model=MODELS["tiny"], context=1024, parallel=both(1), gpu=None)
+SEVEN = Load(model=MODELS["qwen-2.5-coder-7b"], context=8192, parallel=both(4), gpu=GPUS["t4"])
 
 
 def test_a_measured_loading_is_taken_as_it_was_and_says_so() -> None:
@@ -31,7 +31,7 @@ def test_the_words_add_up() -> None:
     assert each.expected_words.startswith(
         f"{each.expected:.0f} s = 10 s drain (estimate) + 1 s stopping ollama"
     )
-    assert each.expected == 10 + 1 + loading("vllm", SEVEN).seconds + 4
+    assert each.expected == 10 + 1 + loading("vllm", SEVEN).seconds + 4 + 5
     assert each.worst == 120 + 2 + 20 + 300 + 60 + 60 + 120 + 20 + 300 + 10
     assert each.worst_words.startswith("1012 s = 120 s drainSeconds + 2 s stopping")
     for bounds in (BOUNDS, Bounds(drain=1, load=2, completions=3)):

@@ -1,6 +1,5 @@
 """A project on the stand-ins for AWS as a git checkout in which the make targets run, as CI has it."""
 
-import os
 import shutil
 import subprocess
 
@@ -25,7 +24,6 @@ class Checkout:
                 shutil.copytree(ROOT / name, project.folder / name, dirs_exist_ok=True)
             else:
                 shutil.copy(ROOT / name, project.folder / name)
-        (project.folder / ".venv").symlink_to(os.path.realpath(environment.ROOT / ".venv"))
         self.run("git", "init", "--quiet", "--initial-branch=main")
         (project.folder / ".git" / "info" / "exclude").write_text("\n".join([*NOT_OURS, ""]))
 

@@ -3,6 +3,7 @@
 - `publish_machine_image`: the Deep Learning AMI and its public parameter.
 - `ADDRESSES`: which addresses are handed out. They are for tests of networks (RFC 2544).
 - `LifecycleManager`: Amazon's Data Lifecycle Manager, as far as a policy is kept and given back.
+- `SpotMarket`: spot requests that outlive their instances.
 """
 
 import itertools
@@ -31,6 +32,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.server import ThreadedMotoServer  # noqa: E402
 from moto.ssm.models import Parameter  # noqa: E402
 from werkzeug.serving import BaseWSGIServer, make_server  # noqa: E402
+
+from tests.support.aws.spot_market import SpotMarket  # noqa: E402
 
 
 class LifecycleManager(BaseHTTPRequestHandler):
@@ -90,6 +93,7 @@ class Emulator:
         self._addresses = itertools.count(10)
 
     def __enter__(self) -> "Emulator":
+        self._spot = SpotMarket().__enter__()
         self._moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         logging.getLogger("werkzeug").setLevel(logging.WARNING)
         self._moto.start()
@@ -114,6 +118,7 @@ class Emulator:
         self._lifecycle.shutdown()
         self._lifecycle.server_close()
         self._moto.stop()
+        self._spot.__exit__()
         for service in ("ec2", "iam", "ssm", "logs", "cloudwatch", "sns", "budgets", "route53"):
             get_backend(service).reset()
 

@@ -1,7 +1,8 @@
 """A Pulumi plugin `aws` for tests, over an emulator of the AWS API. A test double; it can't reach Amazon.
 
-Strict where the published plugin is: unknown properties, wrong types and missing ones are errors, and what a
-change replaces follows `resources.py`, which follows the official documentation of each property.
+Strict where the published plugin is: unknown properties, wrong types and missing ones are errors, and so is
+what it or AWS would refuse, by `rules.py`. What a change replaces follows `resources.py`, which follows the
+official documentation of each property.
 """
 
 import json
@@ -15,7 +16,7 @@ from google.protobuf import empty_pb2, json_format, struct_pb2  # type: ignore[i
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 from pulumi.runtime.rpc import UNKNOWN
 
-from tests.support.aws import functions, schema
+from tests.support.aws import functions, rules, schema
 from tests.support.aws.resources import KINDS, Kind, merged
 from tests.support.aws.schema import Json
 
@@ -109,14 +110,20 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
     def Check(self, request: Any, context: Any) -> Any:
         token, kind = self._kind(request.urn, context)
         old, new = plain(request.olds), plain(request.news)
-        failures = _failures(schema.problems(schema.resource(token), new))
-        name = kind.autoname
+        failures = schema.problems(schema.resource(token), new)
+        failures += [
+            (path, "has no row in tests/support/aws/rules.py") for path in rules.without_row(token, new)
+        ]
+        name, chosen = kind.autoname, []
         if name and name not in new and f"{name}Prefix" not in new:
             made = name in old.get(DEFAULTS, []) and old.get(name)
             seed = random.Random(request.randomSeed or None)
             new[name] = made or f"{request.urn.rsplit('::', 1)[1]}-{seed.getrandbits(28):07x}"
-            new[DEFAULTS] = [name]
-        return provider_pb2.CheckResponse(inputs=packed(new), failures=failures)
+            chosen = [name]
+        failures += rules.problems(token, new)
+        if chosen:
+            new[DEFAULTS] = chosen
+        return provider_pb2.CheckResponse(inputs=packed(new), failures=_failures(failures))
 
     def Diff(self, request: Any, context: Any) -> Any:
         _, kind = self._kind(request.urn, context)
@@ -156,7 +163,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         return provider_pb2.ReadResponse(
             id=request.id,
             inputs=packed(known if inputs else seen),
-            properties=packed(self._filled(token, live, known)),
+            properties=packed(self._filled(token, request.id, live, known)),
         )
 
     def Update(self, request: Any, context: Any) -> Any:
@@ -194,9 +201,9 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         live = kind.read(self.region, made, inputs)
         if live is None:
             raise RuntimeError(f"{made} is not there right after it was made")
-        return self._filled(token, live, inputs)
+        return self._filled(token, made, live, inputs)
 
-    def _filled(self, token: str, live: Json, inputs: Json) -> Json:
+    def _filled(self, token: str, made: str, live: Json, inputs: Json) -> Json:
         outputs = schema.resource(token).outputs
         if unknown := live.keys() - outputs:
             raise RuntimeError(f"the test plugin reads what {token} does not have: {sorted(unknown)}")
@@ -204,7 +211,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         more: Json = {"region": self.region} if "region" in outputs else {}
         if "tagsAll" in outputs:
             more["tagsAll"] = both.get("tags", {})
-        return {**inputs, **more, **both}
+        return {**inputs, **more, **both, "id": made}  # as the published plugin's bridge keeps it
 
 
 class _said:

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from tests.support.aws.emulator import Emulator
+from tests.support.aws.host.images import without_digest
 from tests.support.project import CommandFailed, Project
 from tools import environment
 from tools.environment import ROOT
@@ -20,6 +21,8 @@ DEPLOYER = Path(__file__).parent / "deployer"
 class AwsProject(Project):
     """A stack of a copied project on the emulator's account."""
 
+    programs = DEPLOYER
+
     def __init__(self, folder: Path, stack: str, emulator: Emulator, **settings: object) -> None:
         super().__init__(folder, stack, **settings)
         self.environment |= emulator.environment
@@ -27,6 +30,11 @@ class AwsProject(Project):
         self.environment["CHANGEOVER_TEST_AWS_CALLS"] = str(folder / "aws-calls")
         del self.environment["PYTHONDONTWRITEBYTECODE"]  # compiling pulumi_aws anew costs seconds a command
         self._name_plugin()
+
+    def use_sources(self, root: Path) -> None:
+        super().use_sources(root)
+        pins = self.folder / "components" / "pins.py"
+        pins.write_text(without_digest(pins.read_text()))
 
     def _name_plugin(self) -> None:
         file = self.folder / "Pulumi.yaml"

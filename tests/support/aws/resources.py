@@ -915,7 +915,13 @@ def _mail_read(region: str, made: str, given: Json) -> Json | None:
     found = _gone(lambda: sns(region).get_subscription_attributes(SubscriptionArn=made)["Attributes"])
     if found is None:
         return None
-    return {"topic": found["TopicArn"], **camel(found, "protocol", "endpoint"), "arn": made}
+    pending = found.get("PendingConfirmation") == "true"
+    return {
+        "topic": found["TopicArn"],
+        **camel(found, "protocol", "endpoint"),
+        "pendingConfirmation": pending,
+        "arn": made,
+    }
 
 
 BUDGET = ("budgetType", "timeUnit")
@@ -1104,6 +1110,15 @@ INSTANCE_IN_PLACE = (
     "userData userDataBase64 userDataReplaceOnChange volumeTags vpcSecurityGroupIds forceDestroy"
 )
 
+INSTANCE_KEPT = (
+    "ami associatePublicIpAddress disableApiTermination iamInstanceProfile instanceMarketOptions "
+    "instanceType keyName metadataOptions monitoring privateIp rootBlockDevice subnetId tenancy userData "
+    "userDataBase64 vpcSecurityGroupIds"
+)
+"""Optional and computed in the provider's `ec2/ec2_instance.go`, which was read."""
+VOLUME_KEPT = "encrypted iops kmsKeyId size snapshotId throughput type"
+"""The same in its `ec2/ebs_volume.go`."""
+
 KINDS: dict[str, Kind] = {
     "aws:ec2/vpc:Vpc": _kind(
         _vpc_create,
@@ -1158,6 +1173,7 @@ KINDS: dict[str, Kind] = {
         lambda region, made, state: ec2(region).delete_volume(VolumeId=made),
         "size type iops throughput finalSnapshot tags",
         _volume_update,
+        kept=frozenset(VOLUME_KEPT.split()),
     ),
     "aws:ec2/instance:Instance": _kind(
         _instance_create,
@@ -1165,7 +1181,7 @@ KINDS: dict[str, Kind] = {
         _instance_delete,
         INSTANCE_IN_PLACE,
         _instance_update,
-        kept=frozenset({"instanceMarketOptions"}),
+        kept=frozenset(INSTANCE_KEPT.split()),
         replaces_if=lambda path, new: (
             path.startswith("userData")
             and not path.startswith("userDataReplace")

@@ -46,6 +46,8 @@ def vllm(words: list[str]) -> None:
         parser.add_argument(flag, type=int, required=True)
     parser.add_argument("--gpu-memory-utilization", type=float, required=True)
     parser.add_argument("--enable-prefix-caching", action="store_true")
+    parser.add_argument("--enable-auto-tool-choice", action="store_true")
+    parser.add_argument("--tool-call-parser", choices=["hermes"])
     told = parser.parse_args(words)
     if os.environ.get("NVIDIA_VISIBLE_DEVICES") != "all":
         sys.exit("RuntimeError: no GPU")

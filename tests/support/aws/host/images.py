@@ -1,6 +1,7 @@
 """The images that a registry would serve to the host, as one archive: real ones of `offline/` under their
 public names, and stand-ins for the engines, which need a GPU."""
 
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -17,9 +18,9 @@ NAME = "changeover-test/{name}:gpu"
 
 def save(archive: Path) -> None:
     """Write them to `archive`. Public names are only in the archive, never among this machine's images."""
-    built = {pin.public: pin.offline for pin in OFFLINE}
+    built = {without_digest(pin.public): pin.offline for pin in OFFLINE}
     for pin, (name, program) in ENGINES.items():
-        built[pin.public] = NAME.format(name=name)
+        built[without_digest(pin.public)] = NAME.format(name=name)
         _engine(name, program)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["docker", "save", "--output", f"{folder}/all.tar", *built.values()], check=True)
@@ -34,6 +35,11 @@ def save(archive: Path) -> None:
         (Path(folder) / "repositories").unlink(missing_ok=True)
         subprocess.run(["tar", "-C", folder, "-cf", str(archive), "."], check=True)
     docker("rmi", *(NAME.format(name=name) for name, _ in ENGINES.values()))
+
+
+def without_digest(text: str) -> str:
+    """A reference, or a file of them, by tag: what isn't the public image can't have its digest."""
+    return re.sub(r"@sha256:[0-9a-f]{64}", "", text)
 
 
 def _engine(name: str, program: str) -> None:

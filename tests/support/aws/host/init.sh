@@ -27,7 +27,7 @@ for node in "null 1 3" "zero 1 5" "full 1 7" "random 1 8" "urandom 1 9" "tty 5 0
   mknod -m 666 dev/${node%% *} c ${node#* }
 done
 mkdir -p opt/aws/amazon-cloudwatch-agent/bin mnt/old etc/ssh/sshd_config.d
-cp "$folder"/bin/* usr/local/bin/
+cp -P "$folder"/bin/* usr/local/bin/
 cp usr/bin/setpriv usr/local/bin/as-root # what `sudo` is made of
 chmod u+s usr/local/bin/as-root
 mv usr/local/bin/amazon-cloudwatch-agent-ctl opt/aws/amazon-cloudwatch-agent/bin/

@@ -1,12 +1,14 @@
 """Stand-in hosts for the emulator's instances: what AWS does when an instance runs, on one Linux machine.
 
 Each running instance becomes a set of namespaces (mounts, network, processes) with Debian's openssh-server
-and a Docker engine of its own. It boots with its real user data; its data volume is a real disk image, its
-public address a real one on a small internet, and the security group really filters. What is only pretended
-stands in `bin/`: systemd, cloud-init, the GPU, CloudWatch's agent. Needs root.
+and a Docker engine of its own: a newer one than Debian's, as AWS's images have, which takes no client older
+than Docker 25. It boots with its real user data; its data volume is a real disk image, its public address a
+real one on a small internet, and the security group really filters. What is only pretended stands in `bin/`:
+systemd, cloud-init, the GPU, CloudWatch's agent. Needs root.
 """
 
 import base64
+import fcntl
 import itertools
 import os
 import shutil
@@ -22,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from offline.tools import build_docker_engine
 from tests.support.aws.emulator import ADDRESSES, Emulator
 from tests.support.aws.host.images import save
 from tools import debian
@@ -29,10 +32,13 @@ from tools import debian
 HERE = Path(__file__).parent
 ROOT_ONLY = "only root can make namespaces, loop devices and mounts"
 INTERNET, CLIENT = "changeover-test-net", "changeover-test-client"
+LOCK = Path("/run/changeover-test-net.lock")
 PROGRAMS = {
     "sshd": "openssh-server",
     "ssh-keygen": "openssh-client",
-    "dockerd": "docker.io",
+    "containerd": "containerd",
+    "runc": "runc",
+    "docker-init": "docker.io",
     "ps": "procps",
     "ip": "iproute2",
     "ss": "iproute2",
@@ -80,6 +86,8 @@ class Host:
             (self.folder / "rw").mkdir(parents=True)
             run("mount", "-t", "tmpfs", "tmpfs", str(self.folder / "rw"))
             run("cp", "-r", str(HERE / "bin"), str(self.folder / "bin"))
+            for program in build_docker_engine():
+                (self.folder / "bin" / program.name).symlink_to(program)
         more = {"TEST_PYTHON": sys.executable, "INSTANCE": self.instance}
         text = "".join(f"{key}='{value}'\n" for key, value in {**environment, **more}.items())
         (self.folder / "emulator.env").write_text(text)
@@ -235,6 +243,7 @@ class Machines:
             raise RuntimeError(ROOT_ONLY)
         debian.ensure(PROGRAMS, self.folder / "apt.log")
         save(self.archive)
+        self._only_one()
         for name in (INTERNET, CLIENT):
             run("ip", "netns", "add", name)
         here = ("ip", "-n", INTERNET, "link")
@@ -271,10 +280,19 @@ class Machines:
         self._logs.server_close()
         for name in (INTERNET, CLIENT):
             run("ip", "netns", "delete", name)
+        self._lock.close()
         self.archive.unlink()
         shutil.rmtree(self.folder / "volumes")
         if self.error is not None:
             raise self.error
+
+    def _only_one(self) -> None:
+        """Waits for another run, since the names are the same, and removes what a killed one has left."""
+        self._lock = LOCK.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        for name in (INTERNET, CLIENT):
+            run("ip", "netns", "delete", name, check=False)
+        run("ip", "link", "delete", "changeover0", check=False)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -302,15 +320,29 @@ class Machines:
     def _turn(self, ec2: Any) -> None:
         reservations = ec2.describe_instances()["Reservations"]
         for each in [one for group in reservations for one in group["Instances"]]:
-            host = self.hosts.get(each["InstanceId"])
-            running = each["State"]["Name"] == "running"
-            if running and (host is None or host.process is None):
-                host = self._start(ec2, each)
-            elif not running and host is not None and host.process is not None:
-                (self.agents / host.instance).unlink(missing_ok=True)
-                host.stop()
-            if running and host is not None:
-                self._adjust(ec2, each, host)
+            try:
+                self._follow_one(ec2, each)
+            except Exception:
+                if self._state(ec2, each["InstanceId"]) == "running":
+                    raise  # else it was ended while it was being started
+
+    @staticmethod
+    def _state(ec2: Any, instance: str) -> str:
+        (group,) = ec2.describe_instances(InstanceIds=[instance])["Reservations"]
+        return str(group["Instances"][0]["State"]["Name"])
+
+    def _follow_one(self, ec2: Any, each: Mapping[str, Any]) -> None:
+        host = self.hosts.get(each["InstanceId"])
+        running = each["State"]["Name"] == "running"
+        if running and "IamInstanceProfile" not in each:
+            return  # the emulator gives it one in a moment
+        if running and (host is None or host.process is None):
+            host = self._start(ec2, each)
+        elif not running and host is not None and host.process is not None:
+            (self.agents / host.instance).unlink(missing_ok=True)
+            host.stop()
+        if running and host is not None:
+            self._adjust(ec2, each, host)
 
     def _start(self, ec2: Any, instance: Mapping[str, Any]) -> Host:
         name = instance["InstanceId"]

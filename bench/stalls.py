@@ -1,0 +1,334 @@
+"""Stops each process for a while, in each phase of a change in both modes, and counts what was lost.
+
+The real switch, proxy, edge and Docker, the program's own script that `pulumi up` runs for both phases, a
+plain gateway and the engine made for tests, on Docker engines of their own (as root only). All times are as
+in a deployment. What was at an engine that hangs for longer than the switch's patience is cut; nothing else
+may be lost, a change is taken back for no stall below the leases, and afterwards just what is meant to serve
+serves.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from bench.stack import machine, table
+from components import pins
+from components.plan import FIRST_TOKEN_SECONDS, GATE_TIMEOUT, REQUEST_SECONDS, SECONDS
+from tests.support import switch_stack
+from tests.support.dockerd import Dockerd
+from tests.support.switch_stack import NETWORK, PREFIX, PYTHON, Stack, coordinator, docker, labelled, wait
+
+PROCESSES = ("edge", "proxy", "gateway", "old engine", "new engine", "switch", "docker")
+MOMENTS = ("draining", "loading", "prepared", "committing", "committed")
+MODES = ("hold", "overlap")
+SETTINGS = {"drain": 120, "load": 300}
+"""`drainSeconds` and `loadSeconds` as they are by default."""
+LOADING = 12
+"""Seconds that the new engine takes to load."""
+RUNNING = 1000
+"""Tokens of 20 ms each of an answer that runs when a change begins: what its drain waits for."""
+
+
+def cases(options: argparse.Namespace) -> list[tuple[str, str, str, int]]:
+    """What can be: nothing of an engine is running that has not begun to load, or was stopped by a hold."""
+    found = []
+    for seconds, process, moment, mode in itertools.product(
+        options.seconds, options.process, options.moment, MODES
+    ):
+        if process == "new engine" and moment == "draining":
+            continue
+        if process == "old engine" and (moment == "committed" or (mode == "hold" and moment != "draining")):
+            continue
+        if mode == "overlap" and moment == "draining":
+            continue  # it drains when the new engine has been released, which is `committing`
+        found.append((process, moment, mode, seconds))
+    return found
+
+
+class Change:
+    """One change of a stack, with a stall in it."""
+
+    def __init__(self, stack: Stack, dockerd: Dockerd, folder: Path, case: tuple[str, str, str, int]) -> None:
+        self.stack, self.dockerd, self.log = stack, dockerd, folder / "log"
+        self.process, self.moment, self.mode, self.seconds = case
+        self.new, self.gateway = stack.new_names()
+        self.stalled = False
+
+    def container(self) -> str:
+        new = self.moment in ("committing", "committed")
+        return {
+            "edge": "edge",
+            "proxy": "proxy-1",
+            "gateway": self.gateway if new else self.stack.gateway,
+            "old engine": self.stack.engine,
+            "new engine": self.new,
+            "switch": "switch",
+        }[self.process]
+
+    def stall(self) -> None:
+        """Stops the process for so long."""
+        self.stalled = True
+        if self.process == "docker":
+            self.dockerd.stand_still(self.seconds)
+            return
+        number = int(docker("inspect", "-f", "{{.State.Pid}}", f"{PREFIX}-{self.container()}"))
+        os.kill(number, signal.SIGSTOP)
+        time.sleep(self.seconds)
+        try:
+            os.kill(number, signal.SIGCONT)
+        except ProcessLookupError:
+            return  # it was taken for hung, ended, and started again
+
+    def plan(self, gateway: str = "") -> str:
+        plan = json.loads(
+            self.stack.plan(
+                self.new,
+                gateway,
+                cutover=self.mode,
+                seconds={**SETTINGS, **SECONDS},
+                gate_timeout=GATE_TIMEOUT,
+            )
+        )
+        for key, limit in (
+            ("hold", 1080),
+            ("first_token", FIRST_TOKEN_SECONDS),
+            ("answer", REQUEST_SECONDS),
+        ):
+            lines = plan["routing"].splitlines()
+            kept = [
+                f"{key}_seconds = {limit}" if each.startswith(f"{key}_seconds") else each for each in lines
+            ]
+            plan["routing"] = "\n".join(kept) + "\n"
+        return json.dumps(plan)
+
+    def phase(self) -> str:
+        try:
+            return str((self.stack.status()["under_way"] or {}).get("phase", ""))
+        except AssertionError:
+            return ""
+
+    @contextmanager
+    def stalling(self, phases: tuple[str, ...], script: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Meanwhile the process is stopped once, when the change comes to one of these phases."""
+
+        def watch() -> None:
+            while script.poll() is None:
+                if self.phase() in phases:
+                    self.stall()
+                    return
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        yield
+        thread.join()
+
+    def step(self, verb: str, phases: tuple[str, ...]) -> bool:
+        """One of both phases, as `pulumi up` carries it out; whether it succeeded."""
+        plan = self.plan(self.gateway if verb == "commit" else "")
+        with coordinator(plan, self.log, verb) as script:
+            with self.stalling(phases, script) if phases else nullcontext():
+                script.wait(900)
+            return script.returncode == 0
+
+    def run(self) -> dict[str, Any]:
+        """What came of it."""
+        self.stack.lost()
+        self.stack.make_engine(self.new, delay=LOADING)
+        said = ""
+        with running(self.stack) as answers:
+            during = {"draining": ("draining",), "loading": ("loading",)}.get(self.moment, ())
+            good = self.step("prepare", during)
+            if good:
+                if self.moment == "prepared":
+                    self.stall()
+                self.stack.make_gateway(self.gateway, self.new, start=True)
+                good = self.step("commit", ("starting", "retiring") if self.moment == "committing" else ())
+                if good and self.moment == "committed":
+                    self.stack.engine, self.stack.gateway = self.new, self.gateway
+                    self.stall()
+            said = self.log.read_text()
+            if good:
+                self.stack.engine, self.stack.gateway = self.new, self.gateway
+            else:
+                docker("rm", "-f", f"{PREFIX}-{self.gateway}", check=False)
+            right = self.is_right()
+        lost = (self.stack.lost() if right else ["it does not serve"]) + answers
+        certificate = [line for line in said.splitlines() if "rror" in line or "failed" in line]
+        result = {
+            "process": self.process,
+            "moment": self.moment,
+            "mode": self.mode,
+            "seconds": self.seconds,
+            "reached": self.stalled,
+            "committed": good,
+            "why": "" if good else " ".join(certificate[-1:]) or said[-300:],
+            "right": right,
+            "cut": len([each for each in lost if "LOST 200" in each]),
+            "lost": [each for each in lost if "LOST 200" not in each],
+        }
+        self.stack.tidy()
+        return result
+
+    def is_right(self) -> bool:
+        """Whether, in the end, just what is meant to serve serves."""
+        end = time.monotonic() + 400
+        while time.monotonic() < end:
+            try:
+                if self.stack.serves():
+                    return True
+            except AssertionError:
+                pass
+            time.sleep(1)
+        return False
+
+
+@contextmanager
+def running(stack: Stack) -> Iterator[list[str]]:
+    """One long answer that runs meanwhile; in the end the list has what was wrong with it."""
+    name = f"{PREFIX}-long"
+    text = stack.client.replace('"max_tokens": 4', f'"max_tokens": {RUNNING}').replace(
+        "while True", "if True"
+    )
+    docker(
+        *(
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--network",
+            NETWORK,
+            *labelled("client"),
+            PYTHON,
+            "python3",
+            "-c",
+            text,
+        )
+    )
+    time.sleep(2)
+    answers: list[str] = []
+    try:
+        yield answers
+        docker("wait", name)
+        said = docker("logs", name)
+        answers.extend([] if said.startswith("good") else [said])
+    finally:
+        docker("rm", "-f", name, check=False)
+
+
+def bad(result: dict[str, Any]) -> str:
+    """What of a result must not be; empty: it is as it should be."""
+    below = result["seconds"] <= 20
+    engine = result["process"].endswith("engine")
+    return "; ".join(
+        words
+        for wrong, words in (
+            (not result["reached"], "its phase was not seen"),
+            (not result["right"], "not what is meant to serve serves"),
+            (below and not result["committed"], "taken back"),
+            (bool(result["lost"]), "lost"),
+            (result["cut"] and (below or not engine), "cut"),
+        )
+        if wrong
+    )
+
+
+def work(number: int, options: argparse.Namespace) -> None:
+    """Every n-th case, on a Docker engine of its own; a line of JSON for each."""
+    mine = cases(options)[number :: options.jobs]
+    with tempfile.TemporaryDirectory() as name:
+        dockerd = Dockerd(Path(name))
+        dockerd.start()
+        try:
+            dockerd.load(PYTHON, pins.EDGE.offline)
+            os.environ["DOCKER_HOST"] = dockerd.address
+            switch_stack.build_gateway()
+            stack = Stack(edge=True)
+            for case in mine:
+                result = Change(stack, dockerd, Path(name), case).run()
+                print(json.dumps(result), flush=True)
+                if not result["right"]:
+                    stack = Stack(edge=True)
+            wait(stack.settled, 60)
+            Stack.wipe()
+        finally:
+            dockerd.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=int, nargs="+", default=[5, 20, 90], help="(default: 5 20 90)")
+    parser.add_argument("--process", nargs="+", default=PROCESSES, choices=PROCESSES, help="(default: all)")
+    parser.add_argument("--moment", nargs="+", default=MOMENTS, choices=MOMENTS, help="(default: all)")
+    parser.add_argument("--jobs", type=int, default=4, help="Docker engines at a time (default: 4)")
+    parser.add_argument("--json", type=Path, help="a file that each result is added to, a line each")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker is not None:
+        work(options.worker, options)
+        return
+    if os.geteuid() != 0:
+        parser.error("only root can start Docker engines")
+    wanted = cases(options)
+    print(f"{len(wanted)} changes, {options.jobs} at a time", flush=True)
+    results: list[dict[str, Any]] = []
+    lock = threading.Lock()
+
+    def one(number: int) -> None:
+        told = {**os.environ, "SWITCHTEST_PREFIX": f"changeover-stalls-{number}"}
+        words = [sys.executable, "-m", "bench.stalls", *sys.argv[1:], "--worker", str(number)]
+        with subprocess.Popen(words, env=told, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            for line in process.stdout:
+                if not line.startswith("{"):
+                    continue
+                result = json.loads(line)
+                with lock:
+                    results.append(result)
+                    about = (
+                        f"{result['process']}, {result['moment']}, {result['mode']}, {result['seconds']} s"
+                    )
+                    print(f"{len(results)} of {len(wanted)}: {about}: {bad(result) or 'good'}", flush=True)
+                    if options.json:
+                        with options.json.open("a") as file:
+                            file.write(line)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(options.jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = []
+    for process, seconds in itertools.product(options.process, options.seconds):
+        some = [each for each in results if each["process"] == process and each["seconds"] == seconds]
+        rows.append(
+            [
+                process,
+                seconds,
+                len(some),
+                sum(each["committed"] for each in some),
+                sum(each["cut"] for each in some),
+                sum(len(each["lost"]) for each in some),
+                sum(each["right"] for each in some),
+            ]
+        )
+    print(f"\nEach process stopped in each phase of a change, {machine()}\n")
+    print(table(["what", "s", "changes", "committed", "cut", "lost", "right afterwards"], rows))
+    failed = [each for each in results if bad(each)]
+    for each in failed:
+        print(f"\n{bad(each)}: {json.dumps(each)}")
+    raise SystemExit(1 if failed or len(results) < len(wanted) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The stack on the host belongs to one state: its id, and what keeps two states from one stack."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+from pulumi_command import local
+
+from components import plan
+from components.docker_host import DockerHost
+from switch.owner import OWNED
+
+
+def identity(parent: pulumi.Resource) -> local.Command:
+    """The state's id. What the stack has on its host depends on it, so that a destroy deletes it last."""
+    return local.Command(
+        "identity",
+        create=plan.IDENTITY,
+        add_previous_output_in_env=False,
+        opts=pulumi.ResourceOptions(parent=parent),
+    )
+
+
+def heard(said: str) -> str:
+    """What the host said to its owner; a warning where it took no note."""
+    if OWNED not in said:
+        pulumi.warn(f"the host did not keep whose the stack is; the next update tries again. {said.strip()}")
+    return said
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnerArgs:
+    """`changes` is the count that the state keeps, `containers` the ids of switch, proxy and edge in it, and
+    `after` all that the guard has to outlive."""
+
+    host: DockerHost
+    identity: local.Command
+    changes: pulumi.Input[int]
+    containers: Sequence[pulumi.Input[str]]
+    after: Sequence[pulumi.Resource]
+
+
+class Owner(pulumi.ComponentResource):
+    """The guard is made last, and so it is what `pulumi destroy` begins with."""
+
+    kept: pulumi.Output[str]
+    """What the host said to its owner, in an update; nothing in a preview."""
+
+    def __init__(self, name: str, args: OwnerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("changeover:index:Owner", name, None, opts)
+        host, owner = args.host, args.identity.stdout
+        local.Command(
+            "guard",
+            create=plan.GUARD,
+            delete=plan.DISOWN,
+            interpreter=host.interpreter,
+            environment={
+                **host.environment,
+                "PROJECT": host.labels.project,
+                "STACK": host.labels.stack,
+                "OWNER": owner,
+            },
+            add_previous_output_in_env=False,
+            opts=host.step_options(self, depends_on=list(args.after)),
+        )
+        # Outputs are there once Pulumi has written them down: so only what a state has kept is said.
+        self.kept = pulumi.Output.from_input("")
+        if not pulumi.runtime.is_dry_run():
+            self.kept = host.look(
+                plan.OWN,
+                self,
+                PROJECT=host.labels.project,
+                STACK=host.labels.stack,
+                OWNER=owner,
+                CHANGES=pulumi.Output.from_input(args.changes).apply(str),
+                CONTAINERS=pulumi.Output.all(*args.containers).apply(" ".join),
+                INSTEAD=host.instead,
+            ).apply(heard)
+        self.register_outputs({})

@@ -1,0 +1,62 @@
+"""`python3 -m proxy.usage`: what each tenant has used a day, of the access log, as one object of JSON.
+
+It reads the files that this proxy and those before it have left in the volume, each line once.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path("/log")
+COUNTS = ("requests", "failed", "hung_up", "prompt_tokens", "completion_tokens", "events", "unknown")
+"""Of a tenant's day. `completion_tokens` are those that engines reported; `events` are those seen of answers
+that were broken off; `unknown` are answers of which neither is known."""
+
+
+def lines(folder: Path) -> Iterator[str]:
+    """Of all files, the oldest first."""
+    files = sorted(folder.glob("access-*"), key=lambda each: each.stat().st_mtime)
+    for file in files:
+        try:
+            with file.open(encoding="utf-8", errors="replace") as text:
+                yield from text
+        except FileNotFoundError:  # it has just been given another name, or has gone
+            continue
+
+
+def summed(log: Iterable[str]) -> dict[str, Any]:
+    """`days`: day (UTC) → tenant → count by name. `since` is the first request's time, and `unreadable` says
+    how many lines are none: a kill may cut one short."""
+    days: dict[str, dict[str, dict[str, int]]] = {}
+    since, unreadable = "", 0
+    for line in log:
+        try:
+            said = json.loads(line)
+            at, tenant = str(said["time"]), str(said["tenant"])
+            counts = days.setdefault(at[:10], {}).setdefault(tenant, dict.fromkeys(COUNTS, 0))
+            _count(counts, said)
+        except (ValueError, KeyError, TypeError):
+            unreadable += 1
+            continue
+        since = min(since or at, at)
+    return {"since": since, "unreadable": unreadable, "days": days}
+
+
+def _count(counts: dict[str, int], said: dict[str, Any]) -> None:
+    status, tokens = said["status"], said["completion_tokens"]
+    counts["requests"] += 1
+    counts["failed"] += status is not None and status >= 400
+    counts["hung_up"] += bool(said["hung_up"])
+    counts["prompt_tokens"] += said["prompt_tokens"] or 0
+    if said["tokens"] == "events":
+        counts["events"] += tokens
+    elif tokens is not None:
+        counts["completion_tokens"] += tokens
+    elif status == 200 and said["engine"] != "-":
+        counts["unknown"] += 1
+
+
+if __name__ == "__main__":
+    json.dump(summed(lines(FOLDER)), sys.stdout)

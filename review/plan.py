@@ -1,0 +1,48 @@
+"""What a plan of Pulumi's (`preview --save-plan`) allows, without what each preview makes anew. Pure."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+SECRET = "4dabf18193072939515e22adb298388d"
+"""Pulumi's mark of a secret in a plan: it is encrypted anew each time."""
+UNORDERED = ("deletes", "dependencies", "propertyDependencies")
+NEW = "0000000"
+
+
+def content(plan: str) -> str:
+    """The plan's text in a form that is the same for every preview of the same change.
+
+    Left out are when it was made, the seeds and random ends of new names, and what secrets are: of these the
+    settings that are checked out and the stack's state decide. Raises ValueError for what is no plan.
+    """
+    read = json.loads(plan)
+    if "resourcePlans" not in read:
+        raise ValueError("it holds no `resourcePlans`")
+    read.pop("manifest", None)
+    for each in read["resourcePlans"].values():
+        each.pop("seed", None)
+    text = json.dumps(_still(read), indent=1, sort_keys=True)
+    for name in sorted(set(_new_names(read["resourcePlans"]))):
+        text = text.replace(name, f"{name[: -len(NEW)]}{NEW}")
+    return text
+
+
+def _new_names(resources: dict[str, Any]) -> Iterator[str]:
+    for each in resources.values():
+        if any(step.startswith("create") for step in each.get("steps") or ()):
+            name = str((each.get("state") or {}).get("name"))
+            if re.fullmatch(re.escape(str((each.get("goal") or {}).get("name"))) + "-[0-9a-f]{7}", name):
+                yield name
+
+
+def _still(value: Any, unordered: bool = False) -> Any:
+    if isinstance(value, dict):
+        if SECRET in value:
+            return "a secret"
+        return {key: _still(each, unordered or key in UNORDERED) for key, each in value.items()}
+    if isinstance(value, list):
+        still = [_still(each) for each in value]
+        return sorted(still, key=json.dumps) if unordered else still
+    return value

@@ -1,0 +1,82 @@
+"""What this state may do to the stack on its host: looked at before anything is declared."""
+
+import contextlib
+import os
+import re
+from collections.abc import Sequence
+
+import pulumi
+
+from components.labels import Labels
+from stacks import owner
+from stacks.blueprint import Blueprint
+from stacks.owner import Found, Known
+from stacks.target_error import TargetError
+
+ADOPT = "CHANGEOVER_ADOPT"
+"""Variable with the id of the owner whose place this update takes. `make adopt` sets it."""
+
+REFRESH = re.compile(r"--refresh(=(1|t|true))?|-[dfy]*r[dfy]*", re.IGNORECASE)
+"""The flag of `pulumi up` and `pulumi preview`, alone or among others of one letter that take no value."""
+
+
+def known() -> Known:
+    """What Pulumi's state says of the running stack as the last update left it."""
+    name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
+    said = pulumi.runtime.invoke("pulumi:pulumi:readStackResourceOutputs", {"stackName": name}).value
+    return owner.known(said["outputs"])
+
+
+def refreshes() -> bool | None:
+    """Whether the `pulumi` that runs this program makes again what is missing; None where none is found.
+
+    Pulumi tells it to no program, and the state that a program can read is that of before the refresh.
+    """
+    if os.environ.get("PULUMI_OPTION_REFRESH", "").lower() in ("1", "t", "true"):
+        return True
+    try:
+        import psutil  # an environment of the version before has none
+    except ImportError:
+        return None
+    with contextlib.suppress(psutil.Error):
+        for parent in psutil.Process().parents():
+            if parent.name() == "pulumi":
+                return asked(parent.cmdline()[1:])
+    return None
+
+
+def asked(words: Sequence[str]) -> bool:
+    """Whether the words after `pulumi` ask for a refresh."""
+    return words[:1] == ["refresh"] or any(REFRESH.fullmatch(word) for word in words)
+
+
+def check(state: Known, found: Found, plan: Blueprint, labels: Labels, instead: str) -> None:
+    """Raises TargetError where the stack on the host is another state's, or a newer one's than this, or where
+    something is missing there that this command won't make again.
+
+    `instead` is the owner whose place may be taken.
+    """
+    if why := owner.refusal(state, found, labels, instead=instead):
+        raise TargetError(why)
+    lost = owner.missing(state, found)
+    if not lost:
+        return
+    text = owner.gone(lost, [spec.weights for spec in plan.specs], labels)
+    if refreshes() is False:
+        raise TargetError(
+            f"{text}. {owner.NOTHING} Type: pulumi up --refresh --stack {labels.stack}, which makes it again"
+        )
+    pulumi.warn(f"{text}. A refresh (pulumi up --refresh) makes it again.")
+
+
+def refills(state: Known, found: Found, plan: Blueprint, labels: Labels) -> dict[str, str]:
+    """`again` of the steps that fill volumes: see `owner.fill_again`."""
+    users = {f"{spec.name}-weights": f"{labels.name(spec.name)}-" for spec in plan.specs}
+    return owner.fill_again(state, found, {**users, "proxy-files": f"{labels.name('proxy')}-"})
+
+
+def adopted_network(state: Known, found: Found) -> str | None:
+    """The id of the network that is taken over; None where this state has one, or the host has none."""
+    if any(each.kind == "network" for each in state.things):
+        return None
+    return next((each.id for each in found.things if each.kind == "network"), None)

@@ -1,0 +1,70 @@
+"""All that a watcher of the stack wants to know, as one line of JSON for each time it asks.
+
+Nothing is kept here: rates are the watcher's own, from the counters of two lines.
+"""
+
+import concurrent.futures
+import contextlib
+import http.client
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from switch.daemon import proxies
+from switch.docker import Docker, DockerError
+from switch.machine import World
+from switch.proxies import PORT
+from switch.report import ticks
+
+METRICS = "/metrics"
+SECONDS = 1.0
+"""For a proxy's answer."""
+LOG_LINES = 6
+
+
+def metrics(containers: Iterable[str]) -> dict[str, str]:
+    """What Prometheus would scrape of each proxy. One that gives nothing within a second is left out."""
+    found: dict[str, str] = {}
+    names = list(containers)
+    if not names:
+        return found
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        for name, text in zip(names, pool.map(_metrics, names), strict=True):
+            if text:
+                found[name] = text
+    return found
+
+
+def _metrics(proxy: str) -> str:
+    connection = http.client.HTTPConnection(proxy, PORT, timeout=SECONDS)
+    try:
+        connection.request("GET", METRICS)
+        return connection.getresponse().read().decode()
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        connection.close()
+
+
+def logs(docker: Docker, containers: Mapping[str, str]) -> dict[str, list[str]]:
+    """The last lines of each container, by what it is called here."""
+    found = {}
+    for name, container in containers.items():
+        with contextlib.suppress(OSError, DockerError):
+            found[name] = docker.logs(container, LOG_LINES).splitlines()[-LOG_LINES:]
+    return found
+
+
+def observe(status: dict[str, Any], now: float, world: World, docker: Docker) -> dict[str, Any]:
+    """One line: what `status` shows at `now`, and what is beside it."""
+    of = {c.role: c.name for c in world.values() if c.role == "switch"}
+    if status["live"] != "none":
+        of["engine"] = status["live"]
+    busy, every = ticks()
+    return {
+        "now": now,
+        "status": status,
+        "metrics": metrics(proxies(world)),
+        "cpu": {"busy": busy, "all": every, "count": os.cpu_count()},
+        "logs": logs(docker, of),
+    }

@@ -1,0 +1,199 @@
+"""Whether what serves answers, asked all the time: in threads, so that what hangs holds up nothing here.
+
+Two questions are asked, since an engine can hang in two ways:
+
+- Of engines, gateways and proxies the smallest there is (`GET /v1/models`, `GET /status`). It waits for no
+  prompt and for no place in a queue, so the patience is short (`Seconds.answers`). Any HTTP answer will do.
+- Of an engine whether any byte of any answer comes. The proxies say when one came last; after a minute
+  without, the switch asks for one token itself. The patience (`Seconds.tokens`) is longer than the
+  proxies' own for a first byte, after which they hang up: so all that was before the switch's own request in
+  the engine's queue has ended, or given a byte, when it is over. An engine that works, however slowly, gives
+  a byte in time.
+
+Time in which this process itself was stopped, or the whole machine, counts for neither. Docker is not asked,
+and its DNS neither, so that a Docker that hangs is not taken for an engine that does.
+"""
+
+import contextlib
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from switch.machine import Watch
+from switch.proxies import Status
+
+PAUSE_SECONDS = 1.0
+CALM_PAUSE_SECONDS = 5.0
+"""After an answer: engines write each question into their logs."""
+TRIES = 4
+"""In a row at least, before anything is said to hang."""
+OWN_TOKEN_SECONDS = 60.0
+"""Without a byte from an engine, after which the switch asks for one."""
+SAID_SECONDS = 5.0
+"""Of silence, from which on it is told in the status."""
+SLACK_SECONDS = 3.0
+"""That a question may take longer than its time-out. What takes longer still was stopped."""
+
+
+@dataclass
+class Run:
+    """What is known of one run. `asked` and `tokens` are seconds without an answer, of the two questions."""
+
+    watch: Watch
+    asked: float = 0
+    why: str = ""
+    tokens: float = 0
+    asking: bool = False
+    """Whether the switch's own request for a token is there."""
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def calm(self) -> float:
+        """So many seconds without a token are nothing to ask about."""
+        return min(OWN_TOKEN_SECONDS, self.watch.plan.seconds.tokens / (2 * TRIES))
+
+    @property
+    def timeout(self) -> float:
+        """Of one small question."""
+        return max(1.0, self.watch.plan.seconds.answers / TRIES)
+
+    def hears(self, why: str, took: float) -> None:
+        """A question took so many seconds, the pause after it included; `why` there was no answer, if so."""
+        if not why:
+            self.asked, self.why = 0, ""
+        elif took <= self.timeout + PAUSE_SECONDS + SLACK_SECONDS:
+            self.asked, self.why = self.asked + took, why
+
+    def listens(self, ago: float, took: float) -> None:
+        """So many seconds ago the proxies had a byte from it; so many have gone by since the last look."""
+        if took <= 2 * PAUSE_SECONDS + SLACK_SECONDS:
+            self.tokens += took
+        self.tokens = min(self.tokens, ago)
+
+    def hangs(self) -> str:
+        """How it shows that it hangs, or nothing."""
+        seconds = self.watch.plan.seconds
+        if self.asked >= seconds.answers:
+            return f"it has not answered for {self.asked:.0f} s ({self.why})"
+        if self.tokens >= seconds.tokens:
+            return f"it answers, but no completion has given anything for {self.tokens:.0f} s"
+        return ""
+
+    def silent(self) -> str:
+        """What is noticed of it that need not mean anything yet, or nothing."""
+        if self.asked >= SAID_SECONDS:
+            return f"has not answered for {self.asked:.0f} s ({self.why})"
+        if self.tokens >= self.calm + SAID_SECONDS:
+            return f"has given no token for {self.tokens:.0f} s"
+        return ""
+
+
+class Pulse:
+    """Asks what it was last told to watch. `proxies` gives what those that run say now."""
+
+    def __init__(self, proxies: Callable[[], Iterable[Status]]) -> None:
+        self._proxies = proxies
+        self._runs: dict[tuple[str, str], Run] = {}
+
+    def watch(self, watches: Iterable[Watch]) -> None:
+        """From now on these, and no others."""
+        wanted = {(each.container, each.started_at): each for each in watches}
+        for key in set(self._runs) - set(wanted):
+            self._runs.pop(key).over.set()
+        for key, each in wanted.items():
+            if key in self._runs:
+                self._runs[key].watch = each
+                continue
+            run = self._runs[key] = Run(each)
+            for ask in (self._ask, self._listen) if each.role == "engine" else (self._ask,):
+                threading.Thread(target=ask, args=(run,), daemon=True).start()
+
+    def forget(self) -> None:
+        """What was seen until now says nothing: the switch itself could reach nobody."""
+        for run in self._runs.values():
+            run.asked = run.tokens = 0
+
+    def hangs(self) -> dict[str, str]:
+        """By container, of what is watched."""
+        return {run.watch.container: why for run in list(self._runs.values()) if (why := run.hangs())}
+
+    def silent(self) -> dict[str, str]:
+        """By container, what may yet turn out to be a hang."""
+        return {run.watch.container: why for run in list(self._runs.values()) if (why := run.silent())}
+
+    def _ask(self, run: Run) -> None:
+        """The smallest question, again and again."""
+        while not run.over.is_set():
+            began = time.monotonic()
+            why = question(run.watch, run.timeout)
+            run.over.wait(PAUSE_SECONDS if why else min(CALM_PAUSE_SECONDS, run.timeout))
+            run.hears(why, time.monotonic() - began)
+
+    def _listen(self, run: Run) -> None:
+        """Whether tokens come, to whomever."""
+        while not run.over.is_set():
+            began = time.monotonic()
+            ago = self._heard(run.watch.plan.engine.name)
+            run.over.wait(PAUSE_SECONDS)
+            run.listens(ago, time.monotonic() - began)
+            if run.tokens > run.calm and not run.asking:
+                run.asking = True
+                threading.Thread(target=self._own_token, args=(run,), daemon=True).start()
+
+    def _heard(self, engine: str) -> float:
+        """How many seconds ago the proxies had something from it, as far as they know."""
+        said = [status.silent[engine] for status in self._proxies() if engine in status.silent]
+        return min(said, default=float("inf"))
+
+    @staticmethod
+    def _own_token(run: Run) -> None:
+        """Asks for a token, and waits for it for as long as the run is watched."""
+        while not run.over.is_set():
+            if token(run.watch, run.watch.plan.seconds.tokens):
+                run.tokens = 0
+                break
+            run.over.wait(PAUSE_SECONDS)
+        run.asking = False
+
+
+def question(watch: Watch, timeout: float) -> str:
+    """Why there is no answer of any kind within `timeout` seconds; empty where there is one."""
+    connection = http.client.HTTPConnection(watch.address, watch.port, timeout=timeout)
+    try:
+        connection.request("GET", "/v1/models" if watch.role == "engine" else "/status")
+        connection.getresponse()
+    except TimeoutError:
+        return "no answer"
+    except ConnectionRefusedError:
+        return "" if watch.ending else "it does not listen"
+    except http.client.HTTPException as error:
+        return "" if watch.ending else f"it breaks off: {type(error).__name__}"
+    except OSError as error:
+        return "" if watch.ending else str(error)
+    finally:
+        connection.close()
+    return ""
+
+
+def token(watch: Watch, patience: float) -> bool:
+    """Whether there is an answer to the smallest completion, each part of it within so many seconds."""
+    connection = http.client.HTTPConnection(watch.address, watch.port, timeout=patience)
+    ask = {
+        "model": watch.plan.engine.model,
+        "messages": [{"role": "user", "content": "-"}],
+        "max_tokens": 1,
+        "stream": True,
+    }
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        try:
+            connection.request(
+                "POST", "/v1/chat/completions", json.dumps(ask), {"Content-Type": "application/json"}
+            )
+            # the head alone says nothing: some send it before they have looked at the request
+            return bool(connection.getresponse().read())
+        finally:
+            connection.close()
+    return False

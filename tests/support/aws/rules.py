@@ -1,0 +1,590 @@
+"""What the published plugin and AWS take for each property that the program sets: each row with its source.
+
+A row names where its limits were read: a file of the provider that the published plugin is made from
+(`PROVIDER`, at the commit in `READ`), a page (`PAGES`), or AWS's own model of its API (`API`), which botocore
+carries and which is read when a row is checked. The provider's files are those of several years, since no one
+commit of it could be had whole; a file that is not in `READ` was not read.
+"""
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import botocore.session  # type: ignore[import-untyped]
+from pulumi.runtime.rpc import UNKNOWN
+
+from tests.support.aws.schema import Json
+
+PROVIDER = "https://github.com/hashicorp/terraform-provider-aws, internal/service/"
+READ = {
+    "cloudwatch/metric_alarm.go": "055611a654738da73e7b1e2b5d2b7672c6d4d531",
+    "budgets/budget.go": "01d5888a070712729f1d55bb0918d299a3d2a140",
+    "dlm/lifecycle_policy.go": "cc0fff0ee90634c6bb137ec44732684543b68dbe",
+    "ec2/ebs_volume.go": "20cb798bd9bebb4d2973fe5237215c070c545a49",
+    "ec2/ec2_instance.go": "a copy with instance_market_options, without its commit",
+    "ec2/ec2_key_pair.go": "05bc9541efe73ea58b95ad961676ed4aba3fb03f",
+    "iam/role.go": "0040ea6911af00bea2cca6dbb14e86829826ad8e",
+    "iam/validate.go": "044fb3171c305dd92f19e116512acb37a28a9f85",
+    "logs/group.go": "0073593e7d6993ba482409f4dc35438daaa79bb3",
+    "logs/validate.go": "1c6c26318f8e02be2709c3d8e85ab63d25fc6c2f",
+    "sns/topic_subscription.go": "04a2e6e5bc625ec85ea8c678219b483fc674877e",
+    "ssm/parameter.go": "0073593e7d6993ba482409f4dc35438daaa79bb3",
+}
+"""The provider's files that were read, below `PROVIDER`, and their commit."""
+
+PAGES = {
+    "iam-quotas": "https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html",
+    "spot-protection": "https://github.com/hashicorp/terraform-provider-aws/pull/41206",
+    "alarm-period": "https://sdk.amazonaws.com/kotlin/api/latest/cloudwatch/"
+    "aws.sdk.kotlin.services.cloudwatch.model/-put-metric-alarm-request/-builder/period.html",
+}
+"""What else was read.
+
+The first says that a role's inline policies have 10,240 characters at most, without white space, and its
+trust policy 2,048. The second quotes how AWS refuses protection for a spot instance, the third how long an
+alarm may look back.
+"""
+
+API = "AWS's model of its API in botocore"
+GIVEN = "a name or id that AWS gives out"
+
+MAPS = frozenset({"tags", "targetTags", "dimensions"})
+"""Properties whose keys are the program's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What a value has to be. `api` names operation or structure and member: `dlm:PolicyDescription`.
+
+    `size` is of a text in characters, of a number its value. `also` returns a reason, or nothing.
+    """
+
+    source: str
+    api: str = ""
+    pattern: str = ""
+    size: tuple[float, float] | None = None
+    allowed: tuple[Any, ...] = ()
+    also: Callable[[Any], str] | None = None
+
+    def reasons(self, value: Any) -> Iterator[str]:
+        """What is wrong with this value."""
+        if self.pattern and not re.fullmatch(self.pattern, str(value)):
+            yield f"does not match {self.pattern} ({self.source})"
+        if self.size and not self.size[0] <= _measure(value) <= self.size[1]:
+            yield f"is {_measure(value):g}, not from {self.size[0]:g} to {self.size[1]:g} ({self.source})"
+        if self.allowed and value not in self.allowed:
+            yield f"is none of {', '.join(map(str, self.allowed))} ({self.source})"
+        if self.also and (reason := self.also(value)):
+            yield f"{reason} ({self.source})"
+        if self.api:
+            yield from (f"{reason} ({API}, {self.api})" for reason in _by_shape(self.api, value))
+
+
+def _measure(value: Any) -> float:
+    return float(len(value)) if isinstance(value, str | list | dict) else float(value)
+
+
+@cache
+def shape(name: str) -> Mapping[str, Any]:
+    """A shape of AWS's model: `iam:roleNameType`. Raises KeyError where there is none."""
+    service, _, which = name.partition(":")
+    loader = botocore.session.get_session().get_component("data_loader")
+    found: Mapping[str, Any] = loader.load_service_model(service, "service-2")["shapes"][which]
+    return found
+
+
+def python_pattern(pattern: str) -> str:
+    """AWS's patterns are Java's; Python has no classes of Unicode and no flags in the middle."""
+    for theirs, ours in ((r"\p{all}", r"\s\S"), (r"\p{L}\p{Z}\p{N}", r"\w "), ("(?i)", "")):
+        pattern = pattern.replace(theirs, ours)
+    return pattern
+
+
+def _by_shape(name: str, value: Any) -> Iterator[str]:
+    found = shape(name)
+    if "enum" in found and value not in found["enum"]:
+        yield f"is none of {', '.join(found['enum'])}"
+    if "pattern" in found and not re.fullmatch(python_pattern(found["pattern"]), str(value)):
+        yield f"does not match {found['pattern']}"
+    measured = _measure(value)
+    if measured < found.get("min", measured):
+        yield f"is {measured:g}, less than {found['min']}"
+    if measured > found.get("max", measured):
+        yield f"is {measured:g}, more than {found['max']}"
+
+
+# --- what rows have in common
+
+
+def _network(value: Any) -> str:
+    try:
+        ipaddress.IPv4Network(value)
+    except ValueError as error:
+        return f"is no IPv4 network: {error}"
+    return ""
+
+
+def _block(value: Any) -> str:
+    """Of a VPC or a subnet."""
+    if reason := _network(value):
+        return reason
+    prefix = ipaddress.IPv4Network(value).prefixlen
+    return "" if 16 <= prefix <= 28 else f"has a prefix of {prefix}, not from 16 to 28"
+
+
+def _document(most: int) -> Callable[[Any], str]:
+    """A policy of at most so many characters: IAM doesn't count white space."""
+
+    def check(value: Any) -> str:
+        try:
+            size = len(json.dumps(json.loads(value), separators=(",", ":")))
+        except ValueError as error:
+            return f"is no JSON: {error}"
+        return "" if size <= most else f"has {size} characters, and at most {most} are taken"
+
+    return check
+
+
+def _tags(most: int, key: str, value: str) -> Callable[[Any], str]:
+    """At most so many tags whose keys and values follow these shapes."""
+
+    def check(given: Any) -> str:
+        if len(given) > most:
+            return f"has {len(given)} tags, and at most {most} are taken"
+        for name, text in given.items():
+            if name.lower().startswith("aws:"):
+                return f"has the key {name}, which is AWS's own"
+            if bad := [*_by_shape(key, name), *_by_shape(value, text)]:
+                return f"has the tag {name}={text}, which {bad[0]}"
+        return ""
+
+    return check
+
+
+TAGS = Rule(source=API, also=_tags(50, "iam:tagKeyType", "iam:tagValueType"))
+"""Of every service that takes tags but DLM: IAM's shapes are the strictest of them, EC2's has none."""
+FREE = Rule(source=f"{API}: without a limit")
+YES_OR_NO = Rule(source=API, allowed=(True, False))
+AN_ID = Rule(source=GIVEN)
+ARN = Rule(source=API, pattern=r"arn:[a-z-]+:[a-z0-9-]+:[a-z0-9-]*:[a-z0-9]*:.+")
+DESCRIBED = r"[A-Za-z0-9 ._\-:/()#,@\[\]+=&;{}!$*]*"
+ZONE = Rule(
+    source=f"{API}, ec2:CreateSubnetRequest: an availability zone", pattern=r"[a-z]{2}-[a-z]+-\d[a-z]"
+)
+PORT = Rule(source=f"{API}, ec2:IpPermission", size=(-1, 65535))
+ROLE_NAME = Rule(source="iam/validate.go", pattern=r"[\w+=,.@-]*", size=(1, 64), api="iam:roleNameType")
+
+
+def provider(file: str, **limits: Any) -> Rule:
+    """A row whose limits are in a file of the provider that was read."""
+    assert file in READ, file
+    return Rule(source=file, **limits)
+
+
+RULES: dict[str, dict[str, Rule]] = {
+    "aws:budgets/budget:Budget": {
+        "name": provider("budgets/budget.go", api="budgets:BudgetName"),
+        "budgetType": provider("budgets/budget.go", api="budgets:BudgetType"),
+        "costFilters.name": Rule(source=API, api="budgets:GenericString"),
+        "costFilters.values": Rule(source=API, api="budgets:GenericString"),
+        "limitAmount": Rule(source=API, api="budgets:NumericValue"),
+        "limitUnit": Rule(source=API, api="budgets:UnitValue"),
+        "notifications.comparisonOperator": provider("budgets/budget.go", api="budgets:ComparisonOperator"),
+        "notifications.notificationType": provider("budgets/budget.go", api="budgets:NotificationType"),
+        "notifications.subscriberEmailAddresses": Rule(source=API, size=(1, 50)),
+        "notifications.threshold": Rule(source=API, api="budgets:NotificationThreshold"),
+        "notifications.thresholdType": provider("budgets/budget.go", api="budgets:ThresholdType"),
+        "tags": TAGS,
+        "timeUnit": provider("budgets/budget.go", api="budgets:TimeUnit"),
+    },
+    "aws:cloudwatch/logGroup:LogGroup": {
+        "name": provider(
+            "logs/validate.go", pattern=r"[0-9A-Za-z_./#-]+", size=(1, 512), api="logs:LogGroupName"
+        ),
+        "retentionInDays": provider(
+            "logs/group.go",
+            allowed=(
+                0,
+                1,
+                3,
+                5,
+                7,
+                14,
+                30,
+                60,
+                90,
+                120,
+                150,
+                180,
+                365,
+                400,
+                545,
+                731,
+                1096,
+                1827,
+                2192,
+                2557,
+                2922,
+                3288,
+                3653,
+            ),
+        ),
+        "tags": TAGS,
+    },
+    "aws:cloudwatch/metricAlarm:MetricAlarm": {
+        "name": provider("cloudwatch/metric_alarm.go", size=(1, 255), api="cloudwatch:AlarmName"),
+        "alarmActions": provider(
+            "cloudwatch/metric_alarm.go", pattern=rf"{ARN.pattern}|arn:[\w-]+:automate:[\w-]+:ec2:[a-z]+"
+        ),
+        "alarmDescription": provider(
+            "cloudwatch/metric_alarm.go", size=(0, 1024), api="cloudwatch:AlarmDescription"
+        ),
+        "comparisonOperator": provider("cloudwatch/metric_alarm.go", api="cloudwatch:ComparisonOperator"),
+        "dimensions": Rule(
+            source=API, also=_tags(30, "cloudwatch:DimensionName", "cloudwatch:DimensionValue")
+        ),
+        "evaluationPeriods": provider(
+            "cloudwatch/metric_alarm.go", size=(1, float("inf")), api="cloudwatch:EvaluationPeriods"
+        ),
+        "metricName": provider("cloudwatch/metric_alarm.go", size=(1, 255), api="cloudwatch:MetricName"),
+        "namespace": provider(
+            "cloudwatch/metric_alarm.go", pattern=r"[^:].*", size=(1, 255), api="cloudwatch:Namespace"
+        ),
+        "period": provider(
+            "cloudwatch/metric_alarm.go",
+            also=lambda value: (
+                "" if value in (10, 20, 30) or value % 60 == 0 else "is not 10, 20, 30 or a multiple of 60"
+            ),
+        ),
+        "statistic": provider("cloudwatch/metric_alarm.go", api="cloudwatch:Statistic"),
+        "tags": TAGS,
+        "threshold": provider("cloudwatch/metric_alarm.go"),
+        "treatMissingData": provider(
+            "cloudwatch/metric_alarm.go",
+            allowed=("breaching", "notBreaching", "ignore", "missing"),
+            api="cloudwatch:TreatMissingData",
+        ),
+    },
+    "aws:dlm/lifecyclePolicy:LifecyclePolicy": {
+        "description": provider(
+            "dlm/lifecycle_policy.go", pattern=r"[0-9A-Za-z _-]+", size=(1, 500), api="dlm:PolicyDescription"
+        ),
+        "executionRoleArn": provider("dlm/lifecycle_policy.go", api="dlm:ExecutionRoleArn"),
+        "policyDetails.resourceTypes": provider("dlm/lifecycle_policy.go", api="dlm:ResourceTypeValues"),
+        "policyDetails.schedules.copyTags": provider("dlm/lifecycle_policy.go", allowed=(True, False)),
+        "policyDetails.schedules.createRule.interval": provider(
+            "dlm/lifecycle_policy.go", allowed=(1, 2, 3, 4, 6, 8, 12, 24), api="dlm:Interval"
+        ),
+        "policyDetails.schedules.createRule.intervalUnit": provider(
+            "dlm/lifecycle_policy.go", api="dlm:IntervalUnitValues"
+        ),
+        "policyDetails.schedules.createRule.times": provider(
+            "dlm/lifecycle_policy.go", pattern=r"(0[0-9]|1[0-9]|2[0-3]):[0-5][0-9]", api="dlm:Time"
+        ),
+        "policyDetails.schedules.name": provider(
+            "dlm/lifecycle_policy.go", size=(0, 120), api="dlm:ScheduleName"
+        ),
+        "policyDetails.schedules.retainRule.count": provider(
+            "dlm/lifecycle_policy.go", size=(1, 1000), api="dlm:Count"
+        ),
+        "policyDetails.targetTags": Rule(source=API, also=_tags(50, "dlm:TagKey", "dlm:TagValue")),
+        "state": provider("dlm/lifecycle_policy.go", api="dlm:SettablePolicyStateValues"),
+        "tags": Rule(source=API, also=_tags(50, "dlm:TagKey", "dlm:TagValue")),
+    },
+    "aws:ebs/volume:Volume": {
+        "availabilityZone": ZONE,
+        "encrypted": YES_OR_NO,
+        "size": Rule(source=f"{API}, ec2:CreateVolumeRequest: of gp3", size=(1, 65536)),
+        "snapshotId": AN_ID,
+        "tags": TAGS,
+        "type": Rule(source=API, api="ec2:VolumeType"),
+    },
+    "aws:ec2/eip:Eip": {"domain": Rule(source=API, api="ec2:DomainType"), "tags": TAGS},
+    "aws:ec2/eipAssociation:EipAssociation": {
+        "allocationId": AN_ID,
+        "allowReassociation": YES_OR_NO,
+        "instanceId": AN_ID,
+    },
+    "aws:ec2/instance:Instance": {
+        "ami": AN_ID,
+        "associatePublicIpAddress": YES_OR_NO,
+        "disableApiTermination": YES_OR_NO,
+        "forceDestroy": YES_OR_NO,
+        "iamInstanceProfile": Rule(source=API, api="iam:instanceProfileNameType"),
+        "instanceMarketOptions.marketType": provider("ec2/ec2_instance.go", api="ec2:MarketType"),
+        "instanceMarketOptions.spotOptions.instanceInterruptionBehavior": provider(
+            "ec2/ec2_instance.go", api="ec2:InstanceInterruptionBehavior"
+        ),
+        "instanceMarketOptions.spotOptions.spotInstanceType": provider(
+            "ec2/ec2_instance.go", api="ec2:SpotInstanceType"
+        ),
+        "instanceType": Rule(source=API, api="ec2:InstanceType"),
+        "keyName": provider("ec2/ec2_key_pair.go", size=(0, 255)),
+        "metadataOptions.httpPutResponseHopLimit": provider("ec2/ec2_instance.go", size=(1, 64)),
+        "metadataOptions.httpTokens": provider("ec2/ec2_instance.go", api="ec2:HttpTokensState"),
+        "rootBlockDevice.encrypted": YES_OR_NO,
+        "rootBlockDevice.tags": TAGS,
+        "rootBlockDevice.volumeSize": Rule(source=f"{API}, ec2:EbsBlockDevice: of gp3", size=(1, 65536)),
+        "rootBlockDevice.volumeType": provider("ec2/ec2_instance.go", api="ec2:VolumeType"),
+        "subnetId": AN_ID,
+        "tags": TAGS,
+        "userData": provider("ec2/ec2_instance.go", size=(0, 16384)),
+        "userDataReplaceOnChange": YES_OR_NO,
+        "vpcSecurityGroupIds": AN_ID,
+    },
+    "aws:ec2/internetGateway:InternetGateway": {"tags": TAGS, "vpcId": AN_ID},
+    "aws:ec2/keyPair:KeyPair": {
+        "keyName": provider("ec2/ec2_key_pair.go", size=(0, 255)),
+        "publicKey": Rule(
+            source=f"{API}, ec2:ImportKeyPairRequest", pattern=r"(ssh-ed25519|ssh-rsa) [A-Za-z0-9+/=]+( .*)?"
+        ),
+        "tags": TAGS,
+    },
+    "aws:ec2/routeTable:RouteTable": {
+        "routes.cidrBlock": Rule(source=API, also=_network),
+        "routes.gatewayId": AN_ID,
+        "tags": TAGS,
+        "vpcId": AN_ID,
+    },
+    "aws:ec2/routeTableAssociation:RouteTableAssociation": {"routeTableId": AN_ID, "subnetId": AN_ID},
+    "aws:ec2/securityGroup:SecurityGroup": {
+        "name": Rule(
+            source=f"{API}, ec2:CreateSecurityGroupRequest", pattern=rf"(?!sg-){DESCRIBED}", size=(1, 255)
+        ),
+        "description": Rule(
+            source=f"{API}, ec2:CreateSecurityGroupRequest", pattern=DESCRIBED, size=(1, 255)
+        ),
+        **{
+            f"{way}.{name}": rule
+            for way in ("ingress", "egress")
+            for name, rule in {
+                "cidrBlocks": Rule(source=API, also=_network),
+                "fromPort": PORT,
+                "toPort": PORT,
+                "protocol": Rule(source=f"{API}, ec2:IpPermission", allowed=("tcp", "udp", "icmp", "-1")),
+            }.items()
+        },
+        "tags": TAGS,
+        "vpcId": AN_ID,
+    },
+    "aws:ec2/subnet:Subnet": {
+        "availabilityZone": ZONE,
+        "cidrBlock": Rule(source=f"{API}, ec2:CreateSubnetRequest", also=_block),
+        "tags": TAGS,
+        "vpcId": AN_ID,
+    },
+    "aws:ec2/volumeAttachment:VolumeAttachment": {
+        "deviceName": Rule(source=f"{API}, ec2:AttachVolumeRequest", pattern=r"/dev/sd[f-p]|xvd[f-p]"),
+        "instanceId": AN_ID,
+        "skipDestroy": YES_OR_NO,
+        "volumeId": AN_ID,
+    },
+    "aws:ec2/vpc:Vpc": {
+        "cidrBlock": Rule(source=f"{API}, ec2:CreateVpcRequest", also=_block),
+        "enableDnsHostnames": YES_OR_NO,
+        "enableDnsSupport": YES_OR_NO,
+        "tags": TAGS,
+    },
+    "aws:iam/instanceProfile:InstanceProfile": {
+        "name": Rule(source=API, api="iam:instanceProfileNameType"),
+        "role": ROLE_NAME,
+        "tags": TAGS,
+    },
+    "aws:iam/role:Role": {
+        "name": ROLE_NAME,
+        "assumeRolePolicy": Rule(
+            source=PAGES["iam-quotas"], also=_document(2048), api="iam:policyDocumentType"
+        ),
+        "description": provider(
+            "iam/role.go", pattern=r"[^“‘]*", size=(0, 1000), api="iam:roleDescriptionType"
+        ),
+        "tags": TAGS,
+    },
+    "aws:iam/rolePolicy:RolePolicy": {
+        "name": Rule(source=API, api="iam:policyNameType"),
+        "policy": Rule(source=PAGES["iam-quotas"], also=_document(10240), api="iam:policyDocumentType"),
+        "role": Rule(
+            source="iam/validate.go",
+            also=lambda value: "is an ARN, not a role's name" if str(value).startswith("arn:") else "",
+            api="iam:roleNameType",
+        ),
+    },
+    "aws:iam/rolePolicyAttachment:RolePolicyAttachment": {
+        "policyArn": Rule(source=API, pattern=ARN.pattern, api="iam:arnType"),
+        "role": ROLE_NAME,
+    },
+    "aws:route53/record:Record": {
+        "name": Rule(source=API, api="route53:DNSName"),
+        "records": Rule(source=API, api="route53:RData"),
+        "ttl": Rule(source=API, api="route53:TTL"),
+        "type": Rule(source=API, api="route53:RRType"),
+        "zoneId": Rule(source=API, api="route53:ResourceId"),
+    },
+    "aws:sns/topic:Topic": {
+        "name": Rule(source=f"{API}, sns:CreateTopicInput", pattern=r"[A-Za-z0-9_-]+", size=(1, 256)),
+        "tags": TAGS,
+    },
+    "aws:sns/topicSubscription:TopicSubscription": {
+        "endpoint": FREE,
+        "protocol": provider(
+            "sns/topic_subscription.go",
+            allowed=(
+                "application",
+                "email",
+                "email-json",
+                "firehose",
+                "http",
+                "https",
+                "lambda",
+                "sms",
+                "sqs",
+            ),
+        ),
+        "topic": provider("sns/topic_subscription.go", pattern=ARN.pattern),
+    },
+    "aws:ssm/parameter:Parameter": {
+        "name": provider(
+            "ssm/parameter.go",
+            size=(1, 2048),
+            api="ssm:PSParameterName",
+            also=lambda value: (
+                "may not begin with aws or ssm, has other signs than a-zA-Z0-9_.- and /, or over 15 levels"
+                if re.match(r"/?(aws|ssm)", value, re.IGNORECASE)
+                or not re.fullmatch(r"[A-Za-z0-9_./-]+", value)
+                or value.count("/") > 15
+                else ""
+            ),
+        ),
+        "tags": TAGS,
+        "type": provider("ssm/parameter.go", api="ssm:ParameterType"),
+        "value": Rule(
+            source=f"{API}, ssm:PutParameterRequest: of a standard parameter",
+            size=(1, 4096),
+            also=lambda value: "has {{ in it" if "{{" in value else "",
+        ),
+    },
+}
+"""By type and path; a path in a list is that of its elements."""
+
+
+# --- what properties need of one another
+
+
+def _instance(given: Json) -> Iterator[tuple[str, str]]:
+    if "userData" in given and "userDataBase64" in given:
+        yield "userData", "conflicts with userDataBase64 (ec2/ec2_instance.go)"
+    if "launchTemplate" not in given:
+        for name in {"ami", "instanceType"} - given.keys():
+            yield name, "is needed without launchTemplate (ec2/ec2_instance.go)"
+    if "volumeTags" in given and "tags" in given.get("rootBlockDevice", {}):
+        yield "rootBlockDevice.tags", "conflicts with volumeTags (ec2/ec2_instance.go)"
+    if "networkInterfaces" in given:
+        for name in {"associatePublicIpAddress", "subnetId", "vpcSecurityGroupIds"} & given.keys():
+            yield name, "conflicts with networkInterfaces (ec2/ec2_instance.go)"
+    spot = given.get("instanceMarketOptions", {})
+    if spot.get("marketType") == "spot" and given.get("disableApiTermination"):
+        yield "disableApiTermination", f"is not supported for spot instances ({PAGES['spot-protection']})"
+    options = spot.get("spotOptions", {})
+    kept = options.get("instanceInterruptionBehavior") in ("stop", "hibernate")
+    if (options.get("spotInstanceType") == "persistent") != kept:
+        yield (
+            "instanceMarketOptions.spotOptions",
+            f"persistent requests, and they only, are interrupted by stop or hibernate ({API})",
+        )
+
+
+def _volume(given: Json) -> Iterator[tuple[str, str]]:
+    if not {"size", "snapshotId"} & given.keys():
+        yield "size", "or snapshotId is needed (ec2/ebs_volume.go)"
+    kind = given.get("type")
+    if given.get("throughput") and kind != "gp3":
+        yield "throughput", f"must not be set when type is {kind} (ec2/ebs_volume.go)"
+    if given.get("iops") and kind not in ("io1", "io2", "gp3"):
+        yield "iops", f"must not be set when type is {kind} (ec2/ebs_volume.go)"
+
+
+def _alarm(given: Json) -> Iterator[tuple[str, str]]:
+    if "metricName" in given and ("statistic" in given) == ("extendedStatistic" in given):
+        yield "statistic", "or extendedStatistic must be set (cloudwatch/metric_alarm.go)"
+    if "threshold" in given and "thresholdMetricId" in given:
+        yield "threshold", "conflicts with thresholdMetricId (cloudwatch/metric_alarm.go)"
+    seconds = given.get("period", 0) * given.get("evaluationPeriods", 1)
+    if seconds > (86400 if given.get("period", 0) < 3600 else 604800):
+        yield "evaluationPeriods", f"times period is {seconds:g} seconds, too many ({PAGES['alarm-period']})"
+    if len(given.get("alarmActions", [])) > 5:
+        yield "alarmActions", f"are more than 5 ({API})"
+
+
+def _parameter(given: Json) -> Iterator[tuple[str, str]]:
+    if len({"value", "insecureValue", "valueWo"} & given.keys()) != 1:
+        yield "value", "or one of insecureValue and valueWo must be set (ssm/parameter.go)"
+    if given.get("type") == "SecureString" and "insecureValue" in given:
+        yield "insecureValue", "not with type SecureString (ssm/parameter.go)"
+
+
+def _lifecycle(given: Json) -> Iterator[tuple[str, str]]:
+    details = given.get("policyDetails", {})
+    schedules = details.get("schedules", [])
+    if not 1 <= len(schedules) <= 4:
+        yield "policyDetails.schedules", "are 1 to 4 (dlm/lifecycle_policy.go)"
+    if len(details.get("resourceTypes", [])) > 1:
+        yield "policyDetails.resourceTypes", "is one (dlm/lifecycle_policy.go)"
+
+
+def _budget(given: Json) -> Iterator[tuple[str, str]]:
+    if "plannedLimits" in given and {"limitAmount", "limitUnit"} & given.keys():
+        yield "plannedLimits", "conflicts with limitAmount and limitUnit (budgets/budget.go)"
+    notices = given.get("notifications", [])
+    if len(notices) > 5:
+        yield "notifications", f"are more than 5 ({API})"
+    if any(len(each.get("subscriberEmailAddresses", [])) > 10 for each in notices):
+        yield "notifications.subscriberEmailAddresses", f"are more than 10 ({API})"
+
+
+TOGETHER: dict[str, Callable[[Json], Iterator[tuple[str, str]]]] = {
+    "aws:ec2/instance:Instance": _instance,
+    "aws:ebs/volume:Volume": _volume,
+    "aws:cloudwatch/metricAlarm:MetricAlarm": _alarm,
+    "aws:ssm/parameter:Parameter": _parameter,
+    "aws:dlm/lifecyclePolicy:LifecyclePolicy": _lifecycle,
+    "aws:budgets/budget:Budget": _budget,
+}
+
+
+# --- what checks inputs
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of these inputs with its path; one of `MAPS` is one value."""
+    if isinstance(value, dict) and path.rpartition(".")[2] not in MAPS:
+        for name, inner in value.items():
+            yield from leaves(inner, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner, path)
+    else:
+        yield path, value
+
+
+def without_row(token: str, given: Json) -> list[str]:
+    """The paths among these inputs that have no row."""
+    return sorted({path for path, _ in leaves(given)} - RULES.get(token, {}).keys())
+
+
+def problems(token: str, given: Json) -> list[tuple[str, str]]:
+    """What the published plugin or AWS would refuse of these inputs: pairs of the property and the reason.
+
+    What is not known yet is not judged.
+    """
+    rows = RULES.get(token, {})
+    found = [
+        (path, reason)
+        for path, value in leaves(given)
+        if path in rows and value is not None and UNKNOWN not in str(value)
+        for reason in rows[path].reasons(value)
+    ]
+    return found + (list(TOGETHER[token](given)) if token in TOGETHER else [])

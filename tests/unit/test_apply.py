@@ -1,0 +1,169 @@
+"""What `make apply` and `make rollback` refuse, with real files and a stand-in for Pulumi's CLI."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from offline.steps import StepFailed
+from review.events import parse
+from review.plan import content
+from tools import environment, review, rollback
+
+UNIT = Path(__file__).parent
+EVENTS = UNIT / "golden" / "reviews" / "flip.events"
+OPEN = UNIT / "golden" / "reviews" / "engine-port.events"
+PLANS = UNIT / "golden" / "plans"
+"""Plans as Pulumi's engine saved them, in parts: two previews each of a first deployment and of a flip."""
+MADE, AGAIN = PLANS / "made.json", PLANS / "made-again.json"
+
+CLI = """#!/bin/sh
+# as much of the CLI as a review asks for; what it is asked is kept
+echo "$*" >>{folder}/asked
+case "$1 $2" in
+  "stack export") cat {folder}/state ;;
+  "preview --json")
+    cat {folder}/events
+    while [ $# -gt 0 ]; do [ "$1" != --save-plan ] || cp {folder}/plan "$2"; shift; done ;;
+  "up --yes") ;;
+  *) echo "not known: $*" >&2; exit 1 ;;
+esac
+"""
+
+
+class Cli:
+    """What the stand-in says, and was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "state").write_text('{"deployment": {}}')
+        (folder / "events").write_text(EVENTS.read_text())
+        (folder / "plan").write_text(MADE.read_text())
+        self.program = folder / "pulumi"
+        self.program.write_text(CLI.format(folder=folder))
+        self.program.chmod(0o755)
+
+    @property
+    def updates(self) -> list[str]:
+        return [line for line in (self.folder / "asked").read_text().splitlines() if line.startswith("up ")]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    folder = tmp_path / "cli"
+    folder.mkdir()
+    cli = Cli(folder)
+    monkeypatch.setattr(environment, "cli", lambda: cli.program)
+    monkeypatch.setattr(environment, "process_environment", lambda: dict(os.environ))
+    return cli
+
+
+@pytest.fixture
+def reviewed(cli: Cli, tmp_path: Path) -> Path:
+    """The folder of a review of the stack `local`; the files are those of this checkout."""
+    folder = tmp_path / "reviews" / "local"
+    review.make("local", folder)
+    return folder
+
+
+def rebind(folder: Path, **fields: str) -> None:
+    bound = json.loads((folder / review.BOUND).read_text())
+    (folder / review.BOUND).write_text(json.dumps({**bound, **fields}))
+
+
+def widened(plan: str) -> str:
+    """A plan under which something more may happen to the gateway."""
+    read = json.loads(plan)
+    (urn,) = [urn for urn in read["resourcePlans"] if urn.endswith("-gateway")]
+    read["resourcePlans"][urn]["steps"].append("delete")
+    return json.dumps(read)
+
+
+@pytest.mark.parametrize("change", ["made", "flip"])
+def test_two_previews_of_one_change_have_plans_of_the_same_content(change: str) -> None:
+    one, two = ((PLANS / f"{name}.json").read_text() for name in (change, f"{change}-again"))
+    assert one != two
+    assert content(one) == content(two)
+
+
+def test_a_name_that_is_not_new_is_part_of_the_content() -> None:
+    plan = (PLANS / "flip.json").read_text()
+    (switch,) = set(re.findall(r"changeover-planned-switch-[0-9a-f]{7}", plan))
+    assert content(plan.replace(switch, f"{switch[:-7]}0000000")) != content(plan)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        widened,
+        lambda plan: re.sub(r"-ollama-e68d4c1b-[0-9a-f]{7}", "-other", plan, count=1),
+        lambda plan: plan.replace('routing = [\\"ollama\\", \\"vllm\\"]', 'routing = [\\"vllm\\"]'),
+        lambda plan: plan.replace('"readOnly": true', '"readOnly": false'),
+    ],
+)
+def test_a_plan_that_allows_something_else_has_another_content(change: Callable[[str], str]) -> None:
+    other = change(MADE.read_text())
+    assert content(other) != content(MADE.read_text())
+
+
+def test_what_was_reviewed_is_applied_by_the_plan_that_was_reviewed(cli: Cli, reviewed: Path) -> None:
+    (cli.folder / "plan").write_text(AGAIN.read_text())  # as each preview has other seeds and names
+    review.apply("local", reviewed)
+    (update,) = cli.updates
+    assert f"--plan {reviewed / review.PLAN}" in update
+    assert (reviewed / review.PLAN).read_text() == MADE.read_text()
+
+
+def test_a_plan_that_was_swapped_is_refused(cli: Cli, reviewed: Path) -> None:
+    plan = reviewed / review.PLAN
+    plan.write_text(widened(plan.read_text()))
+    with pytest.raises(StepFailed, match=r"plan\.json is not the one that was reviewed"):
+        review.apply("local", reviewed)
+    rebind(reviewed, plan=review.plan_of(reviewed))  # and what is said of it as well
+    with pytest.raises(StepFailed, match=r'the plan allows something else(.|\n)*-    "delete"'):
+        review.apply("local", reviewed)
+    plan.unlink()
+    with pytest.raises(StepFailed, match="is no plan"):
+        review.apply("local", reviewed)
+    assert cli.updates == []
+
+
+def test_a_text_that_was_swapped_is_refused(cli: Cli, reviewed: Path) -> None:
+    text = reviewed / review.TEXT
+    text.write_text(text.read_text().replace("Ollama", "nothing"))
+    with pytest.raises(StepFailed, match=r"review\.md is not the one that was reviewed"):
+        review.apply("local", reviewed)
+    assert cli.updates == []
+
+
+def test_a_review_of_another_version_or_a_damaged_one_is_refused(cli: Cli, reviewed: Path) -> None:
+    bound = json.loads((reviewed / review.BOUND).read_text())
+    del bound["plan"]
+    for text in (json.dumps(bound), "{", "[]"):
+        (reviewed / review.BOUND).write_text(text)
+        with pytest.raises(StepFailed, match="of another version of Changeover, or damaged"):
+            review.apply("local", reviewed)
+    assert cli.updates == []
+
+
+def test_a_state_that_moved_on_is_refused(cli: Cli, reviewed: Path) -> None:
+    (cli.folder / "state").write_text('{"deployment": {"more": 1}}')
+    with pytest.raises(StepFailed, match="an update ran in between"):
+        review.apply("local", reviewed)
+    assert cli.updates == []
+
+
+def test_a_rollback_refuses_what_breaks_a_policy_unless_it_is_accepted_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = parse(OPEN.read_text().splitlines())
+    for accepted in ("", "SSH is not open"):
+        monkeypatch.setenv("ACCEPT", accepted)
+        with pytest.raises(StepFailed, match="only the edge publishes a port") as caught:
+            rollback.refuse_broken(seen, "local")
+        assert "ACCEPT='only the edge publishes a port' make rollback STACK=local" in str(caught.value)
+    monkeypatch.setenv("ACCEPT", "SSH is not open, only the edge publishes a port")
+    rollback.refuse_broken(seen, "local")

@@ -1,0 +1,58 @@
+"""Where what is installed and pulled comes from: by hash wherever a hash can be known."""
+
+import re
+
+import pytest
+
+from components import pins
+from stacks.blueprint import blueprint
+from stacks.settings import from_files, stacks
+from tests.unit.test_program import ROOT
+
+HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
+LOCKS = ("requirements.lock", "proxy/requirements.lock", "tools/uv.txt")
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_package_of_a_lock_file_has_its_hashes(lock: str) -> None:
+    packages = re.split(r"^(?=[a-z])", (ROOT / lock).read_text(), flags=re.MULTILINE)[1:]
+    assert packages
+    for each in packages:
+        assert re.match(r"[\w.-]+(\[\w+\])?==\S+", each) and HASH.search(each), each
+
+
+def test_nothing_is_installed_into_the_virtual_environment_without_its_hash() -> None:
+    for line in (ROOT / "Makefile").read_text().splitlines():
+        if re.search(r"\bpip (install|sync)\b", line):
+            assert "--require-hashes" in line, line
+
+
+def test_every_image_has_a_digest_or_says_why_it_has_none() -> None:
+    for pin in pins.ALL:
+        assert ("@sha256:" in pin.public) is (pin.digest != pins.NOT_KNOWN), pin
+        if "@" in pin.public:
+            assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", pin.public)
+    declared = [value for value in vars(pins).values() if isinstance(value, pins.Image)]
+    assert sorted(each.name for each in declared) == sorted(each.name for each in pins.ALL)
+
+
+def test_the_image_with_dockers_socket_has_a_digest() -> None:
+    assert "@sha256:" in pins.SWITCH.public
+
+
+@pytest.mark.parametrize("stack", stacks(ROOT))
+def test_each_stack_pulls_what_the_pins_say(stack: str) -> None:
+    plan = blueprint(from_files(stack, ROOT))
+    if plan.settings.images == "public":
+        assert plan.reference(pins.SWITCH) == pins.SWITCH.public
+
+
+def test_what_docker_calls_an_image_that_was_pulled_by_its_digest() -> None:
+    digest = "sha256:" + "0" * 64
+    for public, pulled in (
+        (f"registry:5000/a/b:1.0@{digest}", f"registry:5000/a/b@{digest}"),
+        (f"python:3.11-slim@{digest}", f"python@{digest}"),
+        ("caddy:2.11.9", "caddy:2.11.9"),
+    ):
+        image = pins.Image(name="x", version="1", public=public, reason="", digest="")
+        assert image.pulled == pulled

@@ -1,0 +1,219 @@
+"""The vendor's CLI: what is downloaded is what is pinned, or nothing stays of it."""
+
+import hashlib
+import io
+import re
+import shutil
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import offline.tools
+from components import pins
+from offline.steps import StepFailed
+from tools import environment, vendor
+
+ANSWER = """#!/bin/sh
+echo v{version}
+"""
+Serve = Callable[..., list[str]]
+
+
+def packed(version: str = pins.PULUMI) -> bytes:
+    """An archive as the vendor's is laid out, with a CLI that says its version."""
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:gz") as archive:
+        for name in ("pulumi", "pulumi-language-python", "pulumi-language-python-exec"):
+            text = ANSWER.format(version=version).encode()
+            entry = tarfile.TarInfo(f"pulumi/{name}")
+            entry.size, entry.mode = len(text), 0o755
+            archive.addfile(entry, io.BytesIO(text))
+    return whole.getvalue()
+
+
+ARCHIVE = packed()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, in which the archive of this machine is pinned as `ARCHIVE`."""
+    monkeypatch.setenv("CHANGEOVER_CACHE", str(tmp_path / "cache"))
+    pinned = {vendor.archive_name(): hashlib.sha256(ARCHIVE).hexdigest()}
+    monkeypatch.setattr(pins, "PULUMI_ARCHIVES", pinned)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Has the vendor answer with `body`, or with its first `sent` bytes, and then be `silent`.
+
+    Returns the paths that are asked for.
+    """
+    servers: list[ThreadingHTTPServer] = []
+    end = threading.Event()
+
+    def serve(
+        body: bytes = ARCHIVE, *, status: int = 200, sent: int | None = None, silent: bool = False
+    ) -> list[str]:
+        asked: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[:sent])
+                if silent:
+                    end.wait()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
+        monkeypatch.setattr(vendor, "URL", f"http://127.0.0.1:{servers[-1].server_address[1]}/sdk")
+        return asked
+
+    yield serve
+    end.set()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh checkout on a machine that has no Pulumi."""
+    monkeypatch.setattr(environment, "BIN", tmp_path / "checkout" / "bin")
+    monkeypatch.setattr(environment, "PULUMI_HOME", tmp_path / "checkout" / "pulumi")
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    return tmp_path / "checkout"
+
+
+def nothing_is_left(cache: Path) -> bool:
+    return not [file for file in cache.rglob("*") if file != cache / "pulumi-vendor"]
+
+
+def test_every_archive_that_is_pinned_is_of_the_version_that_is_pinned() -> None:
+    assert set(pins.PULUMI_ARCHIVES) == {
+        f"pulumi-v{pins.PULUMI}-{system}-{machine}.tar.gz"
+        for system in ("linux", "darwin")
+        for machine in ("x64", "arm64")
+    }, "a new version needs its archives' sums"
+    assert all(re.fullmatch("[0-9a-f]{64}", each) for each in pins.PULUMI_ARCHIVES.values())
+    assert len(set(pins.PULUMI_ARCHIVES.values())) == 4
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "name"),
+    [
+        ("Linux", "x86_64", "linux-x64"),
+        ("Linux", "aarch64", "linux-arm64"),
+        ("Darwin", "arm64", "darwin-arm64"),
+        ("Darwin", "x86_64", "darwin-x64"),
+    ],
+)
+def test_the_archive_of_a_machine_is_pinned(
+    system: str, machine: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert vendor.archive_name() == f"pulumi-v{pins.PULUMI}-{name}.tar.gz"
+    assert vendor.archive_name() in pins.PULUMI_ARCHIVES
+
+
+def test_the_vendor_is_asked_over_tls() -> None:
+    assert vendor.URL.startswith("https://")
+
+
+def test_a_fresh_checkout_gets_the_vendors_cli_and_downloads_it_once(
+    cache: Path, checkout: Path, serve: Serve
+) -> None:
+    asked = serve()
+    environment.install_tools()
+    assert {file.name for file in (checkout / "bin").iterdir()} == {
+        "pulumi",
+        "pulumi-language-python",
+        "pulumi-language-python-exec",
+    }
+    assert (checkout / "bin" / "pulumi").resolve().is_relative_to(cache)
+    shutil.rmtree(checkout)
+    environment.install_tools()
+    assert environment._version(checkout / "bin" / "pulumi") == f"v{pins.PULUMI}"
+    assert asked == [f"/sdk/{vendor.archive_name()}"]
+    assert [file.name for file in (cache / "pulumi-vendor").iterdir()] == [
+        hashlib.sha256(ARCHIVE).hexdigest()[:12]
+    ], "the archive itself is not kept"
+
+
+def test_another_archive_is_refused_and_nothing_of_it_is_left(
+    cache: Path, checkout: Path, serve: Serve
+) -> None:
+    serve(packed("3.259.1"))
+    with pytest.raises(StepFailed, match=r"is not the archive that .* names, and was thrown away"):
+        environment.install_tools()
+    assert nothing_is_left(cache)
+    assert not list((checkout / "bin").iterdir())
+
+
+@pytest.mark.parametrize("sent", [0, 100])
+def test_a_download_that_breaks_off_is_said_and_nothing_of_it_is_left(
+    cache: Path, serve: Serve, sent: int
+) -> None:
+    serve(sent=sent)
+    with pytest.raises(StepFailed, match=r"broke off after 0 MB .* Type the command again"):
+        vendor.download()
+    assert nothing_is_left(cache)
+
+
+def test_a_vendor_that_falls_silent_is_not_waited_for_for_ever(
+    cache: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vendor, "SILENCE_SECONDS", 0.2)
+    serve(sent=100, silent=True)
+    with pytest.raises(StepFailed, match=r"broke off after 0 MB \(timed out\)"):
+        vendor.download()
+    assert nothing_is_left(cache)
+
+
+def refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vendor, "URL", "http://127.0.0.1:1/sdk")
+
+
+def forbidden(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(b"not from here", status=403)
+
+
+def unknown_machine(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve()
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+
+
+@pytest.mark.parametrize("why", [refused, forbidden, unknown_machine])
+def test_where_the_vendors_cli_cannot_be_had_it_is_built(
+    cache: Path,
+    checkout: Path,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    why: Callable[[Serve, pytest.MonkeyPatch], None],
+) -> None:
+    why(serve, monkeypatch)
+    built = checkout / "built"
+    built.mkdir(parents=True)
+    (built / "pulumi").touch()
+    monkeypatch.setattr(offline.tools, "build", lambda: offline.tools.Tools(bin=built, plugins={}))
+    environment.install_tools()
+    assert (checkout / "bin" / "pulumi").readlink() == built / "pulumi"
+    assert "building CLI and plugins from package registries" in capsys.readouterr().out
+    assert not cache.exists() or nothing_is_left(cache)
+
+
+def test_only_plugins_that_a_program_asks_for_are_fetched() -> None:
+    assert environment.variables()["PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL"] == "true"

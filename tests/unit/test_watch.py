@@ -1,0 +1,202 @@
+"""The screen that follows a stack: its rates, and what it shows."""
+
+import io
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest
+from rich.console import Console
+
+from proxy.answers import Usage
+from proxy.records import Books, Record
+from tools import rates, watch
+
+GIB = 2**30
+
+
+class Stack:
+    """Proxies with the real books, and a clock."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.proxies = {"proxy-1": Books(None, "host")}
+        self.busy = self.ticks = 0
+
+    def answer(
+        self, *, proxy: str = "proxy-1", status: int = 200, first: float = 0.1, tokens: int = 5
+    ) -> None:
+        record = Record(0.0, "/v1/chat/completions", status=status, first=first, tenant="alice", known=True)
+        record.usage = Usage(prompt=3, completion=tokens)
+        self.proxies[proxy].enter(record, first)
+
+    def line(self, **status: Any) -> dict[str, Any]:
+        active = {"kind": "ollama", "model": "tiny", "since": 400.0}
+        said = {"running": {"ollama-1": 3}, "held": 2, "tenants": {"alice": 4}}
+        shown: dict[str, Any] = {
+            "active": active,
+            "gated": True,
+            "gateway": "gateway-1",
+            "containers": {"gateway-1": "running"},
+            "under_way": None,
+            "last": None,
+            "held_since": None,
+            "trouble": "",
+            "silent": {},
+            "journal": None,
+            "proxies": dict.fromkeys(self.proxies, said),
+            "memory": {"free": 4 * GIB, "size": 16 * GIB},
+            "gpus": [],
+            "disks": {"vllm": {"free": 10 * GIB, "size": 100 * GIB}},
+        }
+        return {
+            "now": self.now,
+            "status": {**shown, **status},
+            "metrics": {name: generate_latest(each.registry).decode() for name, each in self.proxies.items()},
+            "cpu": {"busy": self.busy, "all": self.ticks, "count": 4},
+            "logs": {"switch": ["it was asked"], "engine": ["it loads"]},
+        }
+
+    def look(self) -> rates.Look:
+        return rates.look(self.line())
+
+
+def test_what_happened_is_counted_from_the_first_look_on() -> None:
+    stack = Stack()
+    stack.answer(tokens=1000)  # before anybody looked
+    looks = [stack.look()]
+    for number in range(20):
+        stack.answer(first=0.2 if number < 18 else 3)
+    stack.answer(status=503)
+    stack.now, stack.busy, stack.ticks = stack.now + 10, 300, 1000
+    looks.append(stack.look())
+    minute = rates.minute(looks)
+    assert (minute.seconds, minute.requests, minute.errors, minute.tokens) == (10, 21, 1, 105)
+    assert minute.cpu == 0.3 and minute.tenants == {"alice": 21}
+    p50, p95 = minute.first
+    assert p50 is not None and p95 is not None and p50 < 0.3 and p95 > 1
+
+
+def test_a_proxy_that_is_started_anew_or_another_one_takes_nothing_away_and_adds_nothing() -> None:
+    stack = Stack()
+    for _ in range(5):
+        stack.answer()
+    looks = [stack.look()]
+    stack.proxies["proxy-1"] = Books(None, "host")
+    for _ in range(2):
+        stack.answer()
+    looks.append(stack.look())
+    stack.proxies["proxy-2"] = Books(None, "host")
+    for _ in range(7):
+        stack.answer(proxy="proxy-2")
+    looks.append(stack.look())
+    del stack.proxies["proxy-1"]
+    stack.answer(proxy="proxy-2")
+    looks.append(stack.look())
+    assert rates.minute(looks).requests == 3
+
+
+def test_only_the_last_minute_counts() -> None:
+    stack = Stack()
+    looks: list[rates.Look] = []
+    for _ in range(200):
+        stack.now += 1
+        stack.answer()
+        looks = rates.trimmed([*looks, stack.look()])
+    assert len(looks) == 61 and rates.minute(looks).requests == 60
+
+
+@pytest.mark.parametrize(
+    ("buckets", "share", "value"),
+    [
+        ({}, 0.5, None),
+        ({1.0: 0, float("inf"): 0}, 0.5, None),
+        ({1.0: 10, 2.0: 20, float("inf"): 20}, 0.5, 1.0),
+        ({1.0: 10, 2.0: 20, float("inf"): 20}, 0.75, 1.5),
+        ({1.0: 0, 2.0: 0, float("inf"): 4}, 0.95, 2.0),
+    ],
+)
+def test_quantiles_are_those_of_prometheus(buckets: dict[float, float], share: float, value: float) -> None:
+    assert rates.quantile(buckets, share) == value
+
+
+def shown(line: dict[str, Any] | None, minute: rates.Minute, wrong: str = "", width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console.print(watch.frame("local", line, minute, wrong, 40))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_frame_says_what_serves_what_comes_and_what_the_machine_does() -> None:
+    said = shown(Stack().line(), rates.Minute(10, requests=20, tokens=50, first=(0.1, 0.5), cpu=0.25))
+    for words in (
+        "stack local",
+        "serves   ollama  tiny",
+        "since    10.0 min",
+        "at the engine  3",
+        "waiting        2",
+        "alice          4 now, 0 ended",
+        "2.0 a second, 20 in all",
+        "p50 0.10 s, p95 0.50 s",
+        "5.0 a second",
+        "25 %",
+        "12.0 of 16.0 GiB",
+        "log of the engine",
+        "it loads",
+    ):
+        assert words in said, (words, said)
+
+
+def test_a_change_its_clock_and_what_is_wrong_are_in_the_frame() -> None:
+    steps = [{"phase": "draining", "seconds": 1.5}]
+    change = {"kind": "vllm", "phase": "loading", "phase_seconds": 12.3, "seconds": 15.0, "steps": steps}
+    stack = Stack()
+    line = stack.line(
+        under_way=change,
+        held_since=990.0,
+        trouble="vllm exited",
+        silent={"gateway-1": "has not answered for 9 s"},
+        proxies={"proxy-1": None},
+        gated=False,
+        gpus=[
+            {"busy": 97.0, "free": GIB, "used": 14 * GIB, "size": 15 * GIB, "watts": 69.0, "celsius": None}
+        ],
+    )
+    said = shown(line, rates.Minute(1), "no answer for 11 s")
+    for words in (
+        "to vllm: loading 12 s, 15 s in all",
+        "draining 1.5 s",
+        "vllm exited",
+        "gateway-1 has not answered for 9 s",
+        "proxy-1 does not answer",
+        "no answer for 11 s",
+        "not ready",
+        "97 %",
+        "14.0 of 15.0 GiB",
+        "69 W, unknown °C",
+    ):
+        assert words in said, (words, said)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_line_of_a_frame_is_wider_than_the_terminal(width: int) -> None:
+    line = Stack().line(trouble="x" * 300)
+    line["logs"]["engine"] = ["y" * 500]
+    assert max(map(len, shown(line, rates.Minute(3), width=width).splitlines())) <= width
+
+
+def test_without_a_line_a_frame_says_why() -> None:
+    assert "no switch of stack" in shown(None, rates.Minute(0), "no switch of stack `local` runs here")
+
+
+def test_what_another_version_says_is_no_crash() -> None:
+    assert "Is it of another version?" in str(watch._read("usage: switch\n"))
+    assert watch._read('{"error": "no answer"}') == "no answer"
+
+
+def test_the_first_request_of_a_proxy_counts() -> None:
+    stack = Stack()
+    before = stack.look()
+    stack.answer()
+    stack.now += 1
+    minute = rates.minute([before, stack.look()])
+    assert minute.requests and minute.tokens and minute.first[0]

@@ -1,0 +1,138 @@
+"""`make ci-setup`: writes the policies of CI's two roles for the repository that this checkout is of."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import yaml
+
+from components.aws import ci, permissions
+from components.aws.ci import Repository
+from offline.steps import StepFailed, main_guard, say
+from stacks.aws_cli import AwsError, aws
+from stacks.settings import PROJECT, stacks
+from tools import environment
+from tools.environment import ROOT
+from tools.host import is_on_aws
+
+FOLDER = Path(".changeover") / "ci"
+"""Where the files go, below the project's folder: they are of one account, and in no repository."""
+REMOTE = re.compile(r"(?:https://|ssh://git@|git@)github\.com[:/]([^/]+)/(.+?)(?:\.git)?/?")
+
+
+def remote(url: str) -> tuple[str, str]:
+    """Owner and name of a repository of GitHub. Raises StepFailed."""
+    found = REMOTE.fullmatch(url.strip())
+    if found is None:
+        raise StepFailed(
+            f"`git remote get-url origin` says {url.strip()!r}, which is no repository of GitHub"
+        )
+    return found[1], found[2]
+
+
+def ids(owner: str, name: str) -> tuple[int, int]:
+    """Those of owner and repository: asked of GitHub, or OWNER_ID and REPOSITORY_ID. Raises StepFailed."""
+    told = os.environ.get("OWNER_ID"), os.environ.get("REPOSITORY_ID")
+    if all(told):
+        return int(told[0] or 0), int(told[1] or 0)
+    question = ["api", f"repos/{owner}/{name}", "--jq", "[.owner.id, .id]"]
+    how = (
+        f"GitHub tells the ids of {owner}/{name}: gh {' '.join(question[:2])} --jq '[.owner.id, .id]'. "
+        "Then type: OWNER_ID=… REPOSITORY_ID=… make ci-setup"
+    )
+    if shutil.which("gh") is None:
+        raise StepFailed(f"there is no `gh` command here. {how}")
+    done = subprocess.run(["gh", *question], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StepFailed(f"`gh {question[0]} {question[1]}` failed: {done.stderr.strip()}\n{how}")
+    first, second = json.loads(done.stdout)
+    return int(first), int(second)
+
+
+def bucket() -> str:
+    """The state's. Raises StepFailed where it is in none."""
+    where = urlsplit(os.environ.get(environment.BACKEND, ""))
+    if where.scheme != "s3":
+        raise StepFailed(
+            f"CI needs a state that it can reach. Type: export {environment.BACKEND}='s3://NAME?region=…', "
+            "and make ci-setup"
+        )
+    return where.netloc
+
+
+def key_alias(names: list[str], root: Path) -> str:
+    """What the key is called that keeps the secrets of these stacks. Raises StepFailed."""
+    for name in names:
+        file = yaml.safe_load((root / f"Pulumi.{name}.yaml").read_text())
+        found = re.fullmatch(r"awskms:///?(alias/[\w/-]+)\?.*", str(file.get("secretsprovider", "")))
+        if found:
+            return found[1]
+    raise StepFailed(
+        "no stack's secrets are kept by a key of AWS. Type: pulumi stack init prod "
+        '--secrets-provider="awskms://alias/changeover?region=…"'
+    )
+
+
+def write(repository: Repository, account: str, where: str, key: str, names: list[str], folder: Path) -> None:
+    """The policies as files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "review-trust.json": ci.trust(repository, ci.REVIEW, account),
+        "review-policy.json": permissions.review_policy(PROJECT),
+        "review-state.json": ci.state(where, key, account, changes=False),
+        "apply-trust.json": ci.trust(repository, ci.apply_places(names), account),
+        "apply-policy.json": permissions.policy(PROJECT),
+        "apply-state.json": ci.state(where, key, account, changes=True),
+    }
+    for name, policy in files.items():
+        (folder / name).write_text(permissions.document(policy))
+
+
+def commands(folder: Path) -> str:
+    """What makes the roles of these files. Their names are none that the deployer's policy lets CI change."""
+    lines = [
+        f"aws iam create-open-id-connect-provider --url https://{ci.ISSUER} --client-id-list {ci.AUDIENCE}"
+    ]
+    for role in ("review", "apply"):
+        name = f"ci-{PROJECT}-{role}"
+        trusted = f"--assume-role-policy-document file://{folder}/{role}-trust.json"
+        lines.append(f"aws iam create-role --role-name {name} {trusted}")
+        lines += [
+            f"aws iam put-role-policy --role-name {name} --policy-name {part} "
+            f"--policy-document file://{folder}/{role}-{part}.json"
+            for part in ("policy", "state")
+        ]
+    return "\n".join(lines)
+
+
+def setup() -> None:
+    """Find out whose repository and account this is, and write the files. Raises StepFailed."""
+    url = subprocess.run(
+        ["git", "remote", "get-url", "origin"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if url.returncode != 0:
+        raise StepFailed("this checkout has no remote `origin`: git remote add origin …")
+    owner, name = remote(url.stdout)
+    names = [each for each in stacks(ROOT) if is_on_aws(each)]
+    where, key = bucket(), key_alias(names, ROOT)
+    owner_id, repository_id = ids(owner, name)
+    repository = Repository(owner=owner, name=name, owner_id=owner_id, id=repository_id)
+    try:
+        account = str(aws("us-east-1", "sts", "get-caller-identity")["Account"])
+    except AwsError as error:
+        raise StepFailed(str(error)) from None
+    write(repository, account, where, key, names, ROOT / FOLDER)
+    say(
+        f"The policies for {owner}/{name} (ids {owner_id} and {repository_id}) are in {FOLDER}/. "
+        f"Whoever may, types:\n{commands(FOLDER)}\n"
+        "The environments on GitHub have to be for the branch `main` only: the second role trusts them by "
+        "name."
+    )
+
+
+if __name__ == "__main__":
+    main_guard(setup)

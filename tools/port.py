@@ -1,0 +1,105 @@
+"""Whether the endpoint's published port answers, asked from this machine, and what cures it."""
+
+import http.client
+import json
+import ssl
+import subprocess
+import time
+from urllib.parse import urlsplit
+
+from components.caddyfile import HEALTH_PATH
+from offline.steps import StepFailed, say
+from tools.environment import pulumi
+from tools.host import is_on_aws
+
+SECONDS = 10
+LATE = f"nothing within {SECONDS} s"
+AGAIN_SECONDS = 60
+"""So long an edge that was started again may take until its port answers."""
+
+
+def edge(stack: str) -> str:
+    """The container of the stack's edge, running or not; empty where there is none. Raises StepFailed."""
+    marks = [f"label=changeover.stack={stack}", "label=changeover.role=edge"]
+    find = ["docker", "ps", "--all", *(word for mark in marks for word in ("--filter", mark))]
+    found = subprocess.run([*find, "--format", "{{.Names}}"], capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        raise StepFailed(f"docker gave no list of containers: {found.stderr.strip()}")
+    return next(iter(found.stdout.split()), "")
+
+
+def address(stack: str, container: str) -> str:
+    """Where clients reach the endpoint, as `http(s)://host:port`; empty where it publishes no port."""
+    if is_on_aws(stack):
+        outputs = json.loads(pulumi("stack", "output", "--json", "--stack", stack, capture=True))
+        return str(outputs.get("endpoint", "")).removesuffix("/v1")
+    every = "{{range .HostConfig.PortBindings}}{{range .}}{{.HostIp}}:{{.HostPort}} {{end}}{{end}}"
+    inspect = ["docker", "inspect", "--format", every, container]
+    published = subprocess.run(inspect, capture_output=True, text=True, check=False).stdout.split()
+    return f"http://{published[0]}" if published else ""
+
+
+def silence(url: str) -> str:
+    """Why nothing answers there; empty where something does. It asks the edge alone, for all that is behind
+    it is looked at by the switch."""
+    at = urlsplit(url)
+    host, port = at.hostname or "", at.port
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing secret is sent or believed
+    connection = (
+        http.client.HTTPSConnection(host, port, timeout=SECONDS, context=context)
+        if at.scheme == "https"
+        else http.client.HTTPConnection(host, port, timeout=SECONDS)
+    )
+    try:
+        connection.request("GET", HEALTH_PATH)
+        connection.getresponse().read()
+    except TimeoutError:
+        return LATE
+    except (OSError, http.client.HTTPException) as error:
+        return getattr(error, "strerror", None) or str(error) or repr(error)
+    finally:
+        connection.close()
+    return ""
+
+
+def trouble(stack: str) -> str:
+    """What is wrong with the port, and what to type; empty: it answers. Raises StepFailed."""
+    container = edge(stack)
+    if not container:
+        return f"the edge is gone, so nothing listens. Type: make up STACK={stack}"
+    inspect = ["docker", "inspect", "--format", "{{.State.Running}}", container]
+    if subprocess.run(inspect, capture_output=True, text=True, check=False).stdout.strip() != "true":
+        return f"the edge {container} is stopped. Type: docker start {container} (or make up STACK={stack})"
+    url = address(stack, container)
+    if not url:
+        return f"the edge {container} publishes no port. Type: make up STACK={stack}"
+    if not (why := silence(url)):
+        return ""
+    text = f"port {urlsplit(url).netloc} does not answer ({why})"
+    if not is_on_aws(stack):
+        return (
+            f"{text}, while {container} runs: Docker's forwarder of the port takes nothing any more, as when "
+            "more connections came than it may open files for. "
+            f"Type: docker restart {container} (or make up STACK={stack})"
+        )
+    if why == LATE:
+        say(f"Note: {text} from this machine; its security group lets in `allowedCidrs` only.")
+        return ""
+    return f"{text} from this machine. Type, with the DOCKER_HOST of its instance: docker restart {container}"
+
+
+def cure(stack: str) -> None:
+    """Starts the edge of a stack on this machine again where its port does not answer. Raises StepFailed."""
+    if is_on_aws(stack) or not (why := trouble(stack)):
+        return
+    container = edge(stack)
+    say(f"{why}. It is started again.")
+    done = subprocess.run(["docker", "restart", container], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StepFailed(f"{container} could not be started again: {done.stderr.strip()}")
+    end = time.monotonic() + AGAIN_SECONDS
+    while why := trouble(stack):
+        if time.monotonic() > end:
+            raise StepFailed(why)
+        time.sleep(0.5)
