@@ -6,10 +6,11 @@ it answers, so that a changed flag is another container to switch to and never a
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from components import pins, weights
+from components import model_names, pins, weights
 from components.catalogue import GIB, Model
 from components.gpu_memory import BATCHED_TOKENS, EngineKind, Load, engine_sum, vllm_share
 from components.vllm_flags import words
@@ -26,7 +27,7 @@ SHUTDOWN_TIMEOUT = 15
 """Seconds that vLLM gives running answers on SIGTERM. The proxies drain first, so none should be left."""
 
 STORE = "/tmp/models"
-"""Where Ollama finds its model where this has one more name: the store in its volume is not written."""
+"""Where Ollama finds its model where this has another name: the store in its volume is not written."""
 
 CACHE_MOUNT = "/root/.cache"
 """vLLM keeps compiled kernels here; without it every start on a GPU compiles them again."""
@@ -115,7 +116,7 @@ def ollama(load: Load, name: str = "") -> EngineSpec:
     source = weights.for_ollama(model, load.quantization.get("ollama"))
     parallel = engine_sum("ollama", load).requests
     served = name or model.name
-    plain = served == model.name
+    plain = model_names.manifest(served) == model_names.manifest(model.name)
     return EngineSpec(
         kind="ollama",
         model=model,
@@ -142,16 +143,17 @@ def ollama(load: Load, name: str = "") -> EngineSpec:
 
 
 def _named(model: str, served: str) -> str:
-    """Starts Ollama with one more name for its model: as `ollama cp` does, a copy of the model's manifest.
+    """Starts Ollama with another name for its model: as `ollama cp` does, by a copy of the model's manifest.
 
-    Done at the start and not in the weights step, so that another name fetches nothing, and in a copy of the
-    manifests that can't be written either, beside the store's own files. Read in 0.17.4.
+    Done at the start and not in the weights step, so that another name fetches nothing, and in a store that
+    can't be written either, beside the volume's own. It is the only name there: with two that differ in small
+    and capital letters alone, 0.17.4 finds now the one and now none (`getExistingName`).
     """
+    own, other = model_names.manifest(model), model_names.manifest(served)
     return (
-        f'set -e; mkdir {STORE}; ln -s "$OLLAMA_MODELS/blobs" {STORE}; '
-        f'cp -r "$OLLAMA_MODELS/manifests" {STORE}; '
-        f"cd {STORE}/manifests/registry.ollama.ai/library; mkdir -p {served}; "
-        f"cp {model}/latest {served}/latest; chmod -R a-w {STORE}; "
+        f"set -e; mkdir -p {STORE}/manifests/{posixpath.dirname(other)}; "
+        f'ln -s "$OLLAMA_MODELS/blobs" {STORE}; '
+        f'cp "$OLLAMA_MODELS/manifests/{own}" {STORE}/manifests/{other}; chmod -R a-w {STORE}; '
         f"export OLLAMA_MODELS={STORE}; exec /bin/ollama serve"
     )
 

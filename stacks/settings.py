@@ -12,7 +12,7 @@ import pulumi
 import pulumi.runtime.config
 import yaml
 
-from components import fit, instance_types, tensorzero, vllm_flags
+from components import fit, instance_types, model_names, vllm_flags
 from components.api_keys import API_KEY, TENANT
 from components.aws.settings import LONGEST_STACK, AwsSettings
 from components.catalogue import GIB, MIB, MODELS, Folder, Model, Quantization
@@ -46,7 +46,6 @@ class SettingsError(Exception):
     """Settings that cannot work. The text names each key, its value, what is allowed and what to type."""
 
 
-ALIAS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/@-]{0,126}[A-Za-z0-9])?")
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?")
 """As a browser says it: https://www.rfc-editor.org/rfc/rfc6454#section-6.1."""
 
@@ -303,11 +302,8 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
 def _name(raw: _Raw, model: Model) -> str:
     """What clients call the model."""
     name = str(raw.value("name"))
-    if name and not tensorzero.MODEL_NAME.fullmatch(name):
-        allowed = (
-            "allowed: letters, digits, '.', '_' and '-', 80 at most, with a letter or digit first and last"
-        )
-        raw.problem("name", name, allowed, f"pulumi config set name {model.name}")
+    if name and not model_names.is_name(name):
+        raw.problem("name", name, f"allowed: {model_names.NAME_RULE}", f"pulumi config set name {model.name}")
         return model.name
     return name or model.name
 
@@ -357,9 +353,9 @@ def _aliases(raw: _Raw) -> tuple[str, ...]:
     """Further names of the model."""
     found = [str(each) for each in raw.value("aliases") or []]
     for n, each in enumerate(found):
-        if not ALIAS.fullmatch(each):
-            allowed = "allowed: letters, digits, '.', '_', '-', ':', '/' and '@', 128 at most"
-            raw.problem("aliases", each, allowed, f"pulumi config rm --path 'aliases[{n}]'")
+        if not model_names.is_alias(each):
+            remove = f"pulumi config rm --path 'aliases[{n}]'"
+            raw.problem("aliases", each, f"allowed: {model_names.ALIAS_RULE}", remove)
     return tuple(dict.fromkeys(found))
 
 
