@@ -54,6 +54,8 @@ class EngineSpec:
     shm_mib: int
     parallel: int
     """Requests that it works on at one time."""
+    context: int
+    """Tokens of prompt and answer together that one request can have."""
     cache: bool = False
     digest: str = field(init=False)
 
@@ -139,6 +141,7 @@ def ollama(load: Load, name: str = "") -> EngineSpec:
         gpus="all" if load.gpu else None,
         shm_mib=64,
         parallel=parallel,
+        context=load.context,
     )
 
 
@@ -214,6 +217,7 @@ def vllm(load: Load, flags: Sequence[str] = (), name: str = "") -> EngineSpec:
         gpus="all" if gpu else None,
         shm_mib=1024,
         parallel=memory.requests,
+        context=context,
         cache=True,
     )
 

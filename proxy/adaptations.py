@@ -5,10 +5,11 @@ far as `HEADERS_IN` names them.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from proxy.protocols import CHAT, COMPLETIONS
+from proxy.protocols import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from proxy.reading import Reading, Span, members
 
 HEADERS_IN = {
@@ -35,28 +36,59 @@ Edit = tuple[Span, bytes]
 """The bytes of a span, which may be empty, become these."""
 
 
+Make = Callable[[bytes, Reading, int | None], Iterable[Edit]]
+"""Gives the edits for a body and an engine with this context, in tokens; None: it is not known."""
+
+_INTEGER = re.compile(rb"-?[0-9]{1,19}")
+_LARGEST = 2**63 - 1
+"""What Ollama reads into an `int`. It refuses a number that is none of these by itself."""
+
+
 @dataclass(frozen=True)
 class Adaptation:
-    """One row: `make` gives the edits for a body, none where it does not apply."""
+    """One row: `make` gives no edits where it does not apply."""
 
     field: str
     engines: tuple[str, ...]
     paths: tuple[str, ...]
     reason: str
-    make: Callable[[bytes, Reading], Iterable[Edit]]
+    make: Make
 
 
-def _max_tokens(raw: bytes, reading: Reading) -> Iterable[Edit]:
-    span, known = reading.fields.get("max_completion_tokens"), reading.fields.get("max_tokens")
-    if span is None or raw[slice(*span)] == b"null":
-        return
-    if known is None:
-        yield (reading.inside, reading.inside), b'"max_tokens":' + raw[slice(*span)] + b","
-    elif raw[slice(*known)] == b"null":
-        yield known, raw[slice(*span)]
+def _limit(field: str, *others: str) -> Make:
+    """The length of an answer as Ollama knows it, from the first of these fields that says one."""
+
+    def make(raw: bytes, reading: Reading, context: int | None) -> Iterable[Edit]:
+        said = [raw[slice(*reading.fields[name])] for name in (field, *others) if name in reading.fields]
+        wanted = next((value for value in said if value != b"null"), None)
+        if context is not None and (wanted is None or _endless(wanted, context)):
+            wanted = str(context).encode()
+        if field not in reading.fields:
+            if wanted is not None:
+                yield (reading.inside, reading.inside), f'"{field}":'.encode() + wanted + b","
+        elif wanted is not None and wanted != said[0]:
+            yield reading.fields[field], wanted
+
+    return make
 
 
-def _usage(raw: bytes, reading: Reading) -> Iterable[Edit]:
+def _lowered(raw: bytes, reading: Reading, context: int | None) -> Iterable[Edit]:
+    """A length of an answer that has to be said, and is more than the context."""
+    span = reading.fields.get("max_tokens")
+    if span is not None and context is not None and raw[span[0]] != ord("-"):
+        said = raw[slice(*span)]
+        if _endless(said, context) and int(said):
+            yield span, str(context).encode()
+
+
+def _endless(value: bytes, context: int) -> bool:
+    """Whether Ollama takes this for a limit, and would answer beyond the context all the same."""
+    if not _INTEGER.fullmatch(value):
+        return False
+    return -_LARGEST <= int(value) <= 0 or context < int(value) <= _LARGEST
+
+
+def _usage(raw: bytes, reading: Reading, _: int | None) -> Iterable[Edit]:
     if not adds_usage(raw, reading):
         return
     span = reading.fields.get("stream_options")
@@ -90,14 +122,22 @@ def adds_usage(raw: bytes, reading: Reading) -> bool:
     return not said or said[-1] in (b"false", b"null")
 
 
+ENDLESS = (
+    "without a limit, with a negative one and with one beyond it Ollama 0.17.4 answers up to ten times the"
+    " context (llm/server.go), and with 0 without end (runner.go); vLLM ends at the context"
+)
+
 BODY = (
     Adaptation(
-        "max_completion_tokens",
+        "max_tokens",
         ("ollama",),
         (CHAT,),
-        "Ollama 0.17.4 ignores it, which today's OpenAI clients send, and would answer without a limit",
-        _max_tokens,
+        f"{ENDLESS}; and it ignores max_completion_tokens, which today's OpenAI clients send",
+        _limit("max_tokens", "max_completion_tokens"),
     ),
+    Adaptation("max_tokens", ("ollama",), (COMPLETIONS,), ENDLESS, _limit("max_tokens")),
+    Adaptation("max_output_tokens", ("ollama",), (RESPONSES,), ENDLESS, _limit("max_output_tokens")),
+    Adaptation("max_tokens", ("ollama",), (MESSAGES,), f"{ENDLESS}; without one it refuses", _lowered),
     Adaptation(
         "stream_options.include_usage",
         ("ollama", "vllm"),
@@ -110,15 +150,15 @@ BODY = (
 """All fields that an engine gets otherwise than the client sent them."""
 
 
-def body(raw: bytes, reading: Reading, path: str, kind: str, model: str) -> bytes:
-    """What the engine of this kind gets, which calls the model `model`: `raw` itself where nothing is to be
-    changed."""
+def body(raw: bytes, reading: Reading, path: str, kind: str, model: str, context: int | None) -> bytes:
+    """What the engine of this kind gets, which calls the model `model` and has this context in tokens: `raw`
+    itself where nothing is to be changed."""
     edits: list[Edit] = []
     if reading.model != model:
         edits.append((reading.model_at, json.dumps(model).encode()))
     for row in BODY:
         if kind in row.engines and path in row.paths:
-            edits += row.make(raw, reading)
+            edits += row.make(raw, reading, context)
     return _edited(raw, edits) if edits else raw
 
 

@@ -55,7 +55,7 @@ class Reading:
     """Those of `KEPT` that are there."""
 
 
-KEPT = ("stream", "stream_options", "max_tokens", "max_completion_tokens")
+KEPT = ("stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
 def read(raw: bytes) -> Reading:

@@ -223,7 +223,7 @@ class Proxy:
                     self._client,
                     to,
                     f"{ask.path}{http.query(ask.request)}",
-                    adaptations.body(ask.raw, ask.reading, ask.path, to.kind, to.model),
+                    adaptations.body(ask.raw, ask.reading, ask.path, to.kind, to.model, to.context),
                     adaptations.headers_in(ask.request.headers),
                     _now() + route.limits.first_token_seconds,
                 )
