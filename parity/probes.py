@@ -1,7 +1,8 @@
 """The probes: each asks an engine something and says in words what it does. Behaviour, never the text.
 
 A probe is a generator: it yields request bodies and is sent the answers, as the switch's `exchange` gives
-them (`status`, `body` or `events`, `error`). Whoever runs it does the sending.
+them (`status`, `body` or `events`, `error`). Whoever runs it does the sending, to the probe's path. Most ask
+for a chat; what is common to all protocols is asked in each.
 """
 
 import json
@@ -9,7 +10,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PATH = "/v1/chat/completions"
+from switch.protocols import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Broken, Protocol, Said
+
+COUNT_TOKENS = f"{MESSAGES.path}/count_tokens"
 Reply = Mapping[str, Any]
 Steps = Generator[str, Reply, str]
 
@@ -28,31 +31,34 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """`able`: only for a model that understands what it is asked."""
+    """`able`: only for a model that understands what it is asked. `path` is where it asks."""
 
     name: str
     what: str
     steps: Callable[[Subject], Steps]
     able: bool = False
+    path: str = CHAT.path
 
 
 class _Odd(Exception):
     """The answer is not one that the probe could look into; the text says what it is instead."""
 
 
-def run(probe: Probe, subject: Subject, send: Callable[[str], Reply]) -> str:
-    """What the engine does, in words."""
+def run(probe: Probe, subject: Subject, send: Callable[[str, str], Reply]) -> str:
+    """What the engine does, in words. `send` is given path and body."""
     steps = probe.steps(subject)
     try:
         body = next(steps)
         while True:
-            body = steps.send(send(body))
+            body = steps.send(send(probe.path, body))
     except StopIteration as end:
         return str(end.value)
     except _Odd as odd:
         return str(odd)
+    except Broken:
+        return "HTTP 200, an error in the answer"
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        return f"an answer that is not OpenAI's format: {type(error).__name__}"
+        return f"an answer that is not its protocol's format: {type(error).__name__}"
 
 
 def refusal(reply: Reply) -> str:
@@ -338,6 +344,35 @@ def _error(**more: Any) -> Callable[[Subject], Steps]:
     return steps
 
 
+def _limited(protocol: Protocol, *, stream: bool) -> Callable[[Subject], Steps]:
+    """How an answer of five tokens ends in a protocol."""
+
+    def steps(subject: Subject) -> Steps:
+        ask = protocol.ask(subject.model, "Write a long story about the sea.", max_tokens=5, stream=stream)
+        reply = yield json.dumps(ask)
+        if stream and reply.get("status") == 200 and "events" in reply:
+            said = Said()
+            for event in reply["events"]:
+                protocol.hear(said, event)
+            if reply.get("error") or not said.ended:
+                return "HTTP 200, a stream that is cut"
+        else:
+            said = protocol.read(_whole(reply))
+        if said.total != said.given + said.tokens:
+            return "a usage that does not add up"
+        return f"{said.finish}" if said.tokens == 5 else "the model ended before the limit"
+
+    return steps
+
+
+def _count_tokens(subject: Subject) -> Steps:
+    asked = {"model": subject.model, "messages": [{"role": "user", "content": "Hello."}]}
+    reply = yield json.dumps(asked)
+    if reply.get("status") != 200:
+        return refusal(reply)
+    return "counts" if _whole(reply)["input_tokens"] > 0 else "counts nothing"
+
+
 def _malformed(subject: Subject) -> Steps:
     return refusal((yield subject.body()[:-10]))
 
@@ -379,6 +414,22 @@ PROBES: dict[str, Probe] = {
         ("negative-max-tokens", "`max_tokens: -1`", _error(max_tokens=-1)),
     )
 }
+PROBES |= {
+    name: Probe(name=name, what=what, steps=steps, path=path)
+    for protocol in (COMPLETIONS, RESPONSES, MESSAGES)
+    for name, what, steps, path in (
+        (
+            protocol.name,
+            f"how `{protocol.path}` ends at its limit",
+            _limited(protocol, stream=False),
+            protocol.path,
+        ),
+        (f"{protocol.name}-stream", "the same in a stream", _limited(protocol, stream=True), protocol.path),
+    )
+}
+PROBES["count-tokens"] = Probe(
+    name="count-tokens", what=f"`{COUNT_TOKENS}`", steps=_count_tokens, path=COUNT_TOKENS
+)
 """Every probe by its name, in the table's order."""
 
 

@@ -28,7 +28,7 @@ from typing import Any, Literal
 from switch import certificate, gpu, live, machine, metrics
 from switch.checks import Failed, check, disk
 from switch.docker import Docker, DockerError
-from switch.gate import Answer, complete, sound, wholly_on_gpu
+from switch.gate import Answer, complete, sound, speaks, wholly_on_gpu
 from switch.gpu import GpuError
 from switch.journal import Journal
 from switch.machine import (
@@ -393,7 +393,8 @@ def probe(
     """One completion of the plan's gate, from the engine itself or through the new gateway.
 
     `patience` is in seconds until the answer begins, where that may take longer than the gate's own time-out.
-    After the `last` one, with `strict`, comes what is asked once: an instruction, and a long prompt.
+    After the `last` one, with `strict`, comes what is asked once: an instruction, a long prompt, and a
+    question in every other protocol.
     """
     engine, gateway, gate = plan.engine, plan.gateway if through == "gateway" else None, plan.gate
     answer = complete(
@@ -420,6 +421,12 @@ def probe(
         )
         if not further.ok:
             return further
+        spoken = speaks(
+            engine.container, engine.port, engine.model, max_tokens=gate.max_tokens, timeout=gate.timeout
+        )
+        if not spoken.ok:
+            return spoken
+        answer = dataclasses.replace(answer, facts={**answer.facts, **spoken.facts})
     if answer.ok and strict and engine.kind == "ollama" and engine.gpu_bytes:
         return wholly_on_gpu(answer, engine.container, engine.port)
     return answer

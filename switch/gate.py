@@ -6,6 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from switch import protocols
+from switch.protocols import CHAT, NO_SUCH_PATH, PROTOCOLS, Protocol, Said
+
 PROMPT = "Write one short sentence about the sea."
 WORD = "harbour"
 INSTRUCTION = f"Say only this one word: {WORD}"
@@ -14,6 +17,7 @@ INSTRUCTION_TOKENS = 48
 PIECE = "The grass is green. "
 """A long prompt is as many of these as it takes; what one costs is measured."""
 FEW, MORE = 2, 6
+FORMATS = {name: "Anthropic's" if name == "messages" else "OpenAI's" for name in PROTOCOLS}
 LONGEST_UNIT, TIMES = 16, 6
 """What is repeated so often, and is no longer than a token can be, in characters, is no answer."""
 
@@ -28,6 +32,8 @@ class Answer:
     final: bool = False
     content: str = ""
     prompt_tokens: int = 0
+    unknown: bool = False
+    """Whether there is nothing at this path, or no such model."""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,16 +55,17 @@ def complete(
     prompt: str = PROMPT,
     sense: bool = False,
     silent: bool = False,
+    protocol: Protocol = CHAT,
 ) -> Answer:
     """One completion of at most `max_tokens` tokens and `timeout` seconds in all.
 
     With a `patience` longer than that, an engine has so many seconds until it begins to answer, and from
     then on `timeout`; the `seconds` of a stream count from then on, too: before it may have loaded.
 
-    Good is: content (unless it may be `silent`), with `sense` not one thing over and over, a finish_reason,
-    a count of tokens that can be true, and with `same_model`, as of an engine itself, the name that was
-    asked for and a whole `usage` that adds up. A status code says nothing: an engine that is killed ends its
-    stream with HTTP 200.
+    Good is: content (unless it may be `silent`), with `sense` not one thing over and over, a finish_reason or
+    what another `protocol` has in its place, a count of tokens that can be true, and with `same_model`, as of
+    an engine itself, the name that was asked for and a whole `usage` that adds up. A status code says
+    nothing: an engine that is killed ends its stream with HTTP 200.
     """
     limit = max(timeout, patience)
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
@@ -67,15 +74,7 @@ def complete(
     except OSError as error:  # refused, or a name that only a running container has
         connection.close()
         return Answer(False, f"does not listen yet ({error})", loading=True)
-    ask: dict[str, Any] = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": max_tokens,
-        "temperature": 0,
-        "stream": stream,
-    }
-    if stream:
-        ask["stream_options"] = {"include_usage": True}
+    ask = protocol.ask(model, prompt, max_tokens=max_tokens, stream=stream)
     began = time.monotonic()
     deadline = began + timeout
     line = connection.sock
@@ -85,15 +84,18 @@ def complete(
         answer = connection.getresponse()
         if answer.status != 200:
             said = answer.read(300).decode(errors="replace").strip()
-            return Answer(False, f"HTTP {answer.status}: {said}", final=answer.status == 404)
+            unknown = answer.status in NO_SUCH_PATH
+            return Answer(False, f"HTTP {answer.status}: {said}", final=answer.status == 404, unknown=unknown)
         if limit > timeout:
             limit, begun = timeout, time.monotonic()
             began, deadline = begun if stream else began, begun + timeout
             line.settimeout(timeout)
-        whole = _streamed(answer, deadline) if stream else _one(json.loads(answer.read()))
+        whole = _streamed(answer, deadline, protocol) if stream else protocol.read(json.loads(answer.read()))
         tokens = _judge(whole, max_tokens, model if same_model else "", silent=silent)
-        if sense and over_and_over(whole["content"]):
-            raise _Bad(f"it says one thing over and over: {whole['content'][:40]!r}")
+        if sense and over_and_over(whole.content):
+            raise _Bad(f"it says one thing over and over: {whole.content[:40]!r}")
+    except protocols.Broken as error:
+        return Answer(False, f"a bad {'streamed ' if stream else ''}completion: it says an error: {error}")
     except _Bad as error:
         return Answer(False, f"a bad {'streamed ' if stream else ''}completion: {error}")
     except TimeoutError:
@@ -101,14 +103,14 @@ def complete(
     except (OSError, http.client.HTTPException) as error:
         return Answer(False, f"a completion broke off: {error or type(error).__name__}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        return Answer(False, f"a completion that is not OpenAI's format: {error!r}")
+        return Answer(False, f"a completion that is not {FORMATS[protocol.name]} format: {error!r}")
     finally:
         connection.close()
     took = round(time.monotonic() - began, 3)
     return Answer(
         True,
-        content=whole["content"],
-        prompt_tokens=(whole["usage"] or {}).get("prompt_tokens") or 0,
+        content=whole.content,
+        prompt_tokens=whole.given or 0,
         facts={"stream": stream, "tokens": tokens, "seconds": took},
     )
 
@@ -172,6 +174,35 @@ def sound(
     return answer
 
 
+def speaks(host: str, port: int, model: str, *, max_tokens: int, timeout: float) -> Answer:
+    """Whether an engine that chats answers one streamed question in every other protocol that it speaks.
+
+    Which those are, the facts say (`protocols`). An engine doesn't speak what it has no path for, and
+    that is no failure. An answer may be empty: what is no chat may have nothing to say to a sentence.
+    """
+    spoken = [CHAT.name]
+    for protocol in PROTOCOLS.values():
+        if protocol is CHAT:
+            continue
+        answer = complete(
+            host,
+            port,
+            protocol.path,
+            model,
+            stream=True,
+            max_tokens=max_tokens,
+            timeout=timeout,
+            silent=True,
+            protocol=protocol,
+        )
+        if answer.unknown:
+            continue
+        if not answer.ok:
+            return Answer(False, f"asked at {protocol.path}: {answer.text}")
+        spoken.append(protocol.name)
+    return Answer(True, facts={"protocols": spoken})
+
+
 def wholly_on_gpu(answer: Answer, host: str, port: int) -> Answer:
     """`answer`, or a failure where Ollama has put part of a model on the CPU, which it does in silence."""
     connection = http.client.HTTPConnection(host, port, timeout=10)
@@ -192,54 +223,31 @@ def wholly_on_gpu(answer: Answer, host: str, port: int) -> Answer:
     return answer
 
 
-def _one(answer: dict[str, Any]) -> dict[str, Any]:
-    choice = answer["choices"][0]
-    return {
-        "content": _content(choice["message"]),
-        "finish": choice.get("finish_reason"),
-        "usage": answer.get("usage"),
-        "model": answer.get("model"),
-    }
-
-
-def _streamed(answer: http.client.HTTPResponse, deadline: float) -> dict[str, Any]:
-    whole: dict[str, Any] = {"content": "", "finish": None, "usage": None, "model": None}
+def _streamed(answer: http.client.HTTPResponse, deadline: float, protocol: Protocol) -> Said:
+    said = Said()
     while line := answer.readline():
         if time.monotonic() > deadline:
             raise TimeoutError
         data = line.removeprefix(b"data:").strip()
         if not line.startswith(b"data:") or not data:
             continue
-        if data == b"[DONE]":
+        if protocol.hear(said, data):
             answer.read()  # its end as well: an engine that is hung up on fills its log with it
-            return whole
-        event = json.loads(data)
-        if "error" in event:
-            raise _Bad(f"an error in the stream: {json.dumps(event['error'])[:300]}")
-        whole["usage"] = event.get("usage") or whole["usage"]
-        whole["model"] = event.get("model") or whole["model"]
-        for choice in event["choices"]:
-            whole["content"] += _content(choice["delta"])
-            whole["finish"] = choice.get("finish_reason") or whole["finish"]
-    raise _Bad("the stream ended without [DONE]")
+            return said
+    raise _Bad(f"the stream ended without {protocol.last or 'its last event'}")
 
 
-def _content(message: dict[str, Any]) -> str:
-    """What a model wrote, its reasoning included: a model that reasons may spend all its tokens on it."""
-    return "".join(message.get(key) or "" for key in ("content", "reasoning_content", "reasoning"))
-
-
-def _judge(whole: dict[str, Any], max_tokens: int, model: str, *, silent: bool = False) -> int:
-    usage = whole["usage"] or {}
-    tokens, given, total = (usage.get(f"{part}_tokens") for part in ("completion", "prompt", "total"))
-    if not whole["content"] and not silent:
+def _judge(said: Said, max_tokens: int, model: str, *, silent: bool = False) -> int:
+    least = 0 if silent else 1
+    if not said.content and not silent:
         raise _Bad("it has no content")
-    if not whole["finish"]:
+    if not said.finish:
         raise _Bad("it has no finish_reason")
-    if type(tokens) is not int or not 1 <= tokens <= max_tokens:
+    tokens, given, total = said.tokens, said.given, said.total
+    if type(tokens) is not int or not least <= tokens <= max_tokens:
         raise _Bad(f"usage says {tokens!r} completion tokens, at most {max_tokens} were asked for")
-    if model and whole["model"] not in (model, f"{model}:latest"):
-        raise _Bad(f"it comes from the model {whole['model']!r}, not {model!r}")
+    if model and said.model not in (model, f"{model}:latest"):
+        raise _Bad(f"it comes from the model {said.model!r}, not {model!r}")
     if model and (type(given) is not int or given < 1 or total != given + tokens):
         raise _Bad(f"usage says {given!r} prompt tokens, and {total!r} with {tokens} completion tokens")
     return tokens

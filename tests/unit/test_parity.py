@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from offline.steps import StepFailed
-from parity.probes import PATH, PROBES, Reply, Subject, chosen, run
+from parity.probes import PROBES, Reply, Subject, chosen, run
 from parity.table import differences, markdown, problem, read, table
 from stacks.blueprint import Blueprint, blueprint
 from stacks.parity import no_flip
@@ -40,8 +40,8 @@ def port() -> Iterator[int]:
 
 
 def found(port: int) -> dict[str, str]:
-    def send(body: str) -> Reply:
-        return exchange({"container": "127.0.0.1", "port": port, "path": PATH, "body": body, "timeout": 10})
+    def send(path: str, body: str) -> Reply:
+        return exchange({"container": "127.0.0.1", "port": port, "path": path, "body": body, "timeout": 10})
 
     return {probe.name: run(probe, SUBJECT, send) for probe in chosen(able=True)}
 
@@ -86,6 +86,13 @@ def test_a_good_engine_does_in_each_probe_what_openai_says(good: dict[str, str])
         "wrong-type": refused,
         "malformed-json": refused,
         "negative-max-tokens": refused,
+        "completions": "length",
+        "completions-stream": "length",
+        "responses": "incomplete",
+        "responses-stream": "incomplete",
+        "messages": "max_tokens",
+        "messages-stream": "max_tokens",
+        "count-tokens": "counts",
     }
 
 
