@@ -168,9 +168,8 @@ def test_the_switch_limits_the_processes_of_each_container_once(
         docker = Docker("p", "s", str(path))
 
         def look() -> None:
-            docker.bound(
-                {name: replace(box("a-b", role, True), name=name) for name, role in engine.roles.items()}
-            )
+            own = {name: role for name, role in engine.roles.items() if role != "monitor"}
+            docker.bound({name: replace(box("a-b", role, True), name=name) for name, role in own.items()})
 
         for _ in range(2):
             look()
@@ -181,6 +180,10 @@ def test_the_switch_limits_the_processes_of_each_container_once(
         engine.roles["e"] = "proxy"
         look()
         assert engine.updates[4:] == [("e", {"PidsLimit": few})]
+        docker.beside = {"monitor": ("m", 1.0)}
+        engine.roles["m"] = "monitor"
+        look()
+        assert engine.updates[5:] == [("m", {"PidsLimit": few})], "what runs beside the stack, too"
         engine.roles["f"], engine.refuses = "proxy", True
         for _ in range(2):  # a host that can't is said once, and nothing else depends on it
             look()
