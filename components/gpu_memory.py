@@ -124,6 +124,13 @@ SERVICES_RAM = PROXY_RAM + EDGE_RAM + GATEWAY_RAM + SWITCH_RAM
 """What engines have to leave of the host's RAM. Counted without a gateway too, so that taking it out and back
 changes no sum."""
 
+STORE_RAM, ALERTS_RAM = 512 * MIB, 128 * MIB
+"""RAM that the monitor's store and its alerts may take. They had 51 and 18 MiB with some hundred time series;
+the store gets more for pages of weeks, and gives a part of what it has to what it has read before."""
+
+MONITOR_RAM = STORE_RAM + ALERTS_RAM
+"""What engines have to leave for the two where a stack has a monitor."""
+
 BLOCK_TOKENS = 16
 """vLLM hands out its KV cache in blocks of so many tokens, and keeps one block for itself (`null_block`)."""
 
@@ -202,7 +209,7 @@ class Load:
     is missing there it follows from the memory.
 
     `gpu_memory` is what an engine may take of each GPU, None: all but a margin. With `together` both engines
-    have to fit beside each other.
+    have to fit beside each other. `services` is what of the host's RAM what is no engine may take.
     """
 
     model: Model
@@ -213,6 +220,7 @@ class Load:
     quantization: Mapping[EngineKind, Quantization] = field(default_factory=dict)
     gpu_memory: int | None = None
     together: bool = False
+    services: int = SERVICES_RAM
 
     def quantization_of(self, kind: EngineKind) -> Quantization:
         return self.model.source_of(kind, self.quantization.get(kind)).quantization
@@ -361,7 +369,7 @@ def _most(most: int, fits: Callable[[int], bool]) -> int:
 
 
 def _fits_host(load: Load, engine: Sum) -> bool:
-    return load.host_memory is None or engine.host + SERVICES_RAM <= load.host_memory
+    return load.host_memory is None or engine.host + load.services <= load.host_memory
 
 
 def _ollama_beside(load: Load) -> int:

@@ -222,6 +222,7 @@ echo 'The edge runs with this configuration.'"""
 
 PROXY_FILES = "exec sh components/proxy_files.sh"
 PROXY_READY = "exec sh components/proxy_ready.sh"
+MONITOR_FILES = "exec sh components/monitor_files.sh"
 
 IDENTITY = "od -An -N6 -tx1 /dev/urandom | tr -d ' \\n'"
 """Prints a state's id: random, and so the same in no two states that were made."""

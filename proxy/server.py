@@ -312,6 +312,9 @@ class Proxy:
         for name, count in self.admission.running.items():
             self.books.running.labels(name).set(count)
         self.books.waiting.set(self.admission.waiting)
+        self.books.silent.clear()
+        for name, seconds in self.admission.silent().items():
+            self.books.silent.labels(name).set(seconds)
         return generate_latest(self.books.registry)
 
     # its own end

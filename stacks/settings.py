@@ -17,7 +17,7 @@ from components.api_keys import API_KEY, TENANT
 from components.aws.settings import LONGEST_STACK, AwsSettings
 from components.catalogue import GIB, MIB, MODELS, Folder, Model, Quantization
 from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
-from components.gpu_memory import GPUS, KINDS, EngineKind, Gpu, Load, both
+from components.gpu_memory import GPUS, KINDS, MONITOR_RAM, SERVICES_RAM, EngineKind, Gpu, Load, both
 from components.instance_types import GpuKey, InstanceType
 from components.plan import REQUEST_SECONDS
 from components.waiting import Bounds
@@ -48,6 +48,18 @@ class SettingsError(Exception):
 
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?")
 """As a browser says it: https://www.rfc-editor.org/rfc/rfc6454#section-6.1."""
+
+
+RECEIVER = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?")
+"""A URL without a password in it: it is in the command of a container."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorSettings:
+    """The port of the monitor's page, and where alerts are sent: a URL, empty for nowhere."""
+
+    port: int
+    receiver: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +97,8 @@ class Settings:
     vllm_flags: tuple[str, ...]
     require_parity: bool
     accepted_differences: tuple[str, ...]
+    monitor: MonitorSettings | None
+    """None where the stack has no monitor."""
     aws: AwsSettings | None
     """None on every other target."""
 
@@ -100,6 +114,7 @@ class Settings:
             quantization=self.quantization,
             gpu_memory=self.gpu_memory,
             together=self.cutover == "overlap",
+            services=SERVICES_RAM + (MONITOR_RAM if self.monitor else 0),
         )
 
     @property
@@ -290,6 +305,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         gate_tokens_per_second=raw.number("gateTokensPerSecond", 0, 1000, "tokens per second"),
         require_parity=bool(raw.value("requireParity")),
         accepted_differences=tuple(accepted),
+        monitor=_monitor(raw),
         aws=aws,
     )
     if not problems:
@@ -369,6 +385,26 @@ def _origins(raw: _Raw) -> tuple[str, ...]:
             )
             raw.problem("corsOrigins", each, allowed, f"pulumi config rm --path 'corsOrigins[{n}]'")
     return tuple(dict.fromkeys(found))
+
+
+def _monitor(raw: _Raw) -> MonitorSettings | None:
+    """The monitor's settings, where the stack has one."""
+    receiver = str(raw.value("alertReceiver"))
+    if receiver and not RECEIVER.fullmatch(receiver):
+        allowed = "allowed: http:// or https:// with a host, perhaps a port and a path, and no password"
+        raw.problem("alertReceiver", "[set]", allowed, "pulumi config rm alertReceiver")
+    if not raw.value("monitor"):
+        if receiver:
+            allowed = "only with monitor true: nothing else finds alerts"
+            raw.problem("alertReceiver", receiver, allowed, "pulumi config set monitor true")
+        return None
+    port = raw.number("monitorPort", 1024, 65535, "")
+    if port == raw.value("port"):
+        free = f"allowed: another than port, {port}"
+        raw.problem(
+            "monitorPort", port, free, f"pulumi config set monitorPort {8428 if port != 8428 else 8429}"
+        )
+    return MonitorSettings(port=port, receiver=receiver)
 
 
 def _machine(raw: _Raw) -> tuple[Gpu | None, int | None]:

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from typing import Any, Literal
 from switch import certificate, gpu, live, machine, metrics
 from switch.checks import Failed, check, disk
 from switch.docker import Docker, DockerError
-from switch.gate import Answer, complete, sound, speaks, wholly_on_gpu
+from switch.gate import Answer, complete, gpu_share, sound, speaks, wholly_on_gpu
 from switch.gpu import GpuError
 from switch.journal import Journal
 from switch.machine import (
@@ -221,7 +221,18 @@ class Switch:
             state = self.state
         told = dict.fromkeys(proxies(world))  # they are scraped themselves
         seen = report(state, world, told, self.weights, now, self.unkept, silent)
-        return metrics.page(seen, state.commits, now)
+        return metrics.page(seen, state.commits, now, self._on_gpu(seen))
+
+    def _on_gpu(self, seen: Mapping[str, Any]) -> float | None:
+        """The share of what serves that is on the GPU, where it is Ollama's to say."""
+        engine = seen["active"]
+        if not (engine and seen["gated"] and engine["kind"] == "ollama" and engine["gpu_bytes"]):
+            return None
+        return gpu_share(engine["container"], engine["port"])
+
+    def targets(self, query: str) -> str:
+        """What Prometheus is to scrape beside the switch."""
+        return metrics.targets(self._world or {}, query)
 
     def _hear(self, seconds: float) -> None:
         with contextlib.suppress(queue.Empty):
@@ -508,6 +519,6 @@ def serve(switch: Switch, path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     listen(switch, path)
-    metrics.listen(switch.metrics)
+    metrics.listen(switch.metrics, found=switch.targets)
     threading.Thread(target=switch.watch, daemon=True).start()
     switch.run()

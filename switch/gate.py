@@ -223,6 +223,21 @@ def wholly_on_gpu(answer: Answer, host: str, port: int) -> Answer:
     return answer
 
 
+def gpu_share(host: str, port: int, timeout: float = 2) -> float | None:
+    """The share of Ollama's loaded models that is on the GPU, 0 where none is loaded; None where Ollama does
+    not say it within `timeout` seconds."""
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    try:
+        connection.request("GET", "/api/ps")
+        models = json.loads(connection.getresponse().read())["models"]
+        size = sum(m["size"] for m in models)
+        return sum(m["size_vram"] for m in models) / size if size else 0.0
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        connection.close()
+
+
 def _streamed(answer: http.client.HTTPResponse, deadline: float, protocol: Protocol) -> Said:
     said = Said()
     while line := answer.readline():

@@ -158,13 +158,15 @@ def prepare() -> None:
     write_image_choice()
     config = yaml.safe_load(CONFIG.read_text())["config"]
     if config["changeover:images"] == "offline":
-        build_offline()
+        build_offline(monitor=config.get("changeover:monitor") in (True, "true"))
 
 
-def build_offline() -> None:
-    """The offline images, and the model that both engines serve without a hub."""
+def build_offline(*, monitor: bool) -> None:
+    """The offline images, those of a monitor where there is one, and the model that both engines serve
+    without a hub."""
     debian.ensure(debian.BUILD_PROGRAMS, environment.HOME / "apt.log")
-    offline.images.build()
+    beside = () if monitor else [pin.name for pin in pins.MONITOR]
+    offline.images.build([name for name in offline.images.RECIPES if name not in beside])
     place_model(offline.images.tiny_model())
 
 
@@ -172,8 +174,9 @@ def prepare_tests() -> None:
     """What the tests on the real engines need. They have stacks of their own, always with offline images."""
     docker_engine.ensure()
     environment.set_up()
-    build_offline()
+    build_offline(monitor=True)
     offline.tools.build_docker_engine()
+    offline.tools.build_one(offline.tools.VMALERT_TOOL, offline.tools.go_version())
 
 
 def is_something_missing() -> bool:

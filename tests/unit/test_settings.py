@@ -238,3 +238,28 @@ def test_further_names_and_sites_are_in_the_routing_once_each() -> None:
     assert 'aliases = ["a/b:c"]' in text and '[browsers]\norigins = ["*", "http://localhost:3000"]' in text
     plain = blueprint(from_values("local", GOOD, ROOT)).routing
     assert "aliases" not in plain and "browsers" not in plain
+
+
+def test_a_monitor_is_off_unless_it_is_asked_for() -> None:
+    assert from_values("local", GOOD, ROOT).monitor is None
+    values = {"monitor": True, "alertReceiver": "https://alerts.example.com:9093/team-a"}
+    monitor = from_values("local", {**GOOD, **values}, ROOT).monitor
+    assert monitor and (monitor.port, monitor.receiver) == (8428, values["alertReceiver"])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"monitor": True, "monitorPort": 8080}, "allowed: another than port, 8080"),
+        ({"monitor": True, "monitorPort": 80}, "allowed: 1024 to 65535"),
+        ({"alertReceiver": "http://alerts:9093"}, "only with monitor true"),
+        ({"monitor": True, "alertReceiver": "alerts:9093"}, "allowed: http:// or https://"),
+    ],
+)
+def test_a_monitor_that_cannot_work_is_refused(values: dict[str, object], said: str) -> None:
+    assert said in refusal(**values)
+
+
+def test_a_password_in_the_address_of_a_receiver_is_refused_and_not_shown() -> None:
+    text = refusal(monitor=True, alertReceiver="http://me:very-secret@alerts:9093")
+    assert "no password" in text and "very-secret" not in text

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from components import switch as switch_component
 from switch import __main__ as cli
-from switch import certificate, metrics
+from switch import certificate, metrics, observe
 from switch.checks import Failed
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
@@ -31,6 +31,7 @@ from switch.proxies import Status
 from switch.report import report
 from switch.weights import EVERY_SECONDS, Fetch, _lines, calm, fetch, receive
 from tests.support import fast_engine
+from tests.unit.conftest import Serve
 from tests.unit.test_switch_machine import NEW, OLD, OLD_GATEWAY, PROXY, before_proxies, plan, raw_plan
 
 
@@ -443,6 +444,46 @@ def test_what_serves_is_the_engine_that_will_once_the_change_under_way_has_ended
     assert serving(state("failed"), box(OLD, False)) == "none"
 
 
+def test_what_runs_beside_the_stack_is_seen_and_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {
+            "Id": "1",
+            "Names": ["/m"],
+            "State": "running",
+            "Created": 5,
+            "Labels": {"changeover.role": "monitor"},
+        },
+        {
+            "Id": "2",
+            "Names": ["/a"],
+            "State": "exited",
+            "Created": 6,
+            "Labels": {"changeover.role": "alerts"},
+        },
+        {"Id": "3", "Names": ["/p"], "State": "running", "Created": 7, "Labels": {"changeover.role": "peek"}},
+    ]
+    docker = Docker("p", "s")
+    monkeypatch.setattr(docker, "call", lambda method, url: rows)
+    assert docker.world() == {} and docker.beside == {"monitor": ("m", 5.0)}
+
+
+def test_alerts_that_fire_are_told_and_a_monitor_that_is_not_well_is_no_error(
+    serve_json: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = Docker("p", "s")
+    assert observe.alerts(docker) == [], "without a monitor nobody is asked"
+    docker.beside = {"alerts": ("p-s-alerts", 1.0)}
+    labels, told = {"severity": "critical"}, {"summary": "No engine is gated."}
+    alert = {"name": "NoEngine", "labels": labels, "annotations": told, "activeAt": "2026-11-28T20:00:00Z"}
+    said = {"data": {"alerts": [{**alert, "state": "firing"}, {**alert, "state": "pending"}]}}
+    monkeypatch.setattr(observe, "ALERTS_HOST", "127.0.0.1")
+    monkeypatch.setattr(observe, "ALERTS_PORT", serve_json({observe.ALERTS: said}))
+    (one,) = observe.alerts(docker)
+    assert one == {"name": "NoEngine", **labels, **told, "since": "2026-11-28T20:00:00Z"}
+    monkeypatch.setattr(observe, "ALERTS_PORT", serve_json({observe.ALERTS: {"data": None}}))
+    assert observe.alerts(docker) == []
+
+
 class Edited(Docker):
     """One gateway, with a file and labels as given; it is gone where there is none."""
 
@@ -594,6 +635,9 @@ def test_what_is_scraped_is_prometheus_own_format_and_says_what_is(tmp_path: Pat
     assert value("changeover_gpu_utilization_ratio", gpu="0") == 0.5
     assert families["changeover_gpu_power_watts"].samples == [], "what the card does not tell is left out"
     assert value("changeover_disk_free_bytes", volume="vllm") > 0
+    assert value("changeover_host_boot_time_seconds") > 1e9 and value("changeover_host_load1") >= 0
+    assert value("changeover_host_memory_bytes") == r["memory"]["size"], "to the last byte"
+    assert families["changeover_model_gpu_ratio"].samples == []
     idle = [
         each.value
         for each in families["changeover_host_cpu_seconds"].samples
@@ -601,6 +645,49 @@ def test_what_is_scraped_is_prometheus_own_format_and_says_what_is(tmp_path: Pat
     ]
     assert idle and idle[0] > 0
     assert all(name.startswith("changeover_") for name in families)
+
+
+def test_a_disk_is_counted_once_and_a_kernel_that_tells_less_is_no_error(tmp_path: Path) -> None:
+    for name, text in {
+        "loadavg": "0.50 0.40 0.30 1/100 4711\n",
+        "meminfo": "MemTotal: 16 kB\nSwapTotal: 8 kB\nSwapFree: 5 kB\n",
+        "vmstat": "nr_free_pages 1\n",
+        "stat": "cpu  1 2 3\nintr 5 0\nbtime 1700000000\n",
+        "diskstats": "259 0 nvme0n1 10 0 8 1 20 0 16 1 0 1 1\n259 1 nvme0n1p1 10 0 8 1 20 0 16 1 0 1 1\n"
+        "7 0 loop0 1 0 2 1 0 0 0 0 0 1 1\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    found = {family.name: list(family.samples) for family in metrics._kernel(tmp_path)}
+    assert found["changeover_host_disk_read_bytes_total"] == [({"disk": "nvme0n1"}, 8 * 512)]
+    assert found["changeover_host_disk_written_bytes_total"] == [({"disk": "nvme0n1"}, 16 * 512)]
+    assert found["changeover_host_swap_used_bytes"] == [({}, 3 * 1024)]
+    assert found["changeover_host_boot_time_seconds"] == [({}, 1700000000)]
+    assert found["changeover_host_oom_kills_total"] == []
+
+
+def test_what_runs_is_what_a_monitor_scrapes(tmp_path: Path) -> None:
+    def one(name: str, role: str, kind: str, running: bool = True) -> Container:
+        return Container(name, role, kind, running, False, "run 0", 0, False, 0, 0)
+
+    world = {
+        each.name: each
+        for each in (
+            one("proxy-2", "proxy", ""),
+            one("proxy-1", "proxy", ""),
+            one("vllm-1", "engine", "vllm"),
+            one("vllm-0", "engine", "vllm", running=False),
+            one("ollama-1", "engine", "ollama"),
+        )
+    }
+
+    def found(query: str) -> list[str]:
+        said = json.loads(metrics.targets(world, query))
+        assert all(each["labels"]["instance"] == each["targets"][0].split(":")[0] for each in said)
+        return [target for each in said for target in each["targets"]]
+
+    assert found("role=proxy&port=8001") == ["proxy-1:8001", "proxy-2:8001"]
+    assert found("role=engine&kind=vllm&port=8000") == ["vllm-1:8000"]
+    assert found("") == []
 
 
 def test_before_a_first_change_there_is_a_page_as_well(tmp_path: Path) -> None:
@@ -611,9 +698,13 @@ def test_before_a_first_change_there_is_a_page_as_well(tmp_path: Path) -> None:
 
 
 def test_a_scrape_gets_the_page_and_anything_else_is_refused() -> None:
-    server = metrics.listen(lambda: "changeover_trouble 0\n", 0)
+    server = metrics.listen(lambda: "changeover_trouble 0\n", 0, lambda query: f"[{query}]")
     try:
-        for path, status, said in (("/metrics", 200, b"changeover_trouble 0\n"), ("/", 404, None)):
+        for path, status, said in (
+            ("/metrics", 200, b"changeover_trouble 0\n"),
+            ("/targets?role=proxy", 200, b"[role=proxy]"),
+            ("/", 404, None),
+        ):
             connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
             connection.request("GET", path)
             answer = connection.getresponse()
