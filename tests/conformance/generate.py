@@ -397,8 +397,8 @@ class _Generator:
             yield self._carried(f"key {_short(key)}", [*self._usual(), (key, key)])
 
     def _large(self) -> Iterator[Case]:
-        """Up to 15 MiB: below the 16 MiB that an endpoint takes if nothing else is set. Nothing has a run of one
-        class of characters that Ollama would not survive."""
+        """Up to 15 MiB: below the 16 MiB that an endpoint takes if nothing else is set. None has so many
+        characters of one class in a row that Ollama would not survive it."""
         for name, count in {"1 MiB": 1 << 20, "4 MiB": 4 << 20, "15 MiB": 15 << 20}.items():
             yield self._carried(
                 f"a prompt of {name}",
