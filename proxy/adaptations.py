@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from proxy.protocols import CHAT, COMPLETIONS, MESSAGES, RESPONSES
+from proxy import harm
+from proxy.protocols import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 from proxy.reading import Reading, Span, members
+from proxy.refusals import Refusal
 
 HEADERS_IN = {
     "accept": "what kind of answer the client reads",
@@ -148,6 +150,90 @@ BODY = (
     ),
 )
 """All fields that an engine gets otherwise than the client sent them."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One row: `find` says what of a body ends this engine or holds it for ever; None: nothing known."""
+
+    field: str
+    engines: tuple[str, ...]
+    paths: tuple[str, ...]
+    reason: str
+    find: Callable[[bytes, Reading], str | None]
+
+
+PROMPT_BYTES = 512
+"""Of a request that asks for the probabilities of its prompt. As many tokens and a vocabulary of 152,000 take
+half a gigabyte, and one is left beside the KV cache."""
+
+
+def _schema(name: str) -> Callable[[bytes, Reading], str | None]:
+    def find(raw: bytes, reading: Reading) -> str | None:
+        faults = (harm.schema_fault(raw[slice(*span)]) for each, span in reading.formats if each == name)
+        return next((fault for fault in faults if fault), None)
+
+    return find
+
+
+def _prompt_logprobs(raw: bytes, reading: Reading) -> str | None:
+    if len(raw) <= PROMPT_BYTES:
+        return None
+    asked = {name: raw[slice(*span)] not in (b"null", b"false") for name, span in reading.fields.items()}
+    if asked.get("prompt_logprobs") or (
+        asked.get("echo") and (asked.get("logprobs") or asked.get("top_logprobs"))
+    ):
+        return f"probabilities of the prompt's own tokens in a request above {PROMPT_BYTES} bytes"
+    return None
+
+
+def _long_run(_: bytes, reading: Reading) -> str | None:
+    if reading.long_run:
+        return f"{harm.RUN} letters, spaces or other characters of one class without a break"
+    return None
+
+
+PROMPTS = {
+    CHAT: "messages",
+    COMPLETIONS: "prompt",
+    EMBEDDINGS: "input",
+    RESPONSES: "input",
+    MESSAGES: "messages",
+}
+RUNS = (
+    "Ollama 0.17.4 splits a prompt by a regular expression that recurses once for each character of a run;"
+    " with Qwen2's the stack is full after 25,900, and the whole server ends (src/unicode.cpp)"
+)
+SCHEMAS = (
+    "Ollama 0.17.4 makes a grammar of a JSON schema in C++: a pattern with (?:…), a name of 26,000 characters"
+    " and an allOf that leads to itself end the server; a maxLength below the minLength, a minimum beyond"
+    " 10^15 and a pattern with a ] too many keep it for ever (common/json-schema-to-grammar.cpp)"
+)
+
+REFUSED = (
+    *(Refused(name, ("ollama",), (path,), RUNS, _long_run) for path, name in PROMPTS.items()),
+    Refused("response_format", ("ollama",), (CHAT,), SCHEMAS, _schema("response_format")),
+    Refused("text", ("ollama",), (RESPONSES,), SCHEMAS, _schema("text")),
+    Refused(
+        "prompt_logprobs",
+        ("vllm",),
+        (CHAT, COMPLETIONS),
+        "vLLM 0.33 computes a probability of each word of its vocabulary for each token of a chunk of the"
+        " prompt, a gigabyte and more, and a GPU has less left (v1/worker/gpu_model_runner.py); and so for"
+        " `echo` with `logprobs`",
+        _prompt_logprobs,
+    ),
+)
+"""What no engine gets: each row is known to end the pinned one, or to hold it for ever."""
+
+
+def refused(raw: bytes, reading: Reading, path: str, kind: str) -> Refusal | None:
+    """Why the engine of this kind must not get this body; None: it may."""
+    for row in REFUSED:
+        if kind in row.engines and path in row.paths and (found := row.find(raw, reading)):
+            text = f"{found[:1].upper()}{found[1:]}: this engine ({kind}) can't survive it."
+            return Refusal(400, text, "invalid_request", row.field)
+    return None
 
 
 def body(raw: bytes, reading: Reading, path: str, kind: str, model: str, context: int | None) -> bytes:

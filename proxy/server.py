@@ -211,6 +211,8 @@ class Proxy:
         """One way of a request to an engine and back. Raises EngineGone and GatewayGone, and Refusal."""
         to, record = route.engine, ask.record
         assert to is not None
+        if refusal := adaptations.refused(ask.raw, ask.reading, ask.path, to.kind):
+            raise refusal
         adds_usage = ask.path in (CHAT, COMPLETIONS) and adaptations.adds_usage(ask.raw, ask.reading)
         events = Events(adds_usage, to.model, ask.reading.model)
         exchange = None

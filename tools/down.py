@@ -12,7 +12,7 @@ from components.monitor import HISTORY
 from components.pins import EDGE, GATEWAY, MONITOR, OLLAMA, SWITCH, VLLM_CPU
 from offline.steps import StepFailed, cache_root, main_guard, say
 from stacks import owner as owners
-from stacks.owner import Thing
+from stacks.owner import Found, Thing
 from stacks.settings import PROJECT
 from tools import environment, owner
 from tools.environment import ROOT, pulumi
@@ -57,6 +57,8 @@ def _refuse_protected(stack: str) -> None:
 def down(stack: str = STACK) -> None:
     """Destroy `stack` and what an interrupted update left; `WEIGHTS=delete` takes the weights too.
 
+    Containers of others that are attached to its networks are named, and stay.
+
     A stack of another state on this Docker host is refused, unless `OWNER` names that. On AWS the weights
     always go, with the data volume, once `protect` is false. Raises StepFailed.
     """
@@ -85,6 +87,7 @@ def down(stack: str = STACK) -> None:
         _remove(unknown := [each for each in host.of() if each.id not in {one.id for one in state.things}])
         if unknown:
             say(f"Removed {len(unknown)} containers that an interrupted update left behind")
+        _let_go(host)
         _destroy(stack, *(["--refresh"] if owners.missing(state, host) else []))
     elif known:
         # what that state knows was another's or is gone
@@ -137,6 +140,21 @@ def _remove(containers: Sequence[Thing]) -> None:
         _docker("rm", "--force", *(each.id for each in containers))
 
 
+def _let_go(host: Found) -> None:
+    """Takes containers that are not the stack's, such as a chat page, off its networks, and says which: with
+    them there Docker would not remove these."""
+    of_stack = {each.id for each in host.of()}
+    for network in (each for each in host.things if each.kind == "network"):
+        chosen = ("--filter", f"network={network.id}", "--format", "{{.ID}} {{.Names}}")
+        rows = _docker("ps", "--all", "--no-trunc", *chosen)
+        others = {id: name for id, name in zip(rows[::2], rows[1::2], strict=True) if id not in of_stack}
+        if others:
+            names = ", ".join(sorted(others.values()))
+            say(f"Still attached to the network {network.name}: {names}. They stay, without that network")
+        for id in others:
+            _docker("network", "disconnect", "--force", network.id, id)
+
+
 def _clear(stack: str, theirs: str) -> None:
     """Removes what the Docker host still has of the stack, weights only where that is asked for."""
     labels = Labels(project=PROJECT, stack=stack)
@@ -146,6 +164,7 @@ def _clear(stack: str, theirs: str) -> None:
     if host.of():
         say(f"Removing {len(host.of())} containers of the state {theirs or owners.UNKNOWN}")
         _remove(host.of())
+    _let_go(host)
     if networks := [each.id for each in host.things if each.kind == "network"]:
         _docker("network", "rm", *networks)
     volumes = [each.name for each in host.things if each.kind == "volume"]

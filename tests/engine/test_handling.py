@@ -155,7 +155,8 @@ def asked(project: Project, size: int) -> int:
     at = urlsplit(project.outputs()["endpoint"])
     body = b'{"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "'
     end = b'"}]}'
-    body += b"x" * (size - len(body) - len(end)) + end
+    body += b"x" * ((size - len(body) - len(end)) % 2)
+    body += b"x1" * ((size - len(body) - len(end)) // 2) + end  # without a long run, which would be refused
     assert len(body) == size
     connection = http.client.HTTPConnection(str(at.hostname), at.port or 0, timeout=60)
     connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})

@@ -54,6 +54,7 @@ class Bench:
     origins: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     model: str = "tiny"
+    kind: str = "vllm"
 
     def write(self, name: str, content: str) -> None:
         new = self.live / "new"
@@ -72,7 +73,7 @@ class Bench:
             f'engines = ["{NAME}"]',
             f"aliases = {list(self.aliases)}",
             f"[engines.{NAME}]",
-            'kind = "vllm"',
+            f'kind = "{self.kind}"',
             f'model = "{self.model}"',
         ]
         lines += [f"port = {self.port}", "at_a_time = 4"]
