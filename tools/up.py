@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+import offline.clients
 import offline.images
 from components import pins
 from components.catalogue import MODELS, Folder
@@ -174,6 +175,7 @@ def prepare_tests() -> None:
     environment.set_up()
     build_offline()
     offline.tools.build_docker_engine()
+    offline.clients.install()
 
 
 def is_something_missing() -> bool:
