@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+import offline.clients
 import offline.images
 from components import pins
 from components.catalogue import MODELS, Folder
@@ -177,6 +178,7 @@ def prepare_tests() -> None:
     build_offline(monitor=True)
     offline.tools.build_docker_engine()
     offline.tools.build_one(offline.tools.VMALERT_TOOL, offline.tools.go_version())
+    offline.clients.install()
 
 
 def is_something_missing() -> bool:
