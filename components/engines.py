@@ -193,6 +193,8 @@ def vllm(load: Load, flags: Sequence[str] = (), name: str = "") -> EngineSpec:
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # bound, it shares a core with whatever else runs
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(memory.kv_cache // GIB)
         switches = ["--enable-prefix-caching", "--enforce-eager"]  # compiling takes a minute of two cores
+    if model.embeds:  # its architecture is that of a model that chats, so vLLM has to be told
+        switches += ["--runner", "pooling", "--convert", "embed"]
     if model.tools:  # without them, a request that has `tools` is refused
         switches += ["--enable-auto-tool-choice", "--tool-call-parser", model.tools.vllm_parser]
     return EngineSpec(

@@ -346,7 +346,10 @@ def engine_sum(kind: EngineKind, load: Load) -> Sum:
 
 
 def _ollama_requests(load: Load) -> int:
-    """Requests at a time in Ollama: as asked, or the most that fit."""
+    """Requests at a time in Ollama: as asked, or the most that fit. Where a model embeds it is one, whatever
+    Ollama is told (`load` in server/sched.go of 0.17.4)."""
+    if load.model.embeds:
+        return 1
     if asked := load.parallel.get("ollama"):
         return asked
     if load.gpu is None:

@@ -209,18 +209,19 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         raw.problem("target", target, allowed, "pulumi stack rename …")
     if images == "offline" and target != "docker":
         raw.problem("images", images, f"with target {target}: public", "pulumi config set images public")
-    if images == "offline" and model.name != "tiny":
+    made_here = [name for name, each in MODELS.items() if isinstance(each.vllm[0], Folder)]
+    if images == "offline" and model.name not in made_here:
         raw.problem(
             "model",
             model.name,
-            "with images offline: tiny (no hub is reached)",
+            f"with images offline: {', '.join(made_here)} (no hub is reached)",
             "pulumi config set model tiny",
         )
     if target == "docker" and images == "public" and isinstance(model.vllm[0], Folder):
         raw.problem(
             "model",
             model.name,
-            f"with images public: {', '.join(name for name in MODELS if name != model.name)}",
+            f"with images public: {', '.join(name for name in MODELS if name not in made_here)}",
             "pulumi config set model qwen-2.5-coder-0.5b",
         )
     tenants = raw.value("apiKeys") or {}
@@ -308,6 +309,8 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         monitor=_monitor(raw),
         aws=aws,
     )
+    if model.embeds:
+        _check_embeds(raw, settings)
     if not problems:
         _check_fit(raw, settings)
     if problems:
@@ -448,6 +451,22 @@ def _vllm_flags(raw: _Raw, gpu: Gpu | None) -> tuple[str, ...]:
             use = f"pulumi config set {each.setting} …"
         raw.problem("vllmFlags", each.item, each.why, use)
     return flags
+
+
+def _check_embeds(raw: _Raw, settings: Settings) -> None:
+    """Adds what makes no sense for a model that answers no chat."""
+    why = f"{settings.model.name} gives embeddings and answers no chat"
+    if settings.gateway == "tensorzero":
+        allowed = f"{why}, and the gateway is asked for chats alone; allowed: none"
+        raw.problem("gateway", settings.gateway, allowed, "pulumi config set gateway none")
+    if settings.require_parity:
+        allowed = f"{why}, which `make parity` compares; allowed: false"
+        raw.problem("requireParity", True, allowed, "pulumi config set requireParity false")
+    if (requests := settings.parallel.get("ollama", 1)) != 1:
+        allowed = f"ollama embeds for one request at a time, whatever it is told ({why}); allowed: auto"
+        raw.problem(
+            "parallel", requests, f"{allowed}, or a number for vllm", "pulumi config set parallel auto"
+        )
 
 
 def _check_fit(raw: _Raw, settings: Settings) -> None:

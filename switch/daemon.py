@@ -28,7 +28,7 @@ from typing import Any, Literal
 from switch import certificate, gpu, live, machine, metrics
 from switch.checks import Failed, check, disk
 from switch.docker import Docker, DockerError
-from switch.gate import Answer, complete, gpu_share, sound, speaks, wholly_on_gpu
+from switch.gate import Answer, complete, embed, gpu_share, sound, speaks, wholly_on_gpu
 from switch.gpu import GpuError
 from switch.journal import Journal
 from switch.machine import (
@@ -405,9 +405,21 @@ def probe(
 
     `patience` is in seconds until the answer begins, where that may take longer than the gate's own time-out.
     After the `last` one, with `strict`, comes what is asked once: an instruction, a long prompt, and a
-    question in every other protocol.
+    question in every other protocol. A model that embeds is asked for embeddings; it has no gateway.
     """
     engine, gateway, gate = plan.engine, plan.gateway if through == "gateway" else None, plan.gate
+    if gate.embeds:
+        answer = embed(
+            engine.container,
+            engine.port,
+            engine.model,
+            timeout=gate.timeout,
+            patience=patience,
+            prompt_tokens=gate.prompt_tokens if strict and last else 0,
+        )
+        if answer.ok and strict and engine.kind == "ollama" and engine.gpu_bytes:
+            return wholly_on_gpu(answer, engine.container, engine.port)
+        return answer
     answer = complete(
         gateway.container if gateway else engine.container,
         gateway.port if gateway else engine.port,

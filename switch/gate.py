@@ -1,8 +1,10 @@
-"""Real completions, streamed or not: what an engine and a gateway have to give before they are believed."""
+"""Real completions, streamed or not, and embeddings: what engines and gateways must give to be believed."""
 
 import http.client
 import json
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,6 +203,91 @@ def speaks(host: str, port: int, model: str, *, max_tokens: int, timeout: float)
             return Answer(False, f"asked at {protocol.path}: {answer.text}")
         spoken.append(protocol.name)
     return Answer(True, facts={"protocols": spoken})
+
+
+TEXTS = (PROMPT, WORD)
+"""Two texts whose embeddings can't be the same."""
+
+
+def embed(
+    host: str, port: int, model: str, *, timeout: float, patience: float = 0, prompt_tokens: int = 0
+) -> Answer:
+    """The embeddings of two texts, within `timeout` seconds, or within `patience` where that is longer, since
+    the engine may have to load first; with `prompt_tokens`, of a text of so many tokens as well.
+
+    Good is: a vector for each, as long as each other, of finite numbers that are not all zero, not the same
+    for both texts, of the model that was asked for, with a count of tokens.
+    """
+    answer = _embedded(host, port, model, TEXTS, max(timeout, patience))
+    if not answer.ok or not prompt_tokens:
+        return answer
+    counts = []
+    for pieces in (FEW, MORE):
+        short = _embedded(host, port, model, (PIECE * pieces, WORD), timeout)
+        if not short.ok:
+            return short
+        counts.append(short.prompt_tokens)
+    each = (counts[1] - counts[0]) / (MORE - FEW)
+    if each <= 0:
+        return Answer(
+            False, f"a text {MORE // FEW} times as long has {counts[1]} tokens, and had {counts[0]}"
+        )
+    pieces = max(FEW, FEW + int((prompt_tokens - counts[0]) / each))
+    expected = counts[0] + (pieces - FEW) * each
+    long = _embedded(host, port, model, (PIECE * pieces, WORD), timeout)
+    if not long.ok:
+        return Answer(False, f"with a text of {expected:.0f} tokens: {long.text}", final=long.final)
+    if long.prompt_tokens < 0.9 * expected:
+        return Answer(False, f"of a text of {expected:.0f} tokens it read {long.prompt_tokens}")
+    return answer
+
+
+def _embedded(host: str, port: int, model: str, texts: Sequence[str], timeout: float) -> Answer:
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    began = time.monotonic()
+    try:
+        connection.connect()
+    except OSError as error:
+        connection.close()
+        return Answer(False, f"does not listen yet ({error})", loading=True)
+    try:
+        ask = json.dumps({"model": model, "input": list(texts)})
+        connection.request("POST", "/v1/embeddings", ask, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            said = answer.read(300).decode(errors="replace").strip()
+            return Answer(False, f"HTTP {answer.status}: {said}", final=answer.status == 404)
+        whole = json.loads(answer.read())
+        vectors = [each["embedding"] for each in whole["data"]]
+        given = (whole.get("usage") or {}).get("prompt_tokens")
+        if problem := _not_vectors(vectors, len(texts)):
+            return Answer(False, f"bad embeddings: {problem}")
+        if whole["model"] not in (model, f"{model}:latest"):
+            return Answer(False, f"they come from the model {whole['model']!r}, not {model!r}")
+        if type(given) is not int or given < 1:
+            return Answer(False, f"bad embeddings: usage says {given!r} prompt tokens")
+    except TimeoutError:
+        return Answer(False, f"embeddings took more than {timeout:g} s")
+    except (OSError, http.client.HTTPException) as error:
+        return Answer(False, f"embeddings broke off: {error or type(error).__name__}")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return Answer(False, f"embeddings that are not OpenAI's format: {error!r}")
+    finally:
+        connection.close()
+    took = round(time.monotonic() - began, 3)
+    return Answer(True, prompt_tokens=given, facts={"stream": False, "tokens": given, "seconds": took})
+
+
+def _not_vectors(vectors: Sequence[Sequence[float]], count: int) -> str:
+    """What of embeddings can't be right; or nothing."""
+    lengths = [len(each) for each in vectors]
+    if len(vectors) != count or not all(lengths) or len(set(lengths)) > 1:
+        return f"{len(vectors)} vectors of {', '.join(map(str, lengths)) or 'no'} numbers for {count} texts"
+    if not all(math.isfinite(number) for each in vectors for number in each):
+        return "a number in them is none"
+    if not all(any(each) for each in vectors):
+        return "they are all zeros"
+    return "two texts have the same one" if vectors[0] == vectors[1] else ""
 
 
 def wholly_on_gpu(answer: Answer, host: str, port: int) -> Answer:

@@ -241,6 +241,11 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
         settings = from_files(stack, root)
     except SettingsError as error:
         raise StepFailed(str(error)) from None
+    if settings.model.embeds:
+        raise StepFailed(
+            f"{settings.model.name} gives embeddings and answers no chat, and the probes are chats: there is "
+            "nothing to compare. Nothing was done"
+        )
     look(stack)
     if not settings.standby:
         raise StepFailed("there is no standby to compare with: pulumi config set standby true && pulumi up")

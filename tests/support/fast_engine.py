@@ -22,11 +22,12 @@ whatever is asked for), and FAST_MODE:
     cuts      reads no more than 100 tokens of its prompt
     short     HTTP 500 for a prompt of more than 100 tokens
     oom       takes memory until it is killed
+    zeros, alike    embeddings that say nothing, and the same for every text
 
 A token of a prompt is a word. It does one instruction: to say only one word. It speaks chat, completions,
 responses (as vLLM does: `incomplete` at its limit), messages and its `count_tokens`, and takes any other path
 for chat. Given tools, it calls the first, once, with what the tool's schema asks for; given a schema for its
-answer, it keeps to it.
+answer, it keeps to it. It embeds, too: length and first letter of a text.
 
 POST /crash ends it with status 1. While there is a file /tmp/frozen, no completion goes on, as where the
 process behind an engine's HTTP server hangs; everything else is answered. A start removes it.
@@ -310,15 +311,41 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(1)
         with SLOTS:
             work(PROMPT_SECONDS)
+            if self.at == "/v1/embeddings":
+                return self.embed(asked)
             return self.complete(asked, count)
 
-    def complete(self, asked: Json, count: int) -> None:
+    def refused(self, asked: Json) -> bool:
+        """Whether it has answered with an error, as its mode or its models say."""
         if MODE in ("error", "missing"):
-            return self.refuse(500 if MODE == "error" else 404, f"fast engine: {MODE}")
-        if MODE == "garbage":
-            return self.whole(200, {"hello": "world"})
-        if NAMES and asked.get("model") not in NAMES:
-            return self.refuse(404, f"model {asked.get('model')!r} not found")
+            self.refuse(500 if MODE == "error" else 404, f"fast engine: {MODE}")
+        elif MODE == "garbage":
+            self.whole(200, {"hello": "world"})
+        elif NAMES and asked.get("model") not in NAMES:
+            self.refuse(404, f"model {asked.get('model')!r} not found")
+        else:
+            return False
+        return True
+
+    def embed(self, asked: Json) -> None:
+        if self.refused(asked):
+            return None
+        texts = [asked["input"]] if isinstance(asked["input"], str) else asked["input"]
+        given = sum(len(text.split()) for text in texts)
+        if MODE == "short" and given > 100:
+            return self.refuse(500, "fast engine: EngineDeadError")
+        vectors = [[float(len(text)), float(ord(text[0]))] for text in texts]
+        if MODE in ("zeros", "alike"):
+            vectors = [[0.0, float(MODE == "alike")] for _ in texts]
+        model = "other" if MODE == "other" else asked["model"] if NAMES else MODEL
+        used = min(given, 100) if MODE == "cuts" else given
+        data = [{"object": "embedding", "index": n, "embedding": each} for n, each in enumerate(vectors)]
+        usage = {"prompt_tokens": used, "total_tokens": used}
+        return self.whole(200, {"object": "list", "model": model, "data": data, "usage": usage})
+
+    def complete(self, asked: Json, count: int) -> None:
+        if self.refused(asked):
+            return None
         model = "other" if MODE == "other" else asked["model"] if NAMES else MODEL
         base = {"id": "fast", "created": int(time.time()), "model": model}
         if MODE == "nameless":

@@ -1,5 +1,6 @@
 """Settings fail before anything is changed, with the key, the value, what is allowed and what to type."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,43 @@ def test_a_name_that_an_engine_gateway_or_edge_could_misread_is_refused(name: st
 def test_offline_images_come_with_the_tiny_model_only() -> None:
     assert "pulumi config set model tiny" in refusal(images="offline")
     assert from_values("local", {**GOOD, "images": "offline", "model": "tiny"}, ROOT).images == "offline"
+
+
+def embedding(**values: object) -> dict[str, object]:
+    return {"model": "qwen3-embedding-0.6b", "gateway": "none", **values}
+
+
+def test_an_embedding_model_is_served_without_what_only_chats_need() -> None:
+    settings = from_values("local", {**GOOD, **embedding()}, ROOT)
+    plan = json.loads(blueprint(settings).plan().render(engine="e"))
+    assert plan["gate"]["embeds"] and not plan["gate"]["sense"] and plan["gateway"] is None
+    vllm = blueprint(from_values("local", {**GOOD, **embedding(engine="vllm")}, ROOT)).active
+    at = vllm.command.index("--runner")
+    assert vllm.command[at : at + 4] == ("--runner", "pooling", "--convert", "embed")
+    assert "--runner" not in blueprint(from_values("local", {**GOOD, "engine": "vllm"}, ROOT)).active.command
+    assert '"embeds"' not in blueprint(from_values("local", GOOD, ROOT)).plan().render(engine="e")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"gateway": "tensorzero"},
+            "gateway: 'tensorzero' cannot work; qwen3-embedding-0.6b gives embeddings and answers no chat, "
+            "and the gateway is asked for chats alone; allowed: none. Type: pulumi config set gateway none",
+        ),
+        ({"requireParity": True}, "requireParity: True cannot work; qwen3-embedding-0.6b gives embeddings"),
+        ({"parallel": 4}, "parallel: 4 cannot work; ollama embeds for one request at a time"),
+        ({"vllmFlags": ["--runner generate"]}, "the program sets it from the setting `model`"),
+    ],
+)
+def test_what_makes_no_sense_for_an_embedding_model_is_refused(values: dict[str, object], said: str) -> None:
+    assert said in refusal(**embedding(**values))
+
+
+def test_an_embedding_model_may_have_many_requests_in_vllm() -> None:
+    settings = from_values("local", {**GOOD, **embedding(parallel={"vllm": 32})}, ROOT)
+    assert settings.parallel == {"vllm": 32}
 
 
 def test_the_tiny_model_comes_with_offline_images_only() -> None:

@@ -19,11 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from components import switch as switch_component
 from switch import __main__ as cli
-from switch import certificate, metrics, observe
+from switch import certificate, gate, metrics, observe
 from switch.checks import Failed
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
-from switch.gate import Answer, complete, over_and_over, sound
+from switch.gate import Answer, complete, embed, over_and_over, sound
 from switch.live import live, serving
 from switch.machine import Active, Boot, Container, State, Transaction, advance
 from switch.plan import PlanError, load, parse
@@ -200,6 +200,51 @@ def test_what_a_model_cannot_do_is_not_asked_of_it(port: int, monkeypatch: pytes
     assert sound("127.0.0.1", port, "tiny", prompt_tokens=200, sense=False, **ask).ok  # type: ignore[arg-type]
     monkeypatch.setattr(fast_engine, "MODE", "short")
     assert sound("127.0.0.1", port, "tiny", prompt_tokens=0, sense=True, **ask).ok  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("ok", ""),
+        ("error", "HTTP 500"),
+        ("missing", "HTTP 404"),
+        ("garbage", "not OpenAI's format"),
+        ("other", "the model 'other', not 'tiny'"),
+        ("zeros", "they are all zeros"),
+        ("alike", "two texts have the same one"),
+        ("cuts", "of a text of 301 tokens it read 100"),
+        ("short", "with a text of 301 tokens: HTTP 500: "),
+    ],
+)
+def test_a_model_that_embeds_has_to_give_a_vector_of_its_own_to_each_text(
+    port: int, mode: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_engine, "MODE", mode)
+    answer = embed("127.0.0.1", port, "tiny", timeout=5, prompt_tokens=303)
+    assert answer.ok == (not said), answer.text
+    assert said in answer.text
+    assert answer.final == (mode == "missing")
+    if not said:
+        assert answer.facts["tokens"] == 8 and not answer.facts["stream"], "each word of the two texts"
+
+
+def test_an_engine_that_does_not_listen_yet_is_loading_when_it_is_asked_for_embeddings_too() -> None:
+    assert embed("127.0.0.1", 1, "tiny", timeout=5).loading
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        ([[1.0, 2.0]], "1 vectors of 2 numbers for 2 texts"),
+        ([[1.0, 2.0], [1.0]], "2 vectors of 2, 1 numbers for 2 texts"),
+        ([[], []], "2 vectors of 0, 0 numbers for 2 texts"),
+        ([[1.0, float("nan")], [1.0, 2.0]], "a number in them is none"),
+        ([[0.0, 0.0], [1.0, 2.0]], "they are all zeros"),
+        ([[1.0, 2.0], [1.0, 3.0]], ""),
+    ],
+)
+def test_what_is_no_embedding_is_found(vectors: list[list[float]], said: str) -> None:
+    assert gate._not_vectors(vectors, 2) == said
 
 
 @pytest.mark.parametrize("mode", ["promptless", "sumless", "nameless"])
