@@ -23,7 +23,7 @@ Mode = Literal["hold", "overlap"]
 class Room:
     """What the engines need of one memory, in bytes, alone and together. `there` is None if not known.
 
-    `services` is what edge, proxy, gateway and switch may take of it, which run beside any engine.
+    `services` is what edge, proxy, gateway, switch and a monitor may take of it, which run beside any engine.
     """
 
     what: str

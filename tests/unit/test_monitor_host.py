@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from offline.steps import StepFailed
-from tools import dashboard
+from tools import dashboard, down
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,3 +111,23 @@ def test_a_stack_without_a_monitor_is_told_what_gives_it_one(monkeypatch: pytest
     monkeypatch.setattr(dashboard, "containers_of", none)
     with pytest.raises(StepFailed, match="pulumi config set monitor true --stack local"):
         dashboard.dashboard("local")
+
+
+def test_make_down_leaves_the_history_of_a_monitor_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    history = "urn:pulumi:local::changeover::docker:index/volume:Volume::monitor-history"
+    other = "urn:pulumi:local::changeover::docker:index/volume:Volume::monitor-config"
+    resources = [{"urn": urn, "type": "docker:index/volume:Volume"} for urn in (history, other)]
+    asked: list[tuple[str, ...]] = []
+
+    def pulumi(*words: str, capture: bool = False) -> str:
+        asked.append(words)
+        return json.dumps({"deployment": {"resources": resources}})
+
+    monkeypatch.setattr(down, "pulumi", pulumi)
+    assert down._leave_history("local") is True
+    assert asked[1] == ("state", "delete", history, "--target-dependents", "--yes", "--stack", "local")
+    asked.clear()
+    resources.pop(0)
+    assert down._leave_history("local") is False and len(asked) == 1
