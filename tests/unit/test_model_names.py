@@ -201,7 +201,7 @@ def test_the_gate_asks_for_the_name_and_wants_an_answer_from_it(port: int, name:
 def test_make_parity_and_make_up_ask_for_the_name(port: int, name: str) -> None:
     asked: list[str] = []
 
-    def send(body: str) -> Reply:
+    def send(path: str, body: str) -> Reply:
         asked.append(json.loads(body)["model"])
         return {"status": 500, "body": ""}
 
