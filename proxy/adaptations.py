@@ -207,7 +207,8 @@ RUNS = (
 SCHEMAS = (
     "Ollama 0.17.4 makes a grammar of a JSON schema in C++: a pattern with (?:…), a name of 26,000 characters"
     " and an allOf that leads to itself end the server; a maxLength below the minLength, a minimum beyond"
-    " 10^15 and a pattern with a ] too many keep it for ever (common/json-schema-to-grammar.cpp)"
+    " 10^15 and a pattern with a ] too many keep it for ever (common/json-schema-to-grammar.cpp). A grammar"
+    " that is none, as of the pattern \\d, ends the runner (common/sampling.cpp)"
 )
 
 REFUSED = (

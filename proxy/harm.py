@@ -20,6 +20,11 @@ OPTIONAL = 400
 """Optional properties of one object."""
 NAME_BYTES = 8192
 """Of a property's name or a reference, which go through a regular expression that recurses, too."""
+MOST = 2000
+"""Times that something is repeated: a grammar of llama.cpp has no more."""
+GRAMMAR_BYTES, BASE_BYTES = 32_768, 1_500
+"""Room for a grammar, unless its schema is longer than a quarter of that, and what each has in it. One that
+is cut off ends the runner."""
 BOUND = 10**15
 """Of an integer that has no other bound. Beyond it a repetition is made that ends before it begins."""
 
@@ -27,7 +32,9 @@ _LONG_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _CLASSES = tuple(re.compile(text) for text in (r"[^\W\d_]*+", r"\s*+", r"(?:[^\w\s]|_)*+"))
 """Letters, white space, and the rest without digits, of which it takes one at a time."""
 
-_TIMES = re.compile(r"\s*\+?([0-9]{1,10})[^,]*,\s*\+?([0-9]{1,10})[^,]*")
+_TIMES = re.compile(r"([0-9]{0,9})(,([0-9]{0,9}))?")
+_ESCAPED = re.compile(r"\\(?:[trn\\\"\[\]]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})")
+"""What grammars of llama.cpp know (`parse_char`)."""
 
 
 def has_long_run(raw: bytes) -> bool:
@@ -82,6 +89,8 @@ def schema_fault(raw: bytes) -> str | None:
         for value, _ in _walk(root):
             if isinstance(value, _Object) and _is_endless(root, value):
                 return "a $ref that leads to itself"
+        if BASE_BYTES + _length(root, root, "", set()) > max(GRAMMAR_BYTES, 4 * _compact(root)):
+            return "more names on too many levels than its grammar has room for"
     return None
 
 
@@ -111,10 +120,15 @@ def _object_fault(schema: _Object) -> str | None:
             )
             if sum(key not in needed for key, _ in value) > OPTIONAL:
                 return f"more than {OPTIONAL} optional properties"
+        if name in ("type", "anyOf", "oneOf") and value == []:
+            return f"an empty {name}"
     for least, most in (("minLength", "maxLength"), ("minItems", "maxItems")):
         low, high = schema.get(least), schema.get(most)
         if _is_number(low) and _is_number(high) and low > high:
             return f"{least} above {most}"
+        for key, value in ((least, low), (most, high)):
+            if _is_number(value) and not 0 <= value <= MOST:
+                return f"{key} {value}, of which 0 to {MOST} are possible"
     lower = [value for name, value in schema if name in ("minimum", "exclusiveMinimum") and _is_number(value)]
     upper = [value for name, value in schema if name in ("maximum", "exclusiveMaximum") and _is_number(value)]
     if (lower and not upper and max(lower) > BOUND) or (upper and not lower and min(upper) < -BOUND):
@@ -133,53 +147,123 @@ def _is_endless(root: Any, value: _Object) -> bool:
         if reference in seen:
             return True
         seen.add(reference)
-        found = root
-        for part in reference.partition("#")[2].split("/")[1:]:
-            if isinstance(found, _Object):
-                found = found.get(part)
-            elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-                found = found[int(part)]
-            else:
-                return False
-        value = found
+        value = _resolved(root, reference)
     return False
 
 
+def _resolved(root: Any, reference: str) -> Any:
+    found = root
+    for part in reference.partition("#")[2].split("/")[1:]:
+        if isinstance(found, _Object):
+            found = found.get(part)
+        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            return None
+    return found
+
+
 def pattern_fault(pattern: str) -> str | None:
-    """What in a regular expression repeats nothing, which ends Ollama, or closes nothing, or ends before it
-    begins, which keep it for ever."""
+    """What in a regular expression repeats nothing, which ends Ollama, closes nothing or ends before it
+    begins, which keep it for ever, or is nothing that its grammars know, which ends its runner."""
     if not (pattern[:1] == "^" and pattern[-1:] == "$"):
         return None  # it is refused
-    inside, at, empty = pattern[1:-1], 0, [True]
+    inside, at = pattern[1:-1], 0
+    # the open groups, each with whether one of its alternatives is empty, and what came before
+    groups, last = [False], "|"
     while at < len(inside):
         char = inside[at]
         if char in "*+?{":
-            if empty[-1]:
-                return f"{char!r} after nothing"
-            if char == "{":
-                end = inside.find("}", at)
-                if end < 0:
-                    return None
-                times = _TIMES.fullmatch(inside, at + 1, end)
-                if times and int(times[1]) > int(times[2]):
-                    return f"{inside[at : end + 1]!r}, whose end is before its beginning"
-                at = end
+            end = at if char != "{" else inside.find("}", at)
+            if fault := char == "{" and _times_fault(inside[at + 1 : end]):
+                return fault
+            if last in ("|", "(", "split") or (last in ("quantifier", "empty") and char != "?"):
+                return f"{char!r} after nothing that it can repeat"
+            at, last = end, "quantifier"
         elif char in "]}":
             return f"{char!r} outside of brackets"
         elif char == "(":
-            empty.append(True)
+            groups.append(False)
+            last = "("
         elif char == ")":
-            if len(empty) == 1:
+            if len(groups) == 1:
                 return None  # its reading ends here
-            empty.pop()
-            empty[-1] = False
+            last = "empty" if groups.pop() or last in ("|", "(") else "group"
+        elif char == "|":
+            groups[-1] |= last in ("|", "(")
+            last = "|"
         elif char == "[":
             at += 1
             while at < len(inside) and inside[at] != "]":
+                if inside[at] == "\\" and not _ESCAPED.match(inside, at):
+                    return f"the escape {inside[at : at + 2]!r}"
                 at += 2 if inside[at] == "\\" else 1
-            empty[-1] = False
+            last = "class"
+        elif char == "\\" and inside[at + 1 : at + 2] in tuple("^$.[]()|{}*+?"):
+            at, last = at + 1, "char"
+        elif char == "\\":
+            escape = _ESCAPED.match(inside, at)
+            if escape is None:
+                return f"the escape {inside[at : at + 2]!r}"
+            last = "split" if len(escape.group()) > 2 else "char"
+            at = escape.end() - 1
+        elif char == "\0":
+            return "a NUL"
         else:
-            at += char == "\\"
-            empty[-1] = False
+            # a literal is split before its last byte, if that is repeated
+            last = "char" if char.isascii() else "split"
         at += 1
     return None
+
+
+def _times_fault(said: str) -> str | None:
+    """The same of what is between `{` and `}`."""
+    times = _TIMES.fullmatch(said)
+    if times is None:
+        return "a {…} that is no number of times"
+    low = int(times[1] or 0)
+    high = low if times[2] is None else int(times[3] or 0) or None
+    if low > MOST or (high or 0) > MOST or (high is not None and low > high) or times[0] in ("0", "0,0"):
+        return f"{{{said}}}, of which 1 to {MOST} times are possible"
+    return None
+
+
+def _compact(value: Any) -> int:
+    """How long this is as JSON without white space, at least."""
+    if isinstance(value, _Object):
+        return 2 + sum(len(json.dumps(key, ensure_ascii=False)) + 1 + _compact(each) for key, each in value)
+    if isinstance(value, list):
+        return 2 + sum(map(_compact, value))
+    return len(json.dumps(value, ensure_ascii=False))
+
+
+def _length(root: Any, schema: Any, name: str, seen: set[str]) -> int:
+    """About how long the grammar of this is, in bytes, where `name` is that of its rule."""
+    if not isinstance(schema, _Object):
+        return 0
+    long, parts = len(name.encode()), 40 + 2 * len(name.encode())
+    if isinstance(reference := schema.get("$ref"), str):
+        if reference in seen:
+            return parts
+        seen.add(reference)
+        return parts + _length(root, _resolved(root, reference), "ref" + reference.partition("#")[2], seen)
+    for key in ("oneOf", "anyOf", "prefixItems", "allOf", "items"):
+        inside = schema.get(key)
+        if isinstance(inside, list) and not isinstance(inside, _Object):
+            parts += sum(
+                _length(root, each, f"{name}-{n}", seen) + long + 12 for n, each in enumerate(inside)
+            )
+    properties, required = schema.get("properties"), schema.get("required")
+    if isinstance(properties, _Object):
+        needed = {each for each in required if isinstance(each, str)} if isinstance(required, list) else set()
+        for key, each in properties:
+            whole = long + 1 + len(key.encode(errors="surrogatepass"))
+            parts += _length(root, each, f"{name}-{key}", seen) + 3 * whole + 60
+            parts += 0 if key in needed else 4 * whole + 60
+    if isinstance(items := schema.get("items"), _Object):
+        parts += _length(root, items, f"{name}-item", seen) + 3 * long + 60
+    if isinstance(more := schema.get("additionalProperties"), _Object):
+        parts += _length(root, more, f"{name}-additional-value", seen) + 4 * long + 60
+    for key in ("enum", "const", "pattern"):
+        parts += 2 * len(json.dumps(schema.get(key), ensure_ascii=False)) if schema.get(key) else 0
+    return parts
