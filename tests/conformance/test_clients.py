@@ -23,7 +23,7 @@ from tools.environment import ROOT
 pytestmark = pytest.mark.engine
 
 HOLD_SECONDS = float(os.environ.get("CLIENTS_HOLD_SECONDS", "20"))
-"""How long clients are held: long enough for a word. The figures of the guide are of a run with 185."""
+"""How long clients are held: long enough for a word."""
 GIVES_UP = {
     "openai_python.py": "APITimeoutError",
     "anthropic_python.py": "APITimeoutError",
@@ -71,6 +71,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
         eventually(lambda: ask(way.port, "GET", "/v1/models").status == 200)
         programs = started(folder, installed, f"http://127.0.0.1:{way.port}", way.name)
         try:
+            assert all(program.steps for program in programs.values())  # each of them has started
             yield Used(way, folder, installed, programs)
         finally:
             for program in programs.values():
