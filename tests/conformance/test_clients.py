@@ -13,20 +13,22 @@ from typing import Any
 import pytest
 
 from offline import clients
+from proxy.refusals import RETRY_AFTER_SECONDS
 from tests.clients.programs import STEPS, Program, Said, at_once, place, started
 from tests.conformance.asking import ask
 from tests.support import fast_engine
-from tests.support.way import ROOT, Way, eventually
+from tests.support.way import Way, eventually
+from tools.environment import ROOT
 
 pytestmark = pytest.mark.engine
 
 HOLD_SECONDS = float(os.environ.get("CLIENTS_HOLD_SECONDS", "20"))
-"""How long clients are held: long enough for a word. The figures of the guide are of a run with 185."""
+"""How long clients are held: long enough for a word."""
 GIVES_UP = {
     "openai_python.py": "APITimeoutError",
     "anthropic_python.py": "APITimeoutError",
     "litellm_python.py": "Timeout",
-    "langchain_python.py": "OpenAIContextOverflowError|APITimeoutError",
+    "langchain_python.py": "OpenAITimeoutError",
     "openai_node.mjs": "APIConnectionTimeoutError",
     "anthropic_node.mjs": "APIConnectionTimeoutError",
     "ai_sdk.mjs": "DOMException",
@@ -69,6 +71,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
         eventually(lambda: ask(way.port, "GET", "/v1/models").status == 200)
         programs = started(folder, installed, f"http://127.0.0.1:{way.port}", way.name)
         try:
+            assert all(program.steps for program in programs.values())  # each of them has started
             yield Used(way, folder, installed, programs)
         finally:
             for program in programs.values():
@@ -118,13 +121,13 @@ def test_a_clients_own_time_out_ends_its_wait(used: Used) -> None:
     used.way.hold_seconds = 60
     used.way.route(held=True)
     try:
-        said = at_once(used.programs.values(), "timeout", seconds=1).ended()
+        said = at_once(used.programs.values(), "timeout", seconds=3).ended()
         eventually(lambda: len(used.lines(since, hung_up=True)) == len(said), 20, "all have hung up")
     finally:
         used.way.route()
     for name, each in said.items():
-        assert each.error and re.fullmatch(GIVES_UP[name], each.error), (name, each)
-        assert 0.9 < each.seconds < 20, (name, each)
+        assert each.error == GIVES_UP[name], (name, each)
+        assert 2.9 < each.seconds < 20, (name, each)
 
 
 def test_a_client_asks_again_by_itself_after_a_503(used: Used) -> None:
@@ -139,6 +142,7 @@ def test_a_client_asks_again_by_itself_after_a_503(used: Used) -> None:
         used.way.route()
     for name, each in asked.ended().items():
         assert each.gave == "harbour", (name, each)
+        assert each.seconds > RETRY_AFTER_SECONDS, (name, each)
 
 
 def test_a_stream_that_is_held_comes_whole_to_every_client(used: Used) -> None:
@@ -150,7 +154,6 @@ def test_a_stream_that_is_held_comes_whole_to_every_client(used: Used) -> None:
     finally:
         used.way.route()
     said = asked.ended()
-    print({name: round(each.seconds, 1) for name, each in said.items()})
     for name, each in said.items():
         assert each.gave == "harbour" and each.seconds >= HOLD_SECONDS - 1, (name, each)
 
@@ -163,7 +166,7 @@ def test_what_fails_after_a_word_is_an_error_to_every_client_and_no_empty_answer
     finally:
         used.way.route()
     for name, each in said.items():
-        assert each.error and "waited" in each.message, (name, each)
+        assert each.error and "No engine answered in time" in each.message, (name, each)
 
 
 def snippets() -> dict[str, tuple[str, str]]:
