@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from components import model_names, pins, weights
 from components.catalogue import GIB, Model
 from components.gpu_memory import BATCHED_TOKENS, EngineKind, Load, engine_sum, vllm_share
-from components.vllm_flags import words
+from components.vllm_flags import pairs, words
 
 PORT = 8000
 """TCP port at which both engines listen."""
@@ -78,6 +78,12 @@ class EngineSpec:
     def name(self) -> str:
         """The engine's name by content, also its alias on the stack's network: `vllm-1a2b3c4d`."""
         return f"{self.kind}-{self.digest}"
+
+    @property
+    def kv_cache(self) -> str:
+        """The type of its KV cache: of 16 bits, but for vLLM where `vllmFlags` says otherwise."""
+        chosen = dict(pairs(self.command)).get("--kv-cache-dtype", "auto") if self.kind == "vllm" else "auto"
+        return "16 bits" if chosen == "auto" else chosen
 
     @property
     def at_a_time(self) -> int:

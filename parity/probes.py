@@ -308,6 +308,19 @@ def _needle(subject: Subject) -> Steps:
     return "found" if "7421" in _content(_whole((yield subject.body(asked, max_tokens=16)))) else "not found"
 
 
+CODES = {"garden": "4817", "harbour": "2096", "library": "7354", "station": "5163", "tower": "8240"}
+
+
+def _recall(subject: Subject) -> Steps:
+    """How many of several numbers in a long prompt come back right. Their keys alone tell them apart, so a KV
+    cache of fewer than 16 bits can lose them where it still finds one needle."""
+    hay = "The grass is green. " * min(60, subject.context // 90)
+    told = hay.join(f"The code of the {place} is {code}. " for place, code in CODES.items())
+    asked = f"{hay}{told}{hay}\nWhat are the codes of the {', the '.join(CODES)}? Only the numbers."
+    said = _content(_whole((yield subject.body(asked, max_tokens=64))))
+    return f"{sum(code in said for code in CODES.values())} of {len(CODES)} right"
+
+
 def _long(share: float) -> Callable[[Subject], Steps]:
     """A prompt of `share` of the context, less the 4 tokens of its answer; what a word costs is measured."""
 
@@ -378,7 +391,7 @@ def _malformed(subject: Subject) -> Steps:
 
 
 PROBES: dict[str, Probe] = {
-    name: Probe(name=name, what=what, steps=steps, able=name in ("tool-argument", "needle"))
+    name: Probe(name=name, what=what, steps=steps, able=name in ("tool-argument", "needle", "recall"))
     for name, what, steps in (
         ("max-tokens", "`max_tokens: 5`", _count(5)),
         ("max-tokens-one", "`max_tokens: 1`", _count(1)),
@@ -406,6 +419,7 @@ PROBES: dict[str, Probe] = {
         ("tool-result-stream", "the same in a stream", _tool_result(True)),
         ("tool-argument", "a tool call with the right argument", _tool_argument),
         ("needle", "a needle in a long prompt", _needle),
+        ("recall", "five numbers out of a long prompt, which a quantized KV cache can lose", _recall),
         ("temperature-zero", "the same request three times, `temperature: 0`", _repeat),
         ("unknown-model", "a model that does not exist", _error(model="no-such-model")),
         ("empty-messages", "no messages", _error(messages=[])),

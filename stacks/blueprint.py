@@ -23,7 +23,8 @@ from components.catalogue import MIB
 from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
-from components.plan import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, Plan, gate_prompt
+from components.gate import gate_prompt
+from components.plan import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, Plan
 from monitor import render as monitor_render
 from monitor.watched import Watched
 from stacks.settings import Settings

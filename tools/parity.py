@@ -269,7 +269,11 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
     agree(ours, other, time.monotonic() - began)
     found[other.settings.engine] = probe_standby(host, other, subject)
     engines: dict[str, dict[str, str]] = {
-        spec.kind: {"name": spec.name, "version": f"{spec.image.name} {spec.image.version}"}
+        spec.kind: {
+            "name": spec.name,
+            "version": f"{spec.image.name} {spec.image.version}",
+            "kv_cache": spec.kv_cache,
+        }
         for spec in ours.specs
     }
     content = tables.table(settings.model.name, engines, found, through)

@@ -106,11 +106,14 @@ def write_image_choice() -> None:
         raise StepFailed(str(error)) from None
 
 
-def ask(endpoint: str, model: str, key: str) -> str:
-    """One completion through the endpoint; `key` is empty where none is asked for. Raises StepFailed."""
-    body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16}
+def ask(endpoint: str, model: str, key: str, *, embeds: bool = False) -> str:
+    """One completion through the endpoint, or one embedding in words; `key` is empty where none is needed.
+    Raises StepFailed."""
+    body: dict[str, object] = {"model": model, "input": "Hello."}
+    if not embeds:
+        body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16}
     request = urllib.request.Request(
-        f"{endpoint}/chat/completions",
+        f"{endpoint}/{'embeddings' if embeds else 'chat/completions'}",
         data=json.dumps(body).encode(),
         headers={
             "Content-Type": "application/json",
@@ -120,7 +123,10 @@ def ask(endpoint: str, model: str, key: str) -> str:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to loopback
     try:
         with direct.open(request, timeout=300) as answer:
-            return str(json.load(answer)["choices"][0]["message"]["content"])
+            said = json.load(answer)
+            if embeds:
+                return f"{len(said['data'][0]['embedding'])} numbers for a text"
+            return str(said["choices"][0]["message"]["content"])
     except urllib.error.HTTPError as error:
         raise StepFailed(f"the endpoint answered {error.code}: {error.read().decode()[:500]}") from None
     except OSError as error:
@@ -216,15 +222,18 @@ def up() -> None:
     endpoint, model, engine = outputs["endpoint"], outputs["model"], outputs["engine"]
     config = json.loads(pulumi("config", "--json", "--show-secrets", "--stack", STACK, capture=True))
     keys = config.get("changeover:apiKeys", {}).get("objectValue", {})
-    say(f"It answers: {ask(endpoint, model, next(iter(keys.values()), ''))!r}")
+    embeds = from_files(STACK, ROOT).model.embeds
+    say(f"It answers: {ask(endpoint, model, next(iter(keys.values()), ''), embeds=embeds)!r}")
     key = " -H 'Authorization: Bearer YOUR-KEY'" if keys else ""
+    path = "embeddings" if embeds else "chat/completions"
+    text = {"input": "Hello"} if embeds else {"messages": [{"role": "user", "content": "Hello"}]}
     other = "vllm" if engine == "ollama" else "ollama"
     say(f"""
 Ready after {time.monotonic() - started:.0f} s. {engine} serves {model} at {endpoint}
 
 Try it:
-  curl {endpoint}/chat/completions -H 'Content-Type: application/json'{key} \\
-    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+  curl {endpoint}/{path} -H 'Content-Type: application/json'{key} \\
+    -d '{json.dumps({"model": model, **text})}'
 
 Change the engine, and back the same way with the old value:
   source .venv/bin/activate

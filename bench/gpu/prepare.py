@@ -70,7 +70,9 @@ def site(compute: int) -> Path:
             raise StepFailed(f"vLLM {VLLM} has nothing that a card of capability {compute / 10} can load")
 
     return cached(
-        f"gpu/site-{compute}", key_of(requirements.read_bytes(), "\n".join(UNUSED), _own("fatbin.py")), make
+        f"gpu/site-{compute}",
+        key_of(requirements.read_bytes(), PYTHON, PLATFORM, *UNUSED, _own("fatbin.py")),
+        make,
     )
 
 

@@ -39,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 from bench.gpu.shape import MODELFILE, Shape, for_vllm  # noqa: E402  # first the path: this is run as a file
 from components.catalogue import GIB, MIB, MODELS  # noqa: E402
 from components.engines import PORT, EngineSpec, build  # noqa: E402
+from components.gate import GATE_MAX_TOKENS, GATE_TIMEOUT, gate_prompt  # noqa: E402
 from components.gpu_memory import (  # noqa: E402
     GPUS,
     MARGIN,
@@ -49,7 +50,6 @@ from components.gpu_memory import (  # noqa: E402
     engine_sum,
     vllm_overhead,
 )
-from components.plan import GATE_MAX_TOKENS, GATE_TIMEOUT, gate_prompt  # noqa: E402
 from switch.gate import complete, sound, wholly_on_gpu  # noqa: E402
 
 MODEL = MODELS["qwen-2.5-coder-7b"]
@@ -70,6 +70,9 @@ LOADED = (
     r"Using .* backend.*",
 )
 """Lines of vLLM's log that are kept."""
+
+
+NO_CARD = "it needs the card, which was not found"
 
 
 class StepError(Exception):
@@ -214,7 +217,7 @@ class Run:
     @property
     def gpu(self) -> Gpu:
         if self.card is None:
-            raise StepError("it needs the card, which was not found")
+            raise StepError(NO_CARD)
         return self.card.gpu
 
     def keep(self, **found: object) -> None:
@@ -386,7 +389,9 @@ def unpack(run: Run) -> None:
 
 
 def model(run: Run) -> None:
-    """Writes vLLM's files, and begins to write Ollama's, which takes its time."""
+    """Writes vLLM's files, and begins to write Ollama's, which takes its time and 4.4 GiB."""
+    if run.card is None:
+        raise StepError(NO_CARD)
     for_vllm(run.shape, run.place.model)
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; "

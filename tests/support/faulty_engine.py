@@ -6,6 +6,7 @@ the fast engine does. Text depends on nothing, so that it is the same each time.
 
 import itertools
 import json
+import re
 from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
@@ -118,6 +119,8 @@ class Engine(BaseHTTPRequestHandler):
             message["tool_calls"] = [{"id": "1", "type": "function", "function": call}]
         if "7421" in prompt and fault != "needle":
             message["content"] = "7421"
+        if len(codes := re.findall(r"The code of the \w+ is (\d+)\.", prompt)) > 1:
+            message["content"] = " ".join(codes[: 3 if fault == "recall" else None])
         usage = {"prompt_tokens": given, "completion_tokens": tokens, "total_tokens": given + tokens}
         if fault == "usage":
             usage["total_tokens"] += 1

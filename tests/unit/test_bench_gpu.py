@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -211,6 +212,22 @@ def test_a_step_that_fails_says_why_with_the_engines_log_and_ends_no_other(
     assert errors["vllm-gate"]["error"] == "no engine serves"
     assert errors["ollama-16"]["error"] == "ollama ended with status 3"
     assert found(run)[-1]["failed"] == list(errors)
+
+
+def test_it_runs_with_pythons_own_modules_alone(tmp_path: Path) -> None:
+    """On the machine with the GPU nothing else is there until it is unpacked."""
+    program, out = str(ROOT / "bench/gpu/run.py"), tmp_path / "out"
+    words = ["--packed", str(tmp_path / "none"), "--work", str(tmp_path / "work"), "--out", str(out)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-S", "-B", program, *words], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert not [line for line in lines if line.get("done")], "without a card nothing is written, either"
+    assert "Type: python -m bench.gpu.prepare" in next(
+        line["error"] for line in lines if line["step"] == "unpack"
+    )
 
 
 def test_a_step_has_its_limit_and_the_whole_has_one_too(tmp_path: Path) -> None:
