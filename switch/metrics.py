@@ -160,15 +160,20 @@ SECTOR = 512
 
 def _kernel(proc: Path) -> Iterable[Family]:
     """What the host's kernel counts: a container sees the host's. What it does not tell is left out."""
-    said = {name: (proc / name).read_text() for name in ("loadavg", "meminfo", "vmstat", "diskstats", "stat")}
+    said = {name: _read(proc / name) for name in ("loadavg", "meminfo", "vmstat", "diskstats", "stat")}
     pairs = {
         key.rstrip(":"): int(value)
         for name in ("meminfo", "vmstat", "stat")
         for key, value, *_ in (line.split() for line in said[name].splitlines() if len(line.split()) > 1)
         if value.isdecimal()
     }
-    load = float(said["loadavg"].split()[0])
-    yield Family("changeover_host_load1", "gauge", "Processes that ran or waited, of a minute.", [({}, load)])
+    load = [float(each) for each in said["loadavg"].split()[:1]]
+    yield Family(
+        "changeover_host_load1",
+        "gauge",
+        "Processes that ran or waited, of a minute.",
+        _known(load[0] if load else None),
+    )
     yield Family(
         "changeover_host_boot_time_seconds", "gauge", "When the host was started.", _known(pairs.get("btime"))
     )
@@ -185,6 +190,13 @@ def _kernel(proc: Path) -> Iterable[Family]:
     for column, name, text in ((5, "read", "Read from a disk."), (9, "written", "Written to a disk.")):
         done = [({"disk": row[2]}, float(row[column]) * SECTOR) for row in disks]
         yield Family(f"changeover_host_disk_{name}_bytes_total", "counter", text, done)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def _known(value: float | None) -> list[tuple[Mapping[str, str], float]]:

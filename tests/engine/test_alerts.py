@@ -24,6 +24,8 @@ STEP = 15
 """Seconds between two samples, and between two looks of the alerts."""
 MINUTE = 60 // STEP
 LENGTH = 20 * MINUTE
+BEGINS = 946684800
+"""When vmalert's tool has its time series begin, in seconds since the epoch: the first of January 2000."""
 
 SWITCH = 'job="switch", instance="switch"'
 PROXY = 'job="proxy", instance="proxy-1"'
@@ -36,7 +38,7 @@ Values = Mapping[str, str]
 
 
 def always(value: float) -> str:
-    return f"{value:g}x{LENGTH}"
+    return f"{value}x{LENGTH}"
 
 
 def rising(a_step: float) -> str:
@@ -131,7 +133,14 @@ CASES = (
         {HELD: rising(STEP), CHANGES: rising(STEP), phase("vllm"): always(1), GATED: always(0)},
         ON_SWITCH,
     ),
-    Case("ChangeFailed", {f"changeover_last_change_failed{{{SWITCH}}}": always(1)}, ON_SWITCH),
+    Case(
+        "ChangeFailed",
+        {
+            f"changeover_last_change_failed{{{SWITCH}}}": always(1),
+            f"changeover_last_change_timestamp_seconds{{{SWITCH}}}": always(BEGINS),
+        },
+        ON_SWITCH,
+    ),
     Case("NoGatedEngine", {GATED: always(0)}, ON_SWITCH),
     Case("SwitchInTrouble", {f"changeover_trouble{{{SWITCH}}}": always(1)}, ON_SWITCH),
     Case(

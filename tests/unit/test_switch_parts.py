@@ -708,6 +708,9 @@ def test_a_disk_is_counted_once_and_a_kernel_that_tells_less_is_no_error(tmp_pat
     assert found["changeover_host_swap_used_bytes"] == [({}, 3 * 1024)]
     assert found["changeover_host_boot_time_seconds"] == [({}, 1700000000)]
     assert found["changeover_host_oom_kills_total"] == []
+    (tmp_path / "loadavg").unlink()
+    (found_less,) = [family for family in metrics._kernel(tmp_path) if family.name == "changeover_host_load1"]
+    assert found_less.samples == []
 
 
 def test_what_runs_is_what_a_monitor_scrapes(tmp_path: Path) -> None:
