@@ -7,7 +7,8 @@ registry (with two cores more than an hour). Each part is a cached step: another
 
     python -m bench.gpu.prepare --compute 90     # H100 and H200; a T4 is 75, an A10G 86, an L4 89
 
-Nobody has loaded a library that was pruned like this on a card.
+Nobody has loaded a library that was pruned like this on a card. By what was packed of vLLM's part, which was
+not packed to its end, it alone is close to the limit: both may have to travel one after the other.
 """
 
 import argparse
@@ -180,7 +181,8 @@ def about(compute: int, files: list[Path]) -> dict[str, object]:
     if (total := sum(sizes.values())) > LIMIT:
         each = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sizes.items())
         raise StepFailed(
-            f"{total / 2**20:.1f} MiB are more than the {LIMIT // 2**20} that travel: {each} MiB"
+            f"{total / 2**20:.1f} MiB are more than the {LIMIT // 2**20} that travel: {each} MiB. Two that "
+            "travel one after the other: --without ollama --out A, and --without vllm --out B"
         )
     digests = {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in files}
     return {
