@@ -51,11 +51,11 @@ class Sessions:
     def opened(self) -> int:
         return len(self.file.read_text().splitlines())
 
-    def measured(self, what: Callable[[], object]) -> tuple[float, int]:
+    def measured(self, what: Callable[[AwsProject], None]) -> tuple[float, int]:
         """The seconds that it took, and the sessions that were opened for it."""
         self.hang_up()
         began, before = time.monotonic(), self.opened()
-        what()
+        what(self.project)
         return time.monotonic() - began, self.opened() - before
 
 
@@ -92,7 +92,7 @@ def main() -> None:
                 for shared in (True, False):
                     sessions.share(shared)
                     for what in (preview, flip):
-                        found = [sessions.measured(lambda do=what: do(project)) for _ in range(options.n)]
+                        found = [sessions.measured(what) for _ in range(options.n)]
                         took, opened = (statistics.median(column) for column in zip(*found, strict=True))
                         how = "shared" if shared else "one for each command"
                         rows.append([what.__name__, f"{seconds:g}", how, float(took), int(opened)])
