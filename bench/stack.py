@@ -104,7 +104,8 @@ case "$1" in
 esac
 [ -z "${OLLAMA_MODELS:-}" ] || FAST_NAMES=$(cd "$manifests" 2>/dev/null && find . -type f | sed \\
     -e 's|/latest$||' -e 't untagged' -e 's|/\\([^/]*\\)$|:\\1|' -e ': untagged' \\
-    -e 's|^./||' -e 's|^registry.ollama.ai/||' -e 's|^library/||' -e '/:/!{p;s|$|:latest|}') || FAST_NAMES=none
+    -e 's|^./||' -e 's|^registry.ollama.ai/||' -e 's|^library/||' \\
+    -e '/:/!{p;s|$|:latest|}') || FAST_NAMES=none
 while [ $# -gt 1 ]; do
     [ "$1" != --served-model-name ] || FAST_NAMES=$2
     shift
