@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up cli down adopt status watch dashboard usage gc parity keys model ci-setup wake recover review apply drift rollback comment fetch-review \
-  drift-issue test check render clean-all lock venv
+  drift-issue test test-extremes check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
@@ -98,11 +98,17 @@ test: check ## everything, on the real engines
 AWS := $(wildcard tests/engine/test_aws_*.py) tests/engine/test_switch_on_docker.py
 WITH_CLIENTS := $(addprefix tests/engine/test_,owner.py adopt.py hangs.py handling.py) $(AWS)
 
+EXTREMES := tests/engine/test_extremes.py
+
 test-flips:
-	@SWITCHTEST_PREFIX=changeover-switchtest-2 $(VENV)/bin/pytest -v $(addprefix --ignore=,$(WITH_CLIENTS)) tests/engine
+	@SWITCHTEST_PREFIX=changeover-switchtest-2 $(VENV)/bin/pytest -v $(addprefix --ignore=,$(WITH_CLIENTS) $(EXTREMES)) tests/engine
 
 test-clients:
 	@SWITCHTEST_PREFIX=changeover-switchtest-3 $(VENV)/bin/pytest -v tests/conformance $(WITH_CLIENTS)
+
+test-extremes: venv ## every field of a request at its extremes, on both engines: for a new version of one
+	@$(RUN) tools.up --tests
+	@$(VENV)/bin/pytest -v $(EXTREMES)
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
 	@$(RUN) tools.render
