@@ -54,11 +54,11 @@ def project(tmp_path: Path) -> Iterator[Project]:
 def up_under_load(project: Project) -> Load:
     """`pulumi up` while clients ask, also before and after it.
 
-    They pause between two requests: the edge is reloaded, and a Go server that closes its idle connections
-    can close one on which a request just arrives.
+    They have a connection for each request: the edge is reloaded, and a Go server that closes its idle
+    connections can close one on which a request just arrives.
     """
     outputs = project.outputs()
-    with Load(outputs["endpoint"], outputs["model"], pause=0.05, api_key=KEY) as load:
+    with Load(outputs["endpoint"], outputs["model"], pause=0.05, api_key=KEY, keeps=False) as load:
         load.wait_for_answers(8)
         began = time.monotonic()
         project.up()
@@ -124,7 +124,7 @@ def test_another_name_in_the_same_update_is_refused_before_anybody_is_held(
         project.use_sources(ROOT)
         pins.write_text(fast)
         project.configure(name="other-name", context=512)
-        with Load(outputs["endpoint"], outputs["model"], pause=0.05) as load:
+        with Load(outputs["endpoint"], outputs["model"], pause=0.05, keeps=False) as load:
             load.wait_for_answers(8)
             with pytest.raises(CommandFailed, match="pulumi config set name tiny"):
                 project.up()
