@@ -24,14 +24,13 @@ from components.ssh_config import known_hosts
 from review.events import parse
 from review.text import drift
 from tests.support.aws.checkout import Checkout
-from tests.support.aws.emulator import ADDRESSES, Emulator
+from tests.support.aws.emulator import Emulator
 from tests.support.aws.host.machines import ROOT_ONLY, Host, Machines
-from tests.support.aws.project import AwsProject
+from tests.support.aws.project import AwsProject, deployable
 from tests.support.load import Load
 from tests.support.project import CommandFailed
 from tests.support.switch_stack import wait
 from tools import keys
-from tools.environment import ROOT
 from tools.review import events_of
 
 pytestmark = [
@@ -41,6 +40,7 @@ pytestmark = [
 
 KEY = "marker-key-4be1-0123456789abcdef"
 OTHERS_KEY = "marker-key-83d2-0123456789abcdef"
+KEYS = {"tester": KEY, "other": OTHERS_KEY}
 PROMPT = "marker-prompt-61c7"
 WEIGHTS = "find /data/docker/volumes -path '*weights*' -type f -newermt 2000-01-01 -printf '%p %T@\\n' | sort"
 """Says on the host which files of weights there are, and since when."""
@@ -58,22 +58,9 @@ def machines(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> It
         yield machines
 
 
-def deployable(stack: str, emulator: Emulator, machines: Machines, folder: Path) -> AwsProject:
-    """A stack with the settings of its own file, for the networks that the stand-ins have, and with keys."""
-    settings = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
-    given = {key.removeprefix("changeover:"): value for key, value in settings.items()}
-    network = ADDRESSES.format(number=0) + "/24"
-    project = AwsProject(folder, stack, emulator, **{**given, "allowedCidrs": [network]})
-    project.environment |= machines.environment
-    project.make_keys()
-    project.secret("apiKeys.tester", KEY)
-    project.secret("apiKeys.other", OTHERS_KEY)
-    return project
-
-
 @pytest.fixture(scope="module")
 def project(emulator: Emulator, machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> AwsProject:
-    return deployable("dev", emulator, machines, tmp_path_factory.mktemp("aws-dev"))
+    return deployable("dev", emulator, machines, tmp_path_factory.mktemp("aws-dev"), KEYS)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from components.aws import permissions
 from review.events import parse
 from review.text import broken
 from tests.engine.test_aws_dev import (
+    KEYS,
     answering,
     complete,
-    deployable,
     emulator,
     flip,
     machines,
@@ -24,7 +24,7 @@ from tests.engine.test_aws_dev import (
 )
 from tests.support.aws.emulator import Emulator
 from tests.support.aws.host.machines import HERE_ADDRESS, ROOT_ONLY, Machines
-from tests.support.aws.project import AwsProject
+from tests.support.aws.project import AwsProject, deployable
 from tests.support.project import CommandFailed
 from tools.review import events_of
 
@@ -40,7 +40,7 @@ PROTECTED = {"address", "data", "instance"}
 
 @pytest.fixture(scope="module")
 def project(emulator: Emulator, machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> AwsProject:
-    project = deployable("prod", emulator, machines, tmp_path_factory.mktemp("aws-prod"))
+    project = deployable("prod", emulator, machines, tmp_path_factory.mktemp("aws-prod"), KEYS)
     api = emulator.client("ec2")
     vpc = api.create_vpc(CidrBlock="10.9.0.0/24")["Vpc"]["VpcId"]
     there = api.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/25", AvailabilityZone="us-east-1a")

@@ -3,12 +3,14 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
-from tests.support.aws.emulator import Emulator
+from tests.support.aws.emulator import ADDRESSES, Emulator
 from tests.support.aws.host.images import without_digest
+from tests.support.aws.host.machines import Machines
 from tests.support.project import CommandFailed, Project
 from tools import environment
 from tools.environment import ROOT
@@ -104,3 +106,21 @@ class AwsProject(Project):
     def aws_calls(self) -> list[str]:
         """The API calls of both so far, as `service:Operation`, each once."""
         return sorted(set((self.folder / "aws-calls").read_text().split()))
+
+
+def deployable(
+    stack: str, emulator: Emulator, machines: Machines, folder: Path, keys: Mapping[str, str]
+) -> AwsProject:
+    """A stack with the settings of its own file, for the networks that the stand-ins have.
+
+    `keys` are the API key of each tenant.
+    """
+    settings = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
+    given = {key.removeprefix("changeover:"): value for key, value in settings.items()}
+    network = ADDRESSES.format(number=0) + "/24"
+    project = AwsProject(folder, stack, emulator, **{**given, "allowedCidrs": [network]})
+    project.environment |= machines.environment
+    project.make_keys()
+    for tenant, key in keys.items():
+        project.secret(f"apiKeys.{tenant}", key)
+    return project

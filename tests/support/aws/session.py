@@ -2,7 +2,8 @@
 SSH server, which the agent on the host opens on the loopback address, as the real one does.
 
 Agents that are connected leave a file in the folder `CHANGEOVER_TEST_AGENTS`: the instance's id, holding a
-process id of the host.
+process id of the host. Beside that folder, the file `sessions` gets a line for each session; the optional
+`CHANGEOVER_TEST_SESSION_SECONDS` is how long one takes to open.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
@@ -23,7 +25,11 @@ def main() -> None:
     parser.add_argument("--document-name", required=True, choices=["AWS-StartSSHSession"])
     parser.add_argument("--parameters", required=True, choices=["portNumber=22"])
     told = parser.parse_args(sys.argv[3:])
-    agent = Path(os.environ["CHANGEOVER_TEST_AGENTS"]) / told.target
+    agents = Path(os.environ["CHANGEOVER_TEST_AGENTS"])
+    with (agents.parent / "sessions").open("a") as sessions:
+        sessions.write(f"{told.target}\n")
+    time.sleep(float(os.environ.get("CHANGEOVER_TEST_SESSION_SECONDS", "0")))
+    agent = agents / told.target
     try:
         process = agent.read_text()
     except FileNotFoundError:
