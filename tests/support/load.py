@@ -66,9 +66,6 @@ class Load:
     """Seconds that a client thinks between two requests."""
     aborts: int = 0
     """Of so many requests of a client, one is hung up on by it, unless it is answered sooner; 0: of none."""
-    keeps: bool = True
-    """Whether a client asks again on the connection that it has. Where the edge is reloaded, it can find that
-    closed, as with every Go server."""
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __enter__(self) -> "Load":
@@ -120,11 +117,7 @@ class Load:
 
     async def _run(self) -> None:
         client = openai.AsyncOpenAI(
-            base_url=self.endpoint,
-            api_key=self.api_key,
-            max_retries=0,
-            timeout=self.timeout,
-            default_headers=None if self.keeps else {"Connection": "close"},
+            base_url=self.endpoint, api_key=self.api_key, max_retries=0, timeout=self.timeout
         )
         async with client:
             await asyncio.gather(*(self._client(client, number) for number in range(self.clients)))
