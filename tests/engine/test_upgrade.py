@@ -170,7 +170,7 @@ def test_afterwards_it_flips_and_a_checkout_of_the_old_version_goes_back_and_for
 
         project.configure(engine="vllm")
         load = up_under_load(project)
-        assert not lost(load), load.summary()
+        assert not load.bad, load.summary()
 
         # The old version's edge comes first, and the proxy is taken away at the end. What waits in the edge
         # in the moment of its reload is refused; nothing is cut.
