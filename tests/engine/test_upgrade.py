@@ -18,7 +18,7 @@ import pytest
 
 from bench.stack import remove_fast_engine, use_fast_engine
 from switch.docker import ENGINE_PROCESSES, PROCESSES
-from tests.support.load import Load
+from tests.support.load import Load, Outcome
 from tests.support.project import CommandFailed, Project, docker, offline_settings
 from tools.environment import ROOT
 
@@ -54,11 +54,11 @@ def project(tmp_path: Path) -> Iterator[Project]:
 def up_under_load(project: Project) -> Load:
     """`pulumi up` while clients ask, also before and after it.
 
-    They have a connection for each request: the edge is reloaded, and a Go server that closes its idle
-    connections can close one on which a request just arrives.
+    They pause between two requests: the edge is reloaded, and can close a connection on which a request just
+    arrives (`lost`).
     """
     outputs = project.outputs()
-    with Load(outputs["endpoint"], outputs["model"], pause=0.05, api_key=KEY, keeps=False) as load:
+    with Load(outputs["endpoint"], outputs["model"], pause=0.05, api_key=KEY) as load:
         load.wait_for_answers(8)
         began = time.monotonic()
         project.up()
@@ -68,6 +68,14 @@ def up_under_load(project: Project) -> Load:
     assert project.settled()
     assert project.changes() == {}
     return load
+
+
+def lost(load: Load) -> list[Outcome]:
+    """What failed or was cut, but for what a reload of the edge may do: to each client once, no byte of an
+    answer and its connection closed, so that whoever asks again is answered."""
+    closed = [each for each in load.bad if str(each.problem).startswith("APIConnectionError")]
+    assert len(closed) <= load.clients, load.summary()
+    return [each for each in load.bad if each not in closed]
 
 
 def inspected(project: Project, role: str) -> dict[str, Any]:
@@ -89,7 +97,7 @@ def test_a_stack_of_the_old_version_comes_here_under_load_and_loses_nothing(
     before_it = {role: inspected(project, role)["Id"] for role in ("edge", "engine")}
     project.use_sources(ROOT)
     load = up_under_load(project)
-    assert not load.bad, load.summary()
+    assert not lost(load), load.summary()
     for (
         role,
         id,
@@ -124,7 +132,7 @@ def test_another_name_in_the_same_update_is_refused_before_anybody_is_held(
         project.use_sources(ROOT)
         pins.write_text(fast)
         project.configure(name="other-name", context=512)
-        with Load(outputs["endpoint"], outputs["model"], pause=0.05, keeps=False) as load:
+        with Load(outputs["endpoint"], outputs["model"], pause=0.05) as load:
             load.wait_for_answers(8)
             with pytest.raises(CommandFailed, match="pulumi config set name tiny"):
                 project.up()
@@ -133,7 +141,7 @@ def test_another_name_in_the_same_update_is_refused_before_anybody_is_held(
                 project.configure(name=name)
                 project.up()
                 load.wait_for_answers(8)
-        assert not load.bad, load.summary()
+        assert not lost(load), load.summary()
         assert project.outputs()["model"] == "other-name"
         assert project.changes() == {}
     finally:
@@ -158,7 +166,7 @@ def test_afterwards_it_flips_and_a_checkout_of_the_old_version_goes_back_and_for
             return up_under_load(project)
 
         load = version(ROOT)
-        assert not load.bad, load.summary()
+        assert not lost(load), load.summary()
 
         project.configure(engine="vllm")
         load = up_under_load(project)
@@ -167,12 +175,12 @@ def test_afterwards_it_flips_and_a_checkout_of_the_old_version_goes_back_and_for
         # The old version's edge comes first, and the proxy is taken away at the end. What waits in the edge
         # in the moment of its reload is refused; nothing is cut.
         load = version(before)
-        assert all("503" in str(each.problem) for each in load.bad), load.summary()
+        assert all("503" in str(each.problem) for each in lost(load)), load.summary()
         assert len(load.bad) <= load.clients, load.summary()
         assert project.containers("proxy") == []
 
         load = version(ROOT)
-        assert not load.bad, load.summary()
+        assert not lost(load), load.summary()
         assert "-vllm-" in project.live()
     finally:
         project.wipe()

@@ -77,9 +77,6 @@ class Load:
     """Seconds that a client thinks between two requests."""
     aborts: int = 0
     """Of so many requests of a client, one is hung up on by it, unless it is answered sooner; 0: of none."""
-    keeps: bool = True
-    """Whether a client asks again on the connection that it has. Where the edge is reloaded, it can find that
-    closed, as with every Go server."""
     protocols: Sequence[str] = (CHAT.name,)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -141,12 +138,11 @@ class Load:
             api_key=self.api_key,
             max_retries=0,
             timeout=self.timeout,
-            default_headers=None if self.keeps else {"Connection": "close"},
         )
         raw = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {self.api_key}"},
             timeout=aiohttp.ClientTimeout(total=None, sock_read=self.timeout),
-            connector=aiohttp.TCPConnector(limit=0, force_close=not self.keeps),
+            connector=aiohttp.TCPConnector(limit=0),
         )
         async with chat, raw:
             await asyncio.gather(*(self._client(chat, raw, number) for number in range(self.clients)))
