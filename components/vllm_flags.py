@@ -18,8 +18,6 @@ SETTING: dict[str, str] = {
     "-q": "quantization",
     "--tensor-parallel-size": "gpuCount",
     "-tp": "gpuCount",
-    "--runner": "model",
-    "--convert": "model",
     "--pipeline-parallel-size": "gpuCount",
     "-pp": "gpuCount",
     "--data-parallel-size": "gpuCount",

@@ -16,10 +16,7 @@ NOBODY = "-"
 
 @dataclass(frozen=True)
 class Engine:
-    """`name` is by content, `model` what it calls its model; `at_a_time` requests may be there at once.
-
-    `context` is in tokens; None in what a version of before has rendered.
-    """
+    """`name` is by content, `model` what it calls its model; `at_a_time` requests may be there at once."""
 
     name: str
     kind: str
@@ -27,7 +24,6 @@ class Engine:
     port: int
     model: str
     at_a_time: int
-    context: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +83,7 @@ def parse(raw: bytes) -> Route:
     if name is not None and name == table["engines"][0]:
         its = routing["engines"][name]
         host = said["container"]
-        port, at_a_time, context = its["port"], its["at_a_time"], its.get("context")
-        engine = Engine(name, its["kind"], host, port, its["model"], at_a_time, context)
+        engine = Engine(name, its["kind"], host, its["port"], its["model"], its["at_a_time"])
     gateway = None
     if "gateway" in routing:
         if said["gateway"] is None:

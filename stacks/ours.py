@@ -72,9 +72,7 @@ def check(state: Known, found: Found, plan: Blueprint, labels: Labels, instead: 
 def refills(state: Known, found: Found, plan: Blueprint, labels: Labels) -> dict[str, str]:
     """`again` of the steps that fill volumes: see `owner.fill_again`."""
     users = {f"{spec.name}-weights": f"{labels.name(spec.name)}-" for spec in plan.specs}
-    for step, role in (("proxy-files", "proxy"), ("monitor-files", "monitor")):
-        users[step] = f"{labels.name(role)}-"
-    return owner.fill_again(state, found, users)
+    return owner.fill_again(state, found, {**users, "proxy-files": f"{labels.name('proxy')}-"})
 
 
 def adopted_network(state: Known, found: Found) -> str | None:

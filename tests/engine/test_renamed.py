@@ -24,25 +24,17 @@ CHOICES = {
     "cutover": ("hold", "overlap"),
     "standby": (True, False),
 }
-NAMES = (
-    "chat",
-    "qwen2.5-coder:7b",
-    "Qwen/Qwen2.5-Coder-7B-Instruct",
-    "qwen/qwen2.5-coder-7b-instruct:latest",
-    "hf.co/Qwen/Qwen2.5-Coder-7B-Instruct-GGUF:Q4_K_M",
-    "name.5",
-)
-"""One for each round, in the forms that Ollama and Hugging Face have."""
+ROUNDS = 6
 
 
 def rounds() -> Iterator[dict[str, object]]:
     """Settings, each time with two to four that are others than before."""
     chance, now = random.Random(14), {key: values[0] for key, values in CHOICES.items()}
-    for number, name in enumerate(NAMES):
+    for number in range(ROUNDS):
         changed = chance.sample(sorted(CHOICES), chance.randint(2, 4))
         changed += [] if number else ["engine"]
         now |= {key: next(value for value in CHOICES[key] if value != now[key]) for key in set(changed)}
-        yield {"name": name, **now}
+        yield {"name": f"name-{number}", **now}
 
 
 @pytest.fixture(scope="module")
