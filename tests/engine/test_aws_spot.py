@@ -1,13 +1,14 @@
 """On the real Pulumi engine: a spot request is cancelled before its instance goes, however that comes."""
 
-from collections.abc import Iterator
-
 import pytest
 
+from tests.engine.test_aws_plugin import emulator
 from tests.support.aws.emulator import Emulator
 from tests.support.aws.project import AwsProject
 from tests.support.project import CommandFailed
 from tests.unit.test_aws_spot import requests, running
+
+__all__ = ["emulator"]
 
 pytestmark = pytest.mark.engine
 
@@ -54,12 +55,6 @@ local.Command(
 )
 pulumi.export("instance", instance.id)
 """
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[Emulator]:
-    with Emulator() as emulator:
-        yield emulator
 
 
 @pytest.fixture(scope="module")

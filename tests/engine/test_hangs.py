@@ -12,49 +12,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.test_switch_on_docker import gateway_image, made, stack
 from tests.support.switch_stack import (
     CLIENT,
-    GATEWAY_IMAGE,
     NETWORK,
     PREFIX,
     PYTHON,
-    SWITCH,
     Stack,
-    build_gateway,
     coordinator,
     docker,
     labelled,
     wait,
 )
 
+__all__ = ["gateway_image", "made", "stack"]
+
 pytestmark = pytest.mark.engine
 
 NEEDED = {"drain": 40}
 """A drain that is longer than the patience, as it is outside of tests."""
-
-
-@pytest.fixture(scope="module")
-def gateway_image() -> Iterator[None]:
-    build_gateway()
-    yield
-    docker("rmi", "-f", GATEWAY_IMAGE)
-
-
-@pytest.fixture(scope="module")
-def made(gateway_image: None) -> Iterator[Stack]:
-    stack = Stack()
-    yield stack
-    print(docker("logs", SWITCH))
-    stack.wipe()
-
-
-@pytest.fixture
-def stack(made: Stack) -> Iterator[Stack]:
-    """One engine is live, and clients with streams talk to it all the time; each test leaves one live."""
-    assert made.serves()
-    made.lost()
-    yield made
-    made.tidy()
 
 
 def pid(container: str) -> int:
