@@ -89,7 +89,7 @@ check: venv ## lint, types, unit tests: the fast part
 
 test: check ## everything, on the real engines
 	@$(RUN) tools.up --tests
-	@$(MAKE) --no-print-directory --jobs 2 test-flips test-clients  # they mostly wait
+	@$(MAKE) --no-print-directory --jobs 2 test-flips test-clients  # a third would make leases end on two cores
 
 # two parts that take about as long as each other, each with a switch of its own
 WITH_CLIENTS := $(addprefix tests/engine/test_,owner.py adopt.py hangs.py handling.py)
