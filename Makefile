@@ -1,8 +1,8 @@
 # Everything is built into .venv, .changeover and one cache folder; `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up cli down adopt status watch usage gc parity keys model ci-setup wake recover review apply drift rollback comment fetch-review \
-  drift-issue test check render clean-all lock venv
+.PHONY: help up cli down adopt status watch dashboard usage gc parity keys model ci-setup wake recover review apply drift rollback comment fetch-review \
+  drift-issue test test-extremes check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
@@ -23,7 +23,7 @@ up: venv ## set everything up and deploy the stack `local` (or STACK=…)
 cli: venv ## the Pulumi CLI and its plugins in this folder; nothing is deployed
 	@$(RUN) tools.environment
 
-down: venv ## remove the stack, keep the weights (WEIGHTS=delete removes them too; OWNER=… of another state)
+down: venv ## remove the stack, keep weights and history (WEIGHTS=delete removes them too; OWNER=… of another state)
 	@$(RUN) tools.down
 
 adopt: venv ## take over a stack here whose state is lost, while it serves (asks first; YES=1 answers)
@@ -34,6 +34,9 @@ status: venv ## what serves, since when, and the last change (STACK=local)
 
 watch: venv ## one screen that follows the stack, until `q` (STACK=local; ONCE=1 prints one frame)
 	@$(RUN) tools.watch $(STACK)
+
+dashboard: venv ## the address of the page of a stack with `monitor: true` (STACK=local)
+	@$(RUN) tools.dashboard $(STACK)
 
 usage: venv ## requests and tokens of each tenant and day (STACK=local; CSV=file writes them there, too)
 	@$(RUN) tools.usage $(STACK)
@@ -92,15 +95,21 @@ test: check ## everything, on the real engines
 	@$(MAKE) --no-print-directory --jobs 2 test-flips test-clients  # a third would make leases end on two cores
 
 # two parts that take about as long as each other, each with a switch of its own
-WITH_CLIENTS := $(addprefix tests/engine/test_,owner.py adopt.py hangs.py handling.py)
 AWS := $(wildcard tests/engine/test_aws_*.py) tests/engine/test_switch_on_docker.py
+WITH_CLIENTS := $(addprefix tests/engine/test_,owner.py adopt.py hangs.py handling.py)
+
+EXTREMES := tests/engine/test_extremes.py
 
 test-flips:
-	@SWITCHTEST_PREFIX=changeover-switchtest-2 $(VENV)/bin/pytest -v $(addprefix --ignore=,$(WITH_CLIENTS) $(AWS)) tests/engine
+	@SWITCHTEST_PREFIX=changeover-switchtest-2 $(VENV)/bin/pytest -v $(addprefix --ignore=,$(WITH_CLIENTS) $(AWS) $(EXTREMES)) tests/engine
 
 test-clients:
 	@SWITCHTEST_PREFIX=changeover-switchtest-3 $(VENV)/bin/pytest -v tests/conformance $(WITH_CLIENTS)
 	@$(VENV)/bin/pytest -v $(AWS)
+
+test-extremes: venv ## every field of a request at its extremes, on both engines: for a new version of one
+	@$(RUN) tools.up --tests
+	@$(VENV)/bin/pytest -v $(EXTREMES)
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
 	@$(RUN) tools.render

@@ -1,7 +1,7 @@
 """What asks in a measurement: one function for each kind, run by name in a container beside what is measured.
 
 `python3 -m bench.client NAME` reads what to do as one line of JSON on stdin, and writes what it has seen as
-JSON to stdout. It needs aiohttp and nothing of the project.
+JSON to stdout. It needs aiohttp, and of the project only `bench.levels`.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from bench.levels import judged
 
 PATH, KIND = "/v1/chat/completions", {"Content-Type": "application/json"}
 TURNS_BEFORE = 10
@@ -170,10 +172,69 @@ async def users(plan: Any) -> Any:
     return {"seconds": seconds, "lost": plan["n"] * plan["each"] - good}
 
 
+PIECE = "The grass is green. "
+"""A prompt is as many of these as it takes."""
+
+
+def prompt(number: int, pieces: int) -> str:
+    """A prompt that begins as no other does, so that no engine has a part of it in its cache, and is as long
+    as every other."""
+    return f"{number:09d} {PIECE * pieces}"
+
+
+async def level(plan: Any) -> Any:
+    """`n` users at `url` who each ask `each` times, one time after another, for `tokens` tokens of `model`,
+    with prompts of so many `pieces`; what would begin later than after `seconds` isn't asked. Gives of each
+    request what `bench.levels` calls `Asked`. `run` is another number each time, `key` an API key or empty.
+    """
+    headers = {**KIND, **({"Authorization": f"Bearer {plan['key']}"} if plan.get("key") else {})}
+    until = time.monotonic() + plan["seconds"]
+
+    async def one(number: int) -> dict[str, Any]:
+        raw = json.dumps(
+            {
+                "model": plan["model"],
+                "messages": [{"role": "user", "content": prompt(number, plan["pieces"])}],
+                "max_tokens": plan["tokens"],
+                "temperature": 0,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+        )
+        events, problem, began = list[tuple[float, str]](), "", time.monotonic()
+        try:
+            async with session.post(f"{plan['url']}{PATH}", data=raw, headers=headers) as answer:
+                if answer.status != 200:
+                    problem = f"HTTP {answer.status}"
+                async for line in answer.content:
+                    if line.startswith(b"data:"):
+                        said = line.removeprefix(b"data:").strip().decode(errors="replace")
+                        events.append((time.monotonic(), said))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            problem = f"cut: {type(error).__name__}"
+        ended = time.monotonic()
+        try:
+            found = judged(events, plan["tokens"])
+        except (ValueError, TypeError, AttributeError) as error:
+            found = {**judged([], plan["tokens"]), "problem": f"no OpenAI event: {type(error).__name__}"}
+        return {**found, "began": began, "ended": ended, "problem": problem or found["problem"]}
+
+    async def user(number: int) -> list[dict[str, Any]]:
+        asked = list[dict[str, Any]]()
+        while len(asked) < plan["each"] and (not asked or time.monotonic() < until):
+            asked.append(await one((plan["run"] * 1000 + number) * 100 + len(asked)))
+        return asked
+
+    async with _session() as session:
+        every = await asyncio.gather(*(user(number) for number in range(plan["n"])))
+    return {"asked": [one for asked in every for one in asked]}
+
+
 AT_ONCE: dict[str, Callable[[Any], Coroutine[Any, Any, Any]]] = {
     "streams": streams,
     "crowd": crowd,
     "users": users,
+    "level": level,
 }
 ONE_BY_ONE: dict[str, Callable[[Any], Any]] = {"turns": turns, "small": small}
 

@@ -17,6 +17,7 @@ from typing import Any
 from bench import picture
 from bench.flips import COLUMNS, Record, record, summary
 from bench.stack import deployed, machine, table
+from switch.protocols import PROTOCOLS
 from tests.support.load import Load
 from tests.support.project import Project
 
@@ -37,11 +38,11 @@ def flip(project: Project, load: Load, engine: str, mode: str, way: str, first: 
     """One change to `engine`, with the requests before, in and after it, from the load's `first` on. `way` is
     what the table calls it."""
     project.configure(engine=engine, cutover=mode)
-    load.wait_for_answers(4 * load.clients)
+    load.wait_for_answers(load.round)
     offset, began = time.time() - time.monotonic(), time.monotonic()
     project.up()
     ended = time.monotonic()
-    load.wait_for_answers(4 * load.clients)
+    load.wait_for_answers(load.round)
     last = json.loads(project.switch("status", "--json"))["last"]
     seconds = {step["phase"]: step["seconds"] for step in last["steps"]}
     ends = {step["phase"]: step["at"] + step["seconds"] - offset - began for step in last["steps"]}
@@ -122,6 +123,15 @@ def main() -> None:
     )
     parser.add_argument("--engine", choices=("real", "fast"), default="real", help="(default: real)")
     parser.add_argument(
+        "--delay", type=float, default=0, help="seconds that a fast engine needs to start (default: 0)"
+    )
+    parser.add_argument(
+        "--protocols",
+        choices=("chat", "all"),
+        default="chat",
+        help="what clients speak: chat, or all four protocols by turns (default: chat)",
+    )
+    parser.add_argument(
         "--gateway", choices=("tensorzero", "none"), default="tensorzero", help="(default: tensorzero)"
     )
     parser.add_argument("--every", type=int, default=10, help="check the preview each N rounds (default: 10)")
@@ -129,6 +139,8 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on")
     parser.add_argument("--picture", type=Path, help="an SVG of the last two flips")
     options = parser.parse_args()
+    if options.delay and options.engine != "fast":
+        parser.error("--delay is of --engine fast")
     file: Path = options.json or Path(f"flips-{options.engine}.jsonl")
     if options.fresh:
         file.unlink(missing_ok=True)
@@ -136,7 +148,8 @@ def main() -> None:
     checks, taken = 0, 0
     without = ", no gateway" if options.gateway == "none" else ""
     stack = f"bench-flip-{options.engine}"
-    with deployed(stack, fast=options.engine == "fast", gateway=options.gateway) as project:
+    fast = options.engine == "fast"
+    with deployed(stack, fast=fast, delay=options.delay, gateway=options.gateway) as project:
         known = before_flips(project, modes)
         outputs = project.outputs()
         with Load(
@@ -145,6 +158,7 @@ def main() -> None:
             clients=options.clients,
             pause=PAUSE[options.engine],
             aborts=options.aborts,
+            protocols=list(PROTOCOLS) if options.protocols == "all" else ["chat"],
         ) as load:
             for number in range(options.n):
                 for mode in modes:
@@ -165,7 +179,8 @@ def main() -> None:
     flips = read(file)
     hang_up = f" that hang up on one of {options.aborts} requests" if options.aborts else ""
     print(
-        f"Flips of {options.engine} engines under {options.clients} clients{hang_up}, {machine()}; seconds\n"
+        f"Flips of {options.engine} engines under {options.clients} clients{hang_up}, protocols: "
+        f"{options.protocols}, {machine()}; seconds\n"
     )
     print(show(flips))
     print(

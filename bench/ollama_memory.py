@@ -25,8 +25,8 @@ from typing import IO, Any
 from bench.stack import machine, table
 from components.catalogue import GIB, MODELS
 from components.engines import ollama
+from components.gate import GATE_MAX_TOKENS, GATE_TIMEOUT
 from components.gpu_memory import GPUS, Load, both, engine_sum
-from components.plan import GATE_MAX_TOKENS, GATE_TIMEOUT
 from switch import gpu
 from switch.gate import Answer, complete, wholly_on_gpu
 

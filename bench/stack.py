@@ -15,12 +15,13 @@ from tools.owner import found
 
 
 @contextmanager
-def deployed(stack: str, *, fast: bool = False, **settings: object) -> Iterator[Project]:
-    """A deployed stack with offline images and the tiny model; `fast`: the test engine is both."""
+def deployed(stack: str, *, fast: bool = False, delay: float = 0, **settings: object) -> Iterator[Project]:
+    """A deployed stack with offline images and the tiny model; `fast`: the test engine is both, and needs
+    `delay` seconds to start."""
     with tempfile.TemporaryDirectory() as folder:
         refuse_another_run(stack)
         if fast:
-            with fast_project(Path(folder), stack, **settings) as project:
+            with fast_project(Path(folder), stack, delay=delay, **settings) as project:
                 yield project
             return
         project = Project(Path(folder), stack, **offline_settings(**settings))
@@ -33,13 +34,14 @@ def deployed(stack: str, *, fast: bool = False, **settings: object) -> Iterator[
 
 
 @contextmanager
-def fast_project(folder: Path, stack: str, **settings: object) -> Iterator[Project]:
-    """A deployed stack whose both engines are the test engine, in images of its own."""
+def fast_project(folder: Path, stack: str, *, delay: float = 0, **settings: object) -> Iterator[Project]:
+    """A deployed stack whose both engines are the test engine, in images of its own, which needs `delay`
+    seconds to start."""
     version = f"0.0.0-{stack}"
     project = Project(folder, stack, **offline_settings(**settings))
     project.wipe()
     try:
-        use_fast_engine(project.folder, version)
+        use_fast_engine(project.folder, version, delay)
         project.up()
         yield project
     finally:
@@ -58,8 +60,9 @@ def refuse_another_run(stack: str) -> None:
         )
 
 
-def use_fast_engine(folder: Path, version: str) -> None:
-    """Pin both engines of a copied project to images of the test engine, made from the switch's image.
+def use_fast_engine(folder: Path, version: str, delay: float = 0) -> None:
+    """Pin both engines of a copied project to images of the test engine, made from the switch's image. It
+    needs `delay` seconds to start.
 
     Two runs at a time need two versions: making the images anew changes what the tags mean.
     """
@@ -72,7 +75,7 @@ def use_fast_engine(folder: Path, version: str) -> None:
         container = docker("create", pins.SWITCH.offline).strip()
         try:
             engine = folder / "fast-engine"
-            engine.write_text(FAST_PROGRAM)
+            engine.write_text(FAST_PROGRAM.replace("DELAY=0", f"DELAY={delay:g}"))
             engine.chmod(0o755)
             docker("cp", str(engine), f"{container}:{program}")
             docker("cp", str(ROOT / "tests/support/fast_engine.py"), f"{container}:/fast_engine.py")
@@ -93,17 +96,21 @@ def remove_fast_engine(version: str) -> None:
 FAST_PROGRAM = """#!/bin/sh
 # `create` and `list` are what the weights step and the health check ask of Ollama. Like the real ones, Ollama
 # answers for every model that has a manifest, and vLLM for the one name that it is told.
-library="${OLLAMA_MODELS:-}/manifests/registry.ollama.ai/library"
+manifests="${OLLAMA_MODELS:-}/manifests"
+library="$manifests/registry.ollama.ai/library"
 case "$1" in
     create) mkdir -p "$library/$2" && touch "$library/$2/latest"; exit ;;
     list) exit 0 ;;
 esac
-[ -z "${OLLAMA_MODELS:-}" ] || FAST_NAMES=$(ls "$library" 2>/dev/null || echo none)
+[ -z "${OLLAMA_MODELS:-}" ] || FAST_NAMES=$(cd "$manifests" 2>/dev/null && find . -type f | sed \\
+    -e 's|/latest$||' -e 't untagged' -e 's|/\\([^/]*\\)$|:\\1|' -e ': untagged' \\
+    -e 's|^./||' -e 's|^registry.ollama.ai/||' -e 's|^library/||' \\
+    -e '/:/!{p;s|$|:latest|}') || FAST_NAMES=none
 while [ $# -gt 1 ]; do
     [ "$1" != --served-model-name ] || FAST_NAMES=$2
     shift
 done
-export FAST_NAMES FAST_TOKENS=0.005
+export FAST_NAMES FAST_TOKENS=0.005 FAST_DELAY=0
 exec python3 -u /fast_engine.py
 """
 

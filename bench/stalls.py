@@ -24,7 +24,8 @@ from typing import Any
 
 from bench.stack import machine, table
 from components import pins
-from components.plan import FIRST_TOKEN_SECONDS, GATE_TIMEOUT, REQUEST_SECONDS, SECONDS
+from components.gate import GATE_TIMEOUT
+from components.plan import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, SECONDS
 from tests.support import switch_stack
 from tests.support.dockerd import Dockerd
 from tests.support.switch_stack import NETWORK, PREFIX, PYTHON, Stack, coordinator, docker, labelled, wait

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,11 +176,6 @@ def memory(container: str) -> float:
         if said.endswith(unit):
             return float(said.removesuffix(unit)) * factor
     raise ValueError(said)
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The nearest of the values themselves."""
-    return sorted(values)[min(len(values) - 1, round(len(values) * percent / 100))]
 
 
 def where() -> str:

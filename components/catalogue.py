@@ -132,6 +132,8 @@ class Model:
     """Whether it follows an instruction, so that gate and `make parity` may ask it for meaning."""
     tools: Tools | None = None
     """None: it was not made to call tools."""
+    embeds: bool = False
+    """Whether it turns texts into vectors (`/v1/embeddings`), and so answers no chat."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -234,6 +236,8 @@ def problems(model: Model) -> list[str]:
         )
     if model.embedding_parameters >= model.parameters:
         found.append(f"{model.parameters} parameters are no more than those of the embeddings")
+    if model.embeds and model.tools:
+        found.append("a model that embeds answers no chat, and calls no tools")
     for engine, sources in (("ollama", model.ollama), ("vllm", model.vllm)):
         kinds = [source.quantization for source in sources]
         if not sources:

@@ -7,7 +7,6 @@ from typing import Literal
 from components.gpu_memory import (
     KINDS,
     MARGIN,
-    SERVICES_RAM,
     EngineKind,
     Load,
     Sum,
@@ -24,7 +23,7 @@ Mode = Literal["hold", "overlap"]
 class Room:
     """What the engines need of one memory, in bytes, alone and together. `there` is None if not known.
 
-    `services` is what edge, proxy, gateway and switch may take of it, which run beside any engine.
+    `services` is what edge, proxy, gateway, switch and a monitor may take of it, which run beside any engine.
     """
 
     what: str
@@ -109,7 +108,7 @@ def rooms(load: Load, sums: Mapping[EngineKind, Sum]) -> list[Room]:
         what="host RAM",
         each={kind: each.host for kind, each in sums.items()},
         there=load.host_memory,
-        services=SERVICES_RAM,
+        services=load.services,
     )
     if load.gpu is None:
         return [host]
@@ -174,7 +173,7 @@ def choose(
     mode, reason = _mode(asked, load)
     parts = [
         *(f"{gib(each.host)} {kind}" for kind, each in sums.items()),
-        f"{gib(SERVICES_RAM)} services",
+        f"{gib(load.services)} services",
     ]
     there = "hostMemoryGiB not set" if load.host_memory is None else f"{gib(load.host_memory)} there"
     return Cutover(

@@ -11,6 +11,9 @@ from pulumi_command import local
 from components.gpu_memory import Gpu
 from components.labels import Labels
 
+LOOPBACK = "127.0.0.1"
+"""Where only the host itself can connect."""
+
 LOGS = {"max-size": "10m", "max-file": "3"}
 """Docker's json-file log grows without bound otherwise."""
 

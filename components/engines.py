@@ -6,13 +6,14 @@ it answers, so that a changed flag is another container to switch to and never a
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from components import pins, weights
+from components import model_names, pins, weights
 from components.catalogue import GIB, Model
 from components.gpu_memory import BATCHED_TOKENS, EngineKind, Load, engine_sum, vllm_share
-from components.vllm_flags import words
+from components.vllm_flags import pairs, words
 
 PORT = 8000
 """TCP port at which both engines listen."""
@@ -26,7 +27,7 @@ SHUTDOWN_TIMEOUT = 15
 """Seconds that vLLM gives running answers on SIGTERM. The proxies drain first, so none should be left."""
 
 STORE = "/tmp/models"
-"""Where Ollama finds its model where this has one more name: the store in its volume is not written."""
+"""Where Ollama finds its model where this has another name: the store in its volume is not written."""
 
 CACHE_MOUNT = "/root/.cache"
 """vLLM keeps compiled kernels here; without it every start on a GPU compiles them again."""
@@ -53,6 +54,8 @@ class EngineSpec:
     shm_mib: int
     parallel: int
     """Requests that it works on at one time."""
+    context: int
+    """Tokens of prompt and answer together that one request can have."""
     cache: bool = False
     digest: str = field(init=False)
 
@@ -75,6 +78,12 @@ class EngineSpec:
     def name(self) -> str:
         """The engine's name by content, also its alias on the stack's network: `vllm-1a2b3c4d`."""
         return f"{self.kind}-{self.digest}"
+
+    @property
+    def kv_cache(self) -> str:
+        """The type of its KV cache: of 16 bits, but for vLLM where `vllmFlags` says otherwise."""
+        chosen = dict(pairs(self.command)).get("--kv-cache-dtype", "auto") if self.kind == "vllm" else "auto"
+        return "16 bits" if chosen == "auto" else chosen
 
     @property
     def at_a_time(self) -> int:
@@ -115,7 +124,7 @@ def ollama(load: Load, name: str = "") -> EngineSpec:
     source = weights.for_ollama(model, load.quantization.get("ollama"))
     parallel = engine_sum("ollama", load).requests
     served = name or model.name
-    plain = served == model.name
+    plain = model_names.manifest(served) == model_names.manifest(model.name)
     return EngineSpec(
         kind="ollama",
         model=model,
@@ -138,20 +147,22 @@ def ollama(load: Load, name: str = "") -> EngineSpec:
         gpus="all" if load.gpu else None,
         shm_mib=64,
         parallel=parallel,
+        context=load.context,
     )
 
 
 def _named(model: str, served: str) -> str:
-    """Starts Ollama with one more name for its model: as `ollama cp` does, a copy of the model's manifest.
+    """Starts Ollama with another name for its model: as `ollama cp` does, by a copy of the model's manifest.
 
-    Done at the start and not in the weights step, so that another name fetches nothing, and in a copy of the
-    manifests that can't be written either, beside the store's own files. Read in 0.17.4.
+    Done at the start and not in the weights step, so that another name fetches nothing, and in a store that
+    can't be written either, beside the volume's own. It is the only name there: with two that differ in small
+    and capital letters alone, 0.17.4 finds now the one and now none (`getExistingName`).
     """
+    own, other = model_names.manifest(model), model_names.manifest(served)
     return (
-        f'set -e; mkdir {STORE}; ln -s "$OLLAMA_MODELS/blobs" {STORE}; '
-        f'cp -r "$OLLAMA_MODELS/manifests" {STORE}; '
-        f"cd {STORE}/manifests/registry.ollama.ai/library; mkdir -p {served}; "
-        f"cp {model}/latest {served}/latest; chmod -R a-w {STORE}; "
+        f"set -e; mkdir -p {STORE}/manifests/{posixpath.dirname(other)}; "
+        f'ln -s "$OLLAMA_MODELS/blobs" {STORE}; '
+        f'cp "$OLLAMA_MODELS/manifests/{own}" {STORE}/manifests/{other}; chmod -R a-w {STORE}; '
         f"export OLLAMA_MODELS={STORE}; exec /bin/ollama serve"
     )
 
@@ -188,6 +199,8 @@ def vllm(load: Load, flags: Sequence[str] = (), name: str = "") -> EngineSpec:
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # bound, it shares a core with whatever else runs
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(memory.kv_cache // GIB)
         switches = ["--enable-prefix-caching", "--enforce-eager"]  # compiling takes a minute of two cores
+    if model.embeds:  # its architecture is that of a model that chats, so vLLM has to be told
+        switches += ["--runner", "pooling", "--convert", "embed"]
     if model.tools:  # without them, a request that has `tools` is refused
         switches += ["--enable-auto-tool-choice", "--tool-call-parser", model.tools.vllm_parser]
     return EngineSpec(
@@ -212,6 +225,7 @@ def vllm(load: Load, flags: Sequence[str] = (), name: str = "") -> EngineSpec:
         gpus="all" if gpu else None,
         shm_mib=1024,
         parallel=memory.requests,
+        context=context,
         cache=True,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from components.catalogue import GIB
 from components.cutover_mode import rooms, sums_of, too_small
-from components.gpu_memory import GPUS, SERVICES_RAM, EngineKind, Gpu, Load, engine_sum, gib
+from components.gpu_memory import GPUS, EngineKind, Gpu, Load, engine_sum, gib
 from components.waiting import Bounds
 
 CONTEXT_MINIMUM = 256
@@ -137,7 +137,7 @@ def _choices(kind: EngineKind, load: Load) -> list[Choice]:
     if load.gpu_memory is not None and _fits(kind, replace(load, gpu_memory=None)):
         found.append(Choice("gpuMemoryMiB", "0", words(replace(load, gpu_memory=None))))
     if load.gpu is None:
-        need = engine_sum(kind, load).host + SERVICES_RAM
+        need = engine_sum(kind, load).host + load.services
         found.append(Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "on a host that has it"))
     else:
         found += _other_gpus(kind, load, load.gpu)

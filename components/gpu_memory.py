@@ -124,6 +124,13 @@ SERVICES_RAM = PROXY_RAM + EDGE_RAM + GATEWAY_RAM + SWITCH_RAM
 """What engines have to leave of the host's RAM. Counted without a gateway too, so that taking it out and back
 changes no sum."""
 
+STORE_RAM, ALERTS_RAM = 512 * MIB, 128 * MIB
+"""RAM that the monitor's store and its alerts may take. They had 56 and 25 MiB with 204 time series, read
+every 5 s, and used 1 % of a core; the store gets more for pages of weeks, whose samples it has to read."""
+
+MONITOR_RAM = STORE_RAM + ALERTS_RAM
+"""What engines have to leave for the two where a stack has a monitor."""
+
 BLOCK_TOKENS = 16
 """vLLM hands out its KV cache in blocks of so many tokens, and keeps one block for itself (`null_block`)."""
 
@@ -202,7 +209,7 @@ class Load:
     is missing there it follows from the memory.
 
     `gpu_memory` is what an engine may take of each GPU, None: all but a margin. With `together` both engines
-    have to fit beside each other.
+    have to fit beside each other. `services` is what of the host's RAM what is no engine may take.
     """
 
     model: Model
@@ -213,6 +220,7 @@ class Load:
     quantization: Mapping[EngineKind, Quantization] = field(default_factory=dict)
     gpu_memory: int | None = None
     together: bool = False
+    services: int = SERVICES_RAM
 
     def quantization_of(self, kind: EngineKind) -> Quantization:
         return self.model.source_of(kind, self.quantization.get(kind)).quantization
@@ -338,7 +346,10 @@ def engine_sum(kind: EngineKind, load: Load) -> Sum:
 
 
 def _ollama_requests(load: Load) -> int:
-    """Requests at a time in Ollama: as asked, or the most that fit."""
+    """Requests at a time in Ollama: as asked, or the most that fit. Where a model embeds it is one, whatever
+    Ollama is told (`load` in server/sched.go of 0.17.4)."""
+    if load.model.embeds:
+        return 1
     if asked := load.parallel.get("ollama"):
         return asked
     if load.gpu is None:
@@ -361,7 +372,7 @@ def _most(most: int, fits: Callable[[int], bool]) -> int:
 
 
 def _fits_host(load: Load, engine: Sum) -> bool:
-    return load.host_memory is None or engine.host + SERVICES_RAM <= load.host_memory
+    return load.host_memory is None or engine.host + load.services <= load.host_memory
 
 
 def _ollama_beside(load: Load) -> int:

@@ -109,4 +109,23 @@ SWITCH = Image(
     "It gets Docker's socket, and a tag that moves with each release would be whatever it is that day",
 )
 
-ALL = (OLLAMA, VLLM_CPU, VLLM_CUDA, GATEWAY, EDGE, SWITCH)
+STORE = Image(
+    name="victoria-metrics",
+    version="1.151.0",
+    public="victoriametrics/victoria-metrics:v1.151.0"
+    "@sha256:6d164540a04f49ba4e696cbdb70f9fee78be1e94b8f2a1292743a0b1ab8275bd",
+    reason="the newest that can be built with Go 1.26, which the offline images are built with",
+    digest="named by two public projects that have nothing to do with each other; not pulled here",
+)
+ALERTS = Image(
+    name="vmalert",
+    version="1.151.0",
+    public="victoriametrics/vmalert:v1.151.0",
+    reason="the store's own version",
+    digest=NOT_KNOWN,
+)
+
+MONITOR = (STORE, ALERTS)
+"""What only a stack with a monitor needs."""
+
+ALL = (OLLAMA, VLLM_CPU, VLLM_CUDA, GATEWAY, EDGE, SWITCH, *MONITOR)

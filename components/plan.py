@@ -11,7 +11,7 @@ from typing import Literal
 from components import tensorzero
 from components.catalogue import GIB
 from components.engines import PORT, SHUTDOWN_TIMEOUT, EngineSpec
-from components.gpu_memory import BATCHED_TOKENS, Load
+from components.gate import GATE_MAX_TOKENS, GATE_TIMEOUT
 from components.traps import Trap
 from components.weights import Weights
 
@@ -26,15 +26,6 @@ SILENT = FIRST_TOKEN_SECONDS + 180
 """Seconds without a byte of any completion, the switch's own included, after which it takes an engine for
 hung. The proxy hangs up on every request after the first part of it: what came before the switch's has ended.
 """
-GATE_MAX_TOKENS = 16
-GATE_TIMEOUT = 60
-GATE_PROMPT = 2 * BATCHED_TOKENS + BATCHED_TOKENS // 4
-"""Tokens of the gate's long prompt on a GPU: more than two chunks of prefill. A report of a T4: short probes
-pass, and prompts of 5,000 tokens end the engine, whose health page says that all is well."""
-GATE_PROMPT_CPU = 256
-"""The same on a CPU, which has none of a GPU's traps and reads slowly."""
-GATE_PROMPT_SPARE = 32
-"""Tokens of the context that the long prompt leaves beside those of its answer."""
 LEASE_FOLLOWING = 15
 """Seconds without a `follow` after which the switch takes a killed coordinator for dead."""
 LEASE_PREPARED = 60
@@ -60,12 +51,6 @@ SECONDS = {
     "tokens": SILENT,
 }
 """What of a plan's times is no setting."""
-
-
-def gate_prompt(load: Load) -> int:
-    """Tokens of the gate's long prompt, as far as the context lets it be."""
-    most = load.context - GATE_MAX_TOKENS - GATE_PROMPT_SPARE
-    return min(GATE_PROMPT if load.gpu else GATE_PROMPT_CPU, most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +129,8 @@ class Plan:
                 "timeout": GATE_TIMEOUT,
                 "tokens_per_second": self.tokens_per_second,
                 "prompt_tokens": self.gate_prompt,
-                "sense": self.spec.model.able,
+                "sense": self.spec.model.able and not self.spec.model.embeds,
+                **({"embeds": True} if self.spec.model.embeds else {}),
                 "traps": [asdict(trap) for trap in self.traps],
             },
             "gateway": None if self.gateway_config is None else self._gateway(self.gateway_config, gateway),
@@ -222,6 +208,7 @@ echo 'The edge runs with this configuration.'"""
 
 PROXY_FILES = "exec sh components/proxy_files.sh"
 PROXY_READY = "exec sh components/proxy_ready.sh"
+MONITOR_FILES = "exec sh components/monitor_files.sh"
 
 IDENTITY = "od -An -N6 -tx1 /dev/urandom | tr -d ' \\n'"
 """Prints a state's id: random, and so the same in no two states that were made."""

@@ -58,6 +58,7 @@ def render(routing: Routing) -> str:
         engine.add("port", PORT)
         engine.add("model", spec.served)
         engine.add("at_a_time", spec.at_a_time)
+        engine.add("context", spec.context)
         engines.add(spec.name, engine)
     limits = tomlkit.table()
     for key in ("hold_seconds", "first_token_seconds", "answer_seconds", "request_bytes"):

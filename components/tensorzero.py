@@ -12,6 +12,8 @@ from typing import Literal
 import tomlkit
 from tomlkit.items import InlineTable, Table
 
+from components import model_names
+
 PORT = 3000
 """TCP port the gateway listens on, inside its network."""
 
@@ -35,10 +37,6 @@ STATUS_URL = f"http://127.0.0.1:{PORT}{STATUS_PATH}"
 
 CHAT_PREFIX = "tensorzero::model_name::"
 """What the gateway wants before the name of a model; a bare name is a 400."""
-
-MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,78}[A-Za-z0-9])?")
-"""Names at the endpoint. No colon: TensorZero refuses `openai::x` and reads `a::b` as another provider.
-Ollama takes 80 characters."""
 
 Kind = Literal["ollama", "vllm"]
 
@@ -187,8 +185,9 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _check_name(name: str) -> None:
-    if not MODEL_NAME.fullmatch(name):
-        raise ValueError(f"model name {name!r}: letters, digits, '.', '_' and '-' are allowed, 80 at most")
+    # it refuses `openai::x`, and reads `a::b` as the model of another provider
+    if not model_names.is_name(name):
+        raise ValueError(f"model name {name!r}: allowed: {model_names.NAME_RULE}")
 
 
 def _check_providers(model: str, providers: tuple[Provider, ...]) -> None:

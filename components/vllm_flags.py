@@ -18,6 +18,8 @@ SETTING: dict[str, str] = {
     "-q": "quantization",
     "--tensor-parallel-size": "gpuCount",
     "-tp": "gpuCount",
+    "--runner": "model",
+    "--convert": "model",
     "--pipeline-parallel-size": "gpuCount",
     "-pp": "gpuCount",
     "--data-parallel-size": "gpuCount",

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from components.pins import EDGE, GATEWAY, OLLAMA, SWITCH, VLLM_CPU, Image
+from components.pins import ALERTS, EDGE, GATEWAY, OLLAMA, STORE, SWITCH, VLLM_CPU, Image
 from offline.image.cuda_stubs import write_stubs
 from offline.steps import (
     StepFailed,
@@ -300,6 +300,26 @@ def _fill_caddy(folder: Path, log: Path) -> None:
         (folder / name).mkdir(parents=True)
 
 
+def _fill_store(folder: Path, log: Path) -> None:
+    _victoria("victoria-metrics", STORE, folder, log)
+
+
+def _fill_alerts(folder: Path, log: Path) -> None:
+    _victoria("vmalert", ALERTS, folder, log)
+
+
+def _victoria(program: str, pin: Image, folder: Path, log: Path) -> None:
+    """A program of VictoriaMetrics, where its public image has it."""
+    _go_build(
+        "victoria",
+        f"github.com/VictoriaMetrics/VictoriaMetrics/app/{program}",
+        folder / f"{program}-prod",
+        log,
+        env={"CGO_ENABLED": "0"},
+        ldflags=f"-X=github.com/VictoriaMetrics/VictoriaMetrics/lib/buildinfo.Version={program}-v{pin.version}",
+    )
+
+
 def _fill_ollama(folder: Path, log: Path) -> None:
     """Ollama with its plain CPU backend. Its module lacks the C headers that its repository vendors."""
     for compiler in ("gcc", "g++"):
@@ -480,6 +500,20 @@ RECIPES = {
             fill=_fill_ollama,
             made_by=(_go_build, _bootstrap),
             inputs=("go/ollama/go.mod", "go/ollama/go.sum", "miniaudio.txt"),
+        ),
+        Recipe(
+            pin=STORE,
+            changes=('ENTRYPOINT ["/victoria-metrics-prod"]', "EXPOSE 8428"),
+            fill=_fill_store,
+            made_by=(_go_build, _victoria),
+            inputs=("go/victoria/go.mod", "go/victoria/go.sum"),
+        ),
+        Recipe(
+            pin=ALERTS,
+            changes=('ENTRYPOINT ["/vmalert-prod"]', "EXPOSE 8880"),
+            fill=_fill_alerts,
+            made_by=(_go_build, _victoria),
+            inputs=("go/victoria/go.mod", "go/victoria/go.sum"),
         ),
         Recipe(
             pin=VLLM_CPU,

@@ -62,6 +62,12 @@ ACTIONLINT = GoBuild(
     source="actionlint", package="github.com/rhysd/actionlint/cmd/actionlint", program="actionlint"
 )
 """Checks the workflows. No part of what is deployed."""
+VMALERT_TOOL = GoBuild(
+    source="vmalert-tool",
+    package="github.com/VictoriaMetrics/VictoriaMetrics/app/vmalert-tool",
+    program="vmalert-tool",
+)
+"""Tries the monitor's alerts on made-up time series. No part of what is deployed."""
 DOCKERD = GoBuild(
     source="docker-engine",
     package="github.com/docker/docker/cmd/dockerd",

@@ -1,7 +1,8 @@
 """The probes: each asks an engine something and says in words what it does. Behaviour, never the text.
 
 A probe is a generator: it yields request bodies and is sent the answers, as the switch's `exchange` gives
-them (`status`, `body` or `events`, `error`). Whoever runs it does the sending.
+them (`status`, `body` or `events`, `error`). Whoever runs it does the sending, to the probe's path. Most ask
+for a chat; what is common to all protocols is asked in each.
 """
 
 import json
@@ -9,7 +10,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PATH = "/v1/chat/completions"
+from switch.protocols import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Broken, Protocol, Said
+
+COUNT_TOKENS = f"{MESSAGES.path}/count_tokens"
 Reply = Mapping[str, Any]
 Steps = Generator[str, Reply, str]
 
@@ -28,31 +31,34 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """`able`: only for a model that understands what it is asked."""
+    """`able`: only for a model that understands what it is asked. `path` is where it asks."""
 
     name: str
     what: str
     steps: Callable[[Subject], Steps]
     able: bool = False
+    path: str = CHAT.path
 
 
 class _Odd(Exception):
     """The answer is not one that the probe could look into; the text says what it is instead."""
 
 
-def run(probe: Probe, subject: Subject, send: Callable[[str], Reply]) -> str:
-    """What the engine does, in words."""
+def run(probe: Probe, subject: Subject, send: Callable[[str, str], Reply]) -> str:
+    """What the engine does, in words. `send` is given path and body."""
     steps = probe.steps(subject)
     try:
         body = next(steps)
         while True:
-            body = steps.send(send(body))
+            body = steps.send(send(probe.path, body))
     except StopIteration as end:
         return str(end.value)
     except _Odd as odd:
         return str(odd)
+    except Broken:
+        return "HTTP 200, an error in the answer"
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        return f"an answer that is not OpenAI's format: {type(error).__name__}"
+        return f"an answer that is not its protocol's format: {type(error).__name__}"
 
 
 def refusal(reply: Reply) -> str:
@@ -302,6 +308,19 @@ def _needle(subject: Subject) -> Steps:
     return "found" if "7421" in _content(_whole((yield subject.body(asked, max_tokens=16)))) else "not found"
 
 
+CODES = {"garden": "4817", "harbour": "2096", "library": "7354", "station": "5163", "tower": "8240"}
+
+
+def _recall(subject: Subject) -> Steps:
+    """How many of several numbers in a long prompt come back right. Their keys alone tell them apart, so a KV
+    cache of fewer than 16 bits can lose them where it still finds one needle."""
+    hay = "The grass is green. " * min(60, subject.context // 90)
+    told = hay.join(f"The code of the {place} is {code}. " for place, code in CODES.items())
+    asked = f"{hay}{told}{hay}\nWhat are the codes of the {', the '.join(CODES)}? Only the numbers."
+    said = _content(_whole((yield subject.body(asked, max_tokens=64))))
+    return f"{sum(code in said for code in CODES.values())} of {len(CODES)} right"
+
+
 def _long(share: float) -> Callable[[Subject], Steps]:
     """A prompt of `share` of the context, less the 4 tokens of its answer; what a word costs is measured."""
 
@@ -338,12 +357,41 @@ def _error(**more: Any) -> Callable[[Subject], Steps]:
     return steps
 
 
+def _limited(protocol: Protocol, *, stream: bool) -> Callable[[Subject], Steps]:
+    """How an answer of five tokens ends in a protocol."""
+
+    def steps(subject: Subject) -> Steps:
+        ask = protocol.ask(subject.model, "Write a long story about the sea.", max_tokens=5, stream=stream)
+        reply = yield json.dumps(ask)
+        if stream and reply.get("status") == 200 and "events" in reply:
+            said = Said()
+            for event in reply["events"]:
+                protocol.hear(said, event)
+            if reply.get("error") or not said.ended:
+                return "HTTP 200, a stream that is cut"
+        else:
+            said = protocol.read(_whole(reply))
+        if said.total != said.given + said.tokens:
+            return "a usage that does not add up"
+        return f"{said.finish}" if said.tokens == 5 else "the model ended before the limit"
+
+    return steps
+
+
+def _count_tokens(subject: Subject) -> Steps:
+    asked = {"model": subject.model, "messages": [{"role": "user", "content": "Hello."}]}
+    reply = yield json.dumps(asked)
+    if reply.get("status") != 200:
+        return refusal(reply)
+    return "counts" if _whole(reply)["input_tokens"] > 0 else "counts nothing"
+
+
 def _malformed(subject: Subject) -> Steps:
     return refusal((yield subject.body()[:-10]))
 
 
 PROBES: dict[str, Probe] = {
-    name: Probe(name=name, what=what, steps=steps, able=name in ("tool-argument", "needle"))
+    name: Probe(name=name, what=what, steps=steps, able=name in ("tool-argument", "needle", "recall"))
     for name, what, steps in (
         ("max-tokens", "`max_tokens: 5`", _count(5)),
         ("max-tokens-one", "`max_tokens: 1`", _count(1)),
@@ -371,6 +419,7 @@ PROBES: dict[str, Probe] = {
         ("tool-result-stream", "the same in a stream", _tool_result(True)),
         ("tool-argument", "a tool call with the right argument", _tool_argument),
         ("needle", "a needle in a long prompt", _needle),
+        ("recall", "five numbers out of a long prompt, which a quantized KV cache can lose", _recall),
         ("temperature-zero", "the same request three times, `temperature: 0`", _repeat),
         ("unknown-model", "a model that does not exist", _error(model="no-such-model")),
         ("empty-messages", "no messages", _error(messages=[])),
@@ -379,6 +428,22 @@ PROBES: dict[str, Probe] = {
         ("negative-max-tokens", "`max_tokens: -1`", _error(max_tokens=-1)),
     )
 }
+PROBES |= {
+    name: Probe(name=name, what=what, steps=steps, path=path)
+    for protocol in (COMPLETIONS, RESPONSES, MESSAGES)
+    for name, what, steps, path in (
+        (
+            protocol.name,
+            f"how `{protocol.path}` ends at its limit",
+            _limited(protocol, stream=False),
+            protocol.path,
+        ),
+        (f"{protocol.name}-stream", "the same in a stream", _limited(protocol, stream=True), protocol.path),
+    )
+}
+PROBES["count-tokens"] = Probe(
+    name="count-tokens", what=f"`{COUNT_TOKENS}`", steps=_count_tokens, path=COUNT_TOKENS
+)
 """Every probe by its name, in the table's order."""
 
 

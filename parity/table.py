@@ -47,7 +47,7 @@ def names(content: Mapping[str, Any]) -> dict[str, str]:
 def markdown(content: Mapping[str, Any], accepted: Sequence[str]) -> str:
     """The table for a reader."""
     e = content["engines"]
-    head = " and ".join(f"{e[kind]['version']} (`{e[kind]['name']}`)" for kind in KINDS)
+    head = " and ".join(f"{e[kind]['version']} (`{e[kind]['name']}`{_kv_cache(e[kind])})" for kind in KINDS)
     lines = [
         f"{head}, model `{content['model']}`",
         "",
@@ -69,6 +69,11 @@ def markdown(content: Mapping[str, Any], accepted: Sequence[str]) -> str:
         ]
         lines += [f"- {row['probe']}: {row['endpoint']}, and itself: {row[asked]}" for row in other]
     return "\n".join(lines) + "\n"
+
+
+def _kv_cache(engine: Mapping[str, str]) -> str:
+    """The type of its KV cache, which a table of an older version doesn't say."""
+    return f", KV cache: {engine['kv_cache']}" if "kv_cache" in engine else ""
 
 
 def problem(

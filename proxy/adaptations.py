@@ -5,11 +5,14 @@ far as `HEADERS_IN` names them.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from proxy.protocols import CHAT, COMPLETIONS
+from proxy import harm
+from proxy.protocols import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 from proxy.reading import Reading, Span, members
+from proxy.refusals import Refusal
 
 HEADERS_IN = {
     "accept": "what kind of answer the client reads",
@@ -35,28 +38,59 @@ Edit = tuple[Span, bytes]
 """The bytes of a span, which may be empty, become these."""
 
 
+Make = Callable[[bytes, Reading, int | None], Iterable[Edit]]
+"""Gives the edits for a body and an engine with this context, in tokens; None: it is not known."""
+
+_INTEGER = re.compile(rb"-?[0-9]{1,19}")
+_LARGEST = 2**63 - 1
+"""What Ollama reads into an `int`. It refuses a number that is none of these by itself."""
+
+
 @dataclass(frozen=True)
 class Adaptation:
-    """One row: `make` gives the edits for a body, none where it does not apply."""
+    """One row: `make` gives no edits where it does not apply."""
 
     field: str
     engines: tuple[str, ...]
     paths: tuple[str, ...]
     reason: str
-    make: Callable[[bytes, Reading], Iterable[Edit]]
+    make: Make
 
 
-def _max_tokens(raw: bytes, reading: Reading) -> Iterable[Edit]:
-    span, known = reading.fields.get("max_completion_tokens"), reading.fields.get("max_tokens")
-    if span is None or raw[slice(*span)] == b"null":
-        return
-    if known is None:
-        yield (reading.inside, reading.inside), b'"max_tokens":' + raw[slice(*span)] + b","
-    elif raw[slice(*known)] == b"null":
-        yield known, raw[slice(*span)]
+def _limit(field: str, *others: str) -> Make:
+    """The length of an answer as Ollama knows it, from the first of these fields that says one."""
+
+    def make(raw: bytes, reading: Reading, context: int | None) -> Iterable[Edit]:
+        said = [raw[slice(*reading.fields[name])] for name in (field, *others) if name in reading.fields]
+        wanted = next((value for value in said if value != b"null"), None)
+        if context is not None and (wanted is None or _endless(wanted, context)):
+            wanted = str(context).encode()
+        if field not in reading.fields:
+            if wanted is not None:
+                yield (reading.inside, reading.inside), f'"{field}":'.encode() + wanted + b","
+        elif wanted is not None and wanted != said[0]:
+            yield reading.fields[field], wanted
+
+    return make
 
 
-def _usage(raw: bytes, reading: Reading) -> Iterable[Edit]:
+def _lowered(raw: bytes, reading: Reading, context: int | None) -> Iterable[Edit]:
+    """A length of an answer that has to be said, and is more than the context."""
+    span = reading.fields.get("max_tokens")
+    if span is not None and context is not None and raw[span[0]] != ord("-"):
+        said = raw[slice(*span)]
+        if _endless(said, context) and int(said):
+            yield span, str(context).encode()
+
+
+def _endless(value: bytes, context: int) -> bool:
+    """Whether Ollama takes this for a limit, and would answer beyond the context all the same."""
+    if not _INTEGER.fullmatch(value):
+        return False
+    return -_LARGEST <= int(value) <= 0 or context < int(value) <= _LARGEST
+
+
+def _usage(raw: bytes, reading: Reading, _: int | None) -> Iterable[Edit]:
     if not adds_usage(raw, reading):
         return
     span = reading.fields.get("stream_options")
@@ -90,14 +124,22 @@ def adds_usage(raw: bytes, reading: Reading) -> bool:
     return not said or said[-1] in (b"false", b"null")
 
 
+ENDLESS = (
+    "without a limit, with a negative one and with one beyond it Ollama 0.17.4 answers up to ten times the"
+    " context (llm/server.go), and with 0 without end (runner.go); vLLM ends at the context"
+)
+
 BODY = (
     Adaptation(
-        "max_completion_tokens",
+        "max_tokens",
         ("ollama",),
         (CHAT,),
-        "Ollama 0.17.4 ignores it, which today's OpenAI clients send, and would answer without a limit",
-        _max_tokens,
+        f"{ENDLESS}; and it ignores max_completion_tokens, which today's OpenAI clients send",
+        _limit("max_tokens", "max_completion_tokens"),
     ),
+    Adaptation("max_tokens", ("ollama",), (COMPLETIONS,), ENDLESS, _limit("max_tokens")),
+    Adaptation("max_output_tokens", ("ollama",), (RESPONSES,), ENDLESS, _limit("max_output_tokens")),
+    Adaptation("max_tokens", ("ollama",), (MESSAGES,), f"{ENDLESS}; without one it refuses", _lowered),
     Adaptation(
         "stream_options.include_usage",
         ("ollama", "vllm"),
@@ -110,15 +152,100 @@ BODY = (
 """All fields that an engine gets otherwise than the client sent them."""
 
 
-def body(raw: bytes, reading: Reading, path: str, kind: str, model: str) -> bytes:
-    """What the engine of this kind gets, which calls the model `model`: `raw` itself where nothing is to be
-    changed."""
+@dataclass(frozen=True)
+class Refused:
+    """One row: `find` says what of a body ends this engine or holds it for ever; None: nothing known."""
+
+    field: str
+    engines: tuple[str, ...]
+    paths: tuple[str, ...]
+    reason: str
+    find: Callable[[bytes, Reading], str | None]
+
+
+PROMPT_BYTES = 512
+"""Of a request that asks for the probabilities of its prompt. As many tokens and a vocabulary of 152,000 take
+half a gigabyte, and one is left beside the KV cache."""
+
+
+def _schema(name: str) -> Callable[[bytes, Reading], str | None]:
+    def find(raw: bytes, reading: Reading) -> str | None:
+        faults = (harm.schema_fault(raw[slice(*span)]) for each, span in reading.formats if each == name)
+        return next((fault for fault in faults if fault), None)
+
+    return find
+
+
+def _prompt_logprobs(raw: bytes, reading: Reading) -> str | None:
+    if len(raw) <= PROMPT_BYTES:
+        return None
+    asked = {name: raw[slice(*span)] not in (b"null", b"false") for name, span in reading.fields.items()}
+    if asked.get("prompt_logprobs") or (
+        asked.get("echo") and (asked.get("logprobs") or asked.get("top_logprobs"))
+    ):
+        return f"probabilities of the prompt's own tokens in a request above {PROMPT_BYTES} bytes"
+    return None
+
+
+def _long_run(_: bytes, reading: Reading) -> str | None:
+    if reading.long_run:
+        return f"{harm.RUN} letters, spaces or other characters of one class without a break"
+    return None
+
+
+PROMPTS = {
+    CHAT: "messages",
+    COMPLETIONS: "prompt",
+    EMBEDDINGS: "input",
+    RESPONSES: "input",
+    MESSAGES: "messages",
+}
+RUNS = (
+    "Ollama 0.17.4 splits a prompt by a regular expression that recurses once for each character of a run;"
+    " with Qwen2's the stack is full after 25,900, and the whole server ends (src/unicode.cpp)"
+)
+SCHEMAS = (
+    "Ollama 0.17.4 makes a grammar of a JSON schema in C++: a pattern with (?:…), a name of 26,000 characters"
+    " and an allOf that leads to itself end the server; a maxLength below the minLength, a minimum beyond"
+    " 10^15 and a pattern with a ] too many keep it for ever (common/json-schema-to-grammar.cpp). A grammar"
+    " that is none, as of the pattern \\d, ends the runner (common/sampling.cpp)"
+)
+
+REFUSED = (
+    *(Refused(name, ("ollama",), (path,), RUNS, _long_run) for path, name in PROMPTS.items()),
+    Refused("response_format", ("ollama",), (CHAT,), SCHEMAS, _schema("response_format")),
+    Refused("text", ("ollama",), (RESPONSES,), SCHEMAS, _schema("text")),
+    Refused(
+        "prompt_logprobs",
+        ("vllm",),
+        (CHAT, COMPLETIONS),
+        "vLLM 0.33 computes a probability of each word of its vocabulary for each token of a chunk of the"
+        " prompt, a gigabyte and more, and a GPU has less left (v1/worker/gpu_model_runner.py); and so for"
+        " `echo` with `logprobs`",
+        _prompt_logprobs,
+    ),
+)
+"""What no engine gets: each row is known to end the pinned one, or to hold it for ever."""
+
+
+def refused(raw: bytes, reading: Reading, path: str, kind: str) -> Refusal | None:
+    """Why the engine of this kind must not get this body; None: it may."""
+    for row in REFUSED:
+        if kind in row.engines and path in row.paths and (found := row.find(raw, reading)):
+            text = f"{found[:1].upper()}{found[1:]}: this engine ({kind}) can't survive it."
+            return Refusal(400, text, "invalid_request", row.field)
+    return None
+
+
+def body(raw: bytes, reading: Reading, path: str, kind: str, model: str, context: int | None) -> bytes:
+    """What the engine of this kind gets, which calls the model `model` and has this context in tokens: `raw`
+    itself where nothing is to be changed."""
     edits: list[Edit] = []
     if reading.model != model:
         edits.append((reading.model_at, json.dumps(model).encode()))
     for row in BODY:
         if kind in row.engines and path in row.paths:
-            edits += row.make(raw, reading)
+            edits += row.make(raw, reading, context)
     return _edited(raw, edits) if edits else raw
 
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from proxy.harm import has_long_run
+
 RESERVED = "tensorzero::"
 """A field whose name begins so is the gateway's own, and not a client's."""
 
@@ -53,9 +55,18 @@ class Reading:
     """Whether `stream` is `true`."""
     fields: dict[str, Span] = field(default_factory=dict)
     """Those of `KEPT` that are there."""
+    formats: tuple[tuple[str, Span], ...] = ()
+    """Those of `FORMATS` that are there, each time and however Ollama would read them."""
+    long_run: bool = False
+    """See `proxy.harm.has_long_run`."""
 
 
-KEPT = ("stream", "stream_options", "max_tokens", "max_completion_tokens")
+KEPT = (
+    *("stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens"),
+    *("prompt_logprobs", "echo", "logprobs", "top_logprobs"),
+)
+FORMATS = ("response_format", "text")
+"""Which form an answer is to have. Ollama takes their names in small and capital letters alike."""
 
 
 def read(raw: bytes) -> Reading:
@@ -66,12 +77,15 @@ def read(raw: bytes) -> Reading:
         raise Unreadable(f"The request body is not UTF-8, from byte {error.start} on.") from None
     model_at: Span | None = None
     kept: dict[str, Span] = {}
+    formats: list[tuple[str, Span]] = []
     start = _after_space(raw, 0)
     for name, span in members(raw, start):
         if name == "model":
             model_at = span
         elif name in KEPT:
             kept[name] = span
+        elif name.casefold() in FORMATS:
+            formats.append((name.casefold(), span))
         elif name.startswith(RESERVED):
             raise Unreadable(f"The field {name!r} is not accepted: it is the gateway's own.", name)
     if model_at is None:
@@ -80,7 +94,7 @@ def read(raw: bytes) -> Reading:
         raise Unreadable("'model' must be a string.", "model")
     model = json.loads(raw[slice(*model_at)])
     stream = "stream" in kept and raw[slice(*kept["stream"])] == b"true"
-    return Reading(model, model_at, start + 1, stream, kept)
+    return Reading(model, model_at, start + 1, stream, kept, tuple(formats), has_long_run(raw))
 
 
 def members(raw: bytes, at: int, *, whole: bool = True) -> Iterator[tuple[str, Span]]:

@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from proxy.answers import Usage
 from proxy.route import NOBODY
 
-SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 4000)
+"""Upper bounds of the histograms' buckets. A request can be held for an hour (`holdBudgetSeconds`)."""
 LOG_BYTES, LOG_FILES = 10 * 2**20, 5
 KEPT_FILES = 12
 """Of all proxies that have written into the volume, the newest."""
@@ -110,6 +111,12 @@ class Books:
         )
         self.running = Gauge("changeover_running", "Requests at an engine.", ("engine",), registry=registry)
         self.waiting = Gauge("changeover_waiting", "Requests that wait.", registry=registry)
+        self.silent = Gauge(
+            "changeover_engine_silent_seconds",
+            "For how long no byte of an answer has come from an engine that gave one before.",
+            ("engine",),
+            registry=registry,
+        )
         self.given_up = Counter(
             "changeover_given_up",
             "Engines by name, and gateways by container, that hang or have crashed and are brought back.",

@@ -16,7 +16,10 @@ NOBODY = "-"
 
 @dataclass(frozen=True)
 class Engine:
-    """`name` is by content, `model` what it calls its model; `at_a_time` requests may be there at once."""
+    """`name` is by content, `model` what it calls its model; `at_a_time` requests may be there at once.
+
+    `context` is in tokens; None in what a version of before has rendered.
+    """
 
     name: str
     kind: str
@@ -24,6 +27,7 @@ class Engine:
     port: int
     model: str
     at_a_time: int
+    context: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def parse(raw: bytes) -> Route:
     if name is not None and name == table["engines"][0]:
         its = routing["engines"][name]
         host = said["container"]
-        engine = Engine(name, its["kind"], host, its["port"], its["model"], its["at_a_time"])
+        port, at_a_time, context = its["port"], its["at_a_time"], its.get("context")
+        engine = Engine(name, its["kind"], host, port, its["model"], at_a_time, context)
     gateway = None
     if "gateway" in routing:
         if said["gateway"] is None:

@@ -211,6 +211,8 @@ class Proxy:
         """One way of a request to an engine and back. Raises EngineGone and GatewayGone, and Refusal."""
         to, record = route.engine, ask.record
         assert to is not None
+        if refusal := adaptations.refused(ask.raw, ask.reading, ask.path, to.kind):
+            raise refusal
         adds_usage = ask.path in (CHAT, COMPLETIONS) and adaptations.adds_usage(ask.raw, ask.reading)
         events = Events(adds_usage, to.model, ask.reading.model)
         exchange = None
@@ -223,7 +225,7 @@ class Proxy:
                     self._client,
                     to,
                     f"{ask.path}{http.query(ask.request)}",
-                    adaptations.body(ask.raw, ask.reading, ask.path, to.kind, to.model),
+                    adaptations.body(ask.raw, ask.reading, ask.path, to.kind, to.model, to.context),
                     adaptations.headers_in(ask.request.headers),
                     _now() + route.limits.first_token_seconds,
                 )
@@ -312,6 +314,9 @@ class Proxy:
         for name, count in self.admission.running.items():
             self.books.running.labels(name).set(count)
         self.books.waiting.set(self.admission.waiting)
+        self.books.silent.clear()
+        for name, seconds in self.admission.silent().items():
+            self.books.silent.labels(name).set(seconds)
         return generate_latest(self.books.registry)
 
     # its own end

@@ -6,7 +6,7 @@ previews, and in the unit tests.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from components import pins
@@ -55,10 +55,13 @@ def labels(resource: Resource) -> dict[str, str]:
 
 
 def keeps(change: Change) -> bool:
-    """Whether it is a machine or keeps data: the proxy's packages, which a lock names, are no data."""
+    """Whether it is a machine or keeps data: the proxy's packages, which a lock names, are no data, and the
+    monitor's configuration is none."""
     marks = (change.after or change.before).get("labels") or []
-    wheels = any(each == {"label": "changeover.role", "value": "wheels"} for each in marks)
-    return change.type in KEEPS and not wheels
+    made = any(
+        each["label"] == "changeover.role" and each["value"] in ("wheels", "monitor") for each in marks
+    )
+    return change.type in KEEPS and not made
 
 
 def images_are_pinned(resource: Resource) -> Iterator[Broken]:
@@ -98,9 +101,14 @@ def images_have_the_digest_that_is_known(resource: Resource) -> Iterator[Broken]
 
 
 def only_the_edge_publishes_a_port(resource: Resource) -> Iterator[Broken]:
-    """Engines, gateway, proxy and switch are reached on the private network only."""
-    if resource.type != CONTAINER or labels(resource).get("changeover.role") == "edge":
+    """Engines, gateway, proxy and switch are reached on the private network only, and the monitor's page from
+    its own host."""
+    role = labels(resource).get("changeover.role")
+    if resource.type != CONTAINER or role == "edge":
         return
+    ports = resource.inputs.get("ports") or []
+    if role == "monitor" and all(port.get("ip") in LOOPBACK for port in ports):
+        resource = replace(resource, inputs={**resource.inputs, "ports": None})
     opens = [key for key in ("ports", "publishAllPorts") if resource.inputs.get(key)]
     if resource.inputs.get("networkMode") == "host":
         opens.append("networkMode")

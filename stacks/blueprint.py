@@ -13,6 +13,7 @@ from components import (
     pins,
     proxy,
     routing,
+    switch,
     tensorzero,
     traps,
     waiting,
@@ -22,8 +23,12 @@ from components.catalogue import MIB
 from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
-from components.plan import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, Plan, gate_prompt
+from components.gate import gate_prompt
+from components.plan import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, Plan
+from monitor import render as monitor_render
+from monitor.watched import Watched
 from stacks.settings import Settings
+from switch import metrics
 
 GATEWAY_SLACK = 30
 """Seconds by which the gateway's own limits are longer than the proxy's, which it must never anticipate."""
@@ -77,6 +82,32 @@ class Blueprint:
         aws = self.settings.aws
         return (aws.domain or UNKNOWN_ADDRESS) if aws else None
 
+    @property
+    def watched(self) -> Watched | None:
+        """What there is for a monitor to watch; None where the stack has none."""
+        settings = self.settings
+        if settings.monitor is None:
+            return None
+        return Watched(
+            stack=settings.stack,
+            gpu=settings.gpu is not None,
+            vllm="vllm" in settings.kinds,
+            # the package in the offline image has no /metrics
+            gateway=self.gateway_config is not None and settings.images == "public",
+            hold_budget=settings.hold_budget,
+            expected={kind: self.cutover.waits[kind].expected for kind in settings.kinds},
+            switch=switch.ALIAS,
+            switch_port=metrics.PORT,
+            proxy_port=proxy.INNER_PORT,
+            gateway_port=tensorzero.PORT,
+            engine_port=engines.PORT,
+        )
+
+    @property
+    def monitor_files(self) -> dict[str, str]:
+        """The monitor's files by path; none where the stack has no monitor."""
+        return monitor_render.files(self.watched) if self.watched else {}
+
     def reference(self, pin: pins.Image) -> str:
         """The reference of an image in the source that the settings name."""
         return pin.offline if self.settings.images == "offline" else pin.public
@@ -96,12 +127,15 @@ class Blueprint:
             gpu_bytes=memory.total if settings.gpu else 0,
             host_bytes=memory.host,
             gpu_there=settings.load.gpu_there if settings.gpu else 0,
-            host_there=settings.host_memory - gpu_memory.SERVICES_RAM if settings.host_memory else 0,
+            host_there=settings.host_memory - settings.load.services if settings.host_memory else 0,
             engine_image=self.reference(self.active.image),
             gateway_image=self.reference(pins.GATEWAY) if self.gateway_config is not None else "",
             images=tuple(
                 self.reference(each)
-                for each in (pins.EDGE, pins.SWITCH, *(spec.image for spec in self.specs[1:]))
+                for each in (
+                    *(pins.EDGE, pins.SWITCH, *(spec.image for spec in self.specs[1:])),
+                    *(pins.MONITOR if settings.monitor else ()),
+                )
             ),
             gateway_config=self.gateway_config,
             routing=self.routing,

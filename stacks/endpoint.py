@@ -14,6 +14,7 @@ from components.edge import Edge, EdgeArgs
 from components.engine import Engine, EngineArgs
 from components.gateway import Gateway, GatewayArgs
 from components.keys import Keys, KeysArgs
+from components.monitor import Monitor, MonitorArgs
 from components.plan import LOOK, looked
 from components.prepare import Prepare, PrepareArgs
 from components.proxy import Proxy, ProxyArgs
@@ -32,7 +33,8 @@ class EndpointArgs:
 
 
 class Endpoint(pulumi.ComponentResource):
-    """Network, volumes, switch, proxy, engines, keys, the two phases with the gateway between, and edge."""
+    """Network, volumes, switch, proxy, engines, keys, the two phases with the gateway between, edge, and the
+    monitor where there is one."""
 
     url: pulumi.Output[str]
     certificate: pulumi.Output[str]
@@ -202,6 +204,24 @@ class Endpoint(pulumi.ComponentResource):
             ),
             child,
         )
+        last: list[pulumi.Resource] = [edge.configured]
+        if settings.monitor is not None:
+            monitor = Monitor(
+                "monitor",
+                MonitorArgs(
+                    store=reference(pins.STORE),
+                    alerts=reference(pins.ALERTS),
+                    tools=switch.image.image_id,
+                    host=host,
+                    network=network.name,
+                    files=blueprint.monitor_files,
+                    port=settings.monitor.port,
+                    receiver=settings.monitor.receiver,
+                    after=[edge.configured],  # whatever becomes of it, all that serves is done
+                ),
+                child,
+            )
+            last.append(monitor)
         owned = owner.Owner(
             "owner",
             owner.OwnerArgs(
@@ -209,7 +229,7 @@ class Endpoint(pulumi.ComponentResource):
                 identity=identity,
                 changes=commit.changes,
                 containers=[switch.container_id, proxy.container_id, edge.container_id],
-                after=[edge.configured],
+                after=last,
             ),
             child,
         )

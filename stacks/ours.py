@@ -72,7 +72,9 @@ def check(state: Known, found: Found, plan: Blueprint, labels: Labels, instead: 
 def refills(state: Known, found: Found, plan: Blueprint, labels: Labels) -> dict[str, str]:
     """`again` of the steps that fill volumes: see `owner.fill_again`."""
     users = {f"{spec.name}-weights": f"{labels.name(spec.name)}-" for spec in plan.specs}
-    return owner.fill_again(state, found, {**users, "proxy-files": f"{labels.name('proxy')}-"})
+    for step, role in (("proxy-files", "proxy"), ("monitor-files", "monitor")):
+        users[step] = f"{labels.name(role)}-"
+    return owner.fill_again(state, found, users)
 
 
 def adopted_network(state: Known, found: Found) -> str | None:

@@ -12,12 +12,12 @@ import pulumi
 import pulumi.runtime.config
 import yaml
 
-from components import fit, instance_types, tensorzero, vllm_flags
+from components import fit, instance_types, model_names, vllm_flags
 from components.api_keys import API_KEY, TENANT
 from components.aws.settings import LONGEST_STACK, AwsSettings
 from components.catalogue import GIB, MIB, MODELS, Folder, Model, Quantization
 from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
-from components.gpu_memory import GPUS, KINDS, EngineKind, Gpu, Load, both
+from components.gpu_memory import GPUS, KINDS, MONITOR_RAM, SERVICES_RAM, EngineKind, Gpu, Load, both
 from components.instance_types import GpuKey, InstanceType
 from components.plan import REQUEST_SECONDS
 from components.waiting import Bounds
@@ -46,9 +46,20 @@ class SettingsError(Exception):
     """Settings that cannot work. The text names each key, its value, what is allowed and what to type."""
 
 
-ALIAS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/@-]{0,126}[A-Za-z0-9])?")
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?")
 """As a browser says it: https://www.rfc-editor.org/rfc/rfc6454#section-6.1."""
+
+
+RECEIVER = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?")
+"""A URL without a password in it: it is in the command of a container."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorSettings:
+    """The port of the monitor's page, and where alerts are sent: a URL, empty for nowhere."""
+
+    port: int
+    receiver: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +97,8 @@ class Settings:
     vllm_flags: tuple[str, ...]
     require_parity: bool
     accepted_differences: tuple[str, ...]
+    monitor: MonitorSettings | None
+    """None where the stack has no monitor."""
     aws: AwsSettings | None
     """None on every other target."""
 
@@ -101,6 +114,7 @@ class Settings:
             quantization=self.quantization,
             gpu_memory=self.gpu_memory,
             together=self.cutover == "overlap",
+            services=SERVICES_RAM + (MONITOR_RAM if self.monitor else 0),
         )
 
     @property
@@ -195,18 +209,19 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         raw.problem("target", target, allowed, "pulumi stack rename …")
     if images == "offline" and target != "docker":
         raw.problem("images", images, f"with target {target}: public", "pulumi config set images public")
-    if images == "offline" and model.name != "tiny":
+    made_here = [name for name, each in MODELS.items() if isinstance(each.vllm[0], Folder)]
+    if images == "offline" and model.name not in made_here:
         raw.problem(
             "model",
             model.name,
-            "with images offline: tiny (no hub is reached)",
+            f"with images offline: {', '.join(made_here)} (no hub is reached)",
             "pulumi config set model tiny",
         )
     if target == "docker" and images == "public" and isinstance(model.vllm[0], Folder):
         raw.problem(
             "model",
             model.name,
-            f"with images public: {', '.join(name for name in MODELS if name != model.name)}",
+            f"with images public: {', '.join(name for name in MODELS if name not in made_here)}",
             "pulumi config set model qwen-2.5-coder-0.5b",
         )
     tenants = raw.value("apiKeys") or {}
@@ -291,8 +306,11 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         gate_tokens_per_second=raw.number("gateTokensPerSecond", 0, 1000, "tokens per second"),
         require_parity=bool(raw.value("requireParity")),
         accepted_differences=tuple(accepted),
+        monitor=_monitor(raw),
         aws=aws,
     )
+    if model.embeds:
+        _check_embeds(raw, settings)
     if not problems:
         _check_fit(raw, settings)
     if problems:
@@ -303,11 +321,8 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
 def _name(raw: _Raw, model: Model) -> str:
     """What clients call the model."""
     name = str(raw.value("name"))
-    if name and not tensorzero.MODEL_NAME.fullmatch(name):
-        allowed = (
-            "allowed: letters, digits, '.', '_' and '-', 80 at most, with a letter or digit first and last"
-        )
-        raw.problem("name", name, allowed, f"pulumi config set name {model.name}")
+    if name and not model_names.is_name(name):
+        raw.problem("name", name, f"allowed: {model_names.NAME_RULE}", f"pulumi config set name {model.name}")
         return model.name
     return name or model.name
 
@@ -357,9 +372,9 @@ def _aliases(raw: _Raw) -> tuple[str, ...]:
     """Further names of the model."""
     found = [str(each) for each in raw.value("aliases") or []]
     for n, each in enumerate(found):
-        if not ALIAS.fullmatch(each):
-            allowed = "allowed: letters, digits, '.', '_', '-', ':', '/' and '@', 128 at most"
-            raw.problem("aliases", each, allowed, f"pulumi config rm --path 'aliases[{n}]'")
+        if not model_names.is_alias(each):
+            remove = f"pulumi config rm --path 'aliases[{n}]'"
+            raw.problem("aliases", each, f"allowed: {model_names.ALIAS_RULE}", remove)
     return tuple(dict.fromkeys(found))
 
 
@@ -373,6 +388,26 @@ def _origins(raw: _Raw) -> tuple[str, ...]:
             )
             raw.problem("corsOrigins", each, allowed, f"pulumi config rm --path 'corsOrigins[{n}]'")
     return tuple(dict.fromkeys(found))
+
+
+def _monitor(raw: _Raw) -> MonitorSettings | None:
+    """The monitor's settings, where the stack has one."""
+    receiver = str(raw.value("alertReceiver"))
+    if receiver and not RECEIVER.fullmatch(receiver):
+        allowed = "allowed: http:// or https:// with a host, perhaps a port and a path, and no password"
+        raw.problem("alertReceiver", "[set]", allowed, "pulumi config rm alertReceiver")
+    if not raw.value("monitor"):
+        if receiver:
+            allowed = "only with monitor true: nothing else finds alerts"
+            raw.problem("alertReceiver", receiver, allowed, "pulumi config set monitor true")
+        return None
+    port = raw.number("monitorPort", 1024, 65535, "")
+    if port == raw.value("port"):
+        free = f"allowed: another than port, {port}"
+        raw.problem(
+            "monitorPort", port, free, f"pulumi config set monitorPort {8428 if port != 8428 else 8429}"
+        )
+    return MonitorSettings(port=port, receiver=receiver)
 
 
 def _machine(raw: _Raw) -> tuple[Gpu | None, int | None]:
@@ -416,6 +451,22 @@ def _vllm_flags(raw: _Raw, gpu: Gpu | None) -> tuple[str, ...]:
             use = f"pulumi config set {each.setting} …"
         raw.problem("vllmFlags", each.item, each.why, use)
     return flags
+
+
+def _check_embeds(raw: _Raw, settings: Settings) -> None:
+    """Adds what makes no sense for a model that answers no chat."""
+    why = f"{settings.model.name} gives embeddings and answers no chat"
+    if settings.gateway == "tensorzero":
+        allowed = f"{why}, and the gateway is asked for chats alone; allowed: none"
+        raw.problem("gateway", settings.gateway, allowed, "pulumi config set gateway none")
+    if settings.require_parity:
+        allowed = f"{why}, which `make parity` compares; allowed: false"
+        raw.problem("requireParity", True, allowed, "pulumi config set requireParity false")
+    if (requests := settings.parallel.get("ollama", 1)) != 1:
+        allowed = f"ollama embeds for one request at a time, whatever it is told ({why}); allowed: auto"
+        raw.problem(
+            "parallel", requests, f"{allowed}, or a number for vllm", "pulumi config set parallel auto"
+        )
 
 
 def _check_fit(raw: _Raw, settings: Settings) -> None:

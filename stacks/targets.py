@@ -12,7 +12,7 @@ import pulumi_docker as docker
 
 from components import pins
 from components.catalogue import GIB
-from components.docker_host import DockerHost
+from components.docker_host import LOOPBACK, DockerHost
 from components.labels import Labels
 from stacks import ours
 from stacks.aws_target import aws_target
@@ -23,8 +23,6 @@ from stacks.owner import Found, Known
 from stacks.settings import Settings
 from stacks.target_error import TargetError
 from switch.docker import SOCKET
-
-LOOPBACK = "127.0.0.1"
 
 
 def current_docker_host() -> str:
@@ -132,7 +130,8 @@ def _check_machine(info: Mapping[str, Any], settings: Settings) -> None:
 
 def _check_images(look: DockerLook, plan: Blueprint) -> None:
     gateway = [pins.GATEWAY] if plan.gateway_config is not None else []
-    pinned = (*gateway, pins.EDGE, pins.SWITCH, *(spec.image for spec in plan.specs))
+    monitor = pins.MONITOR if plan.settings.monitor else ()
+    pinned = (*gateway, pins.EDGE, pins.SWITCH, *(spec.image for spec in plan.specs), *monitor)
     here = {
         name
         for image in look("/images/json")
@@ -174,19 +173,23 @@ def _check_disk(info: Mapping[str, Any], plan: Blueprint, found: Found, labels: 
 
 
 def _check_port(look: DockerLook, settings: Settings, labels: Labels) -> None:
-    if look("/containers/json", label=f"changeover.stack={labels.stack}", publish=str(settings.port)):
-        return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, settings.port))
-        except PermissionError:
-            return  # a port below 1024: Docker may, this process may not
-        except OSError:
-            raise TargetError(
-                f"changeover:port: {settings.port} is in use on {LOOPBACK}. "
-                "Free it, or choose another: pulumi config set port 18080"
-            ) from None
+    ports = [("port", settings.port, 18080)]
+    if settings.monitor:
+        ports.append(("monitorPort", settings.monitor.port, 18428))
+    for key, port, other in ports:
+        if look("/containers/json", label=f"changeover.stack={labels.stack}", publish=str(port)):
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except PermissionError:
+                continue  # a port below 1024: Docker may, this process may not
+            except OSError:
+                raise TargetError(
+                    f"changeover:{key}: {port} is in use on {LOOPBACK}. "
+                    f"Free it, or choose another: pulumi config set {key} {other}"
+                ) from None
 
 
 def docker_host(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:

@@ -42,6 +42,7 @@ def certificate(t: Transaction) -> dict[str, Any]:
                 "tokens": g["tokens"],
                 "seconds": g["seconds"],
                 "rate": round(g["tokens"] / max(g["seconds"], 0.001), 1),
+                **({"protocols": g["protocols"]} if "protocols" in g else {}),  # said once, with the last
             }
             for g in t.gates
         ],

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from typing import Any, Literal
 from switch import certificate, gpu, live, machine, metrics
 from switch.checks import Failed, check, disk
 from switch.docker import Docker, DockerError
-from switch.gate import Answer, complete, sound, wholly_on_gpu
+from switch.gate import Answer, complete, embed, gpu_share, sound, speaks, wholly_on_gpu
 from switch.gpu import GpuError
 from switch.journal import Journal
 from switch.machine import (
@@ -221,7 +221,18 @@ class Switch:
             state = self.state
         told = dict.fromkeys(proxies(world))  # they are scraped themselves
         seen = report(state, world, told, self.weights, now, self.unkept, silent)
-        return metrics.page(seen, state.commits, now)
+        return metrics.page(seen, state.commits, now, self._on_gpu(seen))
+
+    def _on_gpu(self, seen: Mapping[str, Any]) -> float | None:
+        """The share of what serves that is on the GPU, where it is Ollama's to say."""
+        engine = seen["active"]
+        if not (engine and seen["gated"] and engine["kind"] == "ollama" and engine["gpu_bytes"]):
+            return None
+        return gpu_share(engine["container"], engine["port"])
+
+    def targets(self, query: str) -> str:
+        """What Prometheus is to scrape beside the switch."""
+        return metrics.targets(self._world or {}, query)
 
     def _hear(self, seconds: float) -> None:
         with contextlib.suppress(queue.Empty):
@@ -393,9 +404,22 @@ def probe(
     """One completion of the plan's gate, from the engine itself or through the new gateway.
 
     `patience` is in seconds until the answer begins, where that may take longer than the gate's own time-out.
-    After the `last` one, with `strict`, comes what is asked once: an instruction, and a long prompt.
+    After the `last` one, with `strict`, comes what is asked once: an instruction, a long prompt, and a
+    question in every other protocol. A model that embeds is asked for embeddings; it has no gateway.
     """
     engine, gateway, gate = plan.engine, plan.gateway if through == "gateway" else None, plan.gate
+    if gate.embeds:
+        answer = embed(
+            engine.container,
+            engine.port,
+            engine.model,
+            timeout=gate.timeout,
+            patience=patience,
+            prompt_tokens=gate.prompt_tokens if strict and last else 0,
+        )
+        if answer.ok and strict and engine.kind == "ollama" and engine.gpu_bytes:
+            return wholly_on_gpu(answer, engine.container, engine.port)
+        return answer
     answer = complete(
         gateway.container if gateway else engine.container,
         gateway.port if gateway else engine.port,
@@ -420,6 +444,12 @@ def probe(
         )
         if not further.ok:
             return further
+        spoken = speaks(
+            engine.container, engine.port, engine.model, max_tokens=gate.max_tokens, timeout=gate.timeout
+        )
+        if not spoken.ok:
+            return spoken
+        answer = dataclasses.replace(answer, facts={**answer.facts, **spoken.facts})
     if answer.ok and strict and engine.kind == "ollama" and engine.gpu_bytes:
         return wholly_on_gpu(answer, engine.container, engine.port)
     return answer
@@ -501,6 +531,6 @@ def serve(switch: Switch, path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     listen(switch, path)
-    metrics.listen(switch.metrics)
+    metrics.listen(switch.metrics, found=switch.targets)
     threading.Thread(target=switch.watch, daemon=True).start()
     switch.run()

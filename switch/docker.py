@@ -13,13 +13,16 @@ import re
 import socket
 import tarfile
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from switch.machine import Container, World
 
 SOCKET = "/var/run/docker.sock"
 OWN_NETWORKS = ("bridge", "host", "none")
+
+BESIDE = ("monitor", "alerts")
+"""Roles of what runs beside the stack. It is no part of the machine's world, and nothing waits for it."""
 
 PROCESSES = 1024
 """Processes and threads that a container of the stack may have. Edge, proxy, gateway and switch have some
@@ -59,6 +62,9 @@ class _Connection(http.client.HTTPConnection):
 
 class Docker:
     """The containers of one stack. `timeout` is in seconds and holds for one call."""
+
+    beside: Mapping[str, tuple[str, float]] = {}
+    """What runs beside the stack, as `world` saw it last: by role, name and time of creation."""
 
     def __init__(self, project: str, stack: str, path: str = SOCKET) -> None:
         self.labels = {"changeover.project": project, "changeover.stack": stack}
@@ -102,8 +108,12 @@ class Docker:
         labels = [f"{key}={value}" for key, value in self.labels.items()]
         query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
         found: dict[str, Container] = {}
+        beside = {}
         for row in self.call("GET", f"/containers/json?{query}"):
-            if row["Labels"].get("changeover.role") in ("engine", "gateway", "proxy", "edge", "switch"):
+            role = row["Labels"].get("changeover.role")
+            if role in BESIDE and row["State"] == "running":
+                beside[role] = (row["Names"][0].lstrip("/"), float(row["Created"]))
+            if role in ("engine", "gateway", "proxy", "edge", "switch"):
                 try:
                     c = _container(self.call("GET", f"/containers/{row['Id']}/json"))
                 except DockerError as error:
@@ -111,21 +121,24 @@ class Docker:
                         raise
                 else:
                     found[c.name] = c
+        self.beside = beside
         return found
 
     def bound(self, world: World) -> None:
         """Limits the processes of each container, once. Pulumi's docker provider can't, and Docker can in one
         that runs: so a container of an older version is limited as well, and none is made anew for it."""
-        for c in world.values():
-            if (c.name, c.created) in self._bounded:
+        boxes = [(c.name, c.created, c.role) for c in world.values()]
+        boxes += [(*each, role) for role, each in self.beside.items()]
+        for name, created, role in boxes:
+            if (name, created) in self._bounded:
                 continue
-            limit = ENGINE_PROCESSES if c.role == "engine" else PROCESSES
+            limit = ENGINE_PROCESSES if role == "engine" else PROCESSES
             try:
-                self.call("POST", f"/containers/{c.name}/update", {"PidsLimit": limit})
+                self.call("POST", f"/containers/{name}/update", {"PidsLimit": limit})
             except DockerError as error:
                 if error.status not in (404, 409):  # it has gone, or is going
-                    print(f"the processes of {c.name} are not limited: {error}", flush=True)
-            self._bounded.add((c.name, c.created))
+                    print(f"the processes of {name} are not limited: {error}", flush=True)
+            self._bounded.add((name, created))
 
     def start(self, name: str) -> None:
         self.call("POST", f"/containers/{name}/start", timeout=120)
@@ -187,6 +200,17 @@ class Docker:
         query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
         rows = [row["Labels"] for row in self.call("GET", f"/containers/json?{query}")]
         return {(row["changeover.engine"], row["changeover.weights"]) for row in rows}
+
+    def left_volumes(self, roles: Iterable[str]) -> list[str]:
+        """The stack's volumes of these roles that no container, running or not, uses."""
+        labels = [f"{key}={value}" for key, value in self.labels.items()]
+        query = urllib.parse.urlencode({"filters": json.dumps({"label": labels, "dangling": ["true"]})})
+        rows = self.call("GET", f"/volumes?{query}")["Volumes"] or ()
+        return sorted(row["Name"] for row in rows if row["Labels"].get("changeover.role") in roles)
+
+    def remove_volume(self, name: str) -> None:
+        """Docker refuses while a container uses it."""
+        self.call("DELETE", f"/volumes/{urllib.parse.quote(name)}", timeout=120)
 
     def image_of(self, name: str) -> str:
         """The id of the image that a container was made from."""

@@ -1,10 +1,15 @@
-"""Real completions, streamed or not: what an engine and a gateway have to give before they are believed."""
+"""Real completions, streamed or not, and embeddings: what engines and gateways must give to be believed."""
 
 import http.client
 import json
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from switch import protocols
+from switch.protocols import CHAT, NO_SUCH_PATH, PROTOCOLS, Protocol, Said
 
 PROMPT = "Write one short sentence about the sea."
 WORD = "harbour"
@@ -14,6 +19,7 @@ INSTRUCTION_TOKENS = 48
 PIECE = "The grass is green. "
 """A long prompt is as many of these as it takes; what one costs is measured."""
 FEW, MORE = 2, 6
+FORMATS = {name: "Anthropic's" if name == "messages" else "OpenAI's" for name in PROTOCOLS}
 LONGEST_UNIT, TIMES = 16, 6
 """What is repeated so often, and is no longer than a token can be, in characters, is no answer."""
 
@@ -28,6 +34,8 @@ class Answer:
     final: bool = False
     content: str = ""
     prompt_tokens: int = 0
+    unknown: bool = False
+    """Whether there is nothing at this path, or no such model."""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,16 +57,17 @@ def complete(
     prompt: str = PROMPT,
     sense: bool = False,
     silent: bool = False,
+    protocol: Protocol = CHAT,
 ) -> Answer:
     """One completion of at most `max_tokens` tokens and `timeout` seconds in all.
 
     With a `patience` longer than that, an engine has so many seconds until it begins to answer, and from
     then on `timeout`; the `seconds` of a stream count from then on, too: before it may have loaded.
 
-    Good is: content (unless it may be `silent`), with `sense` not one thing over and over, a finish_reason,
-    a count of tokens that can be true, and with `same_model`, as of an engine itself, the name that was
-    asked for and a whole `usage` that adds up. A status code says nothing: an engine that is killed ends its
-    stream with HTTP 200.
+    Good is: content (unless it may be `silent`), with `sense` not one thing over and over, a finish_reason or
+    what another `protocol` has in its place, a count of tokens that can be true, and with `same_model`, as of
+    an engine itself, the name that was asked for and a whole `usage` that adds up. A status code says
+    nothing: an engine that is killed ends its stream with HTTP 200.
     """
     limit = max(timeout, patience)
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
@@ -67,15 +76,7 @@ def complete(
     except OSError as error:  # refused, or a name that only a running container has
         connection.close()
         return Answer(False, f"does not listen yet ({error})", loading=True)
-    ask: dict[str, Any] = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": max_tokens,
-        "temperature": 0,
-        "stream": stream,
-    }
-    if stream:
-        ask["stream_options"] = {"include_usage": True}
+    ask = protocol.ask(model, prompt, max_tokens=max_tokens, stream=stream)
     began = time.monotonic()
     deadline = began + timeout
     line = connection.sock
@@ -85,15 +86,18 @@ def complete(
         answer = connection.getresponse()
         if answer.status != 200:
             said = answer.read(300).decode(errors="replace").strip()
-            return Answer(False, f"HTTP {answer.status}: {said}", final=answer.status == 404)
+            unknown = answer.status in NO_SUCH_PATH
+            return Answer(False, f"HTTP {answer.status}: {said}", final=answer.status == 404, unknown=unknown)
         if limit > timeout:
             limit, begun = timeout, time.monotonic()
             began, deadline = begun if stream else began, begun + timeout
             line.settimeout(timeout)
-        whole = _streamed(answer, deadline) if stream else _one(json.loads(answer.read()))
+        whole = _streamed(answer, deadline, protocol) if stream else protocol.read(json.loads(answer.read()))
         tokens = _judge(whole, max_tokens, model if same_model else "", silent=silent)
-        if sense and over_and_over(whole["content"]):
-            raise _Bad(f"it says one thing over and over: {whole['content'][:40]!r}")
+        if sense and over_and_over(whole.content):
+            raise _Bad(f"it says one thing over and over: {whole.content[:40]!r}")
+    except protocols.Broken as error:
+        return Answer(False, f"a bad {'streamed ' if stream else ''}completion: it says an error: {error}")
     except _Bad as error:
         return Answer(False, f"a bad {'streamed ' if stream else ''}completion: {error}")
     except TimeoutError:
@@ -101,14 +105,14 @@ def complete(
     except (OSError, http.client.HTTPException) as error:
         return Answer(False, f"a completion broke off: {error or type(error).__name__}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        return Answer(False, f"a completion that is not OpenAI's format: {error!r}")
+        return Answer(False, f"a completion that is not {FORMATS[protocol.name]} format: {error!r}")
     finally:
         connection.close()
     took = round(time.monotonic() - began, 3)
     return Answer(
         True,
-        content=whole["content"],
-        prompt_tokens=(whole["usage"] or {}).get("prompt_tokens") or 0,
+        content=whole.content,
+        prompt_tokens=whole.given or 0,
         facts={"stream": stream, "tokens": tokens, "seconds": took},
     )
 
@@ -172,6 +176,120 @@ def sound(
     return answer
 
 
+def speaks(host: str, port: int, model: str, *, max_tokens: int, timeout: float) -> Answer:
+    """Whether an engine that chats answers one streamed question in every other protocol that it speaks.
+
+    Which those are, the facts say (`protocols`). An engine doesn't speak what it has no path for, and
+    that is no failure. An answer may be empty: what is no chat may have nothing to say to a sentence.
+    """
+    spoken = [CHAT.name]
+    for protocol in PROTOCOLS.values():
+        if protocol is CHAT:
+            continue
+        answer = complete(
+            host,
+            port,
+            protocol.path,
+            model,
+            stream=True,
+            max_tokens=max_tokens,
+            timeout=timeout,
+            silent=True,
+            protocol=protocol,
+        )
+        if answer.unknown:
+            continue
+        if not answer.ok:
+            return Answer(False, f"asked at {protocol.path}: {answer.text}")
+        spoken.append(protocol.name)
+    return Answer(True, facts={"protocols": spoken})
+
+
+TEXTS = (PROMPT, WORD)
+"""Two texts whose embeddings can't be the same."""
+
+
+def embed(
+    host: str, port: int, model: str, *, timeout: float, patience: float = 0, prompt_tokens: int = 0
+) -> Answer:
+    """The embeddings of two texts, within `timeout` seconds, or within `patience` where that is longer, since
+    the engine may have to load first; with `prompt_tokens`, of a text of so many tokens as well.
+
+    Good is: a vector for each, as long as each other, of finite numbers that are not all zero, not the same
+    for both texts, of the model that was asked for, with a count of tokens.
+    """
+    answer = _embedded(host, port, model, TEXTS, max(timeout, patience))
+    if not answer.ok or not prompt_tokens:
+        return answer
+    counts = []
+    for pieces in (FEW, MORE):
+        short = _embedded(host, port, model, (PIECE * pieces, WORD), timeout)
+        if not short.ok:
+            return short
+        counts.append(short.prompt_tokens)
+    each = (counts[1] - counts[0]) / (MORE - FEW)
+    if each <= 0:
+        return Answer(
+            False, f"a text {MORE // FEW} times as long has {counts[1]} tokens, and had {counts[0]}"
+        )
+    pieces = max(FEW, FEW + int((prompt_tokens - counts[0]) / each))
+    expected = counts[0] + (pieces - FEW) * each
+    long = _embedded(host, port, model, (PIECE * pieces, WORD), timeout)
+    if not long.ok:
+        return Answer(False, f"with a text of {expected:.0f} tokens: {long.text}", final=long.final)
+    if long.prompt_tokens < 0.9 * expected:
+        return Answer(False, f"of a text of {expected:.0f} tokens it read {long.prompt_tokens}")
+    return answer
+
+
+def _embedded(host: str, port: int, model: str, texts: Sequence[str], timeout: float) -> Answer:
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    began = time.monotonic()
+    try:
+        connection.connect()
+    except OSError as error:
+        connection.close()
+        return Answer(False, f"does not listen yet ({error})", loading=True)
+    try:
+        ask = json.dumps({"model": model, "input": list(texts)})
+        connection.request("POST", "/v1/embeddings", ask, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            said = answer.read(300).decode(errors="replace").strip()
+            return Answer(False, f"HTTP {answer.status}: {said}", final=answer.status == 404)
+        whole = json.loads(answer.read())
+        vectors = [each["embedding"] for each in whole["data"]]
+        given = (whole.get("usage") or {}).get("prompt_tokens")
+        if problem := _not_vectors(vectors, len(texts)):
+            return Answer(False, f"bad embeddings: {problem}")
+        if whole["model"] not in (model, f"{model}:latest"):
+            return Answer(False, f"they come from the model {whole['model']!r}, not {model!r}")
+        if type(given) is not int or given < 1:
+            return Answer(False, f"bad embeddings: usage says {given!r} prompt tokens")
+    except TimeoutError:
+        return Answer(False, f"embeddings took more than {timeout:g} s")
+    except (OSError, http.client.HTTPException) as error:
+        return Answer(False, f"embeddings broke off: {error or type(error).__name__}")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return Answer(False, f"embeddings that are not OpenAI's format: {error!r}")
+    finally:
+        connection.close()
+    took = round(time.monotonic() - began, 3)
+    return Answer(True, prompt_tokens=given, facts={"stream": False, "tokens": given, "seconds": took})
+
+
+def _not_vectors(vectors: Sequence[Sequence[float]], count: int) -> str:
+    """What of embeddings can't be right; or nothing."""
+    lengths = [len(each) for each in vectors]
+    if len(vectors) != count or not all(lengths) or len(set(lengths)) > 1:
+        return f"{len(vectors)} vectors of {', '.join(map(str, lengths)) or 'no'} numbers for {count} texts"
+    if not all(math.isfinite(number) for each in vectors for number in each):
+        return "a number in them is none"
+    if not all(any(each) for each in vectors):
+        return "they are all zeros"
+    return "two texts have the same one" if vectors[0] == vectors[1] else ""
+
+
 def wholly_on_gpu(answer: Answer, host: str, port: int) -> Answer:
     """`answer`, or a failure where Ollama has put part of a model on the CPU, which it does in silence."""
     connection = http.client.HTTPConnection(host, port, timeout=10)
@@ -192,54 +310,46 @@ def wholly_on_gpu(answer: Answer, host: str, port: int) -> Answer:
     return answer
 
 
-def _one(answer: dict[str, Any]) -> dict[str, Any]:
-    choice = answer["choices"][0]
-    return {
-        "content": _content(choice["message"]),
-        "finish": choice.get("finish_reason"),
-        "usage": answer.get("usage"),
-        "model": answer.get("model"),
-    }
+def gpu_share(host: str, port: int, timeout: float = 2) -> float | None:
+    """The share of Ollama's loaded models that is on the GPU, 0 where none is loaded; None where Ollama does
+    not say it within `timeout` seconds."""
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    try:
+        connection.request("GET", "/api/ps")
+        models = json.loads(connection.getresponse().read())["models"]
+        size = sum(m["size"] for m in models)
+        return sum(m["size_vram"] for m in models) / size if size else 0.0
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        connection.close()
 
 
-def _streamed(answer: http.client.HTTPResponse, deadline: float) -> dict[str, Any]:
-    whole: dict[str, Any] = {"content": "", "finish": None, "usage": None, "model": None}
+def _streamed(answer: http.client.HTTPResponse, deadline: float, protocol: Protocol) -> Said:
+    said = Said()
     while line := answer.readline():
         if time.monotonic() > deadline:
             raise TimeoutError
         data = line.removeprefix(b"data:").strip()
         if not line.startswith(b"data:") or not data:
             continue
-        if data == b"[DONE]":
+        if protocol.hear(said, data):
             answer.read()  # its end as well: an engine that is hung up on fills its log with it
-            return whole
-        event = json.loads(data)
-        if "error" in event:
-            raise _Bad(f"an error in the stream: {json.dumps(event['error'])[:300]}")
-        whole["usage"] = event.get("usage") or whole["usage"]
-        whole["model"] = event.get("model") or whole["model"]
-        for choice in event["choices"]:
-            whole["content"] += _content(choice["delta"])
-            whole["finish"] = choice.get("finish_reason") or whole["finish"]
-    raise _Bad("the stream ended without [DONE]")
+            return said
+    raise _Bad(f"the stream ended without {protocol.last or 'its last event'}")
 
 
-def _content(message: dict[str, Any]) -> str:
-    """What a model wrote, its reasoning included: a model that reasons may spend all its tokens on it."""
-    return "".join(message.get(key) or "" for key in ("content", "reasoning_content", "reasoning"))
-
-
-def _judge(whole: dict[str, Any], max_tokens: int, model: str, *, silent: bool = False) -> int:
-    usage = whole["usage"] or {}
-    tokens, given, total = (usage.get(f"{part}_tokens") for part in ("completion", "prompt", "total"))
-    if not whole["content"] and not silent:
+def _judge(said: Said, max_tokens: int, model: str, *, silent: bool = False) -> int:
+    least = 0 if silent else 1
+    if not said.content and not silent:
         raise _Bad("it has no content")
-    if not whole["finish"]:
+    if not said.finish:
         raise _Bad("it has no finish_reason")
-    if type(tokens) is not int or not 1 <= tokens <= max_tokens:
+    tokens, given, total = said.tokens, said.given, said.total
+    if type(tokens) is not int or not least <= tokens <= max_tokens:
         raise _Bad(f"usage says {tokens!r} completion tokens, at most {max_tokens} were asked for")
-    if model and whole["model"] not in (model, f"{model}:latest"):
-        raise _Bad(f"it comes from the model {whole['model']!r}, not {model!r}")
+    if model and said.model not in (model, f"{model}:latest"):
+        raise _Bad(f"it comes from the model {said.model!r}, not {model!r}")
     if model and (type(given) is not int or given < 1 or total != given + tokens):
         raise _Bad(f"usage says {given!r} prompt tokens, and {total!r} with {tokens} completion tokens")
     return tokens

@@ -11,6 +11,9 @@ from switch.owner import day
 from switch.plan import Plan
 
 GIB = 2**30
+MONITOR = ("history", "monitor")
+"""Roles of the volumes that a monitor has: with `monitor: false` they stay on AWS, and the history after a
+`make down`."""
 
 
 class Busy(Exception):
@@ -23,7 +26,8 @@ def collect(
     """Says what is kept, and names what can go or, with `free`, frees it. Raises Busy, DockerError.
 
     Kept are the weights and images of every engine whose container exists, of what serves, and of the way
-    back, which is what served before it. Images are those that this stack has used and no others.
+    back, which is what served before it. Images are those that this stack has used and no others. Volumes
+    are those of a monitor that is no longer there.
     """
     if state.transaction and state.transaction.phase in UNDER_WAY:
         raise Busy("a change is under way; nothing is freed before it has ended")
@@ -60,6 +64,11 @@ def collect(
                 say(f"stays  image {image}: {error}")
                 continue
         say(f"{'freed ' if free else 'can go'} image {image}")
+    for volume in docker.left_volumes(MONITOR):
+        found += 1
+        if free:
+            docker.remove_volume(volume)
+        say(f"{'freed ' if free else 'can go'} volume {volume}: the stack has no monitor")
     if not found:
         say("nothing to free")
 

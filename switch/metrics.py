@@ -3,17 +3,23 @@
 Names and units follow Prometheus' conventions: base units, and `_total` only for what never falls.
 """
 
+import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
+from switch.machine import World
 from switch.report import ticks
 
 PORT = 8002
 PATH = "/metrics"
+TARGETS = "/targets"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -32,19 +38,37 @@ class Family:
         yield f"# TYPE {self.name} {self.kind}"
         for labels, value in self.samples:
             told = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-            yield f"{self.name}{{{told}}} {value:g}" if told else f"{self.name} {value:g}"
+            number = repr(float(value))  # with all its digits: a counter of days still counts seconds
+            yield f"{self.name}{{{told}}} {number}" if told else f"{self.name} {number}"
 
 
 def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def page(report: Mapping[str, Any], commits: int, now: float) -> str:
-    """The exposition of what `status` shows at `now`; `commits` is how often what serves was changed."""
-    return "".join(f"{line}\n" for family in families(report, commits, now) for line in family.lines())
+def page(report: Mapping[str, Any], commits: int, now: float, on_gpu: float | None = None) -> str:
+    """The exposition of what `status` shows at `now`; `commits` is how often what serves was changed, and
+    `on_gpu` the share of the model that is on the GPU, None where the engine does not tell it."""
+    found = families(report, commits, now, on_gpu)
+    return "".join(f"{line}\n" for family in found for line in family.lines())
 
 
-def families(r: Mapping[str, Any], commits: int, now: float) -> Iterable[Family]:
+def targets(world: World, query: str) -> str:
+    """Where what runs of the stack can be scraped, as Prometheus' HTTP service discovery has it.
+
+    `query` is an address's: `role` and perhaps `kind` of the containers, and the `port` of each. What is
+    stopped is no target, so that it isn't one that is down either.
+    """
+    asked = dict(parse_qsl(query))
+    found = [
+        {"targets": [f"{c.name}:{asked.get('port', '')}"], "labels": {"instance": c.name}}
+        for c in sorted(world.values(), key=lambda c: c.name)
+        if c.running and c.role == asked.get("role") and asked.get("kind") in (None, c.kind)
+    ]
+    return json.dumps(found)
+
+
+def families(r: Mapping[str, Any], commits: int, now: float, on_gpu: float | None = None) -> Iterable[Family]:
     """A family for each thing that can be known, without samples where it is not."""
 
     def gauge(name: str, text: str, *samples: tuple[Mapping[str, str], float]) -> Family:
@@ -55,6 +79,11 @@ def families(r: Mapping[str, Any], commits: int, now: float) -> Iterable[Family]
     yield gauge("engine", "What serves: always 1.", *([(engine, 1)] if active else []))
     yield gauge(
         "engine_gated", "Whether what serves has passed the gate in its present run.", ({}, r["gated"])
+    )
+    yield gauge(
+        "model_gpu_ratio",
+        "The share of the model's memory that is on the GPU, as Ollama says it; vLLM has no other place.",
+        *([({}, on_gpu)] if on_gpu is not None else []),
     )
     yield Family("changeover_commits_total", "counter", "Changes of what serves.", [({}, commits)])
     held = now - r["held_since"] if r["held_since"] else 0
@@ -100,6 +129,7 @@ def _host(r: Mapping[str, Any]) -> Iterable[Family]:
     yield Family("changeover_host_memory_bytes", "gauge", "RAM of the host.", [({}, memory["size"])])
     room: list[tuple[Mapping[str, str], float]] = [({}, memory["free"])]
     yield Family("changeover_host_memory_available_bytes", "gauge", "What of it programs may have.", room)
+    yield from _kernel(Path("/proc"))
     disks = r["disks"].items()
     sizes, left = ([({"volume": name}, disk[key]) for name, disk in disks] for key in ("size", "free"))
     yield Family("changeover_disk_bytes", "gauge", "The disk of a volume of weights.", sizes)
@@ -122,19 +152,76 @@ def _host(r: Mapping[str, Any]) -> Iterable[Family]:
         yield Family(f"changeover_{name}", "gauge", text, known)
 
 
-def listen(text: Callable[[], str], port: int = PORT) -> ThreadingHTTPServer:
-    """Answers scrapes, in a thread."""
+WHOLE_DISK = re.compile(r"(sd[a-z]+|vd[a-z]+|xvd[a-z]+|nvme\d+n\d+|mmcblk\d+)$")
+"""A disk in `/proc/diskstats`, and not one of its partitions, whose bytes it counts too."""
+SECTOR = 512
+"""Bytes of a sector there, whatever the disk's own is (Linux' Documentation/admin-guide/iostats.rst)."""
+
+
+def _kernel(proc: Path) -> Iterable[Family]:
+    """What the host's kernel counts: a container sees the host's. What it does not tell is left out."""
+    said = {name: _read(proc / name) for name in ("loadavg", "meminfo", "vmstat", "diskstats", "stat")}
+    pairs = {
+        key.rstrip(":"): int(value)
+        for name in ("meminfo", "vmstat", "stat")
+        for key, value, *_ in (line.split() for line in said[name].splitlines() if len(line.split()) > 1)
+        if value.isdecimal()
+    }
+    load = [float(each) for each in said["loadavg"].split()[:1]]
+    yield Family(
+        "changeover_host_load1",
+        "gauge",
+        "Processes that ran or waited, of a minute.",
+        _known(load[0] if load else None),
+    )
+    yield Family(
+        "changeover_host_boot_time_seconds", "gauge", "When the host was started.", _known(pairs.get("btime"))
+    )
+    swap = (pairs.get("SwapTotal", 0) - pairs.get("SwapFree", 0)) * 1024
+    yield Family("changeover_host_swap_used_bytes", "gauge", "What is in swap.", [({}, swap)])
+    yield Family(
+        "changeover_host_oom_kills_total",
+        "counter",
+        "Processes ended for want of memory, the host's or a container's.",
+        _known(pairs.get("oom_kill")),
+    )
+    rows = [line.split() for line in said["diskstats"].splitlines()]
+    disks = [row for row in rows if WHOLE_DISK.match(row[2])]
+    for column, name, text in ((5, "read", "Read from a disk."), (9, "written", "Written to a disk.")):
+        done = [({"disk": row[2]}, float(row[column]) * SECTOR) for row in disks]
+        yield Family(f"changeover_host_disk_{name}_bytes_total", "counter", text, done)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
+
+
+def _known(value: float | None) -> list[tuple[Mapping[str, str], float]]:
+    return [] if value is None else [({}, value)]
+
+
+def listen(
+    text: Callable[[], str], port: int = PORT, found: Callable[[str], str] = lambda query: "[]"
+) -> ThreadingHTTPServer:
+    """Answers scrapes with `text`, and a look for targets with what is `found` for a query, in a thread."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
 
         def do_GET(self) -> None:
-            if self.path != PATH:
+            url = urlsplit(self.path)
+            if url.path == PATH:
+                kind, raw = CONTENT_TYPE, text().encode()
+            elif url.path == TARGETS:
+                kind, raw = "application/json", found(url.query).encode()
+            else:
                 self.send_error(404)
                 return
-            raw = text().encode()
             self.send_response(200)
-            self.send_header("Content-Type", CONTENT_TYPE)
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(raw)))
             self.end_headers()
             self.wfile.write(raw)

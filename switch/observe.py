@@ -6,6 +6,7 @@ Nothing is kept here: rates are the watcher's own, from the counters of two line
 import concurrent.futures
 import contextlib
 import http.client
+import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ from switch.proxies import PORT
 from switch.report import ticks
 
 METRICS = "/metrics"
+ALERTS_HOST, ALERTS_PORT, ALERTS = "alerts", 8880, "/api/v1/alerts"
+"""Where the stack's monitor says which alerts there are, if it has one."""
 SECONDS = 1.0
 """For a proxy's answer."""
 LOG_LINES = 6
@@ -55,6 +58,31 @@ def logs(docker: Docker, containers: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
+def alerts(docker: Docker) -> list[dict[str, str]]:
+    """What the monitor's alerts are that fire: `name`, `severity`, `summary`, and `since` as RFC 3339. None
+    where the stack has no monitor, and where it gives no answer within a second."""
+    if "alerts" not in docker.beside:
+        return []
+    connection = http.client.HTTPConnection(ALERTS_HOST, ALERTS_PORT, timeout=SECONDS)
+    try:
+        connection.request("GET", ALERTS)
+        said = json.loads(connection.getresponse().read())["data"]["alerts"]
+        return [
+            {
+                "name": str(each["name"]),
+                "severity": str(each["labels"].get("severity", "")),
+                "summary": str(each["annotations"].get("summary", each["name"])),
+                "since": str(each["activeAt"]),
+            }
+            for each in said
+            if each["state"] == "firing"
+        ]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    finally:
+        connection.close()
+
+
 def observe(status: dict[str, Any], now: float, world: World, docker: Docker) -> dict[str, Any]:
     """One line: what `status` shows at `now`, and what is beside it."""
     of = {c.role: c.name for c in world.values() if c.role == "switch"}
@@ -67,4 +95,5 @@ def observe(status: dict[str, Any], now: float, world: World, docker: Docker) ->
         "metrics": metrics(proxies(world)),
         "cpu": {"busy": busy, "all": every, "count": os.cpu_count()},
         "logs": logs(docker, of),
+        "alerts": alerts(docker),
     }

@@ -82,6 +82,8 @@ class Gate:
     """Whether the model follows instructions, so that what it says must be right, and not one thing over and
     over."""
     traps: list[Trap] = dataclasses.field(default_factory=list)
+    embeds: bool = False
+    """Whether the model turns texts into vectors and answers no chat: a completion is an embedding then."""
 
 
 @dataclass(frozen=True)

@@ -179,19 +179,21 @@ def question(watch: Watch, timeout: float) -> str:
 
 
 def token(watch: Watch, patience: float) -> bool:
-    """Whether there is an answer to the smallest completion, each part of it within so many seconds."""
+    """Whether there is an answer to the smallest completion, or embedding, each part of it within so many
+    seconds."""
     connection = http.client.HTTPConnection(watch.address, watch.port, timeout=patience)
-    ask = {
+    path = "/v1/chat/completions"
+    ask: dict[str, object] = {
         "model": watch.plan.engine.model,
         "messages": [{"role": "user", "content": "-"}],
         "max_tokens": 1,
         "stream": True,
     }
+    if watch.plan.gate.embeds:
+        path, ask = "/v1/embeddings", {"model": watch.plan.engine.model, "input": "-"}
     with contextlib.suppress(OSError, http.client.HTTPException):
         try:
-            connection.request(
-                "POST", "/v1/chat/completions", json.dumps(ask), {"Content-Type": "application/json"}
-            )
+            connection.request("POST", path, json.dumps(ask), {"Content-Type": "application/json"})
             # the head alone says nothing: some send it before they have looked at the request
             return bool(connection.getresponse().read())
         finally:

@@ -107,16 +107,18 @@ def adopt(stack: str) -> None:
         pulumi("stack", "rm", "--yes", "--force", "--preserve-config", "--stack", stack)
         up.ensure_stack()
     edge = Labels(project=PROJECT, stack=stack).name("edge")
-    # two switches on one journal would contradict each other; what serves goes on without one
-    with _stopped(stack, "switch"):
-        _up(stack, "--exclude", f"**::{edge}", "--exclude-dependents")
-    old = [each.id for each in _left(stack) if each.role == "edge"]
-    if not old or _adopt_edge(stack, edge, old[0]):
-        _up(stack)
-    else:
-        say("These settings want another edge. It is replaced: who connects in this second is refused.")
-        with _stopped(stack, "edge"):
+    # a monitor that is there has its port and its history
+    with _stopped(stack, "monitor"), _stopped(stack, "alerts"):
+        # two switches on one journal would contradict each other; what serves goes on without one
+        with _stopped(stack, "switch"):
+            _up(stack, "--exclude", f"**::{edge}", "--exclude-dependents")
+        old = [each.id for each in _left(stack) if each.role == "edge"]
+        if not old or _adopt_edge(stack, edge, old[0]):
             _up(stack)
+        else:
+            say("These settings want another edge. It is replaced: who connects in this second is refused.")
+            with _stopped(stack, "edge"):
+                _up(stack)
     say("Removing what was there before …")
     for each in _left(stack):
         _docker("stop", "--time", str(PROXY_SECONDS if each.role == "proxy" else 10), each.id)

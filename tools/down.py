@@ -8,18 +8,19 @@ import subprocess
 from collections.abc import Sequence
 
 from components.labels import Labels
-from components.pins import EDGE, GATEWAY, OLLAMA, SWITCH, VLLM_CPU
+from components.monitor import HISTORY
+from components.pins import EDGE, GATEWAY, MONITOR, OLLAMA, SWITCH, VLLM_CPU
 from offline.steps import StepFailed, cache_root, main_guard, say
 from stacks import owner as owners
-from stacks.owner import Thing
+from stacks.owner import Found, Thing
 from stacks.settings import PROJECT
 from tools import environment, owner
 from tools.environment import ROOT, pulumi
 from tools.host import is_on_aws, on_aws, ssh_config
 from tools.up import STACK
 
-KEPT = ("ollama-weights", "vllm-weights", "vllm-cache")
-"""Volumes that outlive their stack: what is in them took hours to fetch, or minutes to compile."""
+KEPT = ("ollama-weights", "vllm-weights", "vllm-cache", HISTORY)
+"""Volumes that outlive their stack: what is in them took hours to fetch, minutes to compile, or months."""
 
 
 def _docker(*words: str) -> list[str]:
@@ -56,6 +57,8 @@ def _refuse_protected(stack: str) -> None:
 def down(stack: str = STACK) -> None:
     """Destroy `stack` and what an interrupted update left; `WEIGHTS=delete` takes the weights too.
 
+    Containers of others that are attached to its networks are named, and stay.
+
     A stack of another state on this Docker host is refused, unless `OWNER` names that. On AWS the weights
     always go, with the data volume, once `protect` is false. Raises StepFailed.
     """
@@ -78,15 +81,32 @@ def down(stack: str = STACK) -> None:
         raise StepFailed(why)
     if known and not why:
         _refuse_protected(stack)
+        if os.environ.get("WEIGHTS") != "delete" and _leave_history(stack):
+            state = owner.state_of(stack)
         # what an interrupted update left would hold network and journal, and what is gone can't be deleted
         _remove(unknown := [each for each in host.of() if each.id not in {one.id for one in state.things}])
         if unknown:
             say(f"Removed {len(unknown)} containers that an interrupted update left behind")
+        _let_go(host)
         _destroy(stack, *(["--refresh"] if owners.missing(state, host) else []))
     elif known:
         # what that state knows was another's or is gone
         pulumi("stack", "rm", "--yes", "--force", "--preserve-config", "--stack", stack)
     _clear(stack, theirs)
+
+
+def _leave_history(stack: str) -> bool:
+    """Has the state forget the monitor's history, and what uses it, so that a `destroy` leaves it there.
+    Whether it had one. It is no volume that Pulumi always keeps, since `monitor: false` takes it away."""
+    state = json.loads(pulumi("stack", "export", "--stack", stack, capture=True))
+    volumes = [
+        each["urn"]
+        for each in state["deployment"].get("resources") or []
+        if each["type"] == "docker:index/volume:Volume" and each["urn"].endswith(f"::{HISTORY}")
+    ]
+    for urn in volumes:
+        pulumi("state", "delete", urn, "--target-dependents", "--yes", "--stack", stack, capture=True)
+    return bool(volumes)
 
 
 def _down_on_aws(stack: str) -> None:
@@ -120,6 +140,21 @@ def _remove(containers: Sequence[Thing]) -> None:
         _docker("rm", "--force", *(each.id for each in containers))
 
 
+def _let_go(host: Found) -> None:
+    """Takes containers that are not the stack's, such as a chat page, off its networks, and says which: with
+    them there Docker would not remove these."""
+    of_stack = {each.id for each in host.of()}
+    for network in (each for each in host.things if each.kind == "network"):
+        chosen = ("--filter", f"network={network.id}", "--format", "{{.ID}} {{.Names}}")
+        rows = _docker("ps", "--all", "--no-trunc", *chosen)
+        others = {id: name for id, name in zip(rows[::2], rows[1::2], strict=True) if id not in of_stack}
+        if others:
+            names = ", ".join(sorted(others.values()))
+            say(f"Still attached to the network {network.name}: {names}. They stay, without that network")
+        for id in others:
+            _docker("network", "disconnect", "--force", network.id, id)
+
+
 def _clear(stack: str, theirs: str) -> None:
     """Removes what the Docker host still has of the stack, weights only where that is asked for."""
     labels = Labels(project=PROJECT, stack=stack)
@@ -129,6 +164,7 @@ def _clear(stack: str, theirs: str) -> None:
     if host.of():
         say(f"Removing {len(host.of())} containers of the state {theirs or owners.UNKNOWN}")
         _remove(host.of())
+    _let_go(host)
     if networks := [each.id for each in host.things if each.kind == "network"]:
         _docker("network", "rm", *networks)
     volumes = [each.name for each in host.things if each.kind == "volume"]
@@ -138,8 +174,10 @@ def _clear(stack: str, theirs: str) -> None:
     if rest := [each for each in volumes if each not in kept]:
         _docker("volume", "rm", *rest)
     if kept:
+        history = " and the monitor's history" if labels.name(HISTORY) in kept else ""
         say(
-            f"The stack is gone. The volumes {labels.prefix}-… keep its weights; WEIGHTS=delete removes them."
+            f"The stack is gone. The volumes {labels.prefix}-… keep its weights{history}; WEIGHTS=delete "
+            "removes them."
         )
     else:
         say("The stack and its weights are gone.")
@@ -152,7 +190,7 @@ def clean_all() -> None:
     """
     if stacks := _stacks():
         raise StepFailed(f"the stack `{stacks[0]}` still exists. Take it down first: make down")
-    for image in (OLLAMA, VLLM_CPU, GATEWAY, EDGE, SWITCH):
+    for image in (OLLAMA, VLLM_CPU, GATEWAY, EDGE, SWITCH, *MONITOR):
         try:
             _docker("rmi", image.offline)
         except StepFailed as error:

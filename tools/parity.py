@@ -27,7 +27,7 @@ from components.engines import PORT, EngineSpec
 from components.labels import Labels
 from offline.steps import StepFailed, main_guard
 from parity import table as tables
-from parity.probes import PATH, Reply, Subject, chosen, run
+from parity.probes import Reply, Subject, chosen, run
 from stacks.blueprint import Blueprint, blueprint
 from stacks.settings import PROJECT, SettingsError, from_files
 from switch.daemon import UNAVAILABLE
@@ -94,7 +94,7 @@ class Host:
         return done.returncode
 
 
-def probe(send: Callable[[str], Reply], subject: Subject, able: bool, asked: str) -> dict[str, str]:
+def probe(send: Callable[[str, str], Reply], subject: Subject, able: bool, asked: str) -> dict[str, str]:
     """What whoever answers does, by probe. Raises StepFailed where `asked` answers nothing at all."""
     found: dict[str, str] = {}
     for each in chosen(able):
@@ -108,7 +108,7 @@ def probe(send: Callable[[str], Reply], subject: Subject, able: bool, asked: str
 @contextlib.contextmanager
 def itself(
     host: Host, container: str, lost: threading.Event | None = None
-) -> Iterator[Callable[[str], Reply]]:
+) -> Iterator[Callable[[str, str], Reply]]:
     """Asks an engine from inside its network. Raises StepFailed, also once `lost` says that it was taken
     away."""
     command = ["docker", "exec", "-i", host.switch_name, "python3", "-m", "switch", "exchange"]
@@ -116,10 +116,10 @@ def itself(
         assert process.stdin and process.stdout
         into, out = process.stdin, process.stdout
 
-        def send(body: str) -> Reply:
+        def send(path: str, body: str) -> Reply:
             if lost and lost.is_set():
                 raise StepFailed(TAKEN_BACK)
-            request = {"container": container, "port": PORT, "path": PATH, "body": body}
+            request = {"container": container, "port": PORT, "path": path, "body": body}
             into.write(json.dumps({**request, "timeout": REQUEST_SECONDS}) + "\n")
             into.flush()
             line = out.readline()
@@ -131,7 +131,7 @@ def itself(
         into.close()
 
 
-def endpoint(stack: str, root: Path) -> Callable[[str], Reply]:
+def endpoint(stack: str, root: Path) -> Callable[[str, str], Reply]:
     """Asks the endpoint, as a client of it does. The API key goes nowhere but there."""
     outputs = json.loads(pulumi("stack", "output", "--json", "--stack", stack, capture=True, cwd=root))
     config = json.loads(
@@ -140,16 +140,16 @@ def endpoint(stack: str, root: Path) -> Callable[[str], Reply]:
     keys = config.get(f"{PROJECT}:apiKeys", {}).get("objectValue", {})
     headers = {"Authorization": f"Bearer {next(iter(keys.values()))}"} if keys else {}
     url = urlsplit(str(outputs["endpoint"]))
-    name, path = url.hostname or "", url.path.removesuffix("/v1") + PATH
+    name, root_path = url.hostname or "", url.path.removesuffix("/v1")
     context = ssl.create_default_context(cadata=outputs.get("ca"))
 
-    def send(body: str) -> Reply:
+    def send(path: str, body: str) -> Reply:
         connection = (
             http.client.HTTPSConnection(name, url.port, timeout=REQUEST_SECONDS, context=context)
             if url.scheme == "https"
             else http.client.HTTPConnection(name, url.port, timeout=REQUEST_SECONDS)
         )
-        asked = Request(name, url.port or 0, path, body, timeout=REQUEST_SECONDS)
+        asked = Request(name, url.port or 0, root_path + path, body, timeout=REQUEST_SECONDS)
         return answer(connection, asked, headers)
 
     return send
@@ -241,6 +241,11 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
         settings = from_files(stack, root)
     except SettingsError as error:
         raise StepFailed(str(error)) from None
+    if settings.model.embeds:
+        raise StepFailed(
+            f"{settings.model.name} gives embeddings and answers no chat, and the probes are chats: there is "
+            "nothing to compare. Nothing was done"
+        )
     look(stack)
     if not settings.standby:
         raise StepFailed("there is no standby to compare with: pulumi config set standby true && pulumi up")
@@ -264,7 +269,11 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
     agree(ours, other, time.monotonic() - began)
     found[other.settings.engine] = probe_standby(host, other, subject)
     engines: dict[str, dict[str, str]] = {
-        spec.kind: {"name": spec.name, "version": f"{spec.image.name} {spec.image.version}"}
+        spec.kind: {
+            "name": spec.name,
+            "version": f"{spec.image.name} {spec.image.version}",
+            "kv_cache": spec.kv_cache,
+        }
         for spec in ours.specs
     }
     content = tables.table(settings.model.name, engines, found, through)

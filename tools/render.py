@@ -27,6 +27,7 @@ def files(plan: Blueprint) -> dict[str, str]:
         **({"tensorzero.toml": plan.gateway_config} if plan.gateway_config is not None else {}),
         "Caddyfile": plan.edge_caddyfile(plan.known_name),
         "cutover.txt": "\n".join([*plan.lines, ""]),
+        **{f"monitor-{Path(path).name}": text for path, text in plan.monitor_files.items()},
         **{
             f"{spec.kind}.txt": (
                 f"{spec.name}\nimage: {spec.image.name} {spec.image.version}\n"

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("components", "parity", "proxy", "stacks", "switch")
+FOLDERS = ("components", "monitor", "parity", "proxy", "stacks", "switch")
 PROGRAM = ("__main__.py", "Pulumi.yaml", "requirements.lock", *(f"{folder}/" for folder in FOLDERS))
 ORDER = ("dev", "prod")
 

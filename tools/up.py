@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+import offline.clients
 import offline.images
 from components import pins
 from components.catalogue import MODELS, Folder
@@ -105,11 +106,14 @@ def write_image_choice() -> None:
         raise StepFailed(str(error)) from None
 
 
-def ask(endpoint: str, model: str, key: str) -> str:
-    """One completion through the endpoint; `key` is empty where none is asked for. Raises StepFailed."""
-    body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16}
+def ask(endpoint: str, model: str, key: str, *, embeds: bool = False) -> str:
+    """One completion through the endpoint, or one embedding in words; `key` is empty where none is needed.
+    Raises StepFailed."""
+    body: dict[str, object] = {"model": model, "input": "Hello."}
+    if not embeds:
+        body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16}
     request = urllib.request.Request(
-        f"{endpoint}/chat/completions",
+        f"{endpoint}/{'embeddings' if embeds else 'chat/completions'}",
         data=json.dumps(body).encode(),
         headers={
             "Content-Type": "application/json",
@@ -119,7 +123,10 @@ def ask(endpoint: str, model: str, key: str) -> str:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to loopback
     try:
         with direct.open(request, timeout=300) as answer:
-            return str(json.load(answer)["choices"][0]["message"]["content"])
+            said = json.load(answer)
+            if embeds:
+                return f"{len(said['data'][0]['embedding'])} numbers for a text"
+            return str(said["choices"][0]["message"]["content"])
     except urllib.error.HTTPError as error:
         raise StepFailed(f"the endpoint answered {error.code}: {error.read().decode()[:500]}") from None
     except OSError as error:
@@ -158,13 +165,15 @@ def prepare() -> None:
     write_image_choice()
     config = yaml.safe_load(CONFIG.read_text())["config"]
     if config["changeover:images"] == "offline":
-        build_offline()
+        build_offline(monitor=config.get("changeover:monitor") in (True, "true"))
 
 
-def build_offline() -> None:
-    """The offline images, and the model that both engines serve without a hub."""
+def build_offline(*, monitor: bool) -> None:
+    """The offline images, those of a monitor where there is one, and the model that both engines serve
+    without a hub."""
     debian.ensure(debian.BUILD_PROGRAMS, environment.HOME / "apt.log")
-    offline.images.build()
+    beside = () if monitor else [pin.name for pin in pins.MONITOR]
+    offline.images.build([name for name in offline.images.RECIPES if name not in beside])
     place_model(offline.images.tiny_model())
 
 
@@ -172,8 +181,10 @@ def prepare_tests() -> None:
     """What the tests on the real engines need. They have stacks of their own, always with offline images."""
     docker_engine.ensure()
     environment.set_up()
-    build_offline()
+    build_offline(monitor=True)
     offline.tools.build_docker_engine()
+    offline.tools.build_one(offline.tools.VMALERT_TOOL, offline.tools.go_version())
+    offline.clients.install()
 
 
 def is_something_missing() -> bool:
@@ -211,15 +222,18 @@ def up() -> None:
     endpoint, model, engine = outputs["endpoint"], outputs["model"], outputs["engine"]
     config = json.loads(pulumi("config", "--json", "--show-secrets", "--stack", STACK, capture=True))
     keys = config.get("changeover:apiKeys", {}).get("objectValue", {})
-    say(f"It answers: {ask(endpoint, model, next(iter(keys.values()), ''))!r}")
+    embeds = from_files(STACK, ROOT).model.embeds
+    say(f"It answers: {ask(endpoint, model, next(iter(keys.values()), ''), embeds=embeds)!r}")
     key = " -H 'Authorization: Bearer YOUR-KEY'" if keys else ""
+    path = "embeddings" if embeds else "chat/completions"
+    text = {"input": "Hello"} if embeds else {"messages": [{"role": "user", "content": "Hello"}]}
     other = "vllm" if engine == "ollama" else "ollama"
     say(f"""
 Ready after {time.monotonic() - started:.0f} s. {engine} serves {model} at {endpoint}
 
 Try it:
-  curl {endpoint}/chat/completions -H 'Content-Type: application/json'{key} \\
-    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+  curl {endpoint}/{path} -H 'Content-Type: application/json'{key} \\
+    -d '{json.dumps({"model": model, **text})}'
 
 Change the engine, and back the same way with the old value:
   source .venv/bin/activate

@@ -139,6 +139,8 @@ def frame(
         Panel(_machine(line, minute), title="machine", title_align="left"),
     )
     alerts = [*([wrong] if wrong else []), *_alerts(status)]
+    # a switch of an older version says nothing of a monitor's
+    alerts += [f"{each['severity']}: {each['summary']}" for each in line.get("alerts", [])]
     said = Group(*(Text(each, "bold red") for each in alerts)) if alerts else Text("nothing", "green")
     rows: list[RenderableType] = [head, Panel(said, title="alerts", title_align="left"), two]
     room = max(1, (height - 20 - len(alerts)) // 2)

@@ -37,6 +37,14 @@ class Answer:
         assert set(said) == {"message", "type", "param", "code"}, said
         return dict(said)
 
+    @property
+    def anthropic(self) -> dict[str, Any]:
+        """The same of a path of Anthropic's protocol."""
+        assert self.headers["content-type"].startswith("application/json"), self
+        said = json.loads(self.body)
+        assert set(said) == {"type", "error"} and said["type"] == "error", said
+        return dict(said["error"])
+
 
 def ask(
     port: int, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = JSON
@@ -55,7 +63,9 @@ def ask(
 
 
 def body(**fields: Any) -> bytes:
-    return json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
+    """A chat. It says how long its answer may be, since a limit is added for Ollama where there is none."""
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 16}
+    return json.dumps({**asked, **fields}).encode()
 
 
 class Engine:

@@ -4,19 +4,26 @@ The contract: a body that is a JSON object (RFC 8259: UTF-8, no byte order mark,
 length), whose top-level `model` is a string that the endpoint knows, and that has no top-level key that
 begins with `tensorzero::`, is carried to the byte, whatever else is in it. Everything else is refused. Of
 duplicate keys the last one counts, as it does for both engines. Keys and names are compared as they are after
-unescaping.
+unescaping. All of that holds for each protocol; `for_ollama` is what of a body Ollama gets otherwise.
 
 `cases` gives the same bytes for the same seed, in every Python: they are put together as text and never
 written by a JSON library.
 """
 
+import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as made
 from functools import partial
 from typing import Literal
 
+from proxy.protocols import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES
+
 SEED = 12
+Edit = tuple[int, int, bytes]
+"""The bytes from the first to before the second offset become these."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Case:
 
     `model_at` is where the value of the `model` that counts stands in a body that is carried: its first byte
     and the one after its last, quotes included. Only that changes where an engine has another name for it.
+    `limits_at` is the same for those of `LIMITS` that are there.
     """
 
     name: str
@@ -32,13 +40,55 @@ class Case:
     expected: Literal["carried", "refused"]
     field: str | None = None
     model_at: tuple[int, int] | None = None
+    limits_at: Mapping[str, tuple[int, int]] = made(default_factory=dict)
 
 
-def cases(model: str, *, seed: int = SEED) -> list[Case]:
-    """All cases, for an endpoint that knows this model; names are unique."""
-    found = list(_Generator(model, random.Random(seed)).all())
+def cases(model: str, path: str = CHAT, *, seed: int = SEED) -> list[Case]:
+    """All cases for a path, for an endpoint that knows this model; names are unique.
+
+    What does not depend on the protocol, such as depth and white space, is among those of chats alone.
+    """
+    generator = _Generator(model, random.Random(seed), path)
+    found = list(generator.all() if path == CHAT else generator.of_the_protocol())
     assert len({case.name for case in found}) == len(found)
     return found
+
+
+LIMITS = {
+    CHAT: ("max_tokens", "max_completion_tokens"),
+    COMPLETIONS: ("max_tokens",),
+    RESPONSES: ("max_output_tokens",),
+    MESSAGES: ("max_tokens",),
+}
+"""By which fields an answer's length is limited: the first is what Ollama reads, the first that is not null
+counts."""
+
+
+def for_ollama(case: Case, path: str, context: int) -> list[Edit]:
+    """What Ollama gets otherwise: a limit within the context where there is none, or one beyond it. A message
+    without one it refuses by itself."""
+    names = LIMITS.get(path)
+    if names is None:
+        return []
+    texts = [case.body[slice(*case.limits_at[name])].decode() for name in names if name in case.limits_at]
+    said = next((text for text in texts if text != "null"), "null")
+    number = int(said) if re.fullmatch("-?[0-9]{1,19}", said) and abs(int(said)) < 2**63 else None
+    none = said == "null" or (number is not None and number <= 0)
+    beyond = number is not None and number > context
+    wanted = str(context) if beyond or (none and path != MESSAGES) else said
+    if wanted == "null":
+        return []
+    if names[0] in case.limits_at:
+        return [(*case.limits_at[names[0]], wanted.encode())]
+    inside = case.body.index(b"{") + 1
+    return [(inside, inside, f'"{names[0]}":{wanted},'.encode())]
+
+
+def edited(body: bytes, edits: Sequence[Edit]) -> bytes:
+    """The body with all of these, which do not overlap."""
+    for start, end, new in sorted(edits, reverse=True):
+        body = body[:start] + new + body[end:]
+    return body
 
 
 FIELDS = (
@@ -57,6 +107,28 @@ FIELDS = (
     # nobody's
     *("", "Model", "MODEL", "model ", "models", "tensorzero", "tensorzero:", "Tensorzero::tags", "größe"),
 )  # fmt: skip
+
+OTHER_FIELDS = {
+    COMPLETIONS: (
+        *("best_of", "echo", "frequency_penalty", "logit_bias", "logprobs", "max_tokens", "n", "prompt"),
+        *("presence_penalty", "seed", "stop", "stream", "stream_options", "suffix", "temperature", "top_p"),
+        *("user", "prompt_embeds", "add_special_tokens", "truncate_prompt_tokens", "max_completion_tokens"),
+    ),
+    RESPONSES: (
+        *("background", "conversation", "include", "input", "instructions", "max_output_tokens", "metadata"),
+        *("max_tool_calls", "parallel_tool_calls", "previous_response_id", "prompt", "prompt_cache_key"),
+        *("reasoning", "safety_identifier", "service_tier", "store", "stream", "temperature", "text", "user"),
+        *("tool_choice", "tools", "top_logprobs", "top_p", "truncation", "stream_options", "max_tokens"),
+    ),
+    MESSAGES: (
+        *("max_tokens", "messages", "container", "context_management", "mcp_servers", "metadata", "system"),
+        *("output_format", "service_tier", "stop_sequences", "stream", "temperature", "thinking", "tools"),
+        *("tool_choice", "top_k", "top_p", "stream_options"),
+    ),
+    COUNT_TOKENS: ("messages", "system", "thinking", "tool_choice", "tools", "max_tokens"),
+    EMBEDDINGS: ("input", "dimensions", "encoding_format", "user", "max_tokens"),
+}
+"""Fields of the protocols beside chats."""
 
 NUMBERS = (
     *("0", "-0", "1", "-1", "2", "1.0", "64.0", "-0.0", "0.1", "1e0", "1E+2", "1e-2", "1e0000001", "10e-1"),
@@ -86,6 +158,9 @@ OTHERS = (
     '[{"role":"user","content":[{"type":"text","text":"x"}]}]',
     *("[" * 100 + "]" * 100, '{"a":' * 100 + "1" + "}" * 100),
 )  # fmt: skip
+
+ENDS = ("null", "-1", "0", "-0", "1", "1024", "1025", "9223372036854775807", "9223372036854775808", '"4"')
+"""Of an answer's length: what Ollama would take for no limit, and what is next to it."""
 
 WHITE = (" ", "\t", "\n", "\r", "\r\n", "  \t\n")
 
@@ -203,13 +278,15 @@ Member = tuple[str, str]
 """Key and value of a member as they stand in the body."""
 
 LIKE_MODEL = ("Model", "MODEL", "model ", " model", r"model\u0000", "models", "mode", r"\\u006dodel")
+LIMIT_KEYS = frozenset(f'"{name}"' for names in LIMITS.values() for name in names)
 MODEL_KEYS = ('"model"', r'"\u006dodel"', r'"mod\u0065l"', r'"\u006D\u006F\u0064\u0065\u006C"')
 
 
 class _Generator:
-    def __init__(self, model: str, chance: random.Random) -> None:
+    def __init__(self, model: str, chance: random.Random, path: str) -> None:
         self._chance = chance
         self._model = model
+        self._path = path
         self._value = _quoted(model)
 
     def all(self) -> Iterator[Case]:
@@ -223,22 +300,45 @@ class _Generator:
         for name, body in NO_JSON_OBJECT.items():
             yield Case(f"no JSON object: {name}", body.replace(b"@", self._model.encode()), "refused")
 
+    def of_the_protocol(self) -> Iterator[Case]:
+        yield from self._fields()
+        yield from self._models()
+        yield from (self._any(number) for number in range(20))
+        yield from self._wrong_models()
+        yield from self._gateways_fields()
+
     def _fields(self) -> Iterator[Case]:
         """Each field with some of all values; over all fields every value comes several times."""
         values = [*NUMBERS, *STRINGS, *OTHERS]
         self._chance.shuffle(values)
         turn = 0
-        for field in FIELDS:
+        for name in FIELDS if self._path == CHAT else OTHER_FIELDS[self._path]:
             for _ in range(5):
                 value = values[turn % len(values)]
                 turn += 1
-                members = [*self._usual(field), (_quoted(field), value)]
-                yield self._carried(f"field {field!r} {turn}: {_short(value)}", members)
+                if (name, value) == ("stream", "true"):  # its usage is added then, which has tests of its own
+                    continue
+                members = [*self._usual(name), (_quoted(name), value)]
+                yield self._carried(f"field {name!r} {turn}: {_short(value)}", members)
+            for value in ENDS if name in LIMITS.get(self._path, ()) else ():
+                members = [*self._usual(name), (_quoted(name), value)]
+                yield self._carried(f"limit {name!r}: {value}", members)
 
     def _usual(self, but: str = "") -> list[Member]:
-        message = '[{"role":"user","content":"hi"}]'
-        usual = [('"model"', self._value), ('"messages"', message), ('"max_tokens"', "4")]
+        usual = [('"model"', self._value), *self._asked('"hi"')]
         return [member for member in usual if member[0] != _quoted(but)]
+
+    def _asked(self, text: str) -> list[Member]:
+        """What the protocol asks with, this text (in JSON) being what is asked."""
+        messages = f'[{{"role":"user","content":{text}}}]'
+        return {
+            CHAT: [('"messages"', messages), ('"max_tokens"', "4")],
+            COMPLETIONS: [('"prompt"', text), ('"max_tokens"', "4")],
+            RESPONSES: [('"input"', text), ('"max_output_tokens"', "4")],
+            MESSAGES: [('"messages"', messages), ('"max_tokens"', "4")],
+            COUNT_TOKENS: [('"messages"', messages), ('"system"', '"Be brief."')],
+            EMBEDDINGS: [('"input"', text), ('"dimensions"', "2")],
+        }[self._path]
 
     def _models(self) -> Iterator[Case]:
         """Where `model` may stand, how it may be written, and what looks like it."""
@@ -267,7 +367,7 @@ class _Generator:
             yield self._carried(f"model {depth} deep, before", [('"x"', nested), *self._usual()])
         yield self._carried("nothing but model", [('"model"', self._value)])
         for value in (*STRINGS, *NUMBERS[:3]):
-            yield self._carried(f"prompt {_short(value)}", [('"model"', self._value), *_prompt(value)])
+            yield self._carried(f"prompt {_short(value)}", [('"model"', self._value), *self._asked(value)])
 
     def _shapes(self) -> Iterator[Case]:
         """Depth, white space, duplicate and strange keys."""
@@ -297,21 +397,23 @@ class _Generator:
             yield self._carried(f"key {_short(key)}", [*self._usual(), (key, key)])
 
     def _large(self) -> Iterator[Case]:
-        """Up to 15 MiB: below the 16 MiB that an endpoint takes if nothing else is set."""
+        """Up to 15 MiB: below the 16 MiB that an endpoint takes if nothing else is set. None has so many
+        characters of one class in a row that Ollama would not survive it."""
         for name, count in {"1 MiB": 1 << 20, "4 MiB": 4 << 20, "15 MiB": 15 << 20}.items():
             yield self._carried(
-                f"a prompt of {name}", [*_prompt('"' + "y" * count + '"'), ('"model"', self._value)]
+                f"a prompt of {name}",
+                [*self._asked('"' + "y1" * (count // 2) + '"'), ('"model"', self._value)],
             )
-        texts = {"escapes": r"\"\\\n", "unicode": "漢é🙂", "surrogates": r"\ud800", "braces": "{[]},:"}
+        texts = {"escapes": r"\"\\\n", "unicode": "漢é🙂", "surrogates": r"\ud8001", "braces": "{[]},:1"}
         for name, text in texts.items():
             value = '"' + text * ((1 << 20) // len(text)) + '"'
-            yield self._carried(f"a megabyte of {name}", [*_prompt(value), ('"model"', self._value)])
+            yield self._carried(f"a megabyte of {name}", [*self._asked(value), ('"model"', self._value)])
         numbers = ",".join(self._chance.choice(NUMBERS[:24]) for _ in range(200_000))
         yield self._carried("200,000 numbers", [('"x"', f"[{numbers}]"), *self._usual()])
         keys = [(f'"key{number}"', "null") for number in range(50_000)]
         yield self._carried("50,000 keys, and model the last", [*keys, *self._usual()])
         yield self._carried("50,000 keys, and model the first", [*self._usual(), *keys])
-        yield self._carried("a key of a megabyte", [('"' + "k" * (1 << 20) + '"', "1"), *self._usual()])
+        yield self._carried("a key of a megabyte", [('"' + "k1" * (1 << 19) + '"', "1"), *self._usual()])
         yield self._carried("a number of a megabyte", [('"x"', "1" * (1 << 20)), *self._usual()])
         messages = ",".join('{"role":"user","content":"hi"}' for _ in range(20_000))
         yield self._carried("20,000 messages", [('"messages"', f"[{messages}]"), ('"model"', self._value)])
@@ -347,16 +449,21 @@ class _Generator:
     def _carried(
         self, name: str, members: Sequence[Member], *, white: Callable[[], str] = lambda: ""
     ) -> Case:
-        """The last member whose key is `model` is the one that counts."""
+        """The last member whose key is `model` is the one that counts, and so with each limit."""
         parts, at = [white(), "{"], (0, 0)
+        limits: dict[str, tuple[int, int]] = {}
         for number, (key, value) in enumerate(members):
             parts += ["," if number else "", white(), key, white(), ":", white()]
-            if key in MODEL_KEYS:
+            if key in MODEL_KEYS or key in LIMIT_KEYS:
                 start = sum(len(part.encode()) for part in parts)
-                at = (start, start + len(value.encode()))
+                stands = (start, start + len(value.encode()))
+                if key in MODEL_KEYS:
+                    at = stands
+                else:
+                    limits[json.loads(key)] = stands
             parts += [value, white()]
         parts += ["}", white()]
-        return Case(name, "".join(parts).encode(), "carried", model_at=at)
+        return Case(name, "".join(parts).encode(), "carried", model_at=at, limits_at=limits)
 
     def _wrong_models(self) -> Iterator[Case]:
         def refused(name: str, members: Sequence[Member]) -> Case:
@@ -417,10 +524,6 @@ class _Generator:
 
 def _short(value: str) -> str:
     return value if len(value) <= 24 else f"{value[:12]}… of {len(value)}"
-
-
-def _prompt(value: str) -> list[Member]:
-    return [('"messages"', f'[{{"role":"user","content":{value}}}]'), ('"max_tokens"', "4")]
 
 
 def _quoted(text: str) -> str:

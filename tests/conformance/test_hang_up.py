@@ -1,5 +1,6 @@
 """A client that hangs up ends the work in the engine within a second, whatever it was waiting for."""
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, StreamEnded
 
+from proxy.protocols import COMPLETIONS, MESSAGES, RESPONSES
 from tests.conformance.asking import CHAT, Engine, body, request, sent, within
 from tests.conformance.conftest import Recorded
 from tests.support.recording_engine import STREAM_HEADERS, Record, Script
@@ -55,6 +57,25 @@ def test_who_hangs_up_ends_the_work(served: Recorded, name: str, half: bool) -> 
     eventually(lambda: len(served.way.access_log()) > before)
     line = served.way.access_log()[-1]
     assert line["hung_up"] and line["tokens"] in (None, "events")
+
+
+def test_so_it_does_in_each_other_protocol(served: Recorded) -> None:
+    asks = [
+        (path, name)
+        for path in (COMPLETIONS, RESPONSES, MESSAGES)
+        for name in ("streamed, after it", "not streamed")
+    ]
+    with contextlib.ExitStack() as clients:
+        for path, name in asks:
+            raw = body(stream=name.startswith("streamed"), max_output_tokens=16)
+            clients.enter_context(sent(served.way.port, request(path + served.engine.tell(SLOW[name]), raw)))
+        eventually(lambda: len(served.engine.records()) == len(asks))
+        time.sleep(1)
+    for number in range(len(asks)):
+        assert within(1, lambda number=number: served.engine.records()[number]) < 3
+    eventually(lambda: sum(line["hung_up"] for line in served.way.access_log()[-len(asks) :]) == len(asks))
+    lines = served.way.access_log()[-len(asks) :]
+    assert sorted(line["endpoint"] for line in lines) == sorted(path for path, _ in asks)
 
 
 def test_what_was_seen_of_an_answer_that_was_broken_off_is_counted(served: Recorded) -> None:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from proxy.protocols import COUNT_TOKENS, ENGINES, MESSAGES, RESPONSES
 from tests.conformance.asking import CHAT, body, read_all, request, sent
 from tests.conformance.conftest import Recorded
 from tests.support.way import MAX_BODY, Way, eventually
@@ -84,9 +85,54 @@ def test_a_body_that_is_too_large_is_refused_however_it_comes(served: Recorded) 
     ) as client:
         answer = read_all(client)
     assert answer.startswith(b"HTTP/1.1 413") and b"request_too_large" in answer
-    largest = body(x="")
-    largest = body(x="y" * (MAX_BODY - len(largest)))
+    left = MAX_BODY - len(body(x=""))
+    largest = body(x="y1" * (left // 2) + "y" * (left % 2))
     assert len(largest) == MAX_BODY and served.post(largest).status == 200
+
+
+@pytest.mark.parametrize("path", ENGINES)
+def test_each_protocol_hears_it_in_its_own_shape(served: Recorded, path: str) -> None:
+    def says(
+        status: int, kind: str, param: str | None, raw: bytes, method: str = "POST", **headers: str
+    ) -> None:
+        answer = served.ask(method, path, raw, **headers)
+        assert answer.status == status, answer
+        if path in (MESSAGES, COUNT_TOKENS):
+            assert answer.anthropic["type"] == kind and answer.anthropic["message"]
+        else:
+            assert (answer.error["type"], answer.error["param"]) == ("invalid_request_error", param)
+        assert not served.engine.records()
+
+    says(400, "invalid_request_error", None, b"[]")
+    says(400, "invalid_request_error", "model", b"{}")
+    says(404, "not_found_error", "model", b'{"model":"gpt-4o"}')
+    says(405, "invalid_request_error", None, body(), method="PUT")
+    says(415, "invalid_request_error", "Content-Encoding", gzip.compress(body()), Content_Encoding="gzip")
+    served.way.keys(acme=KEY)
+    try:
+        says(401, "authentication_error", None, body())
+        assert served.post(body(max_output_tokens=1), path, X_Api_Key=KEY).status == 200
+    finally:
+        served.way.keys()
+
+
+SCHEMA = {"type": "json_schema", "schema": {"type": "string", "pattern": "^(?:a|b)$"}}
+ENDS: dict[str, tuple[str, str, str, dict[str, object]]] = {
+    "a run of letters": ("ollama", CHAT, "messages", {"x": "y" * 10_000}),
+    "a pattern": ("ollama", CHAT, "response_format", {"response_format": {"json_schema": SCHEMA}}),
+    "a pattern in a response": ("ollama", RESPONSES, "text", {"text": {"format": SCHEMA}}),
+    "the prompt's probabilities": ("vllm", CHAT, "prompt_logprobs", {"prompt_logprobs": 1, "x": "y1" * 256}),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_what_ends_an_engine_does_not_reach_it_and_reaches_the_other(served: Recorded, name: str) -> None:
+    kind, path, field, fields = ENDS[name]
+    raw = body(max_output_tokens=3, **fields)
+    if served.engine.kind == kind:
+        refused(served, 400, "invalid_request", field, "POST", path, raw)
+    else:
+        assert served.post(raw, path).status == 200 and served.engine.record().body == raw
 
 
 def test_keys_decide_who_may_and_who_it_was_from_one_moment_to_the_next(served: Recorded) -> None:

@@ -5,10 +5,12 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from proxy.protocols import COMPLETIONS, MESSAGES, RESPONSES
 from tests.conformance.asking import CHAT, Answer, Engine, ask, body, request, sent
 from tests.support import fast_engine
 from tests.support.load import Load, Outcome, bad
@@ -139,6 +141,21 @@ def chat(way: Way, query: str, stream: bool = False) -> Answer:
 
 
 GOOD = Script(parts=((0, b'{"usage": null}'),))
+ANSWERED = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
+"""The paths that are answered in streams, too. As many requests are at an engine at once here."""
+
+
+def each_path(way: Way, engine: Engine, told: Script, stream: bool) -> dict[str, tuple[Answer, int]]:
+    """What a request for each of `ANSWERED`, all at once, is answered, and how often its engine was asked."""
+    engine.forget()
+    queries = {path: engine.tell(told) for path in ANSWERED}
+    with ThreadPoolExecutor(len(queries)) as pool:
+        asks = {
+            path: pool.submit(ask, way.port, "POST", path + query, body(stream=stream))
+            for path, query in queries.items()
+        }
+    came = [record.path.partition("?")[0] for record in engine.records()]
+    return {path: (each.result(), came.count(path)) for path, each in asks.items()}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -150,22 +167,11 @@ def test_what_was_at_an_engine_that_ended_is_asked_again_once(
     half = Script(parts=((0, b"{"),), cut=True)
     headless = Script(headers=STREAM_HEADERS, parts=((0, b""),), framing="chunked", cut=True)
     for ended in (gone, headless if stream else half):
-        engine.forget()
-        once = engine.tell(
-            Script(
-                status=ended.status,
-                headers=ended.headers,
-                parts=ended.parts,
-                framing=ended.framing,
-                cut=ended.cut,
-                then=GOOD,
-            )
-        )
-        answer = chat(way, once, stream)
-        assert (answer.status, answer.body, len(engine.records())) == (200, GOOD.parts[0][1], 2)
-        engine.forget()
-        answer = chat(way, engine.tell(ended), stream)
-        assert (answer.status, answer.headers["x-should-retry"], len(engine.records())) == (502, "false", 2)
+        for path, (answer, asked) in each_path(way, engine, replace(ended, then=GOOD), stream).items():
+            assert (path, answer.status, answer.body, asked) == (path, 200, GOOD.parts[0][1], 2)
+        for path, (answer, asked) in each_path(way, engine, ended, stream).items():
+            assert (path, answer.status, asked) == (path, 502, 2)
+            assert answer.headers["x-should-retry"] == "false"
 
 
 def test_a_stream_that_breaks_off_is_cut_for_the_client_too(recorded: tuple[Way, Engine]) -> None:
@@ -176,10 +182,10 @@ def test_a_stream_that_breaks_off_is_cut_for_the_client_too(recorded: tuple[Way,
         framing="chunked",
         cut=True,
     )
-    answer = chat(way, engine.tell(told), True)
-    assert answer.cut and answer.status == 200
-    assert len(engine.records()) == 1
-    assert way.access_log()[-1]["cut"]
+    for path, (answer, asked) in each_path(way, engine, told, True).items():
+        assert (path, answer.cut, answer.status, asked) == (path, True, 200, 1)
+    lines = way.access_log()[-len(ANSWERED) :]
+    assert {line["endpoint"] for line in lines if line["cut"]} == set(ANSWERED)
 
 
 def test_an_engine_that_is_not_there_yet_is_waited_for(recorded: tuple[Way, Engine]) -> None:

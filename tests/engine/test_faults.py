@@ -57,7 +57,7 @@ def patch(project: Project, file: str, old: str, new: str) -> None:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A stack whose switch has its journal on a disk of its own, which can be filled."""
-    project = Project(tmp_path_factory.mktemp("project"), "faults", **offline_settings())
+    project = Project(tmp_path_factory.mktemp("project"), "faults", **offline_settings(context=4096))
     project.wipe()
     try:
         use_fast_engine(project.folder, VERSION)

@@ -30,7 +30,8 @@ MAX_MIB = 1
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    with fast_project(tmp_path_factory.mktemp("project"), "handling", maxRequestMiB=MAX_MIB) as project:
+    settings = {"maxRequestMiB": MAX_MIB, "context": 4096}  # an answer ends at the context
+    with fast_project(tmp_path_factory.mktemp("project"), "handling", **settings) as project:
         yield project
 
 
@@ -107,7 +108,7 @@ def test_an_update_that_is_cancelled_and_another_one_lose_nothing_and_converge(
     with slowly(project) as slow, load_on(project) as load:
         first = draining(project, tmp_path / "first")
         project.pulumi("cancel", "--yes")
-        project.configure(context=2048)
+        project.configure(context=4090)
         project.up()
         first.wait(300)
         wait(project.settled, 60)
@@ -155,7 +156,8 @@ def asked(project: Project, size: int) -> int:
     at = urlsplit(project.outputs()["endpoint"])
     body = b'{"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "'
     end = b'"}]}'
-    body += b"x" * (size - len(body) - len(end)) + end
+    body += b"x" * ((size - len(body) - len(end)) % 2)
+    body += b"x1" * ((size - len(body) - len(end)) // 2) + end  # without a long run, which would be refused
     assert len(body) == size
     connection = http.client.HTTPConnection(str(at.hostname), at.port or 0, timeout=60)
     connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import tools.port
-from components.pins import PULUMI
+from components.pins import PULUMI, SWITCH
 from tests.support import checkout as support
 from tests.support.project import docker
 from tests.support.switch_stack import wait
@@ -228,7 +228,13 @@ def test_clean_all_refuses_while_a_stack_exists(checkout: Path) -> None:
 
 
 def test_make_down_keeps_the_weights_until_asked(checkout: Path) -> None:
-    assert "weights" in shell(checkout, "make down")
+    page = f"{STACK}-page"
+    docker("run", "-d", "--name", page, "--network", f"changeover-{STACK}", SWITCH.offline, "sleep", "600")
+    try:
+        text = shell(checkout, "make down")
+    finally:
+        docker("rm", "-f", page)
+    assert f"attached to the network changeover-{STACK}: {page}." in text and "weights" in text
     assert docker("ps", "--all", "--quiet", *FILTERS) == ""
     assert docker("network", "ls", "--quiet", *FILTERS) == ""
     assert docker("volume", "ls", "--quiet", *FILTERS) != ""

@@ -24,17 +24,25 @@ CHOICES = {
     "cutover": ("hold", "overlap"),
     "standby": (True, False),
 }
-ROUNDS = 6
+NAMES = (
+    "chat",
+    "qwen2.5-coder:7b",
+    "Qwen/Qwen2.5-Coder-7B-Instruct",
+    "qwen/qwen2.5-coder-7b-instruct:latest",
+    "hf.co/Qwen/Qwen2.5-Coder-7B-Instruct-GGUF:Q4_K_M",
+    "name.5",
+)
+"""One for each round, in the forms that Ollama and Hugging Face have."""
 
 
 def rounds() -> Iterator[dict[str, object]]:
     """Settings, each time with two to four that are others than before."""
     chance, now = random.Random(14), {key: values[0] for key, values in CHOICES.items()}
-    for number in range(ROUNDS):
+    for number, name in enumerate(NAMES):
         changed = chance.sample(sorted(CHOICES), chance.randint(2, 4))
         changed += [] if number else ["engine"]
         now |= {key: next(value for value in CHOICES[key] if value != now[key]) for key in set(changed)}
-        yield {"name": f"name-{number}", **now}
+        yield {"name": name, **now}
 
 
 @pytest.fixture(scope="module")

@@ -132,10 +132,7 @@ def test_another_model_under_a_fixed_name_is_a_change_like_any_other(project: Pr
     assert project.changes() == {}
     before, catalogued = project.live().rpartition("-")[0], '"""Every model by its name."""'
     other = 'from dataclasses import replace\n\nMODELS["other"] = replace(MODELS["tiny"], name="other")\n'
-    with (
-        patched(project, "components/catalogue.py", catalogued, f"{catalogued}\n{other}"),
-        patched(project, "stacks/settings.py", 'model.name != "tiny"', 'model.name not in ("tiny", "other")'),
-    ):
+    with patched(project, "components/catalogue.py", catalogued, f"{catalogued}\n{other}"):
         for model in ("other", "tiny"):
             project.configure(model=model)
             with load_on(project) as load:

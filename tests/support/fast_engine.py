@@ -22,8 +22,12 @@ whatever is asked for), and FAST_MODE:
     cuts      reads no more than 100 tokens of its prompt
     short     HTTP 500 for a prompt of more than 100 tokens
     oom       takes memory until it is killed
+    zeros, alike    embeddings that say nothing, and the same for every text
 
-A token of a prompt is a word. It does one instruction: to say only one word.
+A token of a prompt is a word. It does one instruction: to say only one word. It speaks chat, completions,
+responses (as vLLM does: `incomplete` at its limit), messages and its `count_tokens`, and takes any other path
+for chat. Given tools, it calls the first, once, with what the tool's schema asks for; given a schema for its
+answer, it keeps to it. It embeds, too: length and first letter of a text.
 
 POST /crash ends it with status 1. While there is a file /tmp/frozen, no completion goes on, as where the
 process behind an engine's HTTP server hangs; everything else is answered. A start removes it.
@@ -37,9 +41,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+Json = dict[str, Any]
 
 MODE = os.environ.get("FAST_MODE", "ok")
 MODEL = os.environ.get("FAST_MODEL", "tiny")
@@ -50,39 +59,303 @@ SLOTS = threading.Semaphore(int(os.environ.get("FAST_SLOTS", "1000")))
 FROZEN = Path("/tmp/frozen")
 
 
+@dataclass
+class Answer:
+    """What is said to one request. `used` and `total` are its counts of tokens, true or not."""
+
+    asked: Json
+    base: Json
+    words: list[str]
+    call: tuple[str, str] | None
+    finish: str
+    given: int
+    used: int
+    total: int
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+
+Event = tuple[bool, Json]
+"""Whether it takes the time of a token, and what it says."""
+
+
+def openai_usage(a: Answer) -> Json:
+    return {"prompt_tokens": a.given, "completion_tokens": a.used, "total_tokens": a.total}
+
+
+def chat(a: Answer) -> Json:
+    message: Json = {"role": "assistant", "content": a.text}
+    if a.call:
+        message["tool_calls"] = [chat_call(a.call)]
+    choice = {"index": 0, "message": message, "finish_reason": a.finish}
+    return {**a.base, "object": "chat.completion", "choices": [choice], "usage": openai_usage(a)}
+
+
+def chat_call(call: tuple[str, str]) -> Json:
+    name, arguments = call
+    return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def chat_events(a: Answer) -> Iterator[Event]:
+    base = {**a.base, "object": "chat.completion.chunk"}
+    deltas: list[Json] = [{"content": word} for word in a.words]
+    if a.call:
+        deltas = [{"tool_calls": [{"index": 0, **chat_call(a.call)}]}]
+    for delta in deltas:
+        choice = {"index": 0, "delta": {"role": "assistant", **delta}, "finish_reason": None}
+        yield True, {**base, "choices": [choice]}
+    yield False, {**base, "choices": [{"index": 0, "delta": {}, "finish_reason": a.finish}]}
+    if (a.asked.get("stream_options") or {}).get("include_usage"):
+        yield False, {**base, "choices": [], "usage": openai_usage(a)}
+
+
+def completion(a: Answer) -> Json:
+    choice = {"index": 0, "text": a.text, "logprobs": None, "finish_reason": a.finish}
+    return {**a.base, "object": "text_completion", "choices": [choice], "usage": openai_usage(a)}
+
+
+def completion_events(a: Answer) -> Iterator[Event]:
+    base = {**a.base, "object": "text_completion"}
+    for word in a.words:
+        yield True, {**base, "choices": [{"index": 0, "text": word, "logprobs": None, "finish_reason": None}]}
+    end = {"index": 0, "text": "", "logprobs": None, "finish_reason": a.finish}
+    yield False, {**base, "choices": [end]}
+    if (a.asked.get("stream_options") or {}).get("include_usage"):
+        yield False, {**base, "choices": [], "usage": openai_usage(a)}
+
+
+def response(a: Answer, *, ended: bool = True) -> Json:
+    cut = ended and a.finish == "length"
+    base = {key: value for key, value in a.base.items() if key != "created"}
+    return {
+        **base,
+        "object": "response",
+        "created_at": int(time.time()),
+        "status": "incomplete" if cut else "completed" if ended else "in_progress",
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "error": None,
+        "instructions": a.asked.get("instructions"),
+        "metadata": {},
+        "output": [response_item(a)] if ended else [],
+        "parallel_tool_calls": True,
+        "temperature": 0,
+        "tool_choice": "auto",
+        "tools": a.asked.get("tools") or [],
+        "top_p": 1,
+        "text": {"format": {"type": "text"}},
+        "usage": {
+            "input_tokens": a.given,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": a.used,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": a.total,
+        }
+        if ended
+        else None,
+    }
+
+
+def response_item(a: Answer, *, begun: bool = False) -> Json:
+    status = "in_progress" if begun else "completed"
+    if a.call:
+        name, arguments = a.call
+        item = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": name}
+        return {**item, "arguments": "" if begun else arguments, "status": status}
+    content = [] if begun else [response_part(a.text)]
+    return {"type": "message", "id": "msg_1", "role": "assistant", "content": content, "status": status}
+
+
+def response_part(text: str) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def response_events(a: Answer) -> Iterator[Event]:
+    def events() -> Iterator[tuple[bool, str, Json]]:
+        yield False, "response.created", {"response": response(a, ended=False)}
+        yield False, "response.in_progress", {"response": response(a, ended=False)}
+        item: Json = {"item_id": response_item(a)["id"], "output_index": 0}
+        part: Json = {**item, "content_index": 0}
+        begun: Json = {"output_index": 0, "item": response_item(a, begun=True)}
+        yield False, "response.output_item.added", begun
+        if a.call:
+            name, arguments = a.call
+            yield True, "response.function_call_arguments.delta", {**item, "delta": arguments}
+            done = {**item, "name": name, "arguments": arguments}
+            yield False, "response.function_call_arguments.done", done
+        else:
+            yield False, "response.content_part.added", {**part, "part": response_part("")}
+            for word in a.words:
+                yield True, "response.output_text.delta", {**part, "delta": word, "logprobs": []}
+            yield False, "response.output_text.done", {**part, "text": a.text, "logprobs": []}
+            yield False, "response.content_part.done", {**part, "part": response_part(a.text)}
+        yield False, "response.output_item.done", {"output_index": 0, "item": response_item(a)}
+        yield False, "response.completed", {"response": response(a)}
+
+    for number, (token, kind, event) in enumerate(events()):
+        yield token, {"type": kind, "sequence_number": number, **event}
+
+
+def message(a: Answer) -> Json:
+    content: list[Json] = [{"type": "text", "text": a.text}]
+    if a.call:
+        name, arguments = a.call
+        content = [{"type": "tool_use", "id": "toolu_1", "name": name, "input": json.loads(arguments)}]
+    base = {key: value for key, value in a.base.items() if key != "created"}
+    reason = {"length": "max_tokens", "tool_calls": "tool_use"}.get(a.finish, "end_turn")
+    usage = {"input_tokens": a.given, "output_tokens": a.used}
+    about = {"type": "message", "role": "assistant", "stop_sequence": None}
+    return {**base, **about, "content": content, "stop_reason": reason, "usage": usage}
+
+
+def message_events(a: Answer) -> Iterator[Event]:
+    whole = message(a)
+    begun: Json = {"content": [], "stop_reason": None, "usage": {**whole["usage"], "output_tokens": 0}}
+    yield False, {"type": "message_start", "message": {**whole, **begun}}
+    (block,) = whole["content"]
+    deltas: list[Json] = [{"type": "text_delta", "text": word} for word in a.words]
+    empty: Json = {"text": ""}
+    if a.call:
+        deltas, empty = [{"type": "input_json_delta", "partial_json": a.call[1]}], {"input": {}}
+    yield False, {"type": "content_block_start", "index": 0, "content_block": {**block, **empty}}
+    for delta in deltas:
+        yield True, {"type": "content_block_delta", "index": 0, "delta": delta}
+    yield False, {"type": "content_block_stop", "index": 0}
+    end = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
+    yield False, {"type": "message_delta", "delta": end, "usage": whole["usage"]}
+    yield False, {"type": "message_stop"}
+
+
+Way = tuple[Callable[[Answer], Json], Callable[[Answer], Iterator[Event]]]
+CHAT: Way = (chat, chat_events)
+WAYS: dict[str, Way] = {
+    "/v1/completions": (completion, completion_events),
+    "/v1/responses": (response, response_events),
+    "/v1/messages": (message, message_events),
+}
+
+
+def prompt_of(asked: Json) -> str:
+    """All of what is asked, in any protocol."""
+    items = [{"content": asked[key]} for key in ("system", "instructions", "prompt") if asked.get(key)]
+    given = asked.get("messages") or asked.get("input") or []
+    items += [{"content": given}] if isinstance(given, str) else given
+    texts = []
+    for item in items:
+        content = item.get("content", item.get("output", ""))
+        parts = content if isinstance(content, list) else [content]
+        texts += [str(part.get("text", "") if isinstance(part, dict) else part) for part in parts]
+    return " ".join(texts)
+
+
+def call_of(asked: Json) -> tuple[str, str] | None:
+    """The call of the first tool, unless its result is the last that was said."""
+    tools, choice = asked.get("tools"), asked.get("tool_choice")
+    if not tools or choice == "none" or (isinstance(choice, dict) and choice.get("type") == "none"):
+        return None
+    given = asked.get("messages") or asked.get("input") or []
+    last = given[-1] if isinstance(given, list) and given else {}
+    content = last.get("content")
+    results = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    if (
+        last.get("role") == "tool"
+        or last.get("type") == "function_call_output"
+        or any(part.get("type") == "tool_result" for part in results)
+    ):
+        return None
+    tool = tools[0].get("function") or tools[0]
+    schema = tool.get("parameters") or tool.get("input_schema") or {}
+    return str(tool["name"]), json.dumps(sample(schema))
+
+
+def schema_of(asked: Json) -> Json | None:
+    """The schema that the answer has to keep to; an empty one is any object."""
+    form = asked.get("response_format") or (asked.get("text") or {}).get("format") or {}
+    if form.get("type") == "json_object":
+        return {}
+    schema: Json | None = form.get("schema") or (form.get("json_schema") or {}).get("schema")
+    return schema
+
+
+def sample(schema: Json) -> Any:
+    """Something that keeps to it."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema.get("type", "object")
+    if kind == "object":
+        return {name: sample(each) for name, each in (schema.get("properties") or {}).items()}
+    if kind == "array":
+        return [sample(schema.get("items") or {"type": "string"})]
+    return {"string": "w0", "integer": 1, "number": 1.5, "boolean": True}.get(kind)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+
+    @property
+    def at(self) -> str:
+        return urlsplit(self.path).path
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:  # what a real engine refuses in words
             asked = json.loads(raw or b"{}")
-            count = int(asked.get("max_tokens") or 8)
+            limits = ("max_tokens", "max_output_tokens", "max_completion_tokens")
+            count = int(next((asked[name] for name in limits if asked.get(name)), 8))
             if count < 1:
                 raise ValueError("max_tokens must be 1 or more")
         except (ValueError, TypeError, AttributeError) as error:
-            return self.whole(400, {"error": {"message": f"fast engine: {error!r}"}})
+            return self.refuse(400, f"fast engine: {error!r}")
         if self.path == "/crash":
             os._exit(1)
         with SLOTS:
             work(PROMPT_SECONDS)
+            if self.at == "/v1/embeddings":
+                return self.embed(asked)
             return self.complete(asked, count)
 
-    def complete(self, asked: dict[str, Any], count: int) -> None:
+    def refused(self, asked: Json) -> bool:
+        """Whether it has answered with an error, as its mode or its models say."""
         if MODE in ("error", "missing"):
-            return self.whole(500 if MODE == "error" else 404, {"error": {"message": f"fast engine: {MODE}"}})
-        if MODE == "garbage":
-            return self.whole(200, {"hello": "world"})
-        if NAMES and asked.get("model") not in NAMES:
-            return self.whole(404, {"error": {"message": f"model {asked.get('model')!r} not found"}})
+            self.refuse(500 if MODE == "error" else 404, f"fast engine: {MODE}")
+        elif MODE == "garbage":
+            self.whole(200, {"hello": "world"})
+        elif NAMES and asked.get("model") not in NAMES:
+            self.refuse(404, f"model {asked.get('model')!r} not found")
+        else:
+            return False
+        return True
+
+    def embed(self, asked: Json) -> None:
+        if self.refused(asked):
+            return None
+        texts = [asked["input"]] if isinstance(asked["input"], str) else asked["input"]
+        given = sum(len(text.split()) for text in texts)
+        if MODE == "short" and given > 100:
+            return self.refuse(500, "fast engine: EngineDeadError")
+        vectors = [[float(len(text)), float(ord(text[0]))] for text in texts]
+        if MODE in ("zeros", "alike"):
+            vectors = [[0.0, float(MODE == "alike")] for _ in texts]
         model = "other" if MODE == "other" else asked["model"] if NAMES else MODEL
-        base = {"id": "fast", "object": "chat.completion", "created": int(time.time()), "model": model}
+        used = min(given, 100) if MODE == "cuts" else given
+        data = [{"object": "embedding", "index": n, "embedding": each} for n, each in enumerate(vectors)]
+        usage = {"prompt_tokens": used, "total_tokens": used}
+        return self.whole(200, {"object": "list", "model": model, "data": data, "usage": usage})
+
+    def complete(self, asked: Json, count: int) -> None:
+        if self.refused(asked):
+            return None
+        model = "other" if MODE == "other" else asked["model"] if NAMES else MODEL
+        base = {"id": "fast", "created": int(time.time()), "model": model}
         if MODE == "nameless":
             del base["model"]
-        prompt = " ".join(str(each.get("content")) for each in asked.get("messages") or [])
+        prompt = prompt_of(asked)
         given = len(prompt.split())
+        if self.at.endswith("/count_tokens"):
+            return self.whole(200, {"input_tokens": given})
         if MODE == "short" and given > 100:
-            return self.whole(500, {"error": {"message": "fast engine: EngineDeadError"}})
+            return self.refuse(500, "fast engine: EngineDeadError")
         given = {"promptless": 0, "cuts": min(given, 100)}.get(MODE, given)
         words = [] if MODE == "empty" else [f"w{n} " for n in range(count)]
         if MODE == "endless":
@@ -90,40 +363,49 @@ class Handler(BaseHTTPRequestHandler):
         _, told, word = prompt.rpartition("Say only this one word: ")
         if told and MODE not in ("empty", "endless", "deaf"):
             words = [word]
+        call, schema, finish = call_of(asked), schema_of(asked), "length"
+        if call:
+            words, finish = [], "tool_calls"
+        elif schema is not None:
+            words, finish = [json.dumps(sample(schema))], "stop"
         used = 10_000 if MODE == "lying" else len(words) or count
         total = 99 if MODE == "sumless" else given + used
-        usage = {"prompt_tokens": given, "completion_tokens": used, "total_tokens": total}
+        answer = Answer(asked, base, words, call, finish, given, used, total)
+        one, events = WAYS.get(self.at, CHAT)
         if not asked.get("stream"):
             work(3600 if MODE == "hangs" else TOKEN_SECONDS * count)
-            message = {"role": "assistant", "content": "".join(words)}
-            choice = {"index": 0, "message": message, "finish_reason": "length"}
-            return self.whole(200, {**base, "choices": [choice], "usage": usage})
+            return self.whole(200, one(answer))
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        base["object"] = "chat.completion.chunk"
-        for word in words:
-            work(TOKEN_SECONDS)
-            self.event({**base, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
-            if MODE == "hangs":
+        for token, event in events(answer):
+            if token:
+                work(TOKEN_SECONDS)
+            self.event(event)
+            if token and MODE == "hangs":
                 time.sleep(3600)
-            if MODE == "breaks":
+            if token and MODE == "breaks":
                 self.close_connection = True
                 return None
-        self.event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
-        if (asked.get("stream_options") or {}).get("include_usage"):
-            self.event({**base, "choices": [], "usage": usage})
-        self.chunk(b"data: [DONE]\n\n")
+        if "choices" in event:
+            self.chunk(b"data: [DONE]\n\n")
         self.chunk(b"")
         return None
+
+    def refuse(self, status: int, message: str) -> None:
+        """An error in the form of the protocol that was spoken."""
+        error: Json = {"error": {"message": message}}
+        if self.at.startswith("/v1/messages"):
+            error = {"type": "error", "error": {"type": "api_error", "message": message}}
+        self.whole(status, error)
 
     def do_GET(self) -> None:
         self.whole(
             200, {"object": "list", "data": [{"id": name, "object": "model"} for name in NAMES or [MODEL]]}
         )
 
-    def whole(self, status: int, content: dict[str, Any]) -> None:
+    def whole(self, status: int, content: Json) -> None:
         raw = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -131,8 +413,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
 
-    def event(self, content: dict[str, Any]) -> None:
-        self.chunk(b"data: " + json.dumps(content).encode() + b"\n\n")
+    def event(self, content: Json) -> None:
+        name = f"event: {content['type']}\n" if "type" in content else ""
+        self.chunk(f"{name}data: {json.dumps(content)}\n\n".encode())
 
     def chunk(self, raw: bytes) -> None:
         self.wfile.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")

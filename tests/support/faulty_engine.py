@@ -1,12 +1,16 @@
 """A strict engine whose behaviour is exactly known, with at most one fault: the name of a probe. A double.
 
-A token is a word; a prompt costs three more. Text depends on nothing, so that it is the same each time.
+A token is a word; a prompt costs three more. Chats are its own; in other protocols it ends at its limit, as
+the fast engine does. Text depends on nothing, so that it is the same each time.
 """
 
 import itertools
 import json
+import re
 from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
+
+from tests.support import fast_engine
 
 MODEL, CONTEXT = "tiny", 512
 WORDS = [f"w{n:02d}" for n in range(64)]
@@ -25,11 +29,42 @@ class Engine(BaseHTTPRequestHandler):
     count = itertools.count()
 
     def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
         try:
-            self.complete(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path != "/v1/chat/completions":
+                return self.other(raw)
+            self.complete(raw)
         except Refuse as refuse:
             error = {"message": str(refuse), "type": "invalid_request_error", "param": None}
             self.whole(refuse.status, {"error": {**error, "code": refuse.status}})
+
+    def other(self, raw: bytes) -> None:
+        asked = json.loads(raw)
+        if self.path.endswith("/count_tokens"):
+            if self.fault == "count-tokens":
+                raise Refuse(404, "not found")
+            return self.whole(200, {"input_tokens": 4})
+        name, stream = self.path.rsplit("/", 1)[1], asked["stream"]
+        limit = asked.get("max_tokens") or asked["max_output_tokens"]
+        finish = "stop" if self.fault == f"{name}{'-stream' if stream else ''}" else "length"
+        base = {"id": "1", "created": 1, "model": MODEL}
+        answer = fast_engine.Answer(asked, base, WORDS[:limit], None, finish, 10, limit, 10 + limit)
+        one, events = fast_engine.WAYS[self.path]
+        if not stream:
+            return self.whole(200, one(answer))
+        self.begin()
+        for _, event in events(answer):
+            self.event(event)
+        if "choices" in event:
+            self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
+        return None
+
+    def begin(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
 
     def complete(self, raw: bytes) -> None:
         fault = self.fault
@@ -84,6 +119,8 @@ class Engine(BaseHTTPRequestHandler):
             message["tool_calls"] = [{"id": "1", "type": "function", "function": call}]
         if "7421" in prompt and fault != "needle":
             message["content"] = "7421"
+        if len(codes := re.findall(r"The code of the \w+ is (\d+)\.", prompt)) > 1:
+            message["content"] = " ".join(codes[: 3 if fault == "recall" else None])
         usage = {"prompt_tokens": given, "completion_tokens": tokens, "total_tokens": given + tokens}
         if fault == "usage":
             usage["total_tokens"] += 1
@@ -98,10 +135,7 @@ class Engine(BaseHTTPRequestHandler):
         if fault == "stream-fields":
             del base["created"]
         options = asked.get("stream_options") or {}
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
-        self.end_headers()
+        self.begin()
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         deltas += [{"content": f"{word} "} for word in words]
         if calls := message.get("tool_calls"):

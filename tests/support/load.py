@@ -3,12 +3,12 @@
 A status code proves nothing: a stream that was cut ends as HTTP 200 with `[DONE]`. What an answer has to
 be is known exactly here, since the models under test never end by themselves and answer alike at temperature
 0: `finish_reason` is `length`, the usage says as many tokens as were asked for, and a streamed answer has the
-very text of one that came whole. A request that its own client hung up on is none of these, and no loss.
+very text of one that came whole, in the same protocol; others have other words for `length`. A request that
+its own client hung up on is none of these, and no loss.
 """
 
 import asyncio
 import itertools
-import json
 import random
 import threading
 import time
@@ -16,11 +16,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
+import aiohttp
 import openai
+
+from switch.protocols import CHAT, PROTOCOLS, Broken, Protocol, Said
 
 PATIENCE = (-2.3, 0.5)
 """Powers of ten: a client that hangs up does so after 5 ms to 3 s, as often before 0.1 s as after it. So some
 have no byte of their answer, held or not, and some have a part of it."""
+
+
+FAILURES = (
+    *(openai.OpenAIError, aiohttp.ClientError, TimeoutError, Broken),
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError),  # no answer of its protocol
+)
 
 
 @dataclass
@@ -37,6 +46,7 @@ class Outcome:
     tokens: int
     content: str = ""
     aborted: bool = False
+    protocol: str = CHAT.name
 
     @property
     def ended(self) -> float:
@@ -52,7 +62,8 @@ class Outcome:
 class Load:
     """`clients` tasks that ask one thing after another until stopped.
 
-    Every other request is streamed, and its length goes through `max_tokens`. Used as a context manager
+    Every other request is streamed, its length goes through `max_tokens`, and its protocol through
+    `protocols`. Chat is asked by OpenAI's own client, and the others as bytes. Used as a context manager
     around what is to be survived. No client retries: the endpoint must hold.
     """
 
@@ -66,6 +77,7 @@ class Load:
     """Seconds that a client thinks between two requests."""
     aborts: int = 0
     """Of so many requests of a client, one is hung up on by it, unless it is answered sooner; 0: of none."""
+    protocols: Sequence[str] = (CHAT.name,)
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __enter__(self) -> "Load":
@@ -82,6 +94,11 @@ class Load:
     ) -> None:
         self._stop.set()
         self._thread.join()
+
+    @property
+    def round(self) -> int:
+        """After so many answers each client has had every kind of them once, if all are equally fast."""
+        return self.clients * 2 * len(self.max_tokens) * len(self.protocols)
 
     @property
     def bad(self) -> list[Outcome]:
@@ -116,16 +133,31 @@ class Load:
         return f"{counts}, longest {self.longest:.1f} s {problems}".strip()
 
     async def _run(self) -> None:
-        client = openai.AsyncOpenAI(
-            base_url=self.endpoint, api_key=self.api_key, max_retries=0, timeout=self.timeout
+        chat = openai.AsyncOpenAI(
+            base_url=self.endpoint,
+            api_key=self.api_key,
+            max_retries=0,
+            timeout=self.timeout,
         )
-        async with client:
-            await asyncio.gather(*(self._client(client, number) for number in range(self.clients)))
+        raw = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {self.api_key}"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_read=self.timeout),
+            connector=aiohttp.TCPConnector(limit=0),
+        )
+        async with chat, raw:
+            await asyncio.gather(*(self._client(chat, raw, number) for number in range(self.clients)))
 
-    async def _client(self, client: openai.AsyncOpenAI, number: int) -> None:
-        kinds = itertools.cycle([(streamed, n) for n in self.max_tokens for streamed in (True, False)])
+    async def _client(self, chat: openai.AsyncOpenAI, raw: aiohttp.ClientSession, number: int) -> None:
+        kinds = itertools.cycle(
+            [
+                (s, n, PROTOCOLS[name])
+                for n in self.max_tokens
+                for s in (True, False)
+                for name in self.protocols
+            ]
+        )
         chance = random.Random(number)
-        for streamed, tokens in itertools.islice(kinds, number, None):
+        for streamed, tokens, protocol in itertools.islice(kinds, number, None):
             if self._stop.is_set():
                 return
             aborts = self.aborts and chance.randrange(self.aborts) == 0
@@ -133,14 +165,19 @@ class Load:
             began, problem, aborted, pieces = time.monotonic(), None, False, list[str]()
             try:
                 async with asyncio.timeout(patience):
-                    problem = await (self._stream if streamed else self._whole)(client, tokens, pieces)
-            except TimeoutError:
-                aborted = True
-            except (openai.OpenAIError, json.JSONDecodeError) as error:
-                problem = f"{'cut: ' if pieces else ''}{type(error).__name__}: {error}"[:200]
+                    if protocol is CHAT:
+                        problem = await (self._stream if streamed else self._whole)(chat, tokens, pieces)
+                    else:
+                        problem = await self._other(raw, protocol, tokens, pieces, streamed=streamed)
+            except FAILURES as error:
+                aborted = type(error) is TimeoutError and patience is not None
+                cut = "cut: " if pieces else ""
+                problem = None if aborted else f"{cut}{type(error).__name__}: {error}"[:200]
             took = time.monotonic() - began
-            outcome = Outcome(began, took, streamed, problem, tokens, "".join(pieces), aborted)
-            self.outcomes.append(outcome)
+            text = "".join(pieces)
+            self.outcomes.append(
+                Outcome(began, took, streamed, problem, tokens, text, aborted, protocol.name)
+            )
             await asyncio.sleep(self.pause)
 
     async def _whole(self, client: openai.AsyncOpenAI, tokens: int, pieces: list[str]) -> str | None:
@@ -177,9 +214,40 @@ class Load:
                     finish = choice.finish_reason or finish
         return _judge(pieces, finish, used, tokens)
 
+    async def _other(
+        self,
+        raw: aiohttp.ClientSession,
+        protocol: Protocol,
+        tokens: int,
+        pieces: list[str],
+        *,
+        streamed: bool,
+    ) -> str | None:
+        """The same of an answer in any protocol."""
+        url = self.endpoint.removesuffix("/v1") + protocol.path
+        ask = protocol.ask(self.model, "Count.", max_tokens=tokens, stream=streamed)
+        async with raw.post(url, json=ask) as answer:
+            if answer.status != 200:
+                return f"HTTP {answer.status}: {await answer.text()}"[:200]
+            if not streamed:
+                said = protocol.read(await answer.json(content_type=None))
+            else:
+                said = Said()
+                pieces.append("")
+                async for line in answer.content:
+                    if line.startswith(b"data:"):
+                        protocol.hear(said, line.removeprefix(b"data:").strip())
+                        pieces[0] = said.content
+                if not said.ended:
+                    return "cut: the stream has no end"
+        pieces[:] = [said.content]
+        return _judge(pieces, said.finish, said.tokens, tokens, protocol)
 
-def _judge(pieces: Sequence[str], finish: str | None, used: int | None, tokens: int) -> str | None:
-    if finish != "length":
+
+def _judge(
+    pieces: Sequence[str], finish: str | None, used: int | None, tokens: int, protocol: Protocol = CHAT
+) -> str | None:
+    if finish not in protocol.limit:
         return f"cut: finish_reason is {finish}"
     if used != tokens:
         return f"cut: {used} tokens of {tokens}"
@@ -193,13 +261,15 @@ def bad(outcomes: Iterable[Outcome], texts: Iterable[Outcome] | None = None) -> 
     """
     outcomes = list(outcomes)
     known = {
-        (each.tokens, each.content)
+        (each.protocol, each.tokens, each.content)
         for each in (outcomes if texts is None else texts)
         if not (each.streamed or each.aborted or each.problem)
     }
     judged = [
         replace(each, problem="cut: its text is that of no whole answer")
-        if each.streamed and not (each.aborted or each.problem) and (each.tokens, each.content) not in known
+        if each.streamed
+        and not (each.aborted or each.problem)
+        and (each.protocol, each.tokens, each.content) not in known
         else each
         for each in outcomes
     ]

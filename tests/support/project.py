@@ -20,7 +20,10 @@ from stacks.settings import PROJECT
 from tools import environment
 from tools.environment import ROOT
 
-SOURCES = ("__main__.py", "Pulumi.yaml", "components", "parity", "proxy", "stacks", "switch", "offline")
+SOURCES = (
+    *("__main__.py", "Pulumi.yaml"),
+    *("components", "monitor", "parity", "proxy", "stacks", "switch", "offline"),
+)
 
 TEAM = {
     **{

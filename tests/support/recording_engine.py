@@ -10,10 +10,10 @@ answer is was posted to `/script` before. It needs nothing but Python's standard
     DELETE /recorded     forgets them, so that large bodies don't fill the memory; numbers go on
     GET /health          200
 
-Everything else is recorded. If nothing else was told, a request gets a valid chat completion; a stream of
-five pieces if its body is JSON with `"stream": true`, and one more with the usage only if it asks for
-`stream_options.include_usage`; an embedding at `/v1/embeddings`; the models at `GET /v1/models`; 404 for any
-other GET.
+Everything else is recorded. If nothing else was told, a request gets a valid answer of its path's protocol
+(completions, responses, messages and its `count_tokens`, embeddings; a chat anywhere else); a stream of five
+pieces if its body is JSON with `"stream": true`, of chat and completions with one more with the usage only if
+it asks for `stream_options.include_usage`; the models at `GET /v1/models`; 404 for any other GET.
 
 It is as strict as an engine: a body that is shorter than announced, or both a length and chunks, is a 400;
 silent connections are closed after `--idle` seconds; and a client that closes its side, or only its half, has
@@ -211,22 +211,72 @@ class Engine:
             vector = {"object": "embedding", "index": 0, "embedding": [0.25, 0.5]}
             usage = {"prompt_tokens": 7, "total_tokens": 7}
             return _json(200, {"object": "list", "model": self.model, "data": [vector], "usage": usage})
+        if path == "/v1/messages/count_tokens":
+            return _json(200, {"input_tokens": USAGE["prompt_tokens"]})
+        if path in ("/v1/responses", "/v1/messages"):
+            whole, events = self._response() if path == "/v1/responses" else self._message()
+            if asked.get("stream") is not True:
+                return _json(200, whole)
+            said = (f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+            parts = tuple((0.0, each.encode()) for each in said)
+            return Script(headers=STREAM_HEADERS, framing="chunked", parts=parts)
+        chat = path != "/v1/completions"
         if asked.get("stream") is True:
             options = asked.get("stream_options")
             usage_too = isinstance(options, dict) and options.get("include_usage") is True
-            return Script(headers=STREAM_HEADERS, framing="chunked", parts=self._stream(usage_too))
+            return Script(headers=STREAM_HEADERS, framing="chunked", parts=self._stream(usage_too, chat))
         message = {"role": "assistant", "content": "".join(PIECES)}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return _json(200, self._completion("chat.completion", [choice]) | {"usage": USAGE})
+        text: Json = {"message": message} if chat else {"text": "".join(PIECES)}
+        choice = {"index": 0, **text, "finish_reason": "stop"}
+        kind = "chat.completion" if chat else "text_completion"
+        return _json(200, self._completion(kind, [choice]) | {"usage": USAGE})
 
-    def _stream(self, usage_too: bool) -> tuple[tuple[float, bytes], ...]:
-        chunks = []
+    def _response(self) -> tuple[Json, list[Json]]:
+        text = {"type": "output_text", "text": "".join(PIECES), "annotations": []}
+        item = {
+            "type": "message",
+            "id": "msg_1",
+            "status": "completed",
+            "role": "assistant",
+            "content": [text],
+        }
+        used = dict(zip(("input_tokens", "output_tokens", "total_tokens"), USAGE.values(), strict=True))
+        begun: Json = {"id": "resp_1", "object": "response", "created_at": int(time.time())}
+        begun |= {"model": self.model, "status": "in_progress", "output": [], "usage": None}
+        whole = {**begun, "status": "completed", "output": [item], "usage": used}
+        place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+        events: list[Json] = [
+            {"type": "response.created", "response": begun},
+            *({"type": "response.output_text.delta", **place, "delta": piece} for piece in PIECES),
+            {"type": "response.completed", "response": whole},
+        ]
+        return whole, [{**event, "sequence_number": n} for n, event in enumerate(events)]
+
+    def _message(self) -> tuple[Json, list[Json]]:
+        given, used, _ = USAGE.values()
+        begun: Json = {"id": "msg_1", "type": "message", "role": "assistant", "model": self.model}
+        begun |= {"content": [], "stop_reason": None, "usage": {"input_tokens": given, "output_tokens": 0}}
+        usage = {"input_tokens": given, "output_tokens": used}
+        content = [{"type": "text", "text": "".join(PIECES)}]
+        whole = {**begun, "content": content, "stop_reason": "end_turn", "usage": usage}
+        deltas = [{"type": "text_delta", "text": piece} for piece in PIECES]
+        return whole, [
+            {"type": "message_start", "message": begun},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage},
+            {"type": "message_stop"},
+        ]
+
+    def _stream(self, usage_too: bool, chat: bool = True) -> tuple[tuple[float, bytes], ...]:
+        chunks, kind = [], "chat.completion.chunk" if chat else "text_completion"
         for number, piece in enumerate(PIECES, start=1):
             end = "stop" if number == len(PIECES) else None
-            choice = {"index": 0, "delta": {"role": "assistant", "content": piece}, "finish_reason": end}
-            chunks.append(self._completion("chat.completion.chunk", [choice]))
+            text: Json = {"delta": {"role": "assistant", "content": piece}} if chat else {"text": piece}
+            chunks.append(self._completion(kind, [{"index": 0, **text, "finish_reason": end}]))
         if usage_too:
-            chunks.append(self._completion("chat.completion.chunk", []) | {"usage": USAGE})
+            chunks.append(self._completion(kind, []) | {"usage": USAGE})
         events = [*map(json.dumps, chunks), "[DONE]"]
         return tuple((0.0, f"data: {event}\n\n".encode()) for event in events)
 

@@ -32,6 +32,8 @@ from tests.support.project import docker, free_port
 from tools.environment import ROOT
 
 MODEL = "tiny"
+CONTEXT = 1024
+"""Of both engines, in tokens."""
 MAX_BODY = 16 * 2**20
 HOLD_SECONDS = 30
 DOMAIN = "edge.test"
@@ -103,7 +105,7 @@ class Way:
         self.live = self.folder / "live"
         self.live.mkdir(mode=0o755)
         model = catalogue.MODELS["tiny"]
-        load = Load(model=model, context=1024, parallel=both(4), gpu=None)
+        load = Load(model=model, context=CONTEXT, parallel=both(4), gpu=None)
         self.specs = {kind: engines.build(kind, load, name=self.name) for kind in self.kinds}
         self.engine: EngineKind = self.kinds[0]
         self.port, self.ports = free_port(), dict[str, int]()

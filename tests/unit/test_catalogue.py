@@ -31,6 +31,22 @@ EIGHT = {
 """As published for Qwen3-8B, and AWQ as Qwen's own repositories have it."""
 
 
+EMBEDDING = {
+    "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151669,
+    "tie_word_embeddings": True, "max_position_embeddings": 32768,
+}  # fmt: skip
+"""As published for Qwen3-Embedding-0.6B."""
+
+FOUR = {
+    "model_type": "qwen3", "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+    "tie_word_embeddings": True, "max_position_embeddings": 262144, "attention_bias": False,
+    "sliding_window": None, "use_sliding_window": False,
+}  # fmt: skip
+"""As published for Qwen3-4B-Instruct-2507."""
+
+
 def answers(**given: str) -> tool.Ask:
     return lambda variable, question: given[variable]
 
@@ -77,6 +93,25 @@ def test_every_model_of_today_has_both_engines_and_its_published_numbers() -> No
         assert model.tools and model.tools.vllm_parser == "hermes"
 
 
+def test_newer_models_have_the_numbers_that_are_published_of_them() -> None:
+    computed = tool.numbers(EMBEDDING)
+    assert computed["parameters"] == 595_776_512, "as keras-hub says"
+    there = MODELS["qwen3-embedding-0.6b"]
+    assert computed == {key: getattr(there, key) for key in computed} and there.embeds
+    computed, there = tool.numbers(FOUR), MODELS["qwen3-4b-instruct-2507"]
+    assert computed == {key: getattr(there, key) for key in computed}
+    coder, base = MODELS["deepcoder-14b"], MODELS["qwen-2.5-coder-14b"]
+    assert coder.parameters == base.parameters and coder.max_context == 4 * base.max_context
+    for model in (there, coder, MODELS["qwen3-embedding-0.6b"]):
+        load = Load(model=model, context=8192, gpu=GPUS["t4"])
+        assert all(engine_sum(kind, load).total <= GPUS["t4"].usable for kind in KINDS)
+
+
+def test_ollama_embeds_for_one_request_at_a_time_and_vllm_for_many() -> None:
+    load = Load(model=MODELS["qwen3-embedding-0.6b"], context=8192, gpu=GPUS["t4"])
+    assert engine_sum("ollama", load).requests == 1 and engine_sum("vllm", load).requests > 16
+
+
 def test_mistrals_own_window_counts_although_nothing_says_that_it_is_used() -> None:
     assert "window of 4096" in tool.refused({"model_type": "mistral", "sliding_window": 4096})
     assert not tool.refused({"model_type": "mistral", "sliding_window": None})
@@ -120,6 +155,7 @@ def test_an_entry_is_a_few_lines_and_serves(tmp_path: Path) -> None:
         ('quantization = "q8_0"', 'quantization = "q4_k_m"', "ollama has q4_k_m twice"),
         ('quantization = "q8_0"', 'quantization = "q9"', "ollama: q9 is unknown"),
         ('revision = "main", ', "", "models.qwen-2.5-coder-0.5b.vllm lacks `revision`"),
+        ("layers = 24\n", "layers = 24\nembeds = true\n", "embeds answers no chat, and calls no tools"),
         ("[models", "[[models", "it is no TOML"),
     ],
 )

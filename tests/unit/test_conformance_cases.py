@@ -5,7 +5,9 @@ import re
 
 import pytest
 
-from tests.conformance.generate import Case, cases
+from proxy import adaptations, reading
+from proxy.protocols import CHAT, ENGINES
+from tests.conformance.generate import LIMITS, Case, cases, edited, for_ollama
 
 MODEL = "qwen-2.5-coder-7b"
 CASES = cases(MODEL)
@@ -77,6 +79,35 @@ def test_a_case_is_what_it_says(case: Case) -> None:
         assert case.model_at is not None
         start, end = case.model_at
         assert json.loads(case.body[start:end]) == MODEL
+
+
+@pytest.mark.parametrize("path", [path for path in ENGINES if path != CHAT])
+def test_each_case_of_another_protocol_is_what_it_says(path: str) -> None:
+    found = cases(MODEL, path)
+    assert sum(case.expected == "carried" for case in found) > 100
+    for case in found:
+        assert read(case.body) == (case.expected, case.field), case.name
+
+
+@pytest.mark.parametrize("path", ENGINES)
+def test_what_ollama_gets_otherwise_is_a_limit_and_nothing_else(path: str) -> None:
+    """Said by the cases and by the proxy's own table, which know nothing of each other."""
+    changed = set()
+    for case in cases(MODEL, path):
+        if case.expected == "carried":
+            edits = for_ollama(case, path, 1024)
+            expected = edited(case.body, edits)
+            read_ = reading.read(case.body)
+            for kind in ("ollama", "vllm"):
+                assert adaptations.refused(case.body, read_, path, kind) is None, case.name
+            got = adaptations.body(case.body, read_, path, "ollama", MODEL, 1024)
+            assert got == expected, case.name
+            changed |= {case.name} if got != case.body else set()
+            if len(got) > 2**16:
+                continue
+            beside = {LIMITS[path][0]: None} if edits else {}
+            assert dict(members(got) or ()) | beside == dict(members(case.body) or ()) | beside, case.name
+    assert (len(changed) > 1) is (path in LIMITS), changed
 
 
 def test_there_are_many_and_all_are_different() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.pins import EDGE, GATEWAY, OLLAMA, SWITCH, VLLM_CPU
+from components.pins import EDGE, GATEWAY, MONITOR, OLLAMA, SWITCH, VLLM_CPU
 from offline import images
 from offline.steps import StepFailed
 
@@ -135,6 +135,8 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     assert f"\nvllm-cpu=={VLLM_CPU.version} \\\n" in text("vllm-cpu.txt")
     assert f"github.com/caddyserver/caddy/v2 v{EDGE.version} " in text("go/caddy/go.mod")
     assert f"github.com/ollama/ollama v{OLLAMA.version} " in text("go/ollama/go.mod")
+    for pin in MONITOR:
+        assert f"github.com/VictoriaMetrics/VictoriaMetrics v{pin.version} " in text("go/victoria/go.mod")
     for name in ("tensorzero.txt", "vllm-cpu.txt", "miniaudio.txt"):
         package = r"[\w.-]+==[\w.+]+( ; [^\\\n]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
         assert re.fullmatch(f"({package})+", text(name)), "each is pinned, and by hash"

@@ -16,6 +16,7 @@ BUILDS = [
     tools.CLI,
     tools.LANGUAGE_HOST,
     tools.ACTIONLINT,
+    tools.VMALERT_TOOL,
     tools.DOCKERD,
     tools.DOCKER_PROXY,
     *tools.PLUGINS.values(),

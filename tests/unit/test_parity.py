@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from offline.steps import StepFailed
-from parity.probes import PATH, PROBES, Reply, Subject, chosen, run
+from parity.probes import PROBES, Reply, Subject, chosen, run
 from parity.table import differences, markdown, problem, read, table
 from stacks.blueprint import Blueprint, blueprint
 from stacks.parity import no_flip
@@ -40,8 +40,8 @@ def port() -> Iterator[int]:
 
 
 def found(port: int) -> dict[str, str]:
-    def send(body: str) -> Reply:
-        return exchange({"container": "127.0.0.1", "port": port, "path": PATH, "body": body, "timeout": 10})
+    def send(path: str, body: str) -> Reply:
+        return exchange({"container": "127.0.0.1", "port": port, "path": path, "body": body, "timeout": 10})
 
     return {probe.name: run(probe, SUBJECT, send) for probe in chosen(able=True)}
 
@@ -80,12 +80,20 @@ def test_a_good_engine_does_in_each_probe_what_openai_says(good: dict[str, str])
         "tool-result-stream": "HTTP 200, a whole stream",
         "tool-argument": "calls weather with the right argument",
         "needle": "found",
+        "recall": "5 of 5 right",
         "temperature-zero": "the same text each time",
         "unknown-model": refused.replace("400", "404"),
         "empty-messages": refused,
         "wrong-type": refused,
         "malformed-json": refused,
         "negative-max-tokens": refused,
+        "completions": "length",
+        "completions-stream": "length",
+        "responses": "incomplete",
+        "responses-stream": "incomplete",
+        "messages": "max_tokens",
+        "messages-stream": "max_tokens",
+        "count-tokens": "counts",
     }
 
 
@@ -103,7 +111,20 @@ def test_an_engine_that_does_not_answer_is_a_difference_in_everything(good: dict
 
 def test_a_model_that_is_not_able_is_not_asked_for_meaning() -> None:
     left = {probe.name for probe in chosen(able=True)} - {probe.name for probe in chosen(able=False)}
-    assert left == {"needle", "tool-argument"}
+    assert left == {"needle", "recall", "tool-argument"}
+
+
+def test_the_table_says_which_kv_cache_each_engine_had(good: dict[str, str]) -> None:
+    settings = from_values("local", {**BASE, "vllmFlags": ["--kv-cache-dtype int8_per_token_head"]}, ROOT)
+    types: dict[str, str] = {spec.kind: spec.kv_cache for spec in blueprint(settings).specs}
+    assert types == {"ollama": "16 bits", "vllm": "int8_per_token_head"}
+    assert {spec.kv_cache for spec in blueprint(from_values("local", BASE, ROOT)).specs} == {"16 bits"}
+    engines = {kind: {**ENGINES[kind], "kv_cache": said} for kind, said in types.items()}
+    worse = {**good, "recall": "3 of 5 right"}
+    text = markdown(table("tiny", engines, {"ollama": good, "vllm": worse}), ())
+    assert "(`ollama-1`, KV cache: 16 bits) and vllm 1 (`vllm-1`, KV cache: int8_per_token_head)" in text
+    assert "| 5 of 5 right | 3 of 5 right | **no** |" in text
+    assert "KV cache:" not in markdown(table("tiny", ENGINES, {"ollama": good, "vllm": good}), ())
 
 
 def test_a_stack_that_demands_parity_is_told_what_is_wrong_and_what_to_type(good: dict[str, str]) -> None:

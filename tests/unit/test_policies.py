@@ -28,6 +28,7 @@ GOOD: dict[str, Any] = {
     "rootBlockDevice": {"encrypted": True},
 }
 EDGE = [{"label": "changeover.role", "value": "edge"}]
+MONITOR = [{"label": "changeover.role", "value": "monitor"}]
 
 
 def broken(*resources: Resource, stack: str = "dev", keys: bool = False) -> set[str]:
@@ -46,6 +47,7 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         of(COMMAND, environment={"DRIVER": "580"}),
         of(CONTAINER, command=["serve", "--dtype", "half"], networkMode="bridge", publishAllPorts=False),
         of(CONTAINER, labels=EDGE, ports=[{"external": 443, "ip": "0.0.0.0"}]),
+        of(CONTAINER, labels=MONITOR, ports=[{"external": 8428, "ip": "127.0.0.1"}]),
         of(SECURITY_GROUPS[0], ingress=[{"fromPort": 443, "toPort": 443, "cidrBlocks": ["0.0.0.0/0"]}]),
         of(SECURITY_GROUPS[0], ingress=[{"fromPort": 22, "toPort": 22, "cidrBlocks": ["10.0.0.0/8"]}]),
     ]
@@ -62,6 +64,10 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         ("images have the digest that is known", of(IMAGE, name="registry:5000/ollama:0.17.4")),
         ("only the edge publishes a port", of(CONTAINER, ports=[{"external": 8000, "ip": "127.0.0.1"}])),
         ("only the edge publishes a port", of(CONTAINER, publishAllPorts=True)),
+        (
+            "only the edge publishes a port",
+            of(CONTAINER, labels=MONITOR, ports=[{"external": 8428, "ip": "0.0.0.0"}]),
+        ),
         ("only the edge publishes a port", of(CONTAINER, networkMode="host")),
         (
             "SSH is not open",

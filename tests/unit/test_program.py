@@ -132,6 +132,70 @@ def test_a_review_reads_in_a_step_what_the_engine_takes_of_what_proxy_and_edge_l
         assert (what, need, found) == ("RAM", 1.01, there)
 
 
+def test_a_monitor_is_two_containers_beside_the_stack_and_only_its_own_host_reaches_its_page(
+    recorder: Recorder,
+) -> None:
+    build(settings(monitor=True, monitorPort=9428, alertReceiver="http://alerts.example.com:9093"))
+    containers = recorder.of("Container")
+    store, alerts = containers["changeover-local-monitor"], containers["changeover-local-alerts"]
+    assert store["ports"] == [{"external": 9428.0, "internal": 8428.0, "ip": "127.0.0.1"}]
+    assert not alerts.get("ports")
+    assert "-retentionPeriod=90d" in store["command"] and "-http.disableCORS" in store["command"]
+    assert "-notifier.url=http://alerts.example.com:9093" in alerts["command"]
+    assert not any("blackhole" in word for word in alerts["command"])
+    mounts = {each["containerPath"]: each for each in store["volumes"]}
+    assert mounts["/config"]["readOnly"] and not mounts["/history"].get("readOnly")
+    for name in ("changeover-local-monitor", "changeover-local-alerts"):
+        assert recorder.options("Container", name).deleteBeforeReplace is True
+
+
+def test_nothing_that_serves_waits_for_a_monitor_and_a_destroy_begins_with_the_guard(
+    recorder: Recorder,
+) -> None:
+    build(settings(monitor=True))
+    parts = ("monitor", "changeover-local-monitor", "changeover-local-alerts")
+    waiting = set()
+    for each in recorder.requests:
+        waits = {urn.rsplit("::", 1)[1] for urn in each.dependencies}
+        if not each.name.startswith(parts) and [name for name in waits if name.startswith(parts)]:
+            waiting.add(each.name)
+    assert waiting == {"guard"}
+    (files,) = [each for name, each in requests(recorder, "Command") if name == "monitor-files"]
+    assert any(urn.endswith("::edge-configuration") for urn in files.dependencies)
+
+
+def test_a_flip_with_a_monitor_changes_what_one_without_changes() -> None:
+    seen: list[dict[str, Any]] = []
+    for engine in ("ollama", "vllm"):
+        recorder = Recorder.start("local")
+        build(settings(engine=engine, monitor=True))
+        seen.append({f"{each.typ}::{each.name}": each.inputs for each in recorder.resources})
+    before, after = seen
+    assert before.keys() == after.keys()
+    changed = {name.rsplit("::", 1)[1] for name in before if before[name] != after[name]}
+    assert changed == {"prepare-step", "changeover-local-gateway", "commit-step"}
+
+
+def test_without_a_monitor_nothing_of_one_is_there() -> None:
+    seen: list[set[str]] = []
+    for monitor in (False, True):
+        recorder = Recorder.start("local")
+        build(settings(monitor=monitor))
+        seen.append({each.name for each in recorder.resources})
+    without, there = seen
+    assert without < there
+    assert sorted(there - without) == [
+        "changeover-local-alerts",
+        "changeover-local-monitor",
+        "monitor",
+        "monitor-alerts-image",
+        "monitor-config",
+        "monitor-files",
+        "monitor-history",
+        "monitor-store-image",
+    ]
+
+
 def test_the_gateway_may_drain_as_long_as_a_flip_waits(recorder: Recorder) -> None:
     build(settings(drainSeconds=77))
     assert recorder.of("Container")["changeover-local-gateway"]["destroyGraceSeconds"] == 77

@@ -11,7 +11,7 @@ import pytest
 from proxy.admission import PACE_SECONDS, Admission, Dropped
 from proxy.route import Engine, Gateway, Keys, Limits, Route, parse, parse_keys
 
-ENGINE = Engine("vllm-00000001", "vllm", "stack-vllm-00000001-a", 8000, "tiny", 2)
+ENGINE = Engine("vllm-00000001", "vllm", "stack-vllm-00000001-a", 8000, "tiny", 2, 1024)
 OPEN = Route(1, False, ENGINE, None, "tiny")
 
 
@@ -178,6 +178,7 @@ kind = "vllm"
 port = 8000
 model = "tiny"
 at_a_time = 2
+context = 1024
 
 [gateway]
 kind = "tensorzero"
@@ -221,6 +222,12 @@ def test_nobody_is_let_in_where_the_file_does_not_name_an_engine_that_serves(
     changed: dict[str, object],
 ) -> None:
     assert not parse(json.dumps({**FILE, **changed}).encode()).open
+
+
+def test_a_routing_of_before_says_no_context() -> None:
+    before = ROUTING.replace("context = 1024\n", "")
+    engine = parse(json.dumps({**FILE, "routing": before}).encode()).engine
+    assert engine == replace(ENGINE, context=None)
 
 
 def test_a_routing_without_a_gateway_needs_none() -> None:

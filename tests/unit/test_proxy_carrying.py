@@ -10,16 +10,18 @@ import pytest
 from proxy import adaptations, answers, gateway
 from proxy.adaptations import adds_usage, body, headers_back, headers_in, renamed
 from proxy.answers import Events, Usage
-from proxy.protocols import CHAT
-from proxy.reading import read
+from proxy.protocols import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES
+from proxy.reading import members, read
+
+CONTEXT = 1024
 
 
 def sent(raw: bytes, kind: str, model: str = "tiny", path: str = CHAT) -> bytes:
-    return body(raw, read(raw), path, kind, model)
+    return body(raw, read(raw), path, kind, model, CONTEXT)
 
 
 def test_a_body_is_carried_as_it_is() -> None:
-    raw = b' { "model" : "tiny", "n": 1.0, "n": 1e400, "stop": "\\u0061" }\n'
+    raw = b' { "model" : "tiny", "n": 1.0, "n": 1e400, "stop": "\\u0061", "max_tokens" : 7 }\n'
     for kind in ("ollama", "vllm"):
         assert sent(raw, kind) is raw
 
@@ -35,11 +37,6 @@ WANTED: Fields = {"stream_options": {"include_usage": True}}
 
 ROWS: list[tuple[str, Fields, Fields | None, Fields | None]] = [
     # what a client sends, and what is to be in it for Ollama and for vLLM; None: nothing is changed
-    ("today's limit", {"max_completion_tokens": 5}, {"max_tokens": 5}, None),
-    ("both limits", {"max_completion_tokens": 5, "max_tokens": 7}, None, None),
-    ("a limit beside none", {"max_completion_tokens": 5, "max_tokens": None}, {"max_tokens": 5}, None),
-    ("no limit", {"max_completion_tokens": None}, None, None),
-    ("no limit at all", {"max_completion_tokens": None, "max_tokens": None}, None, None),
     ("a stream", {"stream": True}, WANTED, WANTED),
     (
         "a stream with null",
@@ -77,6 +74,7 @@ ROWS: list[tuple[str, Fields, Fields | None, Fields | None]] = [
 def test_each_row_of_the_table_adds_what_it_says_and_no_more(
     fields: Fields, ollama: Fields | None, vllm: Fields | None, last: bool
 ) -> None:
+    fields = {"max_tokens": 7, **fields}
     whole = {**fields, "model": "tiny"} if last else {"model": "tiny", **fields}
     raw = json.dumps(whole).encode()
     for kind, added in (("ollama", ollama), ("vllm", vllm)):
@@ -85,6 +83,79 @@ def test_each_row_of_the_table_adds_what_it_says_and_no_more(
         assert (sent(raw, kind) is raw) == (added is None)
         assert sent(raw, kind, path="/v1/embeddings") is raw
     assert adds_usage(raw, read(raw)) is bool(vllm)
+
+
+ENDLESS: tuple[Any, ...] = (None, -1, -(10**18), 0, CONTEXT + 1, 2**63 - 1)
+LEFT: tuple[Any, ...] = (1, CONTEXT, 7.0, 1e300, "7", True, [], 2**63, -(10**30))
+ENDS: list[tuple[Fields, Fields]] = [
+    # what a client sends, and what Ollama gets beside it or in its place; nothing: it gets the client's bytes
+    ({}, {"max_tokens": CONTEXT}),
+    *[({"max_tokens": value}, {"max_tokens": CONTEXT}) for value in ENDLESS],
+    *[({"max_tokens": value}, {}) for value in LEFT],
+]
+CHATS: list[tuple[Fields, Fields]] = [
+    ({"max_completion_tokens": 5}, {"max_tokens": 5}),
+    ({"max_completion_tokens": 5, "max_tokens": 7}, {}),
+    ({"max_completion_tokens": 5, "max_tokens": None}, {"max_tokens": 5}),
+    ({"max_completion_tokens": 5, "max_tokens": -1}, {"max_tokens": CONTEXT}),
+    ({"max_completion_tokens": None}, {"max_tokens": CONTEXT}),
+    ({"max_completion_tokens": None, "max_tokens": None}, {"max_tokens": CONTEXT}),
+    ({"max_completion_tokens": -1}, {"max_tokens": CONTEXT}),
+    ({"max_completion_tokens": 10**6}, {"max_tokens": CONTEXT}),
+    ({"max_completion_tokens": 64.0}, {"max_tokens": 64.0}),
+    ({"max_output_tokens": 5}, {"max_tokens": CONTEXT}),
+]
+
+
+def renamed_to(name: str, fields: Fields) -> Fields:
+    return {name if each == "max_tokens" else each: value for each, value in fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "added"),
+    [
+        *[(CHAT, *row) for row in (*ENDS, *CHATS)],
+        *[(COMPLETIONS, *row) for row in ENDS],
+        (COMPLETIONS, {"max_completion_tokens": 5}, {"max_tokens": CONTEXT}),
+        *[
+            (RESPONSES, renamed_to("max_output_tokens", fields), renamed_to("max_output_tokens", added))
+            for fields, added in ENDS
+        ],
+        (RESPONSES, {"max_tokens": 5}, {"max_output_tokens": CONTEXT}),
+        # it has to be there, and positive: Ollama refuses the rest by itself
+        *[(MESSAGES, {"max_tokens": end}, {"max_tokens": CONTEXT}) for end in (CONTEXT + 1, 10**18)],
+        *[(MESSAGES, {"max_tokens": end}, {}) for end in (1, CONTEXT, 0, -1, None, "7", 7.0, 2**63)],
+        (MESSAGES, {}, {}),
+        *[(path, {"max_tokens": end}, {}) for path in (COUNT_TOKENS, EMBEDDINGS) for end in (-1, None)],
+    ],
+)
+def test_no_answer_of_ollama_is_longer_than_the_context(path: str, fields: Fields, added: Fields) -> None:
+    for whole in ({"model": "tiny", **fields}, {**fields, "model": "tiny"}):
+        raw = json.dumps(whole).encode()
+        got = sent(raw, "ollama", path=path)
+        assert json.loads(got) == {**whole, **added} and (got is raw) == (not added)
+        ((_, (start, end)),) = [each for each in members(got, 0) if each[0] == "model"]
+        assert got[start:end] == b'"tiny"'
+        assert sent(raw, "vllm", path=path) is raw
+        assert body(raw, read(raw), path, "vllm", "tiny", None) is raw
+
+
+def test_of_a_limit_that_comes_twice_the_last_one_counts_and_the_rest_stays() -> None:
+    raw = b'{"max_tokens" : 3 , "model":"tiny","x":{"max_tokens":-1},"max_tokens":\t-1 }'
+    assert sent(raw, "ollama") == raw[: -len(b"-1 }")] + b"1024 }"
+    good = b'{"max_tokens":-1,"model":"tiny","max_tokens":3}'
+    assert sent(good, "ollama") is good
+
+
+def test_of_an_engine_whose_context_is_not_known_only_the_fields_name_is_adapted() -> None:
+    for fields, expected in (
+        ({"max_completion_tokens": 5}, {"max_tokens": 5}),
+        ({}, {}),
+        ({"max_tokens": -1}, {}),
+    ):
+        whole = {"model": "tiny", **fields}
+        raw = json.dumps(whole).encode()
+        assert json.loads(body(raw, read(raw), CHAT, "ollama", "tiny", None)) == {**whole, **expected}
 
 
 def test_every_row_says_its_reason_and_a_known_engine() -> None:

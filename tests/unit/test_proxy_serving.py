@@ -53,6 +53,8 @@ class Bench:
     limits: dict[str, int] = field(default_factory=dict)
     origins: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    model: str = "tiny"
+    kind: str = "vllm"
 
     def write(self, name: str, content: str) -> None:
         new = self.live / "new"
@@ -67,12 +69,12 @@ class Bench:
         self.number += 1
         limits = {"hold_seconds": 20, "first_token_seconds": 10, "answer_seconds": 20, "request_bytes": 2**24}
         lines = [
-            "[models.tiny]",
+            f'[models."{self.model}"]',
             f'engines = ["{NAME}"]',
             f"aliases = {list(self.aliases)}",
             f"[engines.{NAME}]",
-            'kind = "vllm"',
-            'model = "tiny"',
+            f'kind = "{self.kind}"',
+            f'model = "{self.model}"',
         ]
         lines += [f"port = {self.port}", "at_a_time = 4"]
         if gateway:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from switch.protocols import PROTOCOLS, Said
 from tests.support import recording_engine
 from tests.support.recording_engine import PIECES, USAGE, Engine, Record, Script, recorded, script
 
@@ -450,3 +451,22 @@ def test_it_is_one_file_that_runs_without_anything_else(tmp_path: Path) -> None:
                 assert answer.read().endswith(b"data: [DONE]\n\n")
         finally:
             process.terminate()
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_gets_a_good_answer_of_its_own(name: str) -> None:
+    protocol = PROTOCOLS[name]
+
+    async def test(at: Bench) -> None:
+        asked = [protocol.ask("tiny", "hi", max_tokens=8, stream=stream) for stream in (False, True)]
+        whole, stream = [(await at.post(json.dumps(each).encode(), protocol.path))[2] for each in asked]
+        heard = Said()
+        for line in stream.decode().splitlines():
+            if line.startswith("data: "):
+                assert not heard.ended
+                protocol.hear(heard, line.removeprefix("data: "))
+        for said in (protocol.read(json.loads(whole)), heard):
+            assert said.ended and said.finish and said.model == "tiny" and said.content == "".join(PIECES)
+            assert (said.given, said.tokens, said.total) == tuple(USAGE.values())
+
+    served(test)

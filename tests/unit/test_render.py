@@ -89,3 +89,20 @@ def test_the_image_source_changes_nothing_that_is_reviewed() -> None:
 
 def test_keys_and_tenants_change_no_rendered_file() -> None:
     assert rendered(apiKeys={"acme": "0123456789abcdef-secret"}) == rendered()
+
+
+def test_what_a_monitor_runs_by_is_rendered_and_a_flip_changes_nothing_of_it() -> None:
+    before, after = (rendered(engine=engine, monitor=True) for engine in ("ollama", "vllm"))
+    more = before.keys() - rendered().keys()
+    assert {
+        "monitor-scrape.yml",
+        "monitor-rules.yml",
+        "monitor-grafana.json",
+        "monitor-1-overview.json",
+    } <= more
+    assert all(name.startswith("monitor-") for name in more)
+    assert all(before[name] == after[name] for name in more)
+    assert all(before[name] == rendered()[name] for name in rendered() if name != "cutover.txt")
+    assert "job_name: gateway" in before["monitor-scrape.yml"]
+    without = rendered(monitor=True, images="offline", model="tiny")
+    assert "job_name: gateway" not in without["monitor-scrape.yml"], "its offline image has no metrics"

@@ -10,11 +10,22 @@ from typing import Any
 
 import pytest
 
+from components.catalogue import GIB
 from components.containers import NOBODY
-from components.gpu_memory import EDGE_RAM, GATEWAY_RAM, PROXY_RAM, SERVICES_RAM, SWITCH_RAM
+from components.gpu_memory import (
+    ALERTS_RAM,
+    EDGE_RAM,
+    GATEWAY_RAM,
+    MONITOR_RAM,
+    PROXY_RAM,
+    SERVICES_RAM,
+    STORE_RAM,
+    SWITCH_RAM,
+)
 from review.events import Resource
 from review.policies import CONTAINER, labels
-from stacks.settings import from_files, stacks
+from stacks.blueprint import blueprint
+from stacks.settings import MonitorSettings, from_files, stacks
 from switch import docker as switch_docker
 from switch.docker import Docker
 from tests.support.recorder import Recorder
@@ -37,6 +48,7 @@ WRITABLE = {
     "vllm on a GPU": "it compiles, and was never tried",
 }
 LIMITED = {"edge": EDGE_RAM, "proxy": PROXY_RAM, "gateway": GATEWAY_RAM, "switch": SWITCH_RAM}
+BESIDE = {"monitor": STORE_RAM, "alerts": ALERTS_RAM}
 
 
 def role(container: Resource) -> str:
@@ -49,7 +61,7 @@ def excess(container: Resource) -> list[str]:
     inputs, which = container.inputs, role(container)
     capabilities = inputs.get("capabilities") or {}
     kind = f"{which} on a GPU" if inputs.get("gpus") and which != "switch" else which
-    limit = LIMITED.get(which)
+    limit = {**LIMITED, **BESIDE}.get(which)
     return [
         words
         for words, too_much in {
@@ -69,9 +81,10 @@ def excess(container: Resource) -> list[str]:
     ]
 
 
-def too_much(resources: list[Resource]) -> dict[str, list[str]]:
+def too_much(resources: list[Resource], *more: str) -> dict[str, list[str]]:
     containers = [each for each in resources if each.type == CONTAINER]
-    assert {role(each) for each in containers} == {"edge", "proxy", "gateway", "switch", "ollama", "vllm"}
+    roles = {"edge", "proxy", "gateway", "switch", "ollama", "vllm", *more}
+    assert {role(each) for each in containers} == roles
     return {each.name: said for each in containers if (said := excess(each))}
 
 
@@ -80,6 +93,12 @@ def test_no_container_on_a_docker_engine_may_do_more_than_it_needs(stack: str) -
     recorder = Recorder.start(stack)
     build(from_files(stack, ROOT))
     assert too_much(declared(recorder)) == {}
+
+
+def test_a_monitor_may_do_no_more_than_it_needs() -> None:
+    recorder = Recorder.start("local")
+    build(replace(from_files("local", ROOT), monitor=MonitorSettings(port=8428, receiver="")))
+    assert too_much(declared(recorder), *BESIDE) == {}
 
 
 def test_no_container_on_aws_may_do_more_than_it_needs(on_aws: tuple[str, list[Resource]]) -> None:
@@ -111,6 +130,13 @@ def test_what_a_container_has_beyond_it_is_named(key: str, value: object, words:
 
 def test_what_the_services_may_take_is_what_engines_leave() -> None:
     assert sum(LIMITED.values()) == SERVICES_RAM
+    assert sum(BESIDE.values()) == MONITOR_RAM
+    there = from_files("prod", ROOT)
+    watched = replace(there, monitor=MonitorSettings(port=8428, receiver=""))
+    assert watched.load.services - there.load.services == MONITOR_RAM
+    assert f"{SERVICES_RAM / GIB:.2f} GiB services" in blueprint(there).cutover.host_ram
+    assert f"{(SERVICES_RAM + MONITOR_RAM) / GIB:.2f} GiB services" in blueprint(watched).cutover.host_ram
+    assert blueprint(there).plan().host_there - blueprint(watched).plan().host_there == MONITOR_RAM
 
 
 def test_an_edge_and_engines_that_are_there_are_not_made_anew_for_their_rights() -> None:
@@ -168,9 +194,8 @@ def test_the_switch_limits_the_processes_of_each_container_once(
         docker = Docker("p", "s", str(path))
 
         def look() -> None:
-            docker.bound(
-                {name: replace(box("a-b", role, True), name=name) for name, role in engine.roles.items()}
-            )
+            own = {name: role for name, role in engine.roles.items() if role != "monitor"}
+            docker.bound({name: replace(box("a-b", role, True), name=name) for name, role in own.items()})
 
         for _ in range(2):
             look()
@@ -181,6 +206,10 @@ def test_the_switch_limits_the_processes_of_each_container_once(
         engine.roles["e"] = "proxy"
         look()
         assert engine.updates[4:] == [("e", {"PidsLimit": few})]
+        docker.beside = {"monitor": ("m", 1.0)}
+        engine.roles["m"] = "monitor"
+        look()
+        assert engine.updates[5:] == [("m", {"PidsLimit": few})], "what runs beside the stack, too"
         engine.roles["f"], engine.refuses = "proxy", True
         for _ in range(2):  # a host that can't is said once, and nothing else depends on it
             look()

@@ -46,6 +46,7 @@ def test_each_engine_is_told_once_with_what_it_calls_the_model() -> None:
     told = tomllib.loads(rendered("vllm", "ollama"))
     assert sorted(told["models"]["qwen-2.5-coder-0.5b"]["engines"]) == list(told["engines"])
     assert {each["model"] for each in told["engines"].values()} == {"qwen-2.5-coder-0.5b"}
+    assert {each["context"] for each in told["engines"].values()} == {4096}
 
 
 def test_without_a_gateway_none_is_told() -> None:

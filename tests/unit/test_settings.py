@@ -1,5 +1,6 @@
 """Settings fail before anything is changed, with the key, the value, what is allowed and what to type."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,7 @@ def test_clients_call_the_model_by_its_own_name_unless_another_is_set() -> None:
     assert names == [GOOD["model"], "chat"]
 
 
-@pytest.mark.parametrize("name", ["a b", "openai::chat", "a/b", "chat-", '"', "{x}", "a" * 81])
+@pytest.mark.parametrize("name", ["a b", "openai::chat", "a/", "chat-", '"', "{x}", "a" * 81])
 def test_a_name_that_an_engine_gateway_or_edge_could_misread_is_refused(name: str) -> None:
     text = refusal(name=name)
     assert f"changeover:name: {name!r}" in text
@@ -143,6 +144,43 @@ def test_a_name_that_an_engine_gateway_or_edge_could_misread_is_refused(name: st
 def test_offline_images_come_with_the_tiny_model_only() -> None:
     assert "pulumi config set model tiny" in refusal(images="offline")
     assert from_values("local", {**GOOD, "images": "offline", "model": "tiny"}, ROOT).images == "offline"
+
+
+def embedding(**values: object) -> dict[str, object]:
+    return {"model": "qwen3-embedding-0.6b", "gateway": "none", **values}
+
+
+def test_an_embedding_model_is_served_without_what_only_chats_need() -> None:
+    settings = from_values("local", {**GOOD, **embedding()}, ROOT)
+    plan = json.loads(blueprint(settings).plan().render(engine="e"))
+    assert plan["gate"]["embeds"] and not plan["gate"]["sense"] and plan["gateway"] is None
+    vllm = blueprint(from_values("local", {**GOOD, **embedding(engine="vllm")}, ROOT)).active
+    at = vllm.command.index("--runner")
+    assert vllm.command[at : at + 4] == ("--runner", "pooling", "--convert", "embed")
+    assert "--runner" not in blueprint(from_values("local", {**GOOD, "engine": "vllm"}, ROOT)).active.command
+    assert '"embeds"' not in blueprint(from_values("local", GOOD, ROOT)).plan().render(engine="e")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"gateway": "tensorzero"},
+            "gateway: 'tensorzero' cannot work; qwen3-embedding-0.6b gives embeddings and answers no chat, "
+            "and the gateway is asked for chats alone; allowed: none. Type: pulumi config set gateway none",
+        ),
+        ({"requireParity": True}, "requireParity: True cannot work; qwen3-embedding-0.6b gives embeddings"),
+        ({"parallel": 4}, "parallel: 4 cannot work; ollama embeds for one request at a time"),
+        ({"vllmFlags": ["--runner generate"]}, "the program sets it from the setting `model`"),
+    ],
+)
+def test_what_makes_no_sense_for_an_embedding_model_is_refused(values: dict[str, object], said: str) -> None:
+    assert said in refusal(**embedding(**values))
+
+
+def test_an_embedding_model_may_have_many_requests_in_vllm() -> None:
+    settings = from_values("local", {**GOOD, **embedding(parallel={"vllm": 32})}, ROOT)
+    assert settings.parallel == {"vllm": 32}
 
 
 def test_the_tiny_model_comes_with_offline_images_only() -> None:
@@ -238,3 +276,28 @@ def test_further_names_and_sites_are_in_the_routing_once_each() -> None:
     assert 'aliases = ["a/b:c"]' in text and '[browsers]\norigins = ["*", "http://localhost:3000"]' in text
     plain = blueprint(from_values("local", GOOD, ROOT)).routing
     assert "aliases" not in plain and "browsers" not in plain
+
+
+def test_a_monitor_is_off_unless_it_is_asked_for() -> None:
+    assert from_values("local", GOOD, ROOT).monitor is None
+    values = {"monitor": True, "alertReceiver": "https://alerts.example.com:9093/team-a"}
+    monitor = from_values("local", {**GOOD, **values}, ROOT).monitor
+    assert monitor and (monitor.port, monitor.receiver) == (8428, values["alertReceiver"])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"monitor": True, "monitorPort": 8080}, "allowed: another than port, 8080"),
+        ({"monitor": True, "monitorPort": 80}, "allowed: 1024 to 65535"),
+        ({"alertReceiver": "http://alerts:9093"}, "only with monitor true"),
+        ({"monitor": True, "alertReceiver": "alerts:9093"}, "allowed: http:// or https://"),
+    ],
+)
+def test_a_monitor_that_cannot_work_is_refused(values: dict[str, object], said: str) -> None:
+    assert said in refusal(**values)
+
+
+def test_a_password_in_the_address_of_a_receiver_is_refused_and_not_shown() -> None:
+    text = refusal(monitor=True, alertReceiver="http://me:very-secret@alerts:9093")
+    assert "no password" in text and "very-secret" not in text

@@ -1,5 +1,6 @@
 """Where what is installed and pulled comes from: by hash wherever a hash can be known."""
 
+import json
 import re
 
 import pytest
@@ -10,7 +11,7 @@ from stacks.settings import from_files, stacks
 from tests.unit.test_program import ROOT
 
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
-LOCKS = ("requirements.lock", "proxy/requirements.lock", "tools/uv.txt")
+LOCKS = ("requirements.lock", "proxy/requirements.lock", "tools/uv.txt", "offline/client/requirements.txt")
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -19,6 +20,29 @@ def test_every_package_of_a_lock_file_has_its_hashes(lock: str) -> None:
     assert packages
     for each in packages:
         assert re.match(r"[\w.-]+(\[\w+\])?==\S+", each) and HASH.search(each), each
+
+
+def test_every_package_of_node_has_its_hash_and_names_no_registry() -> None:
+    packages = json.loads((ROOT / "offline/client/package-lock.json").read_text())["packages"]
+    (own, *others) = packages.items()
+    assert own[0] == "" and others
+    for name, each in others:
+        assert each["integrity"].startswith("sha512-") and "resolved" not in each, name
+
+
+def test_the_guide_to_clients_names_the_versions_that_are_tried() -> None:
+    python = dict(
+        re.findall(r"^([\w-]+)==(\S+)", (ROOT / "offline/client/requirements.txt").read_text(), re.M)
+    )
+    node = json.loads((ROOT / "offline/client/package.json").read_text())["dependencies"]
+    rows = re.findall(
+        r"^\| (`[^|]+), (Python|Node 24) \| ([^|]+) \|", (ROOT / "docs/clients.md").read_text(), re.M
+    )
+    assert len(rows) == 8
+    for names, language, versions in rows:
+        packages = re.findall(r"`([^`]+)`", names)
+        known = python if language == "Python" else node
+        assert [known[name] for name in packages] == versions.split(", "), names
 
 
 def test_nothing_is_installed_into_the_virtual_environment_without_its_hash() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from switch import certificate, gpu
 from switch.certificate import markdown, short, text
 from switch.docker import Docker, DockerError
-from switch.gate import Answer, wholly_on_gpu
+from switch.gate import Answer, gpu_share, wholly_on_gpu
 from switch.gc import Busy, collect
 from switch.machine import Active, State, Transaction
 from tests.unit.conftest import Serve
@@ -113,6 +114,8 @@ class Images(Docker):
     def __init__(self, here: set[str], used: set[str]) -> None:
         super().__init__("changeover", "test", "/nowhere")
         self.here, self.used = here, used
+        self.left: list[str] = []
+        """Volumes of a monitor that nothing uses."""
 
     def call(self, method: str, url: str, body: Any = None, timeout: float = 15) -> Any:
         raise AssertionError(f"the fake has no {method} {url}")
@@ -131,6 +134,13 @@ class Images(Docker):
 
     def weights(self) -> set[tuple[str, str]]:
         return {("vllm", "standby-1")}
+
+    def left_volumes(self, roles: Iterable[str]) -> list[str]:
+        assert set(roles) == {"history", "monitor"}
+        return list(self.left)
+
+    def remove_volume(self, name: str) -> None:
+        self.left.remove(name)
 
 
 @pytest.fixture
@@ -178,6 +188,16 @@ def test_gc_frees_old_images_of_edge_and_switch_and_keeps_those_of_now(weights: 
     docker = Images(set(old.images), set())
     collect(old, docker, weights, tmp_path, lambda _: None, free=True)
     assert docker.here == {"edge:2", "switch:2"}
+
+
+def test_gc_frees_what_a_monitor_has_left(weights: Path, tmp_path: Path) -> None:
+    docker = Images(set(), set())
+    docker.left = ["p-s-monitor-history"]
+    said: list[str] = []
+    collect(state(), docker, weights, tmp_path, said.append, free=False)
+    assert "can go volume p-s-monitor-history: the stack has no monitor" in said and docker.left
+    collect(state(), docker, weights, tmp_path, said.append, free=True)
+    assert not docker.left
 
 
 def test_gc_frees_nothing_while_something_is_under_way(weights: Path, tmp_path: Path) -> None:
@@ -251,3 +271,10 @@ def test_a_model_that_is_not_wholly_on_the_gpu_fails_the_gate(
     port = serve_json({"/api/ps": {"models": models}})
     answer = wholly_on_gpu(Answer(True, facts={"tokens": 8}), "127.0.0.1", port)
     assert answer.ok == ok and said in answer.text
+    share = gpu_share("127.0.0.1", port)
+    assert share is not None and (share == 1) is ok
+
+
+def test_where_ollama_says_nothing_nothing_is_said_of_the_gpu(serve_json: Serve) -> None:
+    assert gpu_share("127.0.0.1", serve_json({"/api/ps": {"error": "loading"}})) is None
+    assert gpu_share("127.0.0.1", 1) is None

@@ -62,6 +62,9 @@ class FakeDocker(Docker):
     def bound(self, world: World) -> None:
         """Nothing has processes here."""
 
+    def left_volumes(self, roles: Iterable[str]) -> list[str]:
+        return []
+
     def start(self, name: str) -> None:
         assert not self.boxes[name].running, f"{name} already runs"
         if self.boxes[name].role != "check":

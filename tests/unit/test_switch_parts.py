@@ -19,11 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from components import switch as switch_component
 from switch import __main__ as cli
-from switch import certificate, metrics
+from switch import certificate, gate, metrics, observe
 from switch.checks import Failed
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
-from switch.gate import Answer, complete, over_and_over, sound
+from switch.gate import Answer, complete, embed, over_and_over, sound
 from switch.live import live, serving
 from switch.machine import Active, Boot, Container, State, Transaction, advance
 from switch.plan import PlanError, load, parse
@@ -31,6 +31,7 @@ from switch.proxies import Status
 from switch.report import report
 from switch.weights import EVERY_SECONDS, Fetch, _lines, calm, fetch, receive
 from tests.support import fast_engine
+from tests.unit.conftest import Serve
 from tests.unit.test_switch_machine import NEW, OLD, OLD_GATEWAY, PROXY, before_proxies, plan, raw_plan
 
 
@@ -199,6 +200,51 @@ def test_what_a_model_cannot_do_is_not_asked_of_it(port: int, monkeypatch: pytes
     assert sound("127.0.0.1", port, "tiny", prompt_tokens=200, sense=False, **ask).ok  # type: ignore[arg-type]
     monkeypatch.setattr(fast_engine, "MODE", "short")
     assert sound("127.0.0.1", port, "tiny", prompt_tokens=0, sense=True, **ask).ok  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("ok", ""),
+        ("error", "HTTP 500"),
+        ("missing", "HTTP 404"),
+        ("garbage", "not OpenAI's format"),
+        ("other", "the model 'other', not 'tiny'"),
+        ("zeros", "they are all zeros"),
+        ("alike", "two texts have the same one"),
+        ("cuts", "of a text of 301 tokens it read 100"),
+        ("short", "with a text of 301 tokens: HTTP 500: "),
+    ],
+)
+def test_a_model_that_embeds_has_to_give_a_vector_of_its_own_to_each_text(
+    port: int, mode: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_engine, "MODE", mode)
+    answer = embed("127.0.0.1", port, "tiny", timeout=5, prompt_tokens=303)
+    assert answer.ok == (not said), answer.text
+    assert said in answer.text
+    assert answer.final == (mode == "missing")
+    if not said:
+        assert answer.facts["tokens"] == 8 and not answer.facts["stream"], "each word of the two texts"
+
+
+def test_an_engine_that_does_not_listen_yet_is_loading_when_it_is_asked_for_embeddings_too() -> None:
+    assert embed("127.0.0.1", 1, "tiny", timeout=5).loading
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        ([[1.0, 2.0]], "1 vectors of 2 numbers for 2 texts"),
+        ([[1.0, 2.0], [1.0]], "2 vectors of 2, 1 numbers for 2 texts"),
+        ([[], []], "2 vectors of 0, 0 numbers for 2 texts"),
+        ([[1.0, float("nan")], [1.0, 2.0]], "a number in them is none"),
+        ([[0.0, 0.0], [1.0, 2.0]], "they are all zeros"),
+        ([[1.0, 2.0], [1.0, 3.0]], ""),
+    ],
+)
+def test_what_is_no_embedding_is_found(vectors: list[list[float]], said: str) -> None:
+    assert gate._not_vectors(vectors, 2) == said
 
 
 @pytest.mark.parametrize("mode", ["promptless", "sumless", "nameless"])
@@ -443,6 +489,46 @@ def test_what_serves_is_the_engine_that_will_once_the_change_under_way_has_ended
     assert serving(state("failed"), box(OLD, False)) == "none"
 
 
+def test_what_runs_beside_the_stack_is_seen_and_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {
+            "Id": "1",
+            "Names": ["/m"],
+            "State": "running",
+            "Created": 5,
+            "Labels": {"changeover.role": "monitor"},
+        },
+        {
+            "Id": "2",
+            "Names": ["/a"],
+            "State": "exited",
+            "Created": 6,
+            "Labels": {"changeover.role": "alerts"},
+        },
+        {"Id": "3", "Names": ["/p"], "State": "running", "Created": 7, "Labels": {"changeover.role": "peek"}},
+    ]
+    docker = Docker("p", "s")
+    monkeypatch.setattr(docker, "call", lambda method, url: rows)
+    assert docker.world() == {} and docker.beside == {"monitor": ("m", 5.0)}
+
+
+def test_alerts_that_fire_are_told_and_a_monitor_that_is_not_well_is_no_error(
+    serve_json: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = Docker("p", "s")
+    assert observe.alerts(docker) == [], "without a monitor nobody is asked"
+    docker.beside = {"alerts": ("p-s-alerts", 1.0)}
+    labels, told = {"severity": "critical"}, {"summary": "No engine is gated."}
+    alert = {"name": "NoEngine", "labels": labels, "annotations": told, "activeAt": "2026-11-28T20:00:00Z"}
+    said = {"data": {"alerts": [{**alert, "state": "firing"}, {**alert, "state": "pending"}]}}
+    monkeypatch.setattr(observe, "ALERTS_HOST", "127.0.0.1")
+    monkeypatch.setattr(observe, "ALERTS_PORT", serve_json({observe.ALERTS: said}))
+    (one,) = observe.alerts(docker)
+    assert one == {"name": "NoEngine", **labels, **told, "since": "2026-11-28T20:00:00Z"}
+    monkeypatch.setattr(observe, "ALERTS_PORT", serve_json({observe.ALERTS: {"data": None}}))
+    assert observe.alerts(docker) == []
+
+
 class Edited(Docker):
     """One gateway, with a file and labels as given; it is gone where there is none."""
 
@@ -594,6 +680,9 @@ def test_what_is_scraped_is_prometheus_own_format_and_says_what_is(tmp_path: Pat
     assert value("changeover_gpu_utilization_ratio", gpu="0") == 0.5
     assert families["changeover_gpu_power_watts"].samples == [], "what the card does not tell is left out"
     assert value("changeover_disk_free_bytes", volume="vllm") > 0
+    assert value("changeover_host_boot_time_seconds") > 1e9 and value("changeover_host_load1") >= 0
+    assert value("changeover_host_memory_bytes") == r["memory"]["size"], "to the last byte"
+    assert families["changeover_model_gpu_ratio"].samples == []
     idle = [
         each.value
         for each in families["changeover_host_cpu_seconds"].samples
@@ -601,6 +690,52 @@ def test_what_is_scraped_is_prometheus_own_format_and_says_what_is(tmp_path: Pat
     ]
     assert idle and idle[0] > 0
     assert all(name.startswith("changeover_") for name in families)
+
+
+def test_a_disk_is_counted_once_and_a_kernel_that_tells_less_is_no_error(tmp_path: Path) -> None:
+    for name, text in {
+        "loadavg": "0.50 0.40 0.30 1/100 4711\n",
+        "meminfo": "MemTotal: 16 kB\nSwapTotal: 8 kB\nSwapFree: 5 kB\n",
+        "vmstat": "nr_free_pages 1\n",
+        "stat": "cpu  1 2 3\nintr 5 0\nbtime 1700000000\n",
+        "diskstats": "259 0 nvme0n1 10 0 8 1 20 0 16 1 0 1 1\n259 1 nvme0n1p1 10 0 8 1 20 0 16 1 0 1 1\n"
+        "7 0 loop0 1 0 2 1 0 0 0 0 0 1 1\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    found = {family.name: list(family.samples) for family in metrics._kernel(tmp_path)}
+    assert found["changeover_host_disk_read_bytes_total"] == [({"disk": "nvme0n1"}, 8 * 512)]
+    assert found["changeover_host_disk_written_bytes_total"] == [({"disk": "nvme0n1"}, 16 * 512)]
+    assert found["changeover_host_swap_used_bytes"] == [({}, 3 * 1024)]
+    assert found["changeover_host_boot_time_seconds"] == [({}, 1700000000)]
+    assert found["changeover_host_oom_kills_total"] == []
+    (tmp_path / "loadavg").unlink()
+    (found_less,) = [family for family in metrics._kernel(tmp_path) if family.name == "changeover_host_load1"]
+    assert found_less.samples == []
+
+
+def test_what_runs_is_what_a_monitor_scrapes(tmp_path: Path) -> None:
+    def one(name: str, role: str, kind: str, running: bool = True) -> Container:
+        return Container(name, role, kind, running, False, "run 0", 0, False, 0, 0)
+
+    world = {
+        each.name: each
+        for each in (
+            one("proxy-2", "proxy", ""),
+            one("proxy-1", "proxy", ""),
+            one("vllm-1", "engine", "vllm"),
+            one("vllm-0", "engine", "vllm", running=False),
+            one("ollama-1", "engine", "ollama"),
+        )
+    }
+
+    def found(query: str) -> list[str]:
+        said = json.loads(metrics.targets(world, query))
+        assert all(each["labels"]["instance"] == each["targets"][0].split(":")[0] for each in said)
+        return [target for each in said for target in each["targets"]]
+
+    assert found("role=proxy&port=8001") == ["proxy-1:8001", "proxy-2:8001"]
+    assert found("role=engine&kind=vllm&port=8000") == ["vllm-1:8000"]
+    assert found("") == []
 
 
 def test_before_a_first_change_there_is_a_page_as_well(tmp_path: Path) -> None:
@@ -611,9 +746,13 @@ def test_before_a_first_change_there_is_a_page_as_well(tmp_path: Path) -> None:
 
 
 def test_a_scrape_gets_the_page_and_anything_else_is_refused() -> None:
-    server = metrics.listen(lambda: "changeover_trouble 0\n", 0)
+    server = metrics.listen(lambda: "changeover_trouble 0\n", 0, lambda query: f"[{query}]")
     try:
-        for path, status, said in (("/metrics", 200, b"changeover_trouble 0\n"), ("/", 404, None)):
+        for path, status, said in (
+            ("/metrics", 200, b"changeover_trouble 0\n"),
+            ("/targets?role=proxy", 200, b"[role=proxy]"),
+            ("/", 404, None),
+        ):
             connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
             connection.request("GET", path)
             answer = connection.getresponse()

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from components import vllm_flags
 from components.catalogue import GIB, MIB, MODELS
+from components.gate import GATE_MAX_TOKENS, gate_prompt
 from components.gpu_memory import GPUS, KINDS, EngineKind, Load, engine_sum
-from components.plan import GATE_MAX_TOKENS, gate_prompt
 from components.traps import traps
 from stacks.settings import Settings, from_values
 from switch.machine import hints

@@ -161,8 +161,10 @@ def test_a_change_its_clock_and_what_is_wrong_are_in_the_frame() -> None:
             {"busy": 97.0, "free": GIB, "used": 14 * GIB, "size": 15 * GIB, "watts": 69.0, "celsius": None}
         ],
     )
+    line["alerts"] = [{"name": "X", "severity": "warning", "summary": "The disk is nearly full", "since": ""}]
     said = shown(line, rates.Minute(1), "no answer for 11 s")
     for words in (
+        "warning: The disk is nearly full",
         "to vllm: loading 12 s, 15 s in all",
         "draining 1.5 s",
         "vllm exited",

@@ -1,0 +1,292 @@
+"""When somebody should look, and what to type then. Pure.
+
+None of them fires in an ordinary change of the engine: what a change does to a number is left out of each
+expression, or waited for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from monitor.watched import Watched
+
+CRITICAL: Literal["critical"] = "critical"
+"""Somebody gets no answer."""
+WARNING: Literal["warning"] = "warning"
+"""Somebody will get none if it goes on, or waits for longer than need be."""
+
+UNCHANGED = "changeover_change_duration_seconds == 0"
+"""No change of the engine is under way."""
+
+NO_LONGER_THAN = 2
+"""So many times as long as expected may a hold be: what is expected is an estimate for most models."""
+SLACK_SECONDS = 30
+"""And so much beside it."""
+BUDGET_SHARE = 0.7
+"""From this share of the hold budget on the first who waits will soon get 503."""
+FIRST_BYTE_SECONDS = 30
+HOT_CELSIUS = 85
+"""A choice. The card's own limits are in `nvidia-smi -q -d TEMPERATURE`."""
+FULL_BYTES = 256 * 2**20
+"""Free of a GPU below which the next allocation fails. The sums leave more."""
+DISK_BYTES = 5 * 2**30
+"""Free of a disk below which a change of the engine may be refused soon; or less than a twentieth of it."""
+
+
+@dataclass(frozen=True)
+class Alert:
+    """It fires once `expr` has been true for `seconds`. `says` and `do` are for the person who is called;
+    `{{ $value }}` and `{{ $labels.name }}` stand for what was found."""
+
+    name: str
+    expr: str
+    seconds: int
+    severity: Literal["critical", "warning"]
+    says: str
+    do: str
+
+
+def alerts(watched: Watched) -> Sequence[Alert]:
+    """Those of a stack."""
+    status = f"make status STACK={watched.stack}"
+    return (
+        *_requests(watched, status),
+        *_changes(watched, status),
+        *_parts(status),
+        *(_vllm(status) if watched.vllm else ()),
+        *(_gpu(status) if watched.gpu else ()),
+        *_host(watched),
+    )
+
+
+def _requests(watched: Watched, status: str) -> Sequence[Alert]:
+    errors = 'sum(increase(changeover_requests_total{status=~"5.."}[5m]))'
+    every = "sum(increase(changeover_requests_total[5m]))"
+    quantile = "histogram_quantile(0.95, sum by (le) (increase(changeover_first_byte_seconds_bucket[10m])))"
+    return (
+        Alert(
+            "Errors",
+            f"{errors} >= 3 and {errors} > 0.05 * {every}",
+            60,
+            CRITICAL,
+            "{{ $value | humanize }} requests of the last 5 minutes failed (5xx), more than one in twenty.",
+            status,
+        ),
+        Alert(
+            "AnswersCut",
+            "sum(increase(changeover_cut_total[5m])) > 0",
+            0,
+            WARNING,
+            "{{ $value | humanize }} answers that had begun were cut in the last 5 minutes.",
+            status,
+        ),
+        Alert(
+            "HeldWithoutChange",
+            f"changeover_held_duration_seconds > 60 and {UNCHANGED}",
+            0,
+            CRITICAL,
+            "Requests wait for {{ $value | humanizeDuration }}, and no change of the engine is under way.",
+            status,
+        ),
+        Alert(
+            "NothingFinishes",
+            # a long answer is no fault: bytes come from its engine
+            "sum(changeover_running) > 0 and sum(increase(changeover_requests_total[5m])) == 0 "
+            "unless min(changeover_engine_silent_seconds) < 60",
+            120,
+            CRITICAL,
+            "{{ $value | humanize }} requests are at the engine, none ended in 5 minutes, and no byte comes.",
+            f"{status}; the switch ends an engine that hangs after 8 minutes",
+        ),
+        Alert(
+            "SlowFirstByte",
+            # what was held in a change is in the histogram, too
+            f"{quantile} > {FIRST_BYTE_SECONDS} unless on() "
+            "max_over_time(changeover_held_duration_seconds[15m]) > 0",
+            300,
+            WARNING,
+            "One request in twenty waits for more than {{ $value | humanizeDuration }} until its first byte.",
+            "is `parallel` too small, or are there too many users? make watch",
+        ),
+    )
+
+
+def _changes(watched: Watched, status: str) -> Sequence[Alert]:
+    bounds = {
+        kind: round(seconds * NO_LONGER_THAN + SLACK_SECONDS) for kind, seconds in watched.expected.items()
+    }
+    longer = " or ".join(
+        f"(changeover_held_duration_seconds > {seconds} and on (instance) "
+        f'changeover_change_phase{{kind="{kind}"}})'
+        for kind, seconds in sorted(bounds.items())
+    )
+    budget = watched.hold_budget * BUDGET_SHARE
+    return (
+        Alert(
+            "HoldLongerThanExpected",
+            longer,
+            0,
+            WARNING,
+            "A change has held requests for {{ $value | humanizeDuration }}, much longer than expected.",
+            status,
+        ),
+        Alert(
+            "HoldNearItsBudget",
+            f"changeover_held_duration_seconds > {budget:g}",
+            0,
+            CRITICAL,
+            f"Requests wait for {{{{ $value | humanizeDuration }}}}; after {watched.hold_budget} s: 503.",
+            status,
+        ),
+        Alert(
+            "ChangeFailed",
+            "changeover_last_change_failed == 1 and time() - changeover_last_change_timestamp_seconds < 3600",
+            0,
+            WARNING,
+            "The last change of the engine failed within the last hour. The old engine serves.",
+            "the engine's last words are in the message of `pulumi up`, and in the certificate",
+        ),
+    )
+
+
+def _parts(status: str) -> Sequence[Alert]:
+    return (
+        Alert(
+            "NoGatedEngine",
+            f"changeover_engine_gated == 0 and {UNCHANGED}",
+            120,
+            CRITICAL,
+            "No engine has passed its gate, and no change is under way: nobody gets an answer.",
+            status,
+        ),
+        Alert(
+            "SwitchInTrouble",
+            "changeover_trouble == 1",
+            60,
+            CRITICAL,
+            "The switch can't bring back what serves, or can't keep what it knows.",
+            status,
+        ),
+        Alert(
+            "Silent",
+            "changeover_silent == 1",
+            30,
+            WARNING,
+            "{{ $labels.container }} gives no answer.",
+            f"{status}; what hangs is ended and started anew by itself",
+        ),
+        Alert(
+            "JournalDamaged",
+            "changeover_journal_damaged == 1",
+            0,
+            WARNING,
+            "The switch's journal was damaged; what serves goes on.",
+            "pulumi up",
+        ),
+        Alert(
+            "TargetDown",
+            # vLLM answers nothing while it loads
+            'up{job!="vllm"} == 0 or (up{job="vllm"} == 0 and on () changeover_engine_gated == 1 '
+            f"and on () {UNCHANGED})",
+            120,
+            WARNING,
+            "{{ $labels.job }} ({{ $labels.instance }}) answers no scrape.",
+            status,
+        ),
+        Alert(
+            "NoProxy",
+            'absent(up{job="proxy"} == 1)',
+            60,
+            CRITICAL,
+            "No proxy answers: nobody gets an answer.",
+            status,
+        ),
+        Alert(
+            "NoSwitch",
+            'absent(up{job="switch"} == 1)',
+            120,
+            WARNING,
+            "The switch does not answer: what ends is not brought back.",
+            status,
+        ),
+    )
+
+
+def _vllm(status: str) -> Sequence[Alert]:
+    return (
+        Alert(
+            "VllmAdmitsNothing",
+            "vllm:num_requests_waiting > 0 and vllm:num_requests_running == 0",
+            120,
+            CRITICAL,
+            "vLLM has {{ $value | humanize }} requests in its queue and works on none.",
+            f"{status}; a change to the other engine and back starts it anew",
+        ),
+        Alert(
+            "KvCacheFull",
+            "vllm:kv_cache_usage_perc > 0.95",
+            300,
+            WARNING,
+            "vLLM's KV cache is full: requests are put back and computed again.",
+            "a smaller `parallel.vllm` or `context`",
+        ),
+    )
+
+
+def _gpu(status: str) -> Sequence[Alert]:
+    return (
+        Alert(
+            "ModelLeftGpu",
+            "changeover_model_gpu_ratio < 1",
+            60,
+            WARNING,
+            "Only a share of {{ $value | humanize }} of Ollama's model is on the GPU; the rest is slow.",
+            "a smaller `parallel.ollama` or `context`, or restart the engine's container",
+        ),
+        Alert(
+            "GpuLost",
+            "changeover_gpu_lost == 1",
+            60,
+            CRITICAL,
+            "The GPU's driver gives no answer.",
+            f"{status} says what it said",
+        ),
+        Alert(
+            "GpuHot",
+            f"changeover_gpu_temperature_celsius > {HOT_CELSIUS}",
+            300,
+            WARNING,
+            "GPU {{ $labels.gpu }} has {{ $value | humanize }} °C.",
+            "look at the host's cooling",
+        ),
+        Alert(
+            "GpuFull",
+            f"changeover_gpu_memory_bytes - changeover_gpu_memory_used_bytes < {FULL_BYTES}",
+            300,
+            WARNING,
+            "Only {{ $value | humanize1024 }}B are free on GPU {{ $labels.gpu }}.",
+            "a smaller `gpuMemoryMiB`",
+        ),
+    )
+
+
+def _host(watched: Watched) -> Sequence[Alert]:
+    return (
+        Alert(
+            "DiskNearlyFull",
+            f"changeover_disk_free_bytes < {DISK_BYTES} or changeover_disk_free_bytes < "
+            "0.05 * changeover_disk_bytes",
+            300,
+            WARNING,
+            "Only {{ $value | humanize1024 }}B are free on the disk of {{ $labels.volume }}.",
+            f"make gc STACK={watched.stack}",
+        ),
+        Alert(
+            "MemoryNearlyFull",
+            "changeover_host_memory_available_bytes < 0.05 * changeover_host_memory_bytes",
+            300,
+            WARNING,
+            "Only {{ $value | humanize1024 }}B of the host's RAM are left for programs.",
+            "what else runs there? docker stats",
+        ),
+    )

@@ -1,0 +1,220 @@
+"""A stack with a monitor on the real engines, in order: deployed, changed under load, without one again."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.monitor import HISTORY
+from monitor import exposed, render
+from monitor.panels import Page, pages
+from stacks.blueprint import blueprint
+from stacks.settings import from_files
+from tests.support.load import Load
+from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings
+from tests.support.switch_stack import wait
+from tools import dashboard
+
+pytestmark = pytest.mark.engine
+
+TENANT, KEY = "acme", "a-key-of-a-test-0123456789"
+LONG_HELD = 3
+"""Seconds, a bound of the histograms: who was held longer waited for the change."""
+
+
+class Watched:
+    """The stack, its page, and the load that it was changed under."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.began = free_port(), time.time()
+        settings = offline_settings(parallel=2, monitor=True, monitorPort=self.port, apiKeys={TENANT: KEY})
+        self.project = Project(folder, "watched", **settings)
+        self.project.wipe()
+        self.load: Load | None = None
+
+    def get(self, path: str, **query: object) -> Any:
+        url = f"http://127.0.0.1:{self.port}{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return json.load(answer)
+
+    def value(self, query: str) -> float:
+        """Of an expression with one value; 0 where it has none yet."""
+        result = self.get("/api/v1/query", query=query)["data"]["result"]
+        return float(result[0]["value"][1]) if result else 0.0
+
+    def lines(self, query: str) -> list[Any]:
+        """The time series of an expression since the stack is there, as the page asks for them."""
+        asked = {"query": query, "start": self.began, "end": time.time(), "step": render.SCRAPE_SECONDS}
+        return list(self.get("/api/v1/query_range", **asked)["data"]["result"])
+
+    def fired(self) -> set[str]:
+        """The alerts that fired since the stack is there."""
+        return {line["metric"]["alertname"] for line in self.lines('ALERTS{alertstate="firing"}')}
+
+    def pages(self) -> Sequence[Page]:
+        """What its page is to show."""
+        seen = blueprint(from_files("watched", self.project.folder)).watched
+        assert seen is not None
+        return pages(seen)
+
+    def container(self, role: str) -> str:
+        (name,) = self.project.containers(role)
+        return name
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    watched = Watched(tmp_path_factory.mktemp("watched"))
+    yield watched
+    watched.project.wipe()
+
+
+def crash(container: str) -> None:
+    """Ends its process as a fault does: Docker starts it again by its policy."""
+    os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", container)), signal.SIGKILL)
+
+
+def test_a_monitor_is_deployed_beside_the_stack_and_changes_nothing_afterwards(watched: Watched) -> None:
+    watched.project.up()
+    assert dashboard.published(watched.container("monitor")) == watched.port
+    assert docker("port", watched.container("monitor")).strip() == f"8428/tcp -> 127.0.0.1:{watched.port}"
+    assert docker("port", watched.container("alerts")).strip() == ""
+    assert watched.project.changes() == {}
+    watched.project.pulumi("refresh", "--yes", "--skip-preview")
+    assert watched.project.changes() == {}
+
+
+def test_a_change_that_fails_is_an_alert_on_the_page_and_in_make_watch(watched: Watched) -> None:
+    project = watched.project
+    project.configure(engine="vllm", loadSeconds=1)
+    try:
+        with pytest.raises(CommandFailed, match="serves"):
+            project.up()
+    finally:
+        project.configure(engine="ollama", loadSeconds=None)
+
+    def seen() -> list[str]:
+        ask = ["docker", "exec", "-i", watched.container("switch"), "python3", "-m", "switch", "observe"]
+        said = subprocess.run(ask, input="\n", capture_output=True, text=True, check=True).stdout
+        return [each["name"] for each in json.loads(said)["alerts"]]
+
+    wait(lambda: "ChangeFailed" in seen(), 90, "make watch does not say it")
+    wait(lambda: "ChangeFailed" in watched.fired(), 30, "the store does not keep it")
+    assert watched.fired() == {"ChangeFailed"}
+    wait(project.settled, 60, "the old engine does not come back")
+
+
+def test_a_change_under_load_loses_nothing_while_the_monitor_is_killed(
+    watched: Watched, tmp_path: Path
+) -> None:
+    project, outputs, log = watched.project, watched.project.outputs(), tmp_path / "up.log"
+    wait(lambda: watched.value('up{job="proxy"}') == 1, 60, "the proxy is not scraped")
+    project.configure(engine="vllm")
+    with Load(outputs["endpoint"], outputs["model"], api_key=KEY) as load:
+        watched.load = load
+        load.wait_for_answers(8)
+        update = project.start("up", "--yes", "--skip-preview", log=log)
+        wait(lambda: "loading" in log.read_text() or update.poll() is not None, 120)
+        for role in ("monitor", "alerts"):
+            crash(watched.container(role))
+        assert update.wait(timeout=300) == 0, log.read_text()
+        load.wait_for_answers(8)
+    assert not load.bad, load.summary()
+    assert project.live().startswith("changeover-watched-vllm-")
+    changed = [line for line in log.read_text().splitlines() if "monitor" in line or "alerts" in line]
+    assert not changed, "a change of the engine changes nothing of the monitor"
+    wait(lambda: watched.value('up{job="vllm"}') == 1, 60, "vLLM is not scraped")
+
+
+def test_store_access_log_and_load_count_the_same(watched: Watched) -> None:
+    load = watched.load
+    assert load is not None
+    (proxy,) = watched.project.containers("proxy")
+    lines = [json.loads(line) for line in docker("logs", proxy).splitlines() if line.startswith("{")]
+    ours = [line for line in lines if line["tenant"] == TENANT]
+    of = f'tenant="{TENANT}"'
+    counted = {
+        "requests": f"sum(changeover_requests_total{{{of}}})",
+        "errors": f'sum(changeover_requests_total{{{of}, status!="200"}})',
+        "tokens": f'sum(changeover_tokens_total{{{of}, kind="completion"}})',
+        "held": f"sum(changeover_held_seconds_count{{{of}}}) - "
+        f'sum(changeover_held_seconds_bucket{{{of}, le="{LONG_HELD}.0"}})',
+    }
+    logged = {
+        "requests": len(ours),
+        "errors": sum(line["status"] != 200 for line in ours),
+        "tokens": sum(line["completion_tokens"] for line in ours),
+        "held": sum(line["held_ms"] > LONG_HELD * 1000 for line in ours),
+    }
+    assert (logged["requests"], logged["errors"]) == (len(load.outcomes), 0)
+    assert logged["tokens"] == sum(each.tokens for each in load.outcomes)
+    assert logged["held"] > 0, "nobody waited in the change"
+
+    def stored() -> dict[str, float]:
+        return {what: watched.value(query) for what, query in counted.items()}
+
+    wait(lambda: stored() == logged, 30, f"{stored()} in the store, {logged} in the log")
+
+
+def test_every_query_of_every_panel_returns_data(watched: Watched) -> None:
+    shown = watched.pages()
+
+    def empty() -> list[str]:
+        """Those without a number, but for what is no number where nothing happened."""
+        return [
+            f"{page.name}: {panel.title}: {query.expr}"
+            for page in shown
+            for panel in page.panels
+            for query in panel.queries
+            if not any(
+                math.isfinite(float(value))
+                for line in watched.lines(render.in_store(query))
+                for _, value in line["values"]
+            )
+        ]
+
+    wait(lambda: not empty(), 40, f"these have no data: {empty()}")
+
+
+def test_the_page_has_what_is_rendered_and_the_alerts_and_none_fires(watched: Watched) -> None:
+    shown = watched.get("/vmui/custom-dashboards")["dashboardsSettings"]
+    assert [each["title"] for each in shown] == [page.title for page in watched.pages()]
+    (group,) = watched.get("/vmalert/api/v1/rules")["data"]["groups"]
+    assert not [rule["lastError"] for rule in group["rules"] if rule["lastError"]]
+    assert watched.fired() == {"ChangeFailed"}, "that was before: of an ordinary change none does"
+
+
+def test_the_engine_exposes_what_is_said_of_it(watched: Watched) -> None:
+    there = set(watched.get("/api/v1/label/__name__/values")["data"])
+    assert set(exposed.series(exposed.VLLM)) <= there
+
+
+def test_nobody_can_delete_what_is_stored_and_no_other_sites_page_can_read_it(watched: Watched) -> None:
+    address = f"http://127.0.0.1:{watched.port}"
+    asked = urllib.request.Request(f"{address}/api/v1/admin/tsdb/delete_series?match[]=up", method="POST")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(asked, timeout=30)
+    assert refused.value.code in (401, 403)
+    refused.value.close()
+    with urllib.request.urlopen(f"{address}/api/v1/query?query=up", timeout=30) as answer:
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_without_the_setting_nothing_of_it_is_left(watched: Watched) -> None:
+    project = watched.project
+    project.configure(monitor=None, monitorPort=None)
+    project.up()
+    left = docker("ps", "--all", "--filter", "label=changeover.stack=watched", "--format", "{{.Names}}")
+    left += docker("volume", "ls", "--filter", "label=changeover.stack=watched", "--format", "{{.Name}}")
+    assert not [name for name in left.split() if "monitor" in name or "alerts" in name or HISTORY in name]
+    assert project.changes() == {}
