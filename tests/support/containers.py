@@ -1,6 +1,7 @@
 """What a test does to containers of its own that are no stack's."""
 
 import io
+import json
 import subprocess
 import tarfile
 import time
@@ -38,7 +39,10 @@ def remove_labelled(label: str) -> None:
 
 
 def _remove_network(network: str) -> None:
-    """On a busy machine Docker has removed a container before it has taken that off its networks."""
+    """Docker removes a container before it takes that off its networks, and at times never does the latter.
+
+    An endpoint whose container is gone is taken off by force.
+    """
     end = time.monotonic() + 30
     while True:
         try:
@@ -47,5 +51,7 @@ def _remove_network(network: str) -> None:
             if "active endpoints" not in str(error) or time.monotonic() > end:
                 raise
             time.sleep(0.5)
+            for endpoint in json.loads(docker("network", "inspect", network))[0]["Containers"].values():
+                docker("network", "disconnect", "--force", network, endpoint["Name"])
         else:
             return
