@@ -11,7 +11,6 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 export PIP_CACHE_DIR := $(CACHE)/pip
 export UV_CACHE_DIR := $(CACHE)/uv
-export PYTHONDONTWRITEBYTECODE := 1
 export STACK
 
 help: ## this list

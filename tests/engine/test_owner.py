@@ -12,7 +12,7 @@ import pytest
 
 from bench.stack import remove_fast_engine, use_fast_engine
 from tests.support.load import Load
-from tests.support.project import CommandFailed, Project, docker, offline_settings
+from tests.support.project import NO_BYTECODE, CommandFailed, Project, docker, offline_settings
 
 pytestmark = pytest.mark.engine
 
@@ -43,7 +43,7 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 def copy(project: Project, folder: Path) -> Project:
     """The same checkout with its state in another folder."""
-    shutil.copytree(project.folder, folder, symlinks=True)
+    shutil.copytree(project.folder, folder, symlinks=True, ignore=NO_BYTECODE)
     return project.moved(folder)
 
 
