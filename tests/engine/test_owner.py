@@ -212,7 +212,15 @@ VOLUMES = ("ollama-weights", "vllm-weights", "vllm-cache", "journal", "live", "w
 
 
 @pytest.mark.parametrize(
-    "what", ["switch", "gateway", "proxy", "edge", "engine", "standby", "network", *VOLUMES, "everything"]
+    "what",
+    [
+        *("switch", "engine", "network", "live", "everything"),
+        *(
+            pytest.param(each, marks=pytest.mark.long)
+            for each in ("gateway", "proxy", "edge", "standby", *VOLUMES)
+            if each != "live"
+        ),
+    ],
 )
 def test_what_is_missing_is_said_and_made_again(owner: Project, what: str) -> None:
     serves = owner.live()
