@@ -319,7 +319,7 @@ def test_what_has_no_byte_of_an_answer_is_asked_again_when_the_proxy_is_killed(e
 
 
 def test_a_proxy_that_is_killed_under_load_loses_nothing(edge: Edge) -> None:
-    with Load(edge, clients=24, pause=0) as load:
+    with Load(edge, clients=24) as load:
         for _ in range(3):
             docker("kill", edge.name("proxy"))
             time.sleep(0.5)
@@ -330,7 +330,7 @@ def test_a_proxy_that_is_killed_under_load_loses_nothing(edge: Edge) -> None:
 
 
 def test_a_new_proxy_beside_the_old_one_takes_over_and_nothing_is_lost(edge: Edge) -> None:
-    with Load(edge, clients=24, pause=0) as load:
+    with Load(edge, clients=24) as load:
         edge.start_proxy("proxy-2")
         time.sleep(2)
         docker("kill", edge.name("proxy"))
