@@ -9,7 +9,7 @@ STACK ?= local
 CACHE := $(or $(CHANGEOVER_CACHE),$(HOME)/.cache/changeover)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-PYTEST := $(VENV)/bin/pytest -v --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(VENV)/bin/pytest -v --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export PIP_CACHE_DIR := $(CACHE)/pip
 export UV_CACHE_DIR := $(CACHE)/uv
 export STACK

@@ -1,11 +1,17 @@
-"""How the tests are shared out between two workers of pytest-xdist (`--numprocesses 2 --dist loadgroup`)."""
+"""How the tests are shared out between two workers (`pytest --numprocesses 2 --dist loadfile`)."""
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class Files(LoadFileScheduling):
     """A file's tests stay together, for the stack that they share; those of AWS have one network to share."""
-    for item in items:
-        file = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("aws" if file.startswith("test_aws_") else file))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "aws" if "/test_aws_" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Files | None:
+    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
