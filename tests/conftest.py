@@ -1,11 +1,11 @@
 """How the tests are shared out between two workers (`pytest --numprocesses 2 --dist loadfile`)."""
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 
-class Files(LoadFileScheduling):
+class Files(LoadFileScheduling):  # type: ignore[misc]
     """A file's tests stay together, for the stack that they share; those of AWS have one network to share."""
 
     def _split_scope(self, nodeid: str) -> str:
