@@ -8,6 +8,7 @@ import argparse
 import datetime
 import gzip
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -41,13 +42,10 @@ from monitor.render import SCRAPE_SECONDS
 from offline.steps import StepFailed, main_guard, say
 from proxy.traffic import FIELDS
 from stacks.settings import SettingsError, from_files
-from tools.environment import HOME, ROOT
+from tools import advice
+from tools.environment import ROOT
 from tools.status import containers_of
 
-KEPT = HOME / "advice"
-"""What was advised last, by stack, for who can't wait until it is known anew."""
-LINE_SECONDS = 3.0
-"""So long `make status` waits for a line of advice, counted from its own beginning."""
 STORE_DAY = 24 * HOUR
 SHOWN_TENANTS = 10
 
@@ -409,6 +407,11 @@ def say_all(stack: str) -> None:
         say(line)
 
 
+def keep(stack: str, said: Advice, now: float) -> None:
+    """Keeps what is advised, for other commands to show."""
+    advice.keep(stack, "" if said.verdict == "too little" else said.short, now)
+
+
 def serves(stack: str, traffic: Traffic) -> str:
     """The kind of engine that serves, by what was asked last, or else by the settings."""
     if traffic.served:
@@ -419,72 +422,19 @@ def serves(stack: str, traffic: Traffic) -> str:
         raise StepFailed(str(error)) from None
 
 
-# one line of it, for those who must neither wait nor fail
-
-
-def keep(stack: str, said: Advice, now: float) -> None:
-    KEPT.mkdir(parents=True, exist_ok=True)
-    content = {"at": now, "line": said.short}
-    new = KEPT / f"{stack}.new"
-    new.write_text(json.dumps(content) + "\n")
-    new.replace(KEPT / f"{stack}.json")
-
-
-def kept(stack: str) -> str:
-    """The line that was kept last, with its day; empty: none."""
-    try:
-        content = json.loads((KEPT / f"{stack}.json").read_text())
-        return f"{content['line']} (as of {_clock(content['at'])} UTC)"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-class Line:
-    """A line of advice, looked for by another process from now on."""
-
-    def __init__(self, stack: str) -> None:
-        self._stack = stack
-        self._until = time.monotonic() + LINE_SECONDS
-        words = [sys.executable, "-m", "tools.advise", stack, "--line"]
-        try:
-            self._process: subprocess.Popen[str] | None = subprocess.Popen(
-                words,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-        except OSError:
-            self._process = None
-
-    def text(self) -> str:
-        """The line, at the latest LINE_SECONDS after it was begun; what was kept last where there is none by
-        then, and nothing where nothing was kept. Never raises."""
-        said = ""
-        if self._process is not None:
-            try:
-                said, _ = self._process.communicate(timeout=max(0.0, self._until - time.monotonic()))
-                said = said.strip() if self._process.returncode == 0 else ""
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.communicate()
-        return said or kept(self._stack)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stack")
-    parser.add_argument("--line", action="store_true", help="print the advice in one line")
+    parser.add_argument("--line", action="store_true", help="print nothing, and keep the line for others")
     asked = parser.parse_args()
     if not asked.line:
         say_all(asked.stack)
         return
+    signal.alarm(advice.GIVEN_UP_SECONDS)
     now = time.time()
     traffic, _ = known(asked.stack, now)
     said = advise(traffic, serves(asked.stack, traffic), asked.stack)
     keep(asked.stack, said, now)
-    say(said.short)
 
 
 if __name__ == "__main__":

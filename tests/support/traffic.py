@@ -1,6 +1,8 @@
 """Made traffic: requests as a proxy in front of an engine would log them, from arrivals that are known."""
 
+import datetime
 import heapq
+import json
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -92,4 +94,32 @@ def chance(seed: int, number: int, begins: float, seconds: float, longest: float
             rng.random() < 0.1,
         )
         for _ in range(number)
+    ]
+
+
+def log_lines(requests: Iterable[Request]) -> list[str]:
+    """Their lines in the proxy's access log, in the order in which they ended."""
+    return [
+        json.dumps(
+            {
+                "time": datetime.datetime.fromtimestamp(each.ended, datetime.UTC).isoformat(
+                    timespec="milliseconds"
+                ),
+                "tenant": each.tenant,
+                "endpoint": "/v1/chat/completions",
+                "model": "tiny",
+                "engine": each.engine,
+                "stream": each.stream,
+                "status": 503 if each.failed else 200,
+                "prompt_tokens": each.prompt,
+                "completion_tokens": each.completion,
+                "tokens": None if each.completion is None else "reported",
+                "first_ms": None if each.first is None else round(each.first * 1000, 1),
+                "total_ms": round(each.total * 1000, 1),
+                "held_ms": round(each.held * 1000, 1),
+                "hung_up": each.hung_up,
+                "cut": each.cut,
+            }
+        )
+        for each in sorted(requests, key=lambda each: each.ended)
     ]
