@@ -290,7 +290,8 @@ def test_on_aws_it_says_what_a_second_and_a_larger_instance_cost_and_give() -> N
     said = capacity(report(settings, 8, 40), settings, ("Today's peak", 12))
     assert said[3] == (
         "A second g4dn.xlarge costs $0.562 an hour, $410 a month more. Both together serve 16 with "
-        "Ollama and 80 with vLLM, if half of the clients use the other one's address: nothing here divides them."
+        "Ollama and 80 with vLLM, if half of the clients use the other one's address: nothing here "
+        "divides them."
     )
     assert said[4].startswith(
         "A g5.xlarge (1 NVIDIA A10G) costs +$0.480 an hour, +$350 a month. By its memory, "
