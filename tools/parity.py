@@ -11,30 +11,24 @@ import argparse
 import contextlib
 import http.client
 import json
-import signal
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.engines import PORT, EngineSpec
-from components.labels import Labels
+from components.engines import PORT
 from offline.steps import StepFailed, main_guard
 from parity import table as tables
 from parity.probes import Reply, Subject, chosen, run
-from stacks.blueprint import Blueprint, blueprint
-from stacks.settings import PROJECT, SettingsError, from_files
-from switch.daemon import UNAVAILABLE
+from stacks.blueprint import Blueprint
+from stacks.settings import PROJECT
 from switch.exchange import Request, answer
-from tools.ask import yes
 from tools.environment import pulumi
-from tools.owner import look
+from tools.standby import TAKEN_BACK, Host, agree, brought_back_on_sigterm, pair, standby, waits
 
 ROOT = Path(__file__).parent.parent
 REQUEST_SECONDS = 120
@@ -112,25 +106,8 @@ def probe_standby(host: Host, other: Blueprint, subject: Subject) -> dict[str, s
 
 def parity(stack: str, root: Path) -> dict[str, Any]:
     """Probes both engines, writes `stacks/<stack>/parity.json` and `parity.md`, returns the table."""
-    try:
-        settings = from_files(stack, root)
-    except SettingsError as error:
-        raise StepFailed(str(error)) from None
-    if settings.model.embeds:
-        raise StepFailed(
-            f"{settings.model.name} gives embeddings and answers no chat, and the probes are chats: there is "
-            "nothing to compare. Nothing was done"
-        )
-    look(stack)
-    if not settings.standby:
-        raise StepFailed("there is no standby to compare with: pulumi config set standby true && pulumi up")
-    ours = blueprint(settings)
-    other = blueprint(replace(settings, engine=settings.kinds[1]))
-    host = Host(stack)
-    status, active = host.status(), host.engine(ours.active)
-    host.engine(other.active)
-    if status["under_way"] or not status["gated"] or status["live"] != active:
-        raise StepFailed(f"{active} does not serve, or a change is under way. Look with: make status")
+    both = pair(stack, root)
+    settings, ours, other = both.settings, both.ours, both.other
     subject = Subject(model=settings.name, context=settings.context)
     able = settings.model.able
     print(f"{ours.active.name} serves; probing it through the endpoint", flush=True)
@@ -139,10 +116,11 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
     }
     print("probing it itself", flush=True)
     began = time.monotonic()
-    with itself(host, active) as send:
-        found: dict[str, dict[str, str]] = {settings.engine: probe(send, subject, able, active)}
-    agree(ours, other, time.monotonic() - began)
-    found[other.settings.engine] = probe_standby(host, other, subject)
+    with itself(both.host, both.active) as send:
+        found: dict[str, dict[str, str]] = {settings.engine: probe(send, subject, able, both.active)}
+    waits(both, time.monotonic() - began, "probing")
+    agree("parity")
+    found[other.settings.engine] = probe_standby(both.host, other, subject)
     engines: dict[str, dict[str, str]] = {
         spec.kind: {
             "name": spec.name,
@@ -166,8 +144,7 @@ def main() -> None:
     parser.add_argument("stack")
     parser.add_argument("--root", type=Path, default=ROOT, help="the project's folder")
     options = parser.parse_args()
-    # SIGTERM as Ctrl-C, so that the active engine is brought back at once and not by the lease
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; the active engine was brought back"))
+    brought_back_on_sigterm()
     parity(options.stack, options.root)
 
 
