@@ -19,10 +19,10 @@ from measure.levels import judged
 PATH, KIND = "/v1/chat/completions", {"Content-Type": "application/json"}
 
 
-def session() -> aiohttp.ClientSession:
-    """With as many connections as there are requests, and no patience that ends."""
+def session(patience: float | None = None) -> aiohttp.ClientSession:
+    """With as many connections as there are requests, and so many seconds of patience with each, or any."""
     connector = aiohttp.TCPConnector(limit=0)
-    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=patience))
 
 
 PIECE = "The grass is green. "
@@ -39,7 +39,7 @@ async def ask(
     client: aiohttp.ClientSession, plan: Mapping[str, Any], number: int, pieces: int, tokens: int
 ) -> dict[str, Any]:
     """One request for so many tokens at most, as `measure.levels` calls it `Asked`. The plan says of whom:
-    `url`, `model`, and perhaps an API `key`."""
+    `url`, `model`, perhaps an API `key`, and perhaps the `patience` in seconds."""
     headers = {**KIND, **({"Authorization": f"Bearer {plan['key']}"} if plan.get("key") else {})}
     raw = json.dumps(
         {
@@ -83,7 +83,7 @@ async def level(plan: Mapping[str, Any]) -> dict[str, Any]:
             asked.append(await ask(client, plan, number_of, plan["pieces"], plan["tokens"]))
         return asked
 
-    async with session() as client:
+    async with session(plan.get("patience")) as client:
         every = await asyncio.gather(*(user(client, number) for number in range(plan["n"])))
     return {"asked": [one for asked in every for one in asked]}
 
@@ -97,7 +97,7 @@ async def replay(plan: Mapping[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(after)
         return await ask(client, plan, plan["run"] * 100_000 + number, pieces, tokens)
 
-    async with session() as client:
+    async with session(plan.get("patience")) as client:
         every = await asyncio.gather(*(one(client, number) for number in range(len(plan["asked"]))))
     return {"asked": list(every)}
 

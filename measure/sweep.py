@@ -49,6 +49,8 @@ class Sweep:
     least: int = 8
     seconds: float = 60
     key: str = ""
+    patience: float | None = None
+    """Seconds after which an answer that is not whole is given up; None: it is waited for."""
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
     keep: Callable[[Mapping[str, Any]], None] = lambda level: None
     """Is given each level as soon as it is there."""
@@ -72,6 +74,7 @@ class Sweep:
             "seconds": self.seconds,
             "run": next(self.runs),
             "key": self.key,
+            "patience": self.patience,
             **more,
         }
         return list(self.ask(plan)["asked"])
@@ -129,6 +132,7 @@ class Sweep:
             "url": url,
             "model": self.model,
             "key": self.key,
+            "patience": self.patience,
             "run": next(self.runs),
             "asked": [[after, self.pieces_of(prompt), tokens] for after, prompt, tokens in asked],
         }

@@ -45,19 +45,20 @@ class Host:
 
     def __init__(self, stack: str) -> None:
         self.stack, self.labels = stack, Labels(project=PROJECT, stack=stack)
-        found = self._containers("switch", "--filter", "status=running")
+        found = self.containers("switch", "--filter", "status=running")
         if len(found) != 1:
             raise StepFailed(f"no switch of stack `{stack}` runs here. Deploy it: make up STACK={stack}")
         self.switch_name = found[0]
 
-    def _containers(self, role: str, *more: str) -> list[str]:
+    def containers(self, role: str, *more: str) -> list[str]:
+        """The names of the stack's containers of a role; `more` are options of `docker ps`."""
         labels = [f"--filter=label={key}={value}" for key, value in self.labels.of(role).items()]
         return docker("ps", "--all", *labels, *more, "--format", "{{.Names}}").stdout.split()
 
     def engine(self, spec: EngineSpec) -> str:
         """The name of the container of an engine that the settings give."""
         prefix = f"{self.labels.name(spec.name)}-"
-        found = [name for name in self._containers("engine") if name.startswith(prefix)]
+        found = [name for name in self.containers("engine") if name.startswith(prefix)]
         if len(found) != 1:
             raise StepFailed(f"the settings give {spec.name}, and it is not on this host. Type: pulumi up")
         return found[0]
