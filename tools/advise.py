@@ -5,6 +5,7 @@ nothing. Where `make report` was run, it also says how many users the card serve
 """
 
 import argparse
+import contextlib
 import datetime
 import gzip
 import json
@@ -113,13 +114,13 @@ class Store:
     def ask(self, path: str, **query: object) -> Any:
         """Raises StepFailed."""
         assert self.process.stdin and self.process.stdout
-        asked = {
+        request = {
             "container": self.monitor,
             "port": STORE_PORT,
             "path": f"{path}?{urlencode(query)}",
             "method": "GET",
         }
-        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         said = json.loads(self.process.stdout.readline() or "{}")
         if said.get("status") != 200:
@@ -134,16 +135,23 @@ class Store:
         ]
 
 
-def from_store(stack: str, monitor: str, now: float) -> Traffic:
-    """Raises StepFailed, also where the store has nothing yet."""
+@contextlib.contextmanager
+def asked(stack: str, monitor: str) -> Iterator[Store]:
+    """The store of the stack's monitor, to be asked. Raises StepFailed."""
     switch = containers_of(stack, "switch")[0]
     words = ["docker", "exec", "-i", switch, "python3", "-m", "switch", "exchange"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            return stored(Store(monitor, process), now)
+            yield Store(monitor, process)
         finally:
             assert process.stdin
             process.stdin.close()
+
+
+def from_store(stack: str, monitor: str, now: float) -> Traffic:
+    """Raises StepFailed, also where the store has nothing yet."""
+    with asked(stack, monitor) as store:
+        return stored(store, now)
 
 
 def stored(store: Store, now: float) -> Traffic:
@@ -156,7 +164,7 @@ def stored(store: Store, now: float) -> Traffic:
         ends = min(begins + STORE_DAY, now // SCRAPE_SECONDS * SCRAPE_SECONDS)
         if ends <= begins:
             continue
-        line += _samples(store, begins, ends)
+        line += samples(store, begins, ends)
         holds += _holds(store, begins, ends)
         served += _kinds(store, begins, ends)
         _counts(store, begins, ends, hours, tenants)
@@ -181,8 +189,9 @@ def stored(store: Store, now: float) -> Traffic:
     return traffic
 
 
-def _samples(store: Store, begins: float, ends: float) -> Iterator[Piece]:
-    """Where nobody waits or runs the proxies still say so, by `changeover_waiting`."""
+def samples(store: Store, begins: float, ends: float) -> Iterator[Piece]:
+    """How many there were, every SCRAPE_SECONDS. Where nobody waits or runs the proxies still say so, by
+    `changeover_waiting`."""
     step = SCRAPE_SECONDS
     last = ends - step
     waiting = [
@@ -426,15 +435,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stack")
     parser.add_argument("--line", action="store_true", help="print nothing, and keep the line for others")
-    asked = parser.parse_args()
-    if not asked.line:
-        say_all(asked.stack)
+    options = parser.parse_args()
+    if not options.line:
+        say_all(options.stack)
         return
     signal.alarm(advice.GIVEN_UP_SECONDS)
     now = time.time()
-    traffic, _ = known(asked.stack, now)
-    said = advise(traffic, serves(asked.stack, traffic), asked.stack)
-    keep(asked.stack, said, now)
+    traffic, _ = known(options.stack, now)
+    said = advise(traffic, serves(options.stack, traffic), options.stack)
+    keep(options.stack, said, now)
 
 
 if __name__ == "__main__":

@@ -73,18 +73,8 @@ def both(*, gpu: bool = True) -> dict[str, Any]:
 
 
 def content(engines: dict[str, Any]) -> dict[str, Any]:
-    samples = [
-        {
-            "at": n * 1.0,
-            "busy": 60.0,
-            "watts": 50.0,
-            "memory": 1.0,
-            "cpu": 20.0,
-            "running": n % 3,
-            "waiting": 0,
-        }
-        for n in range(100)
-    ]
+    sampled: dict[str, Any] = {"busy": 60.0, "watts": 50.0, "memory": 1.0, "cpu": 20.0, "waiting": 0}
+    samples = [{**sampled, "at": n * 1.0, "running": n % 3} for n in range(100)]
     if engines["ollama"]["gpu"] is None:
         samples = [{**each, "busy": None, "watts": None} for each in samples]
     return {
