@@ -1,7 +1,9 @@
 """What a report says of made figures, and that what it measures is what an engine does."""
 
+import argparse
 import base64
 import html.parser
+import io
 import json
 import os
 import random
@@ -10,20 +12,27 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from advise.again import busiest
 from advise.load import Request
 from components.code import Code
+from components.proxy import WHEELS_MOUNT
 from measure import client, report
 from measure.levels import row
 from measure.report import Limits, claims, engine, markdown, page, served, verdict
 from measure.sweep import Sweep, here
+from offline.steps import StepFailed
+from stacks.blueprint import blueprint
+from stacks.settings import from_files
 from tests.support.project import free_port
 from tests.support.way import eventually
+from tools import report as tool
+from tools import standby
 from tools.environment import ROOT
 from tools.render import MEASURED
 from tools.report import BOOT, sample
@@ -357,3 +366,153 @@ def test_a_look_at_the_host_has_what_each_card_says_and_no_more() -> None:
 
 def test_everything_that_a_plan_may_name_is_there() -> None:
     assert set(client.DOES) == {"level", "replay"}
+
+
+# a whole run, with both engines one test engine and a Docker host that is none
+
+DOCKER = """#!{python}
+import json, os, sys
+words = sys.argv[1:]
+if words[0] == "run":
+    os.environ.pop("PYTHONPATH", None)
+    os.execv(sys.executable, [sys.executable, "-c", words[-1]])
+assert words[0] == "exec" and words[-1] == "observe", words
+gpus = [{{"busy": 70.0, "watts": 60.0, "used": 2.0 * 2**30}}]
+proxies = {{"one": {{"running": {{"ollama-1": 2}}, "held": 0}}}}
+for n, _ in enumerate(sys.stdin):
+    status = {{"gpus": gpus, "held_since": None, "proxies": proxies}}
+    print(json.dumps({{"status": status, "cpu": {{"busy": n, "all": 2 * n, "count": 2}}}}), flush=True)
+"""
+
+
+class Made:
+    """A stack's host on which every engine is the test engine, and a switch that does what it is told."""
+
+    switch_name = "switch"
+    ready = 0
+    """What `follow` ends with."""
+
+    def __init__(self) -> None:
+        self.told = list[str]()
+
+    def containers(self, role: str, *_: str) -> list[str]:
+        return [role]
+
+    def engine(self, spec: object) -> str:
+        return "127.0.0.1"
+
+    def switch(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        self.told.append(words[0])
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    def follow(self, container: str) -> int:
+        return self.ready
+
+    def status(self) -> dict[str, Any]:
+        steps = [
+            {"phase": "loading", "at": 0.0, "seconds": 40.0},
+            {"phase": "restoring", "at": 0, "seconds": 9},
+        ]
+        last = {"container": "127.0.0.1", "phase": "failed", "steps": steps, "held_seconds": 60.0}
+        return {
+            "last": last,
+            "under_way": None,
+            "gated": True,
+            "gateway": "gateway",
+            "containers": {"gateway": "running"},
+            "active": {"kind": "ollama"},
+        }
+
+
+@pytest.fixture
+def made(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    docker = tmp_path / "docker"
+    docker.write_text(DOCKER.format(python=sys.executable))
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("YES", "1")
+    host, settings = Made(), from_files("local", ROOT)
+    ours, other = (blueprint(replace(settings, engine=kind)) for kind in settings.kinds)
+    there = standby.Pair(settings, cast(Any, host), ours, other, "127.0.0.1")
+    inspected = {
+        "Mounts": [{"Name": "wheels", "Destination": WHEELS_MOUNT}],
+        "NetworkSettings": {"Networks": {"network": {}}},
+        "Image": "sha256:0",
+    }
+    monkeypatch.setattr(tool, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(tool, "pair", lambda stack, root: there)
+    monkeypatch.setattr(
+        tool, "docker", lambda *words, **_: subprocess.CompletedProcess(words, 0, json.dumps([inspected]), "")
+    )
+    monkeypatch.setattr(tool, "PORT", int(url.rpartition(":")[2]))
+    return host
+
+
+def options(**more: object) -> argparse.Namespace:
+    short = {"levels": (1, 2), "tokens": 8, "prompt": 40, "seconds": 1.0, "traffic": False}
+    return argparse.Namespace(**{**short, **more})
+
+
+def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yesterday = [Request(ended=n, total=1, held=0, prompt=30, completion=5 + n) for n in (1, 2)]
+    monkeypatch.setattr(tool, "requests_of", lambda stack, since: (yesterday, 0.0))
+    found = tool.report("local", tmp_path, options(traffic=True))
+    assert made.told == ["prepare", "abandon"]
+    said = capsys.readouterr().out
+    assert said.index("requests wait for at most about") < said.index("1 users:")
+    measured = said[said.index("requests of yesterday, over again") :]
+    assert "of measuring" in measured, "how long it will be is known by then"
+    assert json.loads((tmp_path / "stacks/local/report.json").read_text()) == json.loads(json.dumps(found))
+    for kind in ("ollama", "vllm"):
+        engine = found["engines"][kind]
+        assert [(each["users"], each["bad"], each["tokens"]) for each in engine["levels"]] == [
+            (1, 0, 8),
+            (2, 0, 8),
+        ]
+        assert engine["gpu"] == 70 and engine["users"] == 2 and engine["more"]
+        assert found["traffic"]["engines"][kind]["answers"] == 2
+    assert (found["engines"]["ollama"]["start"], found["engines"]["vllm"]["start"]) == (9, 40)
+    assert found["remarks"] == [
+        "Ollama's start is its way back at the end, the other's stop included.",
+        "While Ollama was measured, it also had up to 2 requests of users.",
+    ]
+    assert [each[2] for each in found["timeline"]["spans"]].count("loading") == 1
+    assert "On this card Ollama serves 2 or more users" in (tmp_path / "stacks/local/report.html").read_text()
+
+
+def test_a_standby_that_is_taken_away_leaves_no_report(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standby, "FOLLOW_SECONDS", 0.01)
+    follow = made.follow
+
+    def once(container: str) -> int:
+        made.ready = 1
+        return 0
+
+    monkeypatch.setattr(made, "follow", lambda container: (follow if made.ready else once)(container))
+    with pytest.raises(StepFailed, match=r"took the change back .* Type the same again"):
+        tool.report("local", tmp_path, options())
+    assert made.told == ["prepare", "abandon"]
+    assert not (tmp_path / "stacks").exists()
+
+
+def test_without_a_yes_nothing_is_asked(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("YES")
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(StepFailed, match="Without being asked: YES=1 make report"):
+        tool.report("local", tmp_path, options())
+    assert made.told == [] and "users:" not in capsys.readouterr().out
+
+
+def test_what_would_let_requests_wait_for_too_long_is_not_begun(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "SWEEP_SECONDS", 5000.0)
+    with pytest.raises(StepFailed, match=r"the proxy lets them wait 1080 s .* pulumi config set holdBudget"):
+        tool.report("local", tmp_path, options(levels=tuple(range(1, 40))))
+    assert made.told == []
