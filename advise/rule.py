@@ -123,10 +123,11 @@ def advise(traffic: Traffic, serves: str, stack: str) -> Advice:
         )
     if len(below) >= SHARE_QUIET * len(known):
         says = (
-            f"Stay with Ollama: fewer than {QUIET} requests at a time need no more."
+            f"Stay with Ollama: on most days there are fewer than {QUIET} requests at a time, which need no "
+            "more."
             if serves == "ollama"
-            else f"Ollama would do: there are fewer than {QUIET} requests at a time. vLLM serves them, too. "
-            "Where it answers faster than Ollama, there would be more at a time with that."
+            else f"Ollama would do: on most days there are fewer than {QUIET} requests at a time. vLLM "
+            "serves them, too, and where it answers faster than Ollama, there would be more with that."
         )
         short = "stay" if serves == "ollama" else "Ollama would do"
         return Advice(

@@ -41,7 +41,9 @@ def test_office_hours_of_a_few_users_say_stay_with_their_numbers() -> None:
     seen = traffic(served(week(6)))
     said = advise(seen, "ollama", "local")
     assert (said.verdict, said.engine, said.figure) == ("stay", "ollama", 6)
-    assert said.words[0] == "Stay with Ollama: fewer than 10 requests at a time need no more."
+    assert said.words[0] == (
+        "Stay with Ollama: on most days there are fewer than 10 requests at a time, which need no more."
+    )
     assert "6 on 2025-11-24, 6 on 2025-11-25" in said.words[1]
     assert "Above 15 on 0 of 5 days, below 10 on 5" in said.words[1]
     assert said.short == (
@@ -113,7 +115,7 @@ def test_regularly_is_half_of_the_days_above_and_three_of_four_below(
 def test_vllm_with_few_users_is_told_that_ollama_would_do() -> None:
     seen = traffic(served(week(3), kinds=((0.0, "vllm"),)))
     said = advise(seen, "vllm", "local")
-    assert said.words[0].startswith("Ollama would do: there are fewer than 10")
+    assert said.words[0].startswith("Ollama would do: on most days there are fewer than 10")
     assert said.short.endswith("advice: Ollama would do")
 
 
