@@ -2,16 +2,16 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up cli down adopt status watch dashboard usage advise report gc parity keys model ci-setup wake recover review apply drift rollback comment fetch-review \
-  drift-issue test test-extremes check render clean-all lock venv
+  drift-issue test test-long check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
 CACHE := $(or $(CHANGEOVER_CACHE),$(HOME)/.cache/changeover)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
+PYTEST := $(VENV)/bin/pytest -v --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export PIP_CACHE_DIR := $(CACHE)/pip
 export UV_CACHE_DIR := $(CACHE)/uv
-export PYTHONDONTWRITEBYTECODE := 1
 export STACK
 
 help: ## this list
@@ -94,28 +94,15 @@ check: venv ## lint, types, unit tests: the fast part
 	@$(VENV)/bin/mypy --no-error-summary
 	@$(RUN) tools.render --check
 	@$(RUN) tools.actionlint
-	@$(VENV)/bin/pytest -q tests/unit
+	@$(VENV)/bin/pytest -q --numprocesses 2 tests/unit
 
 test: check ## everything, on the real engines
 	@$(RUN) tools.up --tests
-	@$(MAKE) --no-print-directory --jobs 2 test-flips test-clients  # a third would make leases end on two cores
+	@$(PYTEST) -m "not long" tests/engine tests/conformance
 
-# two parts that take about as long as each other, each with a switch of its own
-AWS := $(wildcard tests/engine/test_aws_*.py) tests/engine/test_switch_on_docker.py
-WITH_CLIENTS := $(addprefix tests/engine/test_,owner.py adopt.py hangs.py handling.py)
-
-EXTREMES := tests/engine/test_extremes.py
-
-test-flips:
-	@SWITCHTEST_PREFIX=changeover-switchtest-2 $(VENV)/bin/pytest -v $(addprefix --ignore=,$(WITH_CLIENTS) $(AWS) $(EXTREMES)) tests/engine
-
-test-clients:
-	@SWITCHTEST_PREFIX=changeover-switchtest-3 $(VENV)/bin/pytest -v tests/conformance $(WITH_CLIENTS)
-	@$(VENV)/bin/pytest -v $(AWS)
-
-test-extremes: venv ## every field of a request at its extremes, on both engines: for a new version of one
+test-long: venv ## more cases of what the tests show: more moments, and every field of a request at its extremes
 	@$(RUN) tools.up --tests
-	@$(VENV)/bin/pytest -v $(EXTREMES)
+	@$(PYTEST) -m long tests/engine tests/conformance
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
 	@$(RUN) tools.render

@@ -47,7 +47,6 @@ def counts(project: Project) -> dict[str, int]:
 def minimal(folder: Path, full: Project) -> Project:
     """A stack with the same Docker resources and nothing else, deployed."""
     project = Project(folder, "bench-minimal")
-    project.environment.pop("PYTHONDONTWRITEBYTECODE")
     state = json.loads(full.pulumi("stack", "export"))
     resources = state["deployment"]["resources"]
     host = next(each["inputs"]["host"] for each in resources if each["type"] == "pulumi:providers:docker")
@@ -62,7 +61,6 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=9, help="previews of each program (default: 9)")
     n = parser.parse_args().n
     with deployed("bench-preview") as full:
-        full.environment.pop("PYTHONDONTWRITEBYTECODE")  # a person's shell does not set it
         folder = full.folder / "minimal"
         folder.mkdir()
         small = minimal(folder, full)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,12 +77,16 @@ def look(region: str, labels: Labels, mine: str | None) -> Found:
     """What there is of the stack; `mine` is the instance that the state has made. Raises AwsError."""
     key = spot.any_key(labels)  # an instance that a spot request starts by itself need not have the tags
     states = f"Name=instance-state-name,Values={','.join(STATES)}"
-    answer = aws(region, "ec2", "describe-instances", "--filters", f"Name=key-name,Values={key}", states)
-    volumes = aws(region, "ec2", "describe-volumes", *_ours(labels))["Volumes"]
     alive = ("--filters", f"Name=launch.key-name,Values={key}", "Name=state,Values=open,active,disabled")
-    requests = aws(region, "ec2", "describe-spot-instance-requests", *alive)["SpotInstanceRequests"]
+    asks = (
+        ("describe-instances", "--filters", f"Name=key-name,Values={key}", states),
+        ("describe-volumes", *_ours(labels)),
+        ("describe-spot-instance-requests", *alive),
+    )
+    with ThreadPoolExecutor() as at_once:  # the command needs a second only to start
+        answer, volumes, requests = at_once.map(lambda words: aws(region, "ec2", *words), asks)
     instances = [each for group in answer["Reservations"] for each in group["Instances"]]
-    return found(instances, volumes, requests, mine=mine)
+    return found(instances, volumes["Volumes"], requests["SpotInstanceRequests"], mine=mine)
 
 
 def root_gib(region: str, image: str) -> int:

@@ -49,11 +49,11 @@ class Said:
 
 
 class Program:
-    """One client, from its start on. Its bytecode is kept: to compile LiteLLM anew takes half a minute."""
+    """One client, from its start on."""
 
     def __init__(self, name: str, folder: Path, command: Path, endpoint: str, model: str) -> None:
         environment = {
-            **{key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"},
+            **os.environ,
             "ENDPOINT": endpoint,
             "MODEL": model,
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would ask for its newest list of prices

@@ -52,7 +52,9 @@ def restart(dockerd: Dockerd, stack: Stack) -> None:
     assert stack.lost() == []
 
 
-@pytest.mark.parametrize(("cutover", "code"), [("hold", LOADING), ("overlap", PREPARED)])
+@pytest.mark.parametrize(
+    ("cutover", "code"), [("hold", LOADING), pytest.param("overlap", PREPARED, marks=pytest.mark.long)]
+)
 def test_docker_restarted_in_a_change_and_while_serving_brings_the_old_engine_back(
     dockerd: Dockerd, cutover: str, code: int
 ) -> None:
@@ -74,7 +76,7 @@ def test_docker_restarted_in_a_change_and_while_serving_brings_the_old_engine_ba
     assert stack.serves() and stack.lost() == []
 
 
-@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+@pytest.mark.parametrize("cutover", [pytest.param("hold", marks=pytest.mark.long), "overlap"])
 def test_a_docker_that_stands_still_in_a_change_is_waited_for_and_nobody_is_blamed(
     dockerd: Dockerd, cutover: str, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from tests.conformance.generate import FIELDS, OTHER_FIELDS
 from tests.support.project import docker
 from tests.support.way import Way, eventually
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 ANSWER_SECONDS = 20
 """So long a request may take at an engine here; a plain question is asked after all of them have ended."""

@@ -45,7 +45,7 @@ def other(engine: str) -> str:
 
 def load_on(project: Project, *, clients: int = 2, tokens: int = 8) -> Load:
     outputs = project.outputs()
-    return Load(outputs["endpoint"], outputs["model"], clients=clients, pause=0.05, max_tokens=(tokens, 96))
+    return Load(outputs["endpoint"], outputs["model"], clients=clients, max_tokens=(tokens, 96))
 
 
 def problems(load: Load) -> list[Outcome]:
@@ -118,6 +118,7 @@ def test_an_update_that_is_cancelled_and_another_one_lose_nothing_and_converge(
     assert kind(project) == wanted and project.changes() == {}
 
 
+@pytest.mark.long
 def test_ten_flips_without_a_pause(project: Project) -> None:
     with load_on(project, clients=4) as load:
         load.wait_for_answers(12)

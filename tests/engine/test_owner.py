@@ -12,7 +12,7 @@ import pytest
 
 from bench.stack import remove_fast_engine, use_fast_engine
 from tests.support.load import Load
-from tests.support.project import CommandFailed, Project, docker, offline_settings
+from tests.support.project import NO_BYTECODE, CommandFailed, Project, docker, offline_settings
 
 pytestmark = pytest.mark.engine
 
@@ -43,7 +43,7 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 def copy(project: Project, folder: Path) -> Project:
     """The same checkout with its state in another folder."""
-    shutil.copytree(project.folder, folder, symlinks=True)
+    shutil.copytree(project.folder, folder, symlinks=True, ignore=NO_BYTECODE)
     return project.moved(folder)
 
 
@@ -212,7 +212,15 @@ VOLUMES = ("ollama-weights", "vllm-weights", "vllm-cache", "journal", "live", "w
 
 
 @pytest.mark.parametrize(
-    "what", ["switch", "gateway", "proxy", "edge", "engine", "standby", "network", *VOLUMES, "everything"]
+    "what",
+    [
+        *("switch", "engine", "network", "live", "everything"),
+        *(
+            pytest.param(each, marks=pytest.mark.long)
+            for each in ("gateway", "proxy", "edge", "standby", *VOLUMES)
+            if each != "live"
+        ),
+    ],
 )
 def test_what_is_missing_is_said_and_made_again(owner: Project, what: str) -> None:
     serves = owner.live()

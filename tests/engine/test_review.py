@@ -43,7 +43,7 @@ class Team:
         done = subprocess.run(
             words,
             cwd=self.clone,
-            env={**environment.process_environment(), **TEAM, "PYTHONDONTWRITEBYTECODE": "1", **env},
+            env={**environment.process_environment(), **TEAM, **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -80,7 +80,7 @@ class Team:
             update = subprocess.Popen(
                 ["pulumi", "up", "--yes", "--skip-preview", "--stack", STACK, "--non-interactive"],
                 cwd=self.clone,
-                env={**environment.process_environment(), "PYTHONDONTWRITEBYTECODE": "1"},
+                env=environment.process_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -7,6 +7,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
@@ -14,12 +15,21 @@ import pytest
 
 from components import pins
 from tests.support.load import Load
-from tests.support.project import CommandFailed, Project, docker, kill_group, patched
+from tests.support.project import CommandFailed, Project, docker, kill_group, offline_settings, patched
 
 pytestmark = pytest.mark.engine
 
 FLIP = {"prepare-step": "update", "test-gateway": "replace", "commit-step": "update"}
 """All that a flip touches, and nothing else: the promise to the reviewer."""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A stack `test` with offline images and the tiny model; nothing of it is left afterwards."""
+    project = Project(tmp_path_factory.mktemp("project"), "test", **offline_settings(parallel=2))
+    project.wipe()  # what a killed run left behind
+    yield project
+    project.wipe()
 
 
 def load_on(project: Project, **more: object) -> Load:

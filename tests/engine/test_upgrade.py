@@ -58,7 +58,7 @@ def up_under_load(project: Project) -> Load:
     arrives (`lost`).
     """
     outputs = project.outputs()
-    with Load(outputs["endpoint"], outputs["model"], pause=0.05, api_key=KEY) as load:
+    with Load(outputs["endpoint"], outputs["model"], api_key=KEY) as load:
         load.wait_for_answers(8)
         began = time.monotonic()
         project.up()
@@ -132,7 +132,7 @@ def test_another_name_in_the_same_update_is_refused_before_anybody_is_held(
         project.use_sources(ROOT)
         pins.write_text(fast)
         project.configure(name="other-name", context=512)
-        with Load(outputs["endpoint"], outputs["model"], pause=0.05) as load:
+        with Load(outputs["endpoint"], outputs["model"]) as load:
             load.wait_for_answers(8)
             with pytest.raises(CommandFailed, match="pulumi config set name tiny"):
                 project.up()

@@ -73,8 +73,8 @@ class Load:
     max_tokens: Sequence[int] = (8, 96)
     api_key: str = "none"
     timeout: float = 300.0
-    pause: float = 0.0
-    """Seconds that a client thinks between two requests."""
+    pause: float = 0.2
+    """Seconds that a client thinks between two requests. Without it a few keep a small machine busy."""
     aborts: int = 0
     """Of so many requests of a client, one is hung up on by it, unless it is answered sooner; 0: of none."""
     protocols: Sequence[str] = (CHAT.name,)

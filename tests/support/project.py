@@ -25,6 +25,9 @@ SOURCES = (
     *("components", "monitor", "parity", "proxy", "stacks", "switch", "offline"),
 )
 
+NO_BYTECODE = shutil.ignore_patterns("__pycache__")
+"""For copies of the project: another test's program may write its bytecode just now."""
+
 TEAM = {
     **{
         f"GIT_{who}_{what}": value
@@ -103,7 +106,6 @@ class Project:
             **environment.process_environment(),
             "PULUMI_BACKEND_URL": environment.backend_in(folder / "state"),
             "PULUMI_CONFIG_PASSPHRASE": "a test's own",
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
         self.environment.pop("PULUMI_CONFIG_PASSPHRASE_FILE")
         self.settings_file = folder / f"Pulumi.{stack}.yaml"
@@ -129,7 +131,7 @@ class Project:
             else:
                 here.unlink(missing_ok=True)
             if there.is_dir():
-                shutil.copytree(there, here)
+                shutil.copytree(there, here, ignore=NO_BYTECODE)
             elif there.exists():
                 shutil.copy(there, here)
 

@@ -16,7 +16,9 @@ from components import caddyfile, pins
 
 ROOT = Path(__file__).parents[2]
 PYTHON = "changeover-offline/python:3.11"
-PREFIX = os.environ.get("SWITCHTEST_PREFIX", "changeover-switchtest")
+PREFIX = (
+    os.environ.get("SWITCHTEST_PREFIX") or f"changeover-{os.environ.get('PYTEST_XDIST_WORKER', 'switchtest')}"
+)
 """Two runs on one host at a time need two."""
 GATEWAY_IMAGE = f"{PREFIX}-gateway:1"
 NETWORK, SWITCH, CLIENT_NAME = f"{PREFIX}-network", f"{PREFIX}-switch", f"{PREFIX}-client"

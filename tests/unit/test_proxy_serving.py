@@ -526,12 +526,13 @@ def test_an_engine_that_serves_no_more_and_ends_holds_up_nobody_at_the_one_that_
 
 
 def test_what_is_read_in_the_event_loop_holds_up_nobody_for_long() -> None:
-    """The slowest of all bodies is one of nothing but brackets; the aim is 50 ms on a machine of its own."""
+    """The slowest of all bodies is one of nothing but brackets: 50 ms on a quiet machine, and minutes if it
+    took the square of its length."""
     half = (LARGE_BYTES - 30) // 2
     raw = b'{"model":"tiny","x":' + b"[" * half + b"]" * half + b"}"
     began = time.process_time()
     read(raw)
-    assert len(raw) < LARGE_BYTES and time.process_time() - began < 0.08
+    assert len(raw) < LARGE_BYTES and time.process_time() - began < 1
 
 
 def hangs_first(begins: bytes) -> tuple[Serve, list[asyncio.StreamWriter]]:

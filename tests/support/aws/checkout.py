@@ -4,7 +4,7 @@ import shutil
 import subprocess
 
 from tests.support.aws.project import AwsProject
-from tests.support.project import TEAM
+from tests.support.project import NO_BYTECODE, TEAM
 from tools import environment
 from tools.environment import ROOT
 
@@ -21,7 +21,7 @@ class Checkout:
         project.have_tools()
         for name in MORE:
             if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, project.folder / name, dirs_exist_ok=True)
+                shutil.copytree(ROOT / name, project.folder / name, dirs_exist_ok=True, ignore=NO_BYTECODE)
             else:
                 shutil.copy(ROOT / name, project.folder / name)
         self.run("git", "init", "--quiet", "--initial-branch=main")

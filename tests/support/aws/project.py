@@ -11,7 +11,7 @@ import yaml
 from tests.support.aws.emulator import ADDRESSES, Emulator
 from tests.support.aws.host.images import without_digest
 from tests.support.aws.host.machines import Machines
-from tests.support.project import CommandFailed, Project
+from tests.support.project import NO_BYTECODE, CommandFailed, Project
 from tools import environment
 from tools.environment import ROOT
 
@@ -30,7 +30,6 @@ class AwsProject(Project):
         self.environment |= emulator.environment
         self.environment["PATH"] = f"{DEPLOYER}:{self.environment['PATH']}"
         self.environment["CHANGEOVER_TEST_AWS_CALLS"] = str(folder / "aws-calls")
-        del self.environment["PYTHONDONTWRITEBYTECODE"]  # compiling pulumi_aws anew costs seconds a command
         self._name_plugin()
 
     def use_sources(self, root: Path) -> None:
@@ -55,7 +54,7 @@ class AwsProject(Project):
     def have_tools(self) -> None:
         """What the make targets run, and the CLI for it."""
         if not (self.folder / "tools").exists():
-            shutil.copytree(ROOT / "tools", self.folder / "tools")
+            shutil.copytree(ROOT / "tools", self.folder / "tools", ignore=NO_BYTECODE)
             own = self.folder / ".changeover"
             (own / "bin").mkdir(parents=True)
             (own / "pulumi").symlink_to(environment.PULUMI_HOME)
