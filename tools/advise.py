@@ -120,12 +120,16 @@ class Store:
             "path": f"{path}?{urlencode(query)}",
             "method": "GET",
         }
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        said = json.loads(self.process.stdout.readline() or "{}")
-        if said.get("status") != 200:
-            raise StepFailed(f"the monitor's store gives no answer: {said.get('error') or said.get('body')}")
-        return json.loads(said["body"])["data"]["result"]
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            said = json.loads(self.process.stdout.readline())
+            if said.get("status") != 200:
+                why = said.get("error") or said.get("body")
+                raise StepFailed(f"the monitor's store gives no answer: {why}")
+            return json.loads(said["body"])["data"]["result"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StepFailed(f"the monitor's store can't be asked: {error!r}") from None
 
     def over(self, query: str, begins: float, ends: float, step: float) -> Series:
         """The values of an expression every `step` seconds, by their time."""
@@ -145,7 +149,8 @@ def asked(stack: str, monitor: str) -> Iterator[Store]:
             yield Store(monitor, process)
         finally:
             assert process.stdin
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 def from_store(stack: str, monitor: str, now: float) -> Traffic:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from offline.steps import StepFailed
 from stacks.blueprint import blueprint
 from stacks.settings import Settings, from_files
 from tests.support.traffic import DAY, MONDAY, chance, log_lines, office, served
-from tools import advice, advise
+from tools import advice, advise, port, status
 from tools.environment import ROOT
 
 NOW = MONDAY + 7 * DAY
@@ -181,6 +182,22 @@ def test_log_and_store_say_the_same_of_the_same_traffic(log: Path, seed: int) ->
     assert advised(stored, "ollama", "local").verdict == "too little"
 
 
+@pytest.mark.parametrize(
+    "answers",
+    ["", "no JSON", '{"error": "refused"}', '{"status": 503, "body": ""}', '{"status": 200, "body": "{}"}'],
+)
+def test_a_store_that_says_nothing_to_be_used_is_named(answers: str) -> None:
+    with subprocess.Popen(
+        ["sh", "-c", 'read line; echo "$0"', answers],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        with pytest.raises(StepFailed, match="the monitor's store"):
+            advise.stored(advise.Store("monitor", process), NOW)
+        process.communicate()
+
+
 def test_a_store_that_gives_no_answer_leaves_the_log(
     log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,6 +266,27 @@ def test_where_no_other_process_can_be_started_there_is_no_line(
     looks(tmp_path, monkeypatch, "exit 0")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
     assert advice.Line("local").text() == ""
+
+
+def test_make_status_ends_with_the_line_and_is_as_it_was_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks(tmp_path, monkeypatch, "exit 1")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "docker").write_text("#!/bin/sh\nexit 0\n")
+    (programs / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.setattr(status, "switch_of", lambda stack: "switch")
+    monkeypatch.setattr(port, "trouble", lambda stack: "")
+    status.status("local")
+    assert capsys.readouterr().out == ""
+    advice.keep("local", "p95 of 4 requests at a time; advice: stay", time.time())
+    status.status("local")
+    assert capsys.readouterr().out == "p95 of 4 requests at a time; advice: stay\n"
+    (programs / "docker").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(StepFailed, match="the switch does not answer"):
+        status.status("local")
 
 
 # capacity
