@@ -1,7 +1,7 @@
 # Everything is built into .venv, .changeover and one cache folder; `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up cli down adopt status watch dashboard usage gc parity keys model ci-setup wake recover review apply drift rollback comment fetch-review \
+.PHONY: help up cli down adopt status watch dashboard usage advise report gc parity keys model ci-setup wake recover review apply drift rollback comment fetch-review \
   drift-issue test test-long check render clean-all lock venv
 
 PYTHON ?= python3
@@ -40,6 +40,12 @@ dashboard: venv ## the address of the page of a stack with `monitor: true` (STAC
 
 usage: venv ## requests and tokens of each tenant and day (STACK=local; CSV=file writes them there, too)
 	@$(RUN) tools.usage $(STACK)
+
+advise: venv ## which engine do the last days' requests speak for, hour by hour (STACK=local)
+	@$(RUN) tools.advise $(STACK)
+
+report: venv ## both engines on this card, beside what is claimed (asks first; YES=1 answers; TRAFFIC=yesterday)
+	@$(RUN) tools.report $(STACK)
 
 gc: venv ## free old weights and images on the host, never those of the way back (STACK=local)
 	@$(RUN) tools.gc $(STACK)

@@ -1,7 +1,7 @@
 """What asks in a measurement: one function for each kind, run by name in a container beside what is measured.
 
 `python3 -m bench.client NAME` reads what to do as one line of JSON on stdin, and writes what it has seen as
-JSON to stdout. It needs aiohttp, and of the project only `bench.levels`.
+JSON to stdout. It needs aiohttp, and of the project only `measure`.
 """
 
 import argparse
@@ -20,9 +20,8 @@ from typing import Any
 
 import aiohttp
 
-from bench.levels import judged
+from measure.client import KIND, PATH, level, session
 
-PATH, KIND = "/v1/chat/completions", {"Content-Type": "application/json"}
 TURNS_BEFORE = 10
 """Requests of each size on each way that don't count: nothing is warm yet."""
 FAILURES = (OSError, http.client.HTTPException)
@@ -93,12 +92,6 @@ def small(plan: Any) -> Any:
     return {"seen": seen, "lost": lost}
 
 
-def _session() -> aiohttp.ClientSession:
-    """With as many connections as there are requests, and no patience that ends."""
-    connector = aiohttp.TCPConnector(limit=0)
-    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
-
-
 async def streams(plan: Any) -> Any:
     """`n` streams at once from `place`, each of which must have `events`, numbered from 0 on without a gap.
     Gives the seconds that each event was on its way, and how many streams were `lost`."""
@@ -110,7 +103,7 @@ async def streams(plan: Any) -> Any:
         await asyncio.sleep(number * plan["apart"])
         late, rest, ended = list[float](), b"", False
         try:
-            async with session.post(url, data=raw, headers=KIND) as answer:
+            async with client.post(url, data=raw, headers=KIND) as answer:
                 async for chunk in answer.content.iter_any():
                     now = time.time()
                     *events, rest = (rest + chunk).split(b"\n\n")
@@ -124,7 +117,7 @@ async def streams(plan: Any) -> Any:
             return None
         return late if ended and not rest and len(late) == plan["events"] else None
 
-    async with _session() as session:
+    async with session() as client:
         every = await asyncio.gather(*(one(number) for number in range(plan["n"])))
     whole = [late for late in every if late is not None]
     return {"late": [each for late in whole for each in late], "lost": len(every) - len(whole)}
@@ -139,12 +132,12 @@ async def crowd(plan: Any) -> Any:
     async def one(number: int) -> float | None:
         await asyncio.sleep(number * plan["apart"])
         with contextlib.suppress(aiohttp.ClientError):
-            async with session.post(url, data=raw, headers=KIND) as answer:
+            async with client.post(url, data=raw, headers=KIND) as answer:
                 if await answer.read() and answer.status == 200:
                     return time.time()
         return None
 
-    async with _session() as session:
+    async with session() as client:
         every = await asyncio.gather(*(one(number) for number in range(plan["n"])))
     answered = [each for each in every if each is not None]
     return {"answered": answered, "lost": len(every) - len(answered)}
@@ -160,74 +153,16 @@ async def users(plan: Any) -> Any:
         good = 0
         for _ in range(plan["each"]):
             with contextlib.suppress(aiohttp.ClientError, ValueError, KeyError, TypeError):
-                async with session.post(url, data=raw, headers=KIND) as answer:
+                async with client.post(url, data=raw, headers=KIND) as answer:
                     said = await answer.json(content_type=None)
                     good += said["usage"]["completion_tokens"] == plan["tokens"]
         return good
 
-    async with _session() as session:
+    async with session() as client:
         began = time.monotonic()
         good = sum(await asyncio.gather(*(one() for _ in range(plan["n"]))))
         seconds = time.monotonic() - began
     return {"seconds": seconds, "lost": plan["n"] * plan["each"] - good}
-
-
-PIECE = "The grass is green. "
-"""A prompt is as many of these as it takes."""
-
-
-def prompt(number: int, pieces: int) -> str:
-    """A prompt that begins as no other does, so that no engine has a part of it in its cache, and is as long
-    as every other."""
-    return f"{number:09d} {PIECE * pieces}"
-
-
-async def level(plan: Any) -> Any:
-    """`n` users at `url` who each ask `each` times, one time after another, for `tokens` tokens of `model`,
-    with prompts of so many `pieces`; what would begin later than after `seconds` isn't asked. Gives of each
-    request what `bench.levels` calls `Asked`. `run` is another number each time, `key` an API key or empty.
-    """
-    headers = {**KIND, **({"Authorization": f"Bearer {plan['key']}"} if plan.get("key") else {})}
-    until = time.monotonic() + plan["seconds"]
-
-    async def one(number: int) -> dict[str, Any]:
-        raw = json.dumps(
-            {
-                "model": plan["model"],
-                "messages": [{"role": "user", "content": prompt(number, plan["pieces"])}],
-                "max_tokens": plan["tokens"],
-                "temperature": 0,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-        )
-        events, problem, began = list[tuple[float, str]](), "", time.monotonic()
-        try:
-            async with session.post(f"{plan['url']}{PATH}", data=raw, headers=headers) as answer:
-                if answer.status != 200:
-                    problem = f"HTTP {answer.status}"
-                async for line in answer.content:
-                    if line.startswith(b"data:"):
-                        said = line.removeprefix(b"data:").strip().decode(errors="replace")
-                        events.append((time.monotonic(), said))
-        except (aiohttp.ClientError, TimeoutError) as error:
-            problem = f"cut: {type(error).__name__}"
-        ended = time.monotonic()
-        try:
-            found = judged(events, plan["tokens"])
-        except (ValueError, TypeError, AttributeError) as error:
-            found = {**judged([], plan["tokens"]), "problem": f"no OpenAI event: {type(error).__name__}"}
-        return {**found, "began": began, "ended": ended, "problem": problem or found["problem"]}
-
-    async def user(number: int) -> list[dict[str, Any]]:
-        asked = list[dict[str, Any]]()
-        while len(asked) < plan["each"] and (not asked or time.monotonic() < until):
-            asked.append(await one((plan["run"] * 1000 + number) * 100 + len(asked)))
-        return asked
-
-    async with _session() as session:
-        every = await asyncio.gather(*(user(number) for number in range(plan["n"])))
-    return {"asked": [one for asked in every for one in asked]}
 
 
 AT_ONCE: dict[str, Callable[[Any], Coroutine[Any, Any, Any]]] = {

@@ -15,9 +15,9 @@ import time
 from typing import Any
 
 from bench.client import TURNS_BEFORE
-from bench.levels import percentile
 from bench.stack import table
 from bench.ways import ALONE, BEFORE, NONE, PARTS, WITH, Client, cpu, place, say, started, where
+from measure.levels import percentile
 
 SIZES = {"short": 0, "30 KB": 30_000, "1 MB": 1_000_000, "16 MiB": 16 * 2**20}
 PART = {"short": 1.0, "30 KB": 1.0, "1 MB": 0.4, "16 MiB": 0.2}

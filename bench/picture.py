@@ -1,13 +1,13 @@
-"""Pictures as SVG: requests over time, each a line from its start to its end, and figures over users."""
+"""The picture of flips as SVG: requests over time, each a line from its start to its end."""
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.flips import Record
+from measure.picture import HELD, LEFT, WIDTH, svg
+from measure.picture import text as _text
 
-WIDTH, LEFT, LANE, ROW = 900, 12, 9, 13
-HELD = "#dfe5ec"
+LANE, ROW = 9, 13
 COLOURS = {"streamed": "#2b7bba", "whole": "#e39a34", "aborted": "#9aa5b1", "failed": "#d0021b"}
 BEFORE, AFTER = 2.0, 3.0
 """Seconds that are shown before the flip begins and after it ends."""
@@ -76,69 +76,5 @@ def draw(panels: Mapping[str, Record], file: Path) -> None:
         lines.append(f'<rect x="{left}" y="{top}" width="14" height="9" rx="1" fill="{colour}"/>')
         lines.append(_text(left + 18, top + 8, name))
         left += 34 + 7 * len(name)
-    _write(file, top + 18, lines)
-
-
-LINES = ("#2b7bba", "#e39a34", "#3f9a5b", "#8e5ba6", "#d0021b", "#6b7683")
-PANEL, AXIS = 190, 46
-"""Height of a panel, and room at its left for the numbers."""
-
-
-def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], file: Path) -> None:
-    """One panel a title, each with a line by name through (users, value), all from 0 on; the legend below.
-
-    Users stand apart alike, whatever lies between their numbers.
-    """
-    users = sorted({each for lines in panels.values() for points in lines.values() for each, _ in points})
-    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    step = (WIDTH - 2 * LEFT - AXIS) / max(1, len(users) - 1)
-    found: list[str] = []
-    top = 8
-    for title, lines in panels.items():
-        found.append(_text(LEFT, top + 12, title, weight="bold"))
-        top += 24
-        most = max((value for points in lines.values() for _, value in points), default=0.0) or 1.0
-        for part in range(5):
-            y = round(top + PANEL * (1 - part / 4), 1)
-            found.append(f'<path d="M{LEFT + AXIS} {y}H{WIDTH - LEFT}" stroke="{HELD}" stroke-width="1"/>')
-            found.append(_text(LEFT + AXIS - 4, y + 4, f"{most * part / 4:.3g}", anchor="end", colour="#667"))
-        for name, points in lines.items():
-            colour = LINES[names.index(name) % len(LINES)]
-            places = [
-                (round(LEFT + AXIS + users.index(each) * step, 1), round(top + PANEL * (1 - value / most), 1))
-                for each, value in sorted(points)
-            ]
-            way = " ".join(f"{x},{y}" for x, y in places)
-            found.append(f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="2"/>')
-            found += [f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>' for x, y in places]
-        for n, each in enumerate(users):
-            found.append(
-                _text(LEFT + AXIS + n * step, top + PANEL + 14, str(each), anchor="middle", colour="#667")
-            )
-        top += PANEL + 30
-    left = float(LEFT)
-    for n, name in enumerate(names):
-        found.append(
-            f'<rect x="{left}" y="{top}" width="14" height="9" rx="1" fill="{LINES[n % len(LINES)]}"/>'
-        )
-        found.append(_text(left + 18, top + 8, name))
-        left += 34 + 6.5 * len(name)
-    _write(file, top + 18, found)
-
-
-def _write(file: Path, height: int, lines: Sequence[str]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
-        f'height="{height}" font-family="sans-serif" font-size="11">\n'
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>\n' + "\n".join(lines) + "\n</svg>\n"
-    )
-
-
-def _text(
-    x: float, y: float, text: str, *, weight: str = "normal", anchor: str = "start", colour: str = "#223"
-) -> str:
-    return (
-        f'<text x="{x}" y="{y}" font-weight="{weight}" text-anchor="{anchor}" fill="{colour}">'
-        f"{html.escape(text)}</text>"
-    )
+    file.write_text(svg(top + 18, lines))

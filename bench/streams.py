@@ -8,9 +8,9 @@ used meanwhile, for each event.
 import argparse
 import statistics
 
-from bench.levels import percentile
 from bench.stack import table
 from bench.ways import ALONE, NONE, PARTS, WITH, Client, cpu, place, say, started, where
+from measure.levels import percentile
 
 
 def main() -> None:

@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from bench.crowd import DIRECT, THROUGH, network
-from bench.levels import COLUMNS, LEVELS, cells
 from bench.stack import deployed, machine, table
-from bench.sweeps import Sweep, here, picture
 from bench.ways import EDGE_PORT, Client
 from components.engines import PORT
+from measure.levels import COLUMNS, LEVELS, cells
+from measure.picture import picture
+from measure.sweep import Sweep, here
 
 ASKED = ("levels", "tokens", "prompt", "each", "least", "seconds")
 
 
 def asks(inside: Client, plan: Mapping[str, Any]) -> Any:
     """Asks from a container in the stack's network."""
-    return inside.do("level", **plan)
+    return inside.do(plan["do"], **plan)
 
 
 def stacks(options: argparse.Namespace, sweep: Sweep) -> list[dict[str, Any]]:
@@ -117,7 +118,7 @@ def main() -> None:
     rows = [cells(level) for level in levels]
     print(f"{about}; prompts of {prompt_of(levels)} tokens\n\n{table(COLUMNS, rows)}")
     if options.picture:
-        picture(levels, options.picture)
+        options.picture.write_text(picture(levels))
     raise SystemExit(any(level["bad"] for level in levels))
 
 

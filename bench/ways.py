@@ -10,7 +10,6 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from bench.stack import machine
@@ -120,7 +119,8 @@ class Client:
         self.name = f"{first}-client"
         docker(
             *("create", "--network", first, "--name", self.name),
-            *("-v", f"{wheels()}:/wheels:ro", "-v", f"{Path(__file__).parent}:/bench:ro"),
+            *("-v", f"{wheels()}:/wheels:ro", "-v", f"{ROOT / 'bench'}:/bench:ro"),
+            *("-v", f"{ROOT / 'measure'}:/measure:ro"),
             *("-e", "PYTHONPATH=/:/wheels", "-e", "PYTHONDONTWRITEBYTECODE=1"),
             *(pins.SWITCH.offline, "sleep", "infinity"),
         )

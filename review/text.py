@@ -33,12 +33,17 @@ ORDER = (
 )
 
 
-def render(preview: Preview) -> str:
-    """The review of one preview."""
+ADVICE = "What its traffic says: "
+
+
+def render(preview: Preview, advice: str = "") -> str:
+    """The review of one preview; `advice` is a line about the stack's traffic, empty for none."""
     stack = preview.stack
     if not preview.changes and not preview.drift and preview.outputs_before == preview.outputs_after:
         return f"`{stack}`: no changes.\n"
     parts = [f"{sentence(preview)}."]
+    if advice:
+        parts.append(f"{ADVICE}{advice}.")
     if warned := warnings(preview):
         parts.append("**Look at this first:**\n\n" + _bullets(warned))
     if found := drift(preview):
@@ -57,6 +62,12 @@ def render(preview: Preview) -> str:
     if full := _full(preview):
         parts.append(f"<details><summary>The full preview</summary>\n\n```diff\n{full}\n```\n\n</details>")
     return "\n\n".join(parts) + "\n"
+
+
+def advice_in(text: str) -> str:
+    """The line of advice that a review has; empty: none."""
+    found = re.search(rf"^{ADVICE}(.*)\.$", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _bullets(lines: Iterable[str]) -> str:

@@ -97,6 +97,10 @@ class Settings:
     vllm_flags: tuple[str, ...]
     require_parity: bool
     accepted_differences: tuple[str, ...]
+    report_first_token: int
+    report_tokens_per_second: int
+    """What each user must get of an engine for it to serve them, as `make report` counts; the first in
+    seconds."""
     monitor: MonitorSettings | None
     """None where the stack has no monitor."""
     aws: AwsSettings | None
@@ -306,6 +310,8 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         gate_tokens_per_second=raw.number("gateTokensPerSecond", 0, 1000, "tokens per second"),
         require_parity=bool(raw.value("requireParity")),
         accepted_differences=tuple(accepted),
+        report_first_token=raw.number("reportFirstTokenSeconds", 1, 3600, "seconds"),
+        report_tokens_per_second=raw.number("reportTokensPerSecond", 1, 1000, "tokens per second"),
         monitor=_monitor(raw),
         aws=aws,
     )

@@ -5,13 +5,16 @@ import sys
 from pathlib import Path
 
 from components.aws import permissions
-from parity.table import FILES
+from measure import report
+from parity import table
 from stacks.blueprint import Blueprint, blueprint
 from stacks.parity import no_flip, parity_problem
 from stacks.settings import PROJECT, SettingsError, from_files, stacks
 from tools.settings_table import with_table
 
 ROOT = Path(__file__).parent.parent
+MEASURED = (*table.FILES, *report.FILES)
+"""What is beside the rendered files and follows from a run, not from the settings."""
 POLICIES = {
     "stacks/deployer-policy.json": permissions.policy,
     "stacks/review-policy.json": permissions.review_policy,
@@ -46,7 +49,7 @@ def write(root: Path, stack: str) -> None:
     for name, text in rendered.items():
         (folder / name).write_text(text)
     for file in folder.iterdir():
-        if file.name not in (*rendered, *FILES):
+        if file.name not in (*rendered, *MEASURED):
             file.unlink()
 
 
@@ -55,7 +58,7 @@ def stale(root: Path, stack: str) -> list[str]:
     folder = root / "stacks" / stack
     rendered = files(blueprint(from_files(stack, root)))
     there = (
-        {file.name: file.read_text() for file in folder.iterdir() if file.name not in FILES}
+        {file.name: file.read_text() for file in folder.iterdir() if file.name not in MEASURED}
         if folder.exists()
         else {}
     )
@@ -85,7 +88,7 @@ def main() -> None:
             elif names := stale(ROOT, stack):
                 sys.exit(f"stacks/{stack}/ is stale: {', '.join(names)}. Type: make render")
             plan = blueprint(from_files(stack, ROOT))
-            there = (ROOT / "stacks" / stack / FILES[0]).exists()
+            there = (ROOT / "stacks" / stack / table.FILES[0]).exists()
             if said := no_flip(plan, ROOT) or (parity_problem(plan, ROOT) if there else ""):
                 print(f"remark: {said}")
     except SettingsError as error:

@@ -10,18 +10,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from offline.steps import StepFailed, main_guard, say
 from review.events import Preview, PreviewFailed, parse
 from review.plan import content
-from review.text import MAIL, broken, lasting, render, unconfirmed
+from review.text import MAIL, advice_in, broken, is_flip, lasting, render, unconfirmed
 from review.text import drift as drift_words
 from stacks.aws_target import SSH_FILES
 from stacks.settings import SettingsError
-from tools import environment, owner, port
+from tools import advice, environment, owner, port
 from tools.environment import ROOT, pulumi
 from tools.host import is_on_aws, on_aws, reach
 from tools.render import stale
@@ -148,13 +148,13 @@ def preview_of(stack: str, plan: Path | None = None) -> Preview:
     return parse(events_of(stack, plan))
 
 
-def make(stack: str, folder: Path) -> tuple[Bound, Preview]:
-    """Preview `stack` and write its review into `folder`."""
+def make(stack: str, folder: Path, advised: Callable[[], str] = str) -> tuple[Bound, Preview]:
+    """Preview `stack` and write its review into `folder`; that of a flip also says what is `advised`."""
     rendered = rendered_of(ROOT, stack)
     folder.mkdir(parents=True, exist_ok=True)
     state = state_of(stack)
     seen = preview_of(stack, folder / PLAN)
-    text = render(seen)
+    text = render(seen, advised() if is_flip(seen) else "")
     bound = Bound(
         stack=stack,
         tree=tree_of(ROOT),
@@ -172,7 +172,7 @@ def make(stack: str, folder: Path) -> tuple[Bound, Preview]:
 def review(stack: str) -> None:
     """Write the review of `stack` and print it."""
     folder = ROOT / "reviews" / stack
-    _, seen = make(stack, folder)
+    _, seen = make(stack, folder, advice.Line(stack).text)
     say((folder / TEXT).read_text())
     if seen.changes:
         say(f"Apply just this with: make apply STACK={stack} REVIEW={folder.relative_to(ROOT)}")
@@ -186,7 +186,7 @@ def apply(stack: str, folder: Path) -> None:
     """
     reviewed, before = read_review(stack, folder)
     fresh = folder.with_name(f"{stack}.now")
-    now, seen = make(stack, fresh)
+    now, seen = make(stack, fresh, lambda: advice_in(before))  # what is advised today is another thing
     if different := reviewed.differences(now):
         texts = [(before, (fresh / TEXT).read_text())]
         if now.review == reviewed.review:

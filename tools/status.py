@@ -4,8 +4,8 @@ import shutil
 import subprocess
 import sys
 
-from offline.steps import StepFailed, main_guard
-from tools import port
+from offline.steps import StepFailed, main_guard, say
+from tools import advice, port
 from tools.owner import look
 
 
@@ -30,12 +30,15 @@ def switch_of(stack: str) -> str:
 
 def status(stack: str) -> None:
     """Ask the stack's switch, and the endpoint's port. Raises StepFailed where one does not answer."""
+    line = advice.Line(stack)
     switch = switch_of(stack)
     ask = ["docker", "exec", switch, "python3", "-m", "switch", "status"]
     if subprocess.run(ask, check=False).returncode != 0:
         raise StepFailed(f"the switch does not answer; its log: docker logs {switch}")
     if why := port.trouble(stack):
         raise StepFailed(f"the endpoint can't be reached: {why}")
+    if said := line.text():
+        say(said)
 
 
 if __name__ == "__main__":

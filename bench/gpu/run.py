@@ -445,7 +445,7 @@ def overhead(run: Run, load: Load) -> dict[str, object]:
 
 def longest(run: Run) -> None:
     """The largest answers that a client can ask for, one after the other; what the card and the host do."""
-    from bench.meter import Meter
+    from measure.meter import Meter
 
     run.serving()
     long_prompt = [256 + n % 1000 for n in range(CONTEXT - 16)]
@@ -504,7 +504,7 @@ def post(path: str, body: Mapping[str, object]) -> tuple[int, int]:
 
 def sweep(run: Run, name: str, levels: Sequence[int]) -> None:
     """The levels of what serves; each is kept as soon as it is there."""
-    from bench.sweeps import Sweep, here  # needs what travelled
+    from measure.sweep import Sweep, here  # needs what travelled
 
     spec = run.serving()
     asked = Sweep(

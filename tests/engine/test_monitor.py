@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -24,6 +25,7 @@ from tests.support.load import Load
 from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings
 from tests.support.switch_stack import wait
 from tools import dashboard
+from tools.environment import BACKEND, ROOT
 
 pytestmark = pytest.mark.engine
 
@@ -164,6 +166,55 @@ def test_store_access_log_and_load_count_the_same(watched: Watched) -> None:
         return {what: watched.value(query) for what, query in counted.items()}
 
     wait(lambda: stored() == logged, 30, f"{stored()} in the store, {logged} in the log")
+
+
+ADVISED = """
+import json, sys, time
+from tools import advise
+monitor, since, until = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+now = time.time()
+log, store = advise.from_log("watched", now), advise.from_store("watched", monitor, now)
+requests, _ = advise.requests_of("watched", since)
+with advise.asked("watched", monitor) as there:
+    samples = list(advise.samples(there, since, until))
+print(json.dumps({
+    "counts": {
+        name: {
+            "requests": sum(hour.requests for hour in each.hours.values()),
+            "failed": sum(hour.failed for hour in each.hours.values()),
+            "served": each.served[-1][2],
+            "tenant": each.tenants["acme"].requests,
+        }
+        for name, each in (("log", log), ("store", store))
+    },
+    "logged": sum(each.total for each in requests if since <= each.began and each.ended <= until),
+    "stored": sum((each.running + each.waiting) * (each.ends - each.begins) for each in samples),
+    "most": max(each.running + each.waiting for each in samples),
+}))
+"""
+
+
+def test_what_is_advised_stands_on_the_same_numbers_from_the_store_and_from_the_log(watched: Watched) -> None:
+    project, outputs = watched.project, watched.project.outputs()
+    wait(lambda: watched.value("sum(changeover_running)") == 0, 30, "the load has not ended")
+    since = time.time() // render.SCRAPE_SECONDS * render.SCRAPE_SECONDS
+    with Load(outputs["endpoint"], outputs["model"], api_key=KEY, clients=3, max_tokens=(96,)):
+        time.sleep(8 * render.SCRAPE_SECONDS)
+    time.sleep(3 * render.SCRAPE_SECONDS)  # the store has what came last
+    words = [watched.container("monitor"), str(since), str(time.time())]
+    done = subprocess.run(
+        [sys.executable, "-c", ADVISED, *words],
+        cwd=ROOT,
+        env={**project.environment, BACKEND: project.environment["PULUMI_BACKEND_URL"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["counts"]["log"] == seen["counts"]["store"]
+    assert seen["most"] == 3, "as many as there are users"
+    assert seen["logged"] == pytest.approx(seen["stored"], rel=0.25), seen
 
 
 def test_every_query_of_every_panel_returns_data(watched: Watched) -> None:

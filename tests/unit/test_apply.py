@@ -117,6 +117,22 @@ def test_what_was_reviewed_is_applied_by_the_plan_that_was_reviewed(cli: Cli, re
     assert (reviewed / review.PLAN).read_text() == MADE.read_text()
 
 
+def test_a_flip_says_what_is_advised_and_other_advice_of_today_is_no_other_review(
+    cli: Cli, tmp_path: Path
+) -> None:
+    folder = tmp_path / "reviews" / "local"
+    review.make("local", folder, lambda: "p95 of 4 requests at a time; advice: stay")
+    text = (folder / review.TEXT).read_text()
+    assert "\nWhat its traffic says: p95 of 4 requests at a time; advice: stay.\n" in text
+    review.apply("local", folder)
+    assert len(cli.updates) == 1
+
+
+def test_what_is_no_flip_asks_for_no_advice(cli: Cli, tmp_path: Path) -> None:
+    (cli.folder / "events").write_text(OPEN.read_text())
+    review.make("local", tmp_path / "reviews" / "local", lambda: pytest.fail("it was asked"))
+
+
 def test_a_plan_that_was_swapped_is_refused(cli: Cli, reviewed: Path) -> None:
     plan = reviewed / review.PLAN
     plan.write_text(widened(plan.read_text()))

@@ -20,7 +20,7 @@ from switch.exchange import exchange
 from switch.plan import parse
 from tests.support import faulty_engine
 from tests.support.faulty_engine import Engine
-from tools import parity
+from tools import parity, standby
 from tools.render import ROOT
 
 BASE = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
@@ -247,9 +247,9 @@ def test_probing_ends_soon_after_the_change_was_taken_back(
     file.write_text(DOCKER.format(folder=tmp_path, engine=engine, status=json.dumps(SERVES)))
     file.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(parity, "FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr(standby, "FOLLOW_SECONDS", 0.01)
     with pytest.raises(StepFailed, match=r"took the change back .* Type the same again"):
-        parity.probe_standby(parity.Host("dev"), other, SUBJECT)
+        parity.probe_standby(standby.Host("dev"), other, SUBJECT)
     assert len((tmp_path / "sent").read_text().splitlines()) < len(chosen(able=False)) / 2
     assert "abandon" in (tmp_path / "asked").read_text()
     said = capsys.readouterr().out

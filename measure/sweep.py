@@ -1,29 +1,37 @@
-"""How a growing number of users is asked as, by whatever asks, and the picture of it."""
+"""How a growing number of users is asked as, by whatever asks."""
 
 import asyncio
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from bench import client
-from bench.levels import LEVELS, row
-from bench.meter import Meter
-from bench.picture import curves
+from measure import client
+from measure.levels import LEVELS, row
+from measure.meter import Meter
 
 FEW, MORE = 2, 6
 """Pieces of the two prompts by which it is measured what a piece costs."""
 
 Ask = Callable[[Mapping[str, Any]], Any]
-"""Does what `bench.client.level` does."""
+"""Does what the function of `measure.client` does that a plan names as `do`."""
+
+
+class Watch(Protocol):
+    """A context manager around what is measured; `found` is afterwards what `measure.meter.summary` says."""
+
+    found: dict[str, float]
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *raised: Any) -> None: ...
 
 
 def here(plan: Mapping[str, Any]) -> Any:
     """Asks from this process."""
-    return asyncio.run(client.level(plan))
+    return asyncio.run(client.DOES[plan["do"]](plan))
 
 
 @dataclass
@@ -41,15 +49,22 @@ class Sweep:
     least: int = 8
     seconds: float = 60
     key: str = ""
+    patience: float | None = None
+    """Seconds after which an answer that is not whole is given up; None: it is waited for."""
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
     keep: Callable[[Mapping[str, Any]], None] = lambda level: None
     """Is given each level as soon as it is there."""
+    meter: Callable[[], Watch] = Meter
     pieces: int = 0
     """Of a prompt. Measured once, so that every engine gets the same text."""
+    empty: float = 0
+    """Tokens of a prompt without pieces, and of a piece; measured once."""
+    piece: float = 1
     runs: Iterator[int] = field(default_factory=itertools.count)
 
     def _level(self, url: str, users: int, **more: Any) -> list[dict[str, Any]]:
         plan = {
+            "do": "level",
             "url": url,
             "model": self.model,
             "n": users,
@@ -59,6 +74,7 @@ class Sweep:
             "seconds": self.seconds,
             "run": next(self.runs),
             "key": self.key,
+            "patience": self.patience,
             **more,
         }
         return list(self.ask(plan)["asked"])
@@ -74,10 +90,22 @@ class Sweep:
         for_each = (counts[1] - counts[0]) / (MORE - FEW)
         if for_each <= 0:
             raise SystemExit(f"{url} does not count its prompts: {counts[0]} tokens, and {counts[1]}")
-        self.pieces = max(1, FEW + round((self.prompt - counts[0]) / for_each))
+        self.empty, self.piece = counts[0] - FEW * for_each, for_each
+        self.pieces = self.pieces_of(self.prompt)
 
-    def engine(self, engine: str, ways: Mapping[str, str], **about: Any) -> list[dict[str, Any]]:
-        """The levels of one engine, which serves now, by each of `ways` (name → address), by turns."""
+    def pieces_of(self, tokens: float) -> int:
+        """How many pieces make a prompt of about so many tokens."""
+        return max(1, round((tokens - self.empty) / self.piece))
+
+    def engine(
+        self,
+        engine: str,
+        ways: Mapping[str, str],
+        enough: Callable[[Sequence[Mapping[str, Any]]], bool] = lambda levels: False,
+        **about: Any,
+    ) -> list[dict[str, Any]]:
+        """The levels of one engine, which serves now, by each of `ways` (name → address), by turns; no more
+        once those that were measured are `enough`."""
         if not self.pieces:
             self.measure(next(iter(ways.values())))
         for url in ways.values():  # nothing is warm yet
@@ -85,13 +113,30 @@ class Sweep:
         found = []
         for users in self.levels:
             for way, url in ways.items():
-                with Meter() as meter:
+                meter = self.meter()
+                with meter:
                     asked = self._level(url, users)
                 level = {"engine": engine, "way": way, **about, **row(asked, users), "gpu": meter.found}
                 self.say(f"{engine}, {way}, {words(level)}")
                 self.keep(level)
                 found.append(level)
+            if enough(found):
+                break
         return found
+
+    def again(self, url: str, asked: Sequence[tuple[float, float, int]]) -> list[dict[str, Any]]:
+        """Asks as somebody did: after how many seconds, with a prompt of how many tokens, for how many. Of
+        each request `measure.levels.Asked`."""
+        plan = {
+            "do": "replay",
+            "url": url,
+            "model": self.model,
+            "key": self.key,
+            "patience": self.patience,
+            "run": next(self.runs),
+            "asked": [[after, self.pieces_of(prompt), tokens] for after, prompt, tokens in asked],
+        }
+        return list(self.ask(plan)["asked"])
 
 
 def words(level: Mapping[str, Any]) -> str:
@@ -103,18 +148,3 @@ def words(level: Mapping[str, Any]) -> str:
         f"{level['users']} users: {level['rate']:.1f} tokens/s, first token after {level['first_p50']:.3f} s "
         f"(p95 {level['first_p95']:.3f} s){bad}"
     )
-
-
-def picture(levels: Iterable[Mapping[str, Any]], file: Path) -> None:
-    """Tokens a second and the wait for the first token over users, a line for each engine and way."""
-    titles = {
-        "rate": "tokens a second, of all users together, over users at once",
-        "first_p95": "seconds until the first token (p95), over users at once",
-    }
-    panels: dict[str, dict[str, list[tuple[int, float]]]] = {title: {} for title in titles.values()}
-    for level in levels:
-        for key, title in titles.items():
-            if level[key] is not None:
-                line = panels[title].setdefault(f"{level['engine']}, {level['way']}", [])
-                line.append((level["users"], level[key]))
-    curves(panels, file)

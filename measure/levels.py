@@ -1,6 +1,6 @@
 """What a number of users at once gets of an engine: one answer judged, and the row of a level. Pure.
 
-Only the standard library: `bench.client` uses it in a container of its own.
+Only the standard library: `measure.client` uses it in a container of its own.
 """
 
 import json

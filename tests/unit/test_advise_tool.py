@@ -1,0 +1,339 @@
+"""`make advise` at its edges: the log in a proxy, the monitor's store, and the line that others show."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advise.capacity import capacity
+from advise.load import HOUR, Request, percentile
+from advise.rule import advise as advised
+from advise.rule import days
+from offline.steps import StepFailed
+from stacks.blueprint import blueprint
+from stacks.settings import Settings, from_files
+from tests.support.traffic import DAY, MONDAY, chance, log_lines, office, served
+from tools import advice, advise, port, status
+from tools.environment import ROOT
+
+NOW = MONDAY + 7 * DAY
+
+DOCKER = """#!/bin/sh
+# `docker exec proxy …`: runs it here, on the test's own log
+shift 2
+[ "$1" = python3 ] && shift
+exec {python} -c 'import sys, pathlib, proxy.traffic as t
+t.main(pathlib.Path("{folder}"), float(sys.argv[1]))' "$3"
+"""
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a proxy's access log, and a `docker` that reads it."""
+    programs, folder = tmp_path / "bin", tmp_path / "log"
+    programs.mkdir()
+    folder.mkdir()
+    docker = programs / "docker"
+    docker.write_text(DOCKER.format(python=sys.executable, folder=folder))
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def containers_of(stack: str, role: str) -> list[str]:
+        if role == "monitor":
+            raise StepFailed(f"no monitor of stack `{stack}` runs here")
+        return [role]
+
+    monkeypatch.setattr(advise, "containers_of", containers_of)
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    monkeypatch.setattr(advice, "KEPT", tmp_path / "kept")
+    return folder
+
+
+def close(one: Request, other: Request) -> bool:
+    """But for what the log's milliseconds leave out."""
+    times = [
+        abs(getattr(one, name) - getattr(other, name)) < 0.002
+        for name in ("ended", "total", "held", "admitted")
+    ]
+    return all(times) and (one.engine, one.tenant, one.failed) == (other.engine, other.tenant, other.failed)
+
+
+def test_what_the_log_says_arrives_here(log: Path) -> None:
+    requests = sorted(served(chance(1, 300, MONDAY, DAY, 40), at_a_time=3), key=lambda each: each.ended)
+    (log / "access-one.log").write_text("\n".join([*log_lines(requests), '{"time": "2025']))
+    found, since = advise.requests_of("local", MONDAY + 6 * HOUR)
+    assert since == pytest.approx(requests[0].ended, abs=0.002)
+    wanted = [each for each in requests if each.ended >= MONDAY + 6 * HOUR]
+    assert len(found) == len(wanted)
+    assert all(close(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_it_prints_hours_days_tenants_and_the_advice_and_keeps_a_line(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    week = [each for day in range(5) for each in office(MONDAY + day * DAY, 6)]
+    before = office(MONDAY - DAY, 2)
+    (log / "access-one.log").write_text("\n".join(log_lines(served([*before, *week]))))
+    advise.say_all("local")
+    out = capsys.readouterr().out
+    (nine,) = re.findall(r"^│ 09:00 .*", out, re.MULTILINE)
+    assert re.split(r"\s*│\s*", nine)[1:-1] == ["09:00", "6", "6", "6", "6", "30", "0", "0", "0.0 %"]
+    (monday,) = re.findall(r"│ 2025-11-24 .*", out)
+    assert re.split(r"\s*│\s*", monday)[1:-1] == ["2025-11-24", "09:00", "6", "6", "54", "0", "", "yes"]
+    (acme,) = re.findall(r"│ acme .*", out)
+    assert re.split(r"\s*│\s*", acme)[1:-1] == ["acme", "270", "0", "100.0 %", "6"]
+    assert "Stay with Ollama" in out and "make report STACK=local measures it, once" in out
+    line, age = advice.kept("local")
+    assert line.endswith("a day's busiest hour; advice: stay") and age == 0
+
+
+def test_without_requests_it_says_so_and_others_show_nothing(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advise.say_all("local")
+    assert "Too little is known: there was no request." in capsys.readouterr().out
+    assert advice.kept("local") == ("", 0)
+
+
+def test_a_proxy_of_an_older_version_is_named(log: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin" / "docker").write_text("#!/bin/sh\necho 'No module named proxy.traffic' >&2\nexit 1\n")
+    with pytest.raises(StepFailed, match=r"of an older version\. Type: pulumi up --stack local"):
+        advise.requests_of("local", 0)
+
+
+class MadeStore(advise.Store):
+    """Answers as a store that has asked the proxies every 5 s, by counting."""
+
+    def __init__(self, requests: Sequence[Request], holds: Sequence[tuple[float, float]]) -> None:
+        self.requests, self.holds = requests, holds
+
+    def over(self, query: str, begins: float, ends: float, step: float) -> advise.Series:
+        moments = [begins + n * step for n in range(int((ends - begins) / step) + 1)]
+        moments = [each for each in moments if each >= MONDAY]
+        if query == "sum(changeover_waiting)":
+            return [({}, [(at, self.waiting(at)) for at in moments])]
+        if query == "sum(changeover_running)":
+            there = [(at, sum(each.admitted <= at < each.ended for each in self.requests)) for at in moments]
+            return [({}, [(at, float(count)) for at, count in there if count])]
+        if query == "max(changeover_held_duration_seconds)":
+            return [({}, [(at, sum(at - a for a, b in self.holds if a <= at < b)) for at in moments])]
+        if "changeover_engine" in query:
+            return [({"kind": "ollama"}, [(at, 1.0) for at in moments])]
+        return list(self.increases(query, moments))
+
+    def waiting(self, at: float) -> float:
+        return sum(each.began <= at < each.admitted for each in self.requests)
+
+    def increases(self, query: str, moments: Sequence[float]) -> Iterator[tuple[dict[str, str], Any]]:
+        counter, _, span = query.partition("increase(")[2].removesuffix("))").rpartition("[")
+        seconds = HOUR if span == "1h]" else float(span.removesuffix("s]"))
+        tenants = sorted({each.tenant for each in self.requests}) if "by (tenant)" in query else [None]
+        for tenant in tenants:
+            mine = [each for each in self.requests if tenant in (None, each.tenant)]
+            values = [
+                (at, sum(self.value(each, counter) for each in mine if at - seconds < each.ended <= at))
+                for at in moments
+            ]
+            yield ({} if tenant is None else {"tenant": tenant}), [each for each in values if each[1]]
+
+    def value(self, each: Request, counter: str) -> float:
+        return {
+            "changeover_requests_total": 1,
+            'changeover_requests_total{status=~"5.."}': each.failed,
+            "changeover_cut_total": each.cut,
+            "changeover_hung_up_total": each.hung_up,
+            "changeover_request_seconds_sum": each.total,
+            "changeover_held_seconds_sum": each.held,
+        }[counter]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_log_and_store_say_the_same_of_the_same_traffic(log: Path, seed: int) -> None:
+    hold = (MONDAY + 5000.0, MONDAY + 5200.0)
+    now = MONDAY + 3 * HOUR
+    requests = served(chance(seed, 500, MONDAY + 10, 3 * HOUR - 200, 100), at_a_time=6, holds=[hold])
+    (log / "access-one.log").write_text("\n".join(log_lines(requests)))
+    logged, stored = advise.from_log("local", now), advise.stored(MadeStore(requests, [hold]), now)
+    assert stored.source == "the monitor's store" and logged.source == "the access log"
+    for at in (MONDAY, MONDAY + HOUR, MONDAY + 2 * HOUR):
+        ours, theirs = logged.hours[at], stored.hours[at]
+        for share in (0.5, 0.95):
+            assert abs(percentile(ours.levels, share) - percentile(theirs.levels, share)) <= 1
+        assert ours.left_out == pytest.approx(theirs.left_out, abs=30)
+        assert ours.crowded == pytest.approx(theirs.crowded, abs=90)
+    assert sum(each.requests for each in stored.hours.values()) == len(requests)
+    assert sum(each.failed for each in stored.hours.values()) == sum(each.failed for each in requests)
+    for name, mine in logged.tenants.items():
+        its = stored.tenants[name]
+        assert (mine.requests, mine.failed) == (its.requests, its.failed)
+        assert mine.work == pytest.approx(its.work, rel=0.001)
+    assert [kind for *_, kind in stored.served] == ["ollama"]
+    (one,), (other,) = days(logged), days(stored)
+    assert abs(one.figure - other.figure) <= 1 and one.counts == other.counts
+    assert advised(stored, "ollama", "local").verdict == "too little"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    ["", "no JSON", '{"error": "refused"}', '{"status": 503, "body": ""}', '{"status": 200, "body": "{}"}'],
+)
+def test_a_store_that_says_nothing_to_be_used_is_named(answers: str) -> None:
+    with subprocess.Popen(
+        ["sh", "-c", 'read line; echo "$0"', answers],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        with pytest.raises(StepFailed, match="the monitor's store"):
+            advise.stored(advise.Store("monitor", process), NOW)
+        process.communicate()
+
+
+def test_a_store_that_gives_no_answer_leaves_the_log(
+    log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*_: object) -> None:
+        raise StepFailed("the monitor's store gives no answer: refused")
+
+    monkeypatch.setattr(advise, "containers_of", lambda stack, role: [role])
+    monkeypatch.setattr(advise, "from_store", none)
+    (log / "access-one.log").write_text("\n".join(log_lines(served(office(MONDAY, 2)))))
+    advise.say_all("local")
+    out = capsys.readouterr().out
+    assert "Not from the monitor: the monitor's store gives no answer: refused" in out
+    assert "From the access log" in out
+
+
+# what others show
+
+
+def looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Another process that looks for advice does this."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(advice, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(advice, "WAIT_SECONDS", 0.5)
+
+
+def test_a_line_that_is_not_there_in_time_costs_no_more_than_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks(tmp_path, monkeypatch, "exec sleep 2")
+    began = time.monotonic()
+    line = advice.Line("local")
+    assert line.text() == "" and time.monotonic() - began < 1.9
+    assert line._process is not None
+    line._process.wait()
+
+
+@pytest.mark.parametrize("script", ["exit 1", "kill -9 $$"])
+def test_whoever_fails_to_find_advice_takes_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    looks(tmp_path, monkeypatch, script)
+    assert advice.Line("local").text() == ""
+
+
+def test_a_new_line_is_waited_for_a_fresh_one_is_taken_and_an_old_one_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = json.dumps({"at": time.time(), "line": "new"})
+    looks(tmp_path, monkeypatch, f"mkdir -p {tmp_path}/kept && echo '{there}' >{tmp_path}/kept/local.json")
+    monkeypatch.setattr(advice, "WAIT_SECONDS", 30)
+    assert advice.Line("local").text() == "new"
+    looks(tmp_path, monkeypatch, "exit 1")
+    assert advice.Line("local")._process is None, "nobody looks again for an hour"
+    advice.keep("local", "old", time.time() - advice.FRESH_SECONDS - 1)
+    assert advice.Line("local").text() == "old", "what looks anew has failed"
+    advice.keep("local", "ancient", time.time() - advice.OLD_SECONDS - 1)
+    assert advice.Line("local").text() == ""
+
+
+def test_where_no_other_process_can_be_started_there_is_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks(tmp_path, monkeypatch, "exit 0")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    assert advice.Line("local").text() == ""
+
+
+def test_make_status_ends_with_the_line_and_is_as_it_was_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks(tmp_path, monkeypatch, "exit 1")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "docker").write_text("#!/bin/sh\nexit 0\n")
+    (programs / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.setattr(status, "switch_of", lambda stack: "switch")
+    monkeypatch.setattr(port, "trouble", lambda stack: "")
+    status.status("local")
+    assert capsys.readouterr().out == ""
+    advice.keep("local", "p95 of 4 requests at a time; advice: stay", time.time())
+    status.status("local")
+    assert capsys.readouterr().out == "p95 of 4 requests at a time; advice: stay\n"
+    (programs / "docker").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(StepFailed, match="the switch does not answer"):
+        status.status("local")
+
+
+# capacity
+
+
+def report(settings: Settings, ollama: int, vllm: int, *, more: bool = False) -> dict[str, Any]:
+    users = {"ollama": ollama, "vllm": vllm}
+    return {
+        "day": "2025-11-28",
+        "card": "NVIDIA T4",
+        "limits": {"first_p95": 2, "user": 5},
+        "engines": {
+            spec.kind: {"name": spec.name, "users": users[spec.kind], "more": more and spec.kind == "vllm"}
+            for spec in blueprint(settings).specs
+        },
+    }
+
+
+def test_with_a_report_there_is_a_capacity_and_the_distance_to_the_peak() -> None:
+    settings = from_files("local", ROOT)
+    said = capacity(report(settings, 8, 40, more=True), settings, ("Today's peak", 12))
+    assert said == [
+        "This card (NVIDIA T4), measured on 2025-11-28: Ollama serves 8 users, vLLM serves 40 users or more "
+        "at a time with the first token within 2 s (p95), 5 tokens a second for each and no error.",
+        "Today's peak of 12 requests at a time is 4 more than Ollama serves.",
+        "Today's peak of 12 requests at a time is 28 fewer than vLLM serves.",
+    ]
+
+
+def test_a_report_of_other_engines_gives_no_capacity() -> None:
+    settings = from_files("local", ROOT)
+    other = report(from_files("prod", ROOT), 8, 40)
+    (said,) = capacity(other, settings, ("Today's peak", 12))
+    assert said.endswith("of other engines than the settings give. Measure again: make report STACK=local")
+
+
+def test_on_aws_it_says_what_a_second_and_a_larger_instance_cost_and_give() -> None:
+    settings = from_files("prod", ROOT)
+    said = capacity(report(settings, 8, 40), settings, ("Today's peak", 12))
+    assert said[3] == (
+        "A second g4dn.xlarge costs $0.562 an hour, $410 a month more. Both together serve 16 with "
+        "Ollama and 80 with vLLM, if half of the clients use the other one's address: nothing here "
+        "divides them."
+    )
+    assert said[4].startswith(
+        "A g5.xlarge (1 NVIDIA A10G) costs +$0.480 an hour, +$350 a month. By its memory, "
+    )
+    assert re.search(r"vLLM works on \d{3} requests at a time in place of 58", said[4])
+    assert "g6.xlarge (1 NVIDIA L4) costs +$0.279" in said[5]
+    assert said[6] == "Prices of us-east-1, on demand, 2026-11-24."

@@ -1,0 +1,455 @@
+"""`make advise`: how many requests there were at a time, hour by hour, and which engine that speaks for.
+
+It reads what the stack's monitor has kept, where there is one, and else the proxies' access log. It changes
+nothing. Where `make report` was run, it also says how many users the card serves with each engine.
+"""
+
+import argparse
+import contextlib
+import datetime
+import gzip
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from rich.console import Console
+from rich.table import Table
+
+from advise.capacity import capacity
+from advise.load import (
+    HOUR,
+    Hour,
+    Piece,
+    Request,
+    Share,
+    Traffic,
+    Window,
+    engines,
+    merged,
+    most,
+    of_log,
+    of_samples,
+    percentile,
+)
+from advise.rule import DAYS, Advice, advise, by_clock, days
+from components.monitor import STORE_PORT
+from monitor.render import SCRAPE_SECONDS
+from offline.steps import StepFailed, main_guard, say
+from proxy.traffic import FIELDS
+from stacks.settings import SettingsError, from_files
+from tools import advice
+from tools.environment import ROOT
+from tools.status import containers_of
+
+STORE_DAY = 24 * HOUR
+SHOWN_TENANTS = 10
+
+
+def midnight(now: float) -> float:
+    """When the day (UTC) began."""
+    return now // STORE_DAY * STORE_DAY
+
+
+# the access log
+
+
+def request(line: Sequence[Any]) -> Request:
+    """A line of `proxy.traffic`."""
+    said = dict(zip(FIELDS, line, strict=True))
+    return Request(
+        ended=said["ended"],
+        total=said["total_ms"] / 1000,
+        held=said["held_ms"] / 1000,
+        engine=said["engine"],
+        tenant=said["tenant"],
+        failed=(said["status"] or 0) >= 500,
+        cut=said["cut"],
+        hung_up=said["hung_up"],
+        first=None if said["first_ms"] is None else said["first_ms"] / 1000,
+        prompt=said["prompt_tokens"],
+        completion=said["completion_tokens"],
+        stream=said["stream"],
+    )
+
+
+def requests_of(stack: str, since: float) -> tuple[list[Request], float | None]:
+    """The log's requests that ended since then, and when the log begins. Raises StepFailed."""
+    proxy = containers_of(stack, "proxy")[0]
+    words = ["docker", "exec", proxy, "python3", "-m", "proxy.traffic", repr(since)]
+    done = subprocess.run(words, capture_output=True, check=False)
+    if done.returncode != 0:
+        why = done.stderr.decode(errors="replace").strip()
+        if "No module named proxy.traffic" in why:
+            why = f"it is of an older version. Type: pulumi up --stack {stack}"
+        raise StepFailed(f"{proxy} can't read its log: {why}")
+    *lines, end = (json.loads(line) for line in gzip.decompress(done.stdout).splitlines())
+    return [request(line) for line in lines], end["since"]
+
+
+def from_log(stack: str, now: float) -> Traffic:
+    """Raises StepFailed."""
+    since = midnight(now) - DAYS * STORE_DAY
+    requests, begins = requests_of(stack, since)
+    return of_log(requests, max(since, now if begins is None else begins), now, "the access log")
+
+
+# the monitor's store
+
+Series = list[tuple[dict[str, str], list[tuple[float, float]]]]
+
+
+@dataclass
+class Store:
+    """The store of a stack's monitor, asked from inside the stack's network by its switch."""
+
+    monitor: str
+    process: subprocess.Popen[str]
+
+    def ask(self, path: str, **query: object) -> Any:
+        """Raises StepFailed."""
+        assert self.process.stdin and self.process.stdout
+        request = {
+            "container": self.monitor,
+            "port": STORE_PORT,
+            "path": f"{path}?{urlencode(query)}",
+            "method": "GET",
+        }
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            said = json.loads(self.process.stdout.readline())
+            if said.get("status") != 200:
+                why = said.get("error") or said.get("body")
+                raise StepFailed(f"the monitor's store gives no answer: {why}")
+            return json.loads(said["body"])["data"]["result"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StepFailed(f"the monitor's store can't be asked: {error!r}") from None
+
+    def over(self, query: str, begins: float, ends: float, step: float) -> Series:
+        """The values of an expression every `step` seconds, by their time."""
+        found = self.ask("/api/v1/query_range", query=query, start=begins, end=ends, step=step, nocache=1)
+        return [
+            (each["metric"], [(float(at), float(value)) for at, value in each["values"]]) for each in found
+        ]
+
+
+@contextlib.contextmanager
+def asked(stack: str, monitor: str) -> Iterator[Store]:
+    """The store of the stack's monitor, to be asked. Raises StepFailed."""
+    switch = containers_of(stack, "switch")[0]
+    words = ["docker", "exec", "-i", switch, "python3", "-m", "switch", "exchange"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Store(monitor, process)
+        finally:
+            assert process.stdin
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+
+
+def from_store(stack: str, monitor: str, now: float) -> Traffic:
+    """Raises StepFailed, also where the store has nothing yet."""
+    with asked(stack, monitor) as store:
+        return stored(store, now)
+
+
+def stored(store: Store, now: float) -> Traffic:
+    """What a store knows. Raises StepFailed."""
+    first = midnight(now) - DAYS * STORE_DAY
+    line, holds, served = list[Piece](), list[Window](), list[tuple[float, str]]()
+    hours: dict[float, dict[str, float]] = {}
+    tenants: dict[str, Share] = {}
+    for begins in (first + number * STORE_DAY for number in range(DAYS + 1)):
+        ends = min(begins + STORE_DAY, now // SCRAPE_SECONDS * SCRAPE_SECONDS)
+        if ends <= begins:
+            continue
+        line += samples(store, begins, ends)
+        holds += _holds(store, begins, ends)
+        served += _kinds(store, begins, ends)
+        _counts(store, begins, ends, hours, tenants)
+    if not line:
+        raise StepFailed("the monitor's store has no requests at a time yet")
+    since, holds = line[0].begins, merged(holds)
+    traffic = Traffic(
+        "the monitor's store", since, now, of_samples(line, holds, (since, now)), holds, engines(served, now)
+    )
+    for begins, ends, kind in traffic.served:
+        for hour in of_samples(
+            [each for each in line if begins <= each.begins < ends], holds, (max(begins, since), ends)
+        ).values():
+            traffic.by_kind.setdefault(kind, Hour()).add(hour)
+    for at, counts in hours.items():
+        if at in traffic.hours:
+            mine = traffic.hours[at]
+            mine.requests, mine.failed, mine.hung_up = (
+                round(counts.get(what, 0)) for what in ("requests", "failed", "hung_up")
+            )
+    traffic.tenants = {name: each for name, each in tenants.items() if each.requests}
+    return traffic
+
+
+def samples(store: Store, begins: float, ends: float) -> Iterator[Piece]:
+    """How many there were, every SCRAPE_SECONDS. Where nobody waits or runs the proxies still say so, by
+    `changeover_waiting`."""
+    step = SCRAPE_SECONDS
+    last = ends - step
+    waiting = [
+        each for _, values in store.over("sum(changeover_waiting)", begins, last, step) for each in values
+    ]
+    running = {
+        at: value
+        for _, values in store.over("sum(changeover_running)", begins, last, step)
+        for at, value in values
+    }
+    for at, value in waiting:
+        yield Piece(at, at + step, round(running.get(at, 0)), round(value))
+
+
+def _holds(store: Store, begins: float, ends: float) -> Iterator[Window]:
+    """What the switch says to have held."""
+    for _, values in store.over("max(changeover_held_duration_seconds)", begins, ends, SCRAPE_SECONDS):
+        for at, seconds in values:
+            if seconds > 0:
+                yield at - seconds, at + SCRAPE_SECONDS / 2
+
+
+def _kinds(store: Store, begins: float, ends: float) -> Iterator[tuple[float, str]]:
+    for labels, values in store.over("max by (kind) (changeover_engine)", begins, ends, 60):
+        for at, _ in values:
+            yield at, labels["kind"]
+
+
+def _counts(
+    store: Store,
+    begins: float,
+    ends: float,
+    hours: dict[float, dict[str, float]],
+    tenants: dict[str, Share],
+) -> None:
+    """Requests and errors by hour, and what each tenant had of them; the last hour as far as it is."""
+    for name, query in (
+        ("requests", "changeover_requests_total"),
+        ("failed", 'changeover_requests_total{status=~"5.."}'),
+        ("failed", "changeover_cut_total"),
+        ("hung_up", "changeover_hung_up_total"),
+    ):
+        for at, _, value in _increases(store, query, "", begins, ends):
+            counts = hours.setdefault(at, {})
+            counts[name] = counts.get(name, 0) + value
+        for _, tenant, value in _increases(store, query, "tenant", begins, ends):
+            share = tenants.setdefault(tenant, Share())
+            share.requests += round(value) if name == "requests" else 0
+            share.failed += round(value) if name == "failed" else 0
+    for sign, query in ((1, "changeover_request_seconds_sum"), (-1, "changeover_held_seconds_sum")):
+        for _, tenant, value in _increases(store, query, "tenant", begins, ends):
+            tenants.setdefault(tenant, Share()).work += sign * value
+
+
+def _increases(
+    store: Store, counter: str, by: str, begins: float, ends: float
+) -> Iterator[tuple[float, str, float]]:
+    """By the beginning of each hour: a label's value, and by how much the counter grew in that hour."""
+    of = f" by ({by})" if by else ""
+    whole = ends // HOUR * HOUR
+    if whole > begins:
+        query = f"sum{of} (increase({counter}[1h]))"
+        for labels, values in store.over(query, begins + HOUR, whole, HOUR):
+            for at, value in values:
+                yield at - HOUR, labels.get(by, ""), value
+    if ends > whole:
+        query = f"sum{of} (increase({counter}[{round(ends - whole)}s]))"
+        for labels, values in store.over(query, ends, ends, HOUR):
+            for _, value in values:
+                yield whole, labels.get(by, ""), value
+
+
+# what is said
+
+
+def known(stack: str, now: float) -> tuple[Traffic, str]:
+    """The traffic, and why it is not from the monitor where there is one. Raises StepFailed."""
+    try:
+        monitor = containers_of(stack, "monitor")[0]
+    except StepFailed as error:
+        if f"no monitor of stack `{stack}`" not in str(error):
+            raise
+        return from_log(stack, now), ""
+    try:
+        return from_store(stack, monitor, now), ""
+    except StepFailed as error:
+        return from_log(stack, now), str(error)
+
+
+def report_of(stack: str) -> dict[str, Any] | None:
+    """What `make report` has written; None where it was not run, or can't be read."""
+    file = ROOT / "stacks" / stack / "report.json"
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def hours_table(traffic: Traffic) -> Table:
+    """The hours of the day, all days together."""
+    table = Table("hour (UTC)", "p50", "p95", "p99", "most", "requests", "failed", "hung up", "waiting")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for clock, hour in by_clock(traffic).items():
+        seconds = sum(hour.levels.values())
+        if not hour.requests and not most(hour.levels):
+            continue
+        table.add_row(
+            f"{clock:02}:00",
+            *(str(percentile(hour.levels, share)) for share in (0.5, 0.95, 0.99)),
+            *(str(each) for each in (most(hour.levels), hour.requests, hour.failed, hour.hung_up)),
+            f"{100 * hour.crowded / seconds:.1f} %" if seconds > 0 else "-",
+        )
+    return table
+
+
+def days_table(traffic: Traffic) -> Table:
+    table = Table("day (UTC)", "busiest hour", "p95", "most", "requests", "failed", "not looked at", "counts")
+    for day in days(traffic):
+        if not day.requests and not day.most:
+            continue
+        table.add_row(
+            day.name,
+            f"{day.busiest:02}:00",
+            *(str(each) for each in (day.figure, day.most, day.requests, day.failed)),
+            f"{day.left_out:.0f} s" if day.left_out else "",
+            "yes"
+            if day.counts
+            else "no: " + ("not over" if traffic.until < _end(day.name) else "not all known"),
+        )
+    return table
+
+
+def _end(day: str) -> float:
+    begins = datetime.datetime.fromisoformat(f"{day}T00:00:00+00:00")
+    return (begins + datetime.timedelta(days=1)).timestamp()
+
+
+def tenants_table(traffic: Traffic) -> Table:
+    table = Table("tenant", "requests", "failed", "share of the work", "most at a time")
+    every = sum(share.work for share in traffic.tenants.values()) or 1
+    order = sorted(traffic.tenants.items(), key=lambda each: -each[1].work)
+    for name, share in order[:SHOWN_TENANTS]:
+        table.add_row(
+            name,
+            str(share.requests),
+            str(share.failed),
+            f"{100 * share.work / every:.1f} %",
+            "" if share.most is None else str(share.most),
+        )
+    return table
+
+
+def remarks(traffic: Traffic) -> list[str]:
+    """What a reader of the tables has to know."""
+    said = [
+        f"From {traffic.source}, {_clock(traffic.since)} to {_clock(traffic.until)} UTC. A request counts "
+        "from when it came until its answer ended; `waiting` is the share of the time in which one waited "
+        "because the engine had enough to do."
+    ]
+    if traffic.holds:
+        seconds = sum(hour.left_out for hour in traffic.hours.values())
+        times = len(traffic.holds)
+        said.append(
+            f"Requests were held {'once' if times == 1 else f'{times} times'}; these times and as long again "
+            f"after each are not looked at, {seconds:.0f} s in all."
+        )
+    if len(traffic.served) > 1:
+        changes = ", ".join(f"{kind} from {_clock(begins)}" for begins, _, kind in traffic.served)
+        figures = "; ".join(
+            f"{kind}: p95 {percentile(hour.levels, 0.95)}, most {most(hour.levels)}"
+            for kind, hour in traffic.by_kind.items()
+        )
+        said.append(
+            f"The engine changed: {changes}. Of all the time of each, {figures}. With a faster engine "
+            "the same users are fewer requests at a time."
+        )
+    return said
+
+
+def _clock(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def capacity_of(stack: str, traffic: Traffic) -> list[str]:
+    """What the card can serve, where that was measured."""
+    report = report_of(stack)
+    if report is None:
+        return [
+            f"How many users this card can serve is not known: make report STACK={stack} measures it, once."
+        ]
+    try:
+        return capacity(report, from_files(stack, ROOT), _peak(traffic))
+    except SettingsError as error:
+        raise StepFailed(str(error)) from None
+
+
+def _peak(traffic: Traffic) -> tuple[str, int]:
+    """Today's most requests at a time, or that of all days where there was none today yet."""
+    every = days(traffic)
+    if every and every[-1].requests and traffic.until < _end(every[-1].name):
+        return "Today's peak", every[-1].most
+    return f"The peak of the last {DAYS} days", max((day.most for day in every), default=0)
+
+
+def say_all(stack: str) -> None:
+    """Prints tables and advice, and keeps its line. Raises StepFailed."""
+    now = time.time()
+    traffic, why = known(stack, now)
+    said = advise(traffic, serves(stack, traffic), stack)
+    keep(stack, said, now)
+    if why:
+        say(f"Not from the monitor: {why}")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if any(hour.requests for hour in traffic.hours.values()):
+        for table in (hours_table(traffic), days_table(traffic), tenants_table(traffic)):
+            console.print(table)
+    for line in remarks(traffic):
+        say(line)
+    say("")
+    for line in (*said.words, "", *capacity_of(stack, traffic)):
+        say(line)
+
+
+def keep(stack: str, said: Advice, now: float) -> None:
+    """Keeps what is advised, for other commands to show."""
+    advice.keep(stack, "" if said.verdict == "too little" else said.short, now)
+
+
+def serves(stack: str, traffic: Traffic) -> str:
+    """The kind of engine that serves, by what was asked last, or else by the settings."""
+    if traffic.served:
+        return traffic.served[-1][2]
+    try:
+        return from_files(stack, ROOT).engine
+    except SettingsError as error:
+        raise StepFailed(str(error)) from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stack")
+    parser.add_argument("--line", action="store_true", help="print nothing, and keep the line for others")
+    options = parser.parse_args()
+    if not options.line:
+        say_all(options.stack)
+        return
+    signal.alarm(advice.GIVEN_UP_SECONDS)
+    now = time.time()
+    traffic, _ = known(options.stack, now)
+    said = advise(traffic, serves(options.stack, traffic), options.stack)
+    keep(options.stack, said, now)
+
+
+if __name__ == "__main__":
+    main_guard(main)
