@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up cli down adopt status watch dashboard usage gc parity keys model ci-setup wake recover review apply drift rollback comment fetch-review \
-  drift-issue test test-extremes check render clean-all lock venv
+  drift-issue test test-agents test-extremes check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
@@ -110,6 +110,10 @@ test-clients:
 test-extremes: venv ## every field of a request at its extremes, on both engines: for a new version of one
 	@$(RUN) tools.up --tests
 	@$(VENV)/bin/pytest -v $(EXTREMES)
+
+test-agents: venv ## coding agents as they are, by the guide in docs/agents.md: for a new version of one (1.6 GB)
+	@$(RUN) tools.up --tests
+	@$(VENV)/bin/pytest -v tests/agents
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
 	@$(RUN) tools.render

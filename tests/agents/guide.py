@@ -6,7 +6,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from tests.clients.alone import Alone
+from tests.agents.alone import Alone
 from tools.environment import ROOT
 
 GUIDE = ROOT / "docs/agents.md"
