@@ -1,5 +1,5 @@
-"""Another container beside the stack, such as a chat page: it reaches the edge by a network on which no engine
-is, as the guide says."""
+"""Another container beside the stack, such as a chat page: it reaches the edge by a network on which no
+engine is, as the guide says."""
 
 import json
 import os
