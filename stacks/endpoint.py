@@ -207,7 +207,7 @@ class Endpoint(pulumi.ComponentResource):
                 host=host,
                 network=network.name,
                 clients=clients,
-                after=[commit.step, keys.step],
+                after=[commit.step, keys.step, *([clients] if clients else [])],
                 seen=seen["edge"],
             ),
             child,
