@@ -113,6 +113,7 @@ test-extremes: venv ## every field of a request at its extremes, on both engines
 
 test-agents: venv ## coding agents as they are, by the guide in docs/agents.md: for a new version of one (1.6 GB)
 	@$(RUN) tools.up --tests
+	@$(RUN) offline.agents
 	@$(VENV)/bin/pytest -v tests/agents
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
