@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up cli down adopt status watch dashboard usage advise report gc parity keys model ci-setup wake recover review apply drift rollback comment fetch-review \
-  drift-issue test test-long check render clean-all lock venv
+  drift-issue test test-long test-agents check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
@@ -103,6 +103,11 @@ test: check ## everything, on the real engines
 test-long: venv ## more cases of what the tests show: more moments, and every field of a request at its extremes
 	@$(RUN) tools.up --tests
 	@$(PYTEST) -m long tests/engine tests/conformance
+
+test-agents: venv ## coding agents as they are, by the guide in docs/agents.md: for a new version of one (1.6 GB)
+	@$(RUN) tools.up --tests
+	@$(RUN) offline.agents
+	@$(VENV)/bin/pytest -v tests/agents
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
 	@$(RUN) tools.render

@@ -35,8 +35,8 @@ class DockerHost:
     from that deploys to it. `machine` is the resource whose end is the end of everything on the host.
     `interpreter` runs the steps' commands where they need more than a shell to reach the host, and
     `step_environment` is what it needs. `log_drivers` gives roles a log driver of Docker's, with its options.
-    `instead` is the owner whose place this state may take there, `network` the id of a network that it takes
-    over, and `again` says, by name of a step, how often the volume that it fills was lost.
+    `instead` is the owner whose place this state may take there, `networks` the ids by role of those that it
+    takes over, and `again` says, by name of a step, how often the volume that it fills was lost.
     """
 
     address: pulumi.Input[str]
@@ -52,7 +52,7 @@ class DockerHost:
     log_drivers: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
     tls: Tls | None = None
     instead: str = ""
-    network: str | None = None
+    networks: Mapping[str, str] = field(default_factory=dict)
     again: Mapping[str, str] = field(default_factory=dict)
 
     def filling(self, step: str) -> dict[str, str]:

@@ -14,7 +14,8 @@ from components.docker_host import DockerHost
 from components.gpu_memory import EDGE_RAM
 
 ALIAS = "edge"
-"""Network alias of the edge. Nobody asks by it; without it the container would be replaced."""
+"""Network alias of the edge. Containers on the network of clients ask by it. On the stack's own nobody does,
+and without it the container would be replaced."""
 
 LISTEN_PORT = 8080
 TLS_PORT = 443
@@ -25,6 +26,7 @@ HTTP_PORT = 80
 class EdgeArgs:
     """`image` is an image id, `port` the published one, `caddyfile` what it runs with.
 
+    `clients` is the network of those who ask from containers of their own; None: there is none.
     `after` must be there before it takes requests: made on volumes that are there, it runs at once with the
     configuration that they keep. `seen` is what the edge says of the configuration that it runs with now.
     """
@@ -34,6 +36,7 @@ class EdgeArgs:
     caddyfile: pulumi.Input[str]
     host: DockerHost
     network: pulumi.Input[str]
+    clients: docker.Network | None
     after: Sequence[pulumi.Resource]
     seen: pulumi.Input[str]
 
@@ -115,6 +118,24 @@ class Edge(pulumi.ComponentResource):
             add_previous_output_in_env=False,
             opts=host.step_options(self),
         )
+        if args.clients is not None:
+            # not one of the container's own networks: one more there would be another container
+            local.Command(
+                f"{name}-clients",
+                create=plan.ATTACH,
+                update=plan.ATTACH,
+                delete=plan.DETACH,
+                interpreter=host.interpreter,
+                environment={
+                    **host.environment,
+                    "EDGE": container.name,
+                    "EDGE_ID": container.id,
+                    "NETWORK": args.clients.name,
+                    "NETWORK_ID": args.clients.id,
+                },
+                add_previous_output_in_env=False,
+                opts=host.step_options(self, depends_on=[self.configured]),
+            )
         self.ca = None
         if host.tls is not None and host.tls.internal:
             self.ca = local.Command(

@@ -223,6 +223,21 @@ for each in $(docker ps -q -f "label=changeover.project=$PROJECT" -f "label=chan
 """Fails where the host is another state's. A checkout of a version that knows no owners forgets this one: its
 state then is the owner by the containers that it has."""
 
+ATTACH = """\
+on=$(docker inspect -f '{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}' "$EDGE") || exit
+case " $on" in
+  *" $NETWORK "*) ;;
+  *) docker network connect --alias edge "$NETWORK" "$EDGE" || exit ;;
+esac
+echo "The edge is on the network $NETWORK."
+"""
+"""Puts the edge on one more network, where it is `edge`. Docker cuts none of its connections for that."""
+DETACH = """\
+for each in $(docker network inspect -f '{{range $id, $_ := .Containers}}{{$id}} {{end}}' "$NETWORK"); do
+  docker network disconnect --force "$NETWORK" "$each"
+done"""
+"""Takes everything off a network, so that Docker lets it be removed."""
+
 CA = """docker exec "$EDGE" /bin/sh -c '
 tries=0
 until cat /data/caddy/pki/authorities/local/root.crt 2>/dev/null; do

@@ -45,18 +45,25 @@ def _node(folder: Path) -> Path:
 
 
 def _install(folder: Path, log: Path) -> None:
+    of_python(SOURCES, folder, log)
+    of_node(SOURCES, folder, log, _node(folder) / "bin/node")
+
+
+def of_python(sources: Path, folder: Path, log: Path) -> None:
+    """Installs what `requirements.txt` has into `folder/venv`. Raises StepFailed."""
     uv, venv = Path(sys.executable).with_name("uv"), folder / "venv"
     environment = {"UV_CACHE_DIR": str(cache_root() / "uv"), "UV_LINK_MODE": "hardlink"}
     # relocatable, as the folder is renamed once it is whole
     run([uv, "venv", "--relocatable", "--python", sys.executable, venv], log=log, env=environment)
     sync: list[str | Path] = [uv, "pip", "sync", "--python", venv / "bin/python", "--require-hashes"]
-    run([*sync, SOURCES / "requirements.txt"], log=log, env=environment)
+    run([*sync, sources / "requirements.txt"], log=log, env=environment)
+
+
+def of_node(sources: Path, folder: Path, log: Path, node: Path) -> None:
+    """Installs what `package-lock.json` has into `folder/node_modules`. Raises StepFailed."""
     for name in ("package.json", "package-lock.json"):
-        shutil.copy(SOURCES / name, folder)
-    npm: list[str | Path] = [
-        _node(folder) / "bin/node",
-        _node(folder) / "lib/node_modules/npm/bin/npm-cli.js",
-    ]
+        shutil.copy(sources / name, folder)
+    npm: list[str | Path] = [node, node.parents[1] / "lib/node_modules/npm/bin/npm-cli.js"]
     # no package's own script runs: none of these needs one
     quiet: list[str | Path] = ["--ignore-scripts", "--no-audit", "--no-fund", "--cache", cache_root() / "npm"]
     run([*npm, "ci", *quiet], log=log, cwd=folder)

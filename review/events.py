@@ -27,6 +27,7 @@ LATE = (
     "commit-step",
     "-edge",
     "edge-configuration",
+    "edge-clients",
 )
 """How the names end of what comes last in an update, in order."""
 SETTLED = ("same", "read", "refresh", "read-discard", "discard-replaced", "remove-pending-replace")

@@ -120,7 +120,8 @@ class DockerLook(http.client.HTTPConnection):
             if role == "switch":
                 switch = row["Id"]
         for row in self("/networks", label=ours):
-            things.append(Thing("network", row["Id"], row["Name"], "network", row["Labels"]))
+            role = row["Labels"].get("changeover.role", "")
+            things.append(Thing("network", row["Id"], row["Name"], role, row["Labels"]))
         for row in self("/volumes", label=ours)["Volumes"] or ():
             role = row["Labels"].get("changeover.role", "")
             things.append(Thing("volume", row["Name"], row["Name"], role, row["Labels"]))

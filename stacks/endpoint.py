@@ -33,7 +33,7 @@ class EndpointArgs:
 
 
 class Endpoint(pulumi.ComponentResource):
-    """Network, volumes, switch, proxy, engines, keys, the two phases with the gateway between, edge, and the
+    """Networks, volumes, switch, proxy, engines, keys, the two phases with the gateway between, edge, and the
     monitor where there is one."""
 
     url: pulumi.Output[str]
@@ -50,16 +50,23 @@ class Endpoint(pulumi.ComponentResource):
         reference = blueprint.reference
 
         identity = owner.identity(self)
-        network = docker.Network(
-            "network",
-            name=host.labels.prefix,
-            driver="bridge",
-            labels=[
-                docker.NetworkLabelArgs(label=key, value=value)
-                for key, value in sorted(host.labels.of("network", plugin=host.origin).items())
-            ],
-            opts=host.shared_options(self, import_=host.network, depends_on=[identity]),
-        )
+
+        def bridge(role: str, name: str) -> docker.Network:
+            return docker.Network(
+                role,
+                name=name,
+                driver="bridge",
+                labels=[
+                    docker.NetworkLabelArgs(label=key, value=value)
+                    for key, value in sorted(host.labels.of(role, plugin=host.origin).items())
+                ],
+                opts=host.shared_options(self, import_=host.networks.get(role), depends_on=[identity]),
+            )
+
+        network = bridge("network", host.labels.prefix)
+        # On a machine of the stack's own there is nobody beside it. By its name it comes after the other, and
+        # the first of a container's networks is that by which Docker publishes its port.
+        clients = bridge("clients", host.labels.name("clients")) if host.machine is None else None
 
         def volume(role: str) -> docker.Volume:
             return docker.Volume(
@@ -199,7 +206,8 @@ class Endpoint(pulumi.ComponentResource):
                 ),
                 host=host,
                 network=network.name,
-                after=[commit.step, keys.step],
+                clients=clients,
+                after=[commit.step, keys.step, *([clients] if clients else [])],
                 seen=seen["edge"],
             ),
             child,

@@ -77,8 +77,7 @@ def refills(state: Known, found: Found, plan: Blueprint, labels: Labels) -> dict
     return owner.fill_again(state, found, users)
 
 
-def adopted_network(state: Known, found: Found) -> str | None:
-    """The id of the network that is taken over; None where this state has one, or the host has none."""
-    if any(each.kind == "network" for each in state.things):
-        return None
-    return next((each.id for each in found.things if each.kind == "network"), None)
+def adopted_networks(state: Known, found: Found) -> dict[str, str]:
+    """Role → id of the networks that are taken over: of those on the host that this state does not have."""
+    names = {each.name for each in state.things if each.kind == "network"}
+    return {each.role: each.id for each in found.things if each.kind == "network" and each.name not in names}

@@ -85,7 +85,7 @@ def docker_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
         labels=labels,
         origin=origin,
         instead=instead,
-        network=ours.adopted_network(state, found) if instead else None,
+        networks=ours.adopted_networks(state, found) if instead else {},
         again=ours.refills(state, found, plan, labels),
     )
 

@@ -249,6 +249,8 @@ class Endpoint:
     aliases: list[str]
     asked: float = 0
     """When it was last put back there."""
+    also: dict[str, list[str]] = field(default_factory=dict)
+    """The same on the stack's further networks, by network: their names begin with the first one's."""
 
 
 @dataclass
@@ -739,7 +741,7 @@ class _Turn:
         return self.now - t.since - t.stalled
 
     def _connected(self) -> None:
-        """Puts a container that was taken off the stack's network back there, by the names that it had."""
+        """Puts a container that was taken off a network of the stack back there, by the names that it had."""
         s, world = self.s, self.world.values()
         if s.network and not any(s.network in c.networks for c in world):
             s.network, s.endpoints = "", {}  # it is another network now
@@ -753,15 +755,18 @@ class _Turn:
             if name in self.world and self.world[name].created == endpoint.created
         }
         for c in world if s.network else ():
-            if s.network in c.networks:
-                aliases = c.networks[s.network]
-                s.endpoints[c.name] = Endpoint(c.created, list(aliases))
-            elif c.name in s.endpoints and self.now > s.endpoints[c.name].asked + CONNECT_AGAIN_SECONDS:
-                aliases, s.endpoints[c.name].asked = s.endpoints[c.name].aliases, self.now
-                self.actions.append(Action("connect", c.name, network=s.network, aliases=aliases))
-                self._heal(f"{c.name} was taken off the network {s.network}, and was put back")
+            also = {n: list(names) for n, names in c.networks.items() if n.startswith(f"{s.network}-")}
+            kept, on = s.endpoints.get(c.name), s.network in c.networks
+            if on and (kept is None or set(kept.also) <= set(also)):
+                s.endpoints[c.name] = Endpoint(c.created, list(c.networks[s.network]), also=also)
+            elif kept and self.now > kept.asked + CONNECT_AGAIN_SECONDS:
+                kept.asked = self.now
+                for network, aliases in ((s.network, kept.aliases), *kept.also.items()):
+                    if network not in c.networks:
+                        self.actions.append(Action("connect", c.name, network=network, aliases=aliases))
+                        self._heal(f"{c.name} was taken off the network {network}, and was put back")
                 a = s.active
-                if a and c.name == a.plan.engine.container and c.running:
+                if not on and a and c.name == a.plan.engine.container and c.running:
                     a.gated_at = ""  # what it had begun can't reach it any more
 
     def _hangs(self, name: str, why: str) -> None:

@@ -57,9 +57,9 @@ def check(stack: str, host: Found, theirs: str) -> None:
         f"{owners.NOTHING} Take it away and make it anew, which keeps the weights: make down STACK={stack} "
         f"OWNER={theirs} && make up STACK={stack}"
     )
-    wanted = labels.of("network", plugin=docker_plugin_origin(PULUMI_HOME))
+    plugin = docker_plugin_origin(PULUMI_HOME)
     for each in host.things:
-        if each.kind == "network" and each.labels != wanted:
+        if each.kind == "network" and each.labels != labels.of(each.role, plugin=plugin):
             raise StepFailed(f"its network was made by another docker plugin or version. {anew}")
     if not host.of():
         return  # nothing serves there that could be cut

@@ -228,13 +228,18 @@ def test_clean_all_refuses_while_a_stack_exists(checkout: Path) -> None:
 
 
 def test_make_down_keeps_the_weights_until_asked(checkout: Path) -> None:
-    page = f"{STACK}-page"
-    docker("run", "-d", "--name", page, "--network", f"changeover-{STACK}", SWITCH.offline, "sleep", "600")
+    page, network = f"{STACK}-page", f"changeover-{STACK}"
+    docker("run", "-d", "--name", page, f"--network={network}-clients", SWITCH.offline, "sleep", "600")
     try:
+        ask = "import urllib.request as u; print(u.urlopen('http://edge:8080/v1/models').read().decode())"
+        assert '"tiny"' in docker("exec", page, "python3", "-c", ask)
+        docker("network", "connect", network, page)
         text = shell(checkout, "make down")
     finally:
         docker("rm", "-f", page)
-    assert f"attached to the network changeover-{STACK}: {page}." in text and "weights" in text
+    for each in (network, f"{network}-clients"):
+        assert f"attached to the network {each}: {page}." in text
+    assert "weights" in text
     assert docker("ps", "--all", "--quiet", *FILTERS) == ""
     assert docker("network", "ls", "--quiet", *FILTERS) == ""
     assert docker("volume", "ls", "--quiet", *FILTERS) != ""

@@ -107,6 +107,8 @@ def test_a_stack_of_the_old_version_comes_here_under_load_and_loses_nothing(
         assert there["HostConfig"]["PidsLimit"] in (PROCESSES, ENGINE_PROCESSES), role
     assert f"-{engine}-" in project.live()
     assert len(project.containers("proxy", running=True)) == 1
+    networks = inspected(project, "edge")["NetworkSettings"]["Networks"]
+    assert set(networks) == {project.labels.prefix, f"{project.labels.prefix}-clients"}
     docker("rm", "--force", inspected(project, "edge")["Id"])  # how the README gives an edge its rights
     project.up("--refresh")
     assert inspected(project, "edge")["HostConfig"]["CapDrop"] == ["ALL"]

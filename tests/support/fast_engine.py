@@ -29,6 +29,10 @@ responses (as vLLM does: `incomplete` at its limit), messages and its `count_tok
 for chat. Given tools, it calls the first, once, with what the tool's schema asks for; given a schema for its
 answer, it keeps to it. It embeds, too: length and first letter of a text.
 
+A prompt may say what it does: `[[say TEXT]]` and `[[call NAME ARGUMENTS]]`, TEXT and ARGUMENTS as JSON. It
+makes such a call where it was given a tool of that name, and once its result has come back, says that. With
+FAST_KEEP the last so many requests are kept, and GET /asked gives them.
+
 POST /crash ends it with status 1. While there is a file /tmp/frozen, no completion goes on, as where the
 process behind an engine's HTTP server hangs; everything else is answered. A start removes it.
 
@@ -37,10 +41,12 @@ SIGTERM ends it at once, whatever it is doing, as Ollama does.
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,6 +63,10 @@ TOKEN_SECONDS = float(os.environ.get("FAST_TOKENS", "0"))
 PROMPT_SECONDS = float(os.environ.get("FAST_PROMPT", "0"))
 SLOTS = threading.Semaphore(int(os.environ.get("FAST_SLOTS", "1000")))
 FROZEN = Path("/tmp/frozen")
+KEPT = deque[dict[str, Any]](maxlen=int(os.environ.get("FAST_KEEP", "0")))
+"""What was asked, oldest first: `path` and `body`."""
+TOLD = re.compile(r"\[\[(say|call [\w-]+) (?=[\"{])")
+"""The beginning of what a prompt has it do."""
 
 
 @dataclass
@@ -269,6 +279,44 @@ def call_of(asked: Json) -> tuple[str, str] | None:
     return str(tool["name"]), json.dumps(sample(schema))
 
 
+def told(asked: Json, prompt: str) -> tuple[str, tuple[str, str] | None] | None:
+    """The text to say and the call to make, if the prompt has `[[…]]`; the last such counts."""
+    plain = prompt.replace('\\"', '"')  # an agent may send it as one quoted word
+    for begins in reversed(list(TOLD.finditer(plain))):
+        try:
+            given, end = json.JSONDecoder().raw_decode(plain, begins.end())
+        except ValueError:
+            continue
+        what, _, name = begins[1].partition(" ")
+        if plain[end : end + 2] != "]]":
+            continue
+        if what == "say":
+            return str(given), None
+        if results := results_of(asked):
+            return f"{name} gave: {results[-1]}", None
+        tools = {str((tool.get("function") or tool).get("name")) for tool in asked.get("tools") or []}
+        return ("", (name, json.dumps(given))) if name in tools else (f"There is no {name}.", None)
+    return None
+
+
+def results_of(asked: Json) -> list[str]:
+    """What the tools gave that were called, in any protocol."""
+    given = asked.get("messages") or asked.get("input") or []
+    found = list[Any]()
+    for item in given if isinstance(given, list) else []:
+        if item.get("role") == "tool":
+            found.append(item.get("content"))
+        elif str(item.get("type", "")).endswith("_call_output"):
+            found.append(item.get("output"))
+        elif isinstance(item.get("content"), list):
+            parts = [part for part in item["content"] if isinstance(part, dict)]
+            found += [part.get("content") for part in parts if part.get("type") == "tool_result"]
+    return [
+        "".join(str(part.get("text", "")) for part in each) if isinstance(each, list) else str(each)
+        for each in found
+    ]
+
+
 def schema_of(asked: Json) -> Json | None:
     """The schema that the answer has to keep to; an empty one is any object."""
     form = asked.get("response_format") or (asked.get("text") or {}).get("format") or {}
@@ -309,6 +357,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(400, f"fast engine: {error!r}")
         if self.path == "/crash":
             os._exit(1)
+        KEPT.append({"path": self.path, "body": asked})
         with SLOTS:
             work(PROMPT_SECONDS)
             if self.at == "/v1/embeddings":
@@ -360,10 +409,12 @@ class Handler(BaseHTTPRequestHandler):
         words = [] if MODE == "empty" else [f"w{n} " for n in range(count)]
         if MODE == "endless":
             words = ["!"] * count
-        _, told, word = prompt.rpartition("Say only this one word: ")
-        if told and MODE not in ("empty", "endless", "deaf"):
+        _, instructed, word = prompt.rpartition("Say only this one word: ")
+        if instructed and MODE not in ("empty", "endless", "deaf"):
             words = [word]
         call, schema, finish = call_of(asked), schema_of(asked), "length"
+        if does := told(asked, prompt):
+            words, call, schema, finish = [does[0]], does[1], None, "stop"
         if call:
             words, finish = [], "tool_calls"
         elif schema is not None:
@@ -401,11 +452,13 @@ class Handler(BaseHTTPRequestHandler):
         self.whole(status, error)
 
     def do_GET(self) -> None:
-        self.whole(
+        if self.path == "/asked":
+            return self.whole(200, list(KEPT))
+        return self.whole(
             200, {"object": "list", "data": [{"id": name, "object": "model"} for name in NAMES or [MODEL]]}
         )
 
-    def whole(self, status: int, content: Json) -> None:
+    def whole(self, status: int, content: Json | list[Json]) -> None:
         raw = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -105,6 +105,10 @@ def test_only_the_edge_listens_and_on_80_only_for_public_certificates(recorder: 
     }
 
 
+def test_on_a_machine_of_its_own_nobody_is_beside_it(recorder: Recorder) -> None:
+    assert set(recorder.of("Network")) == {"network"} and "edge-clients" not in recorder.of("Command")
+
+
 def test_the_access_log_goes_to_cloudwatch_and_waits_for_nobody(recorder: Recorder) -> None:
     containers = recorder.of("Container")
     kept = {f"changeover-prod-{role}": containers[f"changeover-prod-{role}"] for role in LOGGED}

@@ -110,6 +110,14 @@ def test_a_renamed_stack_is_told_its_name() -> None:
     assert "pulumi stack rename local" in text
 
 
+def test_of_the_networks_on_the_host_those_are_taken_over_that_the_state_does_not_have() -> None:
+    clients = Thing("network", "n2", "changeover-local-clients", "clients")
+    there = host(None, (NETWORK, clients, SWITCH))
+    assert ours.adopted_networks(NEW, there) == {"network": "n1", "clients": "n2"}
+    assert ours.adopted_networks(state(), there) == {"clients": "n2"}
+    assert ours.adopted_networks(NEW, host(None, (SWITCH,))) == {}
+
+
 def test_a_refusal_says_where_since_when_what_serves_and_each_thing_to_type() -> None:
     text = refusal(NEW, host(record()), LABELS)
     for part in (

@@ -14,7 +14,7 @@ import pytest
 from components import proxy
 from components.docker_host import DockerHost
 from components.labels import Labels
-from components.plan import LOOK, REQUEST_SECONDS, looked
+from components.plan import ATTACH, DETACH, LOOK, REQUEST_SECONDS, looked
 from review.text import memory
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
@@ -361,6 +361,55 @@ def test_another_edge_is_never_made_for_what_a_reload_can_do() -> None:
     assert all(each == seen[0] for each in seen)
     (network,) = seen[0]["networksAdvanced"]
     assert network["aliases"] == ["edge"], "without it one that an older version made would be replaced"
+
+
+def test_who_asks_from_a_container_has_a_network_on_which_the_edge_is_and_nothing_else(
+    recorder: Recorder,
+) -> None:
+    build(settings(monitor=True))
+    networks = {name: each["name"] for name, each in recorder.of("Network").items()}
+    assert networks == {"network": "changeover-local", "clients": "changeover-local-clients"}
+    assert sorted(networks.values())[0] == "changeover-local", "Docker publishes the edge's port by the first"
+    for name, each in recorder.of("Container").items():
+        (own,) = each["networksAdvanced"]
+        assert own["name"] == "changeover-local", f"{name}: another network here would be another container"
+    attaching = {
+        name
+        for name, each in recorder.of("Command").items()
+        if each.get("environment", {}).get("NETWORK") == "changeover-local-clients"
+    }
+    assert attaching == {"edge-clients"}
+    attached = recorder.of("Command")["edge-clients"]["environment"]["EDGE"]
+    assert attached.startswith("changeover-local-edge-")
+
+
+@pytest.mark.parametrize(("on", "done"), [("n ", ["connect --alias edge n-clients e"]), ("n n-clients ", [])])
+def test_the_edge_is_put_on_the_network_of_clients_where_it_is_not(
+    tmp_path: Path, on: str, done: list[str]
+) -> None:
+    assert networks_done(tmp_path, ATTACH, on) == done
+
+
+def test_before_the_network_of_clients_goes_everything_is_taken_off_it(tmp_path: Path) -> None:
+    said = networks_done(tmp_path, DETACH, "e page ")
+    assert said == ["disconnect --force n-clients e", "disconnect --force n-clients page"]
+
+
+def networks_done(folder: Path, program: str, found: str) -> list[str]:
+    """What `docker network` is told to do by a program to which every `inspect` answers `found`."""
+    command = folder / "docker"
+    command.write_text(
+        f"""#!/bin/sh
+case "$*" in
+  *inspect*) echo "{found}" ;;
+  network*) shift; echo "$*" >>{folder}/done ;;
+esac
+"""
+    )
+    command.chmod(0o755)
+    told = {"PATH": f"{folder}:{os.environ['PATH']}", "EDGE": "e", "NETWORK": "n-clients"}
+    subprocess.run(["sh", "-c", program], check=True, env=told, stdout=subprocess.DEVNULL)
+    return (folder / "done").read_text().splitlines() if (folder / "done").exists() else []
 
 
 def test_no_api_key_is_in_any_input_and_its_digest_is_a_secret_of_one_step(recorder: Recorder) -> None:

@@ -11,7 +11,10 @@ from stacks.settings import from_files, stacks
 from tests.unit.test_program import ROOT
 
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
-LOCKS = ("requirements.lock", "proxy/requirements.lock", "tools/uv.txt", "offline/client/requirements.txt")
+LOCKS = (
+    *("requirements.lock", "proxy/requirements.lock", "tools/uv.txt"),
+    *("offline/client/requirements.txt", "offline/agent/requirements.txt"),
+)
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -22,8 +25,9 @@ def test_every_package_of_a_lock_file_has_its_hashes(lock: str) -> None:
         assert re.match(r"[\w.-]+(\[\w+\])?==\S+", each) and HASH.search(each), each
 
 
-def test_every_package_of_node_has_its_hash_and_names_no_registry() -> None:
-    packages = json.loads((ROOT / "offline/client/package-lock.json").read_text())["packages"]
+@pytest.mark.parametrize("folder", ["client", "agent"])
+def test_every_package_of_node_has_its_hash_and_names_no_registry(folder: str) -> None:
+    packages = json.loads((ROOT / "offline" / folder / "package-lock.json").read_text())["packages"]
     (own, *others) = packages.items()
     assert own[0] == "" and others
     for name, each in others:
@@ -43,6 +47,17 @@ def test_the_guide_to_clients_names_the_versions_that_are_tried() -> None:
         packages = re.findall(r"`([^`]+)`", names)
         known = python if language == "Python" else node
         assert [known[name] for name in packages] == versions.split(", "), names
+
+
+def test_the_guide_to_coding_agents_names_the_versions_that_are_tried() -> None:
+    (aider,) = (ROOT / "offline/agent/requirements.in").read_text().split()
+    said = json.loads((ROOT / "offline/agent/package.json").read_text())
+    known = {**said["dependencies"], **said["optionalDependencies"], **dict([aider.split("==")])}
+    rows = re.findall(r"^\| [^|]+ \| `([^`]+)` ([\d.]+) \|", (ROOT / "docs/agents.md").read_text(), re.M)
+    assert len(rows) == 5
+    for package, version in rows:
+        pinned = [each for name, each in known.items() if package.removesuffix("-ai") in name]
+        assert pinned and all(version in each for each in pinned), (package, pinned)
 
 
 def test_nothing_is_installed_into_the_virtual_environment_without_its_hash() -> None:

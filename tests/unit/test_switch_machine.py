@@ -1596,6 +1596,20 @@ def test_what_is_taken_off_the_network_is_put_back_by_its_names_and_said(host: H
     assert all(box.runs == 0 for box in host.boxes.values())
 
 
+def test_what_is_taken_off_a_further_network_of_the_stack_is_put_back_and_nothing_is_held(host: Host) -> None:
+    on_network(host)
+    networks = host.boxes[PROXY].networks
+    networks.update({"stack-clients": ["edge"], "of a person": ["a"]})
+    host.run(2)
+    del networks["stack-clients"], networks["of a person"]
+    host.turn()
+    assert networks["stack-clients"] == ["edge"] and "of a person" not in networks
+    assert f"{PROXY} was taken off the network stack-clients, and was put back" in host.state.healed
+    networks.clear()
+    assert host.run(20, lambda: set(networks) == {"stack", "stack-clients"})
+    assert not host.holds()
+
+
 def test_what_was_never_on_the_network_is_let_alone_and_another_network_is_learnt(host: Host) -> None:
     on_network(host)
     host.boxes[NEW] = Box(NEW, "engine", created=host.now)

@@ -1,0 +1,102 @@
+"""Runs a program where no address can be reached but one port of 127.0.0.1: what it needs from outside, it
+misses.
+
+It has a network namespace of its own, so that this port is free there whatever runs on the machine. What
+connects to it is carried to a port outside over a Unix socket, which no network namespace has a say in.
+
+As a program: `alone.py SOCKET PORT COMMAND…`, in the namespace.
+"""
+
+import asyncio
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+"""From linux/sockios.h and linux/if.h."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """`port` is what programs find on 127.0.0.1."""
+
+    carrier: Path
+    port: int
+
+    def run(
+        self, command: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str], seconds: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs the command to its end. Raises subprocess.TimeoutExpired."""
+        apart = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+        return subprocess.run(
+            [*apart, sys.executable, __file__, str(self.carrier), str(self.port), *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=dict(env),
+            timeout=seconds,
+            check=False,
+        )
+
+
+@contextmanager
+def alone(folder: Path, *, port: int, to: int) -> Iterator[Alone]:
+    """For programs that find `127.0.0.1:<to>` at `127.0.0.1:<port>`, and nothing else. The socket is in
+    `folder`."""
+    carrier, loop = folder / "carrier", asyncio.new_event_loop()
+    carried = carry(lambda: asyncio.open_connection("127.0.0.1", to))
+    loop.run_until_complete(asyncio.start_unix_server(carried, carrier))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield Alone(carrier, port)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+def carry(connect: Connect) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """What a server does with a connection: it carries bytes to and from what it connects to."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def both(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await connect()
+        except OSError:
+            return writer.close()
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+        return None
+
+    return both
+
+
+def main(carrier: str, port: str, *command: str) -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        request = struct.pack("16sH14x", b"lo", 0)
+        (flags,) = struct.unpack_from("H", fcntl.ioctl(asked, SIOCGIFFLAGS, request), 16)
+        fcntl.ioctl(asked, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
+    loop = asyncio.new_event_loop()
+    carried = carry(lambda: asyncio.open_unix_connection(carrier))
+    loop.run_until_complete(asyncio.start_server(carried, "127.0.0.1", int(port)))
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
