@@ -1,5 +1,6 @@
 """What is kept of a request: a line of JSON in the access log, and counters. No prompt, answer or key."""
 
+import asyncio
 import datetime
 import json
 import logging
@@ -8,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from proxy.answers import Usage
 from proxy.route import NOBODY
@@ -139,6 +140,10 @@ class Books:
         for kind, count in (("prompt", record.usage.prompt), ("completion", record.usage.completion)):
             if count is not None:
                 self._tokens.labels(*by, kind).inc(count)
+
+    async def exposed(self) -> bytes:
+        """What a scrape is answered. Thousands of series take 50 ms and more, in which answers go on."""
+        return await asyncio.to_thread(generate_latest, self.registry)
 
     def close(self) -> None:
         for handler in self._log.handlers:

@@ -492,7 +492,7 @@ def test_what_is_counted_has_few_names_whatever_is_asked(tmp_path: Path) -> None
             bench.keys({"open": open_, "keys": {}})
             for path in ("/v1/modelsx", "/v1/models/a", "/v1/models/b", "/v1/other"):
                 await bench.ask(request(path, b"", method="GET"))
-        page = bench.proxy._metrics().decode()
+        page = (await bench.proxy._metrics()).decode()
         assert "modelsx" not in page and "/v1/models/a" not in page
         bench.route(routing="", engine=None, held_since=1.0)
         asking = asyncio.create_task(bench.ask(request(CHAT, b'{"model":"a prompt by mistake"}')))
