@@ -8,6 +8,7 @@ import asyncio
 import signal
 import socket
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -294,7 +295,8 @@ class Proxy:
         if request.method == "GET" and request.path == "/status":
             return web.json_response(self.status())
         if request.method == "GET" and request.path == "/metrics":
-            return web.Response(body=await self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+            page = await self._metrics(request.query.getall("name[]", []))
+            return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
         return await self.exchanges.serve(request)
 
     def status(self) -> dict[str, object]:
@@ -309,7 +311,7 @@ class Proxy:
             "silent": self.admission.silent(),
         }
 
-    async def _metrics(self) -> bytes:
+    async def _metrics(self, names: Sequence[str] = ()) -> bytes:
         self.books.running.clear()
         for name, count in self.admission.running.items():
             self.books.running.labels(name).set(count)
@@ -317,7 +319,7 @@ class Proxy:
         self.books.silent.clear()
         for name, seconds in self.admission.silent().items():
             self.books.silent.labels(name).set(seconds)
-        return await self.books.exposed()
+        return await self.books.exposed(names)
 
     # its own end
 
