@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up cli down adopt status watch dashboard usage gc parity keys model ci-setup wake recover review apply drift rollback comment fetch-review \
-  drift-issue test test-extremes check render clean-all lock venv
+  drift-issue test test-extremes test-alerts check render clean-all lock venv
 
 PYTHON ?= python3
 STACK ?= local
@@ -100,8 +100,13 @@ WITH_CLIENTS := $(addprefix tests/engine/test_,owner.py adopt.py hangs.py handli
 
 EXTREMES := tests/engine/test_extremes.py
 
+# each alert by its fault takes minutes; these are the quickest
+FAULTS := tests/engine/test_alert_faults.py
+QUICK_FAULTS := answers_errors or leaves_the_card or loses_the_card or never_starts_again
+
 test-flips:
-	@SWITCHTEST_PREFIX=changeover-switchtest-2 $(VENV)/bin/pytest -v $(addprefix --ignore=,$(WITH_CLIENTS) $(AWS) $(EXTREMES)) tests/engine
+	@SWITCHTEST_PREFIX=changeover-switchtest-2 $(VENV)/bin/pytest -v $(addprefix --ignore=,$(WITH_CLIENTS) $(AWS) $(EXTREMES) $(FAULTS)) tests/engine
+	@SWITCHTEST_PREFIX=changeover-switchtest-2 $(VENV)/bin/pytest -v $(FAULTS) -k "$(QUICK_FAULTS)"
 
 test-clients:
 	@SWITCHTEST_PREFIX=changeover-switchtest-3 $(VENV)/bin/pytest -v tests/conformance $(WITH_CLIENTS)
@@ -110,6 +115,10 @@ test-clients:
 test-extremes: venv ## every field of a request at its extremes, on both engines: for a new version of one
 	@$(RUN) tools.up --tests
 	@$(VENV)/bin/pytest -v $(EXTREMES)
+
+test-alerts: venv ## each alert by its fault, and none by ten changes of the engine: for another rule or store
+	@$(RUN) tools.up --tests
+	@$(VENV)/bin/pytest -v $(FAULTS)
 
 render: venv ## write stacks/<stack>/, what a reviewer reads
 	@$(RUN) tools.render
