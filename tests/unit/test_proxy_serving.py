@@ -21,6 +21,7 @@ from proxy.live import LOOK_SECONDS
 from proxy.reading import read
 from proxy.records import Books, Record
 from proxy.server import Proxy
+from switch import observe
 from tests.support.project import free_port
 from tests.support.recording_engine import JSON_HEADERS, Engine, Script
 
@@ -480,6 +481,18 @@ def test_an_id_of_a_proxy_that_can_not_be_found_is_refused(tmp_path: Path) -> No
             request(f"/{NAME}{CHAT}", b"{}", "x-changeover-id: 192.0.2.1.0a"), bench.inner
         )
         assert answer.startswith(b"HTTP/1.1 404 "), answer
+
+    run(story, tmp_path)
+
+
+def test_a_scrape_is_told_all_or_what_it_names(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.ask(request("/v1/models", b"", method="GET"))
+        every = await bench.ask(request("/metrics", b"", method="GET"), bench.inner)
+        named = await bench.ask(request(observe.METRICS, b"", method="GET"), bench.inner)
+        assert b"\nchangeover_request_seconds_bucket{" in every and b"\nchangeover_waiting 0" in every
+        assert b"\nchangeover_requests_total{" in named
+        assert b"changeover_request_seconds" not in named and b"changeover_waiting" not in named
 
     run(story, tmp_path)
 
