@@ -133,8 +133,10 @@ def main() -> None:
     options = parser.parse_args()
     port = free_port()
     keys = {f"tenant-{number}": f"a-key-of-tenant-{number:04}" for number in range(options.tenants)}
-    settings = {"monitor": True, "monitorPort": port, "apiKeys": keys}
-    with deployed("bench-monitor", fast=True, **settings) as project, contextlib.ExitStack() as asking:
+    with (
+        deployed("bench-monitor", fast=True, monitor=True, monitorPort=port, apiKeys=keys) as project,
+        contextlib.ExitStack() as asking,
+    ):
         outputs = project.outputs()
         each = options.users // options.tenants
         loads = [

@@ -121,7 +121,7 @@ class Monitored(Stack):
     product. Its page is at `port` of the loopback address."""
 
     def __init__(self) -> None:
-        self.port, self.config, self.history = free_port(), f"{PREFIX}-config", f"{PREFIX}-history"
+        self.port, self.configuration, self.history = free_port(), f"{PREFIX}-config", f"{PREFIX}-history"
         self.folder = Path(tempfile.mkdtemp(prefix="monitored-"))
         self.folder.chmod(0o755)
         self.meminfo = self.folder / "meminfo"
@@ -161,9 +161,9 @@ class Monitored(Stack):
 
     def make_monitor(self) -> None:
         """The store, with its history on a disk of its own, and vmalert, set as the product sets them."""
-        for volume in (self.config, self.history):
+        for volume in (self.configuration, self.history):
             docker("volume", "rm", volume, check=False)
-        docker("volume", "create", self.config)
+        docker("volume", "create", self.configuration)
         disk = f"o=size={HISTORY_MIB}m,mode=777"
         docker(
             "volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", disk, self.history
@@ -172,7 +172,7 @@ class Monitored(Stack):
         keeper = ("run", "-d", "--name", f"{PREFIX}-keeper", *labelled("keeper"))
         docker(*keeper, "-v", f"{self.history}:{HISTORY_MOUNT}", PYTHON, "sleep", "infinity")
         content = {
-            "CONFIG": self.config,
+            "CONFIG": self.configuration,
             "HISTORY": self.history,
             "IMAGE": PYTHON,
             "OWNER": NOBODY,
@@ -195,14 +195,14 @@ class Monitored(Stack):
                 *("run", "-d", "--name", f"{PREFIX}-{role}", "--network", NETWORK, "--network-alias", alias),
                 *(*labelled(role), "--restart", "unless-stopped", "--user", NOBODY, "--read-only"),
                 *("--cap-drop", "ALL", "--security-opt", "no-new-privileges:true", "--memory", str(memory)),
-                *("-v", f"{self.config}:{CONFIG_MOUNT}:ro", *more, pin.offline, *command),
+                *("-v", f"{self.configuration}:{CONFIG_MOUNT}:ro", *more, pin.offline, *command),
             )
         wait(self.sees_all, 60, "the store does not scrape all that runs")
 
     def end(self) -> None:
         """Nothing of it is left."""
         self.wipe()
-        for volume in (self.config, self.history):
+        for volume in (self.configuration, self.history):
             docker("volume", "rm", volume, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
