@@ -32,6 +32,44 @@ LEFT_FREE = "1GiB"
 CONFIG_MOUNT, HISTORY_MOUNT = "/config", "/history"
 
 
+def store_command() -> list[str]:
+    """What the store's container is given."""
+    return [
+        f"-storageDataPath={HISTORY_MOUNT}",
+        f"-retentionPeriod={KEPT_DAYS}d",
+        f"-storage.minFreeDiskSpaceBytes={LEFT_FREE}",
+        f"-httpListenAddr=:{STORE_PORT}",
+        f"-promscrape.config={CONFIG_MOUNT}/{SCRAPE}",
+        "-promscrape.configCheckInterval=15s",
+        "-promscrape.httpSDCheckInterval=10s",
+        f"-vmui.customDashboardsPath={CONFIG_MOUNT}/{PAGES}",
+        f"-vmalert.proxyURL=http://{ALERTS_ALIAS}:{ALERTS_PORT}",
+        "-search.latencyOffset=1s",  # a flip is looked at while it happens; the default hides 30 s
+        "-http.disableCORS",  # else any page that a browser here shows could read it
+        *(
+            f"-{what}AuthKey=file://{CONFIG_MOUNT}/key"
+            for what in ("delete", "snapshot", "forceMerge", "pprof", "flags")
+        ),
+    ]
+
+
+def alerts_command(port: int, receiver: str) -> list[str]:
+    """What vmalert's container is given. `port` is the published one; an empty `receiver` is nobody."""
+    there = f"http://{STORE_ALIAS}:{STORE_PORT}"
+    return [
+        f"-rule={CONFIG_MOUNT}/{RULES}",
+        "-configCheckInterval=15s",
+        f"-evaluationInterval={EVALUATE_SECONDS}s",
+        "-rule.evalDelay=5s",
+        f"-httpListenAddr=:{ALERTS_PORT}",
+        f"-datasource.url={there}",
+        f"-remoteWrite.url={there}",
+        f"-remoteRead.url={there}",  # an alert that fires goes on after a restart
+        f"-external.url=http://{LOOPBACK}:{port}",
+        f"-notifier.url={receiver}" if receiver else "-notifier.blackhole",
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class MonitorArgs:
     """`store` and `alerts` are references of images to pull, `tools` the id of an image with Python.
@@ -103,23 +141,7 @@ class Monitor(pulumi.ComponentResource):
             role="monitor",
             alias=STORE_ALIAS,
             image=pulled["store"].image_id,
-            command=[
-                f"-storageDataPath={HISTORY_MOUNT}",
-                f"-retentionPeriod={KEPT_DAYS}d",
-                f"-storage.minFreeDiskSpaceBytes={LEFT_FREE}",
-                f"-httpListenAddr=:{STORE_PORT}",
-                f"-promscrape.config={CONFIG_MOUNT}/{SCRAPE}",
-                "-promscrape.configCheckInterval=15s",
-                "-promscrape.httpSDCheckInterval=10s",
-                f"-vmui.customDashboardsPath={CONFIG_MOUNT}/{PAGES}",
-                f"-vmalert.proxyURL=http://{ALERTS_ALIAS}:{ALERTS_PORT}",
-                "-search.latencyOffset=1s",  # a flip is looked at while it happens; the default hides 30 s
-                "-http.disableCORS",  # else any page that a browser here shows could read it
-                *(
-                    f"-{what}AuthKey=file://{CONFIG_MOUNT}/key"
-                    for what in ("delete", "snapshot", "forceMerge", "pprof", "flags")
-                ),
-            ],
+            command=store_command(),
             memory=STORE_RAM,
             ports=[docker.ContainerPortArgs(internal=STORE_PORT, external=args.port, ip=LOOPBACK)],
             mounts=[
@@ -131,26 +153,13 @@ class Monitor(pulumi.ComponentResource):
             grace=30,  # it writes down what it has in memory
             after=[filled],
         )
-        notify = f"-notifier.url={args.receiver}" if args.receiver else "-notifier.blackhole"
-        there = f"http://{STORE_ALIAS}:{STORE_PORT}"
         self._container(
             host.labels.name("alerts"),
             args,
             role="alerts",
             alias=ALERTS_ALIAS,
             image=pulled["alerts"].image_id,
-            command=[
-                f"-rule={CONFIG_MOUNT}/{RULES}",
-                "-configCheckInterval=15s",
-                f"-evaluationInterval={EVALUATE_SECONDS}s",
-                "-rule.evalDelay=5s",
-                f"-httpListenAddr=:{ALERTS_PORT}",
-                f"-datasource.url={there}",
-                f"-remoteWrite.url={there}",
-                f"-remoteRead.url={there}",  # an alert that fires goes on after a restart
-                f"-external.url=http://{LOOPBACK}:{args.port}",
-                notify,
-            ],
+            command=alerts_command(args.port, args.receiver),
             memory=ALERTS_RAM,
             ports=None,
             mounts=[

@@ -90,12 +90,13 @@ def _requests(watched: Watched, status: str) -> Sequence[Alert]:
         ),
         Alert(
             "NothingFinishes",
-            # a long answer is no fault: bytes come from its engine
-            "sum(changeover_running) > 0 and sum(increase(changeover_requests_total[5m])) == 0 "
+            # A long answer is no fault: bytes come from its engine. After 5 minutes the proxy gives up what
+            # had no first byte, which counts as ended.
+            "sum(changeover_running) > 0 and sum(increase(changeover_requests_total[2m])) == 0 "
             "unless min(changeover_engine_silent_seconds) < 60",
-            120,
+            60,
             CRITICAL,
-            "{{ $value | humanize }} requests are at the engine, none ended in 5 minutes, and no byte comes.",
+            "{{ $value | humanize }} requests are at the engine, none ended in 2 minutes, and no byte comes.",
             f"{status}; the switch ends an engine that hangs after 8 minutes",
         ),
         Alert(

@@ -1,14 +1,17 @@
 """What is kept of a request: a line of JSON in the access log, and counters. No prompt, answer or key."""
 
+import asyncio
 import datetime
 import json
 import logging
 import logging.handlers
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from proxy.answers import Usage
 from proxy.route import NOBODY
@@ -139,6 +142,13 @@ class Books:
         for kind, count in (("prompt", record.usage.prompt), ("completion", record.usage.completion)):
             if count is not None:
                 self._tokens.labels(*by, kind).inc(count)
+
+    async def exposed(self, names: Sequence[str] = ()) -> bytes:
+        """What a scrape is answered: all series, or those of these names. Thousands of them take 50 ms and
+        more, in which answers go on."""
+        # the library's own type for a part of a registry is not one of a whole
+        asked: Any = self.registry.restricted_registry(names) if names else self.registry
+        return await asyncio.to_thread(generate_latest, asked)
 
     def close(self) -> None:
         for handler in self._log.handlers:

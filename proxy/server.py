@@ -8,11 +8,12 @@ import asyncio
 import signal
 import socket
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import ClientError, ClientResponse, web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from proxy import adaptations, answers, browsers, engine, http, inner, protocols, refusals
 from proxy.admission import SWITCH_HEARS_SECONDS, Admission, Dropped
@@ -294,7 +295,8 @@ class Proxy:
         if request.method == "GET" and request.path == "/status":
             return web.json_response(self.status())
         if request.method == "GET" and request.path == "/metrics":
-            return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+            page = await self._metrics(request.query.getall("name[]", []))
+            return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
         return await self.exchanges.serve(request)
 
     def status(self) -> dict[str, object]:
@@ -309,7 +311,7 @@ class Proxy:
             "silent": self.admission.silent(),
         }
 
-    def _metrics(self) -> bytes:
+    async def _metrics(self, names: Sequence[str] = ()) -> bytes:
         self.books.running.clear()
         for name, count in self.admission.running.items():
             self.books.running.labels(name).set(count)
@@ -317,7 +319,7 @@ class Proxy:
         self.books.silent.clear()
         for name, seconds in self.admission.silent().items():
             self.books.silent.labels(name).set(seconds)
-        return generate_latest(self.books.registry)
+        return await self.books.exposed(names)
 
     # its own end
 

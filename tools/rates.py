@@ -1,26 +1,40 @@
-"""What happened between two looks at a stack, from the counters of its proxies. Pure."""
+"""What happened between two looks at a stack, from the counters of its proxies. Pure.
+
+A look is taken once a second, of a thousand time series and more: so they are read line by line, and added up
+at once to the few numbers that are shown.
+"""
 
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from prometheus_client.parser import text_string_to_metric_families
+from typing import Any, Literal
 
 MINUTE = 60.0
 
-Sample = tuple[str, str, frozenset[tuple[str, str]]]
-"""Proxy, name and labels of one counter."""
+REQUESTS, CUT, TOKENS, FIRST = NAMES = (
+    "changeover_requests_total",
+    "changeover_cut_total",
+    "changeover_tokens_total",
+    "changeover_first_byte_seconds_bucket",
+)
+"""What the switch has to say of a proxy's metrics (`switch/observe.py`); more than that is passed over."""
+
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+BOUND = re.compile(r'[{,]le="([^"]+)"')
+ESCAPED = re.compile(r"\\(.)")
+
+Count = tuple[Literal["requests", "errors", "cut", "tokens", "first"], str]
+"""What is counted: requests of a tenant, first bytes within a bound of seconds; else the text is empty."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """The counters of the `proxies` at `now` (seconds since the epoch), and how busy the host's CPUs were."""
+    """What each proxy had counted at `now` (seconds since the epoch), and how busy the host's CPUs were."""
 
     now: float
-    proxies: frozenset[str]
-    counters: Mapping[Sample, float]
+    counts: Mapping[str, Mapping[Count, float]]
     busy: int
     ticks: int
 
@@ -43,13 +57,31 @@ class Minute:
 
 def look(line: Mapping[str, Any]) -> Look:
     """Of one line of the switch's `observe`."""
-    counters: dict[Sample, float] = {}
-    for proxy, text in line["metrics"].items():
-        for family in text_string_to_metric_families(text):
-            if family.type in ("counter", "histogram"):
-                for sample in family.samples:
-                    counters[proxy, sample.name, frozenset(sample.labels.items())] = sample.value
-    return Look(line["now"], frozenset(line["metrics"]), counters, line["cpu"]["busy"], line["cpu"]["all"])
+    counts = {proxy: _counts(text) for proxy, text in line["metrics"].items()}
+    return Look(line["now"], counts, line["cpu"]["busy"], line["cpu"]["all"])
+
+
+def _counts(text: str) -> dict[Count, float]:
+    """Of a proxy's exposition (Prometheus' text format 0.0.4)."""
+    found: dict[Count, float] = defaultdict(float)
+    for row in text.splitlines():
+        if not row.startswith(NAMES):
+            continue
+        series, _, number = row.rpartition(" ")
+        value = float(number)
+        if series.startswith(FIRST):
+            if bound := BOUND.search(series):
+                found["first", bound[1]] += value
+        elif series.startswith(CUT):
+            found["cut", ""] += value
+        else:
+            labels = dict(LABEL.findall(series))
+            if series.startswith(REQUESTS):
+                found["requests", ESCAPED.sub(r"\1", labels["tenant"])] += value
+                found["errors", ""] += value if labels["status"] >= "500" else 0
+            elif labels["kind"] == "completion":
+                found["tokens", ""] += value
+    return dict(found)
 
 
 def trimmed(looks: Sequence[Look]) -> list[Look]:
@@ -60,20 +92,20 @@ def trimmed(looks: Sequence[Look]) -> list[Look]:
     return kept
 
 
-def grown(looks: Sequence[Look]) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """By how much each counter grew, of all proxies together.
+def grown(looks: Sequence[Look]) -> dict[Count, float]:
+    """By how much each count grew, of all proxies together.
 
     Those of a proxy that was started anew begin at nothing, and what one had that has gone is counted until
     it was seen last.
     """
-    total: dict[tuple[str, frozenset[tuple[str, str]]], float] = defaultdict(float)
+    total: dict[Count, float] = defaultdict(float)
     for before, after in itertools.pairwise(looks):
-        for (proxy, name, labels), value in after.counters.items():
-            if name.endswith("_created"):
-                continue
+        for proxy, counts in after.counts.items():
             # a proxy that was not seen before may have counted for long, in a stack that was there
-            was = before.counters.get((proxy, name, labels), 0.0 if proxy in before.proxies else value)
-            total[name, labels] += value - was if value >= was else value
+            known = before.counts.get(proxy, counts)
+            for count, value in counts.items():
+                was = known.get(count, 0.0)
+                total[count] += value - was if value >= was else value
     return total
 
 
@@ -82,32 +114,19 @@ def minute(looks: Sequence[Look]) -> Minute:
     if len(looks) < 2:
         return Minute(0)
     first, last = looks[0], looks[-1]
-    requests = errors = cut = tokens = 0.0
-    buckets: dict[float, float] = defaultdict(float)
-    tenants: dict[str, float] = defaultdict(float)
-    for (name, pairs), value in grown(looks).items():
-        labels = dict(pairs)
-        match name:
-            case "changeover_requests_total":
-                requests += value
-                tenants[labels["tenant"]] += value
-                errors += value if labels["status"] >= "500" else 0
-            case "changeover_cut_total":
-                cut += value
-            case "changeover_tokens_total" if labels["kind"] == "completion":
-                tokens += value
-            case "changeover_first_byte_seconds_bucket":
-                buckets[float(labels["le"])] += value
+    counts = grown(looks)
+    buckets = {float(bound): value for (what, bound), value in counts.items() if what == "first"}
+    tenants = {tenant: value for (what, tenant), value in counts.items() if what == "requests" and value}
     ticks = last.ticks - first.ticks
     return Minute(
         seconds=last.now - first.now,
-        requests=requests,
-        errors=errors,
-        cut=cut,
-        tokens=tokens,
+        requests=sum(tenants.values()),
+        errors=counts.get(("errors", ""), 0),
+        cut=counts.get(("cut", ""), 0),
+        tokens=counts.get(("tokens", ""), 0),
         first=(quantile(buckets, 0.5), quantile(buckets, 0.95)),
         cpu=(last.busy - first.busy) / ticks if ticks > 0 else None,
-        tenants={tenant: count for tenant, count in tenants.items() if count},
+        tenants=tenants,
     )
 
 

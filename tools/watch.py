@@ -18,7 +18,7 @@ import tty
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -300,6 +300,7 @@ def follow(stack: str, watched: Watched, console: Console) -> None:
     looks: list[rates.Look] = []
     line: dict[str, Any] | None = None
     wrong, heard, minute = "", time.monotonic(), rates.Minute(0)
+    shown: tuple[float, str, ConsoleDimensions] | None = None
     with keys() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
         while b"q" not in typed(keyboard, 0.2):
             with contextlib.suppress(queue.Empty):
@@ -313,7 +314,10 @@ def follow(stack: str, watched: Watched, console: Console) -> None:
                     minute = rates.minute(looks)
             silent = time.monotonic() - heard
             why = wrong or (f"no answer for {silent:.0f} s" if silent > SILENT_SECONDS else "")
-            live.update(frame(stack, line, minute, why, console.height), refresh=True)
+            new = (looks[-1].now if looks else 0.0, why, console.size)
+            if shown != new:  # drawing costs more than all the rest
+                live.update(frame(stack, line, minute, why, console.height), refresh=True)
+                shown = new
 
 
 def once(stack: str, watched: Watched, console: Console) -> None:

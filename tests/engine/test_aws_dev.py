@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -362,6 +363,34 @@ def test_make_watch_shows_the_gpu_of_the_host(project: AwsProject) -> None:
     said = project.tool("watch")
     for words in ("serves   vllm", "GPU 0", "50 %", "61 W, 55 °C", "CPUs"):
         assert words in said, (words, said)
+
+
+def scraped(address: str) -> set[str]:
+    """What the store behind this address of the page scrapes, and gets; nothing where none is reached."""
+    root = address.partition("/vmui")[0]
+    try:
+        with urllib.request.urlopen(f"{root}/api/v1/query?query=up%20%3D%3D%201", timeout=30) as answer:
+            return {line["metric"]["job"] for line in json.load(answer)["data"]["result"]}
+    except OSError:
+        return set()
+
+
+def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays(
+    project: AwsProject, host: Host, machines: Machines
+) -> None:
+    project.configure(monitor=True)
+    project.up()
+    assert project.changes() == {}
+    assert answering(host, machines) == ["443"]
+    with project.running("dashboard") as said:
+        address = next(line for line in said if line.startswith("pages: ")).split()[1]
+        # the stand-in's gateway has no metrics, and is one that is down
+        wait(lambda: scraped(address) == {"switch", "proxy", "vllm"}, 60, "it scrapes something else")
+    assert not scraped(address), "the way is closed with Ctrl-C"
+    project.configure(monitor=None)
+    project.up()
+    assert "monitor" not in host.inside("docker", "ps", "--all", "--format", "{{.Names}}")
+    nothing_to_do(project)
 
 
 def test_overlap_is_one_setting_away_and_the_way_back_by_it_loses_nothing(project: AwsProject) -> None:

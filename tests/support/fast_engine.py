@@ -2,8 +2,8 @@
 
 FAST_MODEL (tiny), FAST_PORT (8000), FAST_DELAY (seconds before it listens, as an engine that loads),
 FAST_TOKENS (seconds for each token), FAST_PROMPT (seconds that it reads a prompt), FAST_SLOTS (requests that
-it works on at one time), FAST_NAMES (models that it has, any other is 404; empty: it answers as FAST_MODEL
-whatever is asked for), and FAST_MODE:
+it works on at one time), FAST_CACHE (tokens that its cache holds), FAST_NAMES (models that it has, any other
+is 404; empty: it answers as FAST_MODEL whatever is asked for), and FAST_MODE:
 
     ok        completions, streamed or not
     exits     ends with status 3 at once
@@ -33,8 +33,16 @@ A prompt may say what it does: `[[say TEXT]]` and `[[call NAME ARGUMENTS]]`, TEX
 makes such a call where it was given a tool of that name, and once its result has come back, says that. With
 FAST_KEEP the last so many requests are kept, and GET /asked gives them.
 
-POST /crash ends it with status 1. While there is a file /tmp/frozen, no completion goes on, as where the
-process behind an engine's HTTP server hangs; everything else is answered. A start removes it.
+POST /crash ends it with status 1. GET /metrics is what vLLM says of its queue and cache, and GET /api/ps
+Ollama's word of where the model is. It falls ill while there is a file in /tmp:
+
+    frozen    no completion goes on, as where the process behind an engine's HTTP server hangs; everything
+              else is answered. A start removes it.
+    closed    no completion begins: all of them wait in its queue
+    failing   HTTP 500
+    slow      it reads a prompt for so many seconds as the file says
+    spilled   the share of the model that is on the GPU, as the file says
+    exits     it ends with status 3 when it is started
 
 SIGTERM ends it at once, whatever it is doing, as Ollama does.
 """
@@ -46,8 +54,9 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,11 +71,18 @@ NAMES = os.environ.get("FAST_NAMES", "").split()
 TOKEN_SECONDS = float(os.environ.get("FAST_TOKENS", "0"))
 PROMPT_SECONDS = float(os.environ.get("FAST_PROMPT", "0"))
 SLOTS = threading.Semaphore(int(os.environ.get("FAST_SLOTS", "1000")))
-FROZEN = Path("/tmp/frozen")
+CACHE_TOKENS = int(os.environ.get("FAST_CACHE", "1000000"))
+FROZEN, CLOSED, FAILING, SLOW, SPILLED, EXITS = (
+    Path("/tmp", name) for name in ("frozen", "closed", "failing", "slow", "spilled", "exits")
+)
 KEPT = deque[dict[str, Any]](maxlen=int(os.environ.get("FAST_KEEP", "0")))
 """What was asked, oldest first: `path` and `body`."""
 TOLD = re.compile(r"\[\[(say|call [\w-]+) (?=[\"{])")
 """The beginning of what a prompt has it do."""
+BUSY: Counter[str] = Counter()
+"""Requests that are `waiting` and `running`, and the `tokens` that these may take of the cache."""
+MODEL_BYTES = 2**30
+LOCK = threading.Lock()
 
 
 @dataclass
@@ -358,16 +374,20 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/crash":
             os._exit(1)
         KEPT.append({"path": self.path, "body": asked})
-        with SLOTS:
-            work(PROMPT_SECONDS)
+        with counted(waiting=1):
+            while CLOSED.exists():
+                time.sleep(0.05)
+            SLOTS.acquire()
+        with released(SLOTS), counted(running=1, tokens=count):
+            work(number(SLOW, PROMPT_SECONDS))
             if self.at == "/v1/embeddings":
                 return self.embed(asked)
             return self.complete(asked, count)
 
     def refused(self, asked: Json) -> bool:
         """Whether it has answered with an error, as its mode or its models say."""
-        if MODE in ("error", "missing"):
-            self.refuse(500 if MODE == "error" else 404, f"fast engine: {MODE}")
+        if MODE in ("error", "missing") or FAILING.exists():
+            self.refuse(404 if MODE == "missing" else 500, f"fast engine: {MODE}")
         elif MODE == "garbage":
             self.whole(200, {"hello": "world"})
         elif NAMES and asked.get("model") not in NAMES:
@@ -454,14 +474,21 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/asked":
             return self.whole(200, list(KEPT))
+        if self.at == "/metrics":
+            return self.answer(200, "text/plain", metrics().encode())
+        if self.at == "/api/ps":
+            on_gpu = round(MODEL_BYTES * number(SPILLED, 1))
+            return self.whole(200, {"models": [{"name": MODEL, "size": MODEL_BYTES, "size_vram": on_gpu}]})
         return self.whole(
             200, {"object": "list", "data": [{"id": name, "object": "model"} for name in NAMES or [MODEL]]}
         )
 
     def whole(self, status: int, content: Json | list[Json]) -> None:
-        raw = json.dumps(content).encode()
+        self.answer(status, "application/json", json.dumps(content).encode())
+
+    def answer(self, status: int, kind: str, raw: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()
         self.wfile.write(raw)
@@ -476,6 +503,45 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+
+@contextmanager
+def counted(**more: int) -> Iterator[None]:
+    """So many more are `BUSY` meanwhile."""
+    with LOCK:
+        BUSY.update(more)
+    try:
+        yield
+    finally:
+        with LOCK:
+            BUSY.subtract(more)
+
+
+@contextmanager
+def released(slots: threading.Semaphore) -> Iterator[None]:
+    """A slot that was taken is free afterwards."""
+    try:
+        yield
+    finally:
+        slots.release()
+
+
+def number(file: Path, otherwise: float) -> float:
+    """What a file says, where it is there."""
+    try:
+        return float(file.read_text())
+    except OSError:
+        return otherwise
+
+
+def metrics() -> str:
+    """What vLLM exposes, by its names, as far as it is known here."""
+    values = {
+        "num_requests_running": BUSY["running"],
+        "num_requests_waiting": BUSY["waiting"],
+        "kv_cache_usage_perc": min(1, BUSY["tokens"] / CACHE_TOKENS),
+    }
+    return "".join(f'vllm:{name}{{model_name="{MODEL}"}} {value}\n' for name, value in values.items())
 
 
 def work(seconds: float) -> None:
@@ -493,7 +559,7 @@ def main() -> None:
     FROZEN.unlink(missing_ok=True)
     print(f"fast engine: {MODE}", flush=True)
     time.sleep(float(os.environ.get("FAST_DELAY", "0")))
-    if MODE == "exits":
+    if MODE == "exits" or EXITS.exists():
         print("fast engine: out of something", flush=True)
         sys.exit(3)
     if MODE == "oom":

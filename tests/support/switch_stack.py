@@ -96,9 +96,11 @@ def labelled(role: str, **more: str) -> list[str]:
 class Stack:
     """Network, volumes, a switch, an engine, a gateway and a proxy, as the program declares them, and a
     client. With `gateways` false it is as with the setting `gateway: none`; with `edge` the client asks the
-    real edge, and not the proxy."""
+    real edge, and not the proxy. `switch_options` are more of `docker create` for the switch."""
 
-    def __init__(self, *, gateways: bool = True, edge: bool = False) -> None:
+    def __init__(
+        self, *, gateways: bool = True, edge: bool = False, switch_options: tuple[str, ...] = ()
+    ) -> None:
         self.count, self.seen, self.gateways = 1, 0, gateways
         self.engine, self.gateway = "ollama-1", "gateway-1"
         self.wipe()
@@ -110,7 +112,7 @@ class Stack:
         docker(
             *("create", "--name", SWITCH, "--network", NETWORK, "--restart", "always", "-w", "/app", *mounts),
             *("-v", f"{socket}:/var/run/docker.sock", *labelled("switch")),
-            *("-e", f"CHANGEOVER_PROJECT={PREFIX}", "-e", "CHANGEOVER_STACK=it"),
+            *("-e", f"CHANGEOVER_PROJECT={PREFIX}", "-e", "CHANGEOVER_STACK=it", *switch_options),
             *(PYTHON, "python3", "-m", "switch", "serve"),
         )
         docker("cp", f"{ROOT}/switch", f"{SWITCH}:/app/switch")

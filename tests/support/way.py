@@ -359,7 +359,11 @@ class Way:
 
 def cpu_seconds(container: str) -> float:
     """What a container has used of the CPU so far, in seconds."""
-    pid = docker("inspect", "-f", "{{.State.Pid}}", container).strip()
+    return cpu_seconds_of(docker("inspect", "-f", "{{.State.Pid}}", container).strip())
+
+
+def cpu_seconds_of(pid: str) -> float:
+    """The same of a process here and what it has started and still runs."""
     total = 0
     for task in _tree(pid):
         with contextlib.suppress(OSError):

@@ -18,6 +18,7 @@ from proxy.records import SECONDS, Books
 from switch import metrics
 from switch.machine import State
 from switch.report import report
+from tests.support.monitored import FACTOR, sooner
 
 ALL = Watched(
     stack="prod",
@@ -169,6 +170,19 @@ def test_a_hold_is_too_long_by_the_engine_that_is_changed_to_and_by_the_budget()
     assert '> 71 and on (instance) changeover_change_phase{kind="ollama"}' in longer
     assert '> 220 and on (instance) changeover_change_phase{kind="vllm"}' in longer
     assert found["HoldNearItsBudget"].endswith("> 756")
+
+
+def test_where_everything_is_ten_times_as_fast_so_is_all_that_an_alert_waits_for() -> None:
+    found = {alert.name: sooner(alert) for alert in alerts(ALL)}
+    assert "[2m]" in {alert.name: alert.expr for alert in alerts(ALL)}["NothingFinishes"]
+    assert "[12s]" in found["NothingFinishes"].expr and "_seconds) < 6" in found["NothingFinishes"].expr
+    assert found["HeldWithoutChange"].expr.startswith("changeover_held_duration_seconds > 6 and")
+    assert (
+        "[60s]))) > 3 unless" in found["SlowFirstByte"].expr and "[90s]) > 0" in found["SlowFirstByte"].expr
+    )
+    assert found["HoldNearItsBudget"].expr.endswith("> 75.6")
+    assert [each.seconds * FACTOR for each in found.values()] == [alert.seconds for alert in alerts(ALL)]
+    assert not [each.name for each in found.values() if re.search(r"\[\d+m\]", each.expr)]
 
 
 def test_all_that_runs_is_scraped_by_name_and_what_is_stopped_is_no_target() -> None:

@@ -14,7 +14,7 @@ from stacks.aws_cli import Found
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.owner import known
-from stacks.settings import from_files, stacks
+from stacks.settings import Settings, from_files, stacks
 from tests.support.aws import rules
 from tests.support.recorder import Recorder
 from tests.unit.test_aws_rules import plain
@@ -141,7 +141,11 @@ def test_the_stacks_on_a_docker_engine_keep_every_policy(recorder: Recorder, sta
 @pytest.fixture(params=ON_AWS)
 def on_aws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[Resource]]:
     """A stack on AWS as its own files and the target declare it; nothing is asked of AWS."""
-    stack, given = str(request.param), from_files(str(request.param), ROOT)
+    return str(request.param), declared_on_aws(from_files(str(request.param), ROOT), monkeypatch)
+
+
+def declared_on_aws(given: Settings, monkeypatch: pytest.MonkeyPatch) -> list[Resource]:
+    """What a stack on AWS with these settings declares."""
     assert given.aws
     public_keys = dict.fromkeys(("host", "client"), "ssh-ed25519 AAAA")
     checked = replace(given, aws=replace(given.aws, public_keys=public_keys))
@@ -152,16 +156,17 @@ def on_aws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     monkeypatch.setattr(aws_target, "host_key", lambda: pulumi.Output.secret("a key"))
     monkeypatch.setattr(aws_target, "write_ssh_files", lambda *_: None)
     monkeypatch.setattr(aws_target, "docker_plugin_origin", lambda: "from its vendor")
-    recorder = Recorder.start(stack)
+    recorder = Recorder.start(given.stack)
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def program() -> None:
-        host = aws_target.aws_target(blueprint(checked), Labels(project="changeover", stack=stack), NEW)
+        labels = Labels(project="changeover", stack=given.stack)
+        host = aws_target.aws_target(blueprint(checked), labels, NEW)
         keys: pulumi.Output[dict[str, str]] = pulumi.Output.secret({})
         Endpoint("endpoint", EndpointArgs(blueprint=blueprint(checked), host=host, api_keys=keys))
 
     program()
-    return stack, declared(recorder)
+    return declared(recorder)
 
 
 def test_every_property_of_the_stacks_on_aws_is_one_whose_limits_were_read(

@@ -21,6 +21,7 @@ from proxy.live import LOOK_SECONDS
 from proxy.reading import read
 from proxy.records import Books, Record
 from proxy.server import Proxy
+from switch import observe
 from tests.support.project import free_port
 from tests.support.recording_engine import JSON_HEADERS, Engine, Script
 
@@ -484,6 +485,18 @@ def test_an_id_of_a_proxy_that_can_not_be_found_is_refused(tmp_path: Path) -> No
     run(story, tmp_path)
 
 
+def test_a_scrape_is_told_all_or_what_it_names(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.ask(request("/v1/models", b"", method="GET"))
+        every = await bench.ask(request("/metrics", b"", method="GET"), bench.inner)
+        named = await bench.ask(request(observe.METRICS, b"", method="GET"), bench.inner)
+        assert b"\nchangeover_request_seconds_bucket{" in every and b"\nchangeover_waiting 0" in every
+        assert b"\nchangeover_requests_total{" in named
+        assert b"changeover_request_seconds" not in named and b"changeover_waiting" not in named
+
+    run(story, tmp_path)
+
+
 def test_what_is_counted_has_few_names_whatever_is_asked(tmp_path: Path) -> None:
     """Else anybody without a key could fill the memory, since a counter is kept for each."""
 
@@ -492,7 +505,7 @@ def test_what_is_counted_has_few_names_whatever_is_asked(tmp_path: Path) -> None
             bench.keys({"open": open_, "keys": {}})
             for path in ("/v1/modelsx", "/v1/models/a", "/v1/models/b", "/v1/other"):
                 await bench.ask(request(path, b"", method="GET"))
-        page = bench.proxy._metrics().decode()
+        page = (await bench.proxy._metrics()).decode()
         assert "modelsx" not in page and "/v1/models/a" not in page
         bench.route(routing="", engine=None, held_since=1.0)
         asking = asyncio.create_task(bench.ask(request(CHAT, b'{"model":"a prompt by mistake"}')))

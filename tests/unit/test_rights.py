@@ -23,13 +23,13 @@ from components.gpu_memory import (
     SWITCH_RAM,
 )
 from review.events import Resource
-from review.policies import CONTAINER, labels
+from review.policies import CONTAINER, SECURITY_GROUPS, check, labels
 from stacks.blueprint import blueprint
 from stacks.settings import MonitorSettings, from_files, stacks
 from switch import docker as switch_docker
 from switch.docker import Docker
 from tests.support.recorder import Recorder
-from tests.unit.test_policies import ON_AWS, declared, on_aws
+from tests.unit.test_policies import ON_AWS, declared, declared_on_aws, on_aws
 from tests.unit.test_program import ROOT, build
 from tests.unit.test_switch_daemon import box
 
@@ -104,6 +104,27 @@ def test_a_monitor_may_do_no_more_than_it_needs() -> None:
 def test_no_container_on_aws_may_do_more_than_it_needs(on_aws: tuple[str, list[Resource]]) -> None:
     _, resources = on_aws
     assert too_much(resources) == {}
+
+
+@pytest.mark.parametrize("stack", ON_AWS)
+def test_a_monitor_on_aws_is_for_its_own_host_alone_and_leaves_the_logs_where_they_go(
+    stack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = from_files(stack, ROOT)
+    without = declared_on_aws(given, monkeypatch)
+    resources = declared_on_aws(replace(given, monitor=MonitorSettings(port=8428, receiver="")), monkeypatch)
+    assert too_much(resources, *BESIDE) == {}
+    assert check(resources, stack=stack, keys=True) == []
+    of = {role(each): each.inputs for each in resources if each.type == CONTAINER}
+    assert [(port["external"], port["ip"]) for port in of["monitor"]["ports"]] == [(8428, "127.0.0.1")]
+    assert not of["alerts"].get("ports")
+    before = {role(each): each.inputs for each in without if each.type == CONTAINER}
+    assert all(of[each]["logDriver"] == inputs["logDriver"] for each, inputs in before.items())
+    assert of["proxy"]["logDriver"] == "awslogs" and of["monitor"]["logDriver"] == "json-file"
+    firewalls = [[each for each in there if each.type in SECURITY_GROUPS] for there in (without, resources)]
+    assert [each.inputs for each in firewalls[0]] == [each.inputs for each in firewalls[1]], "by SSH alone"
+    files = blueprint(replace(given, monitor=MonitorSettings(port=8428, receiver=""))).monitor_files
+    assert "alert: GpuHot" in files["rules.yml"] and "job_name: gateway" in files["scrape.yml"]
 
 
 @pytest.mark.parametrize(

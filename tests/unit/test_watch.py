@@ -1,5 +1,6 @@
 """The screen that follows a stack: its rates, and what it shows."""
 
+import asyncio
 import io
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from proxy.answers import Usage
 from proxy.records import Books, Record
+from switch import observe
 from tools import rates, watch
 
 GIB = 2**30
@@ -93,6 +95,24 @@ def test_a_proxy_that_is_started_anew_or_another_one_takes_nothing_away_and_adds
     stack.answer(proxy="proxy-2")
     looks.append(stack.look())
     assert rates.minute(looks).requests == 3
+
+
+def test_the_part_of_the_metrics_that_the_switch_asks_for_says_as_much_as_all_of_them() -> None:
+    stack = Stack()
+    books = stack.proxies["proxy-1"]
+    for tenant, status, cut in (("alice", 200, False), ('b" ,le="2\\', 502, True)):
+        record = Record(0.0, "/v1/chat/completions", status=status, first=0.2, tenant=tenant, known=True)
+        record.usage, record.cut = Usage(prompt=3, completion=5), cut
+        books.enter(record, 0.3)
+    line = stack.line()
+    part = asyncio.run(books.exposed(observe.NAMES)).decode()
+    said = rates.look(line).counts["proxy-1"]
+    assert rates.look({**line, "metrics": {"proxy-1": part}}).counts["proxy-1"] == said
+    assert said["requests", "alice"] == said["requests", 'b" ,le="2\\'] == said["errors", ""] == 1
+    assert (said["cut", ""], said["tokens", ""], said["first", "+Inf"]) == (1, 10, 2)
+    assert said["first", "0.1"] == 0 and said["first", "0.3"] == 2
+    assert len(part.splitlines()) < len(line["metrics"]["proxy-1"].splitlines()) / 2
+    assert set(rates.NAMES) == set(observe.NAMES)
 
 
 def test_only_the_last_minute_counts() -> None:

@@ -1,9 +1,12 @@
 """A copied project whose plugin `aws` is the test plugin, and whose AWS is the emulator."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -63,16 +66,10 @@ class AwsProject(Project):
 
     def tool(self, name: str) -> str:
         """Run what a make target runs, on this stack; raise CommandFailed with its output when it fails."""
-        self.have_tools()
         done = subprocess.run(
-            [sys.executable, "-m", f"tools.{name}", *([] if name == "down" else [self.stack])],
+            self.tool_command(name),
             cwd=self.folder,
-            env={
-                **self.environment,
-                environment.BACKEND: self.environment["PULUMI_BACKEND_URL"],
-                "STACK": self.stack,
-                "YES": "1",
-            },
+            env=self.tool_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -82,6 +79,40 @@ class AwsProject(Project):
         if done.returncode != 0:
             raise CommandFailed(done.stdout)
         return done.stdout
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[Iterator[str]]:
+        """The lines of what a make target runs until Ctrl-C, which ends it."""
+        with subprocess.Popen(
+            self.tool_command(name),
+            cwd=self.folder,
+            env=self.tool_environment() | {"PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            assert process.stdout
+            try:
+                yield iter(process.stdout)
+            finally:
+                os.killpg(process.pid, signal.SIGINT)
+                process.wait(30)
+
+    def tool_command(self, name: str) -> list[str]:
+        """What runs the tool of a make target."""
+        self.have_tools()
+        return [sys.executable, "-m", f"tools.{name}", *([] if name == "down" else [self.stack])]
+
+    def tool_environment(self) -> dict[str, str]:
+        """And in which environment."""
+        return {
+            **self.environment,
+            environment.BACKEND: self.environment["PULUMI_BACKEND_URL"],
+            "STACK": self.stack,
+            "YES": "1",
+        }
 
     def state_text(self) -> str:
         """The state file as it lies in the backend."""

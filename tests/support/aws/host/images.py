@@ -11,7 +11,7 @@ from tests.support.project import docker
 from tools.environment import ROOT
 
 HERE = Path(__file__).parent
-OFFLINE = (pins.GATEWAY, pins.EDGE, pins.SWITCH)
+OFFLINE = (pins.GATEWAY, pins.EDGE, pins.SWITCH, *pins.MONITOR)
 ENGINES = {pins.OLLAMA: ("ollama", "/bin/ollama"), pins.VLLM_CUDA: ("vllm", "/usr/local/bin/vllm")}
 NAME = "changeover-test/{name}:gpu"
 

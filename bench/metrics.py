@@ -1,0 +1,118 @@
+"""What it costs the proxy to count a request, and to be scraped.
+
+The proxy's own code with this machine's Python, alone: the counters and histograms of a request, and its line
+in the access log, which goes to Docker's log and into a file. A scrape is one text of all series, which grow
+with tenants, engines and endpoints; how long anything else waits for its turn meanwhile is seen by something
+that wants one each millisecond.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.levels import percentile
+from bench.stack import machine, table
+from bench.usage import ENDPOINT, ENGINES, MODEL
+from monitor.render import SCRAPE_SECONDS
+from proxy.answers import Usage
+from proxy.records import Books, Record
+
+ROUND = 1000
+"""Requests that are timed at once: the clock itself would be a part of the figure of one."""
+
+
+def record(chance: random.Random, tenants: int) -> Record:
+    return Record(
+        began=0,
+        endpoint=ENDPOINT,
+        tenant=f"tenant-{chance.randrange(tenants)}",
+        known=True,
+        model=MODEL,
+        engine=chance.choice(ENGINES),
+        stream=True,
+        status=200,
+        usage=Usage(500, 200),
+        held=chance.random() * 3,
+        first=chance.random() * 4,
+    )
+
+
+def entered(books: Books, rounds: int, tenants: int) -> list[float]:
+    """Seconds that a request takes to be entered, of each round."""
+    chance, seen = random.Random(1), []
+    for _ in range(rounds):
+        records = [record(chance, tenants) for _ in range(ROUND)]
+        began = time.perf_counter()
+        for each in records:
+            books.enter(each, 20.0)
+        seen.append((time.perf_counter() - began) / ROUND)
+    return seen
+
+
+async def scraped(books: Books, rounds: int) -> tuple[int, list[float], list[float]]:
+    """How many series there are, the seconds of each scrape, and of the longest wait for a turn in it."""
+    seen, waits, text = [], [], b""
+    for _ in range(rounds):
+        longest, over = 0.0, asyncio.Event()
+
+        async def others(over: asyncio.Event = over) -> None:
+            nonlocal longest
+            while not over.is_set():
+                began = time.perf_counter()
+                await asyncio.sleep(0.001)
+                longest = max(longest, time.perf_counter() - began - 0.001)
+
+        task = asyncio.create_task(others())
+        await asyncio.sleep(0.01)
+        began = time.perf_counter()
+        text = await books.exposed()
+        seen.append(time.perf_counter() - began)
+        over.set()
+        await task
+        waits.append(longest)
+    return sum(not line.startswith(b"#") for line in text.splitlines()), seen, waits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--tenants", type=int, nargs="*", default=[5, 40], help="(default: 5 and 40)")
+    parser.add_argument("-n", type=int, default=50, help="rounds of 1,000 requests (default: 50)")
+    options = parser.parse_args()
+    rows: list[list[object]] = []
+    for tenants in options.tenants:
+        with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
+            with contextlib.redirect_stdout(nowhere):
+                books = Books(Path(folder), "host")
+            both = entered(books, options.n, tenants)
+            books._log.disabled = True
+            counted = entered(books, options.n, tenants)
+            books._log.disabled = False
+            series, scrapes, waits = asyncio.run(scraped(books, options.n))
+            books.close()
+        micro = [statistics.median(each) * 1e6 for each in (counted, both)]
+        milli = statistics.median(scrapes) * 1e3
+        rows.append(
+            [
+                *(tenants, series, f"{micro[0]:.0f}", f"{percentile(counted, 95) * 1e6:.0f}"),
+                *(f"{micro[1] - micro[0]:.0f}", milli, f"{milli / 10 / SCRAPE_SECONDS:.1f} %"),
+                *(statistics.median(waits) * 1e3, percentile(waits, 95) * 1e3),
+            ]
+        )
+    with_ = f"N = {options.n} × {ROUND}, {machine()}, Python {sys.version.split()[0]}"
+    print(f"A request in the proxy's books, {with_}\n")
+    head = (
+        *("tenants", "series", "counted, µs", "p95", "its line in the log, µs"),
+        *("a scrape, ms", "of a core", "others wait, ms", "p95"),
+    )
+    print(table(head, rows))
+
+
+if __name__ == "__main__":
+    main()
