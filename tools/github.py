@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,8 @@ US = "github-actions[bot]"
 REVIEW = ".github/workflows/review.yml"
 MAIN = "main"
 """The branch that is applied, as the workflows say it."""
+CERTIFICATE = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]*\.md")
+"""The name of a certificate's page."""
 LONGEST = 65_000
 """Characters of a comment or an issue; GitHub takes 65,536."""
 
@@ -47,7 +51,9 @@ def pull_request() -> int | None:
 
 def comment(title: str, file: Path) -> None:
     """Put the file's text under `title` into the pull request's one comment of that title."""
-    if not file.is_file():
+    try:
+        text = read_plain(file)
+    except FileNotFoundError:
         say(f"there is no {file}: nothing to say")
         return
     number = pull_request()
@@ -55,7 +61,7 @@ def comment(title: str, file: Path) -> None:
         say("no pull request brought this commit; nothing is said")
         return
     mark = f"<!-- changeover: {title} -->"
-    body = {"body": f"{mark}\n## {title}\n\n{file.read_text()}"[:LONGEST]}
+    body = {"body": f"{mark}\n## {title}\n\n{text}"[:LONGEST]}
     for page in range(1, 100):
         there = gh("GET", f"issues/{number}/comments?per_page=100&page={page}")
         for each in there:
@@ -65,6 +71,42 @@ def comment(title: str, file: Path) -> None:
         if len(there) < 100:
             break
     gh("POST", f"issues/{number}/comments", body)
+
+
+def read_plain(file: Path) -> str:
+    """The text of a regular file. Raises FileNotFoundError, and StepFailed where it is anything else.
+
+    A link would be read with this job's rights: /proc/self/environ holds its credentials.
+    """
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, errors="replace") as opened:
+            if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                return opened.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StepFailed(f"{file} can't be read: {error.strerror}") from None
+    raise StepFailed(f"{file} is no regular file; it is not read")
+
+
+def certificate(stack: str) -> None:
+    """Put the stack's newest certificate into the pull request's comment for it.
+
+    Certificates come from the host: their names are nothing that a shell or make may see, and only regular
+    files with plain names are any.
+    """
+    folder = ROOT / "certificates" / stack
+    there = [
+        each
+        for each in (os.scandir(folder) if folder.is_dir() else ())
+        if CERTIFICATE.fullmatch(each.name) and each.is_file(follow_symlinks=False)
+    ]
+    if not there:
+        say(f"there is no certificate in {folder}: nothing to say")
+        return
+    newest = max(there, key=lambda each: each.stat(follow_symlinks=False).st_mtime_ns)
+    comment(f"Certificate of {stack}", Path(newest.path))
 
 
 def fetch_review(stack: str) -> None:
@@ -148,11 +190,13 @@ def main() -> None:
     commenter = actions.add_parser("comment")
     commenter.add_argument("title")
     commenter.add_argument("file", type=Path)
-    for action in ("fetch-review", "drift-issue"):
+    for action in ("certificate", "fetch-review", "drift-issue"):
         actions.add_parser(action).add_argument("stack")
     asked = parser.parse_args()
     if asked.action == "comment":
         comment(asked.title, asked.file)
+    elif asked.action == "certificate":
+        certificate(asked.stack)
     elif asked.action == "fetch-review":
         fetch_review(asked.stack)
     else:

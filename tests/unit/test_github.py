@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,6 +85,58 @@ def test_a_review_is_one_comment_that_is_updated(hub: GitHub, tmp_path: Path) ->
 def test_a_certificate_that_is_not_there_is_no_comment(hub: GitHub, tmp_path: Path) -> None:
     github.comment("Certificate of dev", tmp_path / "none.md")
     assert hub.calls == []
+
+
+@pytest.fixture
+def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of `dev`'s certificates."""
+    monkeypatch.setattr(github, "ROOT", tmp_path)
+    folder = tmp_path / "certificates" / "dev"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write(file: Path, text: str, second: int) -> None:
+    file.write_text(text)
+    os.utime(file, (second, second))
+
+
+def test_the_newest_certificate_of_a_stack_is_a_comment(hub: GitHub, certificates: Path) -> None:
+    write(certificates / "2.md", "newest", 2)
+    write(certificates / "1.md", "older", 1)
+    write(certificates / "3.json", "{}", 3)
+    github.certificate("dev")
+    (said,) = hub.comments.values()
+    assert said["body"].startswith("<!-- changeover: Certificate of dev -->")
+    assert said["body"].endswith("newest")
+    github.certificate("prod")
+    assert len(hub.comments) == 1
+
+
+def test_no_link_is_followed_out_of_the_certificates(hub: GitHub, certificates: Path, tmp_path: Path) -> None:
+    """Whoever has the host names what comes from there; this job's credentials are in its environment."""
+    (certificates / "x.md").symlink_to("/proc/self/environ")
+    github.certificate("dev")
+    assert hub.calls == []
+    with pytest.raises(StepFailed, match=r"x\.md can't be read"):
+        github.comment("Certificate of dev", certificates / "x.md")
+    os.mkfifo(certificates / "y.md")
+    github.certificate("dev")
+    with pytest.raises(StepFailed, match="no regular file"):
+        github.comment("Certificate of dev", certificates / "y.md")
+    assert hub.calls == []
+
+
+@pytest.mark.parametrize(
+    "name", ["$(shell touch {}).md", "`touch {}`.md", "x; touch {} #.md", "$$(touch {}).md"]
+)
+def test_neither_make_nor_the_shell_runs_what_is_in_a_name(tmp_path: Path, name: str) -> None:
+    given = name.format(tmp_path / "ran")
+    assert words_of("comment", TITLE=given, FILE=given) == ["tools.github", "comment", given, given]
+    for target in ("certificate", "fetch-review", "drift-issue"):
+        assert words_of(target, STACK=given) == ["tools.github", target, given]
+    assert words_of("apply", STACK=given) == ["tools.review", "apply", given]
+    assert not (tmp_path / "ran").exists()
 
 
 HEAD = review.git("rev-parse", "HEAD").strip()
@@ -222,6 +273,22 @@ def test_a_drift_is_one_issue_that_closes_when_it_is_gone(
         drift(1, "no credentials")
 
 
+PYTHON = sys.executable
+
+
+def words_of(target: str, **variables: str) -> list[str]:
+    """What a make target would run with these variables in its environment, as a workflow gives them."""
+    printing = f"RUN={PYTHON} -c 'import json, sys; print(json.dumps(sys.argv[1:]))'"
+    said = subprocess.check_output(
+        ["make", "-s", "-o", ".venv/.synced", target, printing],
+        cwd=ROOT,
+        env={**os.environ, "MAKEFLAGS": "", **variables},
+        text=True,
+    )
+    words: list[str] = json.loads(said)
+    return words
+
+
 GH = """#!{python}
 # a test double of GitHub's CLI: keeps what it is asked, and answers by method and path without its query
 import json, pathlib, sys
@@ -254,15 +321,8 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
             json.dumps({f"GET repos/owner/name/{k}": v for k, v in answers.items()})
         )
         (tmp_path / "asked").write_text("")
-        given = [f"{key}={value}" for key, value in variables.items()]
-        said = subprocess.check_output(
-            ["make", "-s", "-n", "-o", ".venv/.synced", target, *given],
-            cwd=ROOT,
-            env={**os.environ, "MAKEFLAGS": ""},
-            text=True,
-        )
-        python, flag, module, *words = shlex.split(said)
-        assert (python, flag, module) == (".venv/bin/python", "-m", "tools.github")
+        words = words_of(target, **variables)
+        assert words.pop(0) == "tools.github"
         monkeypatch.setattr(sys, "argv", ["github", *words])
         github.main()
         return [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]

@@ -46,6 +46,23 @@ def test_what_others_wrote_is_in_no_shell_line(file: Path) -> None:
             assert "${{" not in step.get("run", ""), step
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_others_wrote_reaches_make_through_the_environment(file: Path) -> None:
+    """A value on make's own command line is expanded by make, with what it calls functions: `$(shell …)`."""
+    for job in load(file)["jobs"].values():
+        for step in job.get("steps", []):
+            for line in step.get("run", "").splitlines():
+                assert not re.search(r"\bmake\b.*=", line), line
+                assert "make" not in line or "$(" not in line, line
+
+
+def test_no_recipe_has_a_variable_that_somebody_gives() -> None:
+    ours = {"RUN", "VENV", "PYTEST", "PYTHON", "MAKEFILE_LIST"}
+    for line in (ROOT / "Makefile").read_text().splitlines():
+        if line.startswith("\t"):
+            assert set(re.findall(r"(?<!\$)\$[({]([^)}]*)", line)) <= ours, line
+
+
 def test_all_tests_run_as_root_or_those_on_aws_would_not_run() -> None:
     job = load(ROOT / ".github" / "workflows" / "check.yml")["jobs"]["test"]
     assert job["steps"][-1]["run"] == 'sudo -E env "PATH=$PATH" .ci/run'
