@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from offline.steps import StepFailed, main_guard, say
 from tools.environment import ROOT
@@ -19,6 +20,9 @@ US = "github-actions[bot]"
 REVIEW = ".github/workflows/review.yml"
 MAIN = "main"
 """The branch that is applied, as the workflows say it."""
+REBASED = ("base_ref_changed", "automatic_base_change_succeeded")
+"""Events by which a pull request was to be merged into another branch until then:
+https://docs.github.com/en/rest/using-the-rest-api/issue-event-types"""
 CERTIFICATE = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]*\.md")
 """The name of a certificate's page."""
 LONGEST = 65_000
@@ -62,14 +66,10 @@ def comment(title: str, file: Path) -> None:
         return
     mark = f"<!-- changeover: {title} -->"
     body = {"body": f"{mark}\n## {title}\n\n{text}"[:LONGEST]}
-    for page in range(1, 100):
-        there = gh("GET", f"issues/{number}/comments?per_page=100&page={page}")
-        for each in there:
-            if each["user"]["login"] == US and each["body"].startswith(mark):
-                gh("PATCH", f"issues/comments/{each['id']}", body)
-                return
-        if len(there) < 100:
-            break
+    for each in listed(f"issues/{number}/comments"):
+        if each["user"]["login"] == US and each["body"].startswith(mark):
+            gh("PATCH", f"issues/comments/{each['id']}", body)
+            return
     gh("POST", f"issues/{number}/comments", body)
 
 
@@ -109,12 +109,24 @@ def certificate(stack: str) -> None:
     comment(f"Certificate of {stack}", Path(newest.path))
 
 
+def listed(path: str) -> list[Any]:
+    """Everything that a list of GitHub's has, over all of its pages."""
+    found: list[Any] = []
+    for page in range(1, 100):
+        there = gh("GET", f"{path}{'&' if '?' in path else '?'}per_page=100&page={page}")
+        found += there
+        if len(there) < 100:
+            break
+    return found
+
+
 def fetch_review(stack: str) -> None:
     """Find the run that holds the review of what is checked out; its name and number go to the next step.
 
     Whoever can start a workflow can give an artifact any name. So only a run of the workflow `review` counts
     that began as this repository's own: of the last commit of the pull request that brought this one here, or
-    by hand on this very commit of `main`. That workflow's file is then part of what was reviewed.
+    by hand on this very commit of `main`. That workflow's file is then part of what was reviewed, since
+    nothing else than `main` was merged into for it.
     """
     name = f"review-{stack}-{git('rev-parse', 'HEAD^{tree}').strip()}"
     commit = git("rev-parse", "HEAD").strip()
@@ -150,7 +162,24 @@ def _reviews(artifact: dict[str, Any], commit: str, pulls: list[dict[str, Any]])
         and each["head"]["repo"]["id"] == artifact["repository_id"]
         and each["merged_at"] is not None
         and each["merge_commit_sha"] == commit
+        and only_into_main(each)
         for each in pulls
+    )
+
+
+def only_into_main(pull: dict[str, Any]) -> bool:
+    """Whether no pull request with this one's branch was ever to be merged into another than `main`.
+
+    A run tells neither its pull request, once that is merged (con/tinuous#28), nor what it was to be merged
+    into; and what it ran was the merge, so the workflow of whoever may push that other branch.
+    """
+    head = pull["head"]
+    label = quote(f"{head['repo']['owner']['login']}:{head['ref']}", safe="")
+    there = [pull, *listed(f"pulls?state=all&head={label}")]
+    return all(each["base"]["ref"] == MAIN for each in there) and not any(
+        event["event"] in REBASED
+        for number in {each["number"] for each in there}
+        for event in listed(f"issues/{number}/events")
     )
 
 

@@ -25,6 +25,8 @@ class GitHub:
         self.artifacts: list[dict[str, Any]] = []
         self.runs: dict[int, dict[str, Any]] = {}
         self.pulls: list[dict[str, Any]] = []
+        self.others: list[dict[str, Any]] = []
+        self.events: dict[int, list[str]] = {}
         self.calls: list[str] = []
 
     def __call__(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -52,6 +54,11 @@ class GitHub:
             case "GET", listed if re.fullmatch(r"commits/\w+/pulls", listed):
                 assert path == f"commits/{HEAD}/pulls"
                 return self.pulls
+            case "GET", "pulls":
+                assert "state=all&head=owner%3Aflip&" in path
+                return [*self.pulls, *self.others]
+            case "GET", "issues/N/events":
+                return [{"event": each} for each in self.events.get(number, [])]
             case _:
                 raise AssertionError(f"GitHub was asked for {method} {path}")
         return None
@@ -167,8 +174,9 @@ def reviewed(hub: GitHub, number: int, **more: Any) -> None:
 
 def merged(**more: Any) -> dict[str, Any]:
     """The pull request that brought what is checked out."""
-    head = {"ref": "flip", "sha": LAST, "repo": {"id": 1}}
-    return {"head": {**head, **more.pop("head", {})}, "merged_at": "x", "merge_commit_sha": HEAD, **more}
+    head = {"ref": "flip", "sha": LAST, "repo": {"id": 1, "owner": {"login": "owner"}}}
+    rest = {"number": 5, "base": {"ref": "main"}, "merged_at": "x", "merge_commit_sha": HEAD}
+    return {"head": {**head, **more.pop("head", {})}, **rest, **more}
 
 
 @pytest.fixture
@@ -233,6 +241,7 @@ def test_a_review_of_another_repository_workflow_branch_or_commit_is_refused(
         {"head": {"repo": {"id": 2}}},
         {"head": {"repo": None}},  # a fork that is gone
         {"head": {"sha": "b" * 40}},
+        {"base": {"ref": "mine"}},
     ],
     ids=str,
 )
@@ -243,6 +252,24 @@ def test_a_pull_request_that_did_not_bring_what_is_checked_out_is_no_review_of_i
     reviewed(hub, 1)
     with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
         github.fetch_review("dev")
+
+
+def test_a_branch_that_was_to_be_merged_into_another_than_main_too_is_not_reviewed(
+    hub: GitHub, output: Path
+) -> None:
+    """Its run would be that of a merge with whatever workflow the other branch has, and looks the same."""
+    reviewed(hub, 1)
+    hub.others = [merged(number=6, base={"ref": "mine"}, merged_at=None)]
+    with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
+        github.fetch_review("dev")
+    hub.others = [merged(number=6, merged_at=None)]
+    for number in (5, 6):
+        hub.events = {number: ["labeled", "base_ref_changed"]}
+        with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
+            github.fetch_review("dev")
+    hub.events = {5: ["labeled"]}
+    github.fetch_review("dev")
+    assert output.read_text().endswith("run=1\n")
 
 
 def test_a_drift_is_one_issue_that_closes_when_it_is_gone(
@@ -350,12 +377,16 @@ def test_make_fetch_review_names_the_run_to_the_next_step(
         f"commits/{HEAD}/pulls": [merged()],
         "actions/artifacts": {"artifacts": hub.artifacts},
         "actions/runs/7": hub.runs[7],
+        "pulls": [],
+        "issues/5/events": [],
     }
     asked = typed("fetch-review", answers, STACK="dev")
     assert [path for _, path, _ in asked] == [
         f"repos/owner/name/commits/{HEAD}/pulls",
         f"repos/owner/name/actions/artifacts?name={NAME}&per_page=100",
         "repos/owner/name/actions/runs/7",
+        "repos/owner/name/pulls?state=all&head=owner%3Aflip&per_page=100&page=1",
+        "repos/owner/name/issues/5/events?per_page=100&page=1",
     ]
     assert (tmp_path / "output").read_text() == f"name={NAME}\nrun=7\n"
 

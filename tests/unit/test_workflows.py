@@ -87,6 +87,18 @@ def test_prod_comes_after_dev_and_waits_for_an_approval() -> None:
     jobs = load(ROOT / ".github" / "workflows" / "apply.yml")["jobs"]
     assert "dev" in jobs["prod"]["needs"]
     assert """contains(fromJSON('["success", "skipped"]'), needs.dev.result)""" in jobs["prod"]["if"]
-    for name in ("apply-stack", "rollback"):
-        (job,) = load(ROOT / ".github" / "workflows" / f"{name}.yml")["jobs"].values()
+    for file, name in (("apply-stack", "apply"), ("rollback", "rollback")):
+        job = load(ROOT / ".github" / "workflows" / f"{file}.yml")["jobs"][name]
         assert job["environment"] == "${{ inputs.stack }}"
+        assert "vars.AWS_APPLY_ROLE" in str(job)
+
+
+def test_who_approves_reads_what_merged_code_says_and_no_comment() -> None:
+    """A branch's own workflow may write comments in the same name."""
+    jobs = load(ROOT / ".github" / "workflows" / "apply-stack.yml")["jobs"]
+    assert jobs["apply"]["needs"] == "show"
+    assert "environment" not in jobs["show"]
+    assert "vars.AWS_REVIEW_ROLE" in str(jobs["show"]) and "APPLY_ROLE" not in str(jobs["show"])
+    assert set(jobs["show"]["permissions"].items()) == {("contents", "read"), ("id-token", "write")}
+    *_, reviews, shows = (step["run"] for step in jobs["show"]["steps"] if "run" in step)
+    assert (reviews, shows) == ("make review", 'cat "reviews/$STACK/review.md" >>"$GITHUB_STEP_SUMMARY"')
