@@ -91,9 +91,16 @@ def root_gib(region: str, image: str) -> int:
     return max((int(each.get("Ebs", {}).get("VolumeSize", 0)) for each in disks), default=0)
 
 
-def parameter(region: str, name: str) -> str:
-    """The value of a public parameter. Raises AwsError."""
-    return str(aws(region, "ssm", "get-parameter", "--name", name)["Parameter"]["Value"])
+def parameter(region: str, *names: str) -> str:
+    """The value of the first of these parameters that is there. Raises AwsError."""
+    for name in names[:-1]:
+        try:
+            return parameter(region, name)
+        except AwsError as error:
+            # https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_GetParameter.html
+            if "ParameterNotFound" not in str(error):
+                raise
+    return str(aws(region, "ssm", "get-parameter", "--name", names[-1])["Parameter"]["Value"])
 
 
 def quota(region: str, name: str) -> float | None:

@@ -57,7 +57,8 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
     for note in filter(None, [left_over(found), unconfirmed(state)]):
         pulumi.warn(note)
     check_subnet(wanted)
-    check_image(found, wanted, gpu_host.identity(args), gpu_host.AMI_PARAMETER)
+    pinned = gpu_host.own_image(labels, wanted.ami_refresh)
+    check_image(found, wanted, gpu_host.identity(args), (pinned, gpu_host.AMI_PARAMETER))
     if found.instance is None and not found.volumes:
         pulumi.info(quota(wanted))
     write_ssh_files(settings, folder, client_key())
@@ -184,15 +185,18 @@ def check_subnet(wanted: AwsSettings) -> None:
         )
 
 
-def check_image(found: Found, wanted: AwsSettings, identity: Mapping[str, str], newest: str) -> None:
+def check_image(
+    found: Found, wanted: AwsSettings, identity: Mapping[str, str], parameters: Sequence[str]
+) -> None:
     """Raises TargetError where a new instance's root volume would be smaller than its image's own.
 
-    `newest` is the parameter of the newest image. AWS refuses such an instance, when the old one has ended.
+    `parameters` name the image where the settings don't: the first that is there, which is the stack's own,
+    and else that of the newest. AWS refuses such an instance, when the old one has ended.
     """
     if found.instance is not None and found.tags.get("Image", identity["Image"]) == identity["Image"]:
         return  # it was made from this one
     try:
-        image = wanted.ami or aws_cli.parameter(wanted.region, newest)
+        image = wanted.ami or aws_cli.parameter(wanted.region, *parameters)
         size = aws_cli.root_gib(wanted.region, image)
     except AwsError as error:
         raise TargetError(f"{error}\nNothing was changed.") from None

@@ -81,6 +81,11 @@ def identity(args: GpuHostArgs) -> dict[str, str]:
     }
 
 
+def own_image(labels: Labels, refresh: str) -> str:
+    """The stack's own parameter with the machine image that it has taken; each `amiRefresh` has another."""
+    return "/".join(["", labels.project, labels.stack, *filter(None, ["ami", refresh])])
+
+
 class GpuHost(pulumi.ComponentResource):
     """`address` is what `DOCKER_HOST` takes; it is known once the host is ready."""
 
@@ -184,7 +189,7 @@ class GpuHost(pulumi.ComponentResource):
             # parameter, which takes what is the newest then.
             pin = aws.ssm.Parameter(
                 "-".join(filter(None, ["ami", wanted.ami_refresh])),
-                name="/".join(["", labels.project, labels.stack, *filter(None, ["ami", wanted.ami_refresh])]),
+                name=own_image(labels, wanted.ami_refresh),
                 type="String",
                 value=aws.ssm.get_parameter_output(
                     name=AMI_PARAMETER, opts=pulumi.InvokeOutputOptions(parent=self, provider=provider)

@@ -207,6 +207,10 @@ def test_aws_is_asked_for_what_has_the_stacks_key_and_tags(aws: Path) -> None:
     assert "--region eu-west-1" in first
 
 
+NAMES = ("/changeover/prod/ami", "/newest")
+"""The parameters that name a machine image: the stack's own, and the newest one's."""
+
+
 def image(aws: Path, size: int) -> None:
     """What the double answers of a machine image whose root volume has this size."""
     disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": size}}
@@ -216,19 +220,52 @@ def image(aws: Path, size: int) -> None:
 
 def test_an_image_larger_than_the_root_volume_is_refused_before_the_old_instance_goes(aws: Path) -> None:
     image(aws, 80)
-    aws_target.check_image(NOTHING, wanted(), IDENTITY, "/newest")
+    aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
     image(aws, 105)
     with pytest.raises(
         TargetError, match=r"ami-0newest has a root volume of 105 GiB, and a stack's has 80; no"
     ):
-        aws_target.check_image(NOTHING, wanted(), IDENTITY, "/newest")
+        aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
     with pytest.raises(TargetError, match="105 GiB"):
-        aws_target.check_image(HERE, wanted(), {**IDENTITY, "Image": "pinned-2027"}, "/newest")
+        aws_target.check_image(HERE, wanted(), {**IDENTITY, "Image": "pinned-2027"}, NAMES)
     with pytest.raises(TargetError, match="ami-0123456789abcdef0 has"):
-        aws_target.check_image(NOTHING, wanted(ami="ami-0123456789abcdef0"), IDENTITY, "/newest")
+        aws_target.check_image(NOTHING, wanted(ami="ami-0123456789abcdef0"), IDENTITY, NAMES)
     before = (aws / "calls").read_text()
-    aws_target.check_image(HERE, wanted(), IDENTITY, "/newest")
+    aws_target.check_image(HERE, wanted(), IDENTITY, NAMES)
     assert (aws / "calls").read_text() == before, "of the image that runs nobody is asked"
+
+
+BOTH = """#!/bin/sh
+# a double of `aws`: the stack's own image has 75 GiB, and the newest 105
+[ ! -f {folder}/error ] || {{ cat {folder}/error >&2; exit 254; }}
+case "$*" in
+  *get-parameter*/changeover/*)
+    [ ! -f {folder}/new ] || {{ echo '(ParameterNotFound)' >&2; exit 254; }}
+    name=ami-0own ;;
+  *get-parameter*) name=ami-0newest ;;
+  *ami-0own*) size=75 ;;
+  *ami-0newest*) size=105 ;;
+esac
+disk='{{"DeviceName": "/dev/sda1", "Ebs": {{"VolumeSize": '$size'}}}}'
+case "$*" in
+  *get-parameter*) echo '{{"Parameter": {{"Value": "'$name'"}}}}' ;;
+  *) echo '{{"Images": [{{"RootDeviceName": "/dev/sda1", "BlockDeviceMappings": ['$disk']}}]}}' ;;
+esac
+"""
+
+
+def test_an_instance_that_is_gone_is_made_from_the_stacks_own_image_whatever_the_newest_is(
+    aws: Path,
+) -> None:
+    """`make recover`: the newest image may have grown since."""
+    (aws / "bin" / "aws").write_text(BOTH.format(folder=aws))
+    aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
+    (aws / "new").touch()
+    with pytest.raises(TargetError, match="ami-0newest has a root volume of 105"):
+        aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
+    (aws / "error").write_text("AccessDeniedException")
+    with pytest.raises(TargetError, match="AccessDeniedException"):
+        aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
 
 
 @pytest.mark.parametrize(
