@@ -14,7 +14,7 @@ from components.aws.settings import AwsSettings
 from components.docker_host import DockerHost, Tls
 from components.labels import Labels
 from stacks import aws_cli, ours, owner
-from stacks.aws_cli import AwsError, Found
+from stacks.aws_cli import AwsError, Found, Volume
 from stacks.blueprint import Blueprint
 from stacks.docker_look import DockerLook
 from stacks.origin import docker_plugin_origin
@@ -57,6 +57,7 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
     for note in filter(None, [left_over(found), unconfirmed(state)]):
         pulumi.warn(note)
     check_subnet(wanted)
+    check_volume(found, wanted)
     pinned = gpu_host.own_image(labels, wanted.ami_refresh)
     check_image(found, wanted, gpu_host.identity(args), (pinned, gpu_host.AMI_PARAMETER))
     if found.instance is None and not found.volumes:
@@ -205,6 +206,41 @@ def check_image(
             f"the machine image {image} has a root volume of {size} GiB, and a stack's has "
             f"{instance_types.ROOT_GIB}; nothing was changed. Raise ROOT_GIB in "
             "components/instance_types.py, or use another image: pulumi config set ami ami-…"
+        )
+
+
+def kept(found: Found, wanted: AwsSettings) -> list[Volume]:
+    """The data volumes that there are and that these settings keep: of their zone, and not of another
+    snapshot. One that was made from a snapshot stays when the setting goes."""
+    return [
+        each
+        for each in found.data
+        if each.zone == wanted.zone and wanted.data_snapshot in ("", each.snapshot)
+    ]
+
+
+def check_volume(found: Found, wanted: AwsSettings) -> None:
+    """Raises TargetError where the data volume would be smaller than what it is or is made from.
+
+    AWS makes no volume smaller, and none that is smaller than its snapshot (ModifyVolume and CreateVolume in
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/); the provider just asks it to (ebs_volume.go).
+    """
+    if there := kept(found, wanted):
+        largest = max(there, key=lambda each: each.gib)
+        what, least = f"the volume {largest.id}", largest.gib
+    elif wanted.data_snapshot:
+        try:
+            least = aws_cli.snapshot_gib(wanted.region, wanted.data_snapshot)
+        except AwsError as error:
+            raise TargetError(f"changeover:dataSnapshot: {error}\nNothing was changed.") from None
+        what = f"the snapshot {wanted.data_snapshot}"
+    else:
+        return
+    if wanted.data_gib < least:
+        raise TargetError(
+            f"changeover:dataVolumeGiB: {wanted.data_gib}, and {what} has {least}, which AWS makes no "
+            f"smaller; nothing was changed. Allowed: {least} or more. Type: pulumi config set dataVolumeGiB "
+            f"{least}"
         )
 
 

@@ -136,7 +136,7 @@ def instance(name: str, state: str, stack: str = "prod") -> dict[str, Any]:
 
 
 def test_of_two_instances_the_one_that_runs_counts() -> None:
-    volumes = [{"VolumeId": "vol-1", "Size": 80}, {"VolumeId": "vol-2", "Size": 200}]
+    volumes = [{**volume(80), "Tags": []}, {**volume(200), "VolumeId": "vol-2"}]
     both = found([instance("i-old", "shutting-down"), instance("i-new", "running")], volumes)
     assert (both.instance, both.tags, both.size_gib, both.volumes) == (
         "i-new",
@@ -266,6 +266,51 @@ def test_an_instance_that_is_gone_is_made_from_the_stacks_own_image_whatever_the
     (aws / "error").write_text("AccessDeniedException")
     with pytest.raises(TargetError, match="AccessDeniedException"):
         aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
+
+
+def volume(gib: int, zone: str = "us-east-1a", snapshot: str = "") -> dict[str, Any]:
+    """A volume for data, as AWS answers it."""
+    name = [{"Key": "Name", "Value": "changeover-prod-data"}]
+    return {
+        "VolumeId": "vol-1",
+        "Size": gib,
+        "AvailabilityZone": zone,
+        "SnapshotId": snapshot,
+        "Tags": name,
+    }
+
+
+def with_volumes(*volumes: dict[str, Any]) -> Found:
+    root = {**volume(80), "Tags": [{"Key": "Name", "Value": "changeover-prod-root"}]}
+    return found([instance("i-1", "running")], [root, *volumes], data="changeover-prod-data")
+
+
+SNAPSHOT, OTHER_SNAPSHOT = "snap-0123456789abcdef0", "snap-0fedcba9876543210"
+
+
+def test_a_data_volume_is_never_made_smaller(aws: Path) -> None:
+    for there in (volume(300), volume(300, snapshot=SNAPSHOT)):
+        aws_target.check_volume(with_volumes(there), wanted(dataVolumeGiB=300))
+        with pytest.raises(
+            TargetError, match=r"dataVolumeGiB: 299, and the volume vol-1 has 300, .*nothing was changed"
+        ) as error:
+            aws_target.check_volume(with_volumes(there), wanted(dataVolumeGiB=299))
+        assert "pulumi config set dataVolumeGiB 300" in str(error.value)
+    aws_target.check_volume(with_volumes(volume(300, "us-east-1b")), wanted(dataVolumeGiB=200))
+    aws_target.check_volume(with_volumes(), wanted(dataVolumeGiB=200))
+    assert not (aws / "calls").exists()
+
+
+def test_a_data_volume_is_never_smaller_than_the_snapshot_that_it_is_made_from(aws: Path) -> None:
+    (aws / "answer").write_text(json.dumps({"Snapshots": [{"VolumeSize": 250}]}))
+    for there in (NOTHING, with_volumes(volume(300, snapshot=OTHER_SNAPSHOT))):
+        aws_target.check_volume(there, wanted(dataVolumeGiB=250, dataSnapshot=SNAPSHOT))
+        with pytest.raises(TargetError, match=f"dataVolumeGiB: 249, and the snapshot {SNAPSHOT} has 250,"):
+            aws_target.check_volume(there, wanted(dataVolumeGiB=249, dataSnapshot=SNAPSHOT))
+    assert f"ec2 describe-snapshots --snapshot-ids {SNAPSHOT} " in (aws / "calls").read_text()
+    (aws / "error").write_text("InvalidSnapshot.NotFound")
+    with pytest.raises(TargetError, match=r"dataSnapshot: .*NotFound\nNothing was changed"):
+        aws_target.check_volume(NOTHING, wanted(dataSnapshot=SNAPSHOT))
 
 
 @pytest.mark.parametrize(
