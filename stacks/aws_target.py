@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pulumi
 import pulumi_docker as docker
 
-from components import instance_types, ssh_config
+from components import instance_types, ssh_config, waiting
 from components.aws.settings import AwsSettings
 from components.docker_host import DockerHost, Tls
 from components.labels import Labels
@@ -63,7 +63,11 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
     if found.instance is None and not found.volumes:
         pulumi.info(quota(wanted))
     write_ssh_files(settings, folder, client_key())
-    for note in check(found, wanted, gpu_host.identity(args), settings.stack):
+    kinds = [spec.kind for spec in plan.specs]
+    fetch = waiting.first_fetch(plan.images, kinds, settings.load).words
+    if found.instance is None and empty(found, wanted):
+        pulumi.info(fetch)
+    for note in check(found, wanted, gpu_host.identity(args), settings.stack, fetch):
         pulumi.warn(note)
     pulumi.info(price(found, wanted))
     there = None
@@ -219,6 +223,11 @@ def kept(found: Found, wanted: AwsSettings) -> list[Volume]:
     ]
 
 
+def empty(found: Found, wanted: AwsSettings) -> bool:
+    """Whether the instance begins with an empty data volume: every image and all weights are fetched."""
+    return not kept(found, wanted) and not wanted.data_snapshot
+
+
 def check_volume(found: Found, wanted: AwsSettings) -> None:
     """Raises TargetError where the data volume would be smaller than what it is or is made from.
 
@@ -266,8 +275,13 @@ def quota(wanted: AwsSettings) -> str:
     )
 
 
-def check(found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack: str) -> list[str]:
-    """What this update does to the instance that there is, in words. Raises TargetError where it may not."""
+def check(
+    found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack: str, fetch: str
+) -> list[str]:
+    """What this update does to the instance that there is, in words. Raises TargetError where it may not.
+
+    `fetch` says how long everything takes that an empty data volume needs.
+    """
     if found.instance is None:
         if found.volumes:
             return [
@@ -297,6 +311,7 @@ def check(found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack:
             f"this replaces the instance {found.instance}, since {reasons}. The endpoint is down until the "
             "new one has booted and an engine has loaded. Its address stays, and so does the data volume "
             "(weights, images, certificates) unless it says otherwise before."
+            + (f" The new one is empty; {fetch}." if empty(found, wanted) else "")
         ]
     if found.type != wanted.instance.name:
         return [

@@ -36,8 +36,10 @@ HERE = Found(
     tags=IDENTITY,
     volumes=("vol-1", "vol-2"),
     size_gib=280,
+    data=(aws_cli.Volume(id="vol-2", gib=200, zone="us-east-1a", snapshot=""),),
 )
-NOTHING = replace(HERE, instance=None, state="", type="", zone="", tags={}, volumes=(), size_gib=0)
+NOTHING = replace(HERE, instance=None, state="", type="", zone="", tags={}, volumes=(), size_gib=0, data=())
+FETCH = "first fetch: 9 min"
 
 
 def wanted(**values: object) -> AwsSettings:
@@ -47,7 +49,7 @@ def wanted(**values: object) -> AwsSettings:
 
 
 def notes(there: Found, identity: dict[str, str] = IDENTITY, **values: object) -> list[str]:
-    return aws_target.check(there, wanted(**values), identity, "prod")
+    return aws_target.check(there, wanted(**values), identity, "prod", FETCH)
 
 
 def test_nothing_is_said_where_nothing_changes_or_exists() -> None:
@@ -88,6 +90,7 @@ def test_a_replacement_is_said_in_words_and_refused_where_protected(
     (note,) = notes(HERE, identity, **{"protect": False, **values})
     assert "this replaces the instance i-0123456789abcdef0" in note
     assert reason in note
+    assert (FETCH in note) == ("zone" in values), "of a data volume that is new and empty"
     with pytest.raises(TargetError) as error:
         notes(HERE, identity, **values)
     assert reason in str(error.value)
