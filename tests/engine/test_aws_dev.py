@@ -211,7 +211,9 @@ def flip(project: AwsProject, engine: str) -> str:
 
 def test_a_preview_works_before_anything_exists(project: AwsProject) -> None:
     assert set(project.changes().values()) == {"create"}
-    assert "an hour" in project.pulumi("preview")
+    said = project.pulumi("preview")
+    assert "an hour" in said
+    assert "quota: g4dn.xlarge needs 4 vCPUs of `All G and VT Spot Instance Requests`" in said
 
 
 def test_up_from_nothing_ends_with_an_endpoint_that_answers(project: AwsProject, machines: Machines) -> None:
@@ -221,6 +223,14 @@ def test_up_from_nothing_ends_with_an_endpoint_that_answers(project: AwsProject,
     assert complete(project)
     with pytest.raises(openai.AuthenticationError):
         complete(project, key="another-key-of-nobody")
+
+
+def test_the_hosts_engine_is_one_that_takes_no_old_clients(host: Host) -> None:
+    """As Docker 29, which AWS's image has: it wants version 1.44 of the API at the least."""
+    said = host.inside("docker", "version", "--format", "{{.Server.Version}} {{.Server.MinAPIVersion}}")
+    version, api = said.split()
+    assert int(version.partition(".")[0]) >= 28
+    assert api == "1.44"
 
 
 def test_the_alarm_is_told_whether_the_endpoint_is_up(host: Host, emulator: Emulator) -> None:
@@ -536,6 +546,11 @@ def test_make_recover_brings_an_instance_back_that_was_terminated_by_hand(
     address, before = old.address, old.inside("sh", "-c", WEIGHTS)
     emulator.client("ec2").terminate_instances(InstanceIds=[old.instance])
     wait(lambda: old.process is None, 120)
+    try:
+        said = project.pulumi("preview")
+    except CommandFailed as error:  # what then asks the host may fail
+        said = str(error)
+    assert "and this state does not know: the spot request sir-" in said
     said = project.tool("recover")
     assert f"The instance {old.instance} is gone." in said
     assert "Lost: the instance, and requests until it is back." in said
