@@ -81,6 +81,8 @@ def test_only_what_is_merged_is_applied() -> None:
     assert on["jobs"]["touched"]["if"] == "github.ref == 'refs/heads/main'"
     for name in ("dev", "prod"):
         assert "touched" in on["jobs"][name]["needs"]
+    back = load(ROOT / ".github" / "workflows" / "rollback.yml")
+    assert back["jobs"]["rollback"]["if"] == "github.ref == 'refs/heads/main'"
 
 
 def test_prod_comes_after_dev_and_waits_for_an_approval() -> None:
