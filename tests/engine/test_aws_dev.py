@@ -424,6 +424,12 @@ def test_access_log_and_certificates_reach_cloudwatch_without_prompts_and_keys(
     wait(lambda: any(each.get("mode") == "hold" for each in logged(emulator, "switch")), 120)
 
 
+def only_looked(calls: list[str]) -> None:
+    """CI's role that looks may do all that a review and the look for drift ask of AWS."""
+    assert {"ec2:DescribeInstances", "ssm:GetParameter"} <= set(calls)
+    assert permissions.uncovered(calls, permissions.review_policy("changeover")) == []
+
+
 def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProject) -> None:
     checkout = Checkout(project)
     checkout.commit("What runs")
@@ -432,7 +438,9 @@ def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProj
     checkout.commit("Serve with vLLM", engine="vllm")
     shutil.rmtree(project.folder / ".changeover/ssh")  # a checkout in CI has none
     assert project.changes() == flipped(project)
+    before = project.aws_counted()
     text = checkout.make("review")
+    only_looked(project.aws_calls(before))
     assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text
     assert "nothing is replaced but the gateway; back with `make rollback STACK=dev`" in text
     assert "before and after the same" in text, "the price"
@@ -445,7 +453,9 @@ def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProj
     assert complete(project)
     assert project.aws_writes() == writes
     checkout.commit("Go back", engine="ollama")
+    before = project.aws_counted()
     assert "no drift" in checkout.make("drift")
+    only_looked(project.aws_calls(before))
 
 
 def test_what_was_changed_behind_its_back_is_found_and_put_right(
@@ -590,4 +600,4 @@ def test_destroy_leaves_nothing(project: AwsProject, emulator: Emulator) -> None
 def test_the_deployers_policy_covers_every_call_that_was_seen(project: AwsProject) -> None:
     seen = set(project.aws_calls())
     assert {"ec2:RunInstances", "ec2:TerminateInstances", "ec2:StartInstances"} <= seen
-    assert permissions.uncovered(project.aws_calls()) == []
+    assert permissions.uncovered(project.aws_calls(), permissions.policy("changeover")) == []
