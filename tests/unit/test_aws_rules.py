@@ -136,6 +136,29 @@ def test_every_file_of_the_provider_was_read_at_a_commit(commit: str) -> None:
     assert re.fullmatch(r"[0-9a-f]{40}", commit)
 
 
+@pytest.mark.parametrize("number", range(len(VARIANTS)))
+def test_of_every_property_it_is_known_what_a_change_does(number: int) -> None:
+    for name, token, inputs in declared(**VARIANTS[number]):
+        for path, _ in rules.leaves(inputs):
+            assert rules.treated(token, path), f"{name} ({token}): {path}"
+
+
+def test_no_change_has_a_row_of_a_property_that_no_stack_has_and_each_names_its_file() -> None:
+    used = {
+        (token, path)
+        for variant in VARIANTS
+        for _, token, inputs in declared(**variant)
+        for path, _ in rules.leaves(inputs)
+    } | {(token, kind.autoname) for token, kind in KINDS.items()}
+    assert rules.CHANGES.keys() == KINDS.keys()
+    for token, rows in rules.CHANGES.items():
+        for path, row in rows.items():
+            assert any(of == token and (each == path or each.startswith(f"{path}.")) for of, each in used), (
+                f"{token} {path}"
+            )
+            assert row.source in rules.READ or row.source == rules.SDK
+
+
 # each kind of limit, seen to refuse
 
 

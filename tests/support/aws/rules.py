@@ -508,6 +508,172 @@ RULES: dict[str, dict[str, Rule]] = {
 """By type and path; a path in a list is that of its elements."""
 
 
+# --- what a change of a property does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treated:
+    """How the published plugin treats a change of a property, by the schema in a file of the provider.
+
+    `replaces`: it needs a new resource (`ForceNew`). `computed`: AWS fills it in, so that its removal is no
+    change (`Optional` and `Computed`). `default`: what it is where nothing is given; None: there is none.
+    """
+
+    source: str
+    replaces: bool = False
+    computed: bool = False
+    default: Any = None
+
+
+def _treated(file: str, *, default: Mapping[str, Any] | None = None, **ways: str) -> dict[str, Treated]:
+    """The rows of one file: paths by `new` (replaces), `new_kept` (and computed), `kept`, and `place`."""
+    assert file in READ, file
+    defaults = dict(default or {})
+    return {
+        path: Treated(
+            source=file,
+            replaces=way.startswith("new"),
+            computed=way.endswith("kept"),
+            default=defaults.get(path),
+        )
+        for way, paths in ways.items()
+        for path in paths.split()
+    }
+
+
+CHANGES: dict[str, dict[str, Treated]] = {
+    "aws:budgets/budget:Budget": _treated(
+        "budgets/budget.go",
+        new_kept="name",
+        kept="costFilters limitAmount limitUnit",
+        place="budgetType notifications timeUnit tags",
+    ),
+    "aws:cloudwatch/logGroup:LogGroup": _treated(
+        "logs/group.go", new_kept="name", place="retentionInDays tags", default={"retentionInDays": 0}
+    ),
+    "aws:cloudwatch/metricAlarm:MetricAlarm": _treated(
+        "cloudwatch/metric_alarm.go",
+        new="name",
+        place="alarmActions alarmDescription comparisonOperator dimensions evaluationPeriods metricName "
+        "namespace period statistic tags threshold treatMissingData",
+        default={"treatMissingData": "missing"},
+    ),
+    "aws:dlm/lifecyclePolicy:LifecyclePolicy": _treated(
+        "dlm/lifecycle_policy.go",
+        new_kept="policyDetails.schedules.copyTags",
+        kept="policyDetails.schedules.createRule.intervalUnit policyDetails.schedules.createRule.times",
+        place="description executionRoleArn policyDetails state tags",
+        default={"state": "ENABLED"},
+    ),
+    "aws:ebs/volume:Volume": _treated(
+        "ec2/ebs_volume.go",
+        new="availabilityZone",
+        new_kept="encrypted snapshotId",
+        kept="size type",
+        place="tags",
+    ),
+    "aws:ec2/eip:Eip": _treated("ec2/ec2_eip.go", new_kept="domain", place="tags"),
+    "aws:ec2/eipAssociation:EipAssociation": _treated(
+        "ec2/ec2_eip_association.go", new="allowReassociation", new_kept="allocationId instanceId"
+    ),
+    "aws:ec2/instance:Instance": _treated(
+        "ec2/ec2_instance.go",
+        new_kept="ami associatePublicIpAddress instanceMarketOptions keyName rootBlockDevice.encrypted "
+        "subnetId",
+        kept="disableApiTermination iamInstanceProfile instanceType metadataOptions rootBlockDevice userData "
+        "vpcSecurityGroupIds",
+        place="rootBlockDevice.tags tags userDataReplaceOnChange",
+        default={"userDataReplaceOnChange": False},
+    )
+    | {"forceDestroy": Treated(source=SDK, default=False)},
+    "aws:ec2/internetGateway:InternetGateway": _treated(
+        "ec2/vpc_internet_gateway.go", kept="vpcId", place="tags"
+    ),
+    "aws:ec2/keyPair:KeyPair": _treated(
+        "ec2/ec2_key_pair.go", new="publicKey", new_kept="keyName", place="tags"
+    ),
+    "aws:ec2/routeTable:RouteTable": _treated(
+        "ec2/vpc_route_table.go", new="vpcId", kept="routes", place="tags"
+    ),
+    "aws:ec2/routeTableAssociation:RouteTableAssociation": _treated(
+        "ec2/vpc_route_table_association.go", new="subnetId", place="routeTableId"
+    ),
+    "aws:ec2/securityGroup:SecurityGroup": _treated(
+        "ec2/vpc_security_group.go",
+        new="description",
+        new_kept="name vpcId",
+        kept="ingress egress",
+        place="tags",
+        default={"description": "Managed by Terraform"},
+    ),
+    "aws:ec2/subnet:Subnet": _treated(
+        "ec2/vpc_subnet.go", new="vpcId", new_kept="availabilityZone cidrBlock", place="tags"
+    ),
+    "aws:ec2/volumeAttachment:VolumeAttachment": _treated(
+        "ec2/ebs_volume_attachment.go", new="deviceName instanceId volumeId", place="skipDestroy"
+    ),
+    "aws:ec2/vpc:Vpc": _treated(
+        "ec2/vpc_.go",
+        new_kept="cidrBlock",
+        kept="enableDnsHostnames",
+        place="enableDnsSupport tags",
+        default={"enableDnsSupport": True},
+    ),
+    "aws:iam/instanceProfile:InstanceProfile": _treated(
+        "iam/instance_profile.go", new_kept="name", place="role tags"
+    ),
+    "aws:iam/role:Role": _treated("iam/role.go", new_kept="name", place="assumeRolePolicy description tags"),
+    "aws:iam/rolePolicy:RolePolicy": _treated(
+        "iam/role_policy.go", new="role", new_kept="name", place="policy"
+    ),
+    "aws:iam/rolePolicyAttachment:RolePolicyAttachment": _treated(
+        "iam/role_policy_attachment.go", new="policyArn role"
+    ),
+    "aws:route53/record:Record": _treated("route53/record.go", new="name zoneId", place="records ttl type"),
+    "aws:sns/topic:Topic": _treated("sns/topic.go", new_kept="name", place="tags"),
+    "aws:sns/topicSubscription:TopicSubscription": _treated(
+        "sns/topic_subscription.go", new="endpoint protocol topic"
+    ),
+    "aws:ssm/parameter:Parameter": _treated("ssm/parameter.go", new="name", kept="value", place="tags type"),
+}
+"""By type and path. A path in a list is that of its elements; one that has no row of its own is treated as
+the longest that it begins with. Tags are a map of their own in every file, which never replaces
+(`TagsSchema`); of a budget they are newer than its file."""
+
+
+def _plain(path: str) -> str:
+    """Without the places in lists: `ingress[0].toPort` is `ingress.toPort`."""
+    return re.sub(r"\[[^\]]*\]", "", path)
+
+
+def treated(token: str, path: str) -> Treated | None:
+    """The row of the longest path that this one is or begins with; None where there is none."""
+    parts, rows = _plain(path).split("."), CHANGES.get(token, {})
+    heads = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((rows[head] for head in heads if head in rows), None)
+
+
+def replaces(token: str, path: str, new: Json) -> bool:
+    """Whether a change at this path needs a new resource: of a whole block, whether one of any part does."""
+    rows, plain = CHANGES.get(token, {}), _plain(path)
+    if token == "aws:ec2/instance:Instance" and plain == "userData" and new.get("userDataReplaceOnChange"):
+        return True  # `ForceNewIf` in ec2/ec2_instance.go
+    row = treated(token, path)
+    below = any(each.replaces for name, each in rows.items() if name.startswith(f"{plain}."))
+    return row is None or row.replaces or below
+
+
+def no_change(token: str, path: str, before: Any, after: Any) -> bool:
+    """Whether the published plugin sees none: AWS fills it in, or it is what is given where nothing is."""
+    row = CHANGES.get(token, {}).get(_plain(path))
+    if row is None or path.endswith("]"):
+        return False  # one more or less in a list is a change of the list
+    if after is None and row.computed:
+        return True
+    given = [value for value in (before, after) if value is not None]
+    return row.default is not None and len(given) == 1 and given[0] == row.default
+
+
 # --- what properties need of one another
 
 
