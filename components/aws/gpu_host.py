@@ -22,6 +22,8 @@ from components.labels import Labels
 from components.ssh_config import USER
 
 AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+"""The newest Deep Learning Base OSS image. Ten public projects take this parameter; no page of AWS's that
+names it could be read here."""
 READY_SECONDS = 1200
 SNAPSHOTS = 7
 INTERPRETER = ("sh", "components/over_ssh.sh")
@@ -265,7 +267,9 @@ class GpuHost(pulumi.ComponentResource):
                 replace_on_changes=["tags.Spot", *(["instanceType"] if wanted.spot else [])],
                 depends_on=[
                     *(*routed, *role.ready, *logs),  # the boot script uses all of it
-                    address,  # AWS releases no address of an instance that still ends
+                    # AWS releases no address of an instance that still ends (InvalidIPAddress.InUse in
+                    # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ReleaseAddress.html)
+                    address,
                     left_over,  # before another instance is there, and after it has gone
                 ],
             ),
@@ -291,7 +295,8 @@ class GpuHost(pulumi.ComponentResource):
             volume_id=data.id,
             device_name="/dev/sdf",
             # where the instance is replaced, Pulumi takes this away before it, whatever `deleted_with` says;
-            # and AWS detaches no disk that is mounted
+            # and AWS detaches no disk that is mounted: it stays busy
+            # (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DetachVolume.html)
             skip_destroy=True,
             opts=gone_with_instance,
         )
