@@ -112,22 +112,39 @@ def commands(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def write_person(account: str, where: str, key: str, folder: Path) -> None:
+    """The policies of a person's role, who deploys without CI."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "person-policy.json").write_text(permissions.document(permissions.policy(PROJECT)))
+    state = ci.state(where, key, account, changes=True)
+    (folder / "person-state.json").write_text(permissions.document(state))
+
+
 def setup() -> None:
-    """Find out whose repository and account this is, and write the files. Raises StepFailed."""
-    url = subprocess.run(
-        ["git", "remote", "get-url", "origin"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if url.returncode != 0:
-        raise StepFailed("this checkout has no remote `origin`: git remote add origin …")
-    owner, name = remote(url.stdout)
+    """Find out whose repository and account this is, and write the files. Raises StepFailed.
+
+    Without a repository on GitHub there is no CI: then they are those of a person.
+    """
     names = [each for each in stacks(ROOT) if is_on_aws(each)]
     where, key = backend(), key_alias(names, ROOT)
-    owner_id, repository_id = ids(owner, name)
-    repository = Repository(owner=owner, name=name, owner_id=owner_id, id=repository_id)
     try:
         account = str(aws("us-east-1", "sts", "get-caller-identity")["Account"])
     except AwsError as error:
         raise StepFailed(str(error)) from None
+    url = subprocess.run(
+        ["git", "remote", "get-url", "origin"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if url.returncode != 0:
+        write_person(account, urlsplit(where).netloc, key, ROOT / FOLDER)
+        say(
+            f"The policies of a person who deploys are in {FOLDER}/ (person-policy.json and "
+            "person-state.json). This checkout has no remote `origin`, so there are none for CI: git remote "
+            "add origin …, and then the same again"
+        )
+        return
+    owner, name = remote(url.stdout)
+    owner_id, repository_id = ids(owner, name)
+    repository = Repository(owner=owner, name=name, owner_id=owner_id, id=repository_id)
     write(repository, account, urlsplit(where).netloc, key, names, ROOT / FOLDER)
     say(
         f"The policies for {owner}/{name} (ids {owner_id} and {repository_id}) are in {FOLDER}/. "

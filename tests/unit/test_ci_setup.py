@@ -157,6 +157,25 @@ def test_what_has_to_be_set_on_github_is_said() -> None:
         assert ".github/ included" in plain.replace("`.github/`", ".github/")
 
 
+def test_without_a_repository_on_github_a_person_gets_the_policies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    monkeypatch.setattr(ci_setup, "ROOT", tmp_path)
+    monkeypatch.setattr(ci_setup, "stacks", lambda root: ["prod"])
+    monkeypatch.setattr(ci_setup, "is_on_aws", lambda stack: True)
+    monkeypatch.setattr(ci_setup, "aws", lambda *words: {"Account": ACCOUNT})
+    monkeypatch.setenv("CHANGEOVER_BACKEND", "s3://acme-state?region=eu-west-1")
+    (tmp_path / "Pulumi.prod.yaml").write_text("secretsprovider: awskms://alias/k?region=eu-west-1\n")
+    ci_setup.setup()
+    assert "no remote `origin`" in capsys.readouterr().out
+    files = {each.name: json.loads(each.read_text()) for each in (tmp_path / ci_setup.FOLDER).iterdir()}
+    assert files == {
+        "person-policy.json": permissions.policy("changeover"),
+        "person-state.json": ci.state("acme-state", "alias/k", ACCOUNT, changes=True),
+    }
+
+
 def test_the_files_are_policies(tmp_path: Path) -> None:
     ci_setup.write(HERE, ACCOUNT, "acme-state", "alias/changeover", ["dev", "prod"], tmp_path)
     written = {file.name: json.loads(file.read_text()) for file in tmp_path.iterdir()}
