@@ -1,7 +1,9 @@
 # Everything is built into .venv, .changeover and one cache folder; `make help` lists the targets.
+# What somebody gives a target (STACK, FILE, …) goes through the environment: make and the shell would run what is in
+# it if it stood in a recipe as make's own variable.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up cli down adopt status watch dashboard usage advise report gc parity keys model ci-setup wake recover review apply drift rollback comment fetch-review \
+.PHONY: help up cli down adopt status watch dashboard usage advise report gc parity keys model ci-setup wake recover review apply drift rollback comment certificate fetch-review \
   drift-issue test test-long test-agents check render clean-all lock venv
 
 PYTHON ?= python3
@@ -27,34 +29,34 @@ down: venv ## remove the stack, keep weights and history (WEIGHTS=delete removes
 	@$(RUN) tools.down
 
 adopt: venv ## take over a stack here whose state is lost, while it serves (asks first; YES=1 answers)
-	@$(RUN) tools.adopt $(STACK)
+	@$(RUN) tools.adopt "$$STACK"
 
 status: venv ## what serves, since when, and the last change (STACK=local)
-	@$(RUN) tools.status $(STACK)
+	@$(RUN) tools.status "$$STACK"
 
 watch: venv ## one screen that follows the stack, until `q` (STACK=local; ONCE=1 prints one frame)
-	@$(RUN) tools.watch $(STACK)
+	@$(RUN) tools.watch "$$STACK"
 
 dashboard: venv ## the address of the page of a stack with `monitor: true` (STACK=local)
-	@$(RUN) tools.dashboard $(STACK)
+	@$(RUN) tools.dashboard "$$STACK"
 
 usage: venv ## requests and tokens of each tenant and day (STACK=local; CSV=file writes them there, too)
-	@$(RUN) tools.usage $(STACK)
+	@$(RUN) tools.usage "$$STACK"
 
 advise: venv ## which engine do the last days' requests speak for, hour by hour (STACK=local)
-	@$(RUN) tools.advise $(STACK)
+	@$(RUN) tools.advise "$$STACK"
 
 report: venv ## both engines on this card, beside what is claimed (asks first; YES=1 answers; TRAFFIC=yesterday)
-	@$(RUN) tools.report $(STACK)
+	@$(RUN) tools.report "$$STACK"
 
 gc: venv ## free old weights and images on the host, never those of the way back (STACK=local)
-	@$(RUN) tools.gc $(STACK)
+	@$(RUN) tools.gc "$$STACK"
 
 parity: venv ## do both engines behave the same? (asks first; YES=1 answers)
-	@$(RUN) tools.parity $(STACK)
+	@$(RUN) tools.parity "$$STACK"
 
 keys: venv ## make the SSH keys of a stack on AWS, once (STACK=…)
-	@$(RUN) tools.keys $(STACK)
+	@$(RUN) tools.keys "$$STACK"
 
 ci-setup: venv ## write the policies of CI's two roles for this repository (.changeover/ci/)
 	@$(RUN) tools.ci_setup
@@ -63,31 +65,34 @@ model: venv ## an entry of the catalogue (OLLAMA=qwen3:8b HF=Qwen/Qwen3-8B-AWQ, 
 	@$(RUN) tools.model
 
 wake: venv ## start the stopped instance of a stack on AWS (STACK=…)
-	@$(RUN) tools.wake $(STACK)
+	@$(RUN) tools.wake "$$STACK"
 
 recover: venv ## bring back a stack on AWS whose instance is gone or dead (STACK=…)
-	@$(RUN) tools.recover $(STACK)
+	@$(RUN) tools.recover "$$STACK"
 
 review: venv ## preview the stack and write reviews/<stack>/ (STACK=local)
-	@$(RUN) tools.review review $(STACK)
+	@$(RUN) tools.review review "$$STACK"
 
 apply: venv ## apply a review, and nothing else (STACK=local REVIEW=reviews/local)
-	@$(RUN) tools.review apply $(STACK)
+	@$(RUN) tools.review apply "$$STACK"
 
 drift: venv ## what was changed behind Pulumi's back; fails if anything was (STACK=local)
-	@$(RUN) tools.review drift $(STACK)
+	@$(RUN) tools.review drift "$$STACK"
 
 rollback: venv ## back to what ran before (asks first; YES=1 answers; TO=… another update)
-	@$(RUN) tools.rollback $(STACK)
+	@$(RUN) tools.rollback "$$STACK"
 
 comment: venv ## CI: FILE under TITLE as the pull request's one comment of that title
-	@$(RUN) tools.github comment "$(TITLE)" "$(FILE)"
+	@$(RUN) tools.github comment "$$TITLE" "$$FILE"
+
+certificate: venv ## CI: the newest certificate of the stack as the pull request's comment (STACK=…)
+	@$(RUN) tools.github certificate "$$STACK"
 
 fetch-review: venv ## CI: find the review of what is checked out (STACK=…)
-	@$(RUN) tools.github fetch-review $(STACK)
+	@$(RUN) tools.github fetch-review "$$STACK"
 
 drift-issue: venv ## CI: one open issue while the stack has drifted (STACK=…)
-	@$(RUN) tools.github drift-issue $(STACK)
+	@$(RUN) tools.github drift-issue "$$STACK"
 
 check: venv ## lint, types, unit tests: the fast part
 	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .

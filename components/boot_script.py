@@ -8,6 +8,14 @@ from shlex import quote
 
 DATA_MOUNT = "/data"
 PATH = "/usr/local/sbin/changeover-boot"
+# What it relies on, said here, since another text of it would be another instance:
+# - `MaxStartups`: from 10 unauthenticated connections on sshd drops some by chance, and all from 100 on,
+#   unless it is told otherwise (sshd_config(5)).
+# - Ubuntu 24.04 listens by ssh.socket; `systemctl restart ssh` has sshd read its configuration anew all the
+#   same, since one sshd takes every connection from the first one on
+#   (https://discourse.ubuntu.com/t/sshd-now-uses-socket-based-activation-ubuntu-22-10-and-later/30189).
+# - Docker 29 keeps images with containerd, in /var/lib/containerd, unless `containerd-snapshotter` is false
+#   (https://docs.docker.com/engine/storage/containerd/).
 # The probe in it knows no proxy and wants a gateway; `ready.sh` puts `probe.sh` in its place. It leaves
 # Docker's cgroups to systemd; `ready.sh` runs `gpu_stays.sh`. Another text would mean another instance, and
 # the endpoint down for it: both go from here with what has to change anyway.
@@ -36,7 +44,11 @@ class Boot:
 
 
 def data_device(volume: str) -> str:
-    """The device of an EBS volume by its id: Nitro's NVMe names (`nvme1n1`) change from boot to boot."""
+    """The device of an EBS volume by its id: Nitro's NVMe names (`nvme1n1`) change from boot to boot.
+
+    udev makes the link from model and serial number, which is the id without its hyphen: so juju's tests
+    and those of other public projects have it. AWS's own page on it was not read.
+    """
     return f"/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{volume.replace('-', '')}"
 
 

@@ -40,13 +40,22 @@ def rights(
     }
 
 
+PULL = "2h"
+"""How long an image may take. The docker provider gives up after 20 minutes otherwise, in which 100 Mbit/s
+bring 15 GB: `dockerImageCreateDefaultTimeout` in resource_docker_image.go of
+https://github.com/kreuzwerker/terraform-provider-docker."""
+
+
 def image(name: str, reference: str, host: DockerHost, parent: pulumi.Resource) -> docker.RemoteImage:
     """The image on the host, pulled if it is not there. It stays: a way back or another stack may need it."""
     return docker.RemoteImage(
         name,
         name=reference,
         keep_locally=True,
-        opts=host.options(parent),
+        opts=pulumi.ResourceOptions.merge(
+            host.options(parent),
+            pulumi.ResourceOptions(custom_timeouts=pulumi.CustomTimeouts(create=PULL, update=PULL)),
+        ),
     )
 
 

@@ -37,7 +37,8 @@ class Image:
     the content name of an engine is computed from, so that reviewed files do not depend on the source.
 
     `public` holds a digest wherever one is known, so that no registry can give anything else. `digest` says
-    where it is from, or why there is none.
+    where it is from, or why there is none. `size` is what is downloaded of the public one, in bytes: an
+    estimate, from what is said beside it, since no image could be pulled here.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Image:
     public: str
     reason: str
     digest: str
+    size: int
 
     @property
     def pulled(self) -> str:
@@ -69,6 +71,7 @@ OLLAMA = Image(
     public="ollama/ollama:0.17.4",
     reason="the version whose max_tokens, context and stop behaviour was measured behind the gateway",
     digest=NOT_KNOWN,
+    size=3_300_000_000,  # as much as it has unpacked (ollama/ollama#9982): a bound
 )
 VLLM_CPU = Image(
     name="vllm-cpu",
@@ -76,6 +79,7 @@ VLLM_CPU = Image(
     public="vllm/vllm-openai-cpu:v0.32.0",
     reason="the CPU build whose drain and start-up were measured",
     digest=NOT_KNOWN,
+    size=3_000_000_000,  # what the one that is built here has unpacked
 )
 VLLM_CUDA = Image(
     name="vllm",
@@ -83,6 +87,7 @@ VLLM_CUDA = Image(
     public="vllm/vllm-openai:v0.33.0",
     reason="its wheel holds sm_75 (T4) kernels; built for CUDA 13, so the host needs driver 580 or newer",
     digest=NOT_KNOWN,
+    size=12_000_000_000,  # vllm-project/vllm#27154
 )
 GATEWAY = Image(
     name="tensorzero",
@@ -91,6 +96,7 @@ GATEWAY = Image(
     "@sha256:c939db4f27e41aa3a37a87909430a0c8f898f9c952f402dcbdc17e1708597bcb",
     reason="the last release: TensorZero was archived in June 2026",
     digest="named by two public projects that have nothing to do with each other; not pulled here",
+    size=150_000_000,  # one Rust program on Debian
 )
 EDGE = Image(
     name="caddy",
@@ -98,6 +104,7 @@ EDGE = Image(
     public="caddy:2.11.9",
     reason="2.11 or newer asks again what a proxy that ended had not answered; older ones answer 502",
     digest=NOT_KNOWN,
+    size=30_000_000,  # one Go program on Alpine
 )
 SWITCH = Image(
     name="python",
@@ -107,6 +114,7 @@ SWITCH = Image(
     reason="the switch needs nothing but Python's standard library, and the proxy's wheels are locked for it",
     digest="Python 3.11.16, all platforms, September 2026: named by ten public projects; not pulled here. "
     "It gets Docker's socket, and a tag that moves with each release would be whatever it is that day",
+    size=50_000_000,  # Python on Debian, slim
 )
 
 STORE = Image(
@@ -116,6 +124,7 @@ STORE = Image(
     "@sha256:6d164540a04f49ba4e696cbdb70f9fee78be1e94b8f2a1292743a0b1ab8275bd",
     reason="the newest that can be built with Go 1.26, which the offline images are built with",
     digest="named by two public projects that have nothing to do with each other; not pulled here",
+    size=20_000_000,  # one Go program; the one that is built here has 18 MB
 )
 ALERTS = Image(
     name="vmalert",
@@ -123,6 +132,7 @@ ALERTS = Image(
     public="victoriametrics/vmalert:v1.151.0",
     reason="the store's own version",
     digest=NOT_KNOWN,
+    size=20_000_000,  # one Go program; the one that is built here has 18 MB
 )
 
 MONITOR = (STORE, ALERTS)

@@ -4,9 +4,12 @@ Only `hold` lets requests wait. In `overlap` the old engine serves until the new
 is that of a hold all the same, since an old engine that dies meanwhile leaves nothing that serves.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from components.gpu_memory import GPUS, KINDS, EngineKind, Load
+from components.pins import Image
 from components.plan import (
     DRAINED_GRACE,
     GATEWAY_ANSWERS,
@@ -36,6 +39,10 @@ LOAD_START: dict[EngineKind, dict[str, float]] = {
 DISK_BYTES_PER_SECOND = 125_000_000
 """Estimate: the baseline of a gp3 volume, the slowest disk that weights are expected on."""
 
+FETCH_BYTES_PER_SECOND = {"cpu": 12_500_000, "gpu": 35_000_000}
+"""Estimate for images and weights that come from the internet: 100 Mbit/s, and on a GPU host what somebody's
+g4dn.xlarge took for vLLM's image, 9.5 GB in 4.5 minutes, unpacked to gp3."""
+
 DOCKER_SLACK = 10
 """Docker's own time to start and stop containers during a restore."""
 
@@ -56,6 +63,14 @@ class Wait:
     expected_words: str
     worst: float
     worst_words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """How long what has to come first from the internet takes, in seconds and written out."""
+
+    seconds: float
+    words: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +120,19 @@ def loading(kind: EngineKind, load: Load) -> Loading:
     size = load.model.source_of(kind, load.quantization.get(kind)).size
     source = f"estimate: {start:g} s + {size / 1e9:.1f} GB at {DISK_BYTES_PER_SECOND / 1e6:g} MB/s"
     return Loading(start + size / DISK_BYTES_PER_SECOND, source)
+
+
+def first_fetch(images: Iterable[Image], weights: Iterable[EngineKind], load: Load) -> Fetch:
+    """How long these images and the weights of these engines take to be there."""
+    kinds = {"images": sum(each.size for each in images)}
+    kinds["weights"] = sum(load.model.source_of(each, load.quantization.get(each)).size for each in weights)
+    rate = FETCH_BYTES_PER_SECOND["gpu" if load.gpu else "cpu"]
+    seconds = sum(kinds.values()) / rate
+    parts = " + ".join(f"{size / 1e9:.1f} GB of {what}" for what, size in kinds.items() if size)
+    return Fetch(
+        seconds=seconds,
+        words=f"first fetch: {math.ceil(seconds / 60)} min = {parts} at {rate / 1e6:g} MB/s (estimate)",
+    )
 
 
 def other_than(kind: EngineKind) -> EngineKind:

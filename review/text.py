@@ -52,6 +52,7 @@ def render(preview: Preview, advice: str = "") -> str:
         parts.append("**Changed behind Pulumi's back** (no update puts it right):\n\n" + _bullets(stays))
     if moves(preview):
         parts.append("Mode and memory:\n\n```\n" + "\n".join(_cutover(preview)) + "\n```")
+    parts += [f"Before anything serves: {line}." for line in _notes(preview, "first fetch: ")]
     parts.append(f"Price: {_price(preview)}")
     if preview.changes:
         parts.append("What happens to what:\n\n" + _table(preview))
@@ -378,8 +379,13 @@ def _cutover(preview: Preview) -> list[str]:
 
 def _tools(preview: Preview) -> list[str]:
     """Where only one of the engines finds the model's calls of tools, as the program says it."""
+    return [f"calls of {line}" for line in _notes(preview, "tools: only ")]
+
+
+def _notes(preview: Preview, beginning: str) -> list[str]:
+    """What the program says in lines that begin so."""
     lines = [line for note in preview.notes for line in note.splitlines()]
-    return [f"calls of {line}" for line in lines if line.startswith("tools: only ")]
+    return [line for line in lines if line.startswith(beginning)]
 
 
 def _price(preview: Preview) -> str:

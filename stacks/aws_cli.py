@@ -20,12 +20,22 @@ class AwsError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A data volume: its size in GiB, its zone, and the snapshot that it was made from; empty: from none."""
+
+    id: str
+    gib: int
+    zone: str
+    snapshot: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """The stack's instance, by the key that its instances have, and its volumes, by their tags.
 
-    `size_gib` counts every volume of the stack. `requests` are its spot requests that live, each with its
-    instance, which may be none. `others` are more instances that AWS has started for a request
-    by itself, and `strangers` those that some update of the stack has made, by the stack's tags.
+    `size_gib` counts every volume of the stack, `data` has those for data. `requests` are its spot requests
+    that live, each with its instance, which may be none. `others` are more instances that AWS has started for
+    a request by itself, and `strangers` those that some update of the stack has made, by the stack's tags.
     """
 
     instance: str | None
@@ -40,6 +50,7 @@ class Found:
     others: tuple[str, ...] = ()
     strangers: tuple[str, ...] = ()
     requests: Mapping[str, str] = field(default_factory=dict)
+    data: tuple[Volume, ...] = ()
 
     def left_over(self) -> tuple[str, ...]:
         """What nobody has made and nobody uses: ids of requests and instances.
@@ -86,7 +97,8 @@ def look(region: str, labels: Labels, mine: str | None) -> Found:
     with ThreadPoolExecutor() as at_once:  # the command needs a second only to start
         answer, volumes, requests = at_once.map(lambda words: aws(region, "ec2", *words), asks)
     instances = [each for group in answer["Reservations"] for each in group["Instances"]]
-    return found(instances, volumes["Volumes"], requests["SpotInstanceRequests"], mine=mine)
+    listed, open_ = volumes["Volumes"], requests["SpotInstanceRequests"]
+    return found(instances, listed, open_, mine=mine, data=labels.name("data"))
 
 
 def root_gib(region: str, image: str) -> int:
@@ -96,9 +108,22 @@ def root_gib(region: str, image: str) -> int:
     return max((int(each.get("Ebs", {}).get("VolumeSize", 0)) for each in disks), default=0)
 
 
-def parameter(region: str, name: str) -> str:
-    """The value of a public parameter. Raises AwsError."""
-    return str(aws(region, "ssm", "get-parameter", "--name", name)["Parameter"]["Value"])
+def snapshot_gib(region: str, snapshot: str) -> int:
+    """The size of the volume that a snapshot is of. Raises AwsError."""
+    (one,) = aws(region, "ec2", "describe-snapshots", "--snapshot-ids", snapshot)["Snapshots"]
+    return int(one["VolumeSize"])
+
+
+def parameter(region: str, *names: str) -> str:
+    """The value of the first of these parameters that is there. Raises AwsError."""
+    for name in names[:-1]:
+        try:
+            return parameter(region, name)
+        except AwsError as error:
+            # https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_GetParameter.html
+            if "ParameterNotFound" not in str(error):
+                raise
+    return str(aws(region, "ssm", "get-parameter", "--name", names[-1])["Parameter"]["Value"])
 
 
 def quota(region: str, name: str) -> float | None:
@@ -120,11 +145,12 @@ def found(
     requests: Sequence[Mapping[str, Any]] = (),
     *,
     mine: str | None = None,
+    data: str = "",
 ) -> Found:
     """The same from what `describe-instances`, `-volumes` and `-spot-instance-requests` answer.
 
-    Where the state knows an instance, it is that one or none; otherwise the one that is most alive and that
-    some update has made.
+    `data` is what a volume for data is called. Where the state knows an instance, it is that one or none;
+    otherwise the one that is most alive and that some update has made.
     """
     ordered = sorted(instances, key=lambda each: STATES.index(each["State"]["Name"]))
     made = [each for each in ordered if any(tag["Key"] == "Stack" for tag in each.get("Tags", []))]
@@ -143,4 +169,14 @@ def found(
         others=tuple(each["InstanceId"] for each in rest if each not in made),
         strangers=tuple(each["InstanceId"] for each in rest if each in made),
         requests={each["SpotInstanceRequestId"]: each.get("InstanceId", "") for each in requests},
+        data=tuple(
+            Volume(
+                id=each["VolumeId"],
+                gib=each["Size"],
+                zone=each["AvailabilityZone"],
+                snapshot=each.get("SnapshotId", ""),
+            )
+            for each in volumes
+            if {"Key": "Name", "Value": data} in each.get("Tags", [])
+        ),
     )

@@ -44,7 +44,9 @@ EXAMPLES = tuple(IPv4Network(text) for text in ("192.0.2.0/24", "198.51.100.0/24
 IDLE_MINUTES = 30
 """The first `up` downloads images and weights while the GPU does nothing; that is not idle."""
 IMAGES_GIB = 60
-"""Images of both engines on the data volume, and room to work."""
+"""Images of both engines on the data volume, twice: those of another version come while the way back needs
+the old ones. Unpacked vLLM's has up to 25 GB (vllm-project/vllm#17163), Ollama's 3.3 GB (ollama/ollama#9982),
+and all others together less than 1 GB (estimate); twice that is 55 GiB. No image was pulled here."""
 
 
 class Raw(Protocol):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pulumi
 import pulumi_docker as docker
 
-from components import instance_types, ssh_config
+from components import instance_types, ssh_config, waiting
 from components.aws.settings import AwsSettings
 from components.docker_host import DockerHost, Tls
 from components.labels import Labels
 from stacks import aws_cli, ours, owner
-from stacks.aws_cli import AwsError, Found
+from stacks.aws_cli import AwsError, Found, Volume
 from stacks.blueprint import Blueprint
 from stacks.docker_look import DockerLook
 from stacks.origin import docker_plugin_origin
@@ -57,11 +57,17 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
     for note in filter(None, [left_over(found), unconfirmed(state)]):
         pulumi.warn(note)
     check_subnet(wanted)
-    check_image(found, wanted, gpu_host.identity(args), gpu_host.AMI_PARAMETER)
+    check_volume(found, wanted)
+    pinned = gpu_host.own_image(labels, wanted.ami_refresh)
+    check_image(found, wanted, gpu_host.identity(args), (pinned, gpu_host.AMI_PARAMETER))
     if found.instance is None and not found.volumes:
         pulumi.info(quota(wanted))
     write_ssh_files(settings, folder, client_key())
-    for note in check(found, wanted, gpu_host.identity(args), settings.stack):
+    kinds = [spec.kind for spec in plan.specs]
+    fetch = waiting.first_fetch(plan.images, kinds, settings.load).words
+    if found.instance is None and empty(found, wanted):
+        pulumi.info(fetch)
+    for note in check(found, wanted, gpu_host.identity(args), settings.stack, fetch):
         pulumi.warn(note)
     pulumi.info(price(found, wanted))
     there = None
@@ -184,15 +190,18 @@ def check_subnet(wanted: AwsSettings) -> None:
         )
 
 
-def check_image(found: Found, wanted: AwsSettings, identity: Mapping[str, str], newest: str) -> None:
+def check_image(
+    found: Found, wanted: AwsSettings, identity: Mapping[str, str], parameters: Sequence[str]
+) -> None:
     """Raises TargetError where a new instance's root volume would be smaller than its image's own.
 
-    `newest` is the parameter of the newest image. AWS refuses such an instance, when the old one has ended.
+    `parameters` name the image where the settings don't: the first that is there, which is the stack's own,
+    and else that of the newest. AWS refuses such an instance, when the old one has ended.
     """
     if found.instance is not None and found.tags.get("Image", identity["Image"]) == identity["Image"]:
         return  # it was made from this one
     try:
-        image = wanted.ami or aws_cli.parameter(wanted.region, newest)
+        image = wanted.ami or aws_cli.parameter(wanted.region, *parameters)
         size = aws_cli.root_gib(wanted.region, image)
     except AwsError as error:
         raise TargetError(f"{error}\nNothing was changed.") from None
@@ -201,6 +210,46 @@ def check_image(found: Found, wanted: AwsSettings, identity: Mapping[str, str], 
             f"the machine image {image} has a root volume of {size} GiB, and a stack's has "
             f"{instance_types.ROOT_GIB}; nothing was changed. Raise ROOT_GIB in "
             "components/instance_types.py, or use another image: pulumi config set ami ami-…"
+        )
+
+
+def kept(found: Found, wanted: AwsSettings) -> list[Volume]:
+    """The data volumes that there are and that these settings keep: of their zone, and not of another
+    snapshot. One that was made from a snapshot stays when the setting goes."""
+    return [
+        each
+        for each in found.data
+        if each.zone == wanted.zone and wanted.data_snapshot in ("", each.snapshot)
+    ]
+
+
+def empty(found: Found, wanted: AwsSettings) -> bool:
+    """Whether the instance begins with an empty data volume: every image and all weights are fetched."""
+    return not kept(found, wanted) and not wanted.data_snapshot
+
+
+def check_volume(found: Found, wanted: AwsSettings) -> None:
+    """Raises TargetError where the data volume would be smaller than what it is or is made from.
+
+    AWS makes no volume smaller, and none that is smaller than its snapshot (ModifyVolume and CreateVolume in
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/); the provider just asks it to (ebs_volume.go).
+    """
+    if there := kept(found, wanted):
+        largest = max(there, key=lambda each: each.gib)
+        what, least = f"the volume {largest.id}", largest.gib
+    elif wanted.data_snapshot:
+        try:
+            least = aws_cli.snapshot_gib(wanted.region, wanted.data_snapshot)
+        except AwsError as error:
+            raise TargetError(f"changeover:dataSnapshot: {error}\nNothing was changed.") from None
+        what = f"the snapshot {wanted.data_snapshot}"
+    else:
+        return
+    if wanted.data_gib < least:
+        raise TargetError(
+            f"changeover:dataVolumeGiB: {wanted.data_gib}, and {what} has {least}, which AWS makes no "
+            f"smaller; nothing was changed. Allowed: {least} or more. Type: pulumi config set dataVolumeGiB "
+            f"{least}"
         )
 
 
@@ -226,8 +275,13 @@ def quota(wanted: AwsSettings) -> str:
     )
 
 
-def check(found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack: str) -> list[str]:
-    """What this update does to the instance that there is, in words. Raises TargetError where it may not."""
+def check(
+    found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack: str, fetch: str
+) -> list[str]:
+    """What this update does to the instance that there is, in words. Raises TargetError where it may not.
+
+    `fetch` says how long everything takes that an empty data volume needs.
+    """
     if found.instance is None:
         if found.volumes:
             return [
@@ -257,6 +311,7 @@ def check(found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack:
             f"this replaces the instance {found.instance}, since {reasons}. The endpoint is down until the "
             "new one has booted and an engine has loaded. Its address stays, and so does the data volume "
             "(weights, images, certificates) unless it says otherwise before."
+            + (f" The new one is empty; {fetch}." if empty(found, wanted) else "")
         ]
     if found.type != wanted.instance.name:
         return [

@@ -108,6 +108,16 @@ class Blueprint:
         """The monitor's files by path; none where the stack has no monitor."""
         return monitor_render.files(self.watched) if self.watched else {}
 
+    @property
+    def images(self) -> tuple[pins.Image, ...]:
+        """Every image that the stack runs."""
+        return (
+            *((pins.GATEWAY,) if self.gateway_config is not None else ()),
+            *(pins.EDGE, pins.SWITCH),
+            *(spec.image for spec in self.specs),
+            *(pins.MONITOR if self.settings.monitor else ()),
+        )
+
     def reference(self, pin: pins.Image) -> str:
         """The reference of an image in the source that the settings name."""
         return pin.offline if self.settings.images == "offline" else pin.public

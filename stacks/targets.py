@@ -5,14 +5,16 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pulumi
 import pulumi_docker as docker
 
-from components import pins
+from components import pins, waiting
 from components.catalogue import GIB
 from components.docker_host import LOOPBACK, DockerHost
+from components.engines import EngineSpec
 from components.labels import Labels
 from stacks import ours
 from stacks.aws_target import aws_target
@@ -72,9 +74,12 @@ def docker_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
         ours.check(state, found, plan, labels, instead)
         origin = _check_origin(found, labels)
         _check_machine(info, settings)
-        _check_images(look, plan)
-        _check_disk(info, plan, found, labels)
+        missing, new = _check_images(look, plan), _without_volume(plan, found, labels)
+        _check_disk(info, plan, new)
         _check_port(look, settings, labels)
+    if plan.settings.images == "public" and (missing or new):
+        kinds = [spec.kind for spec in new]
+        pulumi.info(waiting.first_fetch(missing, kinds, plan.settings.load).words)
     return DockerHost(
         address=address,
         # Docker Desktop's engine has its socket in a machine of its own, always at the usual place
@@ -128,24 +133,21 @@ def _check_machine(info: Mapping[str, Any], settings: Settings) -> None:
         )
 
 
-def _check_images(look: DockerLook, plan: Blueprint) -> None:
-    gateway = [pins.GATEWAY] if plan.gateway_config is not None else []
-    monitor = pins.MONITOR if plan.settings.monitor else ()
-    pinned = (*gateway, pins.EDGE, pins.SWITCH, *(spec.image for spec in plan.specs), *monitor)
+def _check_images(look: DockerLook, plan: Blueprint) -> list[pins.Image]:
+    """The images that are not there. Raises TargetError where one can't be had."""
     here = {
         name
         for image in look("/images/json")
         for name in (*(image["RepoTags"] or ()), *(image.get("RepoDigests") or ()))
     }
-    missing = [
-        name for each in pinned if (name := plan.reference(each)) not in here and each.pulled not in here
-    ]
+    missing = [each for each in plan.images if plan.reference(each) not in here and each.pulled not in here]
+    names = [plan.reference(each) for each in missing]
     if missing and plan.settings.images == "offline":
         raise TargetError(
-            f"these offline images are not on the Docker host: {', '.join(missing)}. "
+            f"these offline images are not on the Docker host: {', '.join(names)}. "
             "Build them with: python3 -m offline.images"
         )
-    for name in missing:
+    for name in names:
         try:
             look(f"/distribution/{name}/json")  # asks its registry, and pulls nothing
         except TargetError as error:
@@ -153,17 +155,22 @@ def _check_images(look: DockerLook, plan: Blueprint) -> None:
                 f"the image {name} is not on the Docker host and can't be had: {error}. Mend the way to its "
                 "registry, or use images that are built here: IMAGES=offline make up"
             ) from None
+    return missing
 
 
-def _check_disk(info: Mapping[str, Any], plan: Blueprint, found: Found, labels: Labels) -> None:
-    """Room for weights that have no volume yet. Later ones are checked where they are fetched."""
+def _without_volume(plan: Blueprint, found: Found, labels: Labels) -> list[EngineSpec]:
+    """The engines whose weights have no volume yet."""
     volumes = {each.name for each in found.things if each.kind == "volume"}
-    new = [spec.weights for spec in plan.specs if labels.name(f"{spec.kind}-weights") not in volumes]
+    return [spec for spec in plan.specs if labels.name(f"{spec.kind}-weights") not in volumes]
+
+
+def _check_disk(info: Mapping[str, Any], plan: Blueprint, new: Iterable[EngineSpec]) -> None:
+    """Room for the weights of these engines. Later ones are checked where they are fetched."""
     try:
         free = shutil.disk_usage(info["DockerRootDir"]).free
     except OSError:
         return  # Docker Desktop's is in a machine of its own
-    need = sum(weights.need_bytes for weights in new)
+    need = sum(spec.weights.need_bytes for spec in new)
     if free < need:
         raise TargetError(
             f"the weights of {plan.settings.model.name} need {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB "

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
@@ -53,15 +53,18 @@ def ids(owner: str, name: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def bucket() -> str:
-    """The state's. Raises StepFailed where it is in none."""
-    where = urlsplit(os.environ.get(environment.BACKEND, ""))
-    if where.scheme != "s3":
-        raise StepFailed(
-            f"CI needs a state that it can reach. Type: export {environment.BACKEND}='s3://NAME?region=…', "
-            "and make ci-setup"
-        )
-    return where.netloc
+def backend() -> str:
+    """Where the state is. Raises StepFailed where that is no bucket, or one without its region."""
+    where = os.environ.get(environment.BACKEND, "")
+    parts = urlsplit(where)
+    name = parts.netloc or "NAME"
+    how = f"Type: export {environment.BACKEND}='s3://{name}?region=…', and make ci-setup"
+    if parts.scheme != "s3":
+        raise StepFailed(f"CI needs a state that it can reach. {how}")
+    if not parse_qs(parts.query).get("region"):
+        # https://www.pulumi.com/docs/iac/concepts/state-and-backends/#aws-s3
+        raise StepFailed(f"{where} does not say its region; it would be looked for in the profile's. {how}")
+    return where
 
 
 def key_alias(names: list[str], root: Path) -> str:
@@ -109,28 +112,54 @@ def commands(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def write_person(account: str, where: str, key: str, folder: Path) -> None:
+    """The policies of a person's role, who deploys without CI."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "person-policy.json").write_text(permissions.document(permissions.policy(PROJECT)))
+    state = ci.state(where, key, account, changes=True)
+    (folder / "person-state.json").write_text(permissions.document(state))
+
+
 def setup() -> None:
-    """Find out whose repository and account this is, and write the files. Raises StepFailed."""
-    url = subprocess.run(
-        ["git", "remote", "get-url", "origin"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if url.returncode != 0:
-        raise StepFailed("this checkout has no remote `origin`: git remote add origin …")
-    owner, name = remote(url.stdout)
+    """Find out whose repository and account this is, and write the files. Raises StepFailed.
+
+    Without a repository on GitHub there is no CI: then they are those of a person.
+    """
     names = [each for each in stacks(ROOT) if is_on_aws(each)]
-    where, key = bucket(), key_alias(names, ROOT)
-    owner_id, repository_id = ids(owner, name)
-    repository = Repository(owner=owner, name=name, owner_id=owner_id, id=repository_id)
+    where, key = backend(), key_alias(names, ROOT)
     try:
         account = str(aws("us-east-1", "sts", "get-caller-identity")["Account"])
     except AwsError as error:
         raise StepFailed(str(error)) from None
-    write(repository, account, where, key, names, ROOT / FOLDER)
+    url = subprocess.run(
+        ["git", "remote", "get-url", "origin"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if url.returncode != 0:
+        write_person(account, urlsplit(where).netloc, key, ROOT / FOLDER)
+        say(
+            f"The policies of a person who deploys are in {FOLDER}/ (person-policy.json and "
+            "person-state.json). This checkout has no remote `origin`, so there are none for CI: git remote "
+            "add origin …, and then the same again"
+        )
+        return
+    owner, name = remote(url.stdout)
+    owner_id, repository_id = ids(owner, name)
+    repository = Repository(owner=owner, name=name, owner_id=owner_id, id=repository_id)
+    write(repository, account, urlsplit(where).netloc, key, names, ROOT / FOLDER)
     say(
         f"The policies for {owner}/{name} (ids {owner_id} and {repository_id}) are in {FOLDER}/. "
-        f"Whoever may, types:\n{commands(FOLDER)}\n"
-        "The environments on GitHub have to be for the branch `main` only: the second role trusts them by "
-        "name."
+        f"Whoever may, types:\n{commands(FOLDER)}\n{on_github(where, names)}"
+    )
+
+
+def on_github(where: str, names: list[str]) -> str:
+    """What has to be set on GitHub, in words."""
+    return (
+        f"On GitHub the variable PULUMI_BACKEND_URL={where} is needed, with AWS_REGION, AWS_REVIEW_ROLE and "
+        f"AWS_APPLY_ROLE. The environments {' and '.join(names)} have to be for the branch `main` only: the "
+        "second role trusts them by name. And `main` has to be protected: nothing gets there but by a pull "
+        "request that somebody else has approved, changes in .github/ included. Who may push to it has both "
+        "roles."
     )
 
 

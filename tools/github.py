@@ -3,10 +3,13 @@
 import argparse
 import json
 import os
+import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from offline.steps import StepFailed, main_guard, say
 from tools.environment import ROOT
@@ -17,6 +20,11 @@ US = "github-actions[bot]"
 REVIEW = ".github/workflows/review.yml"
 MAIN = "main"
 """The branch that is applied, as the workflows say it."""
+REBASED = ("base_ref_changed", "automatic_base_change_succeeded")
+"""Events by which a pull request was to be merged into another branch until then:
+https://docs.github.com/en/rest/using-the-rest-api/issue-event-types"""
+CERTIFICATE = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]*\.md")
+"""The name of a certificate's page."""
 LONGEST = 65_000
 """Characters of a comment or an issue; GitHub takes 65,536."""
 
@@ -47,7 +55,9 @@ def pull_request() -> int | None:
 
 def comment(title: str, file: Path) -> None:
     """Put the file's text under `title` into the pull request's one comment of that title."""
-    if not file.is_file():
+    try:
+        text = read_plain(file)
+    except FileNotFoundError:
         say(f"there is no {file}: nothing to say")
         return
     number = pull_request()
@@ -55,16 +65,59 @@ def comment(title: str, file: Path) -> None:
         say("no pull request brought this commit; nothing is said")
         return
     mark = f"<!-- changeover: {title} -->"
-    body = {"body": f"{mark}\n## {title}\n\n{file.read_text()}"[:LONGEST]}
+    body = {"body": f"{mark}\n## {title}\n\n{text}"[:LONGEST]}
+    for each in listed(f"issues/{number}/comments"):
+        if each["user"]["login"] == US and each["body"].startswith(mark):
+            gh("PATCH", f"issues/comments/{each['id']}", body)
+            return
+    gh("POST", f"issues/{number}/comments", body)
+
+
+def read_plain(file: Path) -> str:
+    """The text of a regular file. Raises FileNotFoundError, and StepFailed where it is anything else.
+
+    A link would be read with this job's rights: /proc/self/environ holds its credentials.
+    """
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, errors="replace") as opened:
+            if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                return opened.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StepFailed(f"{file} can't be read: {error.strerror}") from None
+    raise StepFailed(f"{file} is no regular file; it is not read")
+
+
+def certificate(stack: str) -> None:
+    """Put the stack's newest certificate into the pull request's comment for it.
+
+    Certificates come from the host: their names are nothing that a shell or make may see, and only regular
+    files with plain names are any.
+    """
+    folder = ROOT / "certificates" / stack
+    there = [
+        each
+        for each in (os.scandir(folder) if folder.is_dir() else ())
+        if CERTIFICATE.fullmatch(each.name) and each.is_file(follow_symlinks=False)
+    ]
+    if not there:
+        say(f"there is no certificate in {folder}: nothing to say")
+        return
+    newest = max(there, key=lambda each: each.stat(follow_symlinks=False).st_mtime_ns)
+    comment(f"Certificate of {stack}", Path(newest.path))
+
+
+def listed(path: str) -> list[Any]:
+    """Everything that a list of GitHub's has, over all of its pages."""
+    found: list[Any] = []
     for page in range(1, 100):
-        there = gh("GET", f"issues/{number}/comments?per_page=100&page={page}")
-        for each in there:
-            if each["user"]["login"] == US and each["body"].startswith(mark):
-                gh("PATCH", f"issues/comments/{each['id']}", body)
-                return
+        there = gh("GET", f"{path}{'&' if '?' in path else '?'}per_page=100&page={page}")
+        found += there
         if len(there) < 100:
             break
-    gh("POST", f"issues/{number}/comments", body)
+    return found
 
 
 def fetch_review(stack: str) -> None:
@@ -72,7 +125,8 @@ def fetch_review(stack: str) -> None:
 
     Whoever can start a workflow can give an artifact any name. So only a run of the workflow `review` counts
     that began as this repository's own: of the last commit of the pull request that brought this one here, or
-    by hand on this very commit of `main`. That workflow's file is then part of what was reviewed.
+    by hand on this very commit of `main`. That workflow's file is then part of what was reviewed, since
+    nothing else than `main` was merged into for it.
     """
     name = f"review-{stack}-{git('rev-parse', 'HEAD^{tree}').strip()}"
     commit = git("rev-parse", "HEAD").strip()
@@ -108,7 +162,24 @@ def _reviews(artifact: dict[str, Any], commit: str, pulls: list[dict[str, Any]])
         and each["head"]["repo"]["id"] == artifact["repository_id"]
         and each["merged_at"] is not None
         and each["merge_commit_sha"] == commit
+        and only_into_main(each)
         for each in pulls
+    )
+
+
+def only_into_main(pull: dict[str, Any]) -> bool:
+    """Whether no pull request with this one's branch was ever to be merged into another than `main`.
+
+    A run tells neither its pull request, once that is merged (con/tinuous#28), nor what it was to be merged
+    into; and what it ran was the merge, so the workflow of whoever may push that other branch.
+    """
+    head = pull["head"]
+    label = quote(f"{head['repo']['owner']['login']}:{head['ref']}", safe="")
+    there = [pull, *listed(f"pulls?state=all&head={label}")]
+    return all(each["base"]["ref"] == MAIN for each in there) and not any(
+        event["event"] in REBASED
+        for number in {each["number"] for each in there}
+        for event in listed(f"issues/{number}/events")
     )
 
 
@@ -148,11 +219,13 @@ def main() -> None:
     commenter = actions.add_parser("comment")
     commenter.add_argument("title")
     commenter.add_argument("file", type=Path)
-    for action in ("fetch-review", "drift-issue"):
+    for action in ("certificate", "fetch-review", "drift-issue"):
         actions.add_parser(action).add_argument("stack")
     asked = parser.parse_args()
     if asked.action == "comment":
         comment(asked.title, asked.file)
+    elif asked.action == "certificate":
+        certificate(asked.stack)
     elif asked.action == "fetch-review":
         fetch_review(asked.stack)
     else:

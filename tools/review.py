@@ -182,7 +182,8 @@ def apply(stack: str, folder: Path) -> None:
     """Apply what was reviewed, and refuse anything else.
 
     Text and plan are compared with what the review says of them, and that with a preview that is made here:
-    so neither can be another one's, nor both of them and what is said of them.
+    so neither can be another one's, nor both of them and what is said of them. What runs is the plan of this
+    preview: the other one was only brought here.
     """
     reviewed, before = read_review(stack, folder)
     fresh = folder.with_name(f"{stack}.now")
@@ -207,7 +208,7 @@ def apply(stack: str, folder: Path) -> None:
         )
     refuse_broken(seen)
     say(before.splitlines()[0])
-    pulumi("up", "--yes", "--skip-preview", "--refresh", "--plan", str(folder / PLAN), "--stack", stack)
+    pulumi("up", "--yes", "--skip-preview", "--refresh", "--plan", str(fresh / PLAN), "--stack", stack)
 
 
 def read_review(stack: str, folder: Path) -> tuple[Bound, str]:

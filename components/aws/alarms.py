@@ -7,6 +7,12 @@ import pulumi
 import pulumi_aws as aws
 
 PERIOD = 300
+"""Seconds over which a metric is put together.
+
+Metrics of GPU and disks are called as CloudWatch's agent calls them, by plugin and measurement:
+`nvidia_smi_utilization_gpu`
+(https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch-Agent-NVIDIA-GPU.html)
+and in the same way `disk_used_percent`, which was not read on a page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +110,7 @@ class Alarms(pulumi.ComponentResource):
                 f"The GPU was idle for {args.idle_minutes} minutes: the instance is stopped.",
                 below=1,
                 minutes=args.idle_minutes,
+                # https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html
                 action=f"arn:aws:automate:{args.region}:ec2:stop",
             )
         if args.budget:

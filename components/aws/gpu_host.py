@@ -22,6 +22,8 @@ from components.labels import Labels
 from components.ssh_config import USER
 
 AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+"""The newest Deep Learning Base OSS image. Ten public projects take this parameter; no page of AWS's that
+names it could be read here."""
 READY_SECONDS = 1200
 SNAPSHOTS = 7
 INTERPRETER = ("sh", "components/over_ssh.sh")
@@ -79,6 +81,11 @@ def identity(args: GpuHostArgs) -> dict[str, str]:
         "Network": args.settings.subnet_id or "own",
         "Key": key_digest(args),
     }
+
+
+def own_image(labels: Labels, refresh: str) -> str:
+    """The stack's own parameter with the machine image that it has taken; each `amiRefresh` has another."""
+    return "/".join(["", labels.project, labels.stack, *filter(None, ["ami", refresh])])
 
 
 class GpuHost(pulumi.ComponentResource):
@@ -184,7 +191,7 @@ class GpuHost(pulumi.ComponentResource):
             # parameter, which takes what is the newest then.
             pin = aws.ssm.Parameter(
                 "-".join(filter(None, ["ami", wanted.ami_refresh])),
-                name="/".join(["", labels.project, labels.stack, *filter(None, ["ami", wanted.ami_refresh])]),
+                name=own_image(labels, wanted.ami_refresh),
                 type="String",
                 value=aws.ssm.get_parameter_output(
                     name=AMI_PARAMETER, opts=pulumi.InvokeOutputOptions(parent=self, provider=provider)
@@ -260,7 +267,9 @@ class GpuHost(pulumi.ComponentResource):
                 replace_on_changes=["tags.Spot", *(["instanceType"] if wanted.spot else [])],
                 depends_on=[
                     *(*routed, *role.ready, *logs),  # the boot script uses all of it
-                    address,  # AWS releases no address of an instance that still ends
+                    # AWS releases no address of an instance that still ends (InvalidIPAddress.InUse in
+                    # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ReleaseAddress.html)
+                    address,
                     left_over,  # before another instance is there, and after it has gone
                 ],
             ),
@@ -286,7 +295,8 @@ class GpuHost(pulumi.ComponentResource):
             volume_id=data.id,
             device_name="/dev/sdf",
             # where the instance is replaced, Pulumi takes this away before it, whatever `deleted_with` says;
-            # and AWS detaches no disk that is mounted
+            # and AWS detaches no disk that is mounted: it stays busy
+            # (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DetachVolume.html)
             skip_destroy=True,
             opts=gone_with_instance,
         )

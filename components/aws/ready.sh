@@ -80,7 +80,8 @@ wait_for SSH on true
 wait_for cloud-init cloud_init
 # The connection that these commands share was opened before the boot script put its user into the group docker.
 ssh -O exit "$host" >/dev/null 2>&1
-# one connection carries them all, and sshd's own limit is 10; each beyond it would be a connection of its own
+# one connection carries them all, and sshd's own limit is 10 (sshd_config(5)); each beyond it would be a connection
+# of its own
 wait_for "SSH's limit of sessions" on 'sudo sh -euc "file=/etc/ssh/sshd_config.d/20-changeover.conf
 grep -qs MaxSessions \$file || { echo MaxSessions 100 >\$file; systemctl restart ssh; }"'
 wait_for 'The GPU' gpu

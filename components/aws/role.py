@@ -8,6 +8,8 @@ import pulumi
 import pulumi_aws as aws
 
 SSM_CORE = "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"
+"""Allows every parameter of the account (`ssm:GetParameter` and `ssm:GetParameters`, on `*`):
+https://docs.aws.amazon.com/aws-managed-policy/latest/reference/AmazonSSMManagedInstanceCore.html."""
 READS = ["ssm:GetParameter", "ssm:GetParameters", "ssm:GetParameterHistory", "ssm:GetParametersByPath"]
 
 

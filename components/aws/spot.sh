@@ -3,7 +3,9 @@
 # own ends, and neither Pulumi nor its provider cancels one (terraform-provider-aws#38142).
 #   own REGION INSTANCE    those of an instance, before it goes
 #   these REGION ID...     requests and instances by their ids; what is not there or has ended is passed over
-#   all REGION KEY         those whose instances have this key (a pattern), and what AWS has started for them by itself
+#   all REGION KEY         those whose instances have this key (a pattern), and what AWS has started for them by itself;
+#                          none whose instance is there and has the stack's tag: AWS ends one that is stopped with its
+#                          request (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/interruption-behavior.html)
 set -eu
 what=$1 region=$2
 shift 2
@@ -15,10 +17,12 @@ alive() { # the requests of a filter for which AWS has an instance, or would sta
   ec2 describe-spot-instance-requests --filters "$1" 'Name=state,Values=open,active,disabled' \
     --query 'SpotInstanceRequests[].SpotInstanceRequestId'
 }
-running() { # the instances of a filter that are there, and of these what a JMESPath filter leaves
-  ec2 describe-instances --filters "$1" 'Name=instance-state-name,Values=pending,running,stopping,stopped' \
-    --query "Reservations[].Instances[$2].InstanceId"
+there() { # one field of the instances of a filter that are there, and of these what a JMESPath filter leaves
+  ec2 describe-instances --filters "$2" 'Name=instance-state-name,Values=pending,running,stopping,stopped' \
+    --query "Reservations[].Instances[$3].$1"
 }
+running() { there InstanceId "$@"; }
+of() { there SpotInstanceRequestId "$@"; }
 cancel() { # no requests are nothing to do
   [ $# -eq 0 ] || ec2 cancel-spot-instance-requests --spot-instance-request-ids "$@" >/dev/null
   [ $# -eq 0 ] || echo "cancelled: $*"
@@ -47,11 +51,18 @@ case $what in
   all)
     found=$(alive "Name=launch.key-name,Values=$1")
     [ -n "$found" ] || exit 0
-    # shellcheck disable=SC2086
-    cancel $found
     # one with the stack's tag was made by an update, and perhaps of a state that is not here
     # shellcheck disable=SC2086
-    found=$(running "Name=spot-instance-request-id,Values=$(listed $found)" "?!(Tags[?Key=='Stack'])")
+    made=$(of "Name=spot-instance-request-id,Values=$(listed $found)" "?Tags[?Key=='Stack']")
+    ours=
+    for each in $found; do
+      case " $(echo "$made" | tr '\t\n' '  ') " in *" $each "*) ;; *) ours="$ours $each" ;; esac
+    done
+    [ -n "$ours" ] || exit 0
+    # shellcheck disable=SC2086
+    found=$(running "Name=spot-instance-request-id,Values=$(listed $ours)" '')
+    # shellcheck disable=SC2086
+    cancel $ours
     # shellcheck disable=SC2086
     end $found
     ;;

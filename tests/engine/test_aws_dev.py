@@ -211,7 +211,9 @@ def flip(project: AwsProject, engine: str) -> str:
 
 def test_a_preview_works_before_anything_exists(project: AwsProject) -> None:
     assert set(project.changes().values()) == {"create"}
-    assert "an hour" in project.pulumi("preview")
+    said = project.pulumi("preview")
+    assert "an hour" in said
+    assert "quota: g4dn.xlarge needs 4 vCPUs of `All G and VT Spot Instance Requests`" in said
 
 
 def test_up_from_nothing_ends_with_an_endpoint_that_answers(project: AwsProject, machines: Machines) -> None:
@@ -221,6 +223,14 @@ def test_up_from_nothing_ends_with_an_endpoint_that_answers(project: AwsProject,
     assert complete(project)
     with pytest.raises(openai.AuthenticationError):
         complete(project, key="another-key-of-nobody")
+
+
+def test_the_hosts_engine_is_one_that_takes_no_old_clients(host: Host) -> None:
+    """As Docker 29, which AWS's image has: it wants version 1.44 of the API at the least."""
+    said = host.inside("docker", "version", "--format", "{{.Server.Version}} {{.Server.MinAPIVersion}}")
+    version, api = said.split()
+    assert int(version.partition(".")[0]) >= 28
+    assert api == "1.44"
 
 
 def test_the_alarm_is_told_whether_the_endpoint_is_up(host: Host, emulator: Emulator) -> None:
@@ -444,6 +454,12 @@ def test_access_log_and_certificates_reach_cloudwatch_without_prompts_and_keys(
     wait(lambda: any(each.get("mode") == "hold" for each in logged(emulator, "switch")), 120)
 
 
+def only_looked(calls: list[str]) -> None:
+    """CI's role that looks may do all that a review and the look for drift ask of AWS."""
+    assert {"ec2:DescribeInstances", "ssm:GetParameter"} <= set(calls)
+    assert permissions.uncovered(calls, permissions.review_policy("changeover")) == []
+
+
 def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProject) -> None:
     checkout = Checkout(project)
     checkout.commit("What runs")
@@ -452,7 +468,9 @@ def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProj
     checkout.commit("Serve with vLLM", engine="vllm")
     shutil.rmtree(project.folder / ".changeover/ssh")  # a checkout in CI has none
     assert project.changes() == flipped(project)
+    before = project.aws_counted()
     text = checkout.make("review")
+    only_looked(project.aws_calls(before))
     assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text
     assert "nothing is replaced but the gateway; back with `make rollback STACK=dev`" in text
     assert "before and after the same" in text, "the price"
@@ -465,7 +483,9 @@ def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProj
     assert complete(project)
     assert project.aws_writes() == writes
     checkout.commit("Go back", engine="ollama")
+    before = project.aws_counted()
     assert "no drift" in checkout.make("drift")
+    only_looked(project.aws_calls(before))
 
 
 def test_what_was_changed_behind_its_back_is_found_and_put_right(
@@ -566,6 +586,11 @@ def test_make_recover_brings_an_instance_back_that_was_terminated_by_hand(
     address, before = old.address, old.inside("sh", "-c", WEIGHTS)
     emulator.client("ec2").terminate_instances(InstanceIds=[old.instance])
     wait(lambda: old.process is None, 120)
+    try:
+        said = project.pulumi("preview")
+    except CommandFailed as error:  # what then asks the host may fail
+        said = str(error)
+    assert "and this state does not know: the spot request sir-" in said
     said = project.tool("recover")
     assert f"The instance {old.instance} is gone." in said
     assert "Lost: the instance, and requests until it is back." in said
@@ -605,4 +630,4 @@ def test_destroy_leaves_nothing(project: AwsProject, emulator: Emulator) -> None
 def test_the_deployers_policy_covers_every_call_that_was_seen(project: AwsProject) -> None:
     seen = set(project.aws_calls())
     assert {"ec2:RunInstances", "ec2:TerminateInstances", "ec2:StartInstances"} <= seen
-    assert permissions.uncovered(project.aws_calls()) == []
+    assert permissions.uncovered(project.aws_calls(), permissions.policy("changeover")) == []

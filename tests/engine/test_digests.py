@@ -129,7 +129,7 @@ def test_an_image_by_its_digest_stays_whatever_its_tag_becomes(registry: Registr
     (tmp_path / "__main__.py").write_text(PROGRAM.format(reference=reference))
     project.up()
     (there,) = json.loads(docker("image", "inspect", reference))
-    pulled = Image(name="what", version="1.0", public=reference, reason="", digest="").pulled
+    pulled = Image(name="what", version="1.0", public=reference, reason="", digest="", size=0).pulled
     assert there["RepoDigests"] == [pulled] and project.outputs()["id"] == there["Id"]
     assert project.changes() == {}
 

@@ -109,12 +109,16 @@ def test_a_plan_that_allows_something_else_has_another_content(change: Callable[
     assert content(other) != content(MADE.read_text())
 
 
-def test_what_was_reviewed_is_applied_by_the_plan_that_was_reviewed(cli: Cli, reviewed: Path) -> None:
+def test_what_was_reviewed_is_applied_by_a_plan_of_the_same_content_that_was_made_here(
+    cli: Cli, reviewed: Path
+) -> None:
+    """The review's own plan was brought here by whoever could write one."""
     (cli.folder / "plan").write_text(AGAIN.read_text())  # as each preview has other seeds and names
     review.apply("local", reviewed)
     (update,) = cli.updates
-    assert f"--plan {reviewed / review.PLAN}" in update
-    assert (reviewed / review.PLAN).read_text() == MADE.read_text()
+    fresh = reviewed.with_name("local.now") / review.PLAN
+    assert f"--plan {fresh}" in update
+    assert fresh.read_text() == AGAIN.read_text() != (reviewed / review.PLAN).read_text()
 
 
 def test_a_flip_says_what_is_advised_and_other_advice_of_today_is_no_other_review(

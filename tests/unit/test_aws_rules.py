@@ -1,5 +1,6 @@
 """What a stack on AWS declares is what the published plugin and AWS take, by `tests/support/aws/rules.py`."""
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -32,11 +33,26 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 """Settings that between them change every field of AwsSettings, at the ends of what is allowed."""
 
 
+IDS = {
+    "aws:ebs/volume:Volume": "vol",
+    "aws:ec2/eip:Eip": "eipalloc",
+    "aws:ec2/instance:Instance": "i",
+    "aws:ec2/internetGateway:InternetGateway": "igw",
+    "aws:ec2/routeTable:RouteTable": "rtb",
+    "aws:ec2/securityGroup:SecurityGroup": "sg",
+    "aws:ec2/subnet:Subnet": "subnet",
+    "aws:ec2/vpc:Vpc": "vpc",
+}
+"""How the ids of each type begin."""
+
+
 class Named(Recorder):
     """A recorder whose ids and ARNs have AWS's form."""
 
     def new_resource(self, asked: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
         made, outputs = super().new_resource(asked)
+        if kind := IDS.get(asked.typ):
+            made = f"{kind}-{HEX}"
         if asked.typ.startswith("aws:iam"):
             made = outputs["name"]
             outputs["arn"] = f"arn:aws:iam::{ACCOUNT}:role/{made}"
@@ -100,12 +116,47 @@ def test_every_type_of_the_plugin_has_rows_with_a_row_for_the_name_that_it_makes
 
 
 def test_every_row_names_where_its_limits_were_read() -> None:
-    known = (*rules.READ, *rules.PAGES.values(), rules.API, rules.GIVEN)
+    known = {*rules.READ, *rules.PAGES.values(), rules.SDK}
     for token, rows in rules.RULES.items():
         for path, row in rows.items():
-            assert row.source.startswith(known), f"{token} {path}: {row.source}"
+            model, _, member = row.source.partition(", ")
+            if row.source not in known:
+                assert model == rules.API, f"{token} {path}: {row.source}"
+                assert row.api or member, f"{token} {path} does not say where in the model"
+            if member and model == rules.API:
+                structure, _, name = member.partition(".")
+                assert not name or name in rules.shape(structure)["members"], f"{token} {path}: {member}"
+                assert rules.shape(structure)
             if row.api:
                 assert rules.shape(row.api), path
+
+
+@pytest.mark.parametrize("commit", rules.READ.values())
+def test_every_file_of_the_provider_was_read_at_a_commit(commit: str) -> None:
+    assert re.fullmatch(r"[0-9a-f]{40}", commit)
+
+
+@pytest.mark.parametrize("number", range(len(VARIANTS)))
+def test_of_every_property_it_is_known_what_a_change_does(number: int) -> None:
+    for name, token, inputs in declared(**VARIANTS[number]):
+        for path, _ in rules.leaves(inputs):
+            assert rules.treated(token, path), f"{name} ({token}): {path}"
+
+
+def test_no_change_has_a_row_of_a_property_that_no_stack_has_and_each_names_its_file() -> None:
+    used = {
+        (token, path)
+        for variant in VARIANTS
+        for _, token, inputs in declared(**variant)
+        for path, _ in rules.leaves(inputs)
+    } | {(token, kind.autoname) for token, kind in KINDS.items()}
+    assert rules.CHANGES.keys() == KINDS.keys()
+    for token, rows in rules.CHANGES.items():
+        for path, row in rows.items():
+            assert any(of == token and (each == path or each.startswith(f"{path}.")) for of, each in used), (
+                f"{token} {path}"
+            )
+            assert row.source in rules.READ or row.source == rules.SDK
 
 
 # each kind of limit, seen to refuse
@@ -148,6 +199,8 @@ ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
         (ALARM, {"statistic": None}, "statistic or extendedStatistic must be set"),
         (ALARM, {"datapointsToAlarm": 2}, "datapointsToAlarm has no row"),
         ("aws:iam/rolePolicy:RolePolicy", {"policy": '"' + "x" * 10239 + '"'}, "has 10241 characters"),
+        (INSTANCE, {"ami": "ami-12345"}, "ami does not match ami-"),
+        (INSTANCE, {"subnetId": f"vpc-{HEX}"}, "subnetId does not match subnet-"),
         ("aws:ec2/vpc:Vpc", {"cidrBlock": "10.0.0.0/8"}, "cidrBlock has a prefix of 8, not from 16 to 28"),
         ("aws:ssm/parameter:Parameter", {"value": "x" * 4097}, "value is 4097"),
         ("aws:ssm/parameter:Parameter", {"name": "/aws/key"}, "may not begin with aws"),

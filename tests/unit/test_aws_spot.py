@@ -86,23 +86,42 @@ def test_an_instance_on_demand_has_nothing_to_cancel(emulator: Emulator) -> None
     assert step(spot.cancel_own("us-east-1", run_instance(emulator, on_spot=False))) == ""
 
 
-@pytest.mark.parametrize("stopped", [False, True])
-def test_all_of_a_stack_is_cancelled_and_ended_and_nothing_else(emulator: Emulator, stopped: bool) -> None:
+def test_a_stopped_instance_ends_with_its_request_and_one_that_runs_does_not(emulator: Emulator) -> None:
+    api = emulator.client("ec2")
+    runs, stopped = run_instance(emulator), run_instance(emulator)
+    api.stop_instances(InstanceIds=[stopped])
+    for each in (runs, stopped):
+        step(spot.cancel_own("us-east-1", each))
+    assert running(emulator) == {runs}
+
+
+def test_all_of_a_stack_is_cancelled_and_ended_and_nothing_else(emulator: Emulator) -> None:
     own, other, plain = (
         run_instance(emulator),
         run_instance(emulator, OTHER),
         run_instance(emulator, on_spot=False),
     )
-    if stopped:
-        emulator.client("ec2").stop_instances(InstanceIds=[own])
-    else:
-        emulator.client("ec2").terminate_instances(InstanceIds=[own])
+    emulator.client("ec2").terminate_instances(InstanceIds=[own])
     said = step(spot.cancel_all("us-east-1", LABELS))
-    assert "cancelled: sir-" in said
-    assert ("ended: i-" in said) == (not stopped), (
-        "an instance that an update has made is ended by nobody else"
-    )
-    assert running(emulator) == {other, plain} | ({own} if stopped else set())
+    assert "cancelled: sir-" in said and "ended: i-" in said
+    assert running(emulator) == {other, plain}
+    assert step(spot.cancel_all("us-east-1", LABELS)) == ""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_instance_that_an_update_has_made_is_ended_by_no_other_state_and_keeps_its_request(
+    emulator: Emulator, stopped: bool
+) -> None:
+    """Where an older state is destroyed. AWS ends a stopped one with its request."""
+    api = emulator.client("ec2")
+    others, left = run_instance(emulator), run_instance(emulator)
+    api.terminate_instances(InstanceIds=[left])
+    if stopped:
+        api.stop_instances(InstanceIds=[others])
+    said = step(spot.cancel_all("us-east-1", LABELS))
+    assert "cancelled: sir-" in said and "ended: i-" in said
+    assert running(emulator) == {others}
+    assert requests(emulator)[others] == ("disabled" if stopped else "active")
     assert step(spot.cancel_all("us-east-1", LABELS)) == ""
 
 

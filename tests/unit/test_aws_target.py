@@ -36,8 +36,10 @@ HERE = Found(
     tags=IDENTITY,
     volumes=("vol-1", "vol-2"),
     size_gib=280,
+    data=(aws_cli.Volume(id="vol-2", gib=200, zone="us-east-1a", snapshot=""),),
 )
-NOTHING = replace(HERE, instance=None, state="", type="", zone="", tags={}, volumes=(), size_gib=0)
+NOTHING = replace(HERE, instance=None, state="", type="", zone="", tags={}, volumes=(), size_gib=0, data=())
+FETCH = "first fetch: 9 min"
 
 
 def wanted(**values: object) -> AwsSettings:
@@ -47,7 +49,7 @@ def wanted(**values: object) -> AwsSettings:
 
 
 def notes(there: Found, identity: dict[str, str] = IDENTITY, **values: object) -> list[str]:
-    return aws_target.check(there, wanted(**values), identity, "prod")
+    return aws_target.check(there, wanted(**values), identity, "prod", FETCH)
 
 
 def test_nothing_is_said_where_nothing_changes_or_exists() -> None:
@@ -88,6 +90,7 @@ def test_a_replacement_is_said_in_words_and_refused_where_protected(
     (note,) = notes(HERE, identity, **{"protect": False, **values})
     assert "this replaces the instance i-0123456789abcdef0" in note
     assert reason in note
+    assert (FETCH in note) == ("zone" in values), "of a data volume that is new and empty"
     with pytest.raises(TargetError) as error:
         notes(HERE, identity, **values)
     assert reason in str(error.value)
@@ -136,7 +139,7 @@ def instance(name: str, state: str, stack: str = "prod") -> dict[str, Any]:
 
 
 def test_of_two_instances_the_one_that_runs_counts() -> None:
-    volumes = [{"VolumeId": "vol-1", "Size": 80}, {"VolumeId": "vol-2", "Size": 200}]
+    volumes = [{**volume(80), "Tags": []}, {**volume(200), "VolumeId": "vol-2"}]
     both = found([instance("i-old", "shutting-down"), instance("i-new", "running")], volumes)
     assert (both.instance, both.tags, both.size_gib, both.volumes) == (
         "i-new",
@@ -207,6 +210,10 @@ def test_aws_is_asked_for_what_has_the_stacks_key_and_tags(aws: Path) -> None:
     assert "--region eu-west-1" in first
 
 
+NAMES = ("/changeover/prod/ami", "/newest")
+"""The parameters that name a machine image: the stack's own, and the newest one's."""
+
+
 def image(aws: Path, size: int) -> None:
     """What the double answers of a machine image whose root volume has this size."""
     disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": size}}
@@ -216,19 +223,97 @@ def image(aws: Path, size: int) -> None:
 
 def test_an_image_larger_than_the_root_volume_is_refused_before_the_old_instance_goes(aws: Path) -> None:
     image(aws, 80)
-    aws_target.check_image(NOTHING, wanted(), IDENTITY, "/newest")
+    aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
     image(aws, 105)
     with pytest.raises(
         TargetError, match=r"ami-0newest has a root volume of 105 GiB, and a stack's has 80; no"
     ):
-        aws_target.check_image(NOTHING, wanted(), IDENTITY, "/newest")
+        aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
     with pytest.raises(TargetError, match="105 GiB"):
-        aws_target.check_image(HERE, wanted(), {**IDENTITY, "Image": "pinned-2027"}, "/newest")
+        aws_target.check_image(HERE, wanted(), {**IDENTITY, "Image": "pinned-2027"}, NAMES)
     with pytest.raises(TargetError, match="ami-0123456789abcdef0 has"):
-        aws_target.check_image(NOTHING, wanted(ami="ami-0123456789abcdef0"), IDENTITY, "/newest")
+        aws_target.check_image(NOTHING, wanted(ami="ami-0123456789abcdef0"), IDENTITY, NAMES)
     before = (aws / "calls").read_text()
-    aws_target.check_image(HERE, wanted(), IDENTITY, "/newest")
+    aws_target.check_image(HERE, wanted(), IDENTITY, NAMES)
     assert (aws / "calls").read_text() == before, "of the image that runs nobody is asked"
+
+
+BOTH = """#!/bin/sh
+# a double of `aws`: the stack's own image has 75 GiB, and the newest 105
+[ ! -f {folder}/error ] || {{ cat {folder}/error >&2; exit 254; }}
+case "$*" in
+  *get-parameter*/changeover/*)
+    [ ! -f {folder}/new ] || {{ echo '(ParameterNotFound)' >&2; exit 254; }}
+    name=ami-0own ;;
+  *get-parameter*) name=ami-0newest ;;
+  *ami-0own*) size=75 ;;
+  *ami-0newest*) size=105 ;;
+esac
+disk='{{"DeviceName": "/dev/sda1", "Ebs": {{"VolumeSize": '$size'}}}}'
+case "$*" in
+  *get-parameter*) echo '{{"Parameter": {{"Value": "'$name'"}}}}' ;;
+  *) echo '{{"Images": [{{"RootDeviceName": "/dev/sda1", "BlockDeviceMappings": ['$disk']}}]}}' ;;
+esac
+"""
+
+
+def test_an_instance_that_is_gone_is_made_from_the_stacks_own_image_whatever_the_newest_is(
+    aws: Path,
+) -> None:
+    """`make recover`: the newest image may have grown since."""
+    (aws / "bin" / "aws").write_text(BOTH.format(folder=aws))
+    aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
+    (aws / "new").touch()
+    with pytest.raises(TargetError, match="ami-0newest has a root volume of 105"):
+        aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
+    (aws / "error").write_text("AccessDeniedException")
+    with pytest.raises(TargetError, match="AccessDeniedException"):
+        aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
+
+
+def volume(gib: int, zone: str = "us-east-1a", snapshot: str = "") -> dict[str, Any]:
+    """A volume for data, as AWS answers it."""
+    name = [{"Key": "Name", "Value": "changeover-prod-data"}]
+    return {
+        "VolumeId": "vol-1",
+        "Size": gib,
+        "AvailabilityZone": zone,
+        "SnapshotId": snapshot,
+        "Tags": name,
+    }
+
+
+def with_volumes(*volumes: dict[str, Any]) -> Found:
+    root = {**volume(80), "Tags": [{"Key": "Name", "Value": "changeover-prod-root"}]}
+    return found([instance("i-1", "running")], [root, *volumes], data="changeover-prod-data")
+
+
+SNAPSHOT, OTHER_SNAPSHOT = "snap-0123456789abcdef0", "snap-0fedcba9876543210"
+
+
+def test_a_data_volume_is_never_made_smaller(aws: Path) -> None:
+    for there in (volume(300), volume(300, snapshot=SNAPSHOT)):
+        aws_target.check_volume(with_volumes(there), wanted(dataVolumeGiB=300))
+        with pytest.raises(
+            TargetError, match=r"dataVolumeGiB: 299, and the volume vol-1 has 300, .*nothing was changed"
+        ) as error:
+            aws_target.check_volume(with_volumes(there), wanted(dataVolumeGiB=299))
+        assert "pulumi config set dataVolumeGiB 300" in str(error.value)
+    aws_target.check_volume(with_volumes(volume(300, "us-east-1b")), wanted(dataVolumeGiB=200))
+    aws_target.check_volume(with_volumes(), wanted(dataVolumeGiB=200))
+    assert not (aws / "calls").exists()
+
+
+def test_a_data_volume_is_never_smaller_than_the_snapshot_that_it_is_made_from(aws: Path) -> None:
+    (aws / "answer").write_text(json.dumps({"Snapshots": [{"VolumeSize": 250}]}))
+    for there in (NOTHING, with_volumes(volume(300, snapshot=OTHER_SNAPSHOT))):
+        aws_target.check_volume(there, wanted(dataVolumeGiB=250, dataSnapshot=SNAPSHOT))
+        with pytest.raises(TargetError, match=f"dataVolumeGiB: 249, and the snapshot {SNAPSHOT} has 250,"):
+            aws_target.check_volume(there, wanted(dataVolumeGiB=249, dataSnapshot=SNAPSHOT))
+    assert f"ec2 describe-snapshots --snapshot-ids {SNAPSHOT} " in (aws / "calls").read_text()
+    (aws / "error").write_text("InvalidSnapshot.NotFound")
+    with pytest.raises(TargetError, match=r"dataSnapshot: .*NotFound\nNothing was changed"):
+        aws_target.check_volume(NOTHING, wanted(dataSnapshot=SNAPSHOT))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +119,61 @@ def test_bucket_and_key_are_those_of_state_and_settings(
 ) -> None:
     monkeypatch.delenv("CHANGEOVER_BACKEND", raising=False)
     with pytest.raises(StepFailed, match="s3://NAME"):
-        ci_setup.bucket()
+        ci_setup.backend()
     monkeypatch.setenv("CHANGEOVER_BACKEND", "s3://acme-state?region=eu-west-1")
-    assert ci_setup.bucket() == "acme-state"
+    assert ci_setup.backend() == "s3://acme-state?region=eu-west-1"
     file = tmp_path / "Pulumi.prod.yaml"
     file.write_text("secretsprovider: awskms://alias/changeover?region=eu-west-1\n")
     assert ci_setup.key_alias(["prod"], tmp_path) == "alias/changeover"
     file.write_text("config: {}\n")
     with pytest.raises(StepFailed, match="secrets-provider"):
         ci_setup.key_alias(["prod"], tmp_path)
+
+
+@pytest.mark.parametrize("query", ["", "?region=", "?awssdk=v2"])
+def test_a_bucket_without_its_region_is_refused(monkeypatch: pytest.MonkeyPatch, query: str) -> None:
+    monkeypatch.setenv("CHANGEOVER_BACKEND", f"s3://acme-state{query}")
+    with pytest.raises(StepFailed, match=r"does not say its region; .*='s3://acme-state\?region=…'"):
+        ci_setup.backend()
+
+
+def test_no_file_names_a_bucket_without_its_region() -> None:
+    listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
+    for name in filter(None, listed.split("\0")):
+        if not name.startswith("tests/") and name.endswith(
+            (".md", ".py", ".yml", ".yaml", ".sh", "Makefile")
+        ):
+            for found in re.findall(r"s3://[^\s'\"`]*", (ROOT / name).read_text()):
+                assert re.fullmatch(r"s3://[^?]+\?region=.+", found), f"{name}: {found}"
+
+
+def test_what_has_to_be_set_on_github_is_said() -> None:
+    said = ci_setup.on_github("s3://acme-state?region=eu-west-1", ["dev", "prod"])
+    assert "PULUMI_BACKEND_URL=s3://acme-state?region=eu-west-1 " in said
+    assert "environments dev and prod have to be for the branch `main` only" in said
+    for text in (said, (ROOT / "README.md").read_text()):
+        plain = " ".join(text.split())
+        assert "`main` has to be protected: nothing gets there but by a pull request that somebody" in plain
+        assert ".github/ included" in plain.replace("`.github/`", ".github/")
+
+
+def test_without_a_repository_on_github_a_person_gets_the_policies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    monkeypatch.setattr(ci_setup, "ROOT", tmp_path)
+    monkeypatch.setattr(ci_setup, "stacks", lambda root: ["prod"])
+    monkeypatch.setattr(ci_setup, "is_on_aws", lambda stack: True)
+    monkeypatch.setattr(ci_setup, "aws", lambda *words: {"Account": ACCOUNT})
+    monkeypatch.setenv("CHANGEOVER_BACKEND", "s3://acme-state?region=eu-west-1")
+    (tmp_path / "Pulumi.prod.yaml").write_text("secretsprovider: awskms://alias/k?region=eu-west-1\n")
+    ci_setup.setup()
+    assert "no remote `origin`" in capsys.readouterr().out
+    files = {each.name: json.loads(each.read_text()) for each in (tmp_path / ci_setup.FOLDER).iterdir()}
+    assert files == {
+        "person-policy.json": permissions.policy("changeover"),
+        "person-state.json": ci.state("acme-state", "alias/k", ACCOUNT, changes=True),
+    }
 
 
 def test_the_files_are_policies(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +25,8 @@ class GitHub:
         self.artifacts: list[dict[str, Any]] = []
         self.runs: dict[int, dict[str, Any]] = {}
         self.pulls: list[dict[str, Any]] = []
+        self.others: list[dict[str, Any]] = []
+        self.events: dict[int, list[str]] = {}
         self.calls: list[str] = []
 
     def __call__(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -53,6 +54,11 @@ class GitHub:
             case "GET", listed if re.fullmatch(r"commits/\w+/pulls", listed):
                 assert path == f"commits/{HEAD}/pulls"
                 return self.pulls
+            case "GET", "pulls":
+                assert "state=all&head=owner%3Aflip&" in path
+                return [*self.pulls, *self.others]
+            case "GET", "issues/N/events":
+                return [{"event": each} for each in self.events.get(number, [])]
             case _:
                 raise AssertionError(f"GitHub was asked for {method} {path}")
         return None
@@ -88,6 +94,58 @@ def test_a_certificate_that_is_not_there_is_no_comment(hub: GitHub, tmp_path: Pa
     assert hub.calls == []
 
 
+@pytest.fixture
+def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of `dev`'s certificates."""
+    monkeypatch.setattr(github, "ROOT", tmp_path)
+    folder = tmp_path / "certificates" / "dev"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write(file: Path, text: str, second: int) -> None:
+    file.write_text(text)
+    os.utime(file, (second, second))
+
+
+def test_the_newest_certificate_of_a_stack_is_a_comment(hub: GitHub, certificates: Path) -> None:
+    write(certificates / "2.md", "newest", 2)
+    write(certificates / "1.md", "older", 1)
+    write(certificates / "3.json", "{}", 3)
+    github.certificate("dev")
+    (said,) = hub.comments.values()
+    assert said["body"].startswith("<!-- changeover: Certificate of dev -->")
+    assert said["body"].endswith("newest")
+    github.certificate("prod")
+    assert len(hub.comments) == 1
+
+
+def test_no_link_is_followed_out_of_the_certificates(hub: GitHub, certificates: Path, tmp_path: Path) -> None:
+    """Whoever has the host names what comes from there; this job's credentials are in its environment."""
+    (certificates / "x.md").symlink_to("/proc/self/environ")
+    github.certificate("dev")
+    assert hub.calls == []
+    with pytest.raises(StepFailed, match=r"x\.md can't be read"):
+        github.comment("Certificate of dev", certificates / "x.md")
+    os.mkfifo(certificates / "y.md")
+    github.certificate("dev")
+    with pytest.raises(StepFailed, match="no regular file"):
+        github.comment("Certificate of dev", certificates / "y.md")
+    assert hub.calls == []
+
+
+@pytest.mark.parametrize(
+    "name", ["$(shell touch {}).md", "`touch {}`.md", "x; touch {} #.md", "$$(touch {}).md"]
+)
+def test_neither_make_nor_the_shell_runs_what_is_in_a_name(tmp_path: Path, name: str) -> None:
+    given = name.format(tmp_path / "ran")
+    assert words_of("comment", TITLE=given, FILE=given) == ["tools.github", "comment", given, given]
+    for target in ("certificate", "fetch-review", "drift-issue"):
+        assert words_of(target, STACK=given) == ["tools.github", target, given]
+    assert words_of("apply", STACK=given) == ["tools.review", "apply", given]
+    assert not (tmp_path / "ran").exists()
+
+
 HEAD = review.git("rev-parse", "HEAD").strip()
 NAME = f"review-dev-{review.git('rev-parse', 'HEAD^{tree}').strip()}"
 LAST = "a" * 40
@@ -116,8 +174,9 @@ def reviewed(hub: GitHub, number: int, **more: Any) -> None:
 
 def merged(**more: Any) -> dict[str, Any]:
     """The pull request that brought what is checked out."""
-    head = {"ref": "flip", "sha": LAST, "repo": {"id": 1}}
-    return {"head": {**head, **more.pop("head", {})}, "merged_at": "x", "merge_commit_sha": HEAD, **more}
+    head = {"ref": "flip", "sha": LAST, "repo": {"id": 1, "owner": {"login": "owner"}}}
+    rest = {"number": 5, "base": {"ref": "main"}, "merged_at": "x", "merge_commit_sha": HEAD}
+    return {"head": {**head, **more.pop("head", {})}, **rest, **more}
 
 
 @pytest.fixture
@@ -182,6 +241,7 @@ def test_a_review_of_another_repository_workflow_branch_or_commit_is_refused(
         {"head": {"repo": {"id": 2}}},
         {"head": {"repo": None}},  # a fork that is gone
         {"head": {"sha": "b" * 40}},
+        {"base": {"ref": "mine"}},
     ],
     ids=str,
 )
@@ -192,6 +252,24 @@ def test_a_pull_request_that_did_not_bring_what_is_checked_out_is_no_review_of_i
     reviewed(hub, 1)
     with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
         github.fetch_review("dev")
+
+
+def test_a_branch_that_was_to_be_merged_into_another_than_main_too_is_not_reviewed(
+    hub: GitHub, output: Path
+) -> None:
+    """Its run would be that of a merge with whatever workflow the other branch has, and looks the same."""
+    reviewed(hub, 1)
+    hub.others = [merged(number=6, base={"ref": "mine"}, merged_at=None)]
+    with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
+        github.fetch_review("dev")
+    hub.others = [merged(number=6, merged_at=None)]
+    for number in (5, 6):
+        hub.events = {number: ["labeled", "base_ref_changed"]}
+        with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
+            github.fetch_review("dev")
+    hub.events = {5: ["labeled"]}
+    github.fetch_review("dev")
+    assert output.read_text().endswith("run=1\n")
 
 
 def test_a_drift_is_one_issue_that_closes_when_it_is_gone(
@@ -220,6 +298,22 @@ def test_a_drift_is_one_issue_that_closes_when_it_is_gone(
     assert issue["state"] == "closed"
     with pytest.raises(StepFailed, match="could not be looked for"):
         drift(1, "no credentials")
+
+
+PYTHON = sys.executable
+
+
+def words_of(target: str, **variables: str) -> list[str]:
+    """What a make target would run with these variables in its environment, as a workflow gives them."""
+    printing = f"RUN={PYTHON} -c 'import json, sys; print(json.dumps(sys.argv[1:]))'"
+    said = subprocess.check_output(
+        ["make", "-s", "-o", ".venv/.synced", target, printing],
+        cwd=ROOT,
+        env={**os.environ, "MAKEFLAGS": "", **variables},
+        text=True,
+    )
+    words: list[str] = json.loads(said)
+    return words
 
 
 GH = """#!{python}
@@ -254,15 +348,8 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
             json.dumps({f"GET repos/owner/name/{k}": v for k, v in answers.items()})
         )
         (tmp_path / "asked").write_text("")
-        given = [f"{key}={value}" for key, value in variables.items()]
-        said = subprocess.check_output(
-            ["make", "-s", "-n", "-o", ".venv/.synced", target, *given],
-            cwd=ROOT,
-            env={**os.environ, "MAKEFLAGS": ""},
-            text=True,
-        )
-        python, flag, module, *words = shlex.split(said)
-        assert (python, flag, module) == (".venv/bin/python", "-m", "tools.github")
+        words = words_of(target, **variables)
+        assert words.pop(0) == "tools.github"
         monkeypatch.setattr(sys, "argv", ["github", *words])
         github.main()
         return [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
@@ -290,12 +377,16 @@ def test_make_fetch_review_names_the_run_to_the_next_step(
         f"commits/{HEAD}/pulls": [merged()],
         "actions/artifacts": {"artifacts": hub.artifacts},
         "actions/runs/7": hub.runs[7],
+        "pulls": [],
+        "issues/5/events": [],
     }
     asked = typed("fetch-review", answers, STACK="dev")
     assert [path for _, path, _ in asked] == [
         f"repos/owner/name/commits/{HEAD}/pulls",
         f"repos/owner/name/actions/artifacts?name={NAME}&per_page=100",
         "repos/owner/name/actions/runs/7",
+        "repos/owner/name/pulls?state=all&head=owner%3Aflip&per_page=100&page=1",
+        "repos/owner/name/issues/5/events?per_page=100&page=1",
     ]
     assert (tmp_path / "output").read_text() == f"name={NAME}\nrun=7\n"
 

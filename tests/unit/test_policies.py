@@ -1,5 +1,6 @@
 """Each policy on what keeps it and on what breaks it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from stacks import aws_target
 from stacks.aws_cli import Found
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
-from stacks.owner import known
+from stacks.owner import Known, known
 from stacks.settings import Settings, from_files, stacks
 from tests.support.aws import rules
 from tests.support.recorder import Recorder
@@ -138,35 +139,97 @@ def test_the_stacks_on_a_docker_engine_keep_every_policy(recorder: Recorder, sta
     assert check(resources, stack=stack, keys=False) == []
 
 
-@pytest.fixture(params=ON_AWS)
-def on_aws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[Resource]]:
-    """A stack on AWS as its own files and the target declare it; nothing is asked of AWS."""
-    return str(request.param), declared_on_aws(from_files(str(request.param), ROOT), monkeypatch)
+class Target:
+    """A stack on AWS as its own files and the target declare it; nothing is asked of AWS.
+
+    `said` is what a preview says, `looked` which of the questions to AWS were asked, with what.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, given: Settings, there: Found, state: Known) -> None:
+        self.stack, self.said = given.stack, list[str]()
+        self.looked = dict[str, tuple[Any, ...]]()
+        assert given.aws
+        public_keys = dict.fromkeys(("host", "client"), "ssh-ed25519 AAAA")
+        self.settings = replace(given, aws=replace(given.aws, public_keys=public_keys))
+        self.resources = self._build(monkeypatch, there, state)
+
+    def _build(self, monkeypatch: pytest.MonkeyPatch, there: Found, state: Known) -> list[Resource]:
+        checked, stack = self.settings, self.stack
+
+        def noting(name: str, answer: object = None) -> Callable[..., Any]:
+            def note(*asked: Any) -> Any:
+                self.looked[name] = asked
+                return answer
+
+            return note
+
+        answers = {"check_subnet": None, "check_image": None, "check_volume": None, "quota": "quota: enough"}
+        for name, answer in answers.items():
+            monkeypatch.setattr(aws_target, name, noting(name, answer))
+        monkeypatch.setattr(aws_target, "_look", lambda *_: there)
+        for level in ("info", "warn"):
+            monkeypatch.setattr(aws_target.pulumi, level, self.said.append)
+        _keys(monkeypatch)
+        recorder = Recorder.start(stack)
+
+        @pulumi.runtime.test  # type: ignore[untyped-decorator]
+        def program() -> None:
+            labels = Labels(project="changeover", stack=stack)
+            host = aws_target.aws_target(blueprint(checked), labels, state)
+            keys: pulumi.Output[dict[str, str]] = pulumi.Output.secret({})
+            Endpoint("endpoint", EndpointArgs(blueprint=blueprint(checked), host=host, api_keys=keys))
+
+        program()
+        return declared(recorder)
 
 
-def declared_on_aws(given: Settings, monkeypatch: pytest.MonkeyPatch) -> list[Resource]:
-    """What a stack on AWS with these settings declares."""
-    assert given.aws
-    public_keys = dict.fromkeys(("host", "client"), "ssh-ed25519 AAAA")
-    checked = replace(given, aws=replace(given.aws, public_keys=public_keys))
-    monkeypatch.setattr(aws_target, "_look", lambda *_: NOTHING)
-    monkeypatch.setattr(aws_target, "check_image", lambda *_: None)
-    monkeypatch.setattr(aws_target, "quota", lambda wanted: "quota: enough")
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aws_target, "client_key", lambda: "a key")
     monkeypatch.setattr(aws_target, "host_key", lambda: pulumi.Output.secret("a key"))
     monkeypatch.setattr(aws_target, "write_ssh_files", lambda *_: None)
     monkeypatch.setattr(aws_target, "docker_plugin_origin", lambda: "from its vendor")
-    recorder = Recorder.start(given.stack)
 
-    @pulumi.runtime.test  # type: ignore[untyped-decorator]
-    def program() -> None:
-        labels = Labels(project="changeover", stack=given.stack)
-        host = aws_target.aws_target(blueprint(checked), labels, NEW)
-        keys: pulumi.Output[dict[str, str]] = pulumi.Output.secret({})
-        Endpoint("endpoint", EndpointArgs(blueprint=blueprint(checked), host=host, api_keys=keys))
 
-    program()
-    return declared(recorder)
+def declared_on_aws(given: Settings, monkeypatch: pytest.MonkeyPatch) -> list[Resource]:
+    """What a stack on AWS with these settings declares when it is deployed for the first time."""
+    return Target(monkeypatch, given, NOTHING, NEW).resources
+
+
+@pytest.fixture(params=ON_AWS)
+def on_aws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[Resource]]:
+    """A stack on AWS that is deployed for the first time: its name, and what is declared."""
+    target = Target(monkeypatch, from_files(str(request.param), ROOT), NOTHING, NEW)
+    return target.stack, target.resources
+
+
+def test_a_first_preview_on_aws_asks_for_image_subnet_volume_and_quota(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = Target(monkeypatch, from_files("dev", ROOT), NOTHING, NEW)
+    assert target.looked.keys() == {"check_subnet", "check_image", "check_volume", "quota"}
+    wanted = target.settings.aws
+    there, asked, identity, parameters = target.looked["check_image"]
+    assert (there, asked, identity["Image"]) == (NOTHING, wanted, "pinned")
+    assert parameters[0] == "/changeover/dev/ami" and parameters[1].startswith("/aws/service/deeplearning/")
+    assert target.looked["check_subnet"] == target.looked["quota"] == (wanted,)
+    assert target.looked["check_volume"] == (NOTHING, wanted)
+    quota, fetch, cost = target.said
+    assert quota == "quota: enough"
+    assert fetch.startswith("first fetch: ") and "GB of images" in fetch and "GB of weights" in fetch
+    assert cost.startswith("cost: ")
+
+
+def test_a_preview_on_aws_says_what_this_state_does_not_know_and_whom_aws_waits_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stray = replace(NOTHING, volumes=("vol-1",), others=("i-stray",), requests={"sir-1": "i-stray"})
+    waits = replace(NEW, unconfirmed=("ops@example.com",))
+    target = Target(monkeypatch, from_files("dev", ROOT), stray, waits)
+    assert target.said[0].startswith("AWS has of this stack, and this state does not know: the spot request")
+    assert "ops@example.com to confirm" in target.said[1]
+    assert "quota" not in target.looked, "an instance was there"
+    (step,) = [each for each in target.resources if each.name == "left-over-spot"]
+    assert str(step.inputs["create"]).endswith(" i-stray sir-1")
 
 
 def test_every_property_of_the_stacks_on_aws_is_one_whose_limits_were_read(

@@ -228,6 +228,13 @@ def test_the_switch_is_told_of_every_image_so_that_old_ones_can_be_freed(recorde
     assert sorted(told) == sorted(inputs["name"] for inputs in recorder.of("RemoteImage").values())
 
 
+def test_no_pull_ends_at_the_providers_twenty_minutes(recorder: Recorder) -> None:
+    build(settings())
+    for name in recorder.of("RemoteImage"):
+        timeouts = recorder.options("RemoteImage", name).customTimeouts
+        assert (timeouts.create, timeouts.update) == ("2h", "2h"), name
+
+
 def test_no_image_is_latest(recorder: Recorder) -> None:
     build(settings(images="public", model="qwen-2.5-coder-0.5b"))
     for inputs in recorder.of("RemoteImage").values():

@@ -312,6 +312,14 @@ def test_a_volume_that_is_replaced_under_the_same_engine_breaks_none() -> None:
     assert not [each for each in warnings(preview("weights-renamed")) if "a flip replaces" in each]
 
 
+def test_what_is_fetched_before_anything_serves_is_said_with_how_long_it_takes() -> None:
+    seen = preview("first-deployment")
+    assert "first fetch" not in render(seen), "its images are built here"
+    said = "first fetch: 9 min = 6.5 GB of images at 12.5 MB/s (estimate)"
+    text = render(replace(seen, notes=(*seen.notes, said)))
+    assert f"\n\nBefore anything serves: {said}.\n\nPrice: " in text
+
+
 def test_the_price_is_said_before_and_after() -> None:
     flip = preview("flip")
     seen = replace(

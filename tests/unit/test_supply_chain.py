@@ -93,5 +93,5 @@ def test_what_docker_calls_an_image_that_was_pulled_by_its_digest() -> None:
         (f"python:3.11-slim@{digest}", f"python@{digest}"),
         ("caddy:2.11.9", "caddy:2.11.9"),
     ):
-        image = pins.Image(name="x", version="1", public=public, reason="", digest="")
+        image = pins.Image(name="x", version="1", public=public, reason="", digest="", size=0)
         assert image.pulled == pulled

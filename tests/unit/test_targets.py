@@ -117,6 +117,21 @@ def test_too_little_disk_for_the_first_weights_is_found_before_anything_is_made(
         look(engine)
 
 
+def test_what_has_to_be_fetched_first_is_said_with_how_long_it_takes(
+    look: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("stacks.targets.pulumi.info", said.append)
+    here = [image.pulled for image in PINNED if image != pins.VLLM_CPU]
+    volumes = tuple(LABELS.name(f"{kind}-weights") for kind in ("ollama", "vllm"))
+    look(Engine(images=here, registry=(pins.VLLM_CPU.public,), volumes=volumes))
+    assert said == ["first fetch: 4 min = 3.0 GB of images at 12.5 MB/s (estimate)"]
+    look(Engine(images=[*here, pins.VLLM_CPU.pulled], volumes=volumes[:1]))
+    assert said[1].startswith("first fetch: ") and "of weights" in said[1] and "of images" not in said[1]
+    look(Engine(images=[*here, pins.VLLM_CPU.pulled], volumes=volumes))
+    assert len(said) == 2
+
+
 def test_weights_that_have_a_volume_need_no_more_disk_to_look(
     look: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,12 +3,13 @@
 import itertools
 import re
 
+from components import pins
 from components.catalogue import MODELS
 from components.cutover_mode import choose
 from components.engines import SHUTDOWN_TIMEOUT
-from components.gpu_memory import GPUS, Load, both
+from components.gpu_memory import GPUS, KINDS, Load, both
 from components.plan import STOP_GRACE
-from components.waiting import Bounds, loading, wait
+from components.waiting import Bounds, first_fetch, loading, wait
 
 BOUNDS = Bounds(drain=120, load=300, completions=3)
 TINY = Load(model=MODELS["tiny"], context=1024, parallel=both(1), gpu=None)
@@ -61,3 +62,19 @@ def test_the_cutover_tells_the_seconds_of_the_change_to_its_engine() -> None:
 
 def test_vllm_has_ended_by_itself_before_docker_would_kill_it() -> None:
     assert STOP_GRACE >= SHUTDOWN_TIMEOUT + 15
+
+
+def test_the_first_fetch_is_every_image_and_all_weights_at_the_rate_of_the_place() -> None:
+    images = (pins.VLLM_CUDA, pins.OLLAMA)
+    weights = sum(SEVEN.model.source_of(kind, SEVEN.quantization.get(kind)).size for kind in KINDS)
+    both_of_them = first_fetch(images, KINDS, SEVEN)
+    total = pins.VLLM_CUDA.size + pins.OLLAMA.size + weights
+    assert both_of_them.seconds == total / 35_000_000
+    minutes = -(-total // (35_000_000 * 60))
+    assert both_of_them.words == (
+        f"first fetch: {minutes} min = 15.3 GB of images + {weights / 1e9:.1f} GB of weights "
+        "at 35 MB/s (estimate)"
+    )
+    assert first_fetch(images, [], TINY).words == (
+        "first fetch: 21 min = 15.3 GB of images at 12.5 MB/s (estimate)"
+    )

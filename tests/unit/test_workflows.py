@@ -46,6 +46,23 @@ def test_what_others_wrote_is_in_no_shell_line(file: Path) -> None:
             assert "${{" not in step.get("run", ""), step
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_others_wrote_reaches_make_through_the_environment(file: Path) -> None:
+    """A value on make's own command line is expanded by make, with what it calls functions: `$(shell …)`."""
+    for job in load(file)["jobs"].values():
+        for step in job.get("steps", []):
+            for line in step.get("run", "").splitlines():
+                assert not re.search(r"\bmake\b.*=", line), line
+                assert "make" not in line or "$(" not in line, line
+
+
+def test_no_recipe_has_a_variable_that_somebody_gives() -> None:
+    ours = {"RUN", "VENV", "PYTEST", "PYTHON", "MAKEFILE_LIST"}
+    for line in (ROOT / "Makefile").read_text().splitlines():
+        if line.startswith("\t"):
+            assert set(re.findall(r"(?<!\$)\$[({]([^)}]*)", line)) <= ours, line
+
+
 def test_all_tests_run_as_root_or_those_on_aws_would_not_run() -> None:
     job = load(ROOT / ".github" / "workflows" / "check.yml")["jobs"]["test"]
     assert job["steps"][-1]["run"] == 'sudo -E env "PATH=$PATH" .ci/run'
@@ -64,12 +81,26 @@ def test_only_what_is_merged_is_applied() -> None:
     assert on["jobs"]["touched"]["if"] == "github.ref == 'refs/heads/main'"
     for name in ("dev", "prod"):
         assert "touched" in on["jobs"][name]["needs"]
+    back = load(ROOT / ".github" / "workflows" / "rollback.yml")
+    assert back["jobs"]["rollback"]["if"] == "github.ref == 'refs/heads/main'"
 
 
 def test_prod_comes_after_dev_and_waits_for_an_approval() -> None:
     jobs = load(ROOT / ".github" / "workflows" / "apply.yml")["jobs"]
     assert "dev" in jobs["prod"]["needs"]
     assert """contains(fromJSON('["success", "skipped"]'), needs.dev.result)""" in jobs["prod"]["if"]
-    for name in ("apply-stack", "rollback"):
-        (job,) = load(ROOT / ".github" / "workflows" / f"{name}.yml")["jobs"].values()
+    for file, name in (("apply-stack", "apply"), ("rollback", "rollback")):
+        job = load(ROOT / ".github" / "workflows" / f"{file}.yml")["jobs"][name]
         assert job["environment"] == "${{ inputs.stack }}"
+        assert "vars.AWS_APPLY_ROLE" in str(job)
+
+
+def test_who_approves_reads_what_merged_code_says_and_no_comment() -> None:
+    """A branch's own workflow may write comments in the same name."""
+    jobs = load(ROOT / ".github" / "workflows" / "apply-stack.yml")["jobs"]
+    assert jobs["apply"]["needs"] == "show"
+    assert "environment" not in jobs["show"]
+    assert "vars.AWS_REVIEW_ROLE" in str(jobs["show"]) and "APPLY_ROLE" not in str(jobs["show"])
+    assert set(jobs["show"]["permissions"].items()) == {("contents", "read"), ("id-token", "write")}
+    *_, reviews, shows = (step["run"] for step in jobs["show"]["steps"] if "run" in step)
+    assert (reviews, shows) == ("make review", 'cat "reviews/$STACK/review.md" >>"$GITHUB_STEP_SUMMARY"')

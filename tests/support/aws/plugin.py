@@ -126,13 +126,13 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         return provider_pb2.CheckResponse(inputs=packed(new), failures=_failures(failures))
 
     def Diff(self, request: Any, context: Any) -> Any:
-        _, kind = self._kind(request.urn, context)
+        token, kind = self._kind(request.urn, context)
         old, new = plain(request.old_inputs), plain(request.news)
         ignored = tuple(request.ignoreChanges)
         found = [
-            (path, before, after, kind.replaces(path, new))
+            (path, before, after, rules.replaces(token, path, new))
             for path, before, after in differences(old, new)
-            if not path.startswith(ignored or ("\0",)) and not (after is None and path in kind.kept)
+            if not path.startswith(ignored or ("\0",)) and not rules.no_change(token, path, before, after)
         ]
         replaced = any(replaces for *_, replaces in found)
         name = kind.autoname

@@ -133,9 +133,13 @@ class AwsProject(Project):
         looks = (":Describe", ":Get", ":List")
         return len([each for each in calls if not any(look in each for look in looks)])
 
-    def aws_calls(self) -> list[str]:
-        """The API calls of both so far, as `service:Operation`, each once."""
-        return sorted(set((self.folder / "aws-calls").read_text().split()))
+    def aws_calls(self, since: int = 0) -> list[str]:
+        """The API calls of both so far, as `service:Operation`, each once; without the first `since` ones."""
+        return sorted(set((self.folder / "aws-calls").read_text().split()[since:]))
+
+    def aws_counted(self) -> int:
+        """How many API calls of both there were so far."""
+        return len((self.folder / "aws-calls").read_text().split())
 
 
 def deployable(

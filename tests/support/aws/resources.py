@@ -1,8 +1,6 @@
 """The resources of the test plugin: how each is made, read, changed and deleted over the AWS API.
 
-`in_place` names the properties that the published plugin updates without a new resource; every other change
-replaces. They follow the page of each resource in Pulumi's registry (https://www.pulumi.com/registry/packages/
-aws/api-docs/, "forces replacement") and the AWS calls behind it.
+What a change does, whether it replaces or is none, is in `rules.py`, by the provider's own files.
 """
 
 import base64
@@ -33,18 +31,7 @@ class Kind:
     read: Callable[[str, str, Json], Json | None]
     update: Callable[[str, str, Json, Json], None]
     delete: Callable[[str, str, Json], None]
-    in_place: frozenset[str]
     autoname: str = ""
-    kept: frozenset[str] = frozenset()
-    """Properties that are optional and computed: to the published plugin their removal is no change."""
-    replaces_if: Callable[[str, Json], bool] = lambda path, new: False
-
-    def replaces(self, path: str, new: Json) -> bool:
-        """Whether a change at this path (`rootBlockDevice.volumeSize`) needs a new resource."""
-        name = path.split("[")[0]
-        parts = name.split(".")
-        heads = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
-        return self.replaces_if(path, new) or not heads & self.in_place
 
 
 def merged(mine: Any, live: Any) -> Any:
@@ -1082,6 +1069,8 @@ def _snapshots_read(region: str, made: str, given: Json) -> Json | None:
 
 
 def _snapshots_update(region: str, made: str, old: Json, new: Json) -> None:
+    if changed(old, new, "tags"):
+        raise RuntimeError("the emulator changes no tags of a lifecycle policy")
     dlm(region).update_lifecycle_policy(
         PolicyId=made,
         **pascal(new, "executionRoleArn", "description", "state"),
@@ -1093,69 +1082,44 @@ def _kind(
     create: Callable[[str, Json], str],
     read: Callable[[str, str, Json], Json | None],
     delete: Callable[[str, str, Json], Any],
-    in_place: str = "",
     update: Callable[[str, str, Json, Json], None] = no_update,
-    **more: Any,
+    autoname: str = "",
 ) -> Kind:
-    return Kind(
-        create=create, read=read, update=update, delete=delete, in_place=frozenset(in_place.split()), **more
-    )
+    return Kind(create=create, read=read, update=update, delete=delete, autoname=autoname)
 
-
-INSTANCE_IN_PLACE = (
-    "creditSpecification disableApiStop disableApiTermination ebsOptimized iamInstanceProfile "
-    "instanceInitiatedShutdownBehavior instanceType maintenanceOptions metadataOptions monitoring "
-    "privateDnsNameOptions rootBlockDevice.deleteOnTermination rootBlockDevice.iops rootBlockDevice.tags "
-    "rootBlockDevice.throughput rootBlockDevice.volumeSize rootBlockDevice.volumeType sourceDestCheck tags "
-    "userData userDataBase64 userDataReplaceOnChange volumeTags vpcSecurityGroupIds forceDestroy"
-)
-
-INSTANCE_KEPT = (
-    "ami associatePublicIpAddress disableApiTermination iamInstanceProfile instanceMarketOptions "
-    "instanceType keyName metadataOptions monitoring privateIp rootBlockDevice subnetId tenancy userData "
-    "userDataBase64 vpcSecurityGroupIds"
-)
-"""Optional and computed in the provider's `ec2/ec2_instance.go`, which was read."""
-VOLUME_KEPT = "encrypted iops kmsKeyId size snapshotId throughput type"
-"""The same in its `ec2/ebs_volume.go`."""
 
 KINDS: dict[str, Kind] = {
     "aws:ec2/vpc:Vpc": _kind(
         _vpc_create,
         _vpc_read,
         lambda region, made, state: ec2(region).delete_vpc(VpcId=made),
-        "enableDnsSupport enableDnsHostnames enableNetworkAddressUsageMetrics tags",
         _vpc_update,
     ),
     "aws:ec2/subnet:Subnet": _kind(
         _subnet_create,
         _subnet_read,
         lambda region, made, state: ec2(region).delete_subnet(SubnetId=made),
-        "mapPublicIpOnLaunch tags",
         _subnet_update,
     ),
     "aws:ec2/internetGateway:InternetGateway": _kind(
-        _gateway_create, _gateway_read, _gateway_delete, "vpcId tags", _gateway_update
+        _gateway_create, _gateway_read, _gateway_delete, _gateway_update
     ),
     "aws:ec2/routeTable:RouteTable": _kind(
         _routes_create,
         _routes_read,
         lambda region, made, state: ec2(region).delete_route_table(RouteTableId=made),
-        "routes propagatingVgws tags",
         _routes_update,
     ),
     "aws:ec2/routeTableAssociation:RouteTableAssociation": _kind(
         _association_create,
         _association_read,
         lambda region, made, state: ec2(region).disassociate_route_table(AssociationId=made),
-        "routeTableId",
         _association_update,
     ),
     "aws:ec2/securityGroup:SecurityGroup": _kind(
         _group_create,
         _group_read,
         lambda region, made, state: ec2(region).delete_security_group(GroupId=made),
-        "ingress egress revokeRulesOnDelete tags",
         _group_update,
         autoname="name",
     ),
@@ -1163,7 +1127,6 @@ KINDS: dict[str, Kind] = {
         _key_create,
         _key_read,
         lambda region, made, state: ec2(region).delete_key_pair(KeyName=made),
-        "tags",
         _key_update,
         autoname="keyName",
     ),
@@ -1171,35 +1134,24 @@ KINDS: dict[str, Kind] = {
         _volume_create,
         _volume_read,
         lambda region, made, state: ec2(region).delete_volume(VolumeId=made),
-        "size type iops throughput finalSnapshot tags",
         _volume_update,
-        kept=frozenset(VOLUME_KEPT.split()),
     ),
     "aws:ec2/instance:Instance": _kind(
         _instance_create,
         _instance_read,
         _instance_delete,
-        INSTANCE_IN_PLACE,
         _instance_update,
-        kept=frozenset(INSTANCE_KEPT.split()),
-        replaces_if=lambda path, new: (
-            path.startswith("userData")
-            and not path.startswith("userDataReplace")
-            and bool(new.get("userDataReplaceOnChange"))
-        ),
     ),
     "aws:ec2/volumeAttachment:VolumeAttachment": _kind(
         _attachment_create,
         _attachment_read,
         _attachment_delete,
-        "forceDetach skipDestroy stopInstanceBeforeDetaching",
         lambda region, made, old, new: None,  # these three are only read when it is deleted
     ),
     "aws:ec2/eip:Eip": _kind(
         _eip_create,
         _eip_read,
         _eip_delete,
-        "tags",
         _retag,
     ),
     "aws:ec2/eipAssociation:EipAssociation": _kind(_address_create, _address_read, _address_delete),
@@ -1207,7 +1159,6 @@ KINDS: dict[str, Kind] = {
         _role_create,
         _role_read,
         lambda region, made, state: iam().delete_role(RoleName=made),
-        "assumeRolePolicy description forceDetachPolicies maxSessionDuration permissionsBoundary tags",
         _role_update,
         autoname="name",
     ),
@@ -1224,20 +1175,18 @@ KINDS: dict[str, Kind] = {
         lambda region, made, state: iam().delete_role_policy(
             RoleName=state["role"], PolicyName=state["name"]
         ),
-        "policy",
         lambda region, made, old, new: iam().put_role_policy(
             RoleName=new["role"], PolicyName=new["name"], PolicyDocument=new["policy"]
         ),
         autoname="name",
     ),
     "aws:iam/instanceProfile:InstanceProfile": _kind(
-        _profile_create, _profile_read, _profile_delete, "role tags", _profile_update, autoname="name"
+        _profile_create, _profile_read, _profile_delete, _profile_update, autoname="name"
     ),
     "aws:ssm/parameter:Parameter": _kind(
         _parameter_create,
         _parameter_read,
         lambda region, made, state: client("ssm", region).delete_parameter(Name=made),
-        "value insecureValue type description tier keyId allowedPattern overwrite tags",
         _parameter_update,
         autoname="name",
     ),
@@ -1245,7 +1194,6 @@ KINDS: dict[str, Kind] = {
         _log_create,
         _log_read,
         lambda region, made, state: client("logs", region).delete_log_group(logGroupName=made),
-        "retentionInDays kmsKeyId skipDestroy tags",
         _log_update,
         autoname="name",
     ),
@@ -1253,7 +1201,6 @@ KINDS: dict[str, Kind] = {
         _alarm_create,
         _alarm_read,
         lambda region, made, state: client("cloudwatch", region).delete_alarms(AlarmNames=[made]),
-        " ".join([*ALARM, "dimensions", "tags"]),
         _alarm_update,
         autoname="name",
     ),
@@ -1261,7 +1208,6 @@ KINDS: dict[str, Kind] = {
         _topic_create,
         _topic_read,
         lambda region, made, state: sns(region).delete_topic(TopicArn=made),
-        "displayName policy deliveryPolicy tags",
         _topic_update,
         autoname="name",
     ),
@@ -1272,7 +1218,6 @@ KINDS: dict[str, Kind] = {
         _budget_create,
         _budget_read,
         _budget_delete,
-        "budgetType costFilters limitAmount limitUnit notifications timeUnit tags",
         _budget_update,
         autoname="name",
     ),
@@ -1280,14 +1225,12 @@ KINDS: dict[str, Kind] = {
         _record_create,
         _record_read,
         lambda region, made, state: _record_change(state, "DELETE"),
-        "ttl records",
         lambda region, made, old, new: _record_change(new, "UPSERT"),
     ),
     "aws:dlm/lifecyclePolicy:LifecyclePolicy": _kind(
         _snapshots_create,
         _snapshots_read,
         lambda region, made, state: dlm(region).delete_lifecycle_policy(PolicyId=made),
-        "description executionRoleArn policyDetails state",
         _snapshots_update,
     ),
 }

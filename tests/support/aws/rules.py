@@ -1,9 +1,9 @@
 """What the published plugin and AWS take for each property that the program sets: each row with its source.
 
 A row names where its limits were read: a file of the provider that the published plugin is made from
-(`PROVIDER`, at the commit in `READ`), a page (`PAGES`), or AWS's own model of its API (`API`), which botocore
-carries and which is read when a row is checked. The provider's files are those of several years, since no one
-commit of it could be had whole; a file that is not in `READ` was not read.
+(`PROVIDER`, at the commit in `READ`), a page (`PAGES`), or AWS's own model of its API (`API`, with structure
+and member), which botocore carries and which is read when a row is checked. The provider's files are those of
+several years, since no one commit of it could be had whole; a file that is not in `READ` was not read.
 """
 
 import ipaddress
@@ -21,36 +21,53 @@ from tests.support.aws.schema import Json
 
 PROVIDER = "https://github.com/hashicorp/terraform-provider-aws, internal/service/"
 READ = {
-    "cloudwatch/metric_alarm.go": "055611a654738da73e7b1e2b5d2b7672c6d4d531",
     "budgets/budget.go": "01d5888a070712729f1d55bb0918d299a3d2a140",
+    "cloudwatch/metric_alarm.go": "055611a654738da73e7b1e2b5d2b7672c6d4d531",
     "dlm/lifecycle_policy.go": "cc0fff0ee90634c6bb137ec44732684543b68dbe",
     "ec2/ebs_volume.go": "20cb798bd9bebb4d2973fe5237215c070c545a49",
-    "ec2/ec2_instance.go": "a copy with instance_market_options, without its commit",
+    "ec2/ebs_volume_attachment.go": "0620f2a6a126dfcbc4aecbc9a117b0fbea1656ff",
+    "ec2/ec2_eip.go": "01606926a0c0ab9174aec440f976a48b0baee722",
+    "ec2/ec2_eip_association.go": "01c08000ddb14181b5bd19201d8fca311dc570e4",
+    "ec2/ec2_instance.go": "c129a9390ed86d24c2fa11212b0edb72285707b4",
     "ec2/ec2_key_pair.go": "05bc9541efe73ea58b95ad961676ed4aba3fb03f",
+    "ec2/vpc_.go": "00081ce41cc691433ac19bf42227cdabffd0454d",
+    "ec2/vpc_internet_gateway.go": "08923b68b5ad6fcfdd38362fb5247e39a9b07add",
+    "ec2/vpc_route_table.go": "022092419b7cda11527df3c6b51cbfe1876c1722",
+    "ec2/vpc_route_table_association.go": "0be71beb458ad8875e0acc5c91519c0ceeb214aa",
+    "ec2/vpc_security_group.go": "01606926a0c0ab9174aec440f976a48b0baee722",
+    "ec2/vpc_subnet.go": "00cda125a19d31754cb0d073cf551264c57955cb",
+    "iam/instance_profile.go": "013f1736b90439e5a19567a87d3e5cd11858c420",
     "iam/role.go": "0040ea6911af00bea2cca6dbb14e86829826ad8e",
+    "iam/role_policy.go": "02f97af85f89a04e8ed89f5e8b64a9a67f3cfe07",
+    "iam/role_policy_attachment.go": "04c79849dbe7fbe76c3054b364357bcdaade9ac5",
     "iam/validate.go": "044fb3171c305dd92f19e116512acb37a28a9f85",
     "logs/group.go": "0073593e7d6993ba482409f4dc35438daaa79bb3",
     "logs/validate.go": "1c6c26318f8e02be2709c3d8e85ab63d25fc6c2f",
+    "route53/record.go": "00655c1681ea1e49ab10cd32d3f8bee372b2095b",
+    "sns/topic.go": "00a35305dc1b297a6fcdecdfbba33f1e63c3da39",
     "sns/topic_subscription.go": "04a2e6e5bc625ec85ea8c678219b483fc674877e",
     "ssm/parameter.go": "0073593e7d6993ba482409f4dc35438daaa79bb3",
 }
-"""The provider's files that were read, below `PROVIDER`, and their commit."""
+"""The provider's files that were read, below `PROVIDER`, and their commit; that of the instance in the fork
+isometry/terraform-provider-aws, which is the oldest one found that has `instance_market_options`."""
 
 PAGES = {
     "iam-quotas": "https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html",
     "spot-protection": "https://github.com/hashicorp/terraform-provider-aws/pull/41206",
+    "ids": "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html",
     "alarm-period": "https://sdk.amazonaws.com/kotlin/api/latest/cloudwatch/"
     "aws.sdk.kotlin.services.cloudwatch.model/-put-metric-alarm-request/-builder/period.html",
 }
 """What else was read.
 
 The first says that a role's inline policies have 10,240 characters at most, without white space, and its
-trust policy 2,048. The second quotes how AWS refuses protection for a spot instance, the third how long an
+trust policy 2,048. The second quotes how AWS refuses protection for a spot instance, the third says that ids
+of EC2 are a prefix with 8 or 17 characters (as the crate aws-resource-id quotes it), the fourth how long an
 alarm may look back.
 """
 
 API = "AWS's model of its API in botocore"
-GIVEN = "a name or id that AWS gives out"
+SDK = "the provider's own, as its SDK pulumi_aws says: no part of AWS's API"
 
 MAPS = frozenset({"tags", "targetTags", "dimensions"})
 """Properties whose keys are the program's own."""
@@ -165,17 +182,32 @@ def _tags(most: int, key: str, value: str) -> Callable[[Any], str]:
     return check
 
 
-TAGS = Rule(source=API, also=_tags(50, "iam:tagKeyType", "iam:tagValueType"))
+def model(member: str, **limits: Any) -> Rule:
+    """A row whose limits are what AWS's model says in words of a member of a structure, or none."""
+    return Rule(source=f"{API}, {member}", **limits)
+
+
+def yes_or_no(member: str) -> Rule:
+    """A row for what is true or false in AWS's model."""
+    return model(member, allowed=(True, False))
+
+
+def own(file: str = "") -> Rule:
+    """A row for what only the provider knows, and AWS doesn't; true or false."""
+    return Rule(source=file or SDK, allowed=(True, False))
+
+
+def an_id(prefix: str) -> Rule:
+    """A row for an id that EC2 gives out."""
+    return Rule(source=PAGES["ids"], pattern=rf"{prefix}-([0-9a-f]{{8}}|[0-9a-f]{{17}})")
+
+
+TAGS = model("iam:tagKeyType", also=_tags(50, "iam:tagKeyType", "iam:tagValueType"))
 """Of every service that takes tags but DLM: IAM's shapes are the strictest of them, EC2's has none."""
-FREE = Rule(source=f"{API}: without a limit")
-YES_OR_NO = Rule(source=API, allowed=(True, False))
-AN_ID = Rule(source=GIVEN)
-ARN = Rule(source=API, pattern=r"arn:[a-z-]+:[a-z0-9-]+:[a-z0-9-]*:[a-z0-9]*:.+")
+ARN_FORM = r"arn:[a-z-]+:[a-z0-9-]+:[a-z0-9-]*:[a-z0-9]*:.+"
 DESCRIBED = r"[A-Za-z0-9 ._\-:/()#,@\[\]+=&;{}!$*]*"
-ZONE = Rule(
-    source=f"{API}, ec2:CreateSubnetRequest: an availability zone", pattern=r"[a-z]{2}-[a-z]+-\d[a-z]"
-)
-PORT = Rule(source=f"{API}, ec2:IpPermission", size=(-1, 65535))
+ZONE = model("ec2:CreateSubnetRequest.AvailabilityZone", pattern=r"[a-z]{2}-[a-z]+-\d[a-z]")
+PORT = model("ec2:IpPermission.FromPort", size=(-1, 65535))
 ROLE_NAME = Rule(source="iam/validate.go", pattern=r"[\w+=,.@-]*", size=(1, 64), api="iam:roleNameType")
 
 
@@ -195,7 +227,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "limitUnit": Rule(source=API, api="budgets:UnitValue"),
         "notifications.comparisonOperator": provider("budgets/budget.go", api="budgets:ComparisonOperator"),
         "notifications.notificationType": provider("budgets/budget.go", api="budgets:NotificationType"),
-        "notifications.subscriberEmailAddresses": Rule(source=API, size=(1, 50)),
+        "notifications.subscriberEmailAddresses": model("budgets:Subscriber.Address", size=(1, 50)),
         "notifications.threshold": Rule(source=API, api="budgets:NotificationThreshold"),
         "notifications.thresholdType": provider("budgets/budget.go", api="budgets:ThresholdType"),
         "tags": TAGS,
@@ -238,14 +270,15 @@ RULES: dict[str, dict[str, Rule]] = {
     "aws:cloudwatch/metricAlarm:MetricAlarm": {
         "name": provider("cloudwatch/metric_alarm.go", size=(1, 255), api="cloudwatch:AlarmName"),
         "alarmActions": provider(
-            "cloudwatch/metric_alarm.go", pattern=rf"{ARN.pattern}|arn:[\w-]+:automate:[\w-]+:ec2:[a-z]+"
+            "cloudwatch/metric_alarm.go", pattern=rf"{ARN_FORM}|arn:[\w-]+:automate:[\w-]+:ec2:[a-z]+"
         ),
         "alarmDescription": provider(
             "cloudwatch/metric_alarm.go", size=(0, 1024), api="cloudwatch:AlarmDescription"
         ),
         "comparisonOperator": provider("cloudwatch/metric_alarm.go", api="cloudwatch:ComparisonOperator"),
-        "dimensions": Rule(
-            source=API, also=_tags(30, "cloudwatch:DimensionName", "cloudwatch:DimensionValue")
+        "dimensions": model(
+            "cloudwatch:Dimension.Name",
+            also=_tags(30, "cloudwatch:DimensionName", "cloudwatch:DimensionValue"),
         ),
         "evaluationPeriods": provider(
             "cloudwatch/metric_alarm.go", size=(1, float("inf")), api="cloudwatch:EvaluationPeriods"
@@ -291,29 +324,31 @@ RULES: dict[str, dict[str, Rule]] = {
         "policyDetails.schedules.retainRule.count": provider(
             "dlm/lifecycle_policy.go", size=(1, 1000), api="dlm:Count"
         ),
-        "policyDetails.targetTags": Rule(source=API, also=_tags(50, "dlm:TagKey", "dlm:TagValue")),
+        "policyDetails.targetTags": model("dlm:TagKey", also=_tags(50, "dlm:TagKey", "dlm:TagValue")),
         "state": provider("dlm/lifecycle_policy.go", api="dlm:SettablePolicyStateValues"),
-        "tags": Rule(source=API, also=_tags(50, "dlm:TagKey", "dlm:TagValue")),
+        "tags": model("dlm:TagKey", also=_tags(50, "dlm:TagKey", "dlm:TagValue")),
     },
     "aws:ebs/volume:Volume": {
         "availabilityZone": ZONE,
-        "encrypted": YES_OR_NO,
-        "size": Rule(source=f"{API}, ec2:CreateVolumeRequest: of gp3", size=(1, 65536)),
-        "snapshotId": AN_ID,
+        "encrypted": yes_or_no("ec2:CreateVolumeRequest.Encrypted"),
+        "size": model("ec2:CreateVolumeRequest.Size", size=(1, 65536)),
+        "snapshotId": an_id("snap"),
         "tags": TAGS,
         "type": Rule(source=API, api="ec2:VolumeType"),
     },
     "aws:ec2/eip:Eip": {"domain": Rule(source=API, api="ec2:DomainType"), "tags": TAGS},
     "aws:ec2/eipAssociation:EipAssociation": {
-        "allocationId": AN_ID,
-        "allowReassociation": YES_OR_NO,
-        "instanceId": AN_ID,
+        "allocationId": an_id("eipalloc"),
+        "allowReassociation": yes_or_no("ec2:AssociateAddressRequest.AllowReassociation"),
+        "instanceId": an_id("i"),
     },
     "aws:ec2/instance:Instance": {
-        "ami": AN_ID,
-        "associatePublicIpAddress": YES_OR_NO,
-        "disableApiTermination": YES_OR_NO,
-        "forceDestroy": YES_OR_NO,
+        "ami": an_id("ami"),
+        "associatePublicIpAddress": yes_or_no(
+            "ec2:InstanceNetworkInterfaceSpecification.AssociatePublicIpAddress"
+        ),
+        "disableApiTermination": yes_or_no("ec2:RunInstancesRequest.DisableApiTermination"),
+        "forceDestroy": own(),
         "iamInstanceProfile": Rule(source=API, api="iam:instanceProfileNameType"),
         "instanceMarketOptions.marketType": provider("ec2/ec2_instance.go", api="ec2:MarketType"),
         "instanceMarketOptions.spotOptions.instanceInterruptionBehavior": provider(
@@ -326,67 +361,69 @@ RULES: dict[str, dict[str, Rule]] = {
         "keyName": provider("ec2/ec2_key_pair.go", size=(0, 255)),
         "metadataOptions.httpPutResponseHopLimit": provider("ec2/ec2_instance.go", size=(1, 64)),
         "metadataOptions.httpTokens": provider("ec2/ec2_instance.go", api="ec2:HttpTokensState"),
-        "rootBlockDevice.encrypted": YES_OR_NO,
+        "rootBlockDevice.encrypted": yes_or_no("ec2:EbsBlockDevice.Encrypted"),
         "rootBlockDevice.tags": TAGS,
-        "rootBlockDevice.volumeSize": Rule(source=f"{API}, ec2:EbsBlockDevice: of gp3", size=(1, 65536)),
+        "rootBlockDevice.volumeSize": model("ec2:EbsBlockDevice.VolumeSize", size=(1, 65536)),
         "rootBlockDevice.volumeType": provider("ec2/ec2_instance.go", api="ec2:VolumeType"),
-        "subnetId": AN_ID,
+        "subnetId": an_id("subnet"),
         "tags": TAGS,
         "userData": provider("ec2/ec2_instance.go", size=(0, 16384)),
-        "userDataReplaceOnChange": YES_OR_NO,
-        "vpcSecurityGroupIds": AN_ID,
+        "userDataReplaceOnChange": own("ec2/ec2_instance.go"),
+        "vpcSecurityGroupIds": an_id("sg"),
     },
-    "aws:ec2/internetGateway:InternetGateway": {"tags": TAGS, "vpcId": AN_ID},
+    "aws:ec2/internetGateway:InternetGateway": {"tags": TAGS, "vpcId": an_id("vpc")},
     "aws:ec2/keyPair:KeyPair": {
         "keyName": provider("ec2/ec2_key_pair.go", size=(0, 255)),
-        "publicKey": Rule(
-            source=f"{API}, ec2:ImportKeyPairRequest", pattern=r"(ssh-ed25519|ssh-rsa) [A-Za-z0-9+/=]+( .*)?"
+        "publicKey": model(
+            "ec2:ImportKeyPairRequest.PublicKeyMaterial",
+            pattern=r"(ssh-ed25519|ssh-rsa) [A-Za-z0-9+/=]+( .*)?",
         ),
         "tags": TAGS,
     },
     "aws:ec2/routeTable:RouteTable": {
-        "routes.cidrBlock": Rule(source=API, also=_network),
-        "routes.gatewayId": AN_ID,
+        "routes.cidrBlock": model("ec2:CreateRouteRequest.DestinationCidrBlock", also=_network),
+        "routes.gatewayId": an_id("igw"),
         "tags": TAGS,
-        "vpcId": AN_ID,
+        "vpcId": an_id("vpc"),
     },
-    "aws:ec2/routeTableAssociation:RouteTableAssociation": {"routeTableId": AN_ID, "subnetId": AN_ID},
+    "aws:ec2/routeTableAssociation:RouteTableAssociation": {
+        "routeTableId": an_id("rtb"),
+        "subnetId": an_id("subnet"),
+    },
     "aws:ec2/securityGroup:SecurityGroup": {
-        "name": Rule(
-            source=f"{API}, ec2:CreateSecurityGroupRequest", pattern=rf"(?!sg-){DESCRIBED}", size=(1, 255)
+        "name": model(
+            "ec2:CreateSecurityGroupRequest.GroupName", pattern=rf"(?!sg-){DESCRIBED}", size=(1, 255)
         ),
-        "description": Rule(
-            source=f"{API}, ec2:CreateSecurityGroupRequest", pattern=DESCRIBED, size=(1, 255)
-        ),
+        "description": model("ec2:CreateSecurityGroupRequest.Description", pattern=DESCRIBED, size=(1, 255)),
         **{
             f"{way}.{name}": rule
             for way in ("ingress", "egress")
             for name, rule in {
-                "cidrBlocks": Rule(source=API, also=_network),
+                "cidrBlocks": model("ec2:IpRange.CidrIp", also=_network),
                 "fromPort": PORT,
                 "toPort": PORT,
-                "protocol": Rule(source=f"{API}, ec2:IpPermission", allowed=("tcp", "udp", "icmp", "-1")),
+                "protocol": model("ec2:IpPermission.IpProtocol", allowed=("tcp", "udp", "icmp", "-1")),
             }.items()
         },
         "tags": TAGS,
-        "vpcId": AN_ID,
+        "vpcId": an_id("vpc"),
     },
     "aws:ec2/subnet:Subnet": {
         "availabilityZone": ZONE,
-        "cidrBlock": Rule(source=f"{API}, ec2:CreateSubnetRequest", also=_block),
+        "cidrBlock": model("ec2:CreateSubnetRequest.CidrBlock", also=_block),
         "tags": TAGS,
-        "vpcId": AN_ID,
+        "vpcId": an_id("vpc"),
     },
     "aws:ec2/volumeAttachment:VolumeAttachment": {
-        "deviceName": Rule(source=f"{API}, ec2:AttachVolumeRequest", pattern=r"/dev/sd[f-p]|xvd[f-p]"),
-        "instanceId": AN_ID,
-        "skipDestroy": YES_OR_NO,
-        "volumeId": AN_ID,
+        "deviceName": model("ec2:AttachVolumeRequest.Device", pattern=r"/dev/sd[f-p]|xvd[f-p]"),
+        "instanceId": an_id("i"),
+        "skipDestroy": own("ec2/ebs_volume_attachment.go"),
+        "volumeId": an_id("vol"),
     },
     "aws:ec2/vpc:Vpc": {
-        "cidrBlock": Rule(source=f"{API}, ec2:CreateVpcRequest", also=_block),
-        "enableDnsHostnames": YES_OR_NO,
-        "enableDnsSupport": YES_OR_NO,
+        "cidrBlock": model("ec2:CreateVpcRequest.CidrBlock", also=_block),
+        "enableDnsHostnames": yes_or_no("ec2:ModifyVpcAttributeRequest.EnableDnsHostnames"),
+        "enableDnsSupport": yes_or_no("ec2:ModifyVpcAttributeRequest.EnableDnsSupport"),
         "tags": TAGS,
     },
     "aws:iam/instanceProfile:InstanceProfile": {
@@ -414,7 +451,7 @@ RULES: dict[str, dict[str, Rule]] = {
         ),
     },
     "aws:iam/rolePolicyAttachment:RolePolicyAttachment": {
-        "policyArn": Rule(source=API, pattern=ARN.pattern, api="iam:arnType"),
+        "policyArn": Rule(source=API, pattern=ARN_FORM, api="iam:arnType"),
         "role": ROLE_NAME,
     },
     "aws:route53/record:Record": {
@@ -425,11 +462,11 @@ RULES: dict[str, dict[str, Rule]] = {
         "zoneId": Rule(source=API, api="route53:ResourceId"),
     },
     "aws:sns/topic:Topic": {
-        "name": Rule(source=f"{API}, sns:CreateTopicInput", pattern=r"[A-Za-z0-9_-]+", size=(1, 256)),
+        "name": model("sns:CreateTopicInput.Name", pattern=r"[A-Za-z0-9_-]+", size=(1, 256)),
         "tags": TAGS,
     },
     "aws:sns/topicSubscription:TopicSubscription": {
-        "endpoint": FREE,
+        "endpoint": model("sns:SubscribeInput.Endpoint"),
         "protocol": provider(
             "sns/topic_subscription.go",
             allowed=(
@@ -444,7 +481,7 @@ RULES: dict[str, dict[str, Rule]] = {
                 "sqs",
             ),
         ),
-        "topic": provider("sns/topic_subscription.go", pattern=ARN.pattern),
+        "topic": provider("sns/topic_subscription.go", pattern=ARN_FORM),
     },
     "aws:ssm/parameter:Parameter": {
         "name": provider(
@@ -461,14 +498,180 @@ RULES: dict[str, dict[str, Rule]] = {
         ),
         "tags": TAGS,
         "type": provider("ssm/parameter.go", api="ssm:ParameterType"),
-        "value": Rule(
-            source=f"{API}, ssm:PutParameterRequest: of a standard parameter",
+        "value": model(
+            "ssm:PutParameterRequest.Value",
             size=(1, 4096),
             also=lambda value: "has {{ in it" if "{{" in value else "",
         ),
     },
 }
 """By type and path; a path in a list is that of its elements."""
+
+
+# --- what a change of a property does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treated:
+    """How the published plugin treats a change of a property, by the schema in a file of the provider.
+
+    `replaces`: it needs a new resource (`ForceNew`). `computed`: AWS fills it in, so that its removal is no
+    change (`Optional` and `Computed`). `default`: what it is where nothing is given; None: there is none.
+    """
+
+    source: str
+    replaces: bool = False
+    computed: bool = False
+    default: Any = None
+
+
+def _treated(file: str, *, default: Mapping[str, Any] | None = None, **ways: str) -> dict[str, Treated]:
+    """The rows of one file: paths by `new` (replaces), `new_kept` (and computed), `kept`, and `place`."""
+    assert file in READ, file
+    defaults = dict(default or {})
+    return {
+        path: Treated(
+            source=file,
+            replaces=way.startswith("new"),
+            computed=way.endswith("kept"),
+            default=defaults.get(path),
+        )
+        for way, paths in ways.items()
+        for path in paths.split()
+    }
+
+
+CHANGES: dict[str, dict[str, Treated]] = {
+    "aws:budgets/budget:Budget": _treated(
+        "budgets/budget.go",
+        new_kept="name",
+        kept="costFilters limitAmount limitUnit",
+        place="budgetType notifications timeUnit tags",
+    ),
+    "aws:cloudwatch/logGroup:LogGroup": _treated(
+        "logs/group.go", new_kept="name", place="retentionInDays tags", default={"retentionInDays": 0}
+    ),
+    "aws:cloudwatch/metricAlarm:MetricAlarm": _treated(
+        "cloudwatch/metric_alarm.go",
+        new="name",
+        place="alarmActions alarmDescription comparisonOperator dimensions evaluationPeriods metricName "
+        "namespace period statistic tags threshold treatMissingData",
+        default={"treatMissingData": "missing"},
+    ),
+    "aws:dlm/lifecyclePolicy:LifecyclePolicy": _treated(
+        "dlm/lifecycle_policy.go",
+        new_kept="policyDetails.schedules.copyTags",
+        kept="policyDetails.schedules.createRule.intervalUnit policyDetails.schedules.createRule.times",
+        place="description executionRoleArn policyDetails state tags",
+        default={"state": "ENABLED"},
+    ),
+    "aws:ebs/volume:Volume": _treated(
+        "ec2/ebs_volume.go",
+        new="availabilityZone",
+        new_kept="encrypted snapshotId",
+        kept="size type",
+        place="tags",
+    ),
+    "aws:ec2/eip:Eip": _treated("ec2/ec2_eip.go", new_kept="domain", place="tags"),
+    "aws:ec2/eipAssociation:EipAssociation": _treated(
+        "ec2/ec2_eip_association.go", new="allowReassociation", new_kept="allocationId instanceId"
+    ),
+    "aws:ec2/instance:Instance": _treated(
+        "ec2/ec2_instance.go",
+        new_kept="ami associatePublicIpAddress instanceMarketOptions keyName rootBlockDevice.encrypted "
+        "subnetId",
+        kept="disableApiTermination iamInstanceProfile instanceType metadataOptions rootBlockDevice userData "
+        "vpcSecurityGroupIds",
+        place="rootBlockDevice.tags tags userDataReplaceOnChange",
+        default={"userDataReplaceOnChange": False},
+    )
+    | {"forceDestroy": Treated(source=SDK, default=False)},
+    "aws:ec2/internetGateway:InternetGateway": _treated(
+        "ec2/vpc_internet_gateway.go", kept="vpcId", place="tags"
+    ),
+    "aws:ec2/keyPair:KeyPair": _treated(
+        "ec2/ec2_key_pair.go", new="publicKey", new_kept="keyName", place="tags"
+    ),
+    "aws:ec2/routeTable:RouteTable": _treated(
+        "ec2/vpc_route_table.go", new="vpcId", kept="routes", place="tags"
+    ),
+    "aws:ec2/routeTableAssociation:RouteTableAssociation": _treated(
+        "ec2/vpc_route_table_association.go", new="subnetId", place="routeTableId"
+    ),
+    "aws:ec2/securityGroup:SecurityGroup": _treated(
+        "ec2/vpc_security_group.go",
+        new="description",
+        new_kept="name vpcId",
+        kept="ingress egress",
+        place="tags",
+        default={"description": "Managed by Terraform"},
+    ),
+    "aws:ec2/subnet:Subnet": _treated(
+        "ec2/vpc_subnet.go", new="vpcId", new_kept="availabilityZone cidrBlock", place="tags"
+    ),
+    "aws:ec2/volumeAttachment:VolumeAttachment": _treated(
+        "ec2/ebs_volume_attachment.go", new="deviceName instanceId volumeId", place="skipDestroy"
+    ),
+    "aws:ec2/vpc:Vpc": _treated(
+        "ec2/vpc_.go",
+        new_kept="cidrBlock",
+        kept="enableDnsHostnames",
+        place="enableDnsSupport tags",
+        default={"enableDnsSupport": True},
+    ),
+    "aws:iam/instanceProfile:InstanceProfile": _treated(
+        "iam/instance_profile.go", new_kept="name", place="role tags"
+    ),
+    "aws:iam/role:Role": _treated("iam/role.go", new_kept="name", place="assumeRolePolicy description tags"),
+    "aws:iam/rolePolicy:RolePolicy": _treated(
+        "iam/role_policy.go", new="role", new_kept="name", place="policy"
+    ),
+    "aws:iam/rolePolicyAttachment:RolePolicyAttachment": _treated(
+        "iam/role_policy_attachment.go", new="policyArn role"
+    ),
+    "aws:route53/record:Record": _treated("route53/record.go", new="name zoneId", place="records ttl type"),
+    "aws:sns/topic:Topic": _treated("sns/topic.go", new_kept="name", place="tags"),
+    "aws:sns/topicSubscription:TopicSubscription": _treated(
+        "sns/topic_subscription.go", new="endpoint protocol topic"
+    ),
+    "aws:ssm/parameter:Parameter": _treated("ssm/parameter.go", new="name", kept="value", place="tags type"),
+}
+"""By type and path. A path in a list is that of its elements; one that has no row of its own is treated as
+the longest that it begins with. Tags are a map of their own in every file, which never replaces
+(`TagsSchema`); of a budget they are newer than its file."""
+
+
+def _plain(path: str) -> str:
+    """Without the places in lists: `ingress[0].toPort` is `ingress.toPort`."""
+    return re.sub(r"\[[^\]]*\]", "", path)
+
+
+def treated(token: str, path: str) -> Treated | None:
+    """The row of the longest path that this one is or begins with; None where there is none."""
+    parts, rows = _plain(path).split("."), CHANGES.get(token, {})
+    heads = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((rows[head] for head in heads if head in rows), None)
+
+
+def replaces(token: str, path: str, new: Json) -> bool:
+    """Whether a change at this path needs a new resource: of a whole block, whether one of any part does."""
+    rows, plain = CHANGES.get(token, {}), _plain(path)
+    if token == "aws:ec2/instance:Instance" and plain == "userData" and new.get("userDataReplaceOnChange"):
+        return True  # `ForceNewIf` in ec2/ec2_instance.go
+    row = treated(token, path)
+    below = any(each.replaces for name, each in rows.items() if name.startswith(f"{plain}."))
+    return row is None or row.replaces or below
+
+
+def no_change(token: str, path: str, before: Any, after: Any) -> bool:
+    """Whether the published plugin sees none: AWS fills it in, or it is what is given where nothing is."""
+    row = CHANGES.get(token, {}).get(_plain(path))
+    if row is None or path.endswith("]"):
+        return False  # one more or less in a list is a change of the list
+    if after is None and row.computed:
+        return True
+    given = [value for value in (before, after) if value is not None]
+    return row.default is not None and len(given) == 1 and given[0] == row.default
 
 
 # --- what properties need of one another

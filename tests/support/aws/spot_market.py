@@ -1,7 +1,9 @@
 """Persistent spot requests as Amazon keeps them, which the emulator does not have.
 
 `run_instances` with a spot market makes a request. It lives until it is cancelled: stopping its instance
-disables it, and for an instance that ends it starts another one, without tags. Every request is persistent,
+disables it, and for an instance that ends it starts another one, without tags. Cancelling one whose instance
+is stopped ends that, too, and one that runs it leaves alone
+(https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/interruption-behavior.html). Every request is persistent,
 since the program makes no other.
 """
 
@@ -126,6 +128,9 @@ class SpotMarket:
             found = [backend.spot_instance_requests[each] for each in request_ids]
             for each in found:
                 each.state = "cancelled"
+            stopped = [each.instance_id for each in found if each.instance.state == "stopped"]
+            if stopped:
+                before["terminate_instances"](backend, stopped)
             return found
 
         for name, call in {
