@@ -17,9 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.levels import percentile
 from bench.stack import machine, table
 from bench.usage import ENDPOINT, ENGINES, MODEL
+from measure.levels import percentile
 from monitor.render import SCRAPE_SECONDS
 from proxy.answers import Usage
 from proxy.records import Books, Record
