@@ -10,6 +10,7 @@ As a program: `alone.py SOCKET PORT COMMAND…`, in the namespace.
 import asyncio
 import fcntl
 import os
+import queue
 import socket
 import struct
 import subprocess
@@ -53,15 +54,21 @@ class Alone:
 def alone(folder: Path, *, port: int, to: int) -> Iterator[Alone]:
     """For programs that find `127.0.0.1:<to>` at `127.0.0.1:<port>`, and nothing else. The socket is in
     `folder`."""
-    carrier, loop = folder / "carrier", asyncio.new_event_loop()
+    carrier, done, loops = folder / "carrier", asyncio.Event(), queue.Queue[asyncio.AbstractEventLoop]()
     carried = carry(lambda: asyncio.open_connection("127.0.0.1", to))
-    loop.run_until_complete(asyncio.start_unix_server(carried, carrier))
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
+
+    async def serve() -> None:
+        async with await asyncio.start_unix_server(carried, carrier):
+            loops.put(asyncio.get_running_loop())
+            await done.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
+    loop = loops.get(timeout=30)
     try:
         yield Alone(carrier, port)
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(done.set)
         thread.join()
 
 
@@ -69,11 +76,13 @@ def carry(connect: Connect) -> Callable[[asyncio.StreamReader, asyncio.StreamWri
     """What a server does with a connection: it carries bytes to and from what it connects to."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+        try:
+            with suppress(OSError):
+                while data := await reader.read(1 << 16):
+                    writer.write(data)
+                    await writer.drain()
+        finally:
+            writer.close()
 
     async def both(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
