@@ -82,7 +82,7 @@ def test_both_engines_are_measured_under_load_and_the_active_one_serves_again(
     assert {"loading", "restoring"} <= {span[2] for span in content["timeline"]["spans"]}
     assert any(each["held"] for each in content["timeline"]["samples"])
     for name in FILES[1:]:
-        assert "On this card Ollama serves" in (folder / name).read_text()
+        assert "Here Ollama serves" in (folder / name).read_text()
 
 
 def test_the_sweep_says_of_the_same_engine_what_the_report_says(project: Project) -> None:
