@@ -87,7 +87,11 @@ def test_what_was_seen_of_an_answer_that_was_broken_off_is_counted(served: Recor
     assert line["tokens"] == "events" and 5 < line["completion_tokens"] < 25 and line["prompt_tokens"] is None
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tensorzero", "no gateway"])
+@pytest.fixture(
+    scope="module",
+    params=[True, pytest.param(False, marks=pytest.mark.long)],
+    ids=["tensorzero", "no gateway"],
+)
 def tls(request: pytest.FixtureRequest) -> Iterator[tuple[Way, Engine]]:
     with Way(gateway=request.param, tls=True, kinds=("vllm",)) as way:
         engine = Engine(way, "vllm")

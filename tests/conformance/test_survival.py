@@ -21,11 +21,15 @@ from tests.support.way import Way, eventually
 pytestmark = pytest.mark.engine
 
 FAST = Path(fast_engine.__file__)
+GATEWAYS = [
+    pytest.param(True, id="tensorzero"),
+    pytest.param(False, id="no gateway", marks=pytest.mark.long),
+]
 KILLS = 12
 """With the gateway, and as many without."""
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tensorzero", "no gateway"])
+@pytest.fixture(scope="module", params=GATEWAYS)
 def way(request: pytest.FixtureRequest) -> Iterator[Way]:
     """With test engines that write 100 tokens a second, of which `vllm` serves."""
     with Way(gateway=request.param) as way:
@@ -128,7 +132,7 @@ def test_a_hold_ends_for_everybody_at_once_and_nobody_is_dropped(way: Way) -> No
     assert time.monotonic() - began < 20
 
 
-@pytest.fixture(params=[True, False], ids=["tensorzero", "no gateway"])
+@pytest.fixture(params=GATEWAYS)
 def recorded(request: pytest.FixtureRequest) -> Iterator[tuple[Way, Engine]]:
     with Way(gateway=request.param, kinds=("vllm",), at_a_time=4) as way:
         engine = Engine(way, "vllm")

@@ -32,6 +32,7 @@ def test_flips_there_and_back_in_both_modes_lose_no_request_of_any_protocol(tmp_
     assert "what it was before the first flip, in 2 of 2 checks" in done.stdout
 
 
+@pytest.mark.long
 def test_a_sweep_asks_both_engines_by_both_ways(tmp_path: Path) -> None:
     results = tmp_path / "levels.jsonl"
     short = ["--levels", "1,4", "--tokens", "16", "--prompt", "32", "--each", "1", "--least", "4"]

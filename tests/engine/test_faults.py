@@ -195,7 +195,7 @@ def test_pulumi_killed_at_any_moment_loses_nothing_and_the_next_up_converges(
     assert not lost(load), load.summary()
 
 
-@pytest.mark.parametrize("phase", ["draining", "prepared"])
+@pytest.mark.parametrize("phase", [pytest.param("draining", marks=pytest.mark.long), "prepared"])
 def test_the_old_setting_right_after_a_kill_is_what_serves(
     project: Project, load: Load, tmp_path: Path, phase: str
 ) -> None:
@@ -272,7 +272,7 @@ def ready(project: Project) -> bool:
 WRONG = "http://nobody:8000/v1/"
 
 
-@pytest.mark.parametrize("cutover", ["hold", "overlap"])
+@pytest.mark.parametrize("cutover", [pytest.param("hold", marks=pytest.mark.long), "overlap"])
 def test_a_new_gateway_that_reaches_no_engine_is_taken_back(project: Project, cutover: str) -> None:
     old, engine = project.live(), engine_of(project)
     path = project.folder / "components/tensorzero.py"
@@ -332,7 +332,7 @@ def test_what_is_killed_while_it_serves_comes_back_and_requests_wait_meanwhile(
     assert project.changes() == {}
 
 
-@pytest.mark.parametrize("role", ["engine", "gateway"])
+@pytest.mark.parametrize("role", ["engine", pytest.param("gateway", marks=pytest.mark.long)])
 def test_a_flip_away_from_what_hangs_goes_through(project: Project, role: str) -> None:
     engine = engine_of(project)
     (name,) = project.containers(role, running=True)
@@ -350,7 +350,9 @@ def test_a_flip_away_from_what_hangs_goes_through(project: Project, role: str) -
     assert project.changes() == {}
 
 
-@pytest.mark.parametrize("role", ["engine", "gateway", "proxy", "edge"])
+@pytest.mark.parametrize(
+    "role", ["engine", "edge", *(pytest.param(each, marks=pytest.mark.long) for each in ("gateway", "proxy"))]
+)
 def test_what_is_taken_off_the_network_is_back_at_once_as_it_was(project: Project, role: str) -> None:
     (name,) = project.containers(role, running=True)
     network = project.labels.project + "-" + project.stack

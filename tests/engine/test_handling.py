@@ -75,7 +75,7 @@ def draining(project: Project, log: Path) -> subprocess.Popen[bytes]:
     return update
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_ctrl_c_gives_the_change_up_at_once_and_says_so(project: Project, tmp_path: Path, times: int) -> None:
     serves, log = project.live(), tmp_path / "log"
     project.configure(engine=other(kind(project)), cutover="hold")
@@ -132,6 +132,7 @@ def test_ten_flips_without_a_pause(project: Project) -> None:
     assert project.changes() == {}
 
 
+@pytest.mark.long
 def test_one_resource_alone_is_no_half_change(project: Project) -> None:
     """`--target` of the step that prepares: it is made ready, nobody commits it, and it is taken back."""
     serves = project.live()
@@ -209,7 +210,9 @@ def kill(name: str) -> None:
     os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", name)), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("files", [("state.json",), ("state.json", "state.old")])
+@pytest.mark.parametrize(
+    "files", [pytest.param(("state.json",), marks=pytest.mark.long), ("state.json", "state.old")]
+)
 def test_a_journal_cut_short_is_said_and_the_next_up_makes_it_right(
     project: Project, files: tuple[str, ...]
 ) -> None:

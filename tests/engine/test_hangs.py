@@ -71,11 +71,11 @@ def asking_for(tokens: int, name: str = "slow") -> Iterator[None]:
     ("role", "how"),
     [
         ("engine", "paused"),
-        ("engine", "stopped"),
+        pytest.param("engine", "stopped", marks=pytest.mark.long),
         ("engine", "frozen"),
-        ("gateway", "paused"),
+        pytest.param("gateway", "paused", marks=pytest.mark.long),
         ("gateway", "stopped"),
-        ("proxy", "paused"),
+        pytest.param("proxy", "paused", marks=pytest.mark.long),
         ("proxy", "stopped"),
     ],
 )

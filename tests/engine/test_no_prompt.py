@@ -168,8 +168,15 @@ def kill(project: Project, role: str) -> None:
     os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", name)), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("gateway", ["tensorzero", "none"])
-@pytest.mark.parametrize("engine", ["ollama", "vllm"])
+@pytest.mark.parametrize(
+    ("engine", "gateway"),
+    [
+        ("ollama", "tensorzero"),
+        ("vllm", "none"),
+        pytest.param("ollama", "none", marks=pytest.mark.long),
+        pytest.param("vllm", "tensorzero", marks=pytest.mark.long),
+    ],
+)
 def test_no_failure_puts_a_prompt_into_a_log(project: Project, engine: str, gateway: str) -> None:
     project.configure(engine=engine, gateway=gateway, cutover="hold")
     project.up()

@@ -84,7 +84,7 @@ def inspected(project: Project, role: str) -> dict[str, Any]:
     return dict(json.loads(docker("inspect", name))[0])
 
 
-@pytest.mark.parametrize("engine", ["ollama", "vllm"])
+@pytest.mark.parametrize("engine", [pytest.param("ollama", marks=pytest.mark.long), "vllm"])
 def test_a_stack_of_the_old_version_comes_here_under_load_and_loses_nothing(
     project: Project, before: Path, engine: str
 ) -> None:
