@@ -40,7 +40,7 @@ def capacity(report: Mapping[str, Any], settings: Settings, peak: tuple[str, int
         ]
     limits = report["limits"]
     said = [
-        f"This card ({report['card']}), measured on {report['day']}: "
+        f"On {report['card']}, measured on {report['day']}, "
         + ", ".join(f"{NAMES[kind]} serves {_users(measured[kind])}" for kind in KINDS if kind in measured)
         + f" at a time with the first token within {limits['first_p95']:g} s (p95), "
         f"{limits['user']:g} tokens a second for each and no error."

@@ -225,7 +225,7 @@ def verdict(content: Mapping[str, Any]) -> str:
         else " Ollama keeps the limits for nobody."
     )
     return (
-        f"On this card Ollama serves {users[0]} users at a time, and vLLM {users[1]}.{fast}{needs} "
+        f"Here Ollama serves {users[0]} users at a time, and vLLM {users[1]}.{fast}{needs} "
         f"`make advise STACK={content['stack']}` says how many there are."
     )
 
@@ -257,7 +257,7 @@ def parts(content: Mapping[str, Any]) -> list[Part]:
                     *(row["claimed"][key] for key in ("ollama", "vllm", "ratio")),
                     *(row[kind] for kind in ("ollama", "vllm")),
                     row["ratio"] or "-",
-                    row["holds"] if row["holds"].startswith("yes") else f"**{row['holds']}**",
+                    f"**{row['holds']}**" if row["holds"].startswith("no:") else row["holds"],
                 ]
                 for row in content["claims"]
             ],
@@ -267,8 +267,8 @@ def parts(content: Mapping[str, Any]) -> list[Part]:
             [
                 f"Of each engine itself: as many users at once as the row says, who ask again when they are "
                 f"answered, for {asked['tokens']} tokens with prompts of about {asked['prompt']}. Times in "
-                "seconds, `for each token` in milliseconds. No more users were asked as once two numbers of "
-                "them in a row were not served."
+                "seconds, `for each token` in milliseconds. No larger number was tried once two in a row "
+                "were not served."
             ],
             [each for each in COLUMNS if each != "way"],
             [

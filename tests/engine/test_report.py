@@ -82,11 +82,12 @@ def test_both_engines_are_measured_under_load_and_the_active_one_serves_again(
     assert {"loading", "restoring"} <= {span[2] for span in content["timeline"]["spans"]}
     assert any(each["held"] for each in content["timeline"]["samples"])
     for name in FILES[1:]:
-        assert "On this card Ollama serves" in (folder / name).read_text()
+        assert "Here Ollama serves" in (folder / name).read_text()
 
 
 def test_the_sweep_says_of_the_same_engine_what_the_report_says(project: Project) -> None:
-    """In the same minutes of a machine that has other work, too: within the half."""
+    """Lengths to the token, and rates as far as those of a few short answers can, where the machine has other
+    work: within a factor of three."""
     report = json.loads((project.folder / "stacks" / STACK / FILES[0]).read_text())
     levels = report["engines"]["ollama"]["levels"]
     with Client(network(project)) as inside:
@@ -105,7 +106,7 @@ def test_the_sweep_says_of_the_same_engine_what_the_report_says(project: Project
         assert [ours[key] for key in ("users", "bad", "tokens", "prompt")] == [
             theirs[key] for key in ("users", "bad", "tokens", "prompt")
         ]
-        assert ours["rate"] == pytest.approx(theirs["rate"], rel=1)
+        assert 1 / 3 < ours["rate"] / theirs["rate"] < 3, (ours, theirs)
 
 
 @pytest.mark.parametrize("how", ["killed", "told to end"])

@@ -173,9 +173,7 @@ def test_what_is_the_other_way_round_and_what_was_not_measured_is_said_so() -> N
 def test_the_text_decides_first_and_names_what_was_measured() -> None:
     text = markdown(content(both()))
     first = text.split("\n\n")[1]
-    assert first.startswith(
-        "On this card Ollama serves 8 users at a time, and vLLM 40 or more. vLLM gives 3.00 "
-    )
+    assert first.startswith("Here Ollama serves 8 users at a time, and vLLM 40 or more. vLLM gives 3.00 ")
     assert "Up to 8 users at a time Ollama is enough." in first and "make advise STACK=prod" in first
     for said in ("NVIDIA T4 (Tesla T4, 580.1)", "2025-11-28", "within 5 s", "run \\| it", "held for 70 s"):
         assert said in text
@@ -479,7 +477,7 @@ def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
         "While Ollama was measured, it also had up to 2 requests of users.",
     ]
     assert [each[2] for each in found["timeline"]["spans"]].count("loading") == 1
-    assert "On this card Ollama serves 2 or more users" in (tmp_path / "stacks/local/report.html").read_text()
+    assert "Here Ollama serves 2 or more users" in (tmp_path / "stacks/local/report.html").read_text()
 
 
 def test_a_standby_that_is_taken_away_leaves_no_report(
