@@ -169,7 +169,7 @@ class Target:
             monkeypatch.setattr(aws_target, name, noting(name, answer))
         monkeypatch.setattr(aws_target, "_look", lambda *_: there)
         for level in ("info", "warn"):
-            monkeypatch.setattr(aws_target.pulumi, level, self.said.append)
+            monkeypatch.setattr(pulumi, level, self.said.append)
         _keys(monkeypatch)
         recorder = Recorder.start(stack)
 
