@@ -23,7 +23,7 @@ from tests.support.project import Project, docker, kill_group
 from tests.support.switch_stack import wait
 from tools.environment import BACKEND, ROOT
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 STACK = "reporttest"
 SHORT = ("--levels", "1,4", "--tokens", "32", "--prompt", "64", "--seconds", "2")
