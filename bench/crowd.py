@@ -16,7 +16,7 @@ from bench.ways import EDGE_PORT, Client
 from components.engines import PORT
 from components.gpu_memory import EngineKind
 from tests.support.load import Load
-from tests.support.project import Project, docker
+from tests.support.project import Project
 
 TOKENS = 256
 """Length of an answer. Were it shorter, what a request costs on the way would be taken from an engine that
@@ -26,8 +26,8 @@ DIRECT, THROUGH = "the engine itself", "through the endpoint"
 
 
 def network(project: Project) -> str:
-    label = f"label=changeover.stack={project.stack}"
-    return docker("network", "ls", "--filter", label, "--format", "{{.Name}}").strip()
+    """The one on which engines are."""
+    return project.labels.prefix
 
 
 def tokens(project: Project, kind: EngineKind, users: int, each: int, rounds: int) -> list[object]:

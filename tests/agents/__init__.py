@@ -1,1 +1,1 @@
-"""Clients that people have, each as its package is: a program that does what it is told, a line at a time."""
+"""Coding agents, each as its package is, by their guide and where nothing but the endpoint can be reached."""

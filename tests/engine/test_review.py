@@ -161,7 +161,7 @@ def wipe() -> None:
     labels = Labels(project="changeover", stack=STACK)
     if left := docker("ps", "--all", "--quiet", *FILTERS).split():
         docker("rm", "--force", "--volumes", *left)
-    if left := docker("network", "ls", "--quiet", "--filter", f"name=^{labels.prefix}$").split():
+    if left := docker("network", "ls", "--quiet", "--filter", f"name=^{labels.prefix}(-clients)?$").split():
         docker("network", "rm", *left)
     if left := docker("volume", "ls", "--quiet", *FILTERS).split():
         docker("volume", "rm", *left)
