@@ -101,7 +101,7 @@ check: venv ## lint, types, unit tests: the fast part
 	@$(RUN) tools.actionlint
 	@$(VENV)/bin/pytest -q --numprocesses 2 tests/unit
 
-test: check ## everything, on the real engines
+test: check ## what a change has to pass, on the real engines
 	@$(RUN) tools.up --tests
 	@$(PYTEST) -m "not long" tests/engine tests/conformance
 
