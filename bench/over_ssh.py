@@ -20,6 +20,8 @@ from tests.support.aws.emulator import Emulator
 from tests.support.aws.host.machines import Machines
 from tests.support.aws.project import AwsProject, deployable
 
+KEY = "bench-key-0123456789abcdef"
+"""An endpoint on AWS is never open."""
 SHARED, OWN = "ControlMaster auto", "ControlMaster no"
 
 
@@ -82,7 +84,7 @@ def main() -> None:
         Machines(emulator, Path(name)) as machines,
     ):
         (folder := Path(name) / "project").mkdir()
-        project = deployable("dev", emulator, machines, folder, {})
+        project = deployable("dev", emulator, machines, folder, {"bench": KEY})
         try:
             print("deploying the stack `dev` on the stand-in host …", flush=True)
             project.up()
