@@ -215,8 +215,10 @@ def test_a_proxy_that_hangs_lets_no_engine_be_stopped_and_holds_up_nothing_else(
     code, said = stack.flip(new, gateway)
     assert code == 1 and f"{PREFIX}-proxy-2 did not answer after 5 s; no engine was stopped" in said, said
     assert stack.started(stack.engine) == started and stack.serves()
-    assert stack.status()["proxies"][f"{PREFIX}-proxy-2"] is None
-    docker("unpause", f"{PREFIX}-proxy-2")
+    status = stack.status()
+    assert status["proxies"][f"{PREFIX}-proxy-2"] is None or status["healed"]
+    # on a busy machine the switch may have taken it for hung by now, and have started it anew
+    subprocess.run(["docker", "unpause", f"{PREFIX}-proxy-2"], capture_output=True, check=False)
     assert stack.lost() == []
     docker("stop", "-t", "60", f"{PREFIX}-proxy-2")
     docker("rm", f"{PREFIX}-proxy-2")
@@ -275,7 +277,7 @@ def test_weights_are_received_and_fetched_once(stack: Stack, tmp_path: Path) -> 
     ("fault", "said"),
     [
         ({"mode": "oom", "options": ("--memory", "64m", "--memory-swap", "64m")}, "out of memory"),
-        ({"tokens": 1.2}, "too slow"),
+        ({"tokens": 0.2}, "too slow: "),
     ],
     ids=["out of memory", "very slow"],
 )
@@ -284,7 +286,7 @@ def test_an_engine_that_starts_and_can_not_do_its_work_is_taken_back(
 ) -> None:
     new, gateway = stack.new_names()
     stack.make_engine(new, **fault)
-    code, text = stack.flip(new, gateway, seconds={"load": 60}, gate_timeout=30)
+    code, text = stack.flip(new, gateway, seconds={"load": 60}, gate_timeout=30, floor=10)
     assert code == 1 and said in text, text
     assert stack.serves() and stack.lost() == []
 

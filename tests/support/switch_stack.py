@@ -296,7 +296,7 @@ class Stack:
                     "completions": 3,
                     "max_tokens": 8,
                     "timeout": changed.pop("gate_timeout", 5),
-                    "tokens_per_second": 1,
+                    "tokens_per_second": changed.pop("floor", 1),
                     "prompt_tokens": 300,
                     "sense": True,
                     "traps": [{"words": ["over and over"], "hint": "other kernels"}],
