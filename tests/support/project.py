@@ -22,7 +22,7 @@ from tools.environment import ROOT
 
 SOURCES = (
     *("__main__.py", "Pulumi.yaml"),
-    *("components", "monitor", "parity", "proxy", "stacks", "switch", "offline"),
+    *("advise", "components", "measure", "monitor", "parity", "proxy", "stacks", "switch", "offline"),
 )
 
 NO_BYTECODE = shutil.ignore_patterns("__pycache__")
