@@ -16,6 +16,7 @@ certificate() {
     [ "$?" = 69 ] && [ "$tries" -lt 10 ] || return 0
     tries=$((tries + 1))
   done
+  echo "$said"
   folder=certificates/$STACK
   mkdir -p "$folder" && sent=$(mktemp -d "$folder/.XXXXXX") || return 0
   # What comes from the host is no more than text in files of plain names: no link, no folder, and nothing in the
@@ -25,7 +26,6 @@ certificate() {
     tar -xOf "$sent/tar" "$name" >"$sent/text" && [ -s "$sent/text" ] && mv -f "$sent/text" "$folder/$name"
   done
   rm -rf "$sent"
-  echo "$said"
 }
 plan=$(cat)
 # Ctrl-C has this script killed without a word. But Pulumi waits for whoever has its output open: so somebody is

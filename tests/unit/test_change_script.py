@@ -26,8 +26,8 @@ def member(
     return name, text, kind, link
 
 
-def changed(folder: Path, *members: tuple[str, str, bytes, str]) -> tuple[str, dict[str, str]]:
-    """A change whose certificate comes as a tar with these members: what was said, and what is there then."""
+def said_of(folder: Path, *members: tuple[str, str, bytes, str]) -> str:
+    """What is said of a change whose certificate comes as a tar with these members."""
     with tarfile.open(folder / "sent.tar", "w") as tar:
         for name, text, kind, link in members:
             info = tarfile.TarInfo(name)
@@ -50,9 +50,21 @@ def changed(folder: Path, *members: tuple[str, str, bytes, str]) -> tuple[str, d
     )
     assert done.returncode == 0, done.stderr
     assert (folder / "outside").read_text() == "nobody else's"
-    there = here / "certificates" / "dev"
+    return done.stdout
+
+
+def changed(folder: Path, *members: tuple[str, str, bytes, str]) -> tuple[str, dict[str, str]]:
+    """What is said of such a change, and what is there then."""
+    said = said_of(folder, *members)
+    there = folder / "here" / "certificates" / "dev"
     assert not [each for each in there.iterdir() if each.is_symlink() or not each.is_file()]
-    return done.stdout, {each.name: each.read_text() for each in there.iterdir()}
+    return said, {each.name: each.read_text() for each in there.iterdir()}
+
+
+def test_where_a_certificate_can_not_be_kept_it_is_said_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "certificates").write_text("no folder")
+    assert "certificate: the short form" in said_of(tmp_path, member(f"{NAME}.md", "# a change\n"))
 
 
 def test_a_change_leaves_its_certificate_in_two_files(tmp_path: Path) -> None:
