@@ -7,7 +7,8 @@ from typing import Any
 
 SECRET = "4dabf18193072939515e22adb298388d"
 """Pulumi's mark of a secret in a plan: it is encrypted anew each time."""
-UNORDERED = ("deletes", "dependencies", "propertyDependencies")
+UNORDERED = ("deletes", "dependencies", "propertyDependencies", "networkDatas")
+"""Lists whose order says nothing. Of a container's networks the plugin writes them in the order of a Go map."""
 NEW = "0000000"
 
 
@@ -44,5 +45,5 @@ def _still(value: Any, unordered: bool = False) -> Any:
         return {key: _still(each, unordered or key in UNORDERED) for key, each in value.items()}
     if isinstance(value, list):
         still = [_still(each) for each in value]
-        return sorted(still, key=json.dumps) if unordered else still
+        return sorted(still, key=lambda each: json.dumps(each, sort_keys=True)) if unordered else still
     return value

@@ -89,6 +89,18 @@ def test_two_previews_of_one_change_have_plans_of_the_same_content(change: str) 
     assert content(one) == content(two)
 
 
+def test_the_order_in_which_docker_says_a_containers_networks_is_no_content() -> None:
+    read = json.loads((PLANS / "flip.json").read_text())
+    state = next(each["state"] for urn, each in read["resourcePlans"].items() if urn.endswith("-gateway"))
+    networks = [{"ipAddress": "172.30.0.6", "networkName": "stack"}, {"networkName": "clients"}]
+    state["networkDatas"] = networks
+    one = content(json.dumps(read))
+    state["networkDatas"] = networks[::-1]
+    assert content(json.dumps(read)) == one
+    state["networkDatas"] = networks[:1]
+    assert content(json.dumps(read)) != one
+
+
 def test_a_name_that_is_not_new_is_part_of_the_content() -> None:
     plan = (PLANS / "flip.json").read_text()
     (switch,) = set(re.findall(r"changeover-planned-switch-[0-9a-f]{7}", plan))
