@@ -354,15 +354,51 @@ def test_a_rotated_key_shows_in_the_preview_and_cuts_nobody(project: AwsProject)
         complete(project, key=OTHERS_KEY)
 
 
-def test_a_flip_to_vllm_under_load_loses_nothing(project: AwsProject) -> None:
-    assert "hold" in flip(project, "vllm")
-    nothing_to_do(project)
+def only_looked(calls: list[str]) -> None:
+    """CI's role that looks may do all that a review and the look for drift ask of AWS."""
+    assert {"ec2:DescribeInstances", "ssm:GetParameter"} <= set(calls)
+    assert permissions.uncovered(calls, permissions.review_policy("changeover")) == []
+
+
+def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back_and_loses_nothing(
+    project: AwsProject,
+) -> None:
+    checkout = Checkout(project)
+    checkout.commit("What runs")
+    project.up()
+    writes = project.aws_writes()
+    checkout.commit("Serve with vLLM", engine="vllm")
+    shutil.rmtree(project.folder / ".changeover/ssh")  # a checkout in CI has none
+    assert project.changes() == flipped(project)
+    before = project.aws_counted()
+    text = checkout.make("review")
+    only_looked(project.aws_calls(before))
+    assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text
+    assert "nothing is replaced but the gateway; back with `make rollback STACK=dev`" in text
+    assert "before and after the same" in text, "the price"
+    with trusted(project), load_on(project) as load:
+        load.wait_for_answers(8)
+        checkout.make("apply", REVIEW="reviews/dev")
+        assert project.outputs()["engine"] == "vllm"
+        load.wait_for_answers(8)
+        nothing_to_do(project)
+        text = checkout.make("rollback", YES="1")
+        load.wait_for_answers(8)
+    assert not load.bad, load.summary()
+    assert "-  changeover:engine: vllm\n+  changeover:engine: ollama\n" in text
+    assert project.outputs()["engine"] == "ollama"
+    assert complete(project)
+    assert project.aws_writes() == writes
+    checkout.commit("Go back", engine="ollama")
+    before = project.aws_counted()
+    assert "no drift" in checkout.make("drift")
+    only_looked(project.aws_calls(before))
 
 
 def test_make_parity_probes_both_engines_on_the_host_and_leaves_nothing_behind(project: AwsProject) -> None:
     said = project.tool("parity")
     assert "The standby takes the place of the active engine" in said
-    assert "vllm serves" in said
+    assert "ollama serves" in said
     table = json.loads((project.folder / "stacks/dev/parity.json").read_text())
     assert set(table["engines"]) == {"ollama", "vllm"}
     assert complete(project)
@@ -371,7 +407,7 @@ def test_make_parity_probes_both_engines_on_the_host_and_leaves_nothing_behind(p
 
 def test_make_watch_shows_the_gpu_of_the_host(project: AwsProject) -> None:
     said = project.tool("watch")
-    for words in ("serves   vllm", "GPU 0", "50 %", "61 W, 55 °C", "CPUs"):
+    for words in ("serves   ollama", "GPU 0", "50 %", "61 W, 55 °C", "CPUs"):
         assert words in said, (words, said)
 
 
@@ -394,8 +430,8 @@ def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays(
     assert answering(host, machines) == ["443"]
     with project.running("dashboard") as said:
         address = next(line for line in said if line.startswith("pages: ")).split()[1]
-        # the stand-in's gateway has no metrics, and is one that is down
-        wait(lambda: scraped(address) == {"switch", "proxy", "vllm"}, 60, "it scrapes something else")
+        # the stand-in's gateway has no metrics, and is one that is down; Ollama has none
+        wait(lambda: scraped(address) == {"switch", "proxy"}, 60, "it scrapes something else")
     assert not scraped(address), "the way is closed with Ctrl-C"
     project.configure(monitor=None)
     project.up()
@@ -403,8 +439,10 @@ def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays(
     nothing_to_do(project)
 
 
+@pytest.mark.long
 def test_overlap_is_one_setting_away_and_the_way_back_by_it_loses_nothing(project: AwsProject) -> None:
     """vLLM serves with all of the GPU, so the first update makes room, by a hold."""
+    flip(project, "vllm")
     project.configure(cutover="overlap")
     assert "`cutover` was hold at the last update" in project.pulumi("preview")
     with trusted(project), load_on(project) as load:
@@ -420,6 +458,7 @@ def test_overlap_is_one_setting_away_and_the_way_back_by_it_loses_nothing(projec
     nothing_to_do(project)
 
 
+@pytest.mark.long
 def test_without_a_gateway_the_endpoint_answers_and_no_alarm_is_raised(
     project: AwsProject, host: Host, emulator: Emulator
 ) -> None:
@@ -452,40 +491,6 @@ def test_access_log_and_certificates_reach_cloudwatch_without_prompts_and_keys(
     assert any(each["stream"] and each["status"] == 200 for each in lines if each.get("tenant") == "other")
     assert not [mark for mark in (PROMPT, KEY, OTHERS_KEY) if mark in json.dumps(lines)]
     wait(lambda: any(each.get("mode") == "hold" for each in logged(emulator, "switch")), 120)
-
-
-def only_looked(calls: list[str]) -> None:
-    """CI's role that looks may do all that a review and the look for drift ask of AWS."""
-    assert {"ec2:DescribeInstances", "ssm:GetParameter"} <= set(calls)
-    assert permissions.uncovered(calls, permissions.review_policy("changeover")) == []
-
-
-def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back(project: AwsProject) -> None:
-    checkout = Checkout(project)
-    checkout.commit("What runs")
-    project.up()
-    writes = project.aws_writes()
-    checkout.commit("Serve with vLLM", engine="vllm")
-    shutil.rmtree(project.folder / ".changeover/ssh")  # a checkout in CI has none
-    assert project.changes() == flipped(project)
-    before = project.aws_counted()
-    text = checkout.make("review")
-    only_looked(project.aws_calls(before))
-    assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text
-    assert "nothing is replaced but the gateway; back with `make rollback STACK=dev`" in text
-    assert "before and after the same" in text, "the price"
-    checkout.make("apply", REVIEW="reviews/dev")
-    assert project.outputs()["engine"] == "vllm"
-    assert complete(project)
-    text = checkout.make("rollback", YES="1")
-    assert "-  changeover:engine: vllm\n+  changeover:engine: ollama\n" in text
-    assert project.outputs()["engine"] == "ollama"
-    assert complete(project)
-    assert project.aws_writes() == writes
-    checkout.commit("Go back", engine="ollama")
-    before = project.aws_counted()
-    assert "no drift" in checkout.make("drift")
-    only_looked(project.aws_calls(before))
 
 
 def test_what_was_changed_behind_its_back_is_found_and_put_right(
@@ -602,6 +607,7 @@ def test_make_recover_brings_an_instance_back_that_was_terminated_by_hand(
     nothing_to_do(project)
 
 
+@pytest.mark.long
 def test_another_zone_is_said_with_what_is_lost_and_gets_an_endpoint_again(
     project: AwsProject, emulator: Emulator, machines: Machines
 ) -> None:

@@ -98,6 +98,7 @@ def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(
     assert {each.policy for each in seen} == {"images have the digest that is known"}
 
 
+@pytest.mark.long
 def test_a_flip_each_way_under_load_loses_nothing(project: AwsProject) -> None:
     assert "hold" in flip(project, "vllm")
     assert "hold" in flip(project, "ollama")

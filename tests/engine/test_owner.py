@@ -183,7 +183,7 @@ def second_stack(project: Project, stack: str) -> Project:
     return other
 
 
-@pytest.mark.parametrize("checkouts", ["one", "two"])
+@pytest.mark.parametrize("checkouts", [pytest.param("one", marks=pytest.mark.long), "two"])
 def test_two_stacks_on_one_host_do_not_see_each_other(owner: Project, tmp_path: Path, checkouts: str) -> None:
     beside = made(tmp_path / "beside", "owned-2") if checkouts == "two" else second_stack(owner, "owned-2")
     beside.wipe()
@@ -214,10 +214,10 @@ VOLUMES = ("ollama-weights", "vllm-weights", "vllm-cache", "journal", "live", "w
 @pytest.mark.parametrize(
     "what",
     [
-        *("switch", "engine", "network", "live", "everything"),
+        *("switch", "live", "everything"),
         *(
             pytest.param(each, marks=pytest.mark.long)
-            for each in ("gateway", "proxy", "edge", "standby", *VOLUMES)
+            for each in ("engine", "network", "gateway", "proxy", "edge", "standby", *VOLUMES)
             if each != "live"
         ),
     ],

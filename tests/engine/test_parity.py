@@ -15,7 +15,7 @@ from tests.support.load import Load
 from tests.support.project import CommandFailed
 from tools.environment import BACKEND, ROOT
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 KEY = "a-key-of-the-tester-1234"
 

@@ -14,7 +14,7 @@ from bench.stack import fast_project
 from tests.support.load import Load
 from tests.support.project import Project
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 CHOICES = {
     "engine": ("ollama", "vllm"),

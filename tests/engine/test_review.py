@@ -322,7 +322,7 @@ def test_a_failed_update_is_rolled_back(team: Team) -> None:
     assert "no drift" in team.make("drift")
 
 
-@pytest.mark.parametrize("phase", ["prepare", "commit"])
+@pytest.mark.parametrize("phase", ["prepare", pytest.param("commit", marks=pytest.mark.long)])
 def test_a_killed_update_is_rolled_back(team: Team, phase: str) -> None:
     team.change(f"Serve with vLLM, and be killed in {phase}", engine="vllm")
     team.kill_at(f"{phase}: vllm")

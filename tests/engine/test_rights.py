@@ -134,6 +134,7 @@ def test_who_reaches_ollama_on_the_host_changes_nothing_of_its_models(project: P
         assert outputs["model"] == name
 
 
+@pytest.mark.long
 def test_the_same_of_the_other_engine(project: Project) -> None:
     project.configure(engine="vllm", name=None)
     project.up()

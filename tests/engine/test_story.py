@@ -275,6 +275,7 @@ def test_an_image_whose_engine_exits_at_once_is_taken_back(project: Project, tmp
         docker("rmi", "--force", broken)
 
 
+@pytest.mark.long
 def test_pulumi_killed_in_the_middle_of_a_hold_restores_and_the_next_up_converges(
     project: Project, tmp_path: Path
 ) -> None:

@@ -120,6 +120,7 @@ def test_a_stack_of_the_old_version_comes_here_under_load_and_loses_nothing(
             urllib.request.urlopen(asked)
 
 
+@pytest.mark.long
 def test_another_name_in_the_same_update_is_refused_before_anybody_is_held(
     project: Project, before: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_another_name_in_the_same_update_is_refused_before_anybody_is_held(
         remove_fast_engine(VERSION)
 
 
+@pytest.mark.long
 def test_afterwards_it_flips_and_a_checkout_of_the_old_version_goes_back_and_forth(
     project: Project, before: Path
 ) -> None:
