@@ -8,7 +8,7 @@ from typing import Any
 SECRET = "4dabf18193072939515e22adb298388d"
 """Pulumi's mark of a secret in a plan: it is encrypted anew each time."""
 UNORDERED = ("deletes", "dependencies", "propertyDependencies", "networkDatas")
-"""Lists whose order says nothing. Of a container's networks the plugin writes them in the order of a Go map."""
+"""Lists whose order says nothing. The plugin writes a container's networks in the order of a Go map."""
 NEW = "0000000"
 
 
