@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.adaptations import HEADERS_IN
 from stacks.settings import declared
 from switch import machine
 from tools.environment import ROOT
@@ -83,6 +84,12 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         links = re.findall(r"\]\(([^)\s#]+)", without_code(page.read_text()))
         more += [(page.parent / each).resolve() for each in links if not re.match(r"[a-z]+:", each)]
     assert seen >= {*PAGES}
+
+
+def test_the_table_of_what_is_changed_names_every_header_that_goes_on() -> None:
+    (row,) = re.findall(r"^\| headers \| ([^|]+)", (ROOT / "docs/endpoint.md").read_text(), re.MULTILINE)
+    on = {name.lower() for name in re.findall(r"`([^`]+)`", row)} - {"content-type", "application/json"}
+    assert on == HEADERS_IN.keys()
 
 
 def test_the_readme_is_read_in_one_sitting() -> None:
