@@ -206,6 +206,12 @@ def test_a_proxy_takes_over_from_another_in_the_middle_of_a_hold(stack: Stack) -
     assert stack.serves() and stack.lost() == []
 
 
+def gone(proxy: str) -> bool:
+    """Whether it could be stopped and removed; the switch may just start it again."""
+    docker("stop", "-t", "60", proxy)
+    return subprocess.run(["docker", "rm", proxy], capture_output=True, check=False).returncode == 0
+
+
 def test_a_proxy_that_hangs_lets_no_engine_be_stopped_and_holds_up_nothing_else(stack: Stack) -> None:
     new, gateway = stack.new_names()
     stack.make_engine(new)
@@ -216,12 +222,11 @@ def test_a_proxy_that_hangs_lets_no_engine_be_stopped_and_holds_up_nothing_else(
     assert code == 1 and f"{PREFIX}-proxy-2 did not answer after 5 s; no engine was stopped" in said, said
     assert stack.started(stack.engine) == started and stack.serves()
     status = stack.status()
-    assert status["proxies"][f"{PREFIX}-proxy-2"] is None or status["healed"]
     # on a busy machine the switch may have taken it for hung by now, and have started it anew
+    assert status["proxies"].get(f"{PREFIX}-proxy-2") is None or status["healed"]
     subprocess.run(["docker", "unpause", f"{PREFIX}-proxy-2"], capture_output=True, check=False)
     assert stack.lost() == []
-    docker("stop", "-t", "60", f"{PREFIX}-proxy-2")
-    docker("rm", f"{PREFIX}-proxy-2")
+    wait(lambda: gone(f"{PREFIX}-proxy-2"), 120, "the second proxy comes back each time")
     assert stack.flip(new, gateway)[0] == 0
     assert stack.serves() and stack.lost() == []
 
