@@ -206,8 +206,10 @@ def test_a_proxy_takes_over_from_another_in_the_middle_of_a_hold(stack: Stack) -
     assert stack.serves() and stack.lost() == []
 
 
-def gone(proxy: str) -> bool:
+def gone(stack: Stack, proxy: str) -> bool:
     """Whether it could be stopped and removed; the switch may just start it again."""
+    # one that has only begun to start does not hear that it is to end, and is killed at last
+    wait(lambda: bool(stack.status()["proxies"].get(proxy)), 60, "it does not answer")
     docker("stop", "-t", "60", proxy)
     return subprocess.run(["docker", "rm", proxy], capture_output=True, check=False).returncode == 0
 
@@ -226,7 +228,7 @@ def test_a_proxy_that_hangs_lets_no_engine_be_stopped_and_holds_up_nothing_else(
     assert status["proxies"].get(f"{PREFIX}-proxy-2") is None or status["healed"]
     subprocess.run(["docker", "unpause", f"{PREFIX}-proxy-2"], capture_output=True, check=False)
     assert stack.lost() == []
-    wait(lambda: gone(f"{PREFIX}-proxy-2"), 120, "the second proxy comes back each time")
+    wait(lambda: gone(stack, f"{PREFIX}-proxy-2"), 120, "the second proxy comes back each time")
     assert stack.flip(new, gateway)[0] == 0
     assert stack.serves() and stack.lost() == []
 
