@@ -1,6 +1,7 @@
 """Pictures as SVG: figures over users, and over time. Pure."""
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ PANEL, AXIS = 190, 46
 """Height of a panel, and room at its left for the numbers."""
 TIMES = 10
 """Ticks of an axis of time, at most, but for the last."""
+
+APART = (1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10)
+"""What two lines of a scale are apart, times a power of ten."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -114,11 +118,13 @@ def _head(
     found.append(text(LEFT, top + 12, title, weight="bold"))
     top += 24
     most = max((value for points in lines.values() for _, value in points), default=0.0)
-    most = max(most, least) or 1.0
+    apart = (max(most, least) or 1.0) / 4
+    unit = 10 ** math.floor(math.log10(apart))
+    most = 4 * next(unit * each for each in APART if apart < unit * each or math.isclose(apart, unit * each))
     for part in range(5):
         y = round(top + PANEL * (1 - part / 4), 1)
         found.append(f'<path d="M{LEFT + AXIS} {y}H{WIDTH - LEFT}" stroke="{HELD}" stroke-width="1"/>')
-        found.append(text(LEFT + AXIS - 4, y + 4, f"{most * part / 4:.3g}", anchor="end", colour="#667"))
+        found.append(text(LEFT + AXIS - 4, y + 4, f"{most * part / 4:.4g}", anchor="end", colour="#667"))
     return top, most
 
 

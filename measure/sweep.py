@@ -117,7 +117,7 @@ class Sweep:
                 with meter:
                     asked = self._level(url, users)
                 level = {"engine": engine, "way": way, **about, **row(asked, users), "gpu": meter.found}
-                self.say(f"{engine}, {way}, {words(level)}")
+                self.say(", ".join(filter(None, (engine, way, words(level)))))
                 self.keep(level)
                 found.append(level)
             if enough(found):

@@ -413,11 +413,13 @@ def contents(
         for spec in sorted(both.ours.specs, key=lambda spec: spec.kind)
     }
     shift = time.time() - time.monotonic()
-    spans = [*measured.spans]
+    spans, held = [*measured.spans], bool(last["held_seconds"])
     for step in last["steps"]:
-        at = step["at"] - shift
-        if step["phase"] != "prepared" and step["seconds"] >= EVERY_SECONDS:
-            spans.append((at, at + step["seconds"], step["phase"], bool(last["held_seconds"])))
+        at, until = step["at"] - shift, step["at"] - shift + step["seconds"]
+        if step["phase"] == "prepared":  # the standby is measured then
+            spans = [(a, b, what, held if at <= a < until else shaded) for a, b, what, shaded in spans]
+        elif step["seconds"] >= EVERY_SECONDS:
+            spans.append((at, until, step["phase"], held))
     return {
         "stack": settings.stack,
         "day": datetime.datetime.fromtimestamp(now, datetime.UTC).date().isoformat(),

@@ -12,7 +12,7 @@ import pytest
 
 from measure.levels import cells, judged, row
 from measure.meter import summary
-from measure.picture import picture
+from measure.picture import over_time, picture
 from tests.support.project import free_port
 from tests.support.way import eventually
 from tools.environment import ROOT
@@ -124,6 +124,20 @@ def test_a_sweep_of_an_engine_prints_a_row_for_each_level_with_what_that_engine_
     assert len(re.findall(r"^\| vllm \|", done.stdout, re.M)) == 2
     assert "vllm, http" in done.stderr and "4 users: " in done.stderr
     assert svg.read_text().count("<polyline") == 3
+
+
+@pytest.mark.parametrize(
+    ("most", "scale"),
+    [
+        (626.9, ["0", "200", "400", "600", "800"]),
+        (11.99, ["0", "3", "6", "9", "12"]),
+        (0.114, ["0", "0.03", "0.06", "0.09", "0.12"]),
+        (1000.0, ["0", "250", "500", "750", "1000"]),
+    ],
+)
+def test_the_scale_of_a_picture_has_round_numbers(most: float, scale: list[str]) -> None:
+    said = re.findall(r">([\d.]+)</text>", over_time({"busy, %": {"CPU": [(0.0, 0.0), (0.5, most)]}}, []))
+    assert said[:5] == scale
 
 
 def test_a_level_that_has_no_figure_is_missing_in_the_picture() -> None:

@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -392,6 +393,7 @@ class Made:
 
     def __init__(self) -> None:
         self.told = list[str]()
+        self.ready_at = 0.0
 
     def containers(self, role: str, *_: str) -> list[str]:
         return [role]
@@ -404,11 +406,13 @@ class Made:
         return subprocess.CompletedProcess(words, 0, "", "")
 
     def follow(self, container: str) -> int:
+        self.ready_at = self.ready_at or time.time()
         return self.ready
 
     def status(self) -> dict[str, Any]:
         steps = [
             {"phase": "loading", "at": 0.0, "seconds": 40.0},
+            {"phase": "prepared", "at": self.ready_at, "seconds": 60.0},
             {"phase": "restoring", "at": 0, "seconds": 9},
         ]
         last = {"container": "127.0.0.1", "phase": "failed", "steps": steps, "held_seconds": 60.0}
@@ -476,7 +480,13 @@ def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
         "Ollama's start is its way back at the end, the other's stop included.",
         "While Ollama was measured, it also had up to 2 requests of users.",
     ]
-    assert [each[2] for each in found["timeline"]["spans"]].count("loading") == 1
+    spans = {what: held for _, _, what, held in found["timeline"]["spans"]}
+    assert spans == {
+        "loading": True,
+        "vLLM is measured": True,
+        "Ollama is measured": False,
+        "restoring": True,
+    }
     assert "Here Ollama serves 2 or more users" in (tmp_path / "stacks/local/report.html").read_text()
 
 
