@@ -37,6 +37,8 @@ AGAIN_SECONDS = 2.0
 """After the switch was lost, before it is looked for again."""
 SILENT_SECONDS = 10.0
 """Without an answer of the switch, from which on that is said."""
+QUIET_SECONDS = 2.0
+"""Between two frames while nothing is held and no change is under way."""
 TENANTS = 8
 GIB = 2**30
 WIDTH = 100
@@ -295,6 +297,12 @@ def typed(keyboard: int | None, seconds: float) -> bytes:
     return (os.read(keyboard, 64) or b"q") if ready else b""
 
 
+def moment(line: Mapping[str, Any]) -> float:
+    """The same for lines that are not worth a frame each: drawing costs more than all the rest."""
+    now, status = float(line["now"]), line["status"]
+    return now if status["under_way"] or status["held_since"] else now // QUIET_SECONDS
+
+
 def follow(stack: str, watched: Watched, console: Console) -> None:
     """Shows what comes in until `q` is typed."""
     looks: list[rates.Look] = []
@@ -314,8 +322,8 @@ def follow(stack: str, watched: Watched, console: Console) -> None:
                     minute = rates.minute(looks)
             silent = time.monotonic() - heard
             why = wrong or (f"no answer for {silent:.0f} s" if silent > SILENT_SECONDS else "")
-            new = (looks[-1].now if looks else 0.0, why, console.size)
-            if shown != new:  # drawing costs more than all the rest
+            new = (moment(line) if line else 0.0, why, console.size)
+            if shown != new:
                 live.update(frame(stack, line, minute, why, console.height), refresh=True)
                 shown = new
 

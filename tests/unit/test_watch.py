@@ -166,6 +166,18 @@ def test_a_frame_says_what_serves_what_comes_and_what_the_machine_does() -> None
         assert words in said, (words, said)
 
 
+def test_each_look_is_a_frame_in_a_change_and_every_other_one_else() -> None:
+    stack, moments = Stack(), dict[str, set[float]]()
+    for stack.now in range(1000, 1010):
+        for what, status in (
+            ("quiet", {}),
+            ("change", {"under_way": {"kind": "vllm"}}),
+            ("hold", {"held_since": 1.0}),
+        ):
+            moments.setdefault(what, set()).add(watch.moment(stack.line(**status)))
+    assert {what: len(found) for what, found in moments.items()} == {"quiet": 5, "change": 10, "hold": 10}
+
+
 def test_a_change_its_clock_and_what_is_wrong_are_in_the_frame() -> None:
     steps = [{"phase": "draining", "seconds": 1.5}]
     change = {"kind": "vllm", "phase": "loading", "phase_seconds": 12.3, "seconds": 15.0, "steps": steps}
