@@ -421,6 +421,15 @@ def scraped(address: str) -> set[str]:
         return set()
 
 
+def reaches_what_scrapes(project: AwsProject, jobs: set[str]) -> None:
+    """`make dashboard` opens the way to a store that scrapes these, and gets them, and closes it again."""
+    with project.running("dashboard") as said:
+        address = next(line for line in said if line.startswith("pages: ")).split()[1]
+        # the stand-in's gateway has no metrics, and is one that is down
+        wait(lambda: scraped(address) == jobs, 60, "it scrapes something else")
+    assert not scraped(address), "the way is closed with Ctrl-C"
+
+
 def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays(
     project: AwsProject, host: Host, machines: Machines
 ) -> None:
@@ -428,11 +437,7 @@ def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays(
     project.up()
     assert project.changes() == {}
     assert answering(host, machines) == ["443"]
-    with project.running("dashboard") as said:
-        address = next(line for line in said if line.startswith("pages: ")).split()[1]
-        # the stand-in's gateway has no metrics, and is one that is down; Ollama has none
-        wait(lambda: scraped(address) == {"switch", "proxy"}, 60, "it scrapes something else")
-    assert not scraped(address), "the way is closed with Ctrl-C"
+    reaches_what_scrapes(project, {"switch", "proxy"})  # Ollama has no metrics
     project.configure(monitor=None)
     project.up()
     assert "monitor" not in host.inside("docker", "ps", "--all", "--format", "{{.Names}}")
@@ -440,9 +445,21 @@ def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays(
 
 
 @pytest.mark.long
+def test_a_monitor_scrapes_vllm_while_it_serves(project: AwsProject) -> None:
+    flip(project, "vllm")
+    project.configure(monitor=True)
+    project.up()
+    reaches_what_scrapes(project, {"switch", "proxy", "vllm"})
+    project.configure(monitor=None)
+    project.up()
+    flip(project, "ollama")
+
+
+@pytest.mark.long
 def test_overlap_is_one_setting_away_and_the_way_back_by_it_loses_nothing(project: AwsProject) -> None:
     """vLLM serves with all of the GPU, so the first update makes room, by a hold."""
     flip(project, "vllm")
+    nothing_to_do(project)
     project.configure(cutover="overlap")
     assert "`cutover` was hold at the last update" in project.pulumi("preview")
     with trusted(project), load_on(project) as load:
