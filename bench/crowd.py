@@ -106,9 +106,10 @@ def main() -> None:
         flips.append(flipped(project, "vllm", options.flip_users))
         rates.append(tokens(project, "vllm", *crowd))
         flips.append(flipped(project, "ollama", options.flip_users))
+    cores = options.engine_cores or "all"
     print(
         f"{options.users} users, engines that work on {options.parallel} at one time, "
-        f"gateway: {options.gateway}, engine on {options.engine_cores or 'all'}, {machine()}; tokens/s\n"
+        f"gateway: {options.gateway}, engine on cores {cores}, {machine()}; tokens/s\n"
     )
     ways = (DIRECT, "from … to", THROUGH, "from … to")
     print(table(("engine", "rounds", "answers a round", "tokens each", *ways, "ratio", "lost"), rates))

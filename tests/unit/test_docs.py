@@ -12,6 +12,8 @@ from tools.environment import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+FOLDERS = {"docs", *(each.parent.name for each in ROOT.glob("*/__init__.py"))}
+PHASES = {*machine.UNDER_WAY, "committed", "failed"}
 LONGEST = 150
 """Lines of the README."""
 
@@ -69,11 +71,6 @@ def test_commands_settings_and_files_that_are_named_are_there(page: Path) -> Non
             assert (ROOT / words).exists(), words
 
 
-FOLDERS = {each.name for each in ROOT.iterdir() if each.is_dir() and (each / "__init__.py").exists()} | {
-    "docs"
-}
-
-
 def test_every_page_can_be_reached_from_the_readme() -> None:
     seen, more = set(), [ROOT / "README.md"]
     while more:
@@ -109,6 +106,3 @@ def test_the_diagram_has_every_step_that_the_machine_takes_and_no_other() -> Non
         for said in re.findall(r"self\._(?:to|end)\((.*?)\)$", body, re.MULTILINE):
             taken |= {(phase, to) for to in re.findall(r'"(\w+)"', said) if to in PHASES}
     assert drawn == taken
-
-
-PHASES = {*machine.UNDER_WAY, "committed", "failed"}
