@@ -14,7 +14,7 @@ from components.catalogue import MIB
 from components.containers import DNS_OPTIONS, NOBODY, image, labels, rights, volume_labels
 from components.docker_host import LOOPBACK, DockerHost
 from components.gpu_memory import ALERTS_RAM, STORE_RAM
-from monitor.render import EVALUATE_SECONDS, PAGES, RULES, SCRAPE
+from monitor.render import EVALUATE_SECONDS, PAGES, RULES, SCRAPE, SCRAPE_SECONDS
 
 HISTORY = "monitor-history"
 """Resource name of the volume with what was measured."""
@@ -28,6 +28,9 @@ STORE_PORT, ALERTS_PORT = 8428, 8880
 KEPT_DAYS = 90
 LEFT_FREE = "1GiB"
 """Of the disk; with less the store takes nothing new, and so fills no disk that weights are on."""
+
+STALE_SECONDS = 6 * SCRAPE_SECONDS
+"""A value that is older counts for nothing, in a page as in an alert."""
 
 CONFIG_MOUNT, HISTORY_MOUNT = "/config", "/history"
 
@@ -45,6 +48,8 @@ def store_command() -> list[str]:
         f"-vmui.customDashboardsPath={CONFIG_MOUNT}/{PAGES}",
         f"-vmalert.proxyURL=http://{ALERTS_ALIAS}:{ALERTS_PORT}",
         "-search.latencyOffset=1s",  # a flip is looked at while it happens; the default hides 30 s
+        # what was last seen before a restart here is not what is: by default it would stay so for 5 minutes
+        f"-search.maxStalenessInterval={STALE_SECONDS}s",
         "-http.disableCORS",  # else any page that a browser here shows could read it
         *(
             f"-{what}AuthKey=file://{CONFIG_MOUNT}/key"

@@ -196,7 +196,7 @@ print(json.dumps({
 
 def test_what_is_advised_stands_on_the_same_numbers_from_the_store_and_from_the_log(watched: Watched) -> None:
     project, outputs = watched.project, watched.project.outputs()
-    wait(lambda: watched.value("sum(changeover_running)") == 0, 30, "the load has not ended")
+    wait(lambda: watched.value("sum(changeover_running)") == 0, 60, "the load has not ended")
     since = time.time() // render.SCRAPE_SECONDS * render.SCRAPE_SECONDS
     with Load(outputs["endpoint"], outputs["model"], api_key=KEY, clients=3, max_tokens=(96,)):
         time.sleep(12 * render.SCRAPE_SECONDS)
