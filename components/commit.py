@@ -6,8 +6,9 @@ import pulumi
 from pulumi_command import local
 
 from components.docker_host import DockerHost
-from components.plan import COMMIT, LIVE, RELEASE, Plan
+from components.plan import COMMIT, LIVE, RELEASE
 from switch.owner import count
+from switch.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,6 @@ class Commit(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: CommitArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Commit", name, None, opts)
-        render = args.plan.render
         told: dict[str, pulumi.Input[str]] = {"SWITCH": args.switch, "STACK": args.host.labels.stack}
         live = args.host.look(LIVE, self, after=[args.prepared], **told)
         self.step = local.Command(
@@ -46,7 +46,7 @@ class Commit(pulumi.ComponentResource):
             interpreter=args.host.interpreter,
             delete=RELEASE,
             stdin=pulumi.Output.all(args.engine, args.gateway).apply(
-                lambda names: render(engine=names[0], gateway=names[1])
+                lambda names: args.plan.leading_to(names[0], names[1] or "").text
             ),
             environment={
                 **args.host.environment,

@@ -15,8 +15,7 @@ from components.gpu_memory import (
     preempts_from,
 )
 from components.waiting import Bounds, Wait, wait
-
-Mode = Literal["hold", "overlap"]
+from switch.plan import Mode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ GPU, since each holds its part of weights and KV cache, and its own overhead.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from components.catalogue import GIB, KIB, MIB, Model, Quantization
+from switch import plan
 
-EngineKind = Literal["ollama", "vllm"]
+EngineKind = plan.EngineKind
 KINDS: tuple[EngineKind, ...] = ("ollama", "vllm")
 
 BITS_PER_WEIGHT: dict[Quantization, float] = {

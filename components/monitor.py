@@ -15,15 +15,13 @@ from components.containers import DNS_OPTIONS, NOBODY, image, labels, rights, vo
 from components.docker_host import LOOPBACK, DockerHost
 from components.gpu_memory import ALERTS_RAM, STORE_RAM
 from monitor.render import EVALUATE_SECONDS, PAGES, RULES, SCRAPE
+from switch.shared import ALERTS_ALIAS, ALERTS_PORT
 
 HISTORY = "monitor-history"
 """Resource name of the volume with what was measured."""
 
-STORE_ALIAS, ALERTS_ALIAS = "monitor", "alerts"
-"""Names on the stack's network."""
-
-STORE_PORT, ALERTS_PORT = 8428, 8880
-"""TCP ports there. On the host only the first is published, and only for the host itself."""
+STORE_ALIAS, STORE_PORT = "monitor", 8428
+"""Name on the stack's network, and TCP port there. On the host it is published for the host itself only."""
 
 KEPT_DAYS = 90
 LEFT_FREE = "1GiB"

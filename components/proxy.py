@@ -14,6 +14,7 @@ from components.code import ROOT, Code
 from components.containers import DNS_OPTIONS, NOBODY, labels, rights, volume_labels
 from components.docker_host import DockerHost
 from components.gpu_memory import PROXY_RAM
+from switch.shared import LIVE, PROXY_PORT, PROXY_STATUS
 
 CODE = Code("proxy")
 
@@ -22,9 +23,6 @@ ALIAS = "proxy"
 
 PORT = 8080
 """TCP port at which the edge asks."""
-
-INNER_PORT = 8001
-"""TCP port at which the gateway asks, and at which a proxy says what it does."""
 
 LOCK = ROOT / "proxy" / "requirements.lock"
 PYTHON = "3.11"
@@ -36,7 +34,8 @@ GRACE = plan.REQUEST_SECONDS + 30
 """Seconds from SIGTERM to SIGKILL: a proxy that is replaced takes nothing new and ends what it carries."""
 
 STATUS = (
-    f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{INNER_PORT}/status', timeout=2).read()"
+    "import urllib.request; "
+    f"urllib.request.urlopen('http://127.0.0.1:{PROXY_PORT}{PROXY_STATUS}', timeout=2).read()"
 )
 """Python that fails where the proxy does not answer."""
 
@@ -111,9 +110,7 @@ class Proxy(pulumi.ComponentResource):
                 docker.ContainerVolumeArgs(
                     volume_name=wheels.name, container_path=WHEELS_MOUNT, read_only=True
                 ),
-                docker.ContainerVolumeArgs(
-                    volume_name=args.live_volume, container_path=plan.LIVE_MOUNT, read_only=True
-                ),
+                docker.ContainerVolumeArgs(volume_name=args.live_volume, container_path=LIVE, read_only=True),
                 docker.ContainerVolumeArgs(volume_name=log.name, container_path="/log"),
             ],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],

@@ -19,6 +19,7 @@ from components.catalogue import (
     VllmSource,
 )
 from components.gpu_memory import EngineKind
+from switch.shared import WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def for_ollama(model: Model, quantization: Quantization | None = None) -> Weight
     source = model.source_of("ollama", quantization)
     assert not isinstance(source, HuggingFaceRepository)
     folder = _folder("ollama", model, source)
-    place = f"/weights/{folder}"
+    place = f"{WEIGHTS}/{folder}"
     serve = f"""\
 export OLLAMA_HOST=127.0.0.1:11434 OLLAMA_MODELS={place}/models OLLAMA_NOPRUNE=1
 mkdir -p {place}/models
@@ -95,7 +96,7 @@ def for_vllm(model: Model, quantization: Quantization | None = None) -> Weights:
     source = model.source_of("vllm", quantization)
     assert not isinstance(source, OllamaTag)
     folder = _folder("vllm", model, source)
-    place = f"/weights/{folder}/source"
+    place = f"{WEIGHTS}/{folder}/source"
     if isinstance(source, Folder):
         return Weights(
             kind="vllm",

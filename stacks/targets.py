@@ -24,7 +24,7 @@ from stacks.origin import docker_plugin_origin
 from stacks.owner import Found, Known
 from stacks.settings import Settings
 from stacks.target_error import TargetError
-from switch.docker import SOCKET
+from switch.shared import SOCKET
 
 
 def current_docker_host() -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import switch
-from switch import certificate, daemon, keys, owner
+from switch import certificate, daemon, keys, owner, shared
 from switch.checks import Failed, check
 from switch.daemon import Switch, proxies
 from switch.docker import Docker, DockerError
@@ -29,17 +29,16 @@ from switch.journal import Journal
 from switch.machine import State, World
 from switch.observe import observe
 from switch.owner import Owner, ago
-from switch.plan import Gateway, PlanError, load, parse
+from switch.plan import Fetch, Gateway, PlanError, load, parse
 from switch.proxies import statuses
 from switch.report import report
-from switch.weights import GIB, Fetch, fetch, receive, say
+from switch.weights import GIB, fetch, receive, say
 
-SOCKET, JOURNAL, WEIGHTS, LOCKS = Path("/tmp/switch.sock"), Path("/journal"), Path("/weights"), Path("/tmp")
+SOCKET, LOCKS = Path("/tmp/switch.sock"), Path("/tmp")
+JOURNAL, WEIGHTS = Path(shared.JOURNAL), Path(shared.WEIGHTS)
 TENANTS = 5
 """How many the screen names, those with most requests first."""
-LIVE = Path("/tmp/live")
-SHARED = Path("/live")
-"""The folder that the proxies read."""
+LIVE, SHARED = Path(shared.LIVE_FILE), Path(shared.LIVE)
 KEYS = JOURNAL / "keys.json"
 """What is remembered of the keys that were applied last."""
 
@@ -60,7 +59,7 @@ def gateway_config(gateway: Gateway, docker: Docker) -> str:
     text = docker.get(gateway.container, gateway.config_file)
     if text != gateway.config:
         return f"edited in place {hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return docker.labels_of(gateway.container).get("changeover.config", keys.AS_DECLARED)
+    return docker.labels_of(gateway.container).get("changeover.config", shared.AS_DECLARED)
 
 
 def screen(r: dict[str, Any], now: float) -> str:
@@ -145,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     verbs.choices["prepare"].add_argument("--change", default="", help=change)
     committer = verbs.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
     committer.add_argument("--change", default="", help=change)
-    committer.add_argument("--seen", default="", help="what `/tmp/live` held, which the coordinator keeps")
+    committer.add_argument("--seen", default="", help=f"what `{LIVE}` held, which the coordinator keeps")
     keeper = verbs.add_parser("keys", help="give the proxies the keys of the JSON on stdin, as digests")
     keeper.add_argument("--seen", default="", help="what `look` said of the keys, which it says again then")
     follower = verbs.add_parser("follow", help="print what is new, wait a little")
@@ -172,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     taker.add_argument("--engine", choices=("ollama", "vllm"), required=True)
     taker.add_argument("--folder", required=True)
     args = parser.parse_args(argv)
-    docker = Docker(os.environ.get("CHANGEOVER_PROJECT", ""), os.environ.get("CHANGEOVER_STACK", ""))
+    docker = Docker(os.environ.get(shared.PROJECT, ""), os.environ.get(shared.STACK, ""))
     try:
         return _run(args, docker)
     except TimeoutError as error:

@@ -13,12 +13,11 @@ from switch import files
 from switch.checks import Failed
 from switch.plan import PlanError, load
 from switch.proxies import statuses
+from switch.shared import AS_DECLARED, TENANT
 
 FILE = "keys.json"
 WAIT_SECONDS = 10
-AS_DECLARED = "as declared"
 DIGEST = re.compile(r"[0-9a-f]{64}")
-TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 from switch.daemon import proxies
 from switch.docker import Docker, DockerError
 from switch.machine import World
-from switch.proxies import PORT
 from switch.report import ticks
+from switch.shared import ALERTS_ALIAS, ALERTS_PORT, PROXY_PORT
 
 NAMES = (
     *("changeover_requests_total", "changeover_cut_total", "changeover_tokens_total"),
@@ -24,7 +24,7 @@ NAMES = (
 """What a watcher makes rates of. The rest of a proxy's metrics is some megabytes a minute, over SSH."""
 METRICS = "/metrics?" + "&".join(f"name[]={name}" for name in NAMES)
 """As Prometheus' clients take it; a proxy of an older version says all that it has."""
-ALERTS_HOST, ALERTS_PORT, ALERTS = "alerts", 8880, "/api/v1/alerts"
+ALERTS = "/api/v1/alerts"
 """Where the stack's monitor says which alerts there are, if it has one."""
 SECONDS = 1.0
 """For a proxy's answer."""
@@ -45,7 +45,7 @@ def metrics(containers: Iterable[str]) -> dict[str, str]:
 
 
 def _metrics(proxy: str) -> str:
-    connection = http.client.HTTPConnection(proxy, PORT, timeout=SECONDS)
+    connection = http.client.HTTPConnection(proxy, PROXY_PORT, timeout=SECONDS)
     try:
         connection.request("GET", METRICS)
         return connection.getresponse().read().decode()
@@ -69,7 +69,7 @@ def alerts(docker: Docker) -> list[dict[str, str]]:
     where the stack has no monitor, and where it gives no answer within a second."""
     if "alerts" not in docker.beside:
         return []
-    connection = http.client.HTTPConnection(ALERTS_HOST, ALERTS_PORT, timeout=SECONDS)
+    connection = http.client.HTTPConnection(ALERTS_ALIAS, ALERTS_PORT, timeout=SECONDS)
     try:
         connection.request("GET", ALERTS)
         said = json.loads(connection.getresponse().read())["data"]["alerts"]

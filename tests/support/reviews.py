@@ -251,9 +251,9 @@ def serve_with_the_standby(stack: str, folder: Path) -> str:
             pass
         assert code == 0, docker("exec", switch, "python3", "-m", "switch", "status")
 
-    tell("prepare", other.plan().render(engine=container))
+    tell("prepare", other.plan().leading_to(container).text)
     docker("start", gateway)
-    tell("commit", other.plan().render(engine=container, gateway=gateway))
+    tell("commit", other.plan().leading_to(container, gateway).text)
     return container
 
 

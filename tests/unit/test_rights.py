@@ -157,7 +157,7 @@ def test_what_the_services_may_take_is_what_engines_leave() -> None:
     assert watched.load.services - there.load.services == MONITOR_RAM
     assert f"{SERVICES_RAM / GIB:.2f} GiB services" in blueprint(there).cutover.host_ram
     assert f"{(SERVICES_RAM + MONITOR_RAM) / GIB:.2f} GiB services" in blueprint(watched).cutover.host_ram
-    assert blueprint(there).plan().host_there - blueprint(watched).plan().host_there == MONITOR_RAM
+    assert blueprint(there).plan().memory.host - blueprint(watched).plan().memory.host == MONITOR_RAM
 
 
 def test_an_edge_and_engines_that_are_there_are_not_made_anew_for_their_rights() -> None:
