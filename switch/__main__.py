@@ -16,7 +16,7 @@ import time
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import switch
 from switch import certificate, daemon, keys, owner, shared
@@ -29,7 +29,7 @@ from switch.journal import Journal
 from switch.machine import State, World
 from switch.observe import observe
 from switch.owner import Owner, ago
-from switch.plan import Fetch, Gateway, PlanError, load, parse
+from switch.plan import EngineKind, Fetch, Gateway, PlanError, load, parse
 from switch.proxies import statuses
 from switch.report import report
 from switch.weights import GIB, fetch, receive, say
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     owned.add_argument("--folder", required=True)
     owned.add_argument("--machine", required=True)
     taker = verbs.add_parser("receive", help="unpack a tar from stdin into the weights' folder `source`")
-    taker.add_argument("--engine", choices=("ollama", "vllm"), required=True)
+    taker.add_argument("--engine", choices=get_args(EngineKind), required=True)
     taker.add_argument("--folder", required=True)
     args = parser.parse_args(argv)
     docker = Docker(os.environ.get(shared.PROJECT, ""), os.environ.get(shared.STACK, ""))

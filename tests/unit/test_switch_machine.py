@@ -7,7 +7,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import pytest
 
@@ -49,6 +49,7 @@ Cutover = Literal["hold", "overlap", "tight"]
 """`tight` is an overlap on a host that has room for one engine only."""
 
 
+P = ParamSpec("P")
 SECONDS = Seconds(
     drain=20,
     load=60,
@@ -112,9 +113,12 @@ def plan(
     )
 
 
-def raw_plan(*args: Any, **more: Any) -> dict[str, Any]:
+def as_told(make: Callable[P, Plan]) -> Callable[P, dict[str, Any]]:
     """The same as the switch is told it."""
-    return dict(json.loads(plan(*args, **more).text))
+    return lambda *args, **more: dict(json.loads(make(*args, **more).text))
+
+
+raw_plan = as_told(plan)
 
 
 def before_proxies(wanted: Plan) -> Plan:
