@@ -15,6 +15,8 @@ PYTEST := $(VENV)/bin/pytest -v --numprocesses 2 --dist loadfile --no-loadscope-
 export PIP_CACHE_DIR := $(CACHE)/pip
 export UV_CACHE_DIR := $(CACHE)/uv
 export STACK
+# set in many containers: each program then compiles its packages anew, seconds of every `pulumi` command
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

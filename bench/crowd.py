@@ -16,7 +16,7 @@ from bench.ways import EDGE_PORT, Client
 from components.engines import PORT
 from components.gpu_memory import EngineKind
 from tests.support.load import Load
-from tests.support.project import Project
+from tests.support.project import Project, docker
 
 TOKENS = 256
 """Length of an answer. Were it shorter, what a request costs on the way would be taken from an engine that
@@ -30,8 +30,12 @@ def network(project: Project) -> str:
     return project.labels.prefix
 
 
-def tokens(project: Project, kind: EngineKind, users: int, each: int, rounds: int) -> list[object]:
+def tokens(
+    project: Project, kind: EngineKind, users: int, each: int, rounds: int, cores: str
+) -> list[object]:
     """The row of one engine, which serves now: tokens per second by both ways, and lost requests."""
+    if cores:
+        docker("update", "--cpuset-cpus", cores, project.live())
     (edge,) = project.containers("edge")
     places = {DIRECT: (project.live(), PORT), THROUGH: (edge, EDGE_PORT)}
     rates = {name: list[float]() for name in places}
@@ -81,9 +85,16 @@ def main() -> None:
     parser.add_argument(
         "--gateway", choices=("tensorzero", "none"), default="tensorzero", help="(default: tensorzero)"
     )
+    parser.add_argument(
+        "--engine-cores",
+        default="",
+        metavar="CORES",
+        help="keep the engine to these (`0`, `0-3`), for both ways. On a CPU an engine takes each core, and\n"
+        "the way takes from it what it needs; an engine on a GPU leaves them to the way (default: all)",
+    )
     options = parser.parse_args()
     rates, flips = list[list[object]](), list[list[object]]()
-    crowd = options.users, options.each, options.n
+    crowd = options.users, options.each, options.n, options.engine_cores
     with deployed(
         "bench-crowd",
         engine="ollama",
@@ -97,7 +108,7 @@ def main() -> None:
         flips.append(flipped(project, "ollama", options.flip_users))
     print(
         f"{options.users} users, engines that work on {options.parallel} at one time, "
-        f"gateway: {options.gateway}, {machine()}; tokens a second\n"
+        f"gateway: {options.gateway}, engine on {options.engine_cores or 'all'}, {machine()}; tokens/s\n"
     )
     ways = (DIRECT, "from … to", THROUGH, "from … to")
     print(table(("engine", "rounds", "answers a round", "tokens each", *ways, "ratio", "lost"), rates))

@@ -10,7 +10,7 @@ from parity import table
 from stacks.blueprint import Blueprint, blueprint
 from stacks.parity import no_flip, parity_problem
 from stacks.settings import PROJECT, SettingsError, from_files, stacks
-from tools.settings_table import with_table
+from tools.settings_table import PAGE, with_table
 
 ROOT = Path(__file__).parent.parent
 MEASURED = (*table.FILES, *report.FILES)
@@ -69,12 +69,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is stale")
     check = parser.parse_args().check
-    readme = ROOT / "README.md"
-    text = with_table(readme.read_text(), ROOT)
+    page = ROOT / PAGE
+    text = with_table(page.read_text(), ROOT)
     if not check:
-        readme.write_text(text)
-    elif text != readme.read_text():
-        sys.exit("README.md: its table of settings is stale. Type: make render")
+        page.write_text(text)
+    elif text != page.read_text():
+        sys.exit(f"{PAGE}: its table of settings is stale. Type: make render")
     for name, of in POLICIES.items():
         policy = permissions.document(of(PROJECT))
         if not check:

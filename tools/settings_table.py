@@ -1,8 +1,10 @@
-"""The README's table of settings, made from the typed `config:` block of Pulumi.yaml."""
+"""The table of settings in the documentation, made from the typed `config:` block of Pulumi.yaml."""
 
 from pathlib import Path
 
 from stacks.settings import declared
+
+PAGE = "docs/settings.md"
 
 BEGIN = "<!-- settings: made by `make render` from Pulumi.yaml -->"
 ANY = "any"
@@ -21,8 +23,8 @@ def table(root: Path) -> str:
     return "\n".join(rows)
 
 
-def with_table(readme: str, root: Path) -> str:
-    """The README's text with the table between its markers brought up to date."""
-    before, rest = readme.split(BEGIN)
+def with_table(page: str, root: Path) -> str:
+    """The page's text with the table between its markers brought up to date."""
+    before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n{table(root)}\n{END}{after}"

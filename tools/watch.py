@@ -339,6 +339,8 @@ def once(stack: str, watched: Watched, console: Console) -> None:
 
 def watch(stack: str) -> None:
     """Shows the stack. Raises StepFailed where there is none, or it is another state's."""
+    for size in ("COLUMNS", "LINES"):  # what a shell exported of it stays when the terminal changes
+        os.environ.pop(size, None)
     terminal = sys.stdout.isatty() and os.environ.get("ONCE") != "1"
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=WIDTH)
     with Watched(stack) as watched, contextlib.suppress(KeyboardInterrupt):

@@ -109,7 +109,7 @@ def test_a_stack_of_the_old_version_comes_here_under_load_and_loses_nothing(
     assert len(project.containers("proxy", running=True)) == 1
     networks = inspected(project, "edge")["NetworkSettings"]["Networks"]
     assert set(networks) == {project.labels.prefix, f"{project.labels.prefix}-clients"}
-    docker("rm", "--force", inspected(project, "edge")["Id"])  # how the README gives an edge its rights
+    docker("rm", "--force", inspected(project, "edge")["Id"])  # how SECURITY.md gives an edge its rights
     project.up("--refresh")
     assert inspected(project, "edge")["HostConfig"]["CapDrop"] == ["ALL"]
     assert inspected(project, "edge")["HostConfig"]["ReadonlyRootfs"] is True

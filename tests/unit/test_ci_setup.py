@@ -151,7 +151,7 @@ def test_what_has_to_be_set_on_github_is_said() -> None:
     said = ci_setup.on_github("s3://acme-state?region=eu-west-1", ["dev", "prod"])
     assert "PULUMI_BACKEND_URL=s3://acme-state?region=eu-west-1 " in said
     assert "environments dev and prod have to be for the branch `main` only" in said
-    for text in (said, (ROOT / "README.md").read_text()):
+    for text in (said, (ROOT / "docs/reviewing.md").read_text()):
         plain = " ".join(text.split())
         assert "`main` has to be protected: nothing gets there but by a pull request that somebody" in plain
         assert ".github/ included" in plain.replace("`.github/`", ".github/")

@@ -66,8 +66,8 @@ COMMON = (
 )  # fmt: skip
 
 
-def test_the_readme_says_of_each_flag_of_a_common_command_what_is_set_in_its_place() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_documentation_says_of_each_flag_of_a_common_command_what_is_set_in_its_place() -> None:
+    text = (ROOT / "docs/engines.md").read_text()
     rows = dict(re.findall(r"^\| `(--[a-z-]+)[^|]* \| ([^|]+) \|", text, re.MULTILINE))
     assert rows.keys() == {*COMMON}
     spec = engines.vllm(Load(model=SEVEN, context=8192, gpu=T4))

@@ -10,7 +10,7 @@ from stacks.blueprint import blueprint
 from stacks.settings import from_values, stacks
 from tools import render
 from tools.render import ROOT, files
-from tools.settings_table import with_table
+from tools.settings_table import PAGE, with_table
 
 BASE = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
 
@@ -25,9 +25,9 @@ def test_no_rendered_file_is_stale(stack: str) -> None:
     assert not names, f"stacks/{stack}/ is stale: {', '.join(names)}. Type: make render"
 
 
-def test_the_readmes_settings_table_is_not_stale() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert with_table(readme, ROOT) == readme, "Type: make render"
+def test_the_table_of_settings_is_not_stale() -> None:
+    page = (ROOT / PAGE).read_text()
+    assert with_table(page, ROOT) == page, "Type: make render"
 
 
 def test_a_file_edited_by_hand_is_found_and_one_too_many_is_removed(tmp_path: Path) -> None:

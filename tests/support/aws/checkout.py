@@ -8,7 +8,7 @@ from tests.support.project import NO_BYTECODE, TEAM
 from tools import environment
 from tools.environment import ROOT
 
-MORE = ("Makefile", "README.md", ".gitignore", "requirements.lock", "review")
+MORE = ("Makefile", "docs", ".gitignore", "requirements.lock", "review")
 NOT_OURS = ("/state/", "/aws-calls", "/ca.pem")
 """What only the tests put there."""
 

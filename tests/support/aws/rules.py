@@ -109,9 +109,16 @@ def _measure(value: Any) -> float:
 def shape(name: str) -> Mapping[str, Any]:
     """A shape of AWS's model: `iam:roleNameType`. Raises KeyError where there is none."""
     service, _, which = name.partition(":")
-    loader = botocore.session.get_session().get_component("data_loader")
-    found: Mapping[str, Any] = loader.load_service_model(service, "service-2")["shapes"][which]
+    found: Mapping[str, Any] = _shapes(service)[which]
     return found
+
+
+@cache
+def _shapes(service: str) -> Mapping[str, Any]:
+    """Megabytes of JSON, to be read once."""
+    loader = botocore.session.get_session().get_component("data_loader")
+    shapes: Mapping[str, Any] = loader.load_service_model(service, "service-2")["shapes"]
+    return shapes
 
 
 def python_pattern(pattern: str) -> str:

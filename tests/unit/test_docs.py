@@ -1,0 +1,114 @@
+"""What the documentation names is there: links and their anchors, files, commands, modules and settings."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from proxy.adaptations import HEADERS_IN
+from stacks.settings import declared
+from switch import machine
+from tools.environment import ROOT
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+LONGEST = 150
+"""Lines of the README."""
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the page's headings in an address."""
+    heads = re.findall(r"^#+ (.+)$", without_code(page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def code(page: Path) -> list[str]:
+    """What stands in code: blocks by lines, and pieces of a sentence."""
+    text = page.read_text()
+    blocks = re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()] + re.findall(
+        r"`([^`]+)`", without_code(text)
+    )
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_to_what_is_there(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        to = (page.parent / path).resolve() if path else page
+        assert to.exists(), f"{link}: no such file"
+        if anchor:
+            assert anchor in anchors(to), f"{link}: that page has {sorted(anchors(to))}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_settings_and_files_that_are_named_are_there(page: Path) -> None:
+    for words in code(page):
+        for target in re.findall(r"(?:^|[^\w-])make ([a-z][a-z-]*)", words):
+            assert target in TARGETS, words
+        for module in re.findall(r"python3? -m ((?:bench|tools|measure|policy)[\w.]*)", words):
+            path = ROOT / module.replace(".", "/")
+            assert (
+                module.endswith("NAME")
+                or path.with_suffix(".py").is_file()
+                or (path / "__main__.py").is_file()
+            ), words
+        for key in re.findall(r"pulumi config set (?:--\w+ )*'?([a-zA-Z]+)", words):
+            assert key == "KEY" or key in declared(ROOT), words
+        if re.fullmatch(r"(?:[\w.-]+/)+[\w.-]*", words) and words.split("/")[0] in FOLDERS:
+            assert (ROOT / words).exists(), words
+
+
+FOLDERS = {each.name for each in ROOT.iterdir() if each.is_dir() and (each / "__init__.py").exists()} | {
+    "docs"
+}
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    seen, more = set(), [ROOT / "README.md"]
+    while more:
+        page = more.pop()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        links = re.findall(r"\]\(([^)\s#]+)", without_code(page.read_text()))
+        more += [(page.parent / each).resolve() for each in links if not re.match(r"[a-z]+:", each)]
+    assert seen >= {*PAGES}
+
+
+def test_the_table_of_what_is_changed_names_every_header_that_goes_on() -> None:
+    (row,) = re.findall(r"^\| headers \| ([^|]+)", (ROOT / "docs/endpoint.md").read_text(), re.MULTILINE)
+    on = {name.lower() for name in re.findall(r"`([^`]+)`", row)} - {"content-type", "application/json"}
+    assert on == HEADERS_IN.keys()
+
+
+def test_the_readme_is_read_in_one_sitting() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= LONGEST
+
+
+def test_the_diagram_has_every_step_that_the_machine_takes_and_no_other() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    drawn = set(re.findall(r"^    (\w+) --> (\w+)", text, re.MULTILINE))
+    source = Path(machine.__file__).read_text()
+    taken = {(phase, "restoring") for phase in machine.LEASED} | {("checking", "failed")}
+    for phase in machine.UNDER_WAY:
+        (body,) = re.findall(rf"^    def _{phase}\(.*?(?=^    def )", source, re.MULTILINE | re.DOTALL)
+        if "self._decide(" in body:
+            (more,) = re.findall(r"^    def _decide\(.*?(?=^    def )", source, re.MULTILINE | re.DOTALL)
+            body += more
+        for said in re.findall(r"self\._(?:to|end)\((.*?)\)$", body, re.MULTILINE):
+            taken |= {(phase, to) for to in re.findall(r'"(\w+)"', said) if to in PHASES}
+    assert drawn == taken
+
+
+PHASES = {*machine.UNDER_WAY, "committed", "failed"}
