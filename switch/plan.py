@@ -247,7 +247,8 @@ def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> An
     if kind is float and type(raw) is int:
         return float(raw)
     if type(raw) is not kind:
-        raise PlanError(f"{where} must be {getattr(kind, '__name__', kind)}, not {raw!r}")
+        wanted = "list" if origin is tuple else getattr(kind, "__name__", kind)  # as JSON has it
+        raise PlanError(f"{where} must be {wanted}, not {raw!r}")
     return raw
 
 
