@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from components import facts
 from switch.plan import EngineKind
 
 KIB = 1024
@@ -100,7 +101,7 @@ class Tools:
         elif len(self.found_by) == 1:
             (one,) = self.found_by
             other = "vllm" if one == "ollama" else "ollama"
-            said = f"only {one} finds this model's calls; with {other} they arrive as text"
+            said = f"{facts.ONLY}{one} finds this model's calls; with {other} they arrive as text"
         else:
             said = "both engines find this model's calls"
         return f"{said}; {self.remark}" if self.remark else said

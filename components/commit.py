@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import local
 
+from components import naming
 from components.docker_host import DockerHost
+from components.facts import Variable
 from components.plan import COMMIT, LIVE, RELEASE
+from switch.answers import certificate_in
 from switch.owner import count
 from switch.plan import Plan
 
@@ -37,10 +40,10 @@ class Commit(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: CommitArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Commit", name, None, opts)
-        told: dict[str, pulumi.Input[str]] = {"SWITCH": args.switch, "STACK": args.host.labels.stack}
-        live = args.host.look(LIVE, self, after=[args.prepared], **told)
+        told: dict[Variable, pulumi.Input[str]] = {"SWITCH": args.switch, "STACK": args.host.labels.stack}
+        live = args.host.look(LIVE, self, told, after=[args.prepared])
         self.step = local.Command(
-            f"{name}-step",
+            naming.step(name),
             create=COMMIT,
             update=COMMIT,
             interpreter=args.host.interpreter,
@@ -48,17 +51,18 @@ class Commit(pulumi.ComponentResource):
             stdin=pulumi.Output.all(args.engine, args.gateway).apply(
                 lambda names: args.plan.leading_to(names[0], names[1] or "").text
             ),
-            environment={
-                **args.host.environment,
-                **told,
-                "ENGINE": args.engine,
-                **({"GATEWAY": args.gateway} if args.gateway is not None else {}),
-                # An input and no trigger: a trigger would replace the step and run its `delete`.
-                # It is read at every preview, so an engine that was changed by hand shows as a diff.
-                # Through the step's output it is unknown in the preview of a flip: what serves after
-                # `prepare` is not what serves now, and a plan that kept that would refuse its own update.
-                "LIVE": pulumi.Output.all(live, args.prepared.stdout).apply(lambda both: both[0]),
-            },
+            environment=args.host.telling(
+                {
+                    **told,
+                    "ENGINE": args.engine,
+                    **({"GATEWAY": args.gateway} if args.gateway is not None else {}),
+                    # An input and no trigger: a trigger would replace the step and run its `delete`.
+                    # It is read at every preview, so an engine that was changed by hand shows as a diff.
+                    # Through the step's output it is unknown in the preview of a flip: what serves after
+                    # `prepare` is not what serves now, and a plan that kept that would refuse its own update.
+                    "LIVE": pulumi.Output.all(live, args.prepared.stdout).apply(lambda both: both[0]),
+                }
+            ),
             add_previous_output_in_env=False,
             opts=args.host.step_options(
                 self,
@@ -66,6 +70,6 @@ class Commit(pulumi.ComponentResource):
                 hide_diffs=["stdin"],  # the environment and the gateway's TOML show what changes in it
             ),
         )
-        self.certificate = self.step.stdout.apply(lambda said: said.strip().rpartition("certificate: ")[2])
+        self.certificate = self.step.stdout.apply(certificate_in)
         self.changes = self.step.stdout.apply(lambda said: count(said) or 0)
         self.register_outputs({"certificate": self.certificate})

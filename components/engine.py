@@ -6,7 +6,7 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from components import plan
+from components import naming, plan
 from components.containers import NOBODY, RIGHTS, image, labels, rights
 from components.docker_host import DockerHost
 from components.engines import ALIAS, CACHE_MOUNT, WEIGHTS_MOUNT, EngineSpec
@@ -51,17 +51,18 @@ class Engine(pulumi.ComponentResource):
 
         fetch = plan.upload_then_fetch(spec.weights) if spec.weights.upload else plan.FETCH
         weights = local.Command(
-            f"{name}-weights",
+            naming.weights(name),
             create=fetch,
             update=fetch,
             interpreter=host.interpreter,
             stdin=pulumi.Output.from_input(args.weights_volume).apply(request),
-            environment={
-                **host.environment,
-                "SWITCH": args.switch,
-                "WEIGHTS": spec.weights.source,
-                **host.filling(f"{name}-weights"),
-            },
+            environment=host.telling(
+                {
+                    "SWITCH": args.switch,
+                    "WEIGHTS": spec.weights.source,
+                    **host.filling(naming.weights(name)),
+                }
+            ),
             add_previous_output_in_env=False,
             opts=host.step_options(
                 self,

@@ -9,7 +9,7 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from components import plan
+from components import naming, plan
 from components.catalogue import MIB
 from components.containers import DNS_OPTIONS, NOBODY, image, labels, rights, volume_labels
 from components.docker_host import LOOPBACK, DockerHost
@@ -17,7 +17,6 @@ from components.gpu_memory import ALERTS_RAM, STORE_RAM
 from monitor.render import EVALUATE_SECONDS, PAGES, RULES, SCRAPE
 from switch.shared import ALERTS_ALIAS, ALERTS_PORT
 
-HISTORY = "monitor-history"
 """Resource name of the volume with what was measured."""
 
 STORE_ALIAS, STORE_PORT = "monitor", 8428
@@ -105,27 +104,28 @@ class Monitor(pulumi.ComponentResource):
         )
         # With `monitor: false` it goes; `make down` keeps it, as it keeps the weights.
         history = docker.Volume(
-            HISTORY,
-            name=host.labels.name(HISTORY),
+            naming.HISTORY,
+            name=host.labels.name(naming.HISTORY),
             labels=volume_labels(host.labels.of("history")),
             opts=host.shared_options(self),
         )
         content = json.dumps(args.files, indent=1, sort_keys=True)
         filled = local.Command(
-            f"{name}-files",
+            naming.files(name),
             create=plan.MONITOR_FILES,
             update=plan.MONITOR_FILES,
             interpreter=host.interpreter,
             stdin=content,
-            environment={
-                **host.environment,
-                "CONFIG": config.name,
-                "HISTORY": history.name,
-                "IMAGE": args.tools,
-                "OWNER": NOBODY,
-                "CONTENT": hashlib.sha256(content.encode()).hexdigest()[:8],
-                **host.filling(f"{name}-files"),
-            },
+            environment=host.telling(
+                {
+                    "CONFIG": config.name,
+                    "HISTORY": history.name,
+                    "IMAGE": args.tools,
+                    "OWNER": NOBODY,
+                    "CONTENT": hashlib.sha256(content.encode()).hexdigest()[:8],
+                    **host.filling(naming.files(name)),
+                }
+            ),
             add_previous_output_in_env=False,
             opts=host.step_options(
                 self,

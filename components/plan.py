@@ -4,10 +4,10 @@ The switch lives in a container on the Docker host and is told through `docker e
 commands work for a Docker engine here and for one behind SSH: only `DOCKER_HOST` differs.
 """
 
-from components.catalogue import GIB
+from components import facts
 from components.engines import SHUTDOWN_TIMEOUT
 from components.weights import Weights
-from switch import shared
+from switch import answers, shared
 from switch.plan import Plan, Seconds
 
 REQUEST_SECONDS = 600
@@ -45,12 +45,7 @@ def times(drain: int, load: int) -> Seconds:
 def memory(plan: Plan) -> str:
     """What the engine takes of what there is, for a reviewer: it says which way the switch will go."""
     engine, there = plan.engine, plan.memory
-    parts = (("GPU", engine.gpu_bytes, there.gpu), ("RAM", engine.host_bytes, there.host))
-    return ", ".join(
-        f"{what} {need / GIB:.2f} of {f'{size / GIB:.2f}' if size else 'unknown'} GiB"
-        for what, need, size in parts
-        if need
-    )
+    return facts.memory({"GPU": (engine.gpu_bytes, there.gpu), "RAM": (engine.host_bytes, there.host)})
 
 
 _SWITCH = 'docker exec -i "$SWITCH" python3 -m switch'
@@ -59,7 +54,7 @@ _SWITCH = 'docker exec -i "$SWITCH" python3 -m switch'
 # `exec`: the script has to see that the plugin which started it is gone.
 PREPARE = "exec sh components/change.sh prepare"
 COMMIT = 'exec sh components/change.sh commit --seen "$LIVE"'
-LIVE = f'docker exec "$SWITCH" cat {shared.LIVE_FILE} || echo unreachable'
+LIVE = f'docker exec "$SWITCH" cat {shared.LIVE_FILE} || echo {answers.UNREACHABLE}'
 RELEASE = f"{_SWITCH} release || echo 'The switch does not answer; there is nothing to release.'"
 FETCH = f"{_SWITCH} fetch"
 
@@ -77,18 +72,12 @@ done 2>/dev/null
 wait"""
 """Says of gateway, keys and edge, a line each, whether they are what they were brought to: of the edge its
 own program `$SEEN` knows it, of the others the switch. Nothing is said of what isn't there.
+`switch.answers.looked` reads it.
 
 Each says all of it at once: two that write at the same time mix the pieces in which they write. Containers
 are found by their labels and not by their names, so that what is said is known in every preview, that of a
 new container too, and waits for nothing.
 """
-
-
-def looked(said: str) -> dict[str, str]:
-    """What `LOOK` said, by role."""
-    there = dict(line.split(" ", 1) for line in said.splitlines())
-    return {role: there.get(role, shared.AS_DECLARED) for role in ("gateway", "keys", "edge")}
-
 
 CONFIGURE = """docker exec -e SEEN="$SEEN" -e CADDYFILE="$CADDYFILE" "$EDGE" /bin/sh -c "$APPLY" && \
 echo 'The edge runs with this configuration.'"""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pulumi
 from pulumi_command import local
 
+from components import naming
 from components.docker_host import DockerHost
 from components.plan import PREPARE, memory
 from switch.plan import Plan
@@ -35,20 +36,21 @@ class Prepare(pulumi.ComponentResource):
         super().__init__("changeover:index:Prepare", name, None, opts)
         plan = replace(args.plan, no_flip=args.no_flip)
         self.step = local.Command(
-            f"{name}-step",
+            naming.step(name),
             create=PREPARE,
             update=PREPARE,
             interpreter=args.host.interpreter,
             stdin=pulumi.Output.from_input(args.engine).apply(lambda engine: plan.leading_to(engine).text),
-            environment={
-                **args.host.environment,
-                "SWITCH": args.switch,
-                "ENGINE": args.engine,
-                "CUTOVER": plan.cutover,
-                "MEMORY": memory(plan),
-                "ROUTING": plan.routing,  # a flip shows one line of it, with a gateway and without
-                "STACK": args.host.labels.stack,
-            },
+            environment=args.host.telling(
+                {
+                    "SWITCH": args.switch,
+                    "ENGINE": args.engine,
+                    "CUTOVER": plan.cutover,
+                    "MEMORY": memory(plan),
+                    "ROUTING": plan.routing,  # a flip shows one line of it, with a gateway and without
+                    "STACK": args.host.labels.stack,
+                }
+            ),
             add_previous_output_in_env=False,
             opts=args.host.step_options(
                 self,

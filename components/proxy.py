@@ -8,7 +8,7 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from components import plan
+from components import naming, plan
 from components.catalogue import MIB
 from components.code import ROOT, Code
 from components.containers import DNS_OPTIONS, NOBODY, labels, rights, volume_labels
@@ -77,22 +77,23 @@ class Proxy(pulumi.ComponentResource):
             opts=host.shared_options(self),
         )
         filled = local.Command(
-            f"{name}-files",
+            naming.files(name),
             create=plan.PROXY_FILES,
             update=plan.PROXY_FILES,
             interpreter=host.interpreter,
-            environment={
-                **host.environment,
-                "LOCK": lock,
-                "ARCHIVE": str(CODE.built),
-                "CODE": zipped,
-                "VOLUME": wheels.name,
-                "LOGS": log.name,
-                "OWNER": NOBODY,
-                "IMAGE": args.image,
-                "PYTHON": PYTHON,
-                **host.filling(f"{name}-files"),
-            },
+            environment=host.telling(
+                {
+                    "LOCK": lock,
+                    "ARCHIVE": str(CODE.built),
+                    "CODE": zipped,
+                    "VOLUME": wheels.name,
+                    "LOGS": log.name,
+                    "OWNER": NOBODY,
+                    "IMAGE": args.image,
+                    "PYTHON": PYTHON,
+                    **host.filling(naming.files(name)),
+                }
+            ),
             add_previous_output_in_env=False,
             opts=host.step_options(self),
         )
@@ -132,11 +133,11 @@ class Proxy(pulumi.ComponentResource):
         )
         self.container_id = container.id
         self.ready = local.Command(
-            f"{name}-ready",
+            naming.ready(name),
             create=plan.PROXY_READY,
             update=plan.PROXY_READY,
             interpreter=host.interpreter,
-            environment={**host.environment, "PROXY": container.name, "ASK": STATUS},
+            environment=host.telling({"PROXY": container.name, "ASK": STATUS}),
             add_previous_output_in_env=False,
             opts=host.step_options(self),
         )

@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from shlex import quote
 
+from components import naming
 from components.catalogue import (
     Folder,
     HuggingFaceRepository,
@@ -39,12 +40,12 @@ class Weights:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", self.folder.rsplit("-", 1)[1])
+        object.__setattr__(self, "digest", naming.of_folder(self.folder)[1])
 
 
 def _folder(kind: EngineKind, model: Model, source: OllamaSource | VllmSource) -> str:
     content = json.dumps([kind, model.name, type(source).__name__, asdict(source)], sort_keys=True)
-    return f"{model.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    return naming.folder(model.name, hashlib.sha256(content.encode()).hexdigest()[:8])
 
 
 def for_ollama(model: Model, quantization: Quantization | None = None) -> Weights:

@@ -8,7 +8,7 @@ from typing import Any
 
 from review import policies
 from review.events import SECRET, STACK_TYPE, UNKNOWN_TEXT, Change, Preview
-from switch.live import DAMAGED
+from switch.answers import NONE, Live, is_edited, live_in
 
 NAMES = {"ollama": "Ollama", "vllm": "vLLM"}
 LONGEST_FULL = 40_000
@@ -511,17 +511,7 @@ def _by_hand(preview: Preview) -> Iterator[str]:
         if change.op == "created":
             continue
         if change.name == "commit-step" and (live := _live(preview)):
-            left = _at(change.before, "ENGINE")
-            if live == "unreachable":
-                yield f"the switch does not answer, so whether `{left}` serves is not known"
-            elif live.startswith(DAMAGED):
-                at, _, name = live.partition("; ")
-                serves = "none serves" if name == "none" else f"`{name}` serves"
-                yield f"{at}: {serves}, and Pulumi left `{left}` serving; `make status` says what is known"
-            elif live.startswith("none since"):
-                yield f"the active engine: none serves, and Pulumi left `{left}` serving"
-            else:
-                yield f"the active engine: `{live}` serves, and Pulumi left `{left}` serving"
+            yield _serves(live_in(live), _at(change.before, "ENGINE"))
         if change.name == "edge-configuration" and _edited(
             _at(change.before, "SEEN"), _at(change.after, "SEEN")
         ):
@@ -534,8 +524,19 @@ def _by_hand(preview: Preview) -> Iterator[str]:
             yield f"the TOML in `{change.before.get('name', change.name)}` was edited in place"
 
 
+def _serves(live: Live | None, left: Any) -> str:
+    """What serves in place of the container that Pulumi left serving, in words."""
+    if live is None:
+        return f"the switch does not answer, so whether `{left}` serves is not known"
+    serves = "none serves" if live.engine == NONE else f"`{live.engine}` serves"
+    if live.damaged:
+        at = f"the journal was damaged at {live.damaged}"
+        return f"{at}: {serves}, and Pulumi left `{left}` serving; `make status` says what is known"
+    return f"the active engine: {serves}, and Pulumi left `{left}` serving"
+
+
 def _edited(before: Any, after: Any) -> bool:
-    return before != after and str(after).startswith("edited in place")
+    return before != after and is_edited(after)
 
 
 def _label(inputs: Mapping[str, Any], name: str) -> Any:

@@ -9,6 +9,7 @@ from components import (
     caddyfile,
     cutover_mode,
     engines,
+    facts,
     gpu_memory,
     pins,
     proxy,
@@ -58,7 +59,7 @@ class Blueprint:
         return [
             f"engine: {self.settings.engine}",
             *self.cutover.lines,
-            *([f"tools: {tools.words}"] if tools else []),
+            *([f"{facts.TOOLS}{tools.words}"] if tools else []),
         ]
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
-from components import pins, waiting
+from components import naming, pins, waiting
 from components.catalogue import GIB
 from components.docker_host import LOOPBACK, DockerHost
 from components.engines import EngineSpec
@@ -161,7 +161,7 @@ def _check_images(look: DockerLook, plan: Blueprint) -> list[pins.Image]:
 def _without_volume(plan: Blueprint, found: Found, labels: Labels) -> list[EngineSpec]:
     """The engines whose weights have no volume yet."""
     volumes = {each.name for each in found.things if each.kind == "volume"}
-    return [spec for spec in plan.specs if labels.name(f"{spec.kind}-weights") not in volumes]
+    return [spec for spec in plan.specs if labels.name(naming.weights(spec.kind)) not in volumes]
 
 
 def _check_disk(info: Mapping[str, Any], plan: Blueprint, new: Iterable[EngineSpec]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import switch
-from switch import certificate, daemon, keys, owner, shared
+from switch import answers, certificate, daemon, keys, owner, shared
 from switch.checks import Failed, check
 from switch.daemon import Switch, proxies
 from switch.docker import Docker, DockerError
@@ -45,11 +45,11 @@ KEYS = JOURNAL / "keys.json"
 
 def look(state: State, docker: Docker) -> list[str]:
     """Whether gateway and keys are what was declared, a line each. Nothing is said of what isn't there."""
-    lines = [f"keys {keys.look(SHARED, KEYS)}"]
+    lines = [answers.line("keys", keys.look(SHARED, KEYS))]
     gateway = state.active.plan.gateway if state.active else None
     if gateway:
         with contextlib.suppress(DockerError):
-            lines.insert(0, f"gateway {gateway_config(gateway, docker)}")
+            lines.insert(0, answers.line("gateway", gateway_config(gateway, docker)))
     return lines
 
 
@@ -58,8 +58,8 @@ def gateway_config(gateway: Gateway, docker: Docker) -> str:
     its container's label says: that was said before it was created. Raises DockerError."""
     text = docker.get(gateway.container, gateway.config_file)
     if text != gateway.config:
-        return f"edited in place {hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return docker.labels_of(gateway.container).get("changeover.config", shared.AS_DECLARED)
+        return answers.edited(hashlib.sha256(text.encode()).hexdigest())
+    return docker.labels_of(gateway.container).get("changeover.config", answers.AS_DECLARED)
 
 
 def screen(r: dict[str, Any], now: float) -> str:
@@ -279,7 +279,7 @@ def _certificate(state: State, *, tar: bool, change: str) -> None:
     content = certificate.certificate(last)
     if not tar:
         say(owner.counted(state.commits))
-        say(f"certificate: {certificate.short(content)}")
+        say(answers.certified(certificate.short(content)))
         return
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:

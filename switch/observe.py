@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from switch.answers import NONE
 from switch.daemon import proxies
 from switch.docker import Docker, DockerError
 from switch.machine import World
@@ -92,7 +93,7 @@ def alerts(docker: Docker) -> list[dict[str, str]]:
 def observe(status: dict[str, Any], now: float, world: World, docker: Docker) -> dict[str, Any]:
     """One line: what `status` shows at `now`, and what is beside it."""
     of = {c.role: c.name for c in world.values() if c.role == "switch"}
-    if status["live"] != "none":
+    if status["live"] != NONE:
         of["engine"] = status["live"]
     busy, every = ticks()
     return {

@@ -21,9 +21,6 @@ LIVE = "/live"
 LIVE_FILE = "/tmp/live"
 """Where the switch says which engine is live, for the coordinator."""
 
-AS_DECLARED = "as declared"
-"""What is said of gateway, keys and edge where nobody has edited them."""
-
 PROXY_PORT = 8001
 """TCP port at which the gateway asks a proxy, and at which a proxy says what it does."""
 
