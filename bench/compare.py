@@ -90,7 +90,7 @@ class Composed:
         (self.folder / "tensorzero.toml").write_text(config)
 
     def volume(self, engine: str) -> str:
-        return Labels(project=PROJECT, stack=self.stack).name(naming.weights(engine))
+        return Labels(project=PROJECT, stack=self.stack).name(naming.child(engine, "weights"))
 
     def service(self, engine: EngineKind) -> dict[str, Any]:
         spec = _spec(engine)

@@ -43,7 +43,7 @@ class Commit(pulumi.ComponentResource):
         told: dict[Variable, pulumi.Input[str]] = {"SWITCH": args.switch, "STACK": args.host.labels.stack}
         live = args.host.look(LIVE, self, told, after=[args.prepared])
         self.step = local.Command(
-            naming.step(name),
+            naming.child(name, "step"),
             create=COMMIT,
             update=COMMIT,
             interpreter=args.host.interpreter,

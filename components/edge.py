@@ -103,7 +103,7 @@ class Edge(pulumi.ComponentResource):
         )
         self.container_id = container.id
         self.configured = local.Command(
-            naming.configuration(name),
+            naming.child(name, "configuration"),
             create=plan.CONFIGURE,
             update=plan.CONFIGURE,
             interpreter=host.interpreter,
@@ -122,7 +122,7 @@ class Edge(pulumi.ComponentResource):
         if args.clients is not None:
             # not one of the container's own networks: one more there would be another container
             local.Command(
-                naming.clients(name),
+                naming.child(name, "clients"),
                 create=plan.ATTACH,
                 update=plan.ATTACH,
                 delete=plan.DETACH,

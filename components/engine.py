@@ -51,7 +51,7 @@ class Engine(pulumi.ComponentResource):
 
         fetch = plan.upload_then_fetch(spec.weights) if spec.weights.upload else plan.FETCH
         weights = local.Command(
-            naming.weights(name),
+            naming.child(name, "weights"),
             create=fetch,
             update=fetch,
             interpreter=host.interpreter,
@@ -60,7 +60,7 @@ class Engine(pulumi.ComponentResource):
                 {
                     "SWITCH": args.switch,
                     "WEIGHTS": spec.weights.source,
-                    **host.filling(naming.weights(name)),
+                    **host.filling(naming.child(name, "weights")),
                 }
             ),
             add_previous_output_in_env=False,

@@ -32,7 +32,7 @@ class Keys(pulumi.ComponentResource):
         super().__init__("changeover:index:Keys", name, None, opts)
         host = args.host
         self.step = local.Command(
-            naming.step(name),
+            naming.child(name, "step"),
             create=plan.KEYS,
             update=plan.KEYS,
             interpreter=host.interpreter,

@@ -111,7 +111,7 @@ class Monitor(pulumi.ComponentResource):
         )
         content = json.dumps(args.files, indent=1, sort_keys=True)
         filled = local.Command(
-            naming.files(name),
+            naming.child(name, "files"),
             create=plan.MONITOR_FILES,
             update=plan.MONITOR_FILES,
             interpreter=host.interpreter,
@@ -123,7 +123,7 @@ class Monitor(pulumi.ComponentResource):
                     "IMAGE": args.tools,
                     "OWNER": NOBODY,
                     "CONTENT": hashlib.sha256(content.encode()).hexdigest()[:8],
-                    **host.filling(naming.files(name)),
+                    **host.filling(naming.child(name, "files")),
                 }
             ),
             add_previous_output_in_env=False,

@@ -1,11 +1,11 @@
 """Names that more than one part knows: of resources, of an engine and of its weights by content. Pure.
 
 A stack's state knows a resource by its type and its name. Under another name it would be another resource,
-and the one that is there would be deleted. A component names its children by its own name, with a function.
+and the one that is there would be deleted. A component calls its children by its own name and what they are.
 """
 
 import re
-from typing import cast
+from typing import Literal, cast
 
 from switch.plan import EngineKind
 
@@ -15,34 +15,15 @@ PROXY, GATEWAY, EDGE, MONITOR = "proxy", "gateway", "edge", "monitor"
 VLLM_CACHE, HISTORY = "vllm-cache", "monitor-history"
 
 
-def step(component: str) -> str:
-    """The one step of a component."""
-    return f"{component}-step"
+Part = Literal["step", "files", "ready", "configuration", "clients", "weights"]
+"""What a step of a component is for, where another part knows it. `step`: all that it does; `files` fills its
+volumes, `ready` waits for it, `clients` connects it with them. `weights` fetches an engine's; the volume that
+has those of a kind of engine is called so too."""
 
 
-def files(component: str) -> str:
-    """The step that fills a component's volumes."""
-    return f"{component}-files"
-
-
-def ready(component: str) -> str:
-    """The step that waits until a component's container answers."""
-    return f"{component}-ready"
-
-
-def configuration(component: str) -> str:
-    """The step that brings a component to its configuration."""
-    return f"{component}-configuration"
-
-
-def clients(component: str) -> str:
-    """The step that puts a component on the network of clients."""
-    return f"{component}-clients"
-
-
-def weights(engine: str) -> str:
-    """The volume with the weights of a kind of engine, and the step that fetches those of one engine."""
-    return f"{engine}-weights"
+def child(component: str, part: Part) -> str:
+    """The name of a part of a component."""
+    return f"{component}-{part}"
 
 
 def engine(kind: EngineKind, content: str) -> str:

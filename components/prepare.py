@@ -36,7 +36,7 @@ class Prepare(pulumi.ComponentResource):
         super().__init__("changeover:index:Prepare", name, None, opts)
         plan = replace(args.plan, no_flip=args.no_flip)
         self.step = local.Command(
-            naming.step(name),
+            naming.child(name, "step"),
             create=PREPARE,
             update=PREPARE,
             interpreter=args.host.interpreter,

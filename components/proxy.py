@@ -77,7 +77,7 @@ class Proxy(pulumi.ComponentResource):
             opts=host.shared_options(self),
         )
         filled = local.Command(
-            naming.files(name),
+            naming.child(name, "files"),
             create=plan.PROXY_FILES,
             update=plan.PROXY_FILES,
             interpreter=host.interpreter,
@@ -91,7 +91,7 @@ class Proxy(pulumi.ComponentResource):
                     "OWNER": NOBODY,
                     "IMAGE": args.image,
                     "PYTHON": PYTHON,
-                    **host.filling(naming.files(name)),
+                    **host.filling(naming.child(name, "files")),
                 }
             ),
             add_previous_output_in_env=False,
@@ -133,7 +133,7 @@ class Proxy(pulumi.ComponentResource):
         )
         self.container_id = container.id
         self.ready = local.Command(
-            naming.ready(name),
+            naming.child(name, "ready"),
             create=plan.PROXY_READY,
             update=plan.PROXY_READY,
             interpreter=host.interpreter,

@@ -71,7 +71,7 @@ def has_keys(resources: Sequence[Resource]) -> bool:
     Where the text isn't known yet, an update says it; a preview takes it that there is one.
     """
     for each in resources:
-        if each.name == naming.step(naming.KEYS):
+        if each.name == naming.child(naming.KEYS, "step"):
             try:
                 return bool(json.loads(str(each.inputs.get("stdin", "")))["keys"])
             except ValueError:

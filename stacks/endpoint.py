@@ -80,7 +80,7 @@ class Endpoint(pulumi.ComponentResource):
                 ),
             )
 
-        weights = {kind: volume(naming.weights(kind)) for kind in ("ollama", "vllm")}
+        weights = {kind: volume(naming.child(kind, "weights")) for kind in ("ollama", "vllm")}
         caches = {"vllm": volume(naming.VLLM_CACHE)}
 
         live = docker.Volume(

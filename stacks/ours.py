@@ -72,8 +72,8 @@ def check(state: Known, found: Found, plan: Blueprint, labels: Labels, instead: 
 
 def refills(state: Known, found: Found, plan: Blueprint, labels: Labels) -> dict[str, str]:
     """`again` of the steps that fill volumes: see `owner.fill_again`."""
-    users = {naming.weights(spec.name): f"{labels.name(spec.name)}-" for spec in plan.specs}
-    users |= {naming.files(each): f"{labels.name(each)}-" for each in (naming.PROXY, naming.MONITOR)}
+    users = {naming.child(spec.name, "weights"): f"{labels.name(spec.name)}-" for spec in plan.specs}
+    users |= {naming.child(each, "files"): f"{labels.name(each)}-" for each in (naming.PROXY, naming.MONITOR)}
     return owner.fill_again(state, found, users)
 
 

@@ -93,7 +93,7 @@ def known(resources: Mapping[str, Mapping[str, Any]]) -> Known:
             said = said if isinstance(said, str) else ""
             if name == naming.IDENTITY:
                 id = said.strip() or None
-            elif name == naming.step(naming.COMMIT):
+            elif name == naming.child(naming.COMMIT, "step"):
                 changes = count(said)
             again[name] = str(variable(outputs, "AGAIN") or "")
     return Known(
@@ -207,7 +207,7 @@ def gone(things: Iterable[Thing], weights: Iterable[Weights], labels: Labels) ->
     things = list(things)
     names = ", ".join(f"{each.kind} {each.name}" for each in sorted(things, key=lambda t: (t.kind, t.name)))
     volumes = {each.name for each in things if each.kind == "volume"}
-    lost = [each for each in weights if labels.name(naming.weights(each.kind)) in volumes]
+    lost = [each for each in weights if labels.name(naming.child(each.kind, "weights")) in volumes]
     again = ""
     if lost:
         size = sum(each.need_bytes for each in lost) / GIB

@@ -161,7 +161,7 @@ def _check_images(look: DockerLook, plan: Blueprint) -> list[pins.Image]:
 def _without_volume(plan: Blueprint, found: Found, labels: Labels) -> list[EngineSpec]:
     """The engines whose weights have no volume yet."""
     volumes = {each.name for each in found.things if each.kind == "volume"}
-    return [spec for spec in plan.specs if labels.name(naming.weights(spec.kind)) not in volumes]
+    return [spec for spec in plan.specs if labels.name(naming.child(spec.kind, "weights")) not in volumes]
 
 
 def _check_disk(info: Mapping[str, Any], plan: Blueprint, new: Iterable[EngineSpec]) -> None:

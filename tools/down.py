@@ -20,7 +20,7 @@ from tools.environment import ROOT, pulumi
 from tools.host import is_on_aws, on_aws, ssh_config
 from tools.up import STACK
 
-KEPT = (*map(naming.weights, KINDS), naming.VLLM_CACHE, naming.HISTORY)
+KEPT = (*(naming.child(each, "weights") for each in KINDS), naming.VLLM_CACHE, naming.HISTORY)
 """Volumes that outlive their stack: what is in them took hours to fetch, minutes to compile, or months."""
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.stack import remove_fast_engine, use_fast_engine
 from review.events import parse
-from review.text import render
+from review.markdown import render
 from stacks.blueprint import blueprint
 from stacks.settings import declared, from_files
 from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings, patched

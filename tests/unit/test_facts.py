@@ -87,10 +87,10 @@ def test_the_certificate_is_the_last_of_what_is_said_of_a_change() -> None:
 def test_an_engine_and_its_weights_are_known_from_their_names() -> None:
     for kind in KINDS:
         name = naming.engine(kind, content())
-        for text in (name, f"changeover-my-stack-{name}", naming.weights(name), f"{name}-0a1b2c3"):
+        for text in (name, f"changeover-my-stack-{name}", naming.child(name, "weights"), f"{name}-0a1b2c3"):
             assert naming.engine_in(text) == (kind, name)
         assert naming.without_content(f"changeover-s-{name}-weights") == f"changeover-s-{kind}-weights"
-        assert naming.engine_in(naming.weights(kind)) is None, "the volume is of the kind"
+        assert naming.engine_in(naming.child(kind, "weights")) is None, "the volume is of the kind"
     for model in ("tiny", "qwen-2.5-coder-7b"):
         digest = content()
         assert naming.of_folder(naming.folder(model, digest)) == (model, digest)

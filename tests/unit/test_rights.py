@@ -22,8 +22,9 @@ from components.gpu_memory import (
     STORE_RAM,
     SWITCH_RAM,
 )
+from components.labels import labels_in
 from review.events import Resource
-from review.policies import CONTAINER, SECURITY_GROUPS, check, labels
+from review.policies import CONTAINER, SECURITY_GROUPS, check
 from stacks.blueprint import blueprint
 from stacks.settings import MonitorSettings, from_files, stacks
 from switch import docker as switch_docker
@@ -52,8 +53,8 @@ BESIDE = {"monitor": STORE_RAM, "alerts": ALERTS_RAM}
 
 
 def role(container: Resource) -> str:
-    marks = labels(container)
-    return marks.get("changeover.engine") or marks["changeover.role"]
+    marks = labels_in(container.inputs)
+    return str(marks.get("engine") or marks["role"])
 
 
 def excess(container: Resource) -> list[str]:
