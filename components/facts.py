@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 
 Variable = (
     Literal["DOCKER_HOST", "CHANGEOVER_SSH_CONFIG"]  # how every step reaches its host
@@ -24,7 +24,7 @@ Variable = (
 """A key of a step's environment. The shell programs read them, and some are there for a reader alone."""
 
 
-def environment(*told: Mapping[Variable, T]) -> dict[str, T]:
+def environment(*told: Mapping[Variable, Value]) -> dict[str, Value]:
     """The environment of a step that is told all of this."""
     return {str(key): value for each in told for key, value in each.items()}
 

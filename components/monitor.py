@@ -17,8 +17,6 @@ from components.gpu_memory import ALERTS_RAM, STORE_RAM
 from monitor.render import EVALUATE_SECONDS, PAGES, RULES, SCRAPE
 from switch.shared import ALERTS_ALIAS, ALERTS_PORT
 
-"""Resource name of the volume with what was measured."""
-
 STORE_ALIAS, STORE_PORT = "monitor", 8428
 """Name on the stack's network, and TCP port there. On the host it is published for the host itself only."""
 

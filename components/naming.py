@@ -13,7 +13,7 @@ IDENTITY, GUARD = "identity", "guard"
 KEYS, PREPARE, COMMIT = "keys", "prepare", "commit"
 PROXY, GATEWAY, EDGE, MONITOR = "proxy", "gateway", "edge", "monitor"
 VLLM_CACHE, HISTORY = "vllm-cache", "monitor-history"
-
+"""Volumes: with compiled kernels, and with what a monitor has measured."""
 
 Part = Literal["step", "files", "ready", "configuration", "clients", "weights"]
 """What a step of a component is for, where another part knows it. `step`: all that it does; `files` fills its

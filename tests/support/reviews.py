@@ -174,7 +174,7 @@ def programs(project: Project) -> None:
     ports = "gpus=spec.gpus,\n            ports=[docker.ContainerPortArgs(internal=8000, external=18999)],"
     with patched(project, "components/engine.py", "gpus=spec.gpus,", ports):
         record(project, "engine-port")
-    with patched(project, "stacks/endpoint.py", 'f"{kind}-weights"', 'f"{kind}-store"'):
+    with patched(project, "stacks/endpoint.py", 'naming.child(kind, "weights")', 'f"{kind}-store"'):
         record(project, "weights-renamed")
     with patched(project, "stacks/endpoint.py", 'driver="bridge"', 'driver="bridge", internal=True'):
         record(project, "network")
