@@ -42,33 +42,26 @@ class Commit(pulumi.ComponentResource):
         super().__init__("changeover:index:Commit", name, None, opts)
         told: dict[Variable, pulumi.Input[str]] = {"SWITCH": args.switch, "STACK": args.host.labels.stack}
         live = args.host.look(LIVE, self, told, after=[args.prepared])
-        self.step = local.Command(
+        self.step = args.host.step(
             naming.child(name, "step"),
-            create=COMMIT,
-            update=COMMIT,
-            interpreter=args.host.interpreter,
+            self,
+            COMMIT,
+            {
+                **told,
+                "ENGINE": args.engine,
+                **({"GATEWAY": args.gateway} if args.gateway is not None else {}),
+                # An input and no trigger: a trigger would replace the step and run its `delete`.
+                # It is read at every preview, so an engine that was changed by hand shows as a diff.
+                # Through the step's output it is unknown in the preview of a flip: what serves after
+                # `prepare` is not what serves now, and a plan that kept that would refuse its own update.
+                "LIVE": pulumi.Output.all(live, args.prepared.stdout).apply(lambda both: both[0]),
+            },
             delete=RELEASE,
             stdin=pulumi.Output.all(args.engine, args.gateway).apply(
                 lambda names: args.plan.leading_to(names[0], names[1] or "").text
             ),
-            environment=args.host.telling(
-                {
-                    **told,
-                    "ENGINE": args.engine,
-                    **({"GATEWAY": args.gateway} if args.gateway is not None else {}),
-                    # An input and no trigger: a trigger would replace the step and run its `delete`.
-                    # It is read at every preview, so an engine that was changed by hand shows as a diff.
-                    # Through the step's output it is unknown in the preview of a flip: what serves after
-                    # `prepare` is not what serves now, and a plan that kept that would refuse its own update.
-                    "LIVE": pulumi.Output.all(live, args.prepared.stdout).apply(lambda both: both[0]),
-                }
-            ),
-            add_previous_output_in_env=False,
-            opts=args.host.step_options(
-                self,
-                depends_on=[args.prepared],
-                hide_diffs=["stdin"],  # the environment and the gateway's TOML show what changes in it
-            ),
+            depends_on=[args.prepared],
+            hide_diffs=["stdin"],  # the environment and the gateway's TOML show what changes in it
         )
         self.certificate = self.step.stdout.apply(certificate_in)
         self.changes = self.step.stdout.apply(lambda said: count(said) or 0)

@@ -56,10 +56,6 @@ class DockerHost:
     networks: Mapping[str, str] = field(default_factory=dict)
     again: Mapping[str, str] = field(default_factory=dict)
 
-    def filling(self, step: str) -> dict[Variable, str]:
-        """What a step that fills a volume has in its environment: it runs again once that was lost."""
-        return {"AGAIN": self.again[step]} if step in self.again else {}
-
     def log(self, role: str) -> dict[str, Any]:
         """The arguments of a container that say where its log goes."""
         driver, options = self.log_drivers.get(role, ("json-file", LOGS))
@@ -68,6 +64,32 @@ class DockerHost:
     def telling(self, what: Mapping[Variable, pulumi.Input[str]]) -> dict[str, pulumi.Input[str]]:
         """The environment of a step that is told `what`: also what it needs to reach the host."""
         return environment({"DOCKER_HOST": self.address}, self.step_environment, what)
+
+    def step(
+        self,
+        name: str,
+        parent: pulumi.Resource,
+        command: str,
+        told: Mapping[Variable, pulumi.Input[str]],
+        *,
+        delete: str | None = None,
+        stdin: pulumi.Input[str] | None = None,
+        **options: Any,
+    ) -> local.Command:
+        """A step: `command` acts on the host, and again when what it is `told` or its `stdin` changes, or
+        once the volume that it fills was lost. `options` are a resource's."""
+        lost: dict[Variable, str] = {"AGAIN": self.again[name]} if name in self.again else {}
+        return local.Command(
+            name,
+            create=command,
+            update=command,
+            delete=delete,
+            interpreter=self.interpreter,
+            stdin=stdin,
+            environment=self.telling({**told, **lost}),
+            add_previous_output_in_env=False,
+            opts=self.step_options(parent, **options),
+        )
 
     def look(
         self,

@@ -102,41 +102,32 @@ class Edge(pulumi.ComponentResource):
             ),
         )
         self.container_id = container.id
-        self.configured = local.Command(
+        self.configured = host.step(
             naming.child(name, "configuration"),
-            create=plan.CONFIGURE,
-            update=plan.CONFIGURE,
-            interpreter=host.interpreter,
-            environment=host.telling(
-                {
-                    "EDGE": container.name,
-                    "EDGE_ID": container.id,  # a new one with the same volume is brought up to date too
-                    "APPLY": caddyfile.APPLY,
-                    "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
-                    "CADDYFILE": args.caddyfile,
-                }
-            ),
-            add_previous_output_in_env=False,
-            opts=host.step_options(self),
+            self,
+            plan.CONFIGURE,
+            {
+                "EDGE": container.name,
+                "EDGE_ID": container.id,  # a new one with the same volume is brought up to date too
+                "APPLY": caddyfile.APPLY,
+                "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
+                "CADDYFILE": args.caddyfile,
+            },
         )
         if args.clients is not None:
             # not one of the container's own networks: one more there would be another container
-            local.Command(
+            host.step(
                 naming.child(name, "clients"),
-                create=plan.ATTACH,
-                update=plan.ATTACH,
+                self,
+                plan.ATTACH,
+                {
+                    "EDGE": container.name,
+                    "EDGE_ID": container.id,
+                    "NETWORK": args.clients.name,
+                    "NETWORK_ID": args.clients.id,
+                },
                 delete=plan.DETACH,
-                interpreter=host.interpreter,
-                environment=host.telling(
-                    {
-                        "EDGE": container.name,
-                        "EDGE_ID": container.id,
-                        "NETWORK": args.clients.name,
-                        "NETWORK_ID": args.clients.id,
-                    }
-                ),
-                add_previous_output_in_env=False,
-                opts=host.step_options(self, depends_on=[self.configured]),
+                depends_on=[self.configured],
             )
         self.ca = None
         if host.tls is not None and host.tls.internal:

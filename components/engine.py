@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
-from pulumi_command import local
 
 from components import naming, plan
 from components.containers import NOBODY, RIGHTS, image, labels, rights
@@ -50,25 +49,14 @@ class Engine(pulumi.ComponentResource):
             ).text
 
         fetch = plan.upload_then_fetch(spec.weights) if spec.weights.upload else plan.FETCH
-        weights = local.Command(
+        weights = host.step(
             naming.child(name, "weights"),
-            create=fetch,
-            update=fetch,
-            interpreter=host.interpreter,
+            self,
+            fetch,
+            {"SWITCH": args.switch, "WEIGHTS": spec.weights.source},
             stdin=pulumi.Output.from_input(args.weights_volume).apply(request),
-            environment=host.telling(
-                {
-                    "SWITCH": args.switch,
-                    "WEIGHTS": spec.weights.source,
-                    **host.filling(naming.child(name, "weights")),
-                }
-            ),
-            add_previous_output_in_env=False,
-            opts=host.step_options(
-                self,
-                depends_on=[pulled],
-                hide_diffs=["stdin"],  # WEIGHTS says the same in words
-            ),
+            depends_on=[pulled],
+            hide_diffs=["stdin"],  # WEIGHTS says the same in words
         )
 
         volumes = [

@@ -31,20 +31,15 @@ class Keys(pulumi.ComponentResource):
     def __init__(self, name: str, args: KeysArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Keys", name, None, opts)
         host = args.host
-        self.step = local.Command(
+        self.step = host.step(
             naming.child(name, "step"),
-            create=plan.KEYS,
-            update=plan.KEYS,
-            interpreter=host.interpreter,
+            self,
+            plan.KEYS,
+            {
+                "SWITCH": args.switch,
+                "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
+                "TENANTS": facts.tenants(args.tenants),  # so a review says what in the secret changes
+            },
             stdin=pulumi.Output.secret(args.document),
-            environment=host.telling(
-                {
-                    "SWITCH": args.switch,
-                    "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
-                    "TENANTS": facts.tenants(args.tenants),  # so a review says what in the secret changes
-                }
-            ),
-            add_previous_output_in_env=False,
-            opts=host.step_options(self),
         )
         self.register_outputs({})

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
-from pulumi_command import local
 
 from components import naming, plan
 from components.catalogue import MIB
@@ -108,28 +107,20 @@ class Monitor(pulumi.ComponentResource):
             opts=host.shared_options(self),
         )
         content = json.dumps(args.files, indent=1, sort_keys=True)
-        filled = local.Command(
+        filled = host.step(
             naming.child(name, "files"),
-            create=plan.MONITOR_FILES,
-            update=plan.MONITOR_FILES,
-            interpreter=host.interpreter,
+            self,
+            plan.MONITOR_FILES,
+            {
+                "CONFIG": config.name,
+                "HISTORY": history.name,
+                "IMAGE": args.tools,
+                "OWNER": NOBODY,
+                "CONTENT": hashlib.sha256(content.encode()).hexdigest()[:8],
+            },
             stdin=content,
-            environment=host.telling(
-                {
-                    "CONFIG": config.name,
-                    "HISTORY": history.name,
-                    "IMAGE": args.tools,
-                    "OWNER": NOBODY,
-                    "CONTENT": hashlib.sha256(content.encode()).hexdigest()[:8],
-                    **host.filling(naming.child(name, "files")),
-                }
-            ),
-            add_previous_output_in_env=False,
-            opts=host.step_options(
-                self,
-                depends_on=list(args.after),
-                hide_diffs=["stdin"],  # CONTENT shows that it changes, and the rendered files what
-            ),
+            depends_on=list(args.after),
+            hide_diffs=["stdin"],  # CONTENT shows that it changes, and the rendered files what
         )
         store = self._container(
             host.labels.name(name),

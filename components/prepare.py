@@ -35,27 +35,20 @@ class Prepare(pulumi.ComponentResource):
     def __init__(self, name: str, args: PrepareArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Prepare", name, None, opts)
         plan = replace(args.plan, no_flip=args.no_flip)
-        self.step = local.Command(
+        self.step = args.host.step(
             naming.child(name, "step"),
-            create=PREPARE,
-            update=PREPARE,
-            interpreter=args.host.interpreter,
+            self,
+            PREPARE,
+            {
+                "SWITCH": args.switch,
+                "ENGINE": args.engine,
+                "CUTOVER": plan.cutover,
+                "MEMORY": memory(plan),
+                "ROUTING": plan.routing,  # a flip shows one line of it, with a gateway and without
+                "STACK": args.host.labels.stack,
+            },
             stdin=pulumi.Output.from_input(args.engine).apply(lambda engine: plan.leading_to(engine).text),
-            environment=args.host.telling(
-                {
-                    "SWITCH": args.switch,
-                    "ENGINE": args.engine,
-                    "CUTOVER": plan.cutover,
-                    "MEMORY": memory(plan),
-                    "ROUTING": plan.routing,  # a flip shows one line of it, with a gateway and without
-                    "STACK": args.host.labels.stack,
-                }
-            ),
-            add_previous_output_in_env=False,
-            opts=args.host.step_options(
-                self,
-                depends_on=list(args.after),
-                hide_diffs=["stdin"],  # the environment and the gateway's TOML show what changes in it
-            ),
+            depends_on=list(args.after),
+            hide_diffs=["stdin"],  # the environment and the gateway's TOML show what changes in it
         )
         self.register_outputs({})

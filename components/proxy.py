@@ -76,26 +76,20 @@ class Proxy(pulumi.ComponentResource):
             labels=volume_labels(host.labels.of("log")),
             opts=host.shared_options(self),
         )
-        filled = local.Command(
+        filled = host.step(
             naming.child(name, "files"),
-            create=plan.PROXY_FILES,
-            update=plan.PROXY_FILES,
-            interpreter=host.interpreter,
-            environment=host.telling(
-                {
-                    "LOCK": lock,
-                    "ARCHIVE": str(CODE.built),
-                    "CODE": zipped,
-                    "VOLUME": wheels.name,
-                    "LOGS": log.name,
-                    "OWNER": NOBODY,
-                    "IMAGE": args.image,
-                    "PYTHON": PYTHON,
-                    **host.filling(naming.child(name, "files")),
-                }
-            ),
-            add_previous_output_in_env=False,
-            opts=host.step_options(self),
+            self,
+            plan.PROXY_FILES,
+            {
+                "LOCK": lock,
+                "ARCHIVE": str(CODE.built),
+                "CODE": zipped,
+                "VOLUME": wheels.name,
+                "LOGS": log.name,
+                "OWNER": NOBODY,
+                "IMAGE": args.image,
+                "PYTHON": PYTHON,
+            },
         )
         container = docker.Container(
             host.labels.name(name),
@@ -132,13 +126,10 @@ class Proxy(pulumi.ComponentResource):
             ),
         )
         self.container_id = container.id
-        self.ready = local.Command(
+        self.ready = host.step(
             naming.child(name, "ready"),
-            create=plan.PROXY_READY,
-            update=plan.PROXY_READY,
-            interpreter=host.interpreter,
-            environment=host.telling({"PROXY": container.name, "ASK": STATUS}),
-            add_previous_output_in_env=False,
-            opts=host.step_options(self),
+            self,
+            plan.PROXY_READY,
+            {"PROXY": container.name, "ASK": STATUS},
         )
         self.register_outputs({})

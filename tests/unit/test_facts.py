@@ -3,12 +3,14 @@
 import random
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import get_args
 
 import pytest
 
 from components import facts, naming
 from components.cutover_mode import choose
+from components.docker_host import DockerHost
 from components.facts import Memory, Variable
 from components.gpu_memory import KINDS
 from components.waiting import wait
@@ -16,6 +18,7 @@ from stacks.blueprint import blueprint
 from switch import answers
 from switch.answers import NONE, Live, live_in
 from tests.support.recorder import Recorder
+from tests.unit import test_program
 from tests.unit.test_program import ROOT, build, settings
 
 RANDOM = random.Random(20)
@@ -148,6 +151,15 @@ def test_names_and_keys_are_those_that_states_have_and_what_a_step_is_told_it_re
         unread = {key for key in told - {"DOCKER_HOST"} if not re.search(rf"\${{?{key}\b", text)}
         assert unread <= SHOWN, f"{name}: {unread}"
     assert found == NAMES
+
+
+def test_a_step_whose_volume_was_lost_is_told_so_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder.start("local")
+    monkeypatch.setattr(test_program, "DockerHost", partial(DockerHost, again={"proxy-files": "2"}))
+    build(settings())
+    steps = recorder.of("Command").items()
+    told = {name: facts.variable(step, "AGAIN") for name, step in steps if facts.variable(step, "AGAIN")}
+    assert told == {"proxy-files": "2"}
 
 
 def test_no_key_is_listed_that_no_step_has() -> None:
