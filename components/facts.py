@@ -21,7 +21,7 @@ Variable = (
     | Literal["GPU", "GPUS", "DRIVER", "INSTANCE_TYPE", "DATA_MOUNT", "DATA_GIB"]  # an instance
     | Literal["REGION", "NAMESPACE", "PROBE", "DEADLINE"]
 )
-"""A key of a step's environment. The shell programs read them, and some are there for a reader alone."""
+"""A key of a step's environment: the step's shell program reads it, or only who reads the preview."""
 
 
 def environment(*told: Mapping[Variable, Value]) -> dict[str, Value]:
@@ -53,7 +53,7 @@ def memory(needs: Mapping[Memory, tuple[int, int]]) -> str:
 
 
 def memory_in(words: object) -> dict[Memory, tuple[float, float | None]]:
-    """The same in GiB, to two digits; None: not known. Empty where a version before it had such words."""
+    """What `memory` wrote, in GiB to two digits; None: not known. A step of an older version has no words."""
     found = re.findall(r"(GPU|RAM) ([\d.]+) of ([\d.]+|unknown) GiB", str(words))
     return {what: (float(need), None if there == "unknown" else float(there)) for what, need, there in found}
 
@@ -64,7 +64,7 @@ def tenants(names: Iterable[str]) -> str:
 
 
 def tenants_in(words: object) -> set[str]:
-    """The same; nobody where a version before it had such words."""
+    """Who has an API key, from what `tenants` wrote."""
     return {name for name in str(words or "").split(", ") if name}
 
 

@@ -1,7 +1,7 @@
 """Names that more than one part knows: of resources, of an engine and of its weights by content. Pure.
 
 A stack's state knows a resource by its type and its name. Under another name it would be another resource,
-and the one that is there would be deleted. A component calls its children by its own name and what they are.
+and the one that is there would be deleted. A child is called by its component's name and by what it is for.
 """
 
 import re

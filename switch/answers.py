@@ -1,6 +1,6 @@
-"""What the switch and the edge answer in a line that Pulumi's state keeps, and how it is read again. Pure.
+"""What the switch and the edge answer in a line, beside how the program reads it. Pure.
 
-In another form it would be another input, and a change of every stack.
+Pulumi's state keeps most of these lines: another text would be a change of every stack.
 """
 
 import re
