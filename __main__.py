@@ -5,6 +5,7 @@ from pathlib import Path
 import pulumi
 
 from components.cutover_mode import mode_changed
+from components.facts import Exported
 from components.labels import Labels
 from stacks import ours
 from stacks.blueprint import blueprint
@@ -30,16 +31,19 @@ if refused := no_flip(plan, Path(__file__).parent):
     pulumi.warn(f"a change to the other engine is refused for now: {refused}")
 endpoint = Endpoint("endpoint", EndpointArgs(blueprint=plan, host=host, api_keys=api_keys(), no_flip=refused))
 
-pulumi.export("endpoint", endpoint.url)
-pulumi.export("engine", settings.engine)
-pulumi.export("model", settings.name)
-pulumi.export("cutover", plan.cutover.mode)
-pulumi.export("certificate", endpoint.certificate)
-pulumi.export("routing", plan.routing)
+outputs: dict[Exported, object] = {
+    "endpoint": endpoint.url,
+    "engine": settings.engine,
+    "model": settings.name,
+    "cutover": plan.cutover.mode,
+    "certificate": endpoint.certificate,
+    "routing": plan.routing,
+}
 if plan.gateway_config is not None:
-    pulumi.export("gateway_config", plan.gateway_config)
+    outputs["gateway_config"] = plan.gateway_config
 if endpoint.ca is not None:
-    pulumi.export("ca", endpoint.ca)
+    outputs["ca"] = endpoint.ca
 if settings.aws is not None:
-    # As an output, a preview shows what a change does to it.
-    pulumi.export("cost", settings.aws.cost)
+    outputs["cost"] = settings.aws.cost  # so that a preview shows what a change does to it
+for name, value in outputs.items():
+    pulumi.export(name, value)

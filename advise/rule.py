@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from advise.load import HOUR, Hour, Traffic, day_of, most, percentile
+from switch.plan import EngineKind
 
 BUSY, QUIET = 15, 10
 SHARE_BUSY, SHARE_QUIET = 1 / 2, 3 / 4
@@ -53,7 +54,7 @@ class Advice:
     """`engine` is the one that is advised, None where none is; `words` what to do and why, a line each."""
 
     verdict: Verdict
-    engine: Literal["ollama", "vllm"] | None
+    engine: EngineKind | None
     figure: int | None
     """The middle one of the days' figures."""
     words: tuple[str, ...]

@@ -26,10 +26,12 @@ import yaml
 from bench.flip import PAUSE
 from bench.flips import COLUMNS, Record, record, summary
 from bench.stack import deployed, machine, table
-from components import pins, tensorzero
+from components import naming, pins, tensorzero
 from components.catalogue import MODELS
 from components.engines import PORT, WEIGHTS_MOUNT, EngineSpec, build
 from components.gpu_memory import KINDS, EngineKind, Load, both
+from components.labels import Labels
+from stacks.settings import PROJECT
 from tests.support import load as traffic
 from tests.support.project import Project, docker, free_port
 
@@ -88,7 +90,7 @@ class Composed:
         (self.folder / "tensorzero.toml").write_text(config)
 
     def volume(self, engine: str) -> str:
-        return f"changeover-{self.stack}-{engine}-weights"
+        return Labels(project=PROJECT, stack=self.stack).name(naming.child(engine, "weights"))
 
     def service(self, engine: EngineKind) -> dict[str, Any]:
         spec = _spec(engine)

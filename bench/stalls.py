@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,29 +20,33 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.stack import machine, table
 from components import pins
 from components.gate import GATE_TIMEOUT
-from components.plan import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, SECONDS
+from components.plan import REQUEST_SECONDS, times
+from switch.plan import FIRST_TOKEN_SECONDS, Mode, Plan
 from tests.support import switch_stack
 from tests.support.dockerd import Dockerd
 from tests.support.switch_stack import NETWORK, PREFIX, PYTHON, Stack, coordinator, docker, labelled, wait
 
 PROCESSES = ("edge", "proxy", "gateway", "old engine", "new engine", "switch", "docker")
 MOMENTS = ("draining", "loading", "prepared", "committing", "committed")
-MODES = ("hold", "overlap")
-SETTINGS = {"drain": 120, "load": 300}
-"""`drainSeconds` and `loadSeconds` as they are by default."""
+MODES: tuple[Mode, ...] = ("hold", "overlap")
+Case = tuple[str, str, Mode, int]
+"""Process, moment, mode, and for how many seconds it is stopped."""
+SECONDS = times(drain=120, load=300)
+"""With `drainSeconds` and `loadSeconds` as they are by default."""
 LOADING = 12
 """Seconds that the new engine takes to load."""
 RUNNING = 1000
 """Tokens of 20 ms each of an answer that runs when a change begins: what its drain waits for."""
 
 
-def cases(options: argparse.Namespace) -> list[tuple[str, str, str, int]]:
+def cases(options: argparse.Namespace) -> list[Case]:
     """What can be: nothing of an engine is running that has not begun to load, or was stopped by a hold."""
     found = []
     for seconds, process, moment, mode in itertools.product(
@@ -60,7 +65,7 @@ def cases(options: argparse.Namespace) -> list[tuple[str, str, str, int]]:
 class Change:
     """One change of a stack, with a stall in it."""
 
-    def __init__(self, stack: Stack, dockerd: Dockerd, folder: Path, case: tuple[str, str, str, int]) -> None:
+    def __init__(self, stack: Stack, dockerd: Dockerd, folder: Path, case: Case) -> None:
         self.stack, self.dockerd, self.log = stack, dockerd, folder / "log"
         self.process, self.moment, self.mode, self.seconds = case
         self.new, self.gateway = stack.new_names()
@@ -91,27 +96,12 @@ class Change:
         except ProcessLookupError:
             return  # it was taken for hung, ended, and started again
 
-    def plan(self, gateway: str = "") -> str:
-        plan = json.loads(
-            self.stack.plan(
-                self.new,
-                gateway,
-                cutover=self.mode,
-                seconds={**SETTINGS, **SECONDS},
-                gate_timeout=GATE_TIMEOUT,
-            )
-        )
-        for key, limit in (
-            ("hold", 1080),
-            ("first_token", FIRST_TOKEN_SECONDS),
-            ("answer", REQUEST_SECONDS),
-        ):
-            lines = plan["routing"].splitlines()
-            kept = [
-                f"{key}_seconds = {limit}" if each.startswith(f"{key}_seconds") else each for each in lines
-            ]
-            plan["routing"] = "\n".join(kept) + "\n"
-        return json.dumps(plan)
+    def plan(self, gateway: str = "") -> Plan:
+        plan = self.stack.plan(self.new, gateway, cutover=self.mode, gate_timeout=GATE_TIMEOUT)
+        routing = plan.routing
+        for key, limit in (("hold", 1080), ("first_token", FIRST_TOKEN_SECONDS), ("answer", REQUEST_SECONDS)):
+            routing = re.sub(rf"(?m)^{key}_seconds.*", f"{key}_seconds = {limit}", routing)
+        return replace(plan, seconds=SECONDS, routing=routing)
 
     def phase(self) -> str:
         try:

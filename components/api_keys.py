@@ -5,7 +5,8 @@ import json
 import re
 from collections.abc import Mapping
 
-TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+from switch.shared import TENANT
+
 API_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+-]{15,180}={0,2}")
 """RFC 6750's alphabet for bearer tokens without the slash."""
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from switch.answers import AS_DECLARED, EDITED
+
 HEALTH_PATH = "/healthz"
 """GET: 200 and an empty body while the edge itself lives."""
 
@@ -89,7 +91,7 @@ until caddy reload; do
   sleep 0.5
 done
 {_NOW}
-echo "$now ${{SEEN:-as declared}}" >{APPLIED}
+echo "$now ${{SEEN:-{AS_DECLARED}}}" >{APPLIED}
 rm -rf {_BEFORE_PROXIES}
 """
 """Shell program for the edge's container that brings it to the Caddyfile in `$CADDYFILE`.
@@ -101,9 +103,9 @@ a connection on which a request has just arrived, as every Go server's does. At 
 
 SEEN = f"""\
 {_NOW}
-[ -f {APPLIED} ] || {{ echo as declared; exit; }}
+[ -f {APPLIED} ] || {{ echo {AS_DECLARED}; exit; }}
 read -r applied seen <{APPLIED}
-if [ "$now" = "$applied" ]; then echo "$seen"; else echo "edited in place $now"; fi
+if [ "$now" = "$applied" ]; then echo "$seen"; else echo "{EDITED} $now"; fi
 """
 """Shell program for the edge's container: `edited in place` with a digest if its configuration is not the one
 that `APPLY` left, else what was said before `APPLY`. So an edit shows once, and its repair leaves no

@@ -10,6 +10,9 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from components import facts
+from switch.plan import EngineKind
+
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
@@ -71,7 +74,7 @@ VllmSource = HuggingFaceRepository | Folder
 class Loading:
     """How long an engine took from start to first answer, measured. `place` is `cpu` or a GPU's key."""
 
-    engine: Literal["ollama", "vllm"]
+    engine: EngineKind
     place: str
     seconds: float
     source: str
@@ -86,7 +89,7 @@ class Tools:
     """
 
     vllm_parser: str
-    found_by: tuple[Literal["ollama", "vllm"], ...]
+    found_by: tuple[EngineKind, ...]
     source: str
     remark: str = ""
 
@@ -98,7 +101,7 @@ class Tools:
         elif len(self.found_by) == 1:
             (one,) = self.found_by
             other = "vllm" if one == "ollama" else "ollama"
-            said = f"only {one} finds this model's calls; with {other} they arrive as text"
+            said = f"{facts.ONLY}{one} finds this model's calls; with {other} they arrive as text"
         else:
             said = "both engines find this model's calls"
         return f"{said}; {self.remark}" if self.remark else said
@@ -140,13 +143,11 @@ class Model:
         """Bytes of KV cache for one token at 16 bits: keys and values, every layer."""
         return 2 * self.layers * self.kv_heads * self.head_dim * 2
 
-    def sources(self, engine: Literal["ollama", "vllm"]) -> tuple[OllamaSource | VllmSource, ...]:
+    def sources(self, engine: EngineKind) -> tuple[OllamaSource | VllmSource, ...]:
         """Where an engine can get its weights, the default first."""
         return self.ollama if engine == "ollama" else self.vllm
 
-    def source_of(
-        self, engine: Literal["ollama", "vllm"], quantization: str | None
-    ) -> OllamaSource | VllmSource:
+    def source_of(self, engine: EngineKind, quantization: str | None) -> OllamaSource | VllmSource:
         """The source with this quantization, or the default. Raises StopIteration when there is none."""
         return next(each for each in self.sources(engine) if quantization in (None, each.quantization))
 

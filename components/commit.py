@@ -5,9 +5,13 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import local
 
+from components import naming
 from components.docker_host import DockerHost
-from components.plan import COMMIT, LIVE, RELEASE, Plan
+from components.facts import Variable
+from components.plan import COMMIT, LIVE, RELEASE
+from switch.answers import certificate_in
 from switch.owner import count
+from switch.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +40,13 @@ class Commit(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: CommitArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Commit", name, None, opts)
-        render = args.plan.render
-        told: dict[str, pulumi.Input[str]] = {"SWITCH": args.switch, "STACK": args.host.labels.stack}
-        live = args.host.look(LIVE, self, after=[args.prepared], **told)
-        self.step = local.Command(
-            f"{name}-step",
-            create=COMMIT,
-            update=COMMIT,
-            interpreter=args.host.interpreter,
-            delete=RELEASE,
-            stdin=pulumi.Output.all(args.engine, args.gateway).apply(
-                lambda names: render(engine=names[0], gateway=names[1])
-            ),
-            environment={
-                **args.host.environment,
+        told: dict[Variable, pulumi.Input[str]] = {"SWITCH": args.switch, "STACK": args.host.labels.stack}
+        live = args.host.look(LIVE, self, told, after=[args.prepared])
+        self.step = args.host.step(
+            naming.child(name, "step"),
+            self,
+            COMMIT,
+            {
                 **told,
                 "ENGINE": args.engine,
                 **({"GATEWAY": args.gateway} if args.gateway is not None else {}),
@@ -59,13 +56,13 @@ class Commit(pulumi.ComponentResource):
                 # `prepare` is not what serves now, and a plan that kept that would refuse its own update.
                 "LIVE": pulumi.Output.all(live, args.prepared.stdout).apply(lambda both: both[0]),
             },
-            add_previous_output_in_env=False,
-            opts=args.host.step_options(
-                self,
-                depends_on=[args.prepared],
-                hide_diffs=["stdin"],  # the environment and the gateway's TOML show what changes in it
+            delete=RELEASE,
+            stdin=pulumi.Output.all(args.engine, args.gateway).apply(
+                lambda names: args.plan.leading_to(names[0], names[1] or "").text
             ),
+            depends_on=[args.prepared],
+            hide_diffs=["stdin"],  # the environment and the gateway's TOML show what changes in it
         )
-        self.certificate = self.step.stdout.apply(lambda said: said.strip().rpartition("certificate: ")[2])
+        self.certificate = self.step.stdout.apply(certificate_in)
         self.changes = self.step.stdout.apply(lambda said: count(said) or 0)
         self.register_outputs({"certificate": self.certificate})

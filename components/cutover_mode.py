@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from components import facts
 from components.gpu_memory import (
     KINDS,
     MARGIN,
@@ -15,8 +16,7 @@ from components.gpu_memory import (
     preempts_from,
 )
 from components.waiting import Bounds, Wait, wait
-
-Mode = Literal["hold", "overlap"]
+from switch.plan import Mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +82,13 @@ class Cutover:
     def lines(self) -> list[str]:
         """Mode, sums and waits for a reader, a line each; the same whichever engine is active."""
         return [
-            f"mode: {self.mode}, since {self.reason}",
+            f"{facts.MODE}{self.mode}, since {self.reason}",
             *([f"what overlap costs: {self.cost}"] if self.cost else []),
             *(f"  {kind}: {words}" for kind, words in self.sums.items()),
             f"  host RAM: {self.host_ram}",
             *(f"at a time, {kind}: {words}" for kind, words in self.capacity.items()),
             *self.wait_lines(KINDS),
-            *(f"other settings of {kind}: {words}" for kind, words in self.same.items()),
+            *(facts.same_wait(kind, words) for kind, words in self.same.items()),
         ]
 
     def wait_lines(self, kinds: tuple[EngineKind, ...]) -> list[str]:
@@ -97,7 +97,7 @@ class Cutover:
             expected = ["wait: none, the old engine answers until the new one is ready"]
             when = "if the old engine dies meanwhile"
         else:
-            expected = [f"wait in a change to {kind}: {self.waits[kind].expected_words}" for kind in kinds]
+            expected = [facts.wait(kind, self.waits[kind].expected_words) for kind in kinds]
             when = "if all goes to its bound and the old engine has to come back"
         return [*expected, f"worst wait, {when}: {self.waits[self.engine].worst_words}"]
 
@@ -201,7 +201,7 @@ def _same(kind: EngineKind, asked: Literal["auto", "overlap", "hold"], load: Loa
             compare = f"{gib(need)} for {two}, {gib(room.there)} {room.what}"
             if asked == "overlap":
                 return f"refused as long as `cutover` says overlap, since {compare}"
-            return f"by hold, since {compare}; wait: {wait(kind, load, bounds, old=kind).expected_words}"
+            return facts.by_hold(compare, wait(kind, load, bounds, old=kind).expected_words)
     return "by overlap where the old and the new one fit"
 
 

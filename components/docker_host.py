@@ -8,6 +8,7 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
+from components.facts import Variable, environment
 from components.gpu_memory import Gpu
 from components.labels import Labels
 
@@ -48,40 +49,61 @@ class DockerHost:
     origin: str
     machine: pulumi.Resource | None = None
     interpreter: Sequence[str] | None = None
-    step_environment: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
+    step_environment: Mapping[Variable, pulumi.Input[str]] = field(default_factory=dict)
     log_drivers: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
     tls: Tls | None = None
     instead: str = ""
     networks: Mapping[str, str] = field(default_factory=dict)
     again: Mapping[str, str] = field(default_factory=dict)
 
-    def filling(self, step: str) -> dict[str, str]:
-        """What a step that fills a volume has in its environment: it runs again once that was lost."""
-        return {"AGAIN": self.again[step]} if step in self.again else {}
-
     def log(self, role: str) -> dict[str, Any]:
         """The arguments of a container that say where its log goes."""
         driver, options = self.log_drivers.get(role, ("json-file", LOGS))
         return {"log_driver": driver, "log_opts": options}
 
-    @property
-    def environment(self) -> dict[str, pulumi.Input[str]]:
-        """What a step needs in its environment to reach the host."""
-        return {"DOCKER_HOST": self.address, **self.step_environment}
+    def telling(self, what: Mapping[Variable, pulumi.Input[str]]) -> dict[str, pulumi.Input[str]]:
+        """The environment of a step that is told `what`: also what it needs to reach the host."""
+        return environment({"DOCKER_HOST": self.address}, self.step_environment, what)
+
+    def step(
+        self,
+        name: str,
+        parent: pulumi.Resource,
+        command: str,
+        told: Mapping[Variable, pulumi.Input[str]],
+        *,
+        delete: str | None = None,
+        stdin: pulumi.Input[str] | None = None,
+        **options: Any,
+    ) -> local.Command:
+        """A step: `command` acts on the host, and again when what it is `told` or its `stdin` changes, or
+        once the volume that it fills was lost. `options` are a resource's."""
+        lost: dict[Variable, str] = {"AGAIN": self.again[name]} if name in self.again else {}
+        return local.Command(
+            name,
+            create=command,
+            update=command,
+            delete=delete,
+            interpreter=self.interpreter,
+            stdin=stdin,
+            environment=self.telling({**told, **lost}),
+            add_previous_output_in_env=False,
+            opts=self.step_options(parent, **options),
+        )
 
     def look(
         self,
         command: str,
         parent: pulumi.Resource,
+        told: Mapping[Variable, pulumi.Input[str]],
         *,
         after: Sequence[pulumi.Resource] = (),
-        **environment: pulumi.Input[str],
     ) -> pulumi.Output[str]:
         """What `command` says of the host, at every preview and once `after` is there. It changes nothing."""
         return local.run_output(
             command=command,
             interpreter=self.interpreter,
-            environment=pulumi.Output.all(**self.environment, **environment),
+            environment=pulumi.Output.all(**self.telling(told)),
             add_previous_output_in_env=False,
             logging=local.Logging.NONE,
             opts=pulumi.InvokeOutputOptions(parent=parent, depends_on=list(after)),

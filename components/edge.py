@@ -7,7 +7,7 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from components import caddyfile, plan
+from components import caddyfile, naming, plan
 from components.catalogue import MIB
 from components.containers import DNS_OPTIONS, RIGHTS, labels, rights, volume_labels
 from components.docker_host import DockerHost
@@ -102,39 +102,32 @@ class Edge(pulumi.ComponentResource):
             ),
         )
         self.container_id = container.id
-        self.configured = local.Command(
-            f"{name}-configuration",
-            create=plan.CONFIGURE,
-            update=plan.CONFIGURE,
-            interpreter=host.interpreter,
-            environment={
-                **host.environment,
+        self.configured = host.step(
+            naming.child(name, "configuration"),
+            self,
+            plan.CONFIGURE,
+            {
                 "EDGE": container.name,
-                "EDGE_ID": container.id,  # a new container under the same volume is brought up to date too
+                "EDGE_ID": container.id,  # a new one with the same volume is brought up to date too
                 "APPLY": caddyfile.APPLY,
                 "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
                 "CADDYFILE": args.caddyfile,
             },
-            add_previous_output_in_env=False,
-            opts=host.step_options(self),
         )
         if args.clients is not None:
             # not one of the container's own networks: one more there would be another container
-            local.Command(
-                f"{name}-clients",
-                create=plan.ATTACH,
-                update=plan.ATTACH,
-                delete=plan.DETACH,
-                interpreter=host.interpreter,
-                environment={
-                    **host.environment,
+            host.step(
+                naming.child(name, "clients"),
+                self,
+                plan.ATTACH,
+                {
                     "EDGE": container.name,
                     "EDGE_ID": container.id,
                     "NETWORK": args.clients.name,
                     "NETWORK_ID": args.clients.id,
                 },
-                add_previous_output_in_env=False,
-                opts=host.step_options(self, depends_on=[self.configured]),
+                delete=plan.DETACH,
+                depends_on=[self.configured],
             )
         self.ca = None
         if host.tls is not None and host.tls.internal:
@@ -142,7 +135,7 @@ class Edge(pulumi.ComponentResource):
                 f"{name}-ca",
                 create=plan.CA,
                 interpreter=host.interpreter,
-                environment={**host.environment, "EDGE": container.name},
+                environment=host.telling({"EDGE": container.name}),
                 triggers=[container.id],
                 add_previous_output_in_env=False,
                 opts=host.step_options(self, depends_on=[self.configured]),

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
-from pulumi_command import local
 
-from components import plan
+from components import naming, plan
 from components.containers import NOBODY, RIGHTS, image, labels, rights
 from components.docker_host import DockerHost
 from components.engines import ALIAS, CACHE_MOUNT, WEIGHTS_MOUNT, EngineSpec
+from switch.plan import Fetch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,38 +36,27 @@ class Engine(pulumi.ComponentResource):
 
         pulled = image(f"{name}-image", args.image, host, self)
 
-        request = pulumi.Output.json_dumps(
-            {
-                "engine": spec.kind,
-                "folder": spec.weights.folder,
-                "image": args.image,
-                "volume": args.weights_volume,
-                "script": spec.weights.script,
-                "env": {},
-                "need_bytes": spec.weights.need_bytes,
-                "digest": spec.weights.digest,
-            },
-            indent=2,
-        )
+        def request(volume: str) -> str:
+            return Fetch(
+                engine=spec.kind,
+                folder=spec.weights.folder,
+                image=args.image,
+                volume=volume,
+                script=spec.weights.script,
+                env={},
+                need_bytes=spec.weights.need_bytes,
+                digest=spec.weights.digest,
+            ).text
+
         fetch = plan.upload_then_fetch(spec.weights) if spec.weights.upload else plan.FETCH
-        weights = local.Command(
-            f"{name}-weights",
-            create=fetch,
-            update=fetch,
-            interpreter=host.interpreter,
-            stdin=request,
-            environment={
-                **host.environment,
-                "SWITCH": args.switch,
-                "WEIGHTS": spec.weights.source,
-                **host.filling(f"{name}-weights"),
-            },
-            add_previous_output_in_env=False,
-            opts=host.step_options(
-                self,
-                depends_on=[pulled],
-                hide_diffs=["stdin"],  # WEIGHTS says the same in words
-            ),
+        weights = host.step(
+            naming.child(name, "weights"),
+            self,
+            fetch,
+            {"SWITCH": args.switch, "WEIGHTS": spec.weights.source},
+            stdin=pulumi.Output.from_input(args.weights_volume).apply(request),
+            depends_on=[pulled],
+            hide_diffs=["stdin"],  # WEIGHTS says the same in words
         )
 
         volumes = [

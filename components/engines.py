@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from components import model_names, pins, weights
+from components import model_names, naming, pins, weights
 from components.catalogue import GIB, Model
 from components.gpu_memory import BATCHED_TOKENS, EngineKind, Load, engine_sum, vllm_share
 from components.vllm_flags import pairs, words
@@ -77,7 +77,7 @@ class EngineSpec:
     @property
     def name(self) -> str:
         """The engine's name by content, also its alias on the stack's network: `vllm-1a2b3c4d`."""
-        return f"{self.kind}-{self.digest}"
+        return naming.engine(self.kind, self.digest)
 
     @property
     def kv_cache(self) -> str:

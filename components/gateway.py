@@ -10,6 +10,7 @@ from components.catalogue import MIB
 from components.containers import DNS_OPTIONS, NOBODY, labels, rights
 from components.docker_host import DockerHost
 from components.gpu_memory import GATEWAY_RAM
+from components.labels import label
 
 ALIAS = "gateway"
 """Network alias of every gateway. Nothing of this version asks by it: an edge that an older one made does,
@@ -59,7 +60,7 @@ class Gateway(pulumi.ComponentResource):
             ),
             # Docker tells nobody that a file was edited. A label that follows what the switch says of the
             # TOML replaces an edited gateway; the new one keeps the label, so that it is replaced once.
-            labels=labels({**host.labels.of("gateway"), "changeover.config": args.seen}),
+            labels=labels({**host.labels.of("gateway"), label("config"): args.seen}),
             **host.log("gateway"),
             restart="no",  # after a crash or a reboot the switch starts it, once the engine is gated
             destroy_grace_seconds=args.drain,  # unset, Docker kills at once

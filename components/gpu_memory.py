@@ -11,12 +11,13 @@ GPU, since each holds its part of weights and KV cache, and its own overhead.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import get_args
 
 from components.catalogue import GIB, KIB, MIB, Model, Quantization
+from switch import plan
 
-EngineKind = Literal["ollama", "vllm"]
-KINDS: tuple[EngineKind, ...] = ("ollama", "vllm")
+EngineKind = plan.EngineKind
+KINDS: tuple[EngineKind, ...] = get_args(EngineKind)
 
 BITS_PER_WEIGHT: dict[Quantization, float] = {
     "fp16": 16,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import local
 
-from components import plan
+from components import facts, naming, plan
 from components.docker_host import DockerHost
 
 
@@ -31,19 +31,15 @@ class Keys(pulumi.ComponentResource):
     def __init__(self, name: str, args: KeysArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Keys", name, None, opts)
         host = args.host
-        self.step = local.Command(
-            f"{name}-step",
-            create=plan.KEYS,
-            update=plan.KEYS,
-            interpreter=host.interpreter,
-            stdin=pulumi.Output.secret(args.document),
-            environment={
-                **host.environment,
+        self.step = host.step(
+            naming.child(name, "step"),
+            self,
+            plan.KEYS,
+            {
                 "SWITCH": args.switch,
                 "SEEN": args.seen,  # read at every preview, so an edit by hand shows and is put right
-                "TENANTS": ", ".join(args.tenants),  # by these a review says what in the secret changes
+                "TENANTS": facts.tenants(args.tenants),  # so a review says what in the secret changes
             },
-            add_previous_output_in_env=False,
-            opts=host.step_options(self),
+            stdin=pulumi.Output.secret(args.document),
         )
         self.register_outputs({})

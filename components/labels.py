@@ -1,6 +1,21 @@
 """Names and labels: they carry project and stack, so that two stacks can share a host. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+_OURS = "changeover."
+
+
+def label(key: str) -> str:
+    """A label of ours, as Docker has it."""
+    return f"{_OURS}{key}"
+
+
+def labels_in(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our labels in the inputs of a container, network or volume, by their keys here: `role` and others."""
+    there = {each["label"]: each["value"] for each in inputs.get("labels") or []}
+    return {key.removeprefix(_OURS): value for key, value in there.items() if key.startswith(_OURS)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +36,6 @@ class Labels:
     def of(self, role: str, **more: str) -> dict[str, str]:
         """The labels by which the switch and a person find a container of this stack."""
         return {
-            "changeover.project": self.project,
-            "changeover.stack": self.stack,
-            "changeover.role": role,
-            **{f"changeover.{key}": value for key, value in more.items()},
+            label(key): value
+            for key, value in {"project": self.project, "stack": self.stack, "role": role, **more}.items()
         }

@@ -7,23 +7,17 @@ from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
-from pulumi_command import local
 
-from components import plan
+from components import naming, plan
 from components.catalogue import MIB
 from components.containers import DNS_OPTIONS, NOBODY, image, labels, rights, volume_labels
 from components.docker_host import LOOPBACK, DockerHost
 from components.gpu_memory import ALERTS_RAM, STORE_RAM
 from monitor.render import EVALUATE_SECONDS, PAGES, RULES, SCRAPE, SCRAPE_SECONDS
+from switch.shared import ALERTS_ALIAS, ALERTS_PORT
 
-HISTORY = "monitor-history"
-"""Resource name of the volume with what was measured."""
-
-STORE_ALIAS, ALERTS_ALIAS = "monitor", "alerts"
-"""Names on the stack's network."""
-
-STORE_PORT, ALERTS_PORT = 8428, 8880
-"""TCP ports there. On the host only the first is published, and only for the host itself."""
+STORE_ALIAS, STORE_PORT = "monitor", 8428
+"""Name on the stack's network, and TCP port there. On the host it is published for the host itself only."""
 
 KEPT_DAYS = 90
 LEFT_FREE = "1GiB"
@@ -112,33 +106,26 @@ class Monitor(pulumi.ComponentResource):
         )
         # With `monitor: false` it goes; `make down` keeps it, as it keeps the weights.
         history = docker.Volume(
-            HISTORY,
-            name=host.labels.name(HISTORY),
+            naming.HISTORY,
+            name=host.labels.name(naming.HISTORY),
             labels=volume_labels(host.labels.of("history")),
             opts=host.shared_options(self),
         )
         content = json.dumps(args.files, indent=1, sort_keys=True)
-        filled = local.Command(
-            f"{name}-files",
-            create=plan.MONITOR_FILES,
-            update=plan.MONITOR_FILES,
-            interpreter=host.interpreter,
-            stdin=content,
-            environment={
-                **host.environment,
+        filled = host.step(
+            naming.child(name, "files"),
+            self,
+            plan.MONITOR_FILES,
+            {
                 "CONFIG": config.name,
                 "HISTORY": history.name,
                 "IMAGE": args.tools,
                 "OWNER": NOBODY,
                 "CONTENT": hashlib.sha256(content.encode()).hexdigest()[:8],
-                **host.filling(f"{name}-files"),
             },
-            add_previous_output_in_env=False,
-            opts=host.step_options(
-                self,
-                depends_on=list(args.after),
-                hide_diffs=["stdin"],  # CONTENT shows that it changes, and the rendered files what
-            ),
+            stdin=content,
+            depends_on=list(args.after),
+            hide_diffs=["stdin"],  # CONTENT shows that it changes, and the rendered files what
         )
         store = self._container(
             host.labels.name(name),

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import local
 
-from components import plan
+from components import naming, plan
 from components.docker_host import DockerHost
+from components.facts import Variable
 from switch.owner import OWNED
 
 
 def identity(parent: pulumi.Resource) -> local.Command:
     """The state's id. What the stack has on its host depends on it, so that a destroy deletes it last."""
     return local.Command(
-        "identity",
+        naming.IDENTITY,
         create=plan.IDENTITY,
         add_previous_output_in_env=False,
         opts=pulumi.ResourceOptions(parent=parent),
@@ -48,18 +49,18 @@ class Owner(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: OwnerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Owner", name, None, opts)
-        host, owner = args.host, args.identity.stdout
+        host = args.host
+        whose: dict[Variable, pulumi.Input[str]] = {
+            "PROJECT": host.labels.project,
+            "STACK": host.labels.stack,
+            "OWNER": args.identity.stdout,
+        }
         local.Command(
-            "guard",
+            naming.GUARD,
             create=plan.GUARD,
             delete=plan.DISOWN,
             interpreter=host.interpreter,
-            environment={
-                **host.environment,
-                "PROJECT": host.labels.project,
-                "STACK": host.labels.stack,
-                "OWNER": owner,
-            },
+            environment=host.telling(whose),
             add_previous_output_in_env=False,
             opts=host.step_options(self, depends_on=list(args.after)),
         )
@@ -69,11 +70,11 @@ class Owner(pulumi.ComponentResource):
             self.kept = host.look(
                 plan.OWN,
                 self,
-                PROJECT=host.labels.project,
-                STACK=host.labels.stack,
-                OWNER=owner,
-                CHANGES=pulumi.Output.from_input(args.changes).apply(str),
-                CONTAINERS=pulumi.Output.all(*args.containers).apply(" ".join),
-                INSTEAD=host.instead,
+                {
+                    **whose,
+                    "CHANGES": pulumi.Output.from_input(args.changes).apply(str),
+                    "CONTAINERS": pulumi.Output.all(*args.containers).apply(" ".join),
+                    "INSTEAD": host.instead,
+                },
             ).apply(heard)
         self.register_outputs({})

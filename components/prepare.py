@@ -1,13 +1,15 @@
 """The first phase of a change: the switch makes the wanted engine ready, or says why it cannot."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pulumi
 from pulumi_command import local
 
+from components import naming
 from components.docker_host import DockerHost
-from components.plan import PREPARE, Plan
+from components.plan import PREPARE, memory
+from switch.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,29 +34,21 @@ class Prepare(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: PrepareArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Prepare", name, None, opts)
-        render = args.plan.render
-        self.step = local.Command(
-            f"{name}-step",
-            create=PREPARE,
-            update=PREPARE,
-            interpreter=args.host.interpreter,
-            stdin=pulumi.Output.from_input(args.engine).apply(
-                lambda engine: render(engine=engine, no_flip=args.no_flip)
-            ),
-            environment={
-                **args.host.environment,
+        plan = replace(args.plan, no_flip=args.no_flip)
+        self.step = args.host.step(
+            naming.child(name, "step"),
+            self,
+            PREPARE,
+            {
                 "SWITCH": args.switch,
                 "ENGINE": args.engine,
-                "CUTOVER": args.plan.mode,
-                "MEMORY": args.plan.memory,
-                "ROUTING": args.plan.routing,  # a flip shows one line of it, with a gateway and without
+                "CUTOVER": plan.cutover,
+                "MEMORY": memory(plan),
+                "ROUTING": plan.routing,  # a flip shows one line of it, with a gateway and without
                 "STACK": args.host.labels.stack,
             },
-            add_previous_output_in_env=False,
-            opts=args.host.step_options(
-                self,
-                depends_on=list(args.after),
-                hide_diffs=["stdin"],  # the environment and the gateway's TOML show what changes in it
-            ),
+            stdin=pulumi.Output.from_input(args.engine).apply(lambda engine: plan.leading_to(engine).text),
+            depends_on=list(args.after),
+            hide_diffs=["stdin"],  # the environment and the gateway's TOML show what changes in it
         )
         self.register_outputs({})

@@ -8,12 +8,13 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
-from components import plan
+from components import naming, plan
 from components.catalogue import MIB
 from components.code import ROOT, Code
 from components.containers import DNS_OPTIONS, NOBODY, labels, rights, volume_labels
 from components.docker_host import DockerHost
 from components.gpu_memory import PROXY_RAM
+from switch.shared import LIVE, PROXY_PORT, PROXY_STATUS
 
 CODE = Code("proxy")
 
@@ -22,9 +23,6 @@ ALIAS = "proxy"
 
 PORT = 8080
 """TCP port at which the edge asks."""
-
-INNER_PORT = 8001
-"""TCP port at which the gateway asks, and at which a proxy says what it does."""
 
 LOCK = ROOT / "proxy" / "requirements.lock"
 PYTHON = "3.11"
@@ -36,7 +34,8 @@ GRACE = plan.REQUEST_SECONDS + 30
 """Seconds from SIGTERM to SIGKILL: a proxy that is replaced takes nothing new and ends what it carries."""
 
 STATUS = (
-    f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{INNER_PORT}/status', timeout=2).read()"
+    "import urllib.request; "
+    f"urllib.request.urlopen('http://127.0.0.1:{PROXY_PORT}{PROXY_STATUS}', timeout=2).read()"
 )
 """Python that fails where the proxy does not answer."""
 
@@ -77,13 +76,11 @@ class Proxy(pulumi.ComponentResource):
             labels=volume_labels(host.labels.of("log")),
             opts=host.shared_options(self),
         )
-        filled = local.Command(
-            f"{name}-files",
-            create=plan.PROXY_FILES,
-            update=plan.PROXY_FILES,
-            interpreter=host.interpreter,
-            environment={
-                **host.environment,
+        filled = host.step(
+            naming.child(name, "files"),
+            self,
+            plan.PROXY_FILES,
+            {
                 "LOCK": lock,
                 "ARCHIVE": str(CODE.built),
                 "CODE": zipped,
@@ -92,10 +89,7 @@ class Proxy(pulumi.ComponentResource):
                 "OWNER": NOBODY,
                 "IMAGE": args.image,
                 "PYTHON": PYTHON,
-                **host.filling(f"{name}-files"),
             },
-            add_previous_output_in_env=False,
-            opts=host.step_options(self),
         )
         container = docker.Container(
             host.labels.name(name),
@@ -111,9 +105,7 @@ class Proxy(pulumi.ComponentResource):
                 docker.ContainerVolumeArgs(
                     volume_name=wheels.name, container_path=WHEELS_MOUNT, read_only=True
                 ),
-                docker.ContainerVolumeArgs(
-                    volume_name=args.live_volume, container_path=plan.LIVE_MOUNT, read_only=True
-                ),
+                docker.ContainerVolumeArgs(volume_name=args.live_volume, container_path=LIVE, read_only=True),
                 docker.ContainerVolumeArgs(volume_name=log.name, container_path="/log"),
             ],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=args.network, aliases=[ALIAS])],
@@ -134,13 +126,10 @@ class Proxy(pulumi.ComponentResource):
             ),
         )
         self.container_id = container.id
-        self.ready = local.Command(
-            f"{name}-ready",
-            create=plan.PROXY_READY,
-            update=plan.PROXY_READY,
-            interpreter=host.interpreter,
-            environment={**host.environment, "PROXY": container.name, "ASK": STATUS},
-            add_previous_output_in_env=False,
-            opts=host.step_options(self),
+        self.ready = host.step(
+            naming.child(name, "ready"),
+            self,
+            plan.PROXY_READY,
+            {"PROXY": container.name, "ASK": STATUS},
         )
         self.register_outputs({})

@@ -12,7 +12,7 @@ from components.code import Code
 from components.containers import image, labels, rights, volume_labels
 from components.docker_host import DockerHost
 from components.gpu_memory import SWITCH_RAM
-from components.plan import LIVE_MOUNT
+from switch import shared
 
 CODE = Code("switch")
 ARCHIVE = "/app/switch.zip"
@@ -61,8 +61,8 @@ class Switch(pulumi.ComponentResource):
             command=["python3", "-m", "switch", "serve"],
             envs=[
                 f"PYTHONPATH={Path(ARCHIVE).parent}:{ARCHIVE}",
-                f"CHANGEOVER_PROJECT={host.labels.project}",
-                f"CHANGEOVER_STACK={host.labels.stack}",
+                f"{shared.PROJECT}={host.labels.project}",
+                f"{shared.STACK}={host.labels.stack}",
                 "PYTHONUNBUFFERED=1",
                 # its runtime then mounts nvidia-smi, by which the switch sees what memory is free
                 *(["NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=utility"] if host.gpu else []),
@@ -76,11 +76,11 @@ class Switch(pulumi.ComponentResource):
             # by name: its content among the inputs would cost every preview a fifth of a second
             uploads=[docker.ContainerUploadArgs(file=ARCHIVE, source=str(CODE.built), source_hash=digest)],
             volumes=[
-                docker.ContainerVolumeArgs(host_path=host.socket, container_path="/var/run/docker.sock"),
-                docker.ContainerVolumeArgs(volume_name=journal.name, container_path="/journal"),
-                docker.ContainerVolumeArgs(volume_name=args.live_volume, container_path=LIVE_MOUNT),
+                docker.ContainerVolumeArgs(host_path=host.socket, container_path=shared.SOCKET),
+                docker.ContainerVolumeArgs(volume_name=journal.name, container_path=shared.JOURNAL),
+                docker.ContainerVolumeArgs(volume_name=args.live_volume, container_path=shared.LIVE),
                 *(
-                    docker.ContainerVolumeArgs(volume_name=volume, container_path=f"/weights/{kind}")
+                    docker.ContainerVolumeArgs(volume_name=volume, container_path=f"{shared.WEIGHTS}/{kind}")
                     for kind, volume in sorted(args.weights_volumes.items())
                 ),
             ],

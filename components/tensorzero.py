@@ -7,12 +7,12 @@ Behaviour was read in TensorZero's source and run against version 2026.6.0.
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 import tomlkit
 from tomlkit.items import InlineTable, Table
 
 from components import model_names
+from switch.plan import EngineKind
 
 PORT = 3000
 """TCP port the gateway listens on, inside its network."""
@@ -38,8 +38,6 @@ STATUS_URL = f"http://127.0.0.1:{PORT}{STATUS_PATH}"
 CHAT_PREFIX = "tensorzero::model_name::"
 """What the gateway wants before the name of a model; a bare name is a 400."""
 
-Kind = Literal["ollama", "vllm"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Provider:
@@ -49,7 +47,7 @@ class Provider:
     engine. `model_name` is what the engine calls the model.
     """
 
-    kind: Kind
+    kind: EngineKind
     api_base: str
     model_name: str
 

@@ -4,24 +4,12 @@ Most are those of a T4, from public reports. The flags are of vLLM 0.32, and may
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from components.catalogue import GIB, MIB
 from components.gpu_memory import MARGIN, EngineKind, Load, Sum, engine_sum, gib
+from switch.plan import Trap
 
 AMPERE = 80
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trap:
-    """`words`: one of them is in the failure or in the engine's last output. `hint`: what to do then.
-
-    With `memory`, the MiB of the GPU that it may use now, `{less}` in the hint is how many it should be.
-    """
-
-    words: tuple[str, ...]
-    hint: str
-    memory: int = 0
 
 
 def traps(kind: EngineKind, load: Load, flags: Sequence[str] = ()) -> list[Trap]:

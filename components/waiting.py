@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from components import facts
 from components.gpu_memory import GPUS, KINDS, EngineKind, Load
 from components.pins import Image
 from components.plan import (
@@ -131,7 +132,7 @@ def first_fetch(images: Iterable[Image], weights: Iterable[EngineKind], load: Lo
     parts = " + ".join(f"{size / 1e9:.1f} GB of {what}" for what, size in kinds.items() if size)
     return Fetch(
         seconds=seconds,
-        words=f"first fetch: {math.ceil(seconds / 60)} min = {parts} at {rate / 1e6:g} MB/s (estimate)",
+        words=f"{facts.FIRST_FETCH}{math.ceil(seconds / 60)} min = {parts} at {rate / 1e6:g} MB/s (estimate)",
     )
 
 

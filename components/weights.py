@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from shlex import quote
 
+from components import naming
 from components.catalogue import (
     Folder,
     HuggingFaceRepository,
@@ -19,6 +20,7 @@ from components.catalogue import (
     VllmSource,
 )
 from components.gpu_memory import EngineKind
+from switch.shared import WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +40,12 @@ class Weights:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", self.folder.rsplit("-", 1)[1])
+        object.__setattr__(self, "digest", naming.of_folder(self.folder)[1])
 
 
 def _folder(kind: EngineKind, model: Model, source: OllamaSource | VllmSource) -> str:
     content = json.dumps([kind, model.name, type(source).__name__, asdict(source)], sort_keys=True)
-    return f"{model.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    return naming.folder(model.name, hashlib.sha256(content.encode()).hexdigest()[:8])
 
 
 def for_ollama(model: Model, quantization: Quantization | None = None) -> Weights:
@@ -51,7 +53,7 @@ def for_ollama(model: Model, quantization: Quantization | None = None) -> Weight
     source = model.source_of("ollama", quantization)
     assert not isinstance(source, HuggingFaceRepository)
     folder = _folder("ollama", model, source)
-    place = f"/weights/{folder}"
+    place = f"{WEIGHTS}/{folder}"
     serve = f"""\
 export OLLAMA_HOST=127.0.0.1:11434 OLLAMA_MODELS={place}/models OLLAMA_NOPRUNE=1
 mkdir -p {place}/models
@@ -95,7 +97,7 @@ def for_vllm(model: Model, quantization: Quantization | None = None) -> Weights:
     source = model.source_of("vllm", quantization)
     assert not isinstance(source, OllamaTag)
     folder = _folder("vllm", model, source)
-    place = f"/weights/{folder}/source"
+    place = f"{WEIGHTS}/{folder}/source"
     if isinstance(source, Folder):
         return Weights(
             kind="vllm",

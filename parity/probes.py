@@ -12,6 +12,8 @@ from typing import Any
 
 from switch.protocols import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Broken, Protocol, Said
 
+NO_ANSWER = "no answer"
+"""Begins what is found where nobody answers."""
 COUNT_TOKENS = f"{MESSAGES.path}/count_tokens"
 Reply = Mapping[str, Any]
 Steps = Generator[str, Reply, str]
@@ -64,7 +66,7 @@ def run(probe: Probe, subject: Subject, send: Callable[[str, str], Reply]) -> st
 def refusal(reply: Reply) -> str:
     """Status and shape of an answer, for errors above all."""
     if "status" not in reply:
-        return f"no answer: {reply.get('error', '')}"
+        return f"{NO_ANSWER}: {reply.get('error', '')}"
     if reply["status"] == 200:
         return "HTTP 200"
     try:

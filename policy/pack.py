@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from components import naming
 from review import policies
 from review.events import Resource
 
@@ -70,7 +71,7 @@ def has_keys(resources: Sequence[Resource]) -> bool:
     Where the text isn't known yet, an update says it; a preview takes it that there is one.
     """
     for each in resources:
-        if each.name == "keys-step":
+        if each.name == naming.child(naming.KEYS, "step"):
             try:
                 return bool(json.loads(str(each.inputs.get("stdin", "")))["keys"])
             except ValueError:

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from components import naming
+from components.facts import Exported
+
 STACK_TYPE = "pulumi:pulumi:Stack"
 SECRET = "[secret]"
 SECRET_SIGNATURE = "4dabf18193072939515e22adb298388d"
@@ -17,20 +20,27 @@ SECRET_SIGNATURE = "4dabf18193072939515e22adb298388d"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """Pulumi's own placeholder of a text that is known only after the update."""
 UNKNOWN_TEXT = "(known afterwards)"
+COMPONENT = "changeover:"
+"""Begins the types of our components, which are nothing but what is in them."""
 LATE = (
-    "proxy-files",
-    "-proxy",
-    "proxy-ready",
-    "keys-step",
-    "prepare-step",
-    "-gateway",
-    "commit-step",
-    "-edge",
-    "edge-configuration",
-    "edge-clients",
+    naming.child(naming.PROXY, "files"),
+    f"-{naming.PROXY}",
+    naming.child(naming.PROXY, "ready"),
+    naming.child(naming.KEYS, "step"),
+    naming.child(naming.PREPARE, "step"),
+    f"-{naming.GATEWAY}",
+    naming.child(naming.COMMIT, "step"),
+    f"-{naming.EDGE}",
+    naming.child(naming.EDGE, "configuration"),
+    naming.child(naming.EDGE, "clients"),
 )
 """How the names end of what comes last in an update, in order."""
 SETTLED = ("same", "read", "refresh", "read-discard", "discard-replaced", "remove-pending-replace")
+
+
+def property_of(path: str) -> str:
+    """The property that a path of a difference, such as `tags.Name` or `ingress[1]`, begins with."""
+    return re.split(r"[.\[]", path)[0]
 
 
 class PreviewFailed(Exception):
@@ -88,6 +98,15 @@ class Preview:
     outputs_after: Mapping[str, Any]
     notes: tuple[str, ...]
     warned: tuple[str, ...]
+
+    def output(self, name: Exported) -> tuple[Any, Any]:
+        """An output of the stack before and after; None where it has none."""
+        return self.outputs_before.get(name), self.outputs_after.get(name)
+
+    def lines(self, beginning: str = "") -> list[str]:
+        """The lines of the notes that begin so."""
+        lines = (line for note in self.notes for line in note.splitlines())
+        return [line for line in lines if line.startswith(beginning)]
 
 
 def parse(lines: Iterable[str]) -> Preview:

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-SECRET = "4dabf18193072939515e22adb298388d"
-"""Pulumi's mark of a secret in a plan: it is encrypted anew each time."""
+from review.events import SECRET_SIGNATURE
+
 UNORDERED = ("deletes", "dependencies", "propertyDependencies", "networkDatas")
 """Lists whose order says nothing. The plugin writes a container's networks in the order of a Go map."""
 NEW = "0000000"
@@ -40,7 +40,7 @@ def _new_names(resources: dict[str, Any]) -> Iterator[str]:
 
 def _still(value: Any, unordered: bool = False) -> Any:
     if isinstance(value, dict):
-        if SECRET in value:
+        if SECRET_SIGNATURE in value:  # it is encrypted anew each time
             return "a secret"
         return {key: _still(each, unordered or key in UNORDERED) for key, each in value.items()}
     if isinstance(value, list):

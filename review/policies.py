@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from components import pins
+from components.facts import variable
+from components.labels import labels_in
 from review.events import Change, Resource
 
 CONTAINER = "docker:index/container:Container"
@@ -49,19 +51,11 @@ class Broken:
         return f"{self.policy}: {self.resource}. {self.why} {self.do}"
 
 
-def labels(resource: Resource) -> dict[str, str]:
-    """The Docker labels of a container."""
-    return {each["label"]: each["value"] for each in resource.inputs.get("labels") or []}
-
-
 def keeps(change: Change) -> bool:
     """Whether it is a machine or keeps data: the proxy's packages, which a lock names, are no data, and the
     monitor's configuration is none."""
-    marks = (change.after or change.before).get("labels") or []
-    made = any(
-        each["label"] == "changeover.role" and each["value"] in ("wheels", "monitor") for each in marks
-    )
-    return change.type in KEEPS and not made
+    role = labels_in(change.after or change.before).get("role")
+    return change.type in KEEPS and role not in ("wheels", "monitor")
 
 
 def images_are_pinned(resource: Resource) -> Iterator[Broken]:
@@ -103,7 +97,7 @@ def images_have_the_digest_that_is_known(resource: Resource) -> Iterator[Broken]
 def only_the_edge_publishes_a_port(resource: Resource) -> Iterator[Broken]:
     """Engines, gateway, proxy and switch are reached on the private network only, and the monitor's page from
     its own host."""
-    role = labels(resource).get("changeover.role")
+    role = labels_in(resource.inputs).get("role")
     if resource.type != CONTAINER or role == "edge":
         return
     ports = resource.inputs.get("ports") or []
@@ -205,7 +199,7 @@ def the_driver_is_new_enough(resources: Iterable[Resource]) -> Iterator[Broken]:
     """What waits for an instance wants at least the driver that each image needs."""
     everything = list(resources)
     instances = [each.name for each in everything if each.type == INSTANCE]
-    wanted = [int(str(env["DRIVER"])) for each in everything if "DRIVER" in (env := _environment(each))]
+    wanted = [int(each) for each in (variable(one.inputs, "DRIVER") for one in everything) if each]
     driver = min(wanted, default=0)
     for image in everything if instances else ():
         reference = str(image.inputs.get("name", ""))
@@ -219,16 +213,10 @@ def the_driver_is_new_enough(resources: Iterable[Resource]) -> Iterator[Broken]:
             )
 
 
-def _environment(step: Resource) -> dict[str, object]:
-    """The variables of a step; empty for what is none, and for what is not known yet."""
-    env = step.inputs.get("environment") if step.type == COMMAND else None
-    return env if isinstance(env, dict) else {}
-
-
 def keys_are_needed_beyond_loopback(resources: Iterable[Resource], keys: bool) -> Iterator[Broken]:
     """An edge that listens beyond the loopback address has at least one API key."""
     for each in resources:
-        if each.type == CONTAINER and labels(each).get("changeover.role") == "edge" and not keys:
+        if each.type == CONTAINER and labels_in(each.inputs).get("role") == "edge" and not keys:
             for port in each.inputs.get("ports") or []:
                 if port.get("ip") not in LOOPBACK:
                     yield Broken(

@@ -21,8 +21,8 @@ from stacks.origin import docker_plugin_origin
 from stacks.owner import Known
 from stacks.settings import Settings, client_key, host_key
 from stacks.target_error import TargetError
-from switch.docker import SOCKET
 from switch.owner import ANY
+from switch.shared import SOCKET
 
 if TYPE_CHECKING:
     from components.aws.gpu_host import GpuHostArgs

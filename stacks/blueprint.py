@@ -9,6 +9,7 @@ from components import (
     caddyfile,
     cutover_mode,
     engines,
+    facts,
     gpu_memory,
     pins,
     proxy,
@@ -23,12 +24,14 @@ from components.catalogue import MIB
 from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
-from components.gate import gate_prompt
-from components.plan import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, Plan
+from components.gate import GATE_MAX_TOKENS, GATE_TIMEOUT, gate_prompt
+from components.plan import REQUEST_SECONDS, times
 from monitor import render as monitor_render
 from monitor.watched import Watched
 from stacks.settings import Settings
 from switch import metrics
+from switch.plan import FIRST_TOKEN_SECONDS, About, Engine, Gate, Gateway, Memory, Plan
+from switch.shared import PROXY_PORT
 
 GATEWAY_SLACK = 30
 """Seconds by which the gateway's own limits are longer than the proxy's, which it must never anticipate."""
@@ -56,7 +59,7 @@ class Blueprint:
         return [
             f"engine: {self.settings.engine}",
             *self.cutover.lines,
-            *([f"tools: {tools.words}"] if tools else []),
+            *([f"{facts.TOOLS}{tools.words}"] if tools else []),
         ]
 
     @property
@@ -98,7 +101,7 @@ class Blueprint:
             expected={kind: self.cutover.waits[kind].expected for kind in settings.kinds},
             switch=switch.ALIAS,
             switch_port=metrics.PORT,
-            proxy_port=proxy.INNER_PORT,
+            proxy_port=PROXY_PORT,
             gateway_port=tensorzero.PORT,
             engine_port=engines.PORT,
         )
@@ -123,37 +126,63 @@ class Blueprint:
         return pin.offline if self.settings.images == "offline" else pin.public
 
     def plan(self) -> Plan:
-        """What the switch is told."""
-        settings = self.settings
-        memory = gpu_memory.engine_sum(self.active.kind, settings.load)
+        """What the switch is told, but for what only Docker knows: the names of the containers."""
+        settings, spec = self.settings, self.active
+        load, sums = settings.load, gpu_memory.engine_sum(spec.kind, settings.load)
+        standbys = (each.image for each in self.specs[1:])
+        others = (pins.EDGE, pins.SWITCH, *standbys, *(pins.MONITOR if settings.monitor else ()))
+        gateway = self._gateway()
         return Plan(
-            spec=self.active,
-            mode=self.cutover.mode,
-            insist=settings.cutover == "overlap",
-            drain=settings.bounds.drain,
-            load=settings.bounds.load,
-            completions=settings.bounds.completions,
-            tokens_per_second=settings.gate_tokens_per_second,
-            gpu_bytes=memory.total if settings.gpu else 0,
-            host_bytes=memory.host,
-            gpu_there=settings.load.gpu_there if settings.gpu else 0,
-            host_there=settings.host_memory - settings.load.services if settings.host_memory else 0,
-            engine_image=self.reference(self.active.image),
-            gateway_image=self.reference(pins.GATEWAY) if self.gateway_config is not None else "",
-            images=tuple(
-                self.reference(each)
-                for each in (
-                    *(pins.EDGE, pins.SWITCH, *(spec.image for spec in self.specs[1:])),
-                    *(pins.MONITOR if settings.monitor else ()),
-                )
+            engine=Engine(
+                name=spec.name,
+                kind=spec.kind,
+                container="",
+                port=engines.PORT,
+                model=spec.served,
+                weights=spec.weights.folder,
+                gpu_bytes=sums.total if settings.gpu else 0,
+                host_bytes=sums.host,
             ),
-            gateway_config=self.gateway_config,
+            cutover=self.cutover.mode,
+            insist=settings.cutover == "overlap",
+            memory=Memory(
+                gpu=load.gpu_there if settings.gpu else 0,
+                host=settings.host_memory - load.services if settings.host_memory else 0,
+            ),
+            seconds=times(settings.bounds.drain, settings.bounds.load),
+            gate=Gate(
+                completions=settings.bounds.completions,
+                max_tokens=GATE_MAX_TOKENS,
+                timeout=GATE_TIMEOUT,
+                tokens_per_second=settings.gate_tokens_per_second,
+                prompt_tokens=gate_prompt(load),
+                sense=spec.model.able and not spec.model.embeds,
+                embeds=spec.model.embeds,
+                traps=tuple(traps.traps(spec.kind, load, settings.vllm_flags)),
+            ),
+            gateway=gateway,
             routing=self.routing,
-            reason=self.cutover.reason,
-            sum=memory.words,
-            loading=waiting.loading(self.active.kind, settings.load).seconds,
-            gate_prompt=gate_prompt(settings.load),
-            traps=tuple(traps.traps(self.active.kind, settings.load, settings.vllm_flags)),
+            about=About(
+                engine_image=self.reference(spec.image),
+                gateway_image=gateway.image if gateway else "",
+                reason=self.cutover.reason,
+                sum=sums.words,
+                loading_seconds=waiting.loading(spec.kind, load).seconds,
+                images=tuple(self.reference(each) for each in others),
+            ),
+        )
+
+    def _gateway(self) -> Gateway | None:
+        if self.gateway_config is None:
+            return None
+        return Gateway(
+            image=self.reference(pins.GATEWAY),
+            config=self.gateway_config,
+            path=tensorzero.CHAT_PATH,
+            model=tensorzero.qualified(self.active.served),
+            port=tensorzero.PORT,
+            config_file=tensorzero.CONFIG_FILE,
+            validate=tensorzero.VALIDATE,
         )
 
 
@@ -196,7 +225,7 @@ def _toml(name: str, specs: tuple[EngineSpec, ...]) -> str:
                     providers=tuple(
                         tensorzero.Provider(
                             kind=spec.kind,
-                            api_base=f"http://{proxy.ALIAS}:{proxy.INNER_PORT}/{spec.name}/v1/",
+                            api_base=f"http://{proxy.ALIAS}:{PROXY_PORT}/{spec.name}/v1/",
                             model_name=spec.served,
                         )
                         for spec in specs

@@ -18,10 +18,9 @@ from switch import owner
 from switch.docker import DockerError, message
 from switch.machine import State
 from switch.plan import PlanError, load
+from switch.shared import JOURNAL
 
 TIMEOUT_SECONDS = 60
-JOURNAL = "/journal"
-"""Where the switch has its journal's volume."""
 PEEK = "peek"
 """Role of a container that is made to read a volume, and removed at once."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
-from components import api_keys, caddyfile, owner, pins
+from components import api_keys, caddyfile, naming, owner, pins
 from components.commit import Commit, CommitArgs
 from components.containers import image, volume_labels
 from components.docker_host import DockerHost
@@ -15,11 +15,12 @@ from components.engine import Engine, EngineArgs
 from components.gateway import Gateway, GatewayArgs
 from components.keys import Keys, KeysArgs
 from components.monitor import Monitor, MonitorArgs
-from components.plan import LOOK, looked
+from components.plan import LOOK
 from components.prepare import Prepare, PrepareArgs
 from components.proxy import Proxy, ProxyArgs
 from components.switch import Switch, SwitchArgs
 from stacks.blueprint import Blueprint
+from switch.answers import looked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +80,8 @@ class Endpoint(pulumi.ComponentResource):
                 ),
             )
 
-        weights = {kind: volume(f"{kind}-weights") for kind in ("ollama", "vllm")}
-        caches = {"vllm": volume("vllm-cache")}
+        weights = {kind: volume(naming.child(kind, "weights")) for kind in ("ollama", "vllm")}
+        caches = {"vllm": volume(naming.VLLM_CACHE)}
 
         live = docker.Volume(
             "live",
@@ -102,7 +103,7 @@ class Endpoint(pulumi.ComponentResource):
             child,
         )
         proxy = Proxy(
-            "proxy",
+            naming.PROXY,
             ProxyArgs(
                 image=switch.image.image_id,
                 host=host,
@@ -133,12 +134,10 @@ class Endpoint(pulumi.ComponentResource):
         seen = host.look(
             LOOK,
             self,
-            PROJECT=host.labels.project,
-            STACK=host.labels.stack,
-            SEEN=caddyfile.SEEN,
+            {"PROJECT": host.labels.project, "STACK": host.labels.stack, "SEEN": caddyfile.SEEN},
         ).apply(looked)
         keys = Keys(
-            "keys",
+            naming.KEYS,
             KeysArgs(
                 document=pulumi.Output.from_input(args.api_keys).apply(
                     lambda keys: api_keys.document(keys, never_open=settings.aws is not None)
@@ -157,7 +156,7 @@ class Endpoint(pulumi.ComponentResource):
         edge_image = image("edge-image", reference(pins.EDGE), host, self)
         plan = blueprint.plan()
         prepare = Prepare(
-            "prepare",
+            naming.PREPARE,
             PrepareArgs(
                 plan=plan,
                 host=host,
@@ -172,7 +171,7 @@ class Endpoint(pulumi.ComponentResource):
         gateway = None
         if gateway_config is not None and gateway_image is not None:
             gateway = Gateway(
-                "gateway",
+                naming.GATEWAY,
                 GatewayArgs(
                     image=gateway_image.image_id,
                     config=gateway_config,
@@ -185,7 +184,7 @@ class Endpoint(pulumi.ComponentResource):
                 child,
             )
         commit = Commit(
-            "commit",
+            naming.COMMIT,
             CommitArgs(
                 plan=plan,
                 host=host,
@@ -197,7 +196,7 @@ class Endpoint(pulumi.ComponentResource):
             child,
         )
         edge = Edge(
-            "edge",
+            naming.EDGE,
             EdgeArgs(
                 image=edge_image.image_id,
                 port=settings.port,
@@ -215,7 +214,7 @@ class Endpoint(pulumi.ComponentResource):
         last: list[pulumi.Resource] = [edge.configured]
         if settings.monitor is not None:
             monitor = Monitor(
-                "monitor",
+                naming.MONITOR,
                 MonitorArgs(
                     store=reference(pins.STORE),
                     alerts=reference(pins.ALERTS),

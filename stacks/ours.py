@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pulumi
 
+from components import naming
 from components.labels import Labels
 from stacks import owner
 from stacks.blueprint import Blueprint
@@ -71,9 +72,8 @@ def check(state: Known, found: Found, plan: Blueprint, labels: Labels, instead: 
 
 def refills(state: Known, found: Found, plan: Blueprint, labels: Labels) -> dict[str, str]:
     """`again` of the steps that fill volumes: see `owner.fill_again`."""
-    users = {f"{spec.name}-weights": f"{labels.name(spec.name)}-" for spec in plan.specs}
-    for step, role in (("proxy-files", "proxy"), ("monitor-files", "monitor")):
-        users[step] = f"{labels.name(role)}-"
+    users = {naming.child(spec.name, "weights"): f"{labels.name(spec.name)}-" for spec in plan.specs}
+    users |= {naming.child(each, "files"): f"{labels.name(each)}-" for each in (naming.PROXY, naming.MONITOR)}
     return owner.fill_again(state, found, users)
 
 

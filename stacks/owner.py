@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from components import naming
 from components.catalogue import GIB
+from components.facts import variable
 from components.labels import Labels
 from components.weights import Weights
 from switch.owner import ANY, Owner, count, day
@@ -20,9 +22,6 @@ Kind = Literal["container", "network", "volume"]
 KINDS: Mapping[str, Kind] = {
     f"docker:index/{kind}:{kind.capitalize()}": kind for kind in ("container", "network", "volume")
 }
-
-IDENTITY, COMMIT = "identity", "commit-step"
-"""Names of the resources that hold a state's id and its count of changes."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,11 @@ def known(resources: Mapping[str, Mapping[str, Any]]) -> Known:
         elif each["type"] == "command:local:Command":
             said = outputs.get("stdout")
             said = said if isinstance(said, str) else ""
-            if name == IDENTITY:
+            if name == naming.IDENTITY:
                 id = said.strip() or None
-            elif name == COMMIT:
+            elif name == naming.child(naming.COMMIT, "step"):
                 changes = count(said)
-            told = outputs.get("environment")
-            again[name] = str(told.get("AGAIN", "")) if isinstance(told, dict) else ""
+            again[name] = str(variable(outputs, "AGAIN") or "")
     return Known(
         id=id,
         changes=changes,
@@ -209,7 +207,7 @@ def gone(things: Iterable[Thing], weights: Iterable[Weights], labels: Labels) ->
     things = list(things)
     names = ", ".join(f"{each.kind} {each.name}" for each in sorted(things, key=lambda t: (t.kind, t.name)))
     volumes = {each.name for each in things if each.kind == "volume"}
-    lost = [each for each in weights if labels.name(f"{each.kind}-weights") in volumes]
+    lost = [each for each in weights if labels.name(naming.child(each.kind, "weights")) in volumes]
     again = ""
     if lost:
         size = sum(each.need_bytes for each in lost) / GIB

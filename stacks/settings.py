@@ -13,7 +13,7 @@ import pulumi.runtime.config
 import yaml
 
 from components import fit, instance_types, model_names, vllm_flags
-from components.api_keys import API_KEY, TENANT
+from components.api_keys import API_KEY
 from components.aws.settings import LONGEST_STACK, AwsSettings
 from components.catalogue import GIB, MIB, MODELS, Folder, Model, Quantization
 from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
@@ -23,6 +23,7 @@ from components.plan import REQUEST_SECONDS
 from components.waiting import Bounds
 from parity.probes import PROBES
 from stacks import aws_settings
+from switch.shared import TENANT
 
 PROJECT = "changeover"
 

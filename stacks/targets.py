@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
-from components import pins, waiting
+from components import naming, pins, waiting
 from components.catalogue import GIB
 from components.docker_host import LOOPBACK, DockerHost
 from components.engines import EngineSpec
@@ -24,7 +24,7 @@ from stacks.origin import docker_plugin_origin
 from stacks.owner import Found, Known
 from stacks.settings import Settings
 from stacks.target_error import TargetError
-from switch.docker import SOCKET
+from switch.shared import SOCKET
 
 
 def current_docker_host() -> str:
@@ -161,7 +161,7 @@ def _check_images(look: DockerLook, plan: Blueprint) -> list[pins.Image]:
 def _without_volume(plan: Blueprint, found: Found, labels: Labels) -> list[EngineSpec]:
     """The engines whose weights have no volume yet."""
     volumes = {each.name for each in found.things if each.kind == "volume"}
-    return [spec for spec in plan.specs if labels.name(f"{spec.kind}-weights") not in volumes]
+    return [spec for spec in plan.specs if labels.name(naming.child(spec.kind, "weights")) not in volumes]
 
 
 def _check_disk(info: Mapping[str, Any], plan: Blueprint, new: Iterable[EngineSpec]) -> None:

@@ -16,10 +16,10 @@ import time
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import switch
-from switch import certificate, daemon, keys, owner
+from switch import answers, certificate, daemon, keys, owner, shared
 from switch.checks import Failed, check
 from switch.daemon import Switch, proxies
 from switch.docker import Docker, DockerError
@@ -29,28 +29,27 @@ from switch.journal import Journal
 from switch.machine import State, World
 from switch.observe import observe
 from switch.owner import Owner, ago
-from switch.plan import Gateway, PlanError, load, parse
+from switch.plan import EngineKind, Fetch, Gateway, PlanError, load, parse
 from switch.proxies import statuses
 from switch.report import report
-from switch.weights import GIB, Fetch, fetch, receive, say
+from switch.weights import GIB, fetch, receive, say
 
-SOCKET, JOURNAL, WEIGHTS, LOCKS = Path("/tmp/switch.sock"), Path("/journal"), Path("/weights"), Path("/tmp")
+SOCKET, LOCKS = Path("/tmp/switch.sock"), Path("/tmp")
+JOURNAL, WEIGHTS = Path(shared.JOURNAL), Path(shared.WEIGHTS)
 TENANTS = 5
 """How many the screen names, those with most requests first."""
-LIVE = Path("/tmp/live")
-SHARED = Path("/live")
-"""The folder that the proxies read."""
+LIVE, SHARED = Path(shared.LIVE_FILE), Path(shared.LIVE)
 KEYS = JOURNAL / "keys.json"
 """What is remembered of the keys that were applied last."""
 
 
 def look(state: State, docker: Docker) -> list[str]:
     """Whether gateway and keys are what was declared, a line each. Nothing is said of what isn't there."""
-    lines = [f"keys {keys.look(SHARED, KEYS)}"]
+    lines = [answers.line("keys", keys.look(SHARED, KEYS))]
     gateway = state.active.plan.gateway if state.active else None
     if gateway:
         with contextlib.suppress(DockerError):
-            lines.insert(0, f"gateway {gateway_config(gateway, docker)}")
+            lines.insert(0, answers.line("gateway", gateway_config(gateway, docker)))
     return lines
 
 
@@ -59,8 +58,8 @@ def gateway_config(gateway: Gateway, docker: Docker) -> str:
     its container's label says: that was said before it was created. Raises DockerError."""
     text = docker.get(gateway.container, gateway.config_file)
     if text != gateway.config:
-        return f"edited in place {hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return docker.labels_of(gateway.container).get("changeover.config", keys.AS_DECLARED)
+        return answers.edited(hashlib.sha256(text.encode()).hexdigest())
+    return docker.labels_of(gateway.container).get("changeover.config", answers.AS_DECLARED)
 
 
 def screen(r: dict[str, Any], now: float) -> str:
@@ -145,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     verbs.choices["prepare"].add_argument("--change", default="", help=change)
     committer = verbs.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
     committer.add_argument("--change", default="", help=change)
-    committer.add_argument("--seen", default="", help="what `/tmp/live` held, which the coordinator keeps")
+    committer.add_argument("--seen", default="", help=f"what `{LIVE}` held, which the coordinator keeps")
     keeper = verbs.add_parser("keys", help="give the proxies the keys of the JSON on stdin, as digests")
     keeper.add_argument("--seen", default="", help="what `look` said of the keys, which it says again then")
     follower = verbs.add_parser("follow", help="print what is new, wait a little")
@@ -169,10 +168,10 @@ def main(argv: list[str] | None = None) -> int:
     owned.add_argument("--folder", required=True)
     owned.add_argument("--machine", required=True)
     taker = verbs.add_parser("receive", help="unpack a tar from stdin into the weights' folder `source`")
-    taker.add_argument("--engine", choices=("ollama", "vllm"), required=True)
+    taker.add_argument("--engine", choices=get_args(EngineKind), required=True)
     taker.add_argument("--folder", required=True)
     args = parser.parse_args(argv)
-    docker = Docker(os.environ.get("CHANGEOVER_PROJECT", ""), os.environ.get("CHANGEOVER_STACK", ""))
+    docker = Docker(os.environ.get(shared.PROJECT, ""), os.environ.get(shared.STACK, ""))
     try:
         return _run(args, docker)
     except TimeoutError as error:
@@ -280,7 +279,7 @@ def _certificate(state: State, *, tar: bool, change: str) -> None:
     content = certificate.certificate(last)
     if not tar:
         say(owner.counted(state.commits))
-        say(f"certificate: {certificate.short(content)}")
+        say(answers.certified(certificate.short(content)))
         return
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:

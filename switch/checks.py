@@ -66,7 +66,7 @@ def validate(gateway: Gateway, docker: Docker) -> None:
     name = "-".join([*docker.labels.values(), "check"])
     host = {"NetworkMode": "none", "RestartPolicy": {"Name": "no"}}
     try:
-        docker.create(name, "check", Image=gateway.image, Cmd=gateway.validate, HostConfig=host)
+        docker.create(name, "check", Image=gateway.image, Cmd=list(gateway.validate), HostConfig=host)
         docker.put(name, gateway.config_file, gateway.config)
         docker.start(name)
         code = docker.wait(name, VALIDATE_SECONDS)

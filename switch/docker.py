@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from switch.machine import Container, World
+from switch.shared import SOCKET
 
-SOCKET = "/var/run/docker.sock"
 OWN_NETWORKS = ("bridge", "host", "none")
 
 BESIDE = ("monitor", "alerts")

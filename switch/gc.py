@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from switch.answers import CAN_GO
 from switch.docker import Docker, DockerError
 from switch.machine import UNDER_WAY, State
 from switch.owner import day
@@ -43,12 +44,12 @@ def collect(
     for kind, folder in sorted(kept):
         say(f"kept   weights {kind}/{folder}{_why(kind, folder, state)}")
     images = {image for plan in plans for image in plan.about.all_images}
-    found = 0
+    found, fate = 0, "freed " if free else CAN_GO
     for home in sorted(weights.glob("*/*")):
         if home.is_dir() and (home.parent.name, home.name) not in kept:
             found += 1
             size = sum(file.lstat().st_size for file in home.rglob("*") if file.is_file()) / GIB
-            say(f"{'freed ' if free else 'can go'} weights {home.parent.name}/{home.name}: {size:.2f} GiB")
+            say(f"{fate} weights {home.parent.name}/{home.name}: {size:.2f} GiB")
             if free:
                 # the mark first: what is cut off half-way must not be taken for whole
                 (home / ".complete").unlink(missing_ok=True)
@@ -63,12 +64,12 @@ def collect(
             except DockerError as error:
                 say(f"stays  image {image}: {error}")
                 continue
-        say(f"{'freed ' if free else 'can go'} image {image}")
+        say(f"{fate} image {image}")
     for volume in docker.left_volumes(MONITOR):
         found += 1
         if free:
             docker.remove_volume(volume)
-        say(f"{'freed ' if free else 'can go'} volume {volume}: the stack has no monitor")
+        say(f"{fate} volume {volume}: the stack has no monitor")
     if not found:
         say("nothing to free")
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from switch import files
+from switch.answers import AS_DECLARED, GONE, edited
 from switch.checks import Failed
 from switch.plan import PlanError, load
 from switch.proxies import statuses
+from switch.shared import TENANT
 
 FILE = "keys.json"
 WAIT_SECONDS = 10
-AS_DECLARED = "as declared"
 DIGEST = re.compile(r"[0-9a-f]{64}")
-TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,5 @@ def look(folder: Path, memory: Path) -> str:
     try:
         digest = hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
     except FileNotFoundError:
-        return "edited in place: gone"
-    return applied.seen if digest == applied.digest else f"edited in place {digest[:12]}"
+        return GONE
+    return applied.seen if digest == applied.digest else edited(digest)

@@ -2,9 +2,8 @@
 
 import time
 
+from switch.answers import NONE, Live
 from switch.machine import UNDER_WAY, State, World
-
-DAMAGED = "the journal was damaged"
 
 
 def serving(state: State, world: World) -> str:
@@ -18,7 +17,7 @@ def serving(state: State, world: World) -> str:
     told = state.damage.route if state.damage else None
     name = state.active.plan.engine.container if state.active else told.container if told else None
     engine = world.get(name) if name else None
-    return engine.name if engine and (engine.running or t) else "none"
+    return engine.name if engine and (engine.running or t) else NONE
 
 
 def live(state: State, world: World) -> str:
@@ -30,7 +29,7 @@ def live(state: State, world: World) -> str:
     name = serving(state, world)
     if state.damage:  # so that the next update asks for a commit, even of what serves; each damage is another
         at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state.damage.since))
-        return f"{DAMAGED} at {at}; {name}"
-    if name == "none":
-        return f"none since change {state.commits}"
+        return Live(engine=name, damaged=at).text
+    if name == NONE:
+        return Live(engine=NONE, since=state.commits).text
     return state.seen if state.seen and state.active and name == state.active.plan.engine.container else name

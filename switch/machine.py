@@ -26,8 +26,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from switch.plan import Gate, Plan
-from switch.proxies import PORT, Status
+from switch.proxies import Status
 from switch.route import Route, given_up, route
+from switch.shared import PROXY_PORT
 
 Phase = Literal[
     "checking", "draining", "stopping", "loading", "prepared", "starting", "retiring", "restoring",
@@ -445,7 +446,7 @@ def watched(state: State, world: World) -> list[Watch]:
             port, address = asked.gateway.port, c.address or c.name
             found.append(Watch(c.name, c.started_at, address, port, asked, "gateway", ending))
         if a and c.role == "proxy" and c.running:
-            found.append(Watch(c.name, c.started_at, c.address or c.name, PORT, a.plan, "proxy", True))
+            found.append(Watch(c.name, c.started_at, c.address or c.name, PROXY_PORT, a.plan, "proxy", True))
     return found
 
 

@@ -11,11 +11,12 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from switch.answers import NONE
 from switch.daemon import proxies
 from switch.docker import Docker, DockerError
 from switch.machine import World
-from switch.proxies import PORT
 from switch.report import ticks
+from switch.shared import ALERTS_ALIAS, ALERTS_PORT, PROXY_PORT
 
 NAMES = (
     *("changeover_requests_total", "changeover_cut_total", "changeover_tokens_total"),
@@ -24,7 +25,7 @@ NAMES = (
 """What a watcher makes rates of. The rest of a proxy's metrics is some megabytes a minute, over SSH."""
 METRICS = "/metrics?" + "&".join(f"name[]={name}" for name in NAMES)
 """As Prometheus' clients take it; a proxy of an older version says all that it has."""
-ALERTS_HOST, ALERTS_PORT, ALERTS = "alerts", 8880, "/api/v1/alerts"
+ALERTS = "/api/v1/alerts"
 """Where the stack's monitor says which alerts there are, if it has one."""
 SECONDS = 1.0
 """For a proxy's answer."""
@@ -45,7 +46,7 @@ def metrics(containers: Iterable[str]) -> dict[str, str]:
 
 
 def _metrics(proxy: str) -> str:
-    connection = http.client.HTTPConnection(proxy, PORT, timeout=SECONDS)
+    connection = http.client.HTTPConnection(proxy, PROXY_PORT, timeout=SECONDS)
     try:
         connection.request("GET", METRICS)
         return connection.getresponse().read().decode()
@@ -69,7 +70,7 @@ def alerts(docker: Docker) -> list[dict[str, str]]:
     where the stack has no monitor, and where it gives no answer within a second."""
     if "alerts" not in docker.beside:
         return []
-    connection = http.client.HTTPConnection(ALERTS_HOST, ALERTS_PORT, timeout=SECONDS)
+    connection = http.client.HTTPConnection(ALERTS_ALIAS, ALERTS_PORT, timeout=SECONDS)
     try:
         connection.request("GET", ALERTS)
         said = json.loads(connection.getresponse().read())["data"]["alerts"]
@@ -92,7 +93,7 @@ def alerts(docker: Docker) -> list[dict[str, str]]:
 def observe(status: dict[str, Any], now: float, world: World, docker: Docker) -> dict[str, Any]:
     """One line: what `status` shows at `now`, and what is beside it."""
     of = {c.role: c.name for c in world.values() if c.role == "switch"}
-    if status["live"] != "none":
+    if status["live"] != NONE:
         of["engine"] = status["live"]
     busy, every = ticks()
     return {

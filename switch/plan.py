@@ -1,36 +1,49 @@
-"""The plan that `prepare` and `commit` are given, and typed loading of JSON. Durations are in seconds."""
+"""What the program tells the switch: the one definition for both, and typed loading of JSON.
+
+The program writes a `Plan` as the input of both steps of a change. The switch reads it, and keeps it in its
+journal. Durations are in seconds, sizes in bytes.
+"""
 
 import dataclasses
+import json
 import re
 import types
 import typing
 from dataclasses import MISSING, dataclass
 from typing import Any, Literal
 
+EngineKind = Literal["ollama", "vllm"]
+Mode = Literal["hold", "overlap"]
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+FIRST_TOKEN_SECONDS = 300
+"""Longest wait of the proxy for a stream's first byte, from when the engine is asked."""
 
 
 class PlanError(ValueError):
     """A plan that can't be used. The text says which key, what was given and what is allowed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Engine:
-    kind: Literal["ollama", "vllm"]
+    name: str = ""
+    """What proxies and the gateway's config call it; empty in a plan from before there were proxies."""
+    kind: EngineKind
     container: str
+    """Empty only in the program, until Docker has made it."""
     port: int
     model: str
+    """The name by which it knows the model."""
     weights: str
     """Folder under /weights/<kind>."""
     gpu_bytes: int
     """Memory that must be free on each GPU before it starts; 0 without a GPU."""
     host_bytes: int
     """RAM that it takes."""
-    name: str = ""
-    """What proxies and the gateway's config call it; empty in a plan from before there were proxies."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Memory:
     """What all engines together may take, in bytes: of each GPU, and of the host's RAM. 0 where not known."""
 
@@ -38,37 +51,45 @@ class Memory:
     host: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Seconds:
     drain: float
     load: float
+    """For one loading of an engine, its gate included."""
     request: float
-    """The longest answer: the gateway ends it then by itself."""
+    """The longest answer: the proxy ends it then, and no drain can be longer."""
     stop: float
+    """From SIGTERM to SIGKILL for an engine."""
     lease_following: float
+    """Without a `follow`, after which a coordinator is taken for dead."""
     lease_prepared: float
+    """From prepare to commit."""
     gateway: float
+    """In which the new gateway must answer."""
     memory: float
+    """In which the memory of an engine that has ended is free on the GPU."""
     answers: float = 45
-    """So long what serves may give no answer to the smallest question, which waits for nothing in it."""
-    tokens: float = 480
-    """So long an engine may give no byte of any answer, though one is asked for: longer than any prompt
-    takes, and than what can be before it in its queue."""
+    """So long what serves may give no answer to the smallest question, which waits for no prompt and in no
+    queue: the engines answer it beside their work."""
+    tokens: float = FIRST_TOKEN_SECONDS + 180
+    """So long an engine may give no byte of any completion, though one is asked for, the switch's own
+    included. The proxy hangs up on every request after the first part of it: what came before the switch's
+    has ended."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trap:
     """What to do where one of `words` is in a failure of the gate, or in what the engine wrote last.
 
     With `memory`, the MiB of the GPU that it may use now, `{less}` in the hint stands for how many it should.
     """
 
-    words: list[str]
+    words: tuple[str, ...]
     hint: str
     memory: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gate:
     completions: int
     max_tokens: int
@@ -81,26 +102,28 @@ class Gate:
     sense: bool = False
     """Whether the model follows instructions, so that what it says must be right, and not one thing over and
     over."""
-    traps: list[Trap] = dataclasses.field(default_factory=list)
     embeds: bool = False
     """Whether the model turns texts into vectors and answers no chat: a completion is an embedding then."""
+    traps: tuple[Trap, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gateway:
     image: str
     config: str
+    """Its configuration file."""
     path: str
     model: str
+    """What it wants as the name of the model."""
     port: int
     config_file: str
-    validate: list[str]
+    validate: tuple[str, ...]
     """Arguments with which the image reads its config and exits."""
     container: str = ""
     """Empty in `prepare`: the new gateway does not exist yet."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class About:
     """What a certificate says of a change besides what was measured. The switch decides nothing by it."""
 
@@ -108,10 +131,12 @@ class About:
     gateway_image: str
     """Empty without a gateway."""
     reason: str
+    """Why it goes by hold or by overlap."""
     sum: str
+    """The engine's memory."""
     loading_seconds: float
     """What the catalogue expects."""
-    images: list[str]
+    images: tuple[str, ...]
     """What else the stack has at that time: edge, proxy, switch and the standby."""
 
     @property
@@ -119,10 +144,12 @@ class About:
         return [image for image in (self.engine_image, self.gateway_image, *self.images) if image]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
+    """One change of what is live."""
+
     engine: Engine
-    cutover: Literal["hold", "overlap"]
+    cutover: Mode
     insist: bool
     """Whether the stack's settings themselves say `overlap`: then none goes by `hold` for want of memory."""
     memory: Memory
@@ -130,24 +157,63 @@ class Plan:
     gate: Gate
     gateway: Gateway | None
     """None: the proxies ask the engine themselves."""
-    about: About
-    no_flip: str = ""
-    """Why it must not be carried out where an engine of another kind serves; empty: it may."""
     routing: str = ""
     """The proxies' routing, as TOML. Empty in a plan from before there were proxies: what it made live is
     asked by way of its gateway alone, and held by stopping that."""
+    about: About
+    no_flip: str = ""
+    """Why it must not be carried out where an engine of another kind serves; empty: it may."""
 
     @property
     def gateway_container(self) -> str:
         """Empty without a gateway, and in `prepare`."""
         return self.gateway.container if self.gateway else ""
 
+    def leading_to(self, engine: str, gateway: str = "") -> "Plan":
+        """The same with these containers. A plan to prepare has no `gateway`."""
+        return dataclasses.replace(
+            self,
+            engine=dataclasses.replace(self.engine, container=engine),
+            gateway=self.gateway and dataclasses.replace(self.gateway, container=gateway),
+        )
+
+    @property
+    def text(self) -> str:
+        """As JSON, whose bytes Pulumi compares with those of the last update: keys are in the order of the
+        fields, and those that few plans need are left out of the others."""
+        raw = dataclasses.asdict(self)
+        for section, key in ((raw, "no_flip"), (raw["gate"], "embeds"), (raw["gateway"] or {}, "container")):
+            if not section.get(key):
+                section.pop(key, None)
+        return json.dumps(raw, indent=2) + "\n"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Plan":
         return self  # nobody changes one, and every state has several
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """Which weights are to be there, and the helper container that fetches them."""
+
+    engine: EngineKind
+    folder: str
+    image: str
+    volume: str
+    script: str
+    env: dict[str, str]
+    need_bytes: int
+    digest: str
+    """What the weights come from, in any form: other weights have another digest."""
+
+    @property
+    def text(self) -> str:
+        """As JSON, which Pulumi compares with that of the last update."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+
 def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> Any:
-    """`raw` (parsed JSON) as `kind`: a dataclass, a plain type, a literal, a list, a dict or `X | None`.
+    """`raw` (parsed JSON) as `kind`: a dataclass, a plain type, a literal, a list, a tuple of any length, a
+    dict or `X | None`.
 
     Strict rejects unknown keys; a journal is read with `strict=False`: it may be from a later version.
     Raises PlanError.
@@ -172,8 +238,8 @@ def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> An
         return raw
     if origin in (types.UnionType, typing.Union):
         return None if raw is None else load(args[0], raw, where, strict=strict)
-    if origin is list and isinstance(raw, list):
-        return [load(args[0], item, f"{where}[{n}]", strict=strict) for n, item in enumerate(raw)]
+    if origin in (list, tuple) and isinstance(raw, list):
+        return origin(load(args[0], item, f"{where}[{n}]", strict=strict) for n, item in enumerate(raw))
     if origin is dict and isinstance(raw, dict):
         return {key: load(args[1], item, f"{where}.{key}", strict=strict) for key, item in raw.items()}
     if kind is Any:
@@ -181,7 +247,8 @@ def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> An
     if kind is float and type(raw) is int:
         return float(raw)
     if type(raw) is not kind:
-        raise PlanError(f"{where} must be {getattr(kind, '__name__', kind)}, not {raw!r}")
+        wanted = "list" if origin is tuple else getattr(kind, "__name__", kind)  # as JSON has it
+        raise PlanError(f"{where} must be {wanted}, not {raw!r}")
     return raw
 
 

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from switch.plan import load
+from switch.shared import PROXY_PORT, PROXY_STATUS
 
-PORT = 8001
-PATH = "/status"
 SECONDS = 1.0
 """For an answer. A proxy that works gives it in milliseconds; one that hangs holds up the switch so long."""
 
@@ -55,10 +54,10 @@ def statuses(containers: Iterable[str], seconds: float = SECONDS) -> dict[str, S
 
 def status(container: str, seconds: float) -> Status:
     """Raises OSError, HTTPException, or ValueError for an answer that is none."""
-    connection = http.client.HTTPConnection(container, PORT, timeout=seconds)
+    connection = http.client.HTTPConnection(container, PROXY_PORT, timeout=seconds)
     try:
-        connection.request("GET", PATH)
-        answer: Status = load(Status, json.loads(connection.getresponse().read()), PATH, strict=False)
+        connection.request("GET", PROXY_STATUS)
+        answer: Status = load(Status, json.loads(connection.getresponse().read()), PROXY_STATUS, strict=False)
     finally:
         connection.close()
     return answer

@@ -9,31 +9,18 @@ import signal
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import IO
 
 from switch.checks import Failed, complete_file
 from switch.docker import Docker, DockerError
-from switch.plan import name
+from switch.plan import Fetch, name
+from switch.shared import WEIGHTS
 
 GIB = 2**30
 SILENCE_SECONDS = 3600
 EVERY_SECONDS = 5
 CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-@dataclass(frozen=True)
-class Fetch:
-    engine: Literal["ollama", "vllm"]
-    folder: str
-    image: str
-    volume: str
-    script: str
-    env: dict[str, str]
-    need_bytes: int
-    digest: str
-    """What the weights come from, in any form: other weights have another digest."""
 
 
 def receive(weights: Path, engine: str, folder: str, tar: IO[bytes]) -> str:
@@ -93,7 +80,7 @@ def fetch(ask: Fetch, docker: Docker, weights: Path, say: Callable[[str], None],
                 Entrypoint=["/bin/sh", "-c"],
                 Cmd=[ask.script],
                 Env=[f"{key}={value}" for key, value in ask.env.items()],
-                HostConfig={"Binds": [f"{ask.volume}:/weights"], "RestartPolicy": {"Name": "no"}},
+                HostConfig={"Binds": [f"{ask.volume}:{WEIGHTS}"], "RestartPolicy": {"Name": "no"}},
             )
             docker.start(helper)
             for line in calm(_lines(docker.follow(helper, SILENCE_SECONDS))):

@@ -20,6 +20,7 @@ from stacks.blueprint import blueprint
 from stacks.origin import docker_plugin_origin
 from stacks.owner import Found, Known, Thing
 from stacks.settings import PROJECT, from_files
+from switch.shared import WEIGHTS
 from tools import docker_engine, owner, up
 from tools.ask import yes
 from tools.environment import PULUMI_HOME, ROOT, pulumi
@@ -70,7 +71,7 @@ def check(stack: str, host: Found, theirs: str) -> None:
     if json.loads(said)["under_way"]:
         raise StepFailed(f"its engine is being changed. {owners.NOTHING} Type the same when that has ended")
     for spec in blueprint(from_files(stack, ROOT)).specs:
-        place = f"/weights/{spec.kind}/{spec.weights.folder}"
+        place = f"{WEIGHTS}/{spec.kind}/{spec.weights.folder}"
         command = ("sh", "-c", f"test -e {place}/.complete && echo here")
         if not _docker("exec", switches[0].id, *command, check=False):
             raise StepFailed(

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
+from components import naming
+from components.gpu_memory import KINDS
 from components.labels import Labels
-from components.monitor import HISTORY
 from components.pins import EDGE, GATEWAY, MONITOR, OLLAMA, SWITCH, VLLM_CPU
 from offline.steps import StepFailed, cache_root, main_guard, say
 from stacks import owner as owners
@@ -19,7 +20,7 @@ from tools.environment import ROOT, pulumi
 from tools.host import is_on_aws, on_aws, ssh_config
 from tools.up import STACK
 
-KEPT = ("ollama-weights", "vllm-weights", "vllm-cache", HISTORY)
+KEPT = (*(naming.child(each, "weights") for each in KINDS), naming.VLLM_CACHE, naming.HISTORY)
 """Volumes that outlive their stack: what is in them took hours to fetch, minutes to compile, or months."""
 
 
@@ -102,7 +103,7 @@ def _leave_history(stack: str) -> bool:
     volumes = [
         each["urn"]
         for each in state["deployment"].get("resources") or []
-        if each["type"] == "docker:index/volume:Volume" and each["urn"].endswith(f"::{HISTORY}")
+        if each["type"] == "docker:index/volume:Volume" and each["urn"].endswith(f"::{naming.HISTORY}")
     ]
     for urn in volumes:
         pulumi("state", "delete", urn, "--target-dependents", "--yes", "--stack", stack, capture=True)
@@ -174,7 +175,7 @@ def _clear(stack: str, theirs: str) -> None:
     if rest := [each for each in volumes if each not in kept]:
         _docker("volume", "rm", *rest)
     if kept:
-        history = " and the monitor's history" if labels.name(HISTORY) in kept else ""
+        history = " and the monitor's history" if labels.name(naming.HISTORY) in kept else ""
         say(
             f"The stack is gone. The volumes {labels.prefix}-… keep its weights{history}; WEIGHTS=delete "
             "removes them."

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 from offline.steps import StepFailed, main_guard, say
+from switch.answers import CAN_GO
 from tools.ask import yes
 from tools.status import switch_of
 
@@ -15,7 +16,7 @@ def gc(stack: str) -> None:
     print(named.stdout, end="")
     if named.returncode != 0:
         raise StepFailed(f"nothing was freed {named.stderr.strip()}".strip())
-    if "can go" not in named.stdout:
+    if CAN_GO not in named.stdout:
         return
     alone = f"nothing was freed: nobody can be asked here. Type: YES=1 make gc STACK={stack}"
     if not yes("Free these?", alone):

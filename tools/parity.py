@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from components.engines import PORT
 from offline.steps import StepFailed, main_guard
 from parity import table as tables
-from parity.probes import Reply, Subject, chosen, run
+from parity.probes import NO_ANSWER, Reply, Subject, chosen, run
 from stacks.blueprint import Blueprint
 from stacks.settings import PROJECT
 from switch.exchange import Request, answer
@@ -40,7 +40,7 @@ def probe(send: Callable[[str, str], Reply], subject: Subject, able: bool, asked
     for each in chosen(able):
         found[each.name] = run(each, subject, send)
         print(f"  {each.name}: {found[each.name]}", flush=True)
-    if all(said.startswith("no answer") for said in found.values()):
+    if all(said.startswith(NO_ANSWER) for said in found.values()):
         raise StepFailed(f"{asked} answered nothing")
     return found
 

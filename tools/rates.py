@@ -11,15 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from switch.observe import NAMES
+
 MINUTE = 60.0
 
-REQUESTS, CUT, TOKENS, FIRST = NAMES = (
-    "changeover_requests_total",
-    "changeover_cut_total",
-    "changeover_tokens_total",
-    "changeover_first_byte_seconds_bucket",
-)
-"""What the switch has to say of a proxy's metrics (`switch/observe.py`); more than that is passed over."""
+REQUESTS, CUT, TOKENS, FIRST = NAMES
+"""What the switch has to say of a proxy's metrics; more than that is passed over."""
 
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 BOUND = re.compile(r'[{,]le="([^"]+)"')

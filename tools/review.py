@@ -15,10 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from offline.steps import StepFailed, main_guard, say
-from review.events import Preview, PreviewFailed, parse
+from review.changes import is_flip
+from review.drift import MAIL, lasting, unconfirmed
+from review.drift import drift as drift_words
+from review.events import COMPONENT, Preview, PreviewFailed, parse
+from review.markdown import advice_in, render
 from review.plan import content
-from review.text import MAIL, advice_in, broken, is_flip, lasting, render, unconfirmed
-from review.text import drift as drift_words
+from review.warnings import broken
 from stacks.aws_target import SSH_FILES
 from stacks.settings import SettingsError
 from tools import advice, environment, owner, port
@@ -276,9 +279,7 @@ def drift(stack: str) -> None:
             "say), commit its settings; if what is here is meant, review and apply it."
         )
     if seen.changes:
-        names = ", ".join(
-            f"`{each.name}`" for each in seen.changes if not each.type.startswith("changeover:")
-        )
+        names = ", ".join(f"`{each.name}`" for each in seen.changes if not each.type.startswith(COMPONENT))
         say(f"An update would touch {names}.")
     sys.exit(2)
 

@@ -22,7 +22,8 @@ from offline.steps import StepFailed, main_guard, say
 from review import history
 from review.events import Preview, parse
 from review.history import PREFIX, NoWayBack, Update
-from review.text import broken, render
+from review.markdown import render
+from review.warnings import broken
 from stacks.settings import declared
 from tools import environment, review
 from tools.ask import yes

@@ -146,7 +146,7 @@ def standby(host: Host, other: Blueprint, doing: str) -> Iterator[tuple[str, thr
     away. Raises StepFailed, also at the end where that was so.
     """
     container = host.engine(other.active)
-    asked = host.switch("prepare", stdin=other.plan().render(engine=container))
+    asked = host.switch("prepare", stdin=other.plan().leading_to(container).text)
     if asked.returncode != 0:
         raise StepFailed(f"the switch did not take it: {asked.stdout.strip()}")
     try:

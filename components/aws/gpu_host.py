@@ -17,6 +17,7 @@ from components.aws.role import Role, RoleArgs
 from components.aws.settings import AwsSettings
 from components.aws.snapshots import Snapshots, SnapshotsArgs
 from components.boot_script import DATA_MOUNT, Boot, digest, user_data
+from components.facts import environment
 from components.instance_types import GPU_WORDS, ROOT_GIB
 from components.labels import Labels
 from components.ssh_config import USER
@@ -348,20 +349,22 @@ class GpuHost(pulumi.ComponentResource):
             "ready",
             create="exec sh components/aws/ready.sh",
             interpreter=list(INTERPRETER),
-            environment={
-                "DOCKER_HOST": docker_host,
-                "CHANGEOVER_SSH_CONFIG": args.ssh_config,
-                "GPU": GPU_WORDS[wanted.instance.gpu],
-                "GPUS": str(wanted.instance.gpus),
-                "INSTANCE_TYPE": wanted.instance.name,  # another one was stopped and started: wait again
-                "DRIVER": str(pins.DRIVER),
-                "DATA_MOUNT": DATA_MOUNT,
-                "DATA_GIB": str(wanted.data_gib),  # a larger one was grown: its file system has to follow
-                "REGION": region,
-                "NAMESPACE": values.namespace,
-                "PROBE": PROBE,  # another one has to get there
-                "DEADLINE": str(READY_SECONDS),
-            },
+            environment=environment(
+                {
+                    "DOCKER_HOST": docker_host,
+                    "CHANGEOVER_SSH_CONFIG": args.ssh_config,
+                    "GPU": GPU_WORDS[wanted.instance.gpu],
+                    "GPUS": str(wanted.instance.gpus),
+                    "INSTANCE_TYPE": wanted.instance.name,  # another one was stopped and started: wait again
+                    "DRIVER": str(pins.DRIVER),
+                    "DATA_MOUNT": DATA_MOUNT,
+                    "DATA_GIB": str(wanted.data_gib),  # a larger one was grown: its file system has to follow
+                    "REGION": region,
+                    "NAMESPACE": values.namespace,
+                    "PROBE": PROBE,  # another one has to get there
+                    "DEADLINE": str(READY_SECONDS),
+                }
+            ),
             triggers=[self.instance.id],
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(

@@ -22,8 +22,8 @@ import yaml
 
 from components.aws import permissions
 from components.ssh_config import known_hosts
+from review.drift import drift
 from review.events import parse
-from review.text import drift
 from tests.support.aws.checkout import Checkout
 from tests.support.aws.emulator import Emulator
 from tests.support.aws.host.machines import ROOT_ONLY, Host, Machines

@@ -11,7 +11,7 @@ import pytest
 
 from components.aws import permissions
 from review.events import parse
-from review.text import broken
+from review.warnings import broken
 from tests.engine.test_aws_dev import (
     KEYS,
     answering,

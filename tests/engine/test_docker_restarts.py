@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from switch.plan import Mode
 from tests.support.dockerd import Dockerd
 from tests.support.switch_stack import (
     CLIENT_NAME,
@@ -56,7 +57,7 @@ def restart(dockerd: Dockerd, stack: Stack) -> None:
     ("cutover", "code"), [("hold", LOADING), pytest.param("overlap", PREPARED, marks=pytest.mark.long)]
 )
 def test_docker_restarted_in_a_change_and_while_serving_brings_the_old_engine_back(
-    dockerd: Dockerd, cutover: str, code: int
+    dockerd: Dockerd, cutover: Mode, code: int
 ) -> None:
     build_gateway()
     stack = Stack()
@@ -78,7 +79,7 @@ def test_docker_restarted_in_a_change_and_while_serving_brings_the_old_engine_ba
 
 @pytest.mark.parametrize("cutover", [pytest.param("hold", marks=pytest.mark.long), "overlap"])
 def test_a_docker_that_stands_still_in_a_change_is_waited_for_and_nobody_is_blamed(
-    dockerd: Dockerd, cutover: str, tmp_path: Path
+    dockerd: Dockerd, cutover: Mode, tmp_path: Path
 ) -> None:
     """For longer than the leases, than a call may take (15 s), and than what hangs is waited for (12 s)."""
     build_gateway()

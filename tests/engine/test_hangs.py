@@ -229,7 +229,7 @@ def test_a_failed_change_prints_no_certificate_of_another(stack: Stack, tmp_path
         assert script.wait(120) == 1
     said = log.read_text()
     assert said.count("certificate: ") == 1 and "failed by hold" in said, said
-    with coordinator(stack.plan(new).replace(f"{PREFIX}-{new}", f"{PREFIX}-nothing"), log) as script:
+    with coordinator(stack.plan(new).leading_to(f"{PREFIX}-nothing"), log) as script:
         assert script.wait(120) == 1
     assert "certificate" not in log.read_text(), log.read_text()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from components.monitor import HISTORY
+from components.naming import HISTORY
 from monitor import exposed, render
 from monitor.panels import Page, pages
 from stacks.blueprint import blueprint

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from switch.plan import Mode
 from tests.support.switch_stack import (
     CLIENT,
     GATEWAY_IMAGE,
@@ -54,7 +55,7 @@ def stack(made: Stack) -> Iterator[Stack]:
 
 
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
-def test_a_flip_and_the_way_back_lose_nothing(stack: Stack, cutover: str) -> None:
+def test_a_flip_and_the_way_back_lose_nothing(stack: Stack, cutover: Mode) -> None:
     old = stack.engine
     new, gateway = stack.new_names()
     stack.make_engine(new, delay=1)
@@ -172,7 +173,7 @@ def test_a_gateway_that_ends_comes_back_and_cuts_nobody(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
-def test_the_gateway_goes_and_comes_and_engines_change_without_one(stack: Stack, cutover: str) -> None:
+def test_the_gateway_goes_and_comes_and_engines_change_without_one(stack: Stack, cutover: Mode) -> None:
     first, (new, gateway) = stack.engine, stack.new_names()
     stack.make_engine(new, delay=1)
     stack.gateways = False
@@ -343,7 +344,7 @@ def test_two_changes_at_once_are_one_change_and_a_refusal(stack: Stack) -> None:
     stack.tell("prepare", stack.plan(one))
     refused = subprocess.run(
         ["docker", "exec", "-i", SWITCH, "python3", "-m", "switch", "prepare"],
-        input=stack.plan(two),
+        input=stack.plan(two).text,
         capture_output=True,
         text=True,
         check=False,
@@ -364,7 +365,7 @@ MOMENTS = [0.0, 0.3, 0.8, 1.5, 2.5, 3.5]
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
 @pytest.mark.parametrize("phase", ["prepare", "commit"])
 def test_a_switch_that_is_killed_at_any_moment_loses_nothing_and_the_next_change_works(
-    stack: Stack, cutover: str, phase: str
+    stack: Stack, cutover: Mode, phase: str
 ) -> None:
     for moment in MOMENTS:
         new, gateway = stack.new_names()
@@ -393,7 +394,7 @@ def test_a_switch_that_is_killed_at_any_moment_loses_nothing_and_the_next_change
 
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
 def test_a_coordinator_that_dies_at_any_moment_is_undone_and_the_next_change_works(
-    stack: Stack, cutover: str
+    stack: Stack, cutover: Mode
 ) -> None:
     for moment in MOMENTS:
         new, gateway = stack.new_names()

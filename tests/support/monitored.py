@@ -22,11 +22,10 @@ from typing import Any
 
 import yaml
 
-from components import pins
+from components import engines, pins, tensorzero
 from components.containers import NOBODY
 from components.gpu_memory import ALERTS_RAM, STORE_RAM
 from components.monitor import (
-    ALERTS_ALIAS,
     CONFIG_MOUNT,
     HISTORY_MOUNT,
     STORE_ALIAS,
@@ -37,6 +36,9 @@ from components.monitor import (
 from monitor import render
 from monitor.alerts import Alert, alerts
 from monitor.watched import Watched
+from switch import metrics
+from switch.plan import Plan
+from switch.shared import ALERTS_ALIAS, PROXY_PORT
 from tests.support.project import free_port
 from tests.support.switch_stack import NETWORK, PREFIX, PYTHON, ROOT, SWITCH, Stack, docker, labelled, wait
 
@@ -99,10 +101,10 @@ def watched(switch: str = "switch") -> Watched:
         hold_budget=HOLD_SECONDS,
         expected=dict.fromkeys(("ollama", "vllm"), EXPECTED_SECONDS),
         switch=switch,
-        switch_port=8002,
-        proxy_port=8001,
-        gateway_port=3000,
-        engine_port=8000,
+        switch_port=metrics.PORT,
+        proxy_port=PROXY_PORT,
+        gateway_port=tensorzero.PORT,
+        engine_port=engines.PORT,
     )
 
 
@@ -152,13 +154,14 @@ class Monitored(Stack):
         (self.folder / name).mkdir()
         super().make_engine(name, mode, delay, tokens, (*options, "-v", f"{self.folder / name}:/tmp"), image)
 
-    def plan(self, engine: str, gateway: str = "", **changed: Any) -> str:
-        plan = json.loads(super().plan(engine, gateway, **changed))
-        plan["engine"]["gpu_bytes"] = GPU_BYTES
-        was = "hold_seconds = 80"
-        assert was in plan["routing"]
-        plan["routing"] = plan["routing"].replace(was, f"hold_seconds = {HOLD_SECONDS}")
-        return json.dumps(plan)
+    def plan(self, engine: str, gateway: str = "", **changed: Any) -> Plan:
+        plan, was = super().plan(engine, gateway, **changed), "hold_seconds = 80"
+        assert was in plan.routing
+        return replace(
+            plan,
+            engine=replace(plan.engine, gpu_bytes=GPU_BYTES),
+            routing=plan.routing.replace(was, f"hold_seconds = {HOLD_SECONDS}"),
+        )
 
     def make_monitor(self) -> None:
         """The store, with its history on a disk of its own, and vmalert, set as the product sets them."""

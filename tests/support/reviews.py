@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.stack import remove_fast_engine, use_fast_engine
 from review.events import parse
-from review.text import render
+from review.markdown import render
 from stacks.blueprint import blueprint
 from stacks.settings import declared, from_files
 from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings, patched
@@ -174,7 +174,7 @@ def programs(project: Project) -> None:
     ports = "gpus=spec.gpus,\n            ports=[docker.ContainerPortArgs(internal=8000, external=18999)],"
     with patched(project, "components/engine.py", "gpus=spec.gpus,", ports):
         record(project, "engine-port")
-    with patched(project, "stacks/endpoint.py", 'f"{kind}-weights"', 'f"{kind}-store"'):
+    with patched(project, "stacks/endpoint.py", 'naming.child(kind, "weights")', 'f"{kind}-store"'):
         record(project, "weights-renamed")
     with patched(project, "stacks/endpoint.py", 'driver="bridge"', 'driver="bridge", internal=True'):
         record(project, "network")
@@ -251,9 +251,9 @@ def serve_with_the_standby(stack: str, folder: Path) -> str:
             pass
         assert code == 0, docker("exec", switch, "python3", "-m", "switch", "status")
 
-    tell("prepare", other.plan().render(engine=container))
+    tell("prepare", other.plan().leading_to(container).text)
     docker("start", gateway)
-    tell("commit", other.plan().render(engine=container, gateway=gateway))
+    tell("commit", other.plan().leading_to(container, gateway).text)
     return container
 
 

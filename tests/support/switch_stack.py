@@ -7,12 +7,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components import caddyfile, pins
+from components import caddyfile, engines, pins, tensorzero
+from switch import shared
+from switch.plan import About, Engine, EngineKind, Gate, Gateway, Memory, Mode, Plan, Seconds, Trap
 
 ROOT = Path(__file__).parents[2]
 PYTHON = "changeover-offline/python:3.11"
@@ -23,9 +26,22 @@ PREFIX = (
 GATEWAY_IMAGE = f"{PREFIX}-gateway:1"
 NETWORK, SWITCH, CLIENT_NAME = f"{PREFIX}-network", f"{PREFIX}-switch", f"{PREFIX}-client"
 LIVE, WHEELS = f"{PREFIX}-live", f"{PREFIX}-wheels"
-VOLUMES = {"/journal": f"{PREFIX}-journal", "/live": LIVE} | {
-    f"/weights/{e}": f"{PREFIX}-{e}" for e in ("ollama", "vllm")
+VOLUMES = {shared.JOURNAL: f"{PREFIX}-journal", shared.LIVE: LIVE} | {
+    f"{shared.WEIGHTS}/{e}": f"{PREFIX}-{e}" for e in ("ollama", "vllm")
 }
+SECONDS = Seconds(
+    drain=5,
+    load=20,
+    request=30,
+    stop=5,
+    lease_following=4,
+    lease_prepared=8,
+    gateway=10,
+    memory=10,
+    answers=12,
+    tokens=48,
+)
+"""Of a change, all of it sooner than in a deployment."""
 
 # a client and an edge in one: asks again where a proxy ends before an answer begins, and then wants all of it
 CLIENT = """
@@ -111,8 +127,8 @@ class Stack:
         mounts = [word for path, volume in VOLUMES.items() for word in ("-v", f"{volume}:{path}")]
         docker(
             *("create", "--name", SWITCH, "--network", NETWORK, "--restart", "always", "-w", "/app", *mounts),
-            *("-v", f"{socket}:/var/run/docker.sock", *labelled("switch")),
-            *("-e", f"CHANGEOVER_PROJECT={PREFIX}", "-e", "CHANGEOVER_STACK=it", *switch_options),
+            *("-v", f"{socket}:{shared.SOCKET}", *labelled("switch")),
+            *("-e", f"{shared.PROJECT}={PREFIX}", "-e", f"{shared.STACK}=it", *switch_options),
             *(PYTHON, "python3", "-m", "switch", "serve"),
         )
         docker("cp", f"{ROOT}/switch", f"{SWITCH}:/app/switch")
@@ -181,7 +197,7 @@ class Stack:
         container = f"{PREFIX}-{name}"
         docker(
             *("create", "--name", container, "--network", NETWORK, "--network-alias", "proxy"),
-            *("--restart", "always", "--user", "65534:65534", "-v", f"{LIVE}:/live:ro", "-w", "/tmp"),
+            *("--restart", "always", "--user", "65534:65534", "-v", f"{LIVE}:{shared.LIVE}:ro", "-w", "/tmp"),
             *("-v", f"{WHEELS}:/wheels:ro", "-e", "PYTHONPATH=/wheels", *labelled("proxy")),
             *(PYTHON, "python3", "-m", "proxy"),
         )
@@ -208,7 +224,7 @@ class Stack:
 
     def route(self) -> dict[str, Any]:
         """What the switch tells the proxies."""
-        return dict(json.loads(docker("exec", SWITCH, "cat", "/live/route.json")))
+        return dict(json.loads(docker("exec", SWITCH, "cat", f"{shared.LIVE}/route.json")))
 
     def make_engine(
         self,
@@ -237,19 +253,21 @@ class Stack:
             *(*labelled("engine", engine=kind, weights="tiny-1"), image, "python3", "-u", "/fast_engine.py"),
         )
         docker("cp", f"{ROOT}/tests/support/fast_engine.py", f"{container}:/fast_engine.py")
-        done = f"/weights/{kind}/tiny-1/.complete"
+        done = f"{shared.WEIGHTS}/{kind}/tiny-1/.complete"
         docker("exec", SWITCH, "sh", "-c", f"mkdir -p {Path(done).parent} && echo '{{}}' > {done}")
 
     def config(self, *engines: str) -> str:
-        return f"engines = {json.dumps([f'http://proxy:8001/{name}/v1/' for name in engines])}\n"
+        return (
+            f"engines = {json.dumps([f'http://proxy:{shared.PROXY_PORT}/{name}/v1/' for name in engines])}\n"
+        )
 
     def make_gateway(self, name: str, *engines: str, start: bool = False) -> None:
         container = f"{PREFIX}-{name}"
         docker(
             *("create", "--name", container, "--network", NETWORK, "--network-alias", "gateway"),
-            *(*labelled("gateway"), GATEWAY_IMAGE, "--config-file", "/app/config/tensorzero.toml"),
+            *(*labelled("gateway"), GATEWAY_IMAGE, *tensorzero.COMMAND),
         )
-        self.put(container, "/app/config/tensorzero.toml", self.config(*engines))
+        self.put(container, tensorzero.CONFIG_FILE, self.config(*engines))
         if start:
             docker("start", container)
 
@@ -262,74 +280,70 @@ class Stack:
             check=True,
         )
 
-    def plan(self, engine: str, gateway: str = "", **changed: Any) -> str:
-        seconds = {
-            "drain": 5,
-            "load": 20,
-            "request": 30,
-            "stop": 5,
-            "lease_following": 4,
-            "lease_prepared": 8,
-            "gateway": 10,
-            "memory": 10,
-            "answers": 12,
-            "tokens": 48,
-        }
-        routing = ROUTING.format(engine=engine, kind=engine.split("-")[0])
-        return json.dumps(
-            {
-                "engine": {
-                    "kind": engine.split("-")[0],
-                    "container": f"{PREFIX}-{engine}",
-                    "port": 8000,
-                    "model": "tiny",
-                    "weights": "tiny-1",
-                    "gpu_bytes": 0,
-                    "host_bytes": 2**30,
-                    "name": engine,
-                },
-                "cutover": changed.pop("cutover", "hold"),
-                "insist": False,
-                "memory": {"gpu": 0, "host": 0},
-                "seconds": {**seconds, **changed.pop("seconds", {})},
-                "gate": {
-                    "completions": 3,
-                    "max_tokens": 8,
-                    "timeout": changed.pop("gate_timeout", 5),
-                    "tokens_per_second": changed.pop("floor", 1),
-                    "prompt_tokens": 300,
-                    "sense": True,
-                    "traps": [{"words": ["over and over"], "hint": "other kernels"}],
-                },
-                "gateway": self._gateway(gateway, changed.pop("config", self.config(engine))),
-                "about": {
-                    "engine_image": changed.pop("image", PYTHON),
-                    "gateway_image": GATEWAY_IMAGE,
-                    "reason": "the test wants it",
-                    "sum": "nothing",
-                    "loading_seconds": 1,
-                    "images": [],
-                },
-                "routing": routing + (ROUTING_GATEWAY if self.gateways else ""),
-            }
+    def plan(
+        self,
+        engine: str,
+        gateway: str = "",
+        *,
+        cutover: Mode = "hold",
+        seconds: Mapping[str, float] | None = None,
+        gate_timeout: float = 5,
+        floor: float = 1,
+        config: str | None = None,
+        image: str = PYTHON,
+    ) -> Plan:
+        """`seconds` are those of its times that differ."""
+        kind: EngineKind = "ollama" if engine.startswith("ollama-") else "vllm"
+        routing = ROUTING.format(engine=engine, kind=kind) + (ROUTING_GATEWAY if self.gateways else "")
+        plan = Plan(
+            engine=Engine(
+                name=engine,
+                kind=kind,
+                container="",
+                port=engines.PORT,
+                model="tiny",
+                weights="tiny-1",
+                gpu_bytes=0,
+                host_bytes=2**30,
+            ),
+            cutover=cutover,
+            insist=False,
+            memory=Memory(gpu=0, host=0),
+            seconds=replace(SECONDS, **(seconds or {})),
+            gate=Gate(
+                completions=3,
+                max_tokens=8,
+                timeout=gate_timeout,
+                tokens_per_second=floor,
+                prompt_tokens=300,
+                sense=True,
+                traps=(Trap(words=("over and over",), hint="other kernels"),),
+            ),
+            gateway=Gateway(
+                image=GATEWAY_IMAGE,
+                config=config or self.config(engine),
+                path=tensorzero.CHAT_PATH,
+                model=tensorzero.qualified("tiny"),
+                port=tensorzero.PORT,
+                config_file=tensorzero.CONFIG_FILE,
+                validate=tensorzero.VALIDATE,
+            )
+            if self.gateways
+            else None,
+            routing=routing,
+            about=About(
+                engine_image=image,
+                gateway_image=GATEWAY_IMAGE,
+                reason="the test wants it",
+                sum="nothing",
+                loading_seconds=1,
+                images=(),
+            ),
         )
+        return plan.leading_to(f"{PREFIX}-{engine}", f"{PREFIX}-{gateway}" if gateway else "")
 
-    def _gateway(self, name: str, config: str) -> dict[str, Any] | None:
-        if not self.gateways:
-            return None
-        return {
-            "image": GATEWAY_IMAGE,
-            "config": config,
-            "path": "/openai/v1/chat/completions",
-            "model": "tensorzero::model_name::tiny",
-            "port": 3000,
-            "config_file": "/app/config/tensorzero.toml",
-            "validate": ["--config-file", "/app/config/tensorzero.toml", "--validate-and-exit"],
-            **({"container": f"{PREFIX}-{name}"} if name else {}),
-        }
-
-    def tell(self, verb: str, plan: str) -> None:
-        docker("exec", "-i", SWITCH, "python3", "-m", "switch", verb, stdin=plan)
+    def tell(self, verb: str, plan: Plan) -> None:
+        docker("exec", "-i", SWITCH, "python3", "-m", "switch", verb, stdin=plan.text)
 
     def follow(self, seconds: float = 60) -> tuple[int, str]:
         said, end = "", time.monotonic() + seconds
@@ -364,7 +378,7 @@ class Stack:
         return docker("inspect", "-f", "{{.State.StartedAt}}", f"{PREFIX}-{name}")
 
     def live(self) -> str:
-        return docker("exec", SWITCH, "cat", "/tmp/live").removeprefix(f"{PREFIX}-")
+        return docker("exec", SWITCH, "cat", shared.LIVE_FILE).removeprefix(f"{PREFIX}-")
 
     def status(self) -> dict[str, Any]:
         said = docker("exec", SWITCH, "python3", "-m", "switch", "status", "--json")
@@ -400,7 +414,7 @@ def fill_wheels() -> None:
 
 
 @contextmanager
-def coordinator(plan: str, log: Path, verb: str = "prepare") -> Iterator[subprocess.Popen[bytes]]:
+def coordinator(plan: Plan, log: Path, verb: str = "prepare") -> Iterator[subprocess.Popen[bytes]]:
     """The program's own script, which `pulumi up` runs for both phases; what is left of it is killed."""
     environment = {**os.environ, "SWITCH": SWITCH, "STACK": "it"}
     with log.open("wb") as out:
@@ -414,7 +428,7 @@ def coordinator(plan: str, log: Path, verb: str = "prepare") -> Iterator[subproc
             start_new_session=True,
         )
         assert process.stdin
-        process.stdin.write(plan.encode())
+        process.stdin.write(plan.text.encode())
         process.stdin.close()
         try:
             yield process

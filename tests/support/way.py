@@ -27,6 +27,7 @@ from components import caddyfile, catalogue, engines, pins, proxy, routing, tens
 from components.containers import NOBODY
 from components.gpu_memory import EngineKind, Load, both
 from offline.steps import cache_root
+from switch.shared import PROXY_PORT
 from tests.support.containers import put_files, remove_labelled, unpack
 from tests.support.project import docker, free_port
 from tools.environment import ROOT
@@ -246,7 +247,7 @@ class Way:
                     providers=tuple(
                         tensorzero.Provider(
                             kind=kind,
-                            api_base=f"http://{proxy.ALIAS}:{proxy.INNER_PORT}/{self.specs[kind].name}/v1/",
+                            api_base=f"http://{proxy.ALIAS}:{PROXY_PORT}/{self.specs[kind].name}/v1/",
                             model_name=self.name,
                         )
                         for kind in kinds
@@ -322,7 +323,7 @@ class Way:
         """What a proxy tells the switch; empty where it does not answer."""
         script = (
             "import urllib.request as u;"
-            f"print(u.urlopen('http://127.0.0.1:{proxy.INNER_PORT}/status', timeout=2).read().decode())"
+            f"print(u.urlopen('http://127.0.0.1:{PROXY_PORT}/status', timeout=2).read().decode())"
         )
         command = ["docker", "exec", self.container(name), "python3", "-c", script]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

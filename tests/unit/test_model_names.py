@@ -193,8 +193,9 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 def test_the_gate_asks_for_the_name_and_wants_an_answer_from_it(port: int, name: str) -> None:
     ask: dict[str, Any] = {"stream": False, "max_tokens": 8, "timeout": 5}
     assert complete("127.0.0.1", port, "/v1/chat/completions", name, **ask).ok
-    plan = json.loads(blueprint(settings(name=name)).plan().render(engine="e", gateway="g"))
-    assert (plan["engine"]["model"], plan["gateway"]["model"]) == (name, tensorzero.qualified(name))
+    plan = blueprint(settings(name=name)).plan()
+    assert plan.gateway
+    assert (plan.engine.model, plan.gateway.model) == (name, tensorzero.qualified(name))
 
 
 @pytest.mark.parametrize("name", NAMES)

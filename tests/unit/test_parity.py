@@ -5,6 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -204,9 +205,9 @@ def test_a_flip_is_refused_until_the_table_allows_it(tmp_path: Path, good: dict[
 
 
 def test_only_the_plan_to_prepare_says_why_the_engine_must_not_change(tmp_path: Path) -> None:
-    plan = planned(tmp_path).plan()
-    prepare = parse(json.loads(plan.render(engine="vllm-1", no_flip="no table")), "prepare")
-    commit = parse(json.loads(plan.render(engine="vllm-1", gateway="gateway-1")), "commit")
+    plan = planned(tmp_path).plan().leading_to("vllm-1")
+    prepare = parse(json.loads(replace(plan, no_flip="no table").text), "prepare")
+    commit = parse(json.loads(plan.leading_to("vllm-1", "gateway-1").text), "commit")
     assert (prepare.no_flip, commit.no_flip) == ("no table", "")
 
 

@@ -13,12 +13,13 @@ import pytest
 
 from components import proxy
 from components.docker_host import DockerHost
+from components.facts import memory_in
 from components.labels import Labels
-from components.plan import ATTACH, DETACH, LOOK, REQUEST_SECONDS, looked
-from review.text import memory
+from components.plan import ATTACH, DETACH, LOOK, REQUEST_SECONDS
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.settings import Settings, from_values
+from switch.answers import looked
 from tests.support.recorder import SECRET, Recorder
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,7 +129,7 @@ def test_a_review_reads_in_a_step_what_the_engine_takes_of_what_proxy_and_edge_l
         recorder = Recorder.start("local")
         build(settings(**more))
         said = recorder.of("Command")["prepare-step"]["environment"]["MEMORY"]
-        ((what, (need, found)),) = memory(said)
+        ((what, (need, found)),) = memory_in(said).items()
         assert (what, need, found) == ("RAM", 1.01, there)
 
 

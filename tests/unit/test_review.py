@@ -13,8 +13,13 @@ from typing import Any
 import pytest
 
 from offline.steps import StepFailed
+from review.changes import moves
+from review.differences import LONGEST_FULL
+from review.drift import MAIL, drift, lasting, unconfirmed
 from review.events import Change, Preview, PreviewFailed, parse
-from review.text import LONGEST_FULL, MAIL, drift, lasting, moves, render, sentence, unconfirmed, warnings
+from review.markdown import render
+from review.sentence import sentence
+from review.warnings import warnings
 from tools import environment
 from tools.review import Bound, events_of
 

@@ -22,8 +22,9 @@ from components.gpu_memory import (
     STORE_RAM,
     SWITCH_RAM,
 )
+from components.labels import labels_in
 from review.events import Resource
-from review.policies import CONTAINER, SECURITY_GROUPS, check, labels
+from review.policies import CONTAINER, SECURITY_GROUPS, check
 from stacks.blueprint import blueprint
 from stacks.settings import MonitorSettings, from_files, stacks
 from switch import docker as switch_docker
@@ -52,8 +53,8 @@ BESIDE = {"monitor": STORE_RAM, "alerts": ALERTS_RAM}
 
 
 def role(container: Resource) -> str:
-    marks = labels(container)
-    return marks.get("changeover.engine") or marks["changeover.role"]
+    marks = labels_in(container.inputs)
+    return str(marks.get("engine") or marks["role"])
 
 
 def excess(container: Resource) -> list[str]:
@@ -157,7 +158,7 @@ def test_what_the_services_may_take_is_what_engines_leave() -> None:
     assert watched.load.services - there.load.services == MONITOR_RAM
     assert f"{SERVICES_RAM / GIB:.2f} GiB services" in blueprint(there).cutover.host_ram
     assert f"{(SERVICES_RAM + MONITOR_RAM) / GIB:.2f} GiB services" in blueprint(watched).cutover.host_ram
-    assert blueprint(there).plan().host_there - blueprint(watched).plan().host_there == MONITOR_RAM
+    assert blueprint(there).plan().memory.host - blueprint(watched).plan().memory.host == MONITOR_RAM
 
 
 def test_an_edge_and_engines_that_are_there_are_not_made_anew_for_their_rights() -> None:

@@ -1,6 +1,5 @@
 """Settings fail before anything is changed, with the key, the value, what is allowed and what to type."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -152,13 +151,13 @@ def embedding(**values: object) -> dict[str, object]:
 
 def test_an_embedding_model_is_served_without_what_only_chats_need() -> None:
     settings = from_values("local", {**GOOD, **embedding()}, ROOT)
-    plan = json.loads(blueprint(settings).plan().render(engine="e"))
-    assert plan["gate"]["embeds"] and not plan["gate"]["sense"] and plan["gateway"] is None
+    plan = blueprint(settings).plan()
+    assert plan.gate.embeds and not plan.gate.sense and plan.gateway is None
     vllm = blueprint(from_values("local", {**GOOD, **embedding(engine="vllm")}, ROOT)).active
     at = vllm.command.index("--runner")
     assert vllm.command[at : at + 4] == ("--runner", "pooling", "--convert", "embed")
     assert "--runner" not in blueprint(from_values("local", {**GOOD, "engine": "vllm"}, ROOT)).active.command
-    assert '"embeds"' not in blueprint(from_values("local", GOOD, ROOT)).plan().render(engine="e")
+    assert '"embeds"' not in blueprint(from_values("local", GOOD, ROOT)).plan().text
 
 
 @pytest.mark.parametrize(

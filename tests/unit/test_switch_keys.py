@@ -104,11 +104,11 @@ def test_an_edit_of_the_keys_shows_once_and_its_repair_leaves_no_difference(
 def test_what_proxies_say_is_asked_of_all_at_once_and_who_says_nothing_is_left_out(
     serve_json: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proxies, "PORT", serve_json({"/status": {**SAID, "of a later version": 1}}))
+    monkeypatch.setattr(proxies, "PROXY_PORT", serve_json({"/status": {**SAID, "of a later version": 1}}))
     assert statuses(["127.0.0.1", "nobody.invalid"]) == {
         "127.0.0.1": Status(3, {"ollama-1": 2}, 1, {}, "", False)
     }
-    monkeypatch.setattr(proxies, "PORT", serve_json({"/status": {**SAID, "applied": "three"}}))
+    monkeypatch.setattr(proxies, "PROXY_PORT", serve_json({"/status": {**SAID, "applied": "three"}}))
     assert statuses(["127.0.0.1"]) == {}
     assert statuses([]) == {}
 

@@ -7,14 +7,11 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import pytest
 
-import components.plan
-from components import engines
-from components.catalogue import MODELS
-from components.gpu_memory import Load, both
+from components.plan import times
 from components.waiting import Bounds
 from switch import machine
 from switch.certificate import certificate
@@ -40,7 +37,7 @@ from switch.machine import (
     answer,
     gated,
 )
-from switch.plan import Plan, load, parse
+from switch.plan import About, Engine, Gate, Gateway, Memory, Plan, Seconds, load
 from switch.proxies import Status
 from switch.route import Route, route
 
@@ -48,79 +45,80 @@ SEEDS = int(os.environ.get("SWITCH_SEEDS", "60"))
 OLD, NEW = "stack-ollama-1", "stack-vllm-2"
 OLD_GATEWAY, NEW_GATEWAY = "stack-gateway-1", "stack-gateway-2"
 PROXY, OTHER_PROXY = "stack-proxy-1", "stack-proxy-2"
+Cutover = Literal["hold", "overlap", "tight"]
+"""`tight` is an overlap on a host that has room for one engine only."""
 
 
-def raw_plan(
-    engine: str = NEW,
-    cutover: str = "hold",
-    gateway: str | None = "",
-    seconds: dict[str, int] | None = None,
-    gpu_bytes: int = 0,
-    insist: bool = False,
-    model: str = "tiny",
-) -> dict[str, Any]:
-    """`cutover: tight` is an overlap on a host that has room for one engine only. `gateway`: its container in
-    a commit, nothing in a prepare, None with the setting `gateway: none`."""
-    name = engine.removeprefix("stack-")
-    return {
-        "engine": {
-            "kind": "ollama" if "ollama" in engine else "vllm",
-            "container": engine,
-            "port": 8000,
-            "model": model,
-            "weights": "tiny-1",
-            "gpu_bytes": gpu_bytes,
-            "host_bytes": 8 * 2**30,
-            "name": name,
-        },
-        "cutover": "overlap" if cutover == "tight" else cutover,
-        "insist": insist,
-        "memory": {"gpu": 0, "host": 14 * 2**30 if cutover == "tight" else 0},
-        "seconds": {
-            "drain": 20,
-            "load": 60,
-            "request": 600,
-            "stop": 10,
-            "lease_following": 15,
-            "lease_prepared": 30,
-            "gateway": 20,
-            "memory": 10,
-            **(seconds or {}),
-        },
-        "gate": {"completions": 3, "max_tokens": 8, "timeout": 15, "tokens_per_second": 2},
-        "gateway": None
-        if gateway is None
-        else {
-            "image": "gateway:1",
-            "config": "x = 1\n",
-            "path": "/openai/v1/chat/completions",
-            "model": f"tensorzero::model_name::{model}",
-            "port": 3000,
-            "config_file": "/app/config/tensorzero.toml",
-            "validate": ["--check"],
-            **({"container": gateway} if gateway else {}),
-        },
-        "about": {
-            "engine_image": f"{engine}:1",
-            "gateway_image": "gateway:1",
-            "reason": "one at a time",
-            "sum": "1 GiB",
-            "loading_seconds": 5,
-            "images": [],
-        },
-        "routing": f'[models.{model}]\nengines = ["{name}"]\n',
-    }
+P = ParamSpec("P")
+SECONDS = Seconds(
+    drain=20,
+    load=60,
+    request=600,
+    stop=10,
+    lease_following=15,
+    lease_prepared=30,
+    gateway=20,
+    memory=10,
+)
 
 
 def plan(
     engine: str = NEW,
-    cutover: str = "hold",
+    cutover: Cutover = "hold",
     gateway: str | None = "",
     gpu_bytes: int = 0,
     model: str = "tiny",
+    insist: bool = False,
+    seconds: Seconds = SECONDS,
 ) -> Plan:
-    raw = raw_plan(engine, cutover, gateway, gpu_bytes=gpu_bytes, model=model)
-    return parse(raw, "commit" if gateway else "prepare")
+    """`gateway`: its container in a commit, nothing in a prepare, None with the setting `gateway: none`."""
+    name = engine.removeprefix("stack-")
+    return Plan(
+        engine=Engine(
+            name=name,
+            kind="ollama" if "ollama" in engine else "vllm",
+            container=engine,
+            port=8000,
+            model=model,
+            weights="tiny-1",
+            gpu_bytes=gpu_bytes,
+            host_bytes=8 * 2**30,
+        ),
+        cutover="overlap" if cutover == "tight" else cutover,
+        insist=insist,
+        memory=Memory(gpu=0, host=14 * 2**30 if cutover == "tight" else 0),
+        seconds=seconds,
+        gate=Gate(completions=3, max_tokens=8, timeout=15, tokens_per_second=2),
+        gateway=None
+        if gateway is None
+        else Gateway(
+            image="gateway:1",
+            config="x = 1\n",
+            path="/openai/v1/chat/completions",
+            model=f"tensorzero::model_name::{model}",
+            port=3000,
+            config_file="/app/config/tensorzero.toml",
+            validate=("--check",),
+            container=gateway,
+        ),
+        routing=f'[models.{model}]\nengines = ["{name}"]\n',
+        about=About(
+            engine_image=f"{engine}:1",
+            gateway_image="gateway:1",
+            reason="one at a time",
+            sum="1 GiB",
+            loading_seconds=5,
+            images=(),
+        ),
+    )
+
+
+def as_told(make: Callable[P, Plan]) -> Callable[P, dict[str, Any]]:
+    """The same as the switch is told it."""
+    return lambda *args, **more: dict(json.loads(make(*args, **more).text))
+
+
+raw_plan = as_told(plan)
 
 
 def before_proxies(wanted: Plan) -> Plan:
@@ -486,7 +484,7 @@ class Host:
         self.boxes[name] = Box(name, "gateway", mode, running=mode != "exits", created=self.now)
 
     def flip(
-        self, cutover: str = "hold", to: str = NEW, gateway: str | None = NEW_GATEWAY, model: str = "tiny"
+        self, cutover: Cutover = "hold", to: str = NEW, gateway: str | None = NEW_GATEWAY, model: str = "tiny"
     ) -> int:
         """A whole `pulumi up`: its exit status."""
         unmade = None if gateway is None else ""
@@ -572,11 +570,11 @@ def test_an_overlap_for_which_there_is_no_room_goes_one_at_a_time_and_says_why(
 
 
 def test_the_memory_of_each_gpu_decides_as_well(host: Host) -> None:
-    raw = raw_plan(same_kind(host), "overlap", gpu_bytes=int(7.34 * 2**30))
-    raw["memory"]["gpu"] = int(14.56 * 2**30)
+    wanted = plan(same_kind(host), "overlap", gpu_bytes=int(7.34 * 2**30))
+    memory = Memory(gpu=int(14.56 * 2**30), host=0)
     assert host.state.active
     host.state.active.plan = plan(OLD, gateway=OLD_GATEWAY, gpu_bytes=int(7.36 * 2**30))
-    host.ask("prepare", parse(raw, "prepare"))
+    host.ask("prepare", dataclasses.replace(wanted, memory=memory))
     assert host.follow() == 0 and host.most_engines == 1
     assert "need 7.36 GiB + 7.34 GiB, and there are 14.56 GiB on each GPU" in host.lines()
 
@@ -587,19 +585,19 @@ def test_an_overlap_that_the_settings_insist_on_is_refused_without_room_and_noth
     runs = host.boxes[OLD_GATEWAY].runs
     assert host.state.active
     host.state.active.plan = plan(OLD, "overlap", gateway=OLD_GATEWAY)
-    host.ask("prepare", parse(raw_plan(same_kind(host), "tight", insist=True), "prepare"))
+    host.ask("prepare", plan(same_kind(host), "tight", insist=True))
     assert host.follow() == 1 and old_serves(host)
     assert host.boxes[OLD_GATEWAY].runs == runs and "drained" not in host.lines()
     assert "8.00 GiB + 8.00 GiB" in host.lines() and "pulumi config set cutover auto" in host.lines()
     host.boxes[OLD].running, host.boxes[OLD].mode = False, "exits"
     host.run(5)
-    host.ask("prepare", parse(raw_plan("stack-ollama-3", "tight", insist=True), "prepare"))
+    host.ask("prepare", plan("stack-ollama-3", "tight", insist=True))
     assert host.follow() == 0, "nothing serves, so there is nothing to overlap with"
 
 
 def test_the_first_overlap_after_a_hold_holds_once_more_where_there_is_no_room(host: Host) -> None:
     assert host.state.active and host.state.active.plan.cutover == "hold"
-    host.ask("prepare", parse(raw_plan(same_kind(host), "tight", insist=True), "prepare"))
+    host.ask("prepare", plan(same_kind(host), "tight", insist=True))
     assert host.follow() == 0 and host.most_engines == 1
     assert "one at a time: " in host.lines()
 
@@ -714,10 +712,10 @@ def test_the_way_back_is_what_served_before_whatever_failed_in_between(host: Hos
 
 def test_every_image_that_a_change_was_asked_with_is_noted_once_though_it_failed(host: Host) -> None:
     host.boxes[NEW].mode = "error"
-    raw = raw_plan()
-    raw["about"]["images"] = ["edge:1", "gateway:1"]
+    wanted = plan()
+    about = dataclasses.replace(wanted.about, images=("edge:1", "gateway:1"))
     for _ in range(2):
-        host.ask("prepare", parse(raw, "prepare"))
+        host.ask("prepare", dataclasses.replace(wanted, about=about))
         host.run(600, lambda: host.phase() == "failed")
     assert host.state.images == ["stack-vllm-2:1", "gateway:1", "edge:1"]
 
@@ -732,7 +730,7 @@ def test_a_failed_check_touches_nothing(host: Host) -> None:
 
 @pytest.mark.parametrize("mode", ["exits", "error", "silent"])
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
-def test_an_engine_that_fails_its_gate_leads_back_to_the_old_one(mode: str, cutover: str) -> None:
+def test_an_engine_that_fails_its_gate_leads_back_to_the_old_one(mode: str, cutover: Cutover) -> None:
     host = Host(random.Random(7), overlap=cutover == "overlap")
     host.boxes[NEW].mode = mode
     assert host.flip(cutover) == 1
@@ -744,21 +742,19 @@ def test_an_engine_that_fails_its_gate_leads_back_to_the_old_one(mode: str, cuto
 @pytest.mark.parametrize("drain_ends", [True, False])
 def test_no_request_waits_longer_than_the_worst_that_the_preview_says(drain_ends: bool) -> None:
     bounds = Bounds(drain=120, load=300, completions=3)
-    told = json.loads(declared(bounds).render(engine=NEW))["seconds"]
+    told = times(bounds.drain, bounds.load)
     host = Host(random.Random(7))
     host.takes = lambda action: 0.1  # type: ignore[method-assign]
-    host.drain_seconds = bounds.drain - 2 if drain_ends else told["request"]
-    old, new = (raw_plan(name, seconds=told, gpu_bytes=8 * 2**30) for name in (OLD, NEW))
+    host.drain_seconds = bounds.drain - 2 if drain_ends else told.request
     assert host.state.active
-    gateway = host.state.active.plan.gateway
-    host.state.active.plan = dataclasses.replace(parse(old, "prepare"), gateway=gateway)
+    host.state.active.plan = plan(OLD, gateway=OLD_GATEWAY, seconds=told, gpu_bytes=8 * 2**30)
 
     def loads_as_long_as_it_may(name: str) -> None:
         """The memory is free and the engine answers when it was almost too late."""
         host.gpu_free, host.boxes[name].mode = 0, "silent"
         waits = lambda: bool(host.state.room and host.state.room.container == name)  # noqa: E731
         assert host.run(400, waits), (host.phase(), host.lines())
-        host.run(told["memory"] - 2)
+        host.run(told.memory - 2)
         host.gpu_free = 16 * 2**30
         assert host.run(5, lambda: host.boxes[name].running)
         host.run(bounds.load - 4)
@@ -767,14 +763,14 @@ def test_no_request_waits_longer_than_the_worst_that_the_preview_says(drain_ends
     def follow(seconds: float) -> None:
         host.state.transaction.lease += seconds  # type: ignore[union-attr]
 
-    host.ask("prepare", parse(new, "prepare"))
+    host.ask("prepare", plan(seconds=told, gpu_bytes=8 * 2**30))
     follow(1000)
     if drain_ends:
         loads_as_long_as_it_may(NEW)
         assert host.run(10, lambda: host.phase() == "prepared")
-        host.run(told["lease_prepared"] - 2)
+        host.run(told.lease_prepared - 2)
         host.make_gateway(mode="silent")
-        host.ask("commit", parse(raw_plan(gateway=NEW_GATEWAY, seconds=told, gpu_bytes=8 * 2**30), "commit"))
+        host.ask("commit", plan(gateway=NEW_GATEWAY, seconds=told, gpu_bytes=8 * 2**30))
         follow(1000)
         assert host.run(100, lambda: host.phase() == "restoring")
         loads_as_long_as_it_may(OLD)
@@ -782,33 +778,6 @@ def test_no_request_waits_longer_than_the_worst_that_the_preview_says(drain_ends
     assert host.state.last and host.state.last.held_seconds
     least = bounds.worst - 40 if drain_ends else bounds.drain - 2
     assert least < host.state.last.held_seconds <= bounds.worst
-
-
-def declared(bounds: Bounds) -> components.plan.Plan:
-    """What the program declares, with these bounds."""
-    return components.plan.Plan(
-        spec=engines.vllm(Load(model=MODELS["tiny"], context=1024, parallel=both(1), gpu=None)),
-        mode="hold",
-        insist=False,
-        drain=bounds.drain,
-        load=bounds.load,
-        completions=bounds.completions,
-        tokens_per_second=1,
-        gate_prompt=0,
-        traps=(),
-        gpu_bytes=0,
-        host_bytes=0,
-        gpu_there=0,
-        host_there=0,
-        engine_image="",
-        gateway_image="",
-        images=(),
-        gateway_config="",
-        routing="",
-        reason="",
-        sum="",
-        loading=1,
-    )
 
 
 def test_an_engine_that_exits_is_not_waited_for(host: Host) -> None:
@@ -1261,7 +1230,9 @@ def test_what_is_released_is_not_brought_back(host: Host) -> None:
 
 @pytest.mark.parametrize("phase", ["checking", "draining", "stopping", "loading", "prepared"])
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
-def test_a_change_that_is_given_up_on_purpose_leads_back_and_is_no_alarm(phase: str, cutover: str) -> None:
+def test_a_change_that_is_given_up_on_purpose_leads_back_and_is_no_alarm(
+    phase: str, cutover: Cutover
+) -> None:
     if cutover == "overlap" and phase in ("draining", "stopping"):
         return  # it has no such phase
     host = Host(random.Random(7), overlap=cutover == "overlap")
@@ -1304,7 +1275,7 @@ def test_a_change_asked_for_after_one_that_was_given_up_waits_for_it(host: Host)
 
 @pytest.mark.parametrize("cutover", ["hold", "overlap", "tight"])
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_whatever_dies_a_change_that_is_given_up_leaves_the_old_engine(seed: int, cutover: str) -> None:
+def test_whatever_dies_a_change_that_is_given_up_leaves_the_old_engine(seed: int, cutover: Cutover) -> None:
     rng = random.Random(f"given up {cutover} {seed}")
     host = Host(rng, overlap=cutover == "overlap")
     host.boxes[NEW].mode = rng.choice(["good", "good", "good", "exits", "error", "silent"])
@@ -1331,7 +1302,9 @@ def test_whatever_dies_a_change_that_is_given_up_leaves_the_old_engine(seed: int
 
 @pytest.mark.parametrize("cutover", ["hold", "overlap", "tight"])
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(seed: int, cutover: str) -> None:
+def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(
+    seed: int, cutover: Cutover
+) -> None:
     rng = random.Random(f"{cutover} {seed}")
     host = Host(rng, overlap=cutover == "overlap")
     host.boxes[NEW].mode = rng.choice(["good", "good", "good", "exits", "error", "silent"])
@@ -1469,7 +1442,7 @@ def test_a_proxy_that_was_to_be_started_anew_is_though_the_switch_is_killed_or_d
 
 
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
-def test_a_change_waits_for_a_proxy_that_hangs_until_it_is_started_anew(cutover: str) -> None:
+def test_a_change_waits_for_a_proxy_that_hangs_until_it_is_started_anew(cutover: Cutover) -> None:
     host = Host(random.Random(7), overlap=cutover == "overlap")
     host.run(10)
     host.patience_with_hangs = 15  # less than the drain, as in a plan
@@ -1496,7 +1469,7 @@ def test_an_engine_that_hangs_again_and_again_is_tried_with_growing_pauses(host:
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
 @pytest.mark.parametrize("name", [OLD, OLD_GATEWAY])
 def test_a_flip_away_from_what_hangs_succeeds_and_waits_for_nothing_that_is_there(
-    name: str, cutover: str, hung_before: float
+    name: str, cutover: Cutover, hung_before: float
 ) -> None:
     host = Host(random.Random(7), overlap=cutover == "overlap")
     host.run(10)
@@ -1624,7 +1597,7 @@ def test_what_was_never_on_the_network_is_let_alone_and_another_network_is_learn
 @pytest.mark.parametrize("stall", [5, 20, 90])
 @pytest.mark.parametrize("phase", ["checking", "draining", "stopping", "loading", "prepared", "starting"])
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
-def test_no_good_change_is_taken_back_for_a_stall(cutover: str, phase: str, stall: float) -> None:
+def test_no_good_change_is_taken_back_for_a_stall(cutover: Cutover, phase: str, stall: float) -> None:
     if cutover == "overlap" and phase in ("draining", "stopping"):
         return  # it has no such phase
     host = Host(random.Random(7), overlap=cutover == "overlap")

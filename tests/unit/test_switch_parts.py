@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,22 @@ from switch.exchange import exchange
 from switch.gate import Answer, complete, embed, over_and_over, sound
 from switch.live import live, serving
 from switch.machine import Active, Boot, Container, State, Transaction, advance
-from switch.plan import PlanError, load, parse
+from switch.plan import Fetch, PlanError, load, parse
 from switch.proxies import Status
 from switch.report import report
-from switch.weights import EVERY_SECONDS, Fetch, _lines, calm, fetch, receive
+from switch.weights import EVERY_SECONDS, _lines, calm, fetch, receive
 from tests.support import fast_engine
 from tests.unit.conftest import Serve
-from tests.unit.test_switch_machine import NEW, OLD, OLD_GATEWAY, PROXY, before_proxies, plan, raw_plan
+from tests.unit.test_switch_machine import (
+    NEW,
+    OLD,
+    OLD_GATEWAY,
+    PROXY,
+    SECONDS,
+    before_proxies,
+    plan,
+    raw_plan,
+)
 
 
 def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
@@ -48,7 +58,7 @@ def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
         ({"memory": {"gpu": 0}}, "plan.memory lacks the key 'host'"),
         ({"more": 1}, "plan has the unknown key 'more'"),
         (without(raw_plan(), "seconds", "drain"), "plan.seconds lacks the key 'drain'"),
-        (raw_plan(seconds={"drain": 0}), "plan.seconds.drain is 0.0; it must be positive"),
+        (raw_plan(seconds=replace(SECONDS, drain=0)), "plan.seconds.drain is 0.0; it must be positive"),
         (raw_plan(gateway="g"), "plan.gateway.container is for commit"),
         (
             {"gate": {"completions": True, "max_tokens": 8, "timeout": 60, "tokens_per_second": 1}},
@@ -76,6 +86,18 @@ def test_a_plan_leads_to_its_engine_by_a_gateway_or_by_the_proxies() -> None:
     raw["engine"]["name"] = ""
     with pytest.raises(PlanError, match=r"plan\.engine\.name"):
         parse(raw, "prepare")
+
+
+@pytest.mark.parametrize("verb", ["prepare", "commit"])
+def test_a_plan_is_written_with_the_keys_that_commit_af49f66_wrote_in_their_order(verb: Any) -> None:
+    file = Path(__file__).parent / "golden" / "plans-af49f66.json"
+    told = json.loads(file.read_text())[verb]
+    assert as_pairs(parse(told, verb).text) == as_pairs(json.dumps(told))
+
+
+def as_pairs(text: str) -> Any:
+    """JSON with its order."""
+    return json.loads(text, object_pairs_hook=list)
 
 
 def test_a_journal_of_the_version_without_proxies_is_read_and_its_change_is_undone() -> None:
@@ -521,7 +543,7 @@ def test_alerts_that_fire_are_told_and_a_monitor_that_is_not_well_is_no_error(
     labels, told = {"severity": "critical"}, {"summary": "No engine is gated."}
     alert = {"name": "NoEngine", "labels": labels, "annotations": told, "activeAt": "2026-11-28T20:00:00Z"}
     said = {"data": {"alerts": [{**alert, "state": "firing"}, {**alert, "state": "pending"}]}}
-    monkeypatch.setattr(observe, "ALERTS_HOST", "127.0.0.1")
+    monkeypatch.setattr(observe, "ALERTS_ALIAS", "127.0.0.1")
     monkeypatch.setattr(observe, "ALERTS_PORT", serve_json({observe.ALERTS: said}))
     (one,) = observe.alerts(docker)
     assert one == {"name": "NoEngine", **labels, **told, "since": "2026-11-28T20:00:00Z"}

@@ -7,21 +7,22 @@ from pathlib import Path
 import pytest
 
 from components import tensorzero
-from components.tensorzero import GatewayConfig, Kind, Model, Provider, Timeouts
+from components.tensorzero import GatewayConfig, Model, Provider, Timeouts
+from switch.plan import EngineKind
 
 GOLDEN = Path(__file__).parent / "golden"
 NAME = "qwen-2.5-coder-7b"
 TIMEOUTS = Timeouts(total=600, first_token=120.5, stream=900)
 
 
-def providers(*kinds: Kind) -> tuple[Provider, ...]:
+def providers(*kinds: EngineKind) -> tuple[Provider, ...]:
     return tuple(
         Provider(kind=kind, api_base=f"http://proxy:8001/{kind}-1a2b3c4d/v1/", model_name=NAME)
         for kind in kinds
     )
 
 
-def config(*kinds: Kind) -> GatewayConfig:
+def config(*kinds: EngineKind) -> GatewayConfig:
     return GatewayConfig(models=(Model(name=NAME, providers=providers(*kinds), timeouts=TIMEOUTS),))
 
 
@@ -79,7 +80,7 @@ def test_a_name_that_the_gateway_or_a_path_would_misread_is_refused(name: str) -
 
 
 @pytest.mark.parametrize("kinds", [(), ("vllm", "vllm")])
-def test_a_model_without_a_provider_or_with_one_twice_is_refused(kinds: tuple[Kind, ...]) -> None:
+def test_a_model_without_a_provider_or_with_one_twice_is_refused(kinds: tuple[EngineKind, ...]) -> None:
     with pytest.raises(ValueError, match="one or two providers"):
         Model(name=NAME, providers=providers(*kinds), timeouts=TIMEOUTS)
 

@@ -9,7 +9,7 @@ from components.gpu_memory import GPUS, KINDS, EngineKind, Load, engine_sum
 from components.traps import traps
 from stacks.settings import Settings, from_values
 from switch.machine import hints
-from switch.plan import Gate, load
+from switch.plan import Gate
 from tools.render import ROOT
 
 SEVEN = Load(model=MODELS["qwen-2.5-coder-7b"], context=8192, gpu=GPUS["t4"])
@@ -18,12 +18,8 @@ OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {}. GPU 0 h
 
 def said(kind: EngineKind, of: Load, words: str, flags: tuple[str, ...] = ()) -> list[str]:
     """What the switch says where an engine says these words."""
-    raw = {"completions": 1, "max_tokens": 1, "timeout": 1, "tokens_per_second": 0}
-    known = [
-        {"words": list(each.words), "hint": each.hint, "memory": each.memory}
-        for each in traps(kind, of, flags)
-    ]
-    return hints(load(Gate, {**raw, "traps": known}), words)
+    known = tuple(traps(kind, of, flags))
+    return hints(Gate(completions=1, max_tokens=1, timeout=1, tokens_per_second=0, traps=known), words)
 
 
 def settings(**values: object) -> Settings:

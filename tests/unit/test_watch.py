@@ -112,7 +112,6 @@ def test_the_part_of_the_metrics_that_the_switch_asks_for_says_as_much_as_all_of
     assert (said["cut", ""], said["tokens", ""], said["first", "+Inf"]) == (1, 10, 2)
     assert said["first", "0.1"] == 0 and said["first", "0.3"] == 2
     assert len(part.splitlines()) < len(line["metrics"]["proxy-1"].splitlines()) / 2
-    assert set(rates.NAMES) == set(observe.NAMES)
 
 
 def test_only_the_last_minute_counts() -> None:

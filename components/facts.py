@@ -1,0 +1,95 @@
+"""What a preview shows of a stack: each fact with who writes it beside who reads it. Pure.
+
+A person reads these words, and so do the review and the policies. A stack's state keeps the environments of
+its steps, so another text in one is a change of every stack.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+Value = TypeVar("Value")
+
+Variable = (
+    Literal["DOCKER_HOST", "CHANGEOVER_SSH_CONFIG"]  # how every step reaches its host
+    | Literal["PROJECT", "STACK", "OWNER", "CHANGES", "CONTAINERS", "INSTEAD"]  # whose the stack is
+    | Literal["SWITCH", "ENGINE", "CUTOVER", "MEMORY", "ROUTING", "GATEWAY", "LIVE"]  # the two phases
+    | Literal["TENANTS", "SEEN"]  # the keys; and what is said of them, or of the edge, as it is now
+    | Literal["EDGE", "EDGE_ID", "APPLY", "CADDYFILE", "NETWORK", "NETWORK_ID"]  # the edge
+    | Literal["PROXY", "ASK", "LOCK", "ARCHIVE", "CODE", "PYTHON"]  # the proxy
+    | Literal["IMAGE", "VOLUME", "LOGS", "CONFIG", "HISTORY", "CONTENT", "WEIGHTS", "AGAIN"]  # volumes
+    | Literal["GPU", "GPUS", "DRIVER", "INSTANCE_TYPE", "DATA_MOUNT", "DATA_GIB"]  # an instance
+    | Literal["REGION", "NAMESPACE", "PROBE", "DEADLINE"]
+)
+"""A key of a step's environment: the step's shell program reads it, or only who reads the preview."""
+
+
+def environment(*told: Mapping[Variable, Value]) -> dict[str, Value]:
+    """The environment of a step that is told all of this."""
+    return {str(key): value for each in told for key, value in each.items()}
+
+
+def variable(step: Mapping[str, Any], key: Variable) -> Any:
+    """A variable in the inputs of a step; None where it has none, or none is known yet."""
+    environment = step.get("environment")
+    return environment.get(key) if isinstance(environment, dict) else None
+
+
+Exported = Literal[
+    "endpoint", "engine", "model", "cutover", "certificate", "routing", "gateway_config", "ca", "cost"
+]
+"""An output of the stack."""
+
+Memory = Literal["GPU", "RAM"]
+
+
+def memory(needs: Mapping[Memory, tuple[int, int]]) -> str:
+    """What an engine takes of each memory, and what there is of it, both in bytes; 0: none, and not known."""
+    return ", ".join(
+        f"{what} {need / 2**30:.2f} of {f'{there / 2**30:.2f}' if there else 'unknown'} GiB"
+        for what, (need, there) in needs.items()
+        if need
+    )
+
+
+def memory_in(words: object) -> dict[Memory, tuple[float, float | None]]:
+    """What `memory` wrote, in GiB to two digits; None: not known. A step of an older version has no words."""
+    found = re.findall(r"(GPU|RAM) ([\d.]+) of ([\d.]+|unknown) GiB", str(words))
+    return {what: (float(need), None if there == "unknown" else float(there)) for what, need, there in found}
+
+
+def tenants(names: Iterable[str]) -> str:
+    """Who has an API key."""
+    return ", ".join(names)
+
+
+def tenants_in(words: object) -> set[str]:
+    """Who has an API key, from what `tenants` wrote."""
+    return {name for name in str(words or "").split(", ") if name}
+
+
+MODE, FIRST_FETCH, TOOLS, ONLY = "mode: ", "first fetch: ", "tools: ", "only "
+"""How lines begin that the program says in a preview. `TOOLS` is followed by `ONLY` where only one of the
+engines finds the calls of tools."""
+
+
+def wait(engine: str, words: str) -> str:
+    """The line about the wait in a change to `engine` by hold; `words` begin with it, as in `17 s`."""
+    return f"wait in a change to {engine}: {words}"
+
+
+def same_wait(engine: str, words: str) -> str:
+    """The line about a change of the settings of `engine`, where a change of engine overlaps."""
+    return f"other settings of {engine}: {words}"
+
+
+def by_hold(why: str, words: str) -> str:
+    """The words of such a line where that is by hold; `words` begin with the wait."""
+    return f"by hold, since {why}; wait: {words}"
+
+
+def wait_in(lines: str, engine: object, *, same: bool = False) -> str:
+    """The wait in a change to `engine`, as in `17 s`; `same`: of its settings. Empty if no line says it."""
+    start = same_wait(str(engine), "by hold.* wait:") if same else wait(str(engine), "").rstrip()
+    found = re.search(rf"^{start} (\S+ s)", lines, re.MULTILINE)
+    return found[1] if found else ""

@@ -1,0 +1,58 @@
+"""What a reviewer must not miss: data or machine replaced, secrets, image pins, broken policies. Pure."""
+
+from components.facts import ONLY, TOOLS
+from review import policies
+from review.changes import GONE, KEYS, changes_engine, is_flip
+from review.events import SECRET, Preview, property_of
+from review.sentence import clients, down, keys
+
+
+def warnings(preview: Preview) -> list[str]:
+    """What a reviewer must not miss, each in words."""
+    found = [*preview.warned, *clients(preview)]
+    if is_flip(preview):
+        found += [f"calls of {line}" for line in preview.lines(f"{TOOLS}{ONLY}")]
+    found += down(preview)
+    for change in preview.changes:
+        if policies.keeps(change) and change.op in GONE:
+            why = ", ".join(change.paths) or "it is no longer declared"
+            said = f"`{change.name}` ({change.kind}) is {change.op}: {why}"
+            if change.retained:
+                said = (
+                    f"`{change.name}` ({change.kind}) is no longer Pulumi's: {why}. "
+                    "Docker keeps it and its data, and what used it begins with an empty one"
+                )
+            found.append(said)
+        if change.name == KEYS:
+            found += keys(change)
+        elif change.op == "changed":
+            paths = [path for path in change.paths if change.before.get(property_of(path)) == SECRET]
+            if paths:
+                found.append(f"a secret of `{change.name}` changes ({', '.join(paths)})")
+    found += _image_pins(preview)
+    return found + [f"policy broken, so `make apply` refuses it: {each.words}" for each in broken(preview)]
+
+
+def _image_pins(preview: Preview) -> list[str]:
+    old, new = set(), set()
+    for change in preview.changes:
+        if change.type == policies.IMAGE:
+            old.add(str(change.before.get("name", "")))
+            new.add(str(change.after.get("name", "")))
+    gone, come = sorted(old - new - {""}), sorted(new - old - {""})
+    return [f"an image pin changes: {', '.join(gone)} → {', '.join(come)}"] if gone and come else []
+
+
+def broken(preview: Preview) -> list[policies.Broken]:
+    """Every policy that the previewed stack would break."""
+    return [
+        *policies.check(preview.resources, stack=preview.stack, keys=has_keys(preview)),
+        *policies.a_flip_replaces_no_instance_and_no_volume(
+            preview.changes, is_flip(preview) or changes_engine(preview)
+        ),
+    ]
+
+
+def has_keys(preview: Preview) -> bool:
+    """Whether the previewed settings have an API key; a setting of which only `[secret]` is seen has."""
+    return preview.config.get("changeover:apiKeys", "{}") not in ("{}", "")
