@@ -61,13 +61,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project.wipe()
     try:
         use_fast_engine(project.folder, VERSION)
-        for name, seconds, less in (
-            ("LEASE_FOLLOWING", 15, 6),
-            ("LEASE_PREPARED", 60, 12),
-            ("GATEWAY_ANSWERS", 60, 8),
-            ("ANSWERS", 45, 16),
+        for file, name, seconds, less in (
+            ("components/plan.py", "LEASE_FOLLOWING", 15, 6),
+            ("components/plan.py", "LEASE_PREPARED", 60, 12),
+            ("components/plan.py", "GATEWAY_ANSWERS", 60, 8),
+            ("switch/plan.py", "answers: float", 45, 16),
         ):
-            patch(project, "components/plan.py", f"{name} = {seconds}", f"{name} = {less}")
+            patch(project, file, f"{name} = {seconds}", f"{name} = {less}")
         name = 'name=host.labels.name("journal"),'
         disk = f'driver_opts={{"type": "tmpfs", "device": "tmpfs", "o": "size={DISK_MIB}m"}},'
         patch(project, "components/switch.py", name, f"{name} {disk}")

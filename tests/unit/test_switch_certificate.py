@@ -183,7 +183,7 @@ def test_gc_frees_old_images_of_edge_and_switch_and_keeps_those_of_now(weights: 
     old = state()
     old.images = ["edge:1", "edge:2", "switch:1", "switch:2"]
     assert old.active
-    about = dataclasses.replace(old.active.plan.about, images=["edge:2", "switch:2"])
+    about = dataclasses.replace(old.active.plan.about, images=("edge:2", "switch:2"))
     old.active.plan = dataclasses.replace(old.active.plan, about=about)
     docker = Images(set(old.images), set())
     collect(old, docker, weights, tmp_path, lambda _: None, free=True)
