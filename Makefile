@@ -116,7 +116,7 @@ test-agents: venv ## coding agents as they are, by the guide in docs/agents.md: 
 	@$(RUN) offline.agents
 	@$(VENV)/bin/pytest -v tests/agents
 
-render: venv ## write stacks/<stack>/, what a reviewer reads
+render: venv ## write rendered/<stack>/, what a reviewer reads
 	@$(RUN) tools.render
 
 clean-all: venv ## remove what was built (refuses while a stack exists)

@@ -35,7 +35,7 @@ def capacity(report: Mapping[str, Any], settings: Settings, peak: tuple[str, int
     theirs = {kind: each["name"] for kind, each in measured.items()}
     if any(theirs.get(kind) != name for kind, name in ours.items()):
         return [
-            f"stacks/{stack}/report.md of {report['day']} is of other engines than the settings give. "
+            f"rendered/{stack}/report.md of {report['day']} is of other engines than the settings give. "
             f"Measure again: make report STACK={stack}"
         ]
     limits = report["limits"]

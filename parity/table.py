@@ -82,16 +82,16 @@ def problem(
     """Why a stack that demands parity can't be changed with this table, and what to type; or nothing."""
     probe = f"Type: make parity STACK={stack}"
     if content is None:
-        return f"stacks/{stack}/parity.json does not exist. {probe}"
+        return f"rendered/{stack}/parity.json does not exist. {probe}"
     if names(content) != dict(engines):
         theirs, ours = (" and ".join(each.values()) for each in (names(content), dict(engines)))
-        return f"stacks/{stack}/parity.json is of {theirs}; the settings give {ours}. {probe}"
+        return f"rendered/{stack}/parity.json is of {theirs}; the settings give {ours}. {probe}"
     if new := [name for name in differences(content) if name not in accepted]:
         numbered = enumerate(new, len(accepted))
         accept = "; ".join(
             f"pulumi config set --path 'acceptedDifferences[{n}]' {name}" for n, name in numbered
         )
-        return f"the engines differ in {', '.join(new)} (stacks/{stack}/parity.md). To accept it: {accept}"
+        return f"the engines differ in {', '.join(new)} (rendered/{stack}/parity.md). To accept it: {accept}"
     return ""
 
 

@@ -29,14 +29,19 @@ ORDER = (
 ADVICE = "What its traffic says: "
 
 
-def render(preview: Preview, advice: str = "") -> str:
-    """The review of one preview; `advice` is a line about the stack's traffic, empty for none."""
+def render(preview: Preview, advice: str = "", twin: str = "") -> str:
+    """The review of one preview. `advice` is a line about the stack's traffic, empty for none; `twin` is
+    another stack that has the same rendered files, empty for none."""
     stack = preview.stack
     if not preview.changes and not preview.drift and preview.outputs_before == preview.outputs_after:
         return f"`{stack}`: no changes.\n"
     parts = [f"{sentence(preview)}."]
     if advice:
         parts.append(f"{ADVICE}{advice}.")
+    if twin:
+        parts.append(
+            f"Its rendered files are, word for word, those of `{twin}`: who has read those has read these."
+        )
     if warned := warnings(preview):
         parts.append("**Look at this first:**\n\n" + _bullets(warned))
     if found := drift(preview):

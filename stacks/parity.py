@@ -4,18 +4,18 @@ from pathlib import Path
 
 from parity.table import problem, read
 from stacks.blueprint import Blueprint
-from stacks.settings import PROJECT
+from stacks.settings import PROJECT, RENDERED
 
 
 def parity_problem(plan: Blueprint, root: Path) -> str:
-    """What is wrong with `stacks/<stack>/parity.json` for these settings, and what to type; or nothing.
+    """What is wrong with `rendered/<stack>/parity.json` for these settings, and what to type; or nothing.
 
     Without a standby there is nothing to compare, and nothing to flip to.
     """
     settings = plan.settings
     if not settings.standby:
         return ""
-    file = root / "stacks" / settings.stack / "parity.json"
+    file = root / RENDERED / settings.stack / "parity.json"
     try:
         content = read(file.read_text()) if file.exists() else None
     except ValueError as error:

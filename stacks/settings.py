@@ -27,6 +27,9 @@ from switch.shared import TENANT
 
 PROJECT = "changeover"
 
+RENDERED = "rendered"
+"""The folder that has one for each stack: what follows from its settings, and what was measured of it."""
+
 TARGETS = ("docker", "aws")
 """Every target. Where its Docker host is: `stacks/targets.py`."""
 

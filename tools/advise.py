@@ -42,7 +42,7 @@ from components.monitor import STORE_PORT
 from monitor.render import SCRAPE_SECONDS
 from offline.steps import StepFailed, main_guard, say
 from proxy.traffic import FIELDS
-from stacks.settings import SettingsError, from_files
+from stacks.settings import RENDERED, SettingsError, from_files
 from tools import advice
 from tools.environment import ROOT
 from tools.status import containers_of
@@ -288,7 +288,7 @@ def known(stack: str, now: float) -> tuple[Traffic, str]:
 
 def report_of(stack: str) -> dict[str, Any] | None:
     """What `make report` has written; None where it was not run, or can't be read."""
-    file = ROOT / "stacks" / stack / "report.json"
+    file = ROOT / RENDERED / stack / "report.json"
     try:
         return dict(json.loads(file.read_text()))
     except (OSError, ValueError):

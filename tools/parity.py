@@ -25,7 +25,7 @@ from offline.steps import StepFailed, main_guard
 from parity import table as tables
 from parity.probes import NO_ANSWER, Reply, Subject, chosen, run
 from stacks.blueprint import Blueprint
-from stacks.settings import PROJECT
+from stacks.settings import PROJECT, RENDERED
 from switch.exchange import Request, answer
 from tools.environment import pulumi
 from tools.standby import TAKEN_BACK, Host, agree, brought_back_on_sigterm, pair, standby, waits
@@ -105,7 +105,7 @@ def probe_standby(host: Host, other: Blueprint, subject: Subject) -> dict[str, s
 
 
 def parity(stack: str, root: Path) -> dict[str, Any]:
-    """Probes both engines, writes `stacks/<stack>/parity.json` and `parity.md`, returns the table."""
+    """Probes both engines, writes `rendered/<stack>/parity.json` and `parity.md`, returns the table."""
     both = pair(stack, root)
     settings, ours, other = both.settings, both.ours, both.other
     subject = Subject(model=settings.name, context=settings.context)
@@ -130,12 +130,12 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
         for spec in ours.specs
     }
     content = tables.table(settings.model.name, engines, found, through)
-    folder = root / "stacks" / stack
+    folder = root / RENDERED / stack
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "parity.json").write_text(json.dumps(content, indent=2) + "\n")
     text = tables.markdown(content, settings.accepted_differences)
     (folder / "parity.md").write_text(text)
-    print(f"\n{text}\nwritten to stacks/{stack}/parity.json and parity.md")
+    print(f"\n{text}\nwritten to rendered/{stack}/parity.json and parity.md")
     return content
 
 

@@ -1,4 +1,4 @@
-"""`make render`: what a reviewer reads without credentials, written to `stacks/<stack>/`."""
+"""`make render`: what a reviewer reads without credentials, written to `rendered/<stack>/`."""
 
 import argparse
 import sys
@@ -9,15 +9,15 @@ from measure import report
 from parity import table
 from stacks.blueprint import Blueprint, blueprint
 from stacks.parity import no_flip, parity_problem
-from stacks.settings import PROJECT, SettingsError, from_files, stacks
+from stacks.settings import PROJECT, RENDERED, SettingsError, from_files, stacks
 from tools.settings_table import PAGE, with_table
 
 ROOT = Path(__file__).parent.parent
 MEASURED = (*table.FILES, *report.FILES)
 """What is beside the rendered files and follows from a run, not from the settings."""
 POLICIES = {
-    "stacks/deployer-policy.json": permissions.policy,
-    "stacks/review-policy.json": permissions.review_policy,
+    "rendered/deployer-policy.json": permissions.policy,
+    "rendered/review-policy.json": permissions.review_policy,
 }
 """What whoever deploys on AWS must be allowed."""
 
@@ -43,8 +43,8 @@ def files(plan: Blueprint) -> dict[str, str]:
 
 def write(root: Path, stack: str) -> None:
     """Write the rendered files of `stack` and remove those that no longer belong to it."""
-    folder = root / "stacks" / stack
-    folder.mkdir(exist_ok=True)
+    folder = root / RENDERED / stack
+    folder.mkdir(parents=True, exist_ok=True)
     rendered = files(blueprint(from_files(stack, root)))
     for name, text in rendered.items():
         (folder / name).write_text(text)
@@ -53,15 +53,22 @@ def write(root: Path, stack: str) -> None:
             file.unlink()
 
 
+def written(root: Path, stack: str) -> dict[str, str]:
+    """The rendered files of `stack` as they are in its folder, by name."""
+    folder = root / RENDERED / stack
+    there = folder.iterdir() if folder.exists() else ()
+    return {file.name: file.read_text() for file in there if file.name not in MEASURED}
+
+
+def twin(root: Path, stack: str) -> str:
+    """The first stack before `stack`, by the alphabet, with just its rendered files; empty where none has."""
+    others = (name for name in stacks(root) if name < stack)
+    return next((name for name in others if written(root, name) == written(root, stack)), "")
+
+
 def stale(root: Path, stack: str) -> list[str]:
     """The names of rendered files of `stack` that differ from what its settings give."""
-    folder = root / "stacks" / stack
-    rendered = files(blueprint(from_files(stack, root)))
-    there = (
-        {file.name: file.read_text() for file in folder.iterdir() if file.name not in MEASURED}
-        if folder.exists()
-        else {}
-    )
+    rendered, there = files(blueprint(from_files(stack, root))), written(root, stack)
     return sorted(name for name in rendered.keys() | there.keys() if rendered.get(name) != there.get(name))
 
 
@@ -86,9 +93,9 @@ def main() -> None:
             if not check:
                 write(ROOT, stack)
             elif names := stale(ROOT, stack):
-                sys.exit(f"stacks/{stack}/ is stale: {', '.join(names)}. Type: make render")
+                sys.exit(f"rendered/{stack}/ is stale: {', '.join(names)}. Type: make render")
             plan = blueprint(from_files(stack, ROOT))
-            there = (ROOT / "stacks" / stack / table.FILES[0]).exists()
+            there = (ROOT / RENDERED / stack / table.FILES[0]).exists()
             if said := no_flip(plan, ROOT) or (parity_problem(plan, ROOT) if there else ""):
                 print(f"remark: {said}")
     except SettingsError as error:

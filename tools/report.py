@@ -31,6 +31,7 @@ from measure.levels import LEVELS, row
 from measure.report import Limits
 from measure.sweep import Sweep
 from offline.steps import StepFailed, main_guard, say
+from stacks.settings import RENDERED
 from tools.advise import midnight, requests_of
 from tools.environment import ROOT
 from tools.standby import (
@@ -360,7 +361,7 @@ def asking(both: Pair, measured: Measurement) -> Iterator[Watcher]:
 
 
 def report(stack: str, root: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Measures, writes the three files of `stacks/<stack>/`, and returns the report. Raises StepFailed."""
+    """Measures, writes the three files of `rendered/<stack>/`, and returns the report. Raises StepFailed."""
     both, now = pair(stack, root), time.time()
     traffic = of_yesterday(stack, both.settings.context, now) if options.traffic else None
     measured = Measurement(both, options, traffic)
@@ -466,13 +467,13 @@ def _clock(at: float) -> str:
 
 
 def write(root: Path, stack: str, content: Mapping[str, Any]) -> None:
-    folder = root / "stacks" / stack
+    folder = root / RENDERED / stack
     folder.mkdir(parents=True, exist_ok=True)
     text = reports.markdown(content)
     texts = (json.dumps(content, indent=1) + "\n", text, reports.page(content))
     for name, each in zip(reports.FILES, texts, strict=True):
         (folder / name).write_text(each)
-    say(f"\n{text}\nwritten to stacks/{stack}/{', '.join(reports.FILES)}")
+    say(f"\n{text}\nwritten to rendered/{stack}/{', '.join(reports.FILES)}")
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -23,11 +23,11 @@ from review.markdown import advice_in, render
 from review.plan import content
 from review.warnings import broken
 from stacks.aws_target import SSH_FILES
-from stacks.settings import SettingsError
+from stacks.settings import RENDERED, SettingsError
 from tools import advice, environment, owner, port
 from tools.environment import ROOT, pulumi
 from tools.host import is_on_aws, on_aws, reach
-from tools.render import stale
+from tools.render import stale, twin
 
 PLAN, TEXT, BOUND = "plan.json", "review.md", "bound.json"
 ASLEEP = "asleep; nothing was looked at"
@@ -91,8 +91,8 @@ def rendered_of(root: Path, stack: str) -> str:
     except SettingsError as error:
         raise StepFailed(str(error)) from None
     if names:
-        raise StepFailed(f"stacks/{stack}/ is stale: {', '.join(names)}. Type: make render")
-    files = sorted((root / "stacks" / stack).iterdir())
+        raise StepFailed(f"rendered/{stack}/ is stale: {', '.join(names)}. Type: make render")
+    files = sorted((root / RENDERED / stack).iterdir())
     return _digest(*(part for file in files for part in (file.name, file.read_text())))
 
 
@@ -157,7 +157,7 @@ def make(stack: str, folder: Path, advised: Callable[[], str] = str) -> tuple[Bo
     folder.mkdir(parents=True, exist_ok=True)
     state = state_of(stack)
     seen = preview_of(stack, folder / PLAN)
-    text = render(seen, advised() if is_flip(seen) else "")
+    text = render(seen, advised() if is_flip(seen) else "", twin(ROOT, stack))
     bound = Bound(
         stack=stack,
         tree=tree_of(ROOT),

@@ -31,7 +31,7 @@ def stacks(root: Path) -> list[str]:
 def touched(names: Iterable[str], changed: Iterable[str]) -> list[str]:
     """Those of `names` that the changed files can change something of."""
     known, files = list(names), list(changed)
-    own = re.compile(r"Pulumi\.([^.]+)\.yaml|stacks/([^/]+)/.*")
+    own = re.compile(r"Pulumi\.([^.]+)\.yaml|rendered/([^/]+)/.*")
     found = set()
     for file in files:
         if match := own.fullmatch(file):

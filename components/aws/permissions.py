@@ -1,7 +1,7 @@
 """The least policies for whoever deploys on AWS, and for who only looks: what the provider calls. Pure.
 
-AWS itself has not checked them. `make render` writes them to `stacks/deployer-policy.json` and
-`stacks/review-policy.json`. Whether an action takes a resource is AWS's to say: a test compares with its
+AWS itself has not checked them. `make render` writes them to `rendered/deployer-policy.json` and
+`rendered/review-policy.json`. Whether an action takes a resource is AWS's to say: a test compares with its
 Service Authorization Reference.
 
 Two things that the deployer's policy does not keep: who may deploy can do anything in the account, since

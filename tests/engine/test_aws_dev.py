@@ -399,7 +399,7 @@ def test_make_parity_probes_both_engines_on_the_host_and_leaves_nothing_behind(p
     said = project.tool("parity")
     assert "The standby takes the place of the active engine" in said
     assert "ollama serves" in said
-    table = json.loads((project.folder / "stacks/dev/parity.json").read_text())
+    table = json.loads((project.folder / "rendered/dev/parity.json").read_text())
     assert set(table["engines"]) == {"ollama", "vllm"}
     assert complete(project)
     assert project.changes() == {}

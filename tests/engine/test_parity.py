@@ -44,7 +44,7 @@ def test_both_engines_are_compared_under_load_and_the_active_one_serves_again() 
         assert project.changes() == {}
         assert "given up as asked" in project.switch("status")
         assert KEY not in done.stdout + done.stderr
-        content = json.loads((project.folder / "stacks" / "paritytest" / "parity.json").read_text())
+        content = json.loads((project.folder / "rendered" / "paritytest" / "parity.json").read_text())
         assert "context-overlong" in differences(content), done.stdout  # Ollama cuts the prompt, vLLM refuses
         assert content["endpoint"] == "ollama"
         other = {row["probe"]: row["endpoint"] for row in content["probes"] if "endpoint" in row}

@@ -70,7 +70,7 @@ def test_both_engines_are_measured_under_load_and_the_active_one_serves_again(
     assert left() == []
     said = log.read_text()
     assert said.index("requests wait for at most about") < said.index("1 users:"), "it asks first"
-    folder = project.folder / "stacks" / STACK
+    folder = project.folder / "rendered" / STACK
     content: dict[str, Any] = json.loads((folder / FILES[0]).read_text())
     for kind in ("ollama", "vllm"):
         engine = content["engines"][kind]
@@ -88,7 +88,7 @@ def test_both_engines_are_measured_under_load_and_the_active_one_serves_again(
 def test_the_sweep_says_of_the_same_engine_what_the_report_says(project: Project) -> None:
     """Lengths to the token, and rates as far as those of a few short answers can, where the machine has other
     work: within a factor of three."""
-    report = json.loads((project.folder / "stacks" / STACK / FILES[0]).read_text())
+    report = json.loads((project.folder / "rendered" / STACK / FILES[0]).read_text())
     levels = report["engines"]["ollama"]["levels"]
     with Client(network(project)) as inside:
         sweep = Sweep(

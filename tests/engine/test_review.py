@@ -139,7 +139,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         config = offline_settings(parallel=2)
         settings = {"config": {f"changeover:{key}": value for key, value in config.items()}}
         (clone / SETTINGS).write_text(yaml.safe_dump(settings))
-        (clone / "stacks" / STACK).mkdir()
+        (clone / "rendered" / STACK).mkdir(parents=True)
         team.pulumi("stack", "init")
         team.change("The project, with a stack")
         team.run("git", "init", "--quiet", "--bare", str(folder / "bare.git"))
@@ -172,7 +172,7 @@ def test_a_branch_that_flips_is_a_diff_of_a_few_lines_that_needs_no_credentials(
     team.change("Serve with vLLM", engine="vllm")
     lines = team.git("diff", "--unified=0", "main", "--", SETTINGS, f"stacks/{STACK}").splitlines()
     changed = [line for line in lines if line[0] in "+-" and line[1] not in "+-"]
-    routing = (team.clone / "stacks" / STACK / "routing.toml").read_text()
+    routing = (team.clone / "rendered" / STACK / "routing.toml").read_text()
     first, second = re.findall(r'"([a-z]+-[0-9a-f]{8})"', routing.splitlines()[1])
     assert changed == [
         "-  changeover:engine: ollama",
@@ -187,10 +187,10 @@ def test_a_branch_that_flips_is_a_diff_of_a_few_lines_that_needs_no_credentials(
 
 
 def test_a_stale_rendering_is_no_review(team: Team) -> None:
-    file = team.clone / "stacks" / STACK / "tensorzero.toml"
+    file = team.clone / "rendered" / STACK / "tensorzero.toml"
     before = file.read_text()
     file.write_text(before.replace("630000", "500000"))
-    assert f"stacks/{STACK}/ is stale: tensorzero.toml. Type: make render" in team.make("review", fails=2)
+    assert f"rendered/{STACK}/ is stale: tensorzero.toml. Type: make render" in team.make("review", fails=2)
     file.write_text(before)
 
 

@@ -189,7 +189,7 @@ def test_a_flip_is_refused_until_the_table_allows_it(tmp_path: Path, good: dict[
     assert "make parity STACK=dev" in no_flip(plan, tmp_path)
     engines = {str(spec.kind): {"name": spec.name, "version": ""} for spec in plan.specs}
     found = {"ollama": good, "vllm": {**good, "usage": "none"}}
-    file = tmp_path / "stacks" / "dev" / "parity.json"
+    file = tmp_path / "rendered" / "dev" / "parity.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(table("tiny", engines, found)))
     assert re.search(r"differ in usage .*acceptedDifferences", no_flip(plan, tmp_path))

@@ -22,7 +22,7 @@ def rendered(**values: object) -> dict[str, str]:
 @pytest.mark.parametrize("stack", stacks(ROOT))
 def test_no_rendered_file_is_stale(stack: str) -> None:
     names = render.stale(ROOT, stack)
-    assert not names, f"stacks/{stack}/ is stale: {', '.join(names)}. Type: make render"
+    assert not names, f"rendered/{stack}/ is stale: {', '.join(names)}. Type: make render"
 
 
 def test_the_table_of_settings_is_not_stale() -> None:
@@ -33,8 +33,7 @@ def test_the_table_of_settings_is_not_stale() -> None:
 def test_a_file_edited_by_hand_is_found_and_one_too_many_is_removed(tmp_path: Path) -> None:
     for name in ("Pulumi.yaml", "Pulumi.local.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
-    folder = tmp_path / "stacks" / "local"
-    folder.parent.mkdir()
+    folder = tmp_path / "rendered" / "local"
     render.write(tmp_path, "local")
     assert render.stale(tmp_path, "local") == []
     (folder / "tensorzero.toml").write_text("[gateway]\n")
@@ -42,6 +41,20 @@ def test_a_file_edited_by_hand_is_found_and_one_too_many_is_removed(tmp_path: Pa
     assert render.stale(tmp_path, "local") == ["left-over.txt", "tensorzero.toml"]
     render.write(tmp_path, "local")
     assert render.stale(tmp_path, "local") == []
+
+
+def test_the_first_stack_with_the_same_files_is_the_one_to_read(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.yaml").write_text((ROOT / "Pulumi.yaml").read_text())
+    for name in ("first", "second", "third"):
+        (tmp_path / f"Pulumi.{name}.yaml").write_text((ROOT / "Pulumi.local.yaml").read_text())
+        render.write(tmp_path, name)
+    (tmp_path / "rendered" / "third" / "parity.md").write_text("measured, and so of this stack alone")
+    twins = [render.twin(tmp_path, name) for name in ("first", "second", "third")]
+    assert twins == ["", "first", "first"]
+    for file in ("Caddyfile", "one-more.txt"):
+        (tmp_path / "rendered" / "third" / file).write_text("another")
+        assert render.twin(tmp_path, "third") == ""
+        render.write(tmp_path, "third")
 
 
 def test_a_flip_changes_one_line_of_each_toml_and_one_of_the_cutover() -> None:

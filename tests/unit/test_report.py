@@ -466,7 +466,7 @@ def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
     assert said.index("requests wait for at most about") < said.index("1 users:")
     measured = said[said.index("requests of yesterday, over again") :]
     assert "of measuring" in measured, "how long it will be is known by then"
-    assert json.loads((tmp_path / "stacks/local/report.json").read_text()) == json.loads(json.dumps(found))
+    assert json.loads((tmp_path / "rendered/local/report.json").read_text()) == json.loads(json.dumps(found))
     for kind in ("ollama", "vllm"):
         engine = found["engines"][kind]
         assert [(each["users"], each["bad"], each["tokens"]) for each in engine["levels"]] == [
@@ -487,7 +487,7 @@ def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
         "Ollama is measured": False,
         "restoring": True,
     }
-    assert "Here Ollama serves 2 or more users" in (tmp_path / "stacks/local/report.html").read_text()
+    assert "Here Ollama serves 2 or more users" in (tmp_path / "rendered/local/report.html").read_text()
 
 
 def test_a_standby_that_is_taken_away_leaves_no_report(
@@ -504,7 +504,7 @@ def test_a_standby_that_is_taken_away_leaves_no_report(
     with pytest.raises(StepFailed, match=r"took the change back .* Type the same again"):
         tool.report("local", tmp_path, options())
     assert made.told == ["prepare", "abandon"]
-    assert not (tmp_path / "stacks").exists()
+    assert not (tmp_path / "rendered").exists()
 
 
 def test_without_a_yes_nothing_is_asked(

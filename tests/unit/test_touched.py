@@ -20,8 +20,8 @@ def test_dev_comes_before_prod_and_a_stack_on_someones_machine_is_left_out(tmp_p
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        (["Pulumi.prod.yaml", "stacks/prod/tensorzero.toml"], ["prod"]),
-        (["stacks/dev/cutover.txt"], ["dev"]),
+        (["Pulumi.prod.yaml", "rendered/prod/tensorzero.toml"], ["prod"]),
+        (["rendered/dev/cutover.txt"], ["dev"]),
         (["components/edge.py"], ["dev", "prod"]),
         (["stacks/settings.py"], ["dev", "prod"]),
         (["README.md", "tests/unit/test_touched.py", "Pulumi.local.yaml", "bench/flip.py"], []),
