@@ -19,6 +19,21 @@ from switch.route import Route
 KEPT = 50
 
 
+def dumps(state: State) -> str:
+    """The text of the file, without what only this process is doing: a job, a gate, a wait for memory."""
+    kept = dataclasses.replace(state, busy=None, gating=None, room=None)
+    return json.dumps(dataclasses.asdict(kept), indent=1)
+
+
+def loads(text: str) -> State:
+    """The state from the text of the file, written by this version, an older or a later one.
+
+    Raises ValueError where it can't be read.
+    """
+    state: State = load(State, json.loads(text), "journal", strict=False)
+    return state
+
+
 class Journal:
     """`folder`/state.json with its older self, and in `folder`/certificates the newest 50.
 
@@ -73,13 +88,11 @@ class Journal:
 
     @staticmethod
     def _load(file: Path) -> State:
-        state: State = load(State, json.loads(file.read_text()), "journal", strict=False)
-        return state
+        return loads(file.read_text())
 
     def write(self, state: State) -> None:
-        """All or nothing, also when the power goes. What is under way in this process only is left out."""
-        kept = dataclasses.replace(state, busy=None, gating=None, room=None)
-        files.write(self.file, json.dumps(dataclasses.asdict(kept), indent=1), older=self.older)
+        """All or nothing, also when the power goes."""
+        files.write(self.file, dumps(state), older=self.older)
 
     def archive(self, transaction: Transaction) -> None:
         """Leaves a change's certificate, as JSON and as Markdown."""

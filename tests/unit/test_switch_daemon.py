@@ -21,7 +21,7 @@ from switch.plan import load
 from switch.proxies import Status
 from switch.report import report
 from switch.route import FILE
-from tests.unit.test_switch_machine import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, PROXY, plan, raw_plan
+from tests.support.simulated_host import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, PROXY, plan, raw_plan
 
 
 def box(name: str, role: str, running: bool = False) -> Container:

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from components import switch as switch_component
 from switch import __main__ as cli
-from switch import certificate, gate, metrics, observe
+from switch import certificate, gate, journal, metrics, observe
 from switch.checks import Failed
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
@@ -32,8 +32,7 @@ from switch.proxies import Status
 from switch.report import report
 from switch.weights import EVERY_SECONDS, _lines, calm, fetch, receive
 from tests.support import fast_engine
-from tests.unit.conftest import Serve
-from tests.unit.test_switch_machine import (
+from tests.support.simulated_host import (
     NEW,
     OLD,
     OLD_GATEWAY,
@@ -43,6 +42,12 @@ from tests.unit.test_switch_machine import (
     plan,
     raw_plan,
 )
+from tests.unit.conftest import Serve
+
+GOLDEN = Path(__file__).parent / "golden"
+JOURNALS = json.loads((GOLDEN / "journals-e278fa6.json").read_text())
+"""Journals of several moments of a change, as that commit's switch wrote them."""
+WAYS = {"hold": "hold", "overlap": "beside", "gateway": "gateway"}
 
 
 def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
@@ -101,13 +106,26 @@ def as_pairs(text: str) -> Any:
 
 
 def test_a_journal_of_the_version_without_proxies_is_read_and_its_change_is_undone() -> None:
-    file = Path(__file__).parent / "golden" / "journal-0fb29bc.json"
-    there: State = load(State, json.loads(file.read_text()), "journal", strict=False)
+    there = journal.loads((GOLDEN / "journal-0fb29bc.json").read_text())
     assert there.active and there.transaction and there.transaction.phase == "loading" and there.also == {}
     assert there.active.plan == before_proxies(plan(OLD, gateway=OLD_GATEWAY))
     assert there.last and there.last.phase == "committed" and there.seen == "none since change 0"
     assert advance(there, Boot(), there.transaction.since)[0].transaction.phase == "restoring"  # type: ignore[union-attr]
     json.dumps(certificate.certificate(there.last))
+
+
+@pytest.mark.parametrize("moment", JOURNALS)
+def test_a_journal_of_commit_e278fa6_is_read_and_one_of_today_is_the_same_for_that_version(
+    moment: str,
+) -> None:
+    """The file's own words are those of the first version, so that each can read what the other wrote."""
+    there = JOURNALS[moment]
+    state = journal.loads(json.dumps(there))
+    assert as_pairs(journal.dumps(state)) == as_pairs(json.dumps(there))
+    of, _, phase = moment.partition(": ")
+    if change := state.transaction:
+        assert phase in (change.phase, "what served hangs", "given up, another waits", "")
+        assert change.way == WAYS.get(of, change.way) or phase in ("checking", "what served hangs")
 
 
 @pytest.fixture
