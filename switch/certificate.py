@@ -27,7 +27,7 @@ def certificate(t: Transaction) -> dict[str, Any]:
         "seconds": round(t.ended - t.began, 1),
         "from": _side(t.old_plan),
         "to": _side(t.plan),
-        "mode": {"": t.plan.cutover, "beside": "overlap"}.get(t.way, t.way),
+        "mode": t.way or t.plan.cutover,
         "reason": _reason(t),
         "memory": t.plan.about.sum,
         "held": {"seconds": _rounded(t.held_seconds), "requests": t.most_waiting},

@@ -4,7 +4,7 @@ Only the main thread acts: it hears the results that have come in, looks at the 
 machine decide, so that what it sees is never older than what it has heard. What takes time runs in a thread
 and reports back. A state is in the journal, and what it says to the proxies in their file, before any action
 of it begins. Only while these can't be written is it kept in memory alone, and then nothing goes forward: see
-`Unkept`.
+`JournalWriteFailed`.
 """
 
 import contextlib
@@ -32,19 +32,20 @@ from switch.gate import Answer, complete, embed, gpu_share, sound, speaks, wholl
 from switch.gpu import GpuError
 from switch.journal import Journal
 from switch.machine import (
-    Abandon,
+    Abandoned,
     Action,
-    Ask,
-    Boot,
-    Done,
+    ActionFinished,
+    ChangeRequested,
     Event,
-    Follow,
+    Followed,
+    JournalWriteFailed,
     Occupied,
     Refused,
-    Release,
+    StackReleased,
+    Started,
     Tick,
-    Unkept,
 )
+from switch.machine.results import LOG_LINES
 from switch.plan import Plan, PlanError, parse
 from switch.proxies import Status, statuses
 from switch.pulse import Pulse
@@ -110,10 +111,10 @@ class Switch:
                 event = dataclasses.replace(event, route=None)  # someone asked for something in the meantime
             new, actions = machine.advance(self.state, event, self.clock())
             if not self._kept(new):
-                if isinstance(event, Ask):
+                if isinstance(event, ChangeRequested):
                     raise Refused(self.unkept)
-                if isinstance(event, Boot | Tick | Done):  # of the main thread, which alone acts
-                    back, first = machine.advance(self.state, Unkept(self.unkept), self.clock())
+                if isinstance(event, Started | Tick | ActionFinished):  # of the main thread, which alone acts
+                    back, first = machine.advance(self.state, JournalWriteFailed(self.unkept), self.clock())
                     new, actions = machine.advance(back, event, self.clock())
                     actions = first + actions
                     with contextlib.suppress(OSError):  # what leads back is told as soon as it can be
@@ -251,7 +252,7 @@ class Switch:
 
     def run(self) -> None:
         """Until the process is told to end. Leaves by SystemExit when Docker can't be reached for long."""
-        self.events.put(Boot(self.route.held_since))
+        self.events.put(Started(self.route.held_since))
         heard = time.monotonic()
         while True:
             try:
@@ -274,17 +275,19 @@ class Switch:
             else:
                 self.events.put(self.result(action))
 
-    def result(self, action: Action) -> Done:
+    def result(self, action: Action) -> ActionFinished:
         """Does one action and says how it went. Never raises."""
         try:
             match action.do:
                 case "check" if action.plan:
                     serves = self.state.active.plan if self.state.active else None
                     folder = self.journal.folder
-                    return Done(action, True, check(action.plan, self.docker, folder, self.weights, serves))
+                    return ActionFinished(
+                        action, True, check(action.plan, self.docker, folder, self.weights, serves)
+                    )
                 case "memory":
                     free = min(free for free, _ in gpu.memory())
-                    return Done(action, True, facts={"free": free})
+                    return ActionFinished(action, True, facts={"free": free})
                 case "probe" if action.plan:
                     a = probe(
                         action.plan,
@@ -294,7 +297,7 @@ class Switch:
                         action.seconds,
                         action.last,
                     )
-                    return Done(action, a.ok, a.text, a.loading, a.final, a.facts)
+                    return ActionFinished(action, a.ok, a.text, a.loading, a.final, a.facts)
                 case "start":
                     self.docker.start(action.container)
                 case "stop":
@@ -312,17 +315,17 @@ class Switch:
                     print(json.dumps(certificate.certificate(self.state.last)), flush=True)
                     self.journal.archive(self.state.last)
                 case "logs":
-                    said = self.docker.logs(action.container, machine.LOG_LINES)
-                    return Done(action, True, "\n".join(filter(None, [said, gpu.meaning(said)])))
-            return Done(action, True)
+                    said = self.docker.logs(action.container, LOG_LINES)
+                    return ActionFinished(action, True, "\n".join(filter(None, [said, gpu.meaning(said)])))
+            return ActionFinished(action, True)
         except TimeoutError as error:  # Docker's, since a probe has its own
-            return Done(action, False, f"Docker gave no answer ({error})", stalled=True)
+            return ActionFinished(action, False, f"Docker gave no answer ({error})", stalled=True)
         except (Failed, DockerError, GpuError, OSError) as error:
             if action.do == "connect":
                 print(f"{action.container} can't be put on {action.network}: {error}", flush=True)
-            return Done(action, False, str(error))
+            return ActionFinished(action, False, str(error))
         except Exception as error:  # a job that dies unheard would leave the machine waiting for it
-            return Done(action, False, f"unexpected: {error!r}")
+            return ActionFinished(action, False, f"unexpected: {error!r}")
 
     # requests
 
@@ -337,7 +340,7 @@ class Switch:
                 case {"verb": "follow", "engine": engine}:
                     return self._follow(engine, request.get("change", ""), gone)
                 case {"verb": "abandon", "engine": engine}:
-                    self.apply(Abandon(engine))
+                    self.apply(Abandoned(engine))
                     self.events.put(None)
                     return {"lines": [], "code": 0}
                 case {"verb": "state"}:
@@ -345,7 +348,7 @@ class Switch:
                     state = dataclasses.asdict(self.state)
                     return {"state": state, "unkept": self.unkept, "silent": silent, "now": now}
                 case {"verb": "release"}:
-                    self.apply(Release())
+                    self.apply(StackReleased())
                     return {"lines": ["released: the switch keeps nothing running any more"], "code": 0}
         except (PlanError, Refused) as error:
             return {"lines": [f"refused: {error}"], "code": 75 if isinstance(error, Occupied) else 1}
@@ -362,7 +365,9 @@ class Switch:
         request: dict[str, Any],
         gone: Callable[[], bool],
     ) -> dict[str, Any]:
-        event = Ask(verb, plan, self.docker.world(), request.get("seen", ""), request.get("change", ""))
+        event = ChangeRequested(
+            verb, plan, self.docker.world(), request.get("seen", ""), request.get("change", "")
+        )
         if gone():
             return {"lines": [], "code": UNAVAILABLE}
         self.apply(event)
@@ -374,7 +379,7 @@ class Switch:
         with self._lock:
             if other := self._taken(engine, change):
                 return other
-            self.apply(Follow(read=False))
+            self.apply(Followed(read=False))
             while (left := end - time.monotonic()) > 0 and machine.answer(self.state) == ([], 75):
                 self._lock.wait(left)
             if gone():
@@ -382,7 +387,7 @@ class Switch:
             if other := self._taken(engine, change):
                 return other
             lines, code = machine.answer(self.state)
-            self.apply(Follow())
+            self.apply(Followed())
             return {"lines": lines, "code": code}
 
     def _taken(self, engine: str, change: str) -> dict[str, Any] | None:

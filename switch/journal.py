@@ -8,7 +8,9 @@ what serves is not so any more.
 import contextlib
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from switch import certificate, files, owner
 from switch.checks import Failed
@@ -19,10 +21,20 @@ from switch.route import Route
 KEPT = 50
 
 
+KEYS = {"terminating": "doomed", "memory_wait": "room"}
+"""Fields of the state whose key in the file is another word, and that word.
+
+The file has kept the words of the first version, so that a stack goes on with what it has: this version reads
+what an older one wrote, and after a rollback the older one reads what this one wrote.
+"""
+WAYS = {"overlap": "beside"}
+"""The same for the ways of a change."""
+
+
 def dumps(state: State) -> str:
     """The text of the file, without what only this process is doing: a job, a gate, a wait for memory."""
-    kept = dataclasses.replace(state, busy=None, gating=None, room=None)
-    return json.dumps(dataclasses.asdict(kept), indent=1)
+    kept = dataclasses.asdict(dataclasses.replace(state, busy=None, gating=None, memory_wait=None))
+    return json.dumps(_in_words(kept, KEYS, WAYS), indent=1)
 
 
 def loads(text: str) -> State:
@@ -30,8 +42,25 @@ def loads(text: str) -> State:
 
     Raises ValueError where it can't be read.
     """
-    state: State = load(State, json.loads(text), "journal", strict=False)
+    raw = json.loads(text)
+    if isinstance(raw, dict):
+        raw = _in_words(raw, _swapped(KEYS), _swapped(WAYS))
+    state: State = load(State, raw, "journal", strict=False)
     return state
+
+
+def _in_words(raw: dict[str, Any], keys: Mapping[str, str], ways: Mapping[str, str]) -> dict[str, Any]:
+    """A state as JSON with other words for some keys, and for the ways of its changes, in the same order."""
+    raw = {keys.get(key, key): value for key, value in raw.items()}
+    for name in ("transaction", "waiting", "last"):
+        change = raw.get(name)
+        if isinstance(change, dict) and isinstance(way := change.get("way"), str):
+            raw[name] = {**change, "way": ways.get(way, way)}
+    return raw
+
+
+def _swapped(words: Mapping[str, str]) -> dict[str, str]:
+    return {there: here for here, there in words.items()}
 
 
 class Journal:

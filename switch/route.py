@@ -45,7 +45,7 @@ def given_up(state: "State") -> list[str]:
     """Names of engines, and containers of gateways, in whose present run nothing can end any more. Pure."""
     a, t = state.active, state.transaction
     plans = [plan for plan in (a and a.plan, t and t.plan, t and t.old_plan) if plan]
-    hang = {container for container, doom in state.doomed.items() if doom.hangs}
+    hang = {container for container, ending in state.terminating.items() if ending.hangs}
     names = {plan.engine.name for plan in plans if plan.engine.container in hang}
     names |= {plan.gateway_container for plan in plans} & hang
     if a and not a.gated_at:

@@ -15,20 +15,20 @@ from typing import Any, Literal, ParamSpec
 from switch import journal, machine
 from switch.machine import (
     UNDER_WAY,
-    Abandon,
+    Abandoned,
     Action,
+    ActionFinished,
     Active,
-    Ask,
-    Boot,
+    ChangeRequested,
     Container,
-    Done,
     Event,
-    Follow,
+    Followed,
+    JournalWriteFailed,
     Refused,
-    Release,
+    StackReleased,
+    Started,
     State,
     Tick,
-    Unkept,
     advance,
     answer,
     gated,
@@ -255,15 +255,15 @@ class Host:
             proxy.running += [(proxy.leads_to, self.now + self.drain_seconds)] * proxy.waiting
             proxy.waiting = 0
 
-    def carry_out(self, action: Action) -> Done:
+    def carry_out(self, action: Action) -> ActionFinished:
         box = self.boxes.get(action.container)
         match action.do:
             case "check":
-                return Done(action, not self.check_text, self.check_text or "checked")
+                return ActionFinished(action, not self.check_text, self.check_text or "checked")
             case "memory":
-                return Done(action, True, facts={"free": self.gpu_free})
+                return ActionFinished(action, True, facts={"free": self.gpu_free})
             case "start" if not box:
-                return Done(action, False, "no such container")
+                return ActionFinished(action, False, "no such container")
             case "start" if box and not box.running:
                 if box.name == NEW:
                     assert self.gpu_free >= self.gpu_bytes, "started before its memory was free"
@@ -286,20 +286,22 @@ class Host:
                 assert action.network not in box.networks
                 box.networks[action.network] = action.aliases
             case "logs":
-                return Done(action, True, "its last line")
+                return ActionFinished(action, True, "its last line")
             case "probe" if box is None or not box.running or box.mode == "silent":
-                return Done(action, False, "does not listen", loading=True)
+                return ActionFinished(action, False, "does not listen", loading=True)
             case "probe" if box in self.hanging():
-                return Done(action, False, "a completion took too long")
+                return ActionFinished(action, False, "a completion took too long")
             case "probe" if box and box.mode == "error":
-                return Done(action, False, "HTTP 500")
+                return ActionFinished(action, False, "HTTP 500")
             case "probe" if box and box.loads:
                 if box.loads > self.patience(action):
-                    return Done(action, False, "a completion took too long")  # and the next begins anew
+                    return ActionFinished(
+                        action, False, "a completion took too long"
+                    )  # and the next begins anew
                 box.loads = 0
         seconds = 8 * self.token_seconds
         facts = {"stream": action.stream, "tokens": 8, "seconds": seconds}
-        return Done(action, True, facts=facts if action.do == "probe" else {})
+        return ActionFinished(action, True, facts=facts if action.do == "probe" else {})
 
     def hang(self, name: str) -> None:
         """From now on nothing comes of it, though it runs."""
@@ -331,10 +333,10 @@ class Host:
         new, actions = advance(self.state, event, self.clock())
         assert self.state == kept, "advance changed the state that it was given"
         unkept = self.full() or not self.publish(new)
-        if unkept and isinstance(event, Ask):
+        if unkept and isinstance(event, ChangeRequested):
             raise Refused("the disk is full")
-        if unkept and not isinstance(event, Follow | Abandon | Release):
-            back, first = advance(self.state, Unkept("the disk is full"), self.clock())
+        if unkept and not isinstance(event, Followed | Abandoned | StackReleased):
+            back, first = advance(self.state, JournalWriteFailed("the disk is full"), self.clock())
             new, actions = advance(back, event, self.clock())
             actions = first + actions
             self.publish(new)
@@ -440,10 +442,10 @@ class Host:
         if self.rng.random() < self.reboots:
             self.reboot()
         self.state = journal.loads(journal.dumps(self.journal))
-        assert self.state == dataclasses.replace(self.journal, busy=None, gating=None, room=None)
+        assert self.state == dataclasses.replace(self.journal, busy=None, gating=None, memory_wait=None)
         self.pass_time(self.rng.uniform(0, 3))
         self.ahead = self.clock_set
-        self.apply(Boot(self.file.held_since))
+        self.apply(Started(self.file.held_since))
 
     def reboot(self) -> None:
         for box in self.boxes.values():
@@ -467,12 +469,12 @@ class Host:
         """A coordinator's loop: the exit status, or 75 when patience is over."""
         end = self.now + patience
         while (code := answer(self.state)[1]) == 75 and self.now < end:
-            self.apply(Follow())
+            self.apply(Followed())
             self.run(1)
         return code
 
     def ask(self, verb: Literal["prepare", "commit"], wanted: Plan) -> None:
-        self.apply(Ask(verb, wanted, self.world()))
+        self.apply(ChangeRequested(verb, wanted, self.world()))
 
     def make_gateway(self, name: str = NEW_GATEWAY, mode: str = "good") -> None:
         self.boxes[name] = Box(name, "gateway", mode, running=mode != "exits", created=self.now)

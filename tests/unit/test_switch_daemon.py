@@ -16,7 +16,7 @@ from switch.docker import Docker, DockerError
 from switch.gate import Answer
 from switch.gc import Busy, collect
 from switch.journal import KEPT, Journal
-from switch.machine import Action, Active, Boot, Container, State, Transaction, Watch, World
+from switch.machine import Action, Active, Container, Started, State, Transaction, Watch, World
 from switch.plan import load
 from switch.proxies import Status
 from switch.report import report
@@ -156,7 +156,7 @@ class Rig:
         self.switch = Switch(
             self.docker, self.journal, self.weights, self.live, self.shared, lambda: self.now
         )
-        self.switch.events.put(Boot(self.switch.route.held_since))
+        self.switch.events.put(Started(self.switch.route.held_since))
         self.switch.turn()
         return self.switch
 
@@ -440,7 +440,7 @@ def test_a_disk_that_gets_full_in_a_change_leads_back_and_is_named(rig: Rig, pha
     rig.switch.turn()
     assert not rig.switch.unkept and rig.phase() == "failed"
     assert rig.journal.read(rig.now) == dataclasses.replace(
-        rig.switch.state, busy=None, gating=None, room=None
+        rig.switch.state, busy=None, gating=None, memory_wait=None
     )
     assert rig.ask("prepare", raw_plan())["code"] == 0
     rig.turns(lambda: rig.phase() == "prepared")
@@ -937,7 +937,7 @@ def test_a_proxy_that_hangs_is_started_anew(rig: Rig) -> None:
     rig.pulse.hung[PROXY] = "it has not answered for 45 s (no answer)"
     rig.turns(lambda: bool(rig.docker.orders))
     rig.pulse.hung.clear()
-    rig.turns(lambda: not rig.switch.state.doomed)
+    rig.turns(lambda: not rig.switch.state.terminating)
     assert rig.docker.orders == [f"restart {PROXY}"] and rig.route["held_since"] is None
 
 

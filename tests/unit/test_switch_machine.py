@@ -9,24 +9,23 @@ import pytest
 
 from components.plan import times
 from components.waiting import Bounds
-from switch import machine
 from switch.certificate import certificate
 from switch.machine import (
-    FORMER_NAME_SECONDS,
     UNDER_WAY,
-    Abandon,
+    Abandoned,
     Action,
+    ActionFinished,
     Active,
-    Ask,
-    Boot,
-    Done,
-    Follow,
+    ChangeRequested,
+    Followed,
     Occupied,
     Refused,
-    Release,
+    StackReleased,
+    Started,
     State,
     answer,
 )
+from switch.machine.phases import FORMER_NAME_SECONDS, PHASES
 from switch.plan import Memory, Plan
 from switch.route import route
 from tests.support.simulated_host import (
@@ -279,7 +278,7 @@ def test_no_request_waits_longer_than_the_worst_that_the_preview_says(drain_ends
     def loads_as_long_as_it_may(name: str) -> None:
         """The memory is free and the engine answers when it was almost too late."""
         host.gpu_free, host.boxes[name].mode = 0, "silent"
-        waits = lambda: bool(host.state.room and host.state.room.container == name)  # noqa: E731
+        waits = lambda: bool(host.state.memory_wait and host.state.memory_wait.container == name)  # noqa: E731
         assert host.run(400, waits), (host.phase(), host.lines())
         host.run(told.memory - 2)
         host.gpu_free = 16 * 2**30
@@ -419,7 +418,9 @@ def test_a_signal_that_a_kill_cut_off_is_sent_again(host: Host) -> None:
     assert host.follow() == 0
     host.make_gateway()
     host.ask("commit", plan(gateway=NEW_GATEWAY))
-    host.kill_at = lambda: host.phase() == "retiring" and OLD_GATEWAY in host.state.doomed and not host.kills
+    host.kill_at = lambda: (
+        host.phase() == "retiring" and OLD_GATEWAY in host.state.terminating and not host.kills
+    )
     assert host.run(20, lambda: host.kills == 1)
     assert host.boxes[OLD_GATEWAY].ends_at is None
     assert host.run(10, lambda: not host.boxes[OLD_GATEWAY].running)
@@ -603,10 +604,10 @@ def test_what_a_version_without_proxies_made_is_held_by_ending_its_gateway(old_v
 
 
 def test_a_start_on_what_a_version_without_proxies_made_holds_nobody(old_version: Host) -> None:
-    old_version.apply(Boot(old_version.file.held_since))
+    old_version.apply(Started(old_version.file.held_since))
     assert old_version.state.held is None
     old_version.state.active = Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", old_version.now)
-    old_version.apply(Boot(old_version.file.held_since))
+    old_version.apply(Started(old_version.file.held_since))
     assert old_version.state.held == 900.0, "what is held is not released unseen"
 
 
@@ -749,7 +750,7 @@ def test_a_gateway_is_removed_only_when_it_was_already_nobodys_at_the_commit_bef
 
 
 def test_what_is_released_is_not_brought_back(host: Host) -> None:
-    host.apply(Release())
+    host.apply(StackReleased())
     host.boxes[OLD].running = host.boxes[OLD_GATEWAY].running = False
     host.run(10)
     assert host.serves() == ([], []) and host.file.engine is None and host.holds()
@@ -766,7 +767,7 @@ def test_a_change_that_is_given_up_on_purpose_leads_back_and_is_no_alarm(
     runs = host.boxes[OLD].runs
     host.ask("prepare", plan(cutover=cutover))
     assert host.run(60, lambda: host.phase() == phase)
-    host.apply(Abandon(NEW))
+    host.apply(Abandoned(NEW))
     assert host.follow() == 1 and host.run(30, lambda: old_serves(host))
     assert host.state.last and host.state.last.abandoned and host.state.last.error == "given up as asked"
     assert "failed" not in host.lines() and "next:" not in host.lines()
@@ -778,24 +779,24 @@ def test_a_change_that_is_given_up_on_purpose_leads_back_and_is_no_alarm(
 
 def test_only_a_change_that_is_not_yet_committed_can_be_given_up(host: Host) -> None:
     with pytest.raises(Refused, match="no change to stack-vllm-2 is under way"):
-        host.apply(Abandon(NEW))
+        host.apply(Abandoned(NEW))
     host.ask("prepare", plan())
     with pytest.raises(Refused, match="no change to stack-vllm-9 is under way"):
-        host.apply(Abandon("stack-vllm-9"))
+        host.apply(Abandoned("stack-vllm-9"))
     assert host.follow() == 0
     host.make_gateway()
     host.ask("commit", plan(gateway=NEW_GATEWAY))
     with pytest.raises(Refused, match="is being committed"):
-        host.apply(Abandon(NEW))
+        host.apply(Abandoned(NEW))
     assert host.follow() == 0
     with pytest.raises(Refused, match="no change"):
-        host.apply(Abandon(NEW))
+        host.apply(Abandoned(NEW))
 
 
 def test_a_change_asked_for_after_one_that_was_given_up_waits_for_it(host: Host) -> None:
     host.ask("prepare", plan())
     assert host.follow() == 0
-    host.apply(Abandon(NEW))
+    host.apply(Abandoned(NEW))
     assert host.flip() == 0
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
@@ -813,7 +814,7 @@ def test_whatever_dies_a_change_that_is_given_up_leaves_the_old_engine(seed: int
     host.follow(rng.choice([600, rng.uniform(0, 30)]))
     host.run(rng.uniform(0, 20))
     try:
-        host.apply(Abandon(NEW))
+        host.apply(Abandoned(NEW))
     except Refused:
         assert host.phase() == "failed", "only what has already gone back can't be given up"
     if rng.random() < 0.3:
@@ -919,8 +920,8 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(
 def test_what_hangs_while_it_serves_is_said_ended_and_brought_back(host: Host, name: str) -> None:
     host.run(10)
     host.hang(name)
-    assert not host.run(40, lambda: bool(host.state.doomed)), "it may only be slow"
-    assert host.run(10, lambda: name in host.state.doomed)
+    assert not host.run(40, lambda: bool(host.state.terminating)), "it may only be slow"
+    assert host.run(10, lambda: name in host.state.terminating)
     assert "hangs: no answer for 45 s" in host.state.trouble and host.holds()
     said = name if name == OLD_GATEWAY else "ollama-1"
     assert host.file.given_up == [said], "what is there is ended"
@@ -933,11 +934,11 @@ def test_what_hangs_while_it_serves_is_said_ended_and_brought_back(host: Host, n
 def test_a_proxy_that_hangs_is_started_anew_and_nothing_else_is_touched(host: Host) -> None:
     host.run(10)
     host.hang(PROXY)
-    assert not host.run(40, lambda: bool(host.state.doomed)), "it may only be slow"
+    assert not host.run(40, lambda: bool(host.state.terminating)), "it may only be slow"
     assert host.run(10, lambda: host.boxes[PROXY].runs == 1)
     assert host.state.healed == "proxy (stack-proxy-1) hangs: no answer for 45 s. It was started anew"
     host.run(5)
-    assert not host.holds() and not host.state.doomed and host.boxes[PROXY].runs == 1
+    assert not host.holds() and not host.state.terminating and host.boxes[PROXY].runs == 1
     assert host.boxes[OLD].runs == host.boxes[OLD_GATEWAY].runs == 0 and host.file.given_up == []
 
 
@@ -958,9 +959,9 @@ def test_a_proxy_that_was_to_be_started_anew_is_though_the_switch_is_killed_or_d
     else:
         carry_out = host.carry_out
 
-        def refuses(action: Action) -> Done:
+        def refuses(action: Action) -> ActionFinished:
             if action.do == "restart" and first():
-                return Done(action, False, "not now")
+                return ActionFinished(action, False, "not now")
             return carry_out(action)
 
         host.carry_out = refuses  # type: ignore[method-assign]
@@ -982,7 +983,7 @@ def test_an_engine_that_hangs_again_and_again_is_tried_with_growing_pauses(host:
     pauses = list[float]()
     for _ in range(5):
         host.hang(OLD)
-        assert host.run(60, lambda: OLD in host.state.doomed)
+        assert host.run(60, lambda: OLD in host.state.terminating)
         said = host.now
         assert host.run(60, lambda: not host.boxes[OLD].running)
         pauses.append(host.now - said)
@@ -1033,7 +1034,7 @@ def test_an_overlap_whose_old_engine_hangs_goes_on_as_a_hold() -> None:
     assert host.run(10, lambda: host.phase() == "loading")
     host.hang(OLD)
     for _ in range(20):
-        host.apply(Follow())
+        host.apply(Followed())
         host.run(1)
     assert host.holds() and not host.boxes[OLD].running
     host.boxes[NEW].mode = "good"
@@ -1157,13 +1158,13 @@ def test_after_a_stall_nothing_goes_on_until_its_coordinator_follows_again(host:
 def test_an_order_to_which_docker_gave_no_answer_is_looked_at_and_given_again(host: Host) -> None:
     carry_out, lost = host.carry_out, list[str]()
 
-    def stalled(action: Action) -> Done:
+    def stalled(action: Action) -> ActionFinished:
         if action.do not in ("check", "start", "stop") or host.rng.random() < 0.5 or len(lost) > 20:
             return carry_out(action)
         lost.append(action.do)
         if host.rng.random() < 0.5:
             carry_out(action)
-        return Done(action, False, "timed out", stalled=True)
+        return ActionFinished(action, False, "timed out", stalled=True)
 
     host.carry_out = stalled  # type: ignore[method-assign]
     assert host.flip() == 0, host.lines()
@@ -1211,12 +1212,11 @@ def test_a_clock_that_was_set_back_while_the_switch_was_away_keeps_no_pause_and_
 
 
 def test_a_coordinator_that_is_another_one_takes_the_change_over(host: Host) -> None:
-    host.apply(Ask("prepare", plan(), host.world(), coordinator="first"))
+    host.apply(ChangeRequested("prepare", plan(), host.world(), coordinator="first"))
     host.run(2)
-    host.apply(Ask("prepare", plan(), host.world(), coordinator="second"))
+    host.apply(ChangeRequested("prepare", plan(), host.world(), coordinator="second"))
     assert host.state.transaction and host.state.transaction.coordinator == "second"
 
 
 def test_every_phase_has_its_turn() -> None:
-    for phase in UNDER_WAY:
-        assert hasattr(machine._Turn, f"_{phase}")
+    assert tuple(PHASES) == UNDER_WAY
