@@ -344,9 +344,10 @@ class Host:
         if new.active and new.active.plan != before:
             assert t and t.asked == "commit" and t.phase == "retiring", "active changed without a commit"
             assert not unkept, "active changed and a kill would have forgotten it"
-        self.state = new
+        was, self.state = self.state, new
         if not unkept:
             self.journal = new
+        self.noted(event, was, actions)
         for action in actions:
             if self.kill_at():
                 self.kill()
@@ -357,6 +358,9 @@ class Host:
                 self.jobs.append((self.now + self.takes(action), action))
             else:
                 self.heard.append(self.carry_out(action))
+
+    def noted(self, event: Event, was: State, actions: list[Action]) -> None:
+        """Called with each event, the state before it, and the actions before they are carried out."""
 
     def publish(self, new: State) -> bool:
         """Gives the proxies another route, if it is another and there is room."""
@@ -494,6 +498,16 @@ class Host:
 
     def phase(self) -> str:
         return self.state.transaction.phase if self.state.transaction else ""
+
+    def phases(self) -> list[str]:
+        """Those that the change has gone through, the present one included."""
+        change = self.state.transaction
+        return [*(step["phase"] for step in change.steps), change.phase] if change else []
+
+    def held(self) -> bool:
+        """Whether requests had to wait for the change."""
+        change = self.state.transaction
+        return change is not None and (change.held is not None or change.held_seconds is not None)
 
     def settled(self) -> bool:
         t = self.state.transaction
