@@ -96,7 +96,7 @@ class Switch:
         live.unlink(missing_ok=True)  # of an earlier run: nothing was looked at yet
         self.route = RouteFile(shared, clock)
         self.state = journal.read(clock(), self.route.there)
-        self.unkept = ""
+        self.write_error = ""
         """Why the journal or the proxies' file is older than the state; empty when it isn't."""
         self.events, self._heard = queue.SimpleQueue[Event | None](), deque[Event]()
         self._lock = threading.Condition()
@@ -112,9 +112,11 @@ class Switch:
             new, actions = machine.advance(self.state, event, self.clock())
             if not self._kept(new):
                 if isinstance(event, ChangeRequested):
-                    raise Refused(self.unkept)
+                    raise Refused(self.write_error)
                 if isinstance(event, Started | Tick | ActionFinished):  # of the main thread, which alone acts
-                    back, first = machine.advance(self.state, JournalWriteFailed(self.unkept), self.clock())
+                    back, first = machine.advance(
+                        self.state, JournalWriteFailed(self.write_error), self.clock()
+                    )
                     new, actions = machine.advance(back, event, self.clock())
                     actions = first + actions
                     with contextlib.suppress(OSError):  # what leads back is told as soon as it can be
@@ -134,9 +136,9 @@ class Switch:
         the journal does not say what they were never told, nor are they told what a kill would forget.
         """
         told = self.route.number(new) is not None
-        if new == self.state and told and not self.unkept:
+        if new == self.state and told and not self.write_error:
             return True
-        was, self.unkept = self.unkept, ""
+        was, self.write_error = self.write_error, ""
         what = "the proxies' file"
         try:
             self.route.lay_out(new)
@@ -146,10 +148,10 @@ class Switch:
             self.route.publish()
         except OSError as error:
             _, room = disk(self.journal.folder)
-            self.unkept = f"the switch can't write {what} ({error.strerror}): {room}"
-        if bool(was) != bool(self.unkept):
-            print(self.unkept or "journal and proxies' file can be written again", flush=True)
-        return not self.unkept
+            self.write_error = f"the switch can't write {what} ({error.strerror}): {room}"
+        if bool(was) != bool(self.write_error):
+            print(self.write_error or "journal and proxies' file can be written again", flush=True)
+        return not self.write_error
 
     def _say_live(self) -> None:
         """Keeps the file of what serves up to date; without one, a coordinator reads that nobody knows."""
@@ -210,8 +212,8 @@ class Switch:
         return {} if self._calm() else statuses(proxies(world))
 
     def _calm(self) -> bool:
-        t = self.state.transaction
-        return self.state.held is None and not (t and t.phase in machine.UNDER_WAY)
+        change = self.state.transaction
+        return self.state.held is None and not (change and change.phase in machine.UNDER_WAY)
 
     def metrics(self) -> str:
         """What Prometheus scrapes; nothing before the first look."""
@@ -221,7 +223,7 @@ class Switch:
         with self._lock:
             state = self.state
         told = dict.fromkeys(proxies(world))  # they are scraped themselves
-        seen = report(state, world, told, self.weights, now, self.unkept, silent)
+        seen = report(state, world, told, self.weights, now, self.write_error, silent)
         return metrics.page(seen, state.commits, now, self._on_gpu(seen))
 
     def _on_gpu(self, seen: Mapping[str, Any]) -> float | None:
@@ -289,7 +291,7 @@ class Switch:
                     free = min(free for free, _ in gpu.memory())
                     return ActionFinished(action, True, facts={"free": free})
                 case "probe" if action.plan:
-                    a = probe(
+                    answer = probe(
                         action.plan,
                         action.through,
                         action.stream,
@@ -297,7 +299,9 @@ class Switch:
                         action.seconds,
                         action.last,
                     )
-                    return ActionFinished(action, a.ok, a.text, a.loading, a.final, a.facts)
+                    return ActionFinished(
+                        action, answer.ok, answer.text, answer.loading, answer.final, answer.facts
+                    )
                 case "start":
                     self.docker.start(action.container)
                 case "stop":
@@ -346,7 +350,7 @@ class Switch:
                 case {"verb": "state"}:
                     silent, now = self.pulse.silent(), self.clock()
                     state = dataclasses.asdict(self.state)
-                    return {"state": state, "unkept": self.unkept, "silent": silent, "now": now}
+                    return {"state": state, "write_error": self.write_error, "silent": silent, "now": now}
                 case {"verb": "release"}:
                     self.apply(StackReleased())
                     return {"lines": ["released: the switch keeps nothing running any more"], "code": 0}
@@ -392,9 +396,11 @@ class Switch:
 
     def _taken(self, engine: str, change: str) -> dict[str, Any] | None:
         """What is said where the change is another one than the one that was asked for."""
-        t = self.state.waiting or self.state.transaction
-        if t and ((engine and t.plan.engine.container != engine) or (change and t.coordinator != change)):
-            return {"lines": [taken(t.plan.engine.container)], "code": 1}
+        current = self.state.waiting or self.state.transaction
+        if current and (
+            (engine and current.plan.engine.container != engine) or (change and current.coordinator != change)
+        ):
+            return {"lines": [taken(current.plan.engine.container)], "code": 1}
         return None
 
 

@@ -115,12 +115,12 @@ class Docker:
                 beside[role] = (row["Names"][0].lstrip("/"), float(row["Created"]))
             if role in ("engine", "gateway", "proxy", "edge", "switch"):
                 try:
-                    c = _container(self.call("GET", f"/containers/{row['Id']}/json"))
+                    container = _container(self.call("GET", f"/containers/{row['Id']}/json"))
                 except DockerError as error:
                     if error.status != 404:
                         raise
                 else:
-                    found[c.name] = c
+                    found[container.name] = container
         self.beside = beside
         return found
 

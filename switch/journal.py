@@ -139,5 +139,5 @@ def _is_older(state: State, told: Route) -> bool:
     A state of a version that did not count releases has none.
     """
     behind = told.release - state.releases
-    t = state.transaction
-    return state.releases > 0 and behind > (1 if t and t.phase == "starting" else 0)
+    change = state.transaction
+    return state.releases > 0 and behind > (1 if change and change.phase == "starting" else 0)

@@ -43,13 +43,14 @@ class Route:
 
 def given_up(state: "State") -> list[str]:
     """Names of engines, and containers of gateways, in whose present run nothing can end any more. Pure."""
-    a, t = state.active, state.transaction
-    plans = [plan for plan in (a and a.plan, t and t.plan, t and t.old_plan) if plan]
+    active, change = state.active, state.transaction
+    known = (active and active.plan, change and change.plan, change and change.old_plan)
+    plans = [plan for plan in known if plan]
     hang = {container for container, ending in state.terminating.items() if ending.hangs}
     names = {plan.engine.name for plan in plans if plan.engine.container in hang}
     names |= {plan.gateway_container for plan in plans} & hang
-    if a and not a.gated_at:
-        names.add(a.plan.engine.name)
+    if active and not active.gated_at:
+        names.add(active.plan.engine.name)
     return sorted(names)
 
 
@@ -60,15 +61,16 @@ def route(state: "State", number: int, first: float) -> Route:
     or only what a version without proxies made. After a damage that left nothing else known, they go on with
     what they were told, until a change begins.
     """
-    a, t, damage = state.active, state.transaction, state.damage
-    if a is None and damage and damage.route and (t is None or t.phase in ("checking", "failed")):
+    active, change, damage = state.active, state.transaction, state.damage
+    begun = change is not None and change.phase not in ("checking", "failed")
+    if active is None and damage and damage.route and not begun:
         return dataclasses.replace(damage.route, number=number)
-    if a is None or not a.plan.routing:
+    if active is None or not active.plan.routing:
         return Route(number, first, None, None, None, [], "", release=state.releases)
-    engine, also = a.plan.engine, sorted(state.also)
-    gateway = a.plan.gateway_container or None
+    engine, also = active.plan.engine, sorted(state.also)
+    gateway = active.plan.gateway_container or None
     name, where, lost = engine.name, engine.container, given_up(state)
-    return Route(number, state.held, name, where, gateway, also, a.plan.routing, lost, state.releases)
+    return Route(number, state.held, name, where, gateway, also, active.plan.routing, lost, state.releases)
 
 
 class RouteFile:

@@ -332,10 +332,10 @@ class Host:
         kept = copy.deepcopy(self.state)
         new, actions = advance(self.state, event, self.clock())
         assert self.state == kept, "advance changed the state that it was given"
-        unkept = self.full() or not self.publish(new)
-        if unkept and isinstance(event, ChangeRequested):
+        unwritten = self.full() or not self.publish(new)
+        if unwritten and isinstance(event, ChangeRequested):
             raise Refused("the disk is full")
-        if unkept and not isinstance(event, Followed | Abandoned | StackReleased):
+        if unwritten and not isinstance(event, Followed | Abandoned | StackReleased):
             back, first = advance(self.state, JournalWriteFailed("the disk is full"), self.clock())
             new, actions = advance(back, event, self.clock())
             actions = first + actions
@@ -343,9 +343,9 @@ class Host:
         t = new.transaction
         if new.active and new.active.plan != before:
             assert t and t.asked == "commit" and t.phase == "retiring", "active changed without a commit"
-            assert not unkept, "active changed and a kill would have forgotten it"
+            assert not unwritten, "active changed and a kill would have forgotten it"
         was, self.state = self.state, new
-        if not unkept:
+        if not unwritten:
             self.journal = new
         self.noted(event, was, actions)
         for action in actions:
