@@ -9,7 +9,6 @@ of it begins. Only while these can't be written is it kept in memory alone, and 
 
 import contextlib
 import dataclasses
-import http.client
 import json
 import os
 import queue
@@ -247,7 +246,7 @@ class Switch:
         """Looks as soon as Docker says that a container has ended, and not only once a second: requests that
         come in between find no engine."""
         while True:
-            with contextlib.suppress(OSError, DockerError, http.client.HTTPException):
+            with contextlib.suppress(OSError, DockerError):
                 for _ in self.docker.ends():
                     self.events.put(None)
             time.sleep(IDLE)

@@ -10,12 +10,12 @@ import http.client
 import io
 import json
 import re
-import socket
 import tarfile
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from switch.client import SocketConnection, asked
 from switch.machine import Container, World
 from switch.shared import SOCKET
 
@@ -49,17 +49,6 @@ def message(raw: bytes) -> str:
     return text.strip()
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("docker", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 class Docker:
     """The containers of one stack. `timeout` is in seconds and holds for one call."""
 
@@ -71,35 +60,27 @@ class Docker:
         self._path = path
         self._bounded: set[tuple[str, float]] = set()
 
-    def _open(
-        self, method: str, url: str, body: Any, timeout: float
-    ) -> tuple[_Connection, http.client.HTTPResponse]:
-        connection = _Connection(self._path, timeout)
+    @contextlib.contextmanager
+    def _asked(
+        self, method: str, url: str, body: Any = None, *, timeout: float
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer once its head has come. What goes wrong while it is read is an OSError as well."""
+        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
+        connection = SocketConnection(self._path, timeout)
         try:
-            raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-            kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
-            connection.request(method, url, raw, {"Content-Type": kind})
-            answer = connection.getresponse()
-            if answer.status >= 400:
-                raise DockerError(answer.status, message(answer.read()))
+            with asked(connection, method, url, raw, {"Content-Type": kind}) as answer:
+                if answer.status >= 400:
+                    raise DockerError(answer.status, message(answer.read()))
+                yield answer
         except http.client.HTTPException as error:
-            connection.close()
             raise OSError(f"Docker broke off its answer: {error!r}") from error
-        except BaseException:
-            connection.close()
-            raise
-        return connection, answer
 
     def call(self, method: str, url: str, body: Any = None, timeout: float = 15) -> Any:
         """The JSON answer of one call, or its bytes when it isn't JSON, or None when it is empty."""
-        connection, answer = self._open(method, url, body, timeout)
-        try:
-            raw = answer.read()
-        except http.client.HTTPException as error:
-            raise OSError(f"Docker broke off its answer: {error!r}") from error
-        finally:
-            connection.close()
-        if "json" not in (answer.getheader("Content-Type") or ""):
+        with self._asked(method, url, body, timeout=timeout) as answer:
+            raw, kind = answer.read(), answer.getheader("Content-Type") or ""
+        if "json" not in kind:
             return raw or None
         return json.loads(raw) if raw else None
 
@@ -263,26 +244,18 @@ class Docker:
         labels = [f"{key}={value}" for key, value in self.labels.items()]
         filters = json.dumps({"type": ["container"], "event": ["die"], "label": labels})
         query = urllib.parse.urlencode({"filters": filters})
-        connection, answer = self._open("GET", f"/events?{query}", None, timeout)
-        try:
+        with self._asked("GET", f"/events?{query}", timeout=timeout) as answer:
             yield from answer
-        finally:
-            connection.close()
 
     def _stream(self, name: str, query: str, timeout: float) -> Iterator[bytes]:
         url = f"/containers/{name}/logs?stdout=1&stderr=1&{query}"
-        connection, answer = self._open("GET", url, None, timeout)
-        try:
+        with self._asked("GET", url, timeout=timeout) as answer:
             # without a terminal Docker sends frames: stream, 3 zeros, size (4 bytes, big endian), payload
             while head := answer.read(8):
                 if len(head) == 8 and head[0] < 3 and head[1:4] == b"\0\0\0":
                     yield answer.read(int.from_bytes(head[4:]))
                 else:
                     yield head + answer.read()
-        except http.client.HTTPException as error:
-            raise OSError(f"Docker broke off its answer: {error!r}") from error
-        finally:
-            connection.close()
 
 
 def _container(raw: dict[str, Any]) -> Container:

@@ -5,13 +5,13 @@ Nothing is kept here: rates are the watcher's own, from the counters of two line
 
 import concurrent.futures
 import contextlib
-import http.client
 import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from switch.answers import NONE
+from switch.client import BROKEN, get
 from switch.daemon import proxies
 from switch.docker import Docker, DockerError
 from switch.machine import World
@@ -46,14 +46,10 @@ def metrics(containers: Iterable[str]) -> dict[str, str]:
 
 
 def _metrics(proxy: str) -> str:
-    connection = http.client.HTTPConnection(proxy, PROXY_PORT, timeout=SECONDS)
     try:
-        connection.request("GET", METRICS)
-        return connection.getresponse().read().decode()
-    except (OSError, http.client.HTTPException):
+        return get(proxy, PROXY_PORT, METRICS, SECONDS).decode()
+    except BROKEN:
         return ""
-    finally:
-        connection.close()
 
 
 def logs(docker: Docker, containers: Mapping[str, str]) -> dict[str, list[str]]:
@@ -70,10 +66,8 @@ def alerts(docker: Docker) -> list[dict[str, str]]:
     where the stack has no monitor, and where it gives no answer within a second."""
     if "alerts" not in docker.beside:
         return []
-    connection = http.client.HTTPConnection(ALERTS_ALIAS, ALERTS_PORT, timeout=SECONDS)
     try:
-        connection.request("GET", ALERTS)
-        said = json.loads(connection.getresponse().read())["data"]["alerts"]
+        said = json.loads(get(ALERTS_ALIAS, ALERTS_PORT, ALERTS, SECONDS))["data"]["alerts"]
         return [
             {
                 "name": str(each["name"]),
@@ -84,10 +78,8 @@ def alerts(docker: Docker) -> list[dict[str, str]]:
             for each in said
             if each["state"] == "firing"
         ]
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):
+    except (*BROKEN, ValueError, KeyError, TypeError, AttributeError):
         return []
-    finally:
-        connection.close()
 
 
 def observe(status: dict[str, Any], now: float, world: World, docker: Docker) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from switch.client import BROKEN, JSON, asked
 from switch.machine import Watch
 from switch.proxies import Status
 
@@ -162,9 +163,10 @@ class Pulse:
 def question(watch: Watch, timeout: float) -> str:
     """Why there is no answer of any kind within `timeout` seconds; empty where there is one."""
     connection = http.client.HTTPConnection(watch.address, watch.port, timeout=timeout)
+    path = "/v1/models" if watch.role == "engine" else "/status"
     try:
-        connection.request("GET", "/v1/models" if watch.role == "engine" else "/status")
-        connection.getresponse()
+        with asked(connection, "GET", path):
+            return ""
     except TimeoutError:
         return "no answer"
     except ConnectionRefusedError:
@@ -173,9 +175,6 @@ def question(watch: Watch, timeout: float) -> str:
         return "" if watch.ending else f"it breaks off: {type(error).__name__}"
     except OSError as error:
         return "" if watch.ending else str(error)
-    finally:
-        connection.close()
-    return ""
 
 
 def token(watch: Watch, patience: float) -> bool:
@@ -191,11 +190,7 @@ def token(watch: Watch, patience: float) -> bool:
     }
     if watch.plan.gate.embeds:
         path, ask = "/v1/embeddings", {"model": watch.plan.engine.model, "input": "-"}
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        try:
-            connection.request("POST", path, json.dumps(ask), {"Content-Type": "application/json"})
-            # the head alone says nothing: some send it before they have looked at the request
-            return bool(connection.getresponse().read())
-        finally:
-            connection.close()
+    with contextlib.suppress(*BROKEN), asked(connection, "POST", path, json.dumps(ask), JSON) as answer:
+        # the head alone says nothing: some send it before they have looked at the request
+        return bool(answer.read())
     return False
