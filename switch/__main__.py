@@ -44,7 +44,7 @@ KEYS = JOURNAL / "keys.json"
 
 
 def look(state: State, docker: Docker) -> list[str]:
-    """Whether gateway and keys are what was declared, a line each. Nothing is said of what isn't there."""
+    """Whether gateway and keys are what was declared, one line for each. What isn't there has no line."""
     lines = [answers.line("keys", keys.look(SHARED, KEYS))]
     gateway = state.active.plan.gateway if state.active else None
     if gateway:
@@ -54,8 +54,8 @@ def look(state: State, docker: Docker) -> list[str]:
 
 
 def gateway_config(gateway: Gateway, docker: Docker) -> str:
-    """`edited in place` with a digest if the committed gateway's file is not the committed config, else what
-    its container's label says: that was said before it was created. Raises DockerError."""
+    """`edited in place` with a digest if the committed gateway's file is not the committed config. Otherwise
+    what its container's label says, which repeats what was said before it was created. Raises DockerError."""
     text = docker.get(gateway.container, gateway.config_file)
     if text != gateway.config:
         return answers.edited(hashlib.sha256(text.encode()).hexdigest())
@@ -112,7 +112,7 @@ def screen(seen: dict[str, Any], now: float) -> str:
 
 
 def _requests(proxies: dict[str, dict[str, Any] | None]) -> list[str]:
-    """What the proxies say, all together: requests in flight and held, and whose they are."""
+    """The sums of what the proxies say: requests in flight and held, and whose they are."""
     there = [said for said in proxies.values() if said]
     running, held = (sum(sum(s["running"].values()) for s in there), sum(s["held"] for s in there))
     lines = [f"requests  {running} in flight, {held} waiting"] if there else []
@@ -235,7 +235,7 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
 
 
 def _status(docker: Docker) -> tuple[dict[str, Any], float, World]:
-    """What `status` shows, when, and the containers. Raises OSError, DockerError."""
+    """What `status` shows, at what time that was so, and the containers. Raises OSError, DockerError."""
     reply = daemon.ask(SOCKET, {"verb": "state"})
     state, now = load(State, reply["state"], "state"), reply["now"]
     world = docker.world()
@@ -245,7 +245,7 @@ def _status(docker: Docker) -> tuple[dict[str, Any], float, World]:
 
 
 def _observe(docker: Docker) -> dict[str, Any]:
-    """A line of `observe`; `error` alone where there is nothing to tell, since a watcher goes on."""
+    """One line of `observe`. Where nothing can be told it has only `error`: a watcher goes on anyway."""
     try:
         status, now, world = _status(docker)
         return observe(status, now, world, docker)
@@ -254,9 +254,9 @@ def _observe(docker: Docker) -> dict[str, Any]:
 
 
 def unpack() -> None:
-    """Lays the modules out beside the archive that they came in, where Python looks first.
+    """Unpacks the modules next to the archive that they came in, where Python looks first.
 
-    It keeps what it compiled of a file, and would compile an archive's anew in each `docker exec`.
+    Python keeps what it has compiled of a file, and would compile an archive's modules in each `docker exec`.
     """
     archive = Path(switch.__file__).parent.parent
     if not archive.is_file():
@@ -274,7 +274,8 @@ def _state() -> State:
 
 
 def _certificate(state: State, *, tar: bool, change: str) -> None:
-    """Of the change that has ended last. Raises Failed when there is none, or when it was not `change`."""
+    """Prints the certificate of the last change that has ended. Raises Failed when there is none, or when it
+    was not `change`."""
     last, current = state.last, state.transaction
     if last is None:
         raise Failed("no change has ended yet")

@@ -144,7 +144,7 @@ def _of(side: dict[str, str] | None, key: str) -> str:
 
 
 def _reason(change: Transaction) -> str:
-    """Why it went the way it did: the plan's reason is one for the plan's mode alone."""
+    """Why the change went the way it did. The plan's own reason explains the plan's mode only."""
     if change.way == "gateway":
         return "the engine stays"
     if change.way == "hold" and change.plan.cutover == "overlap":
@@ -176,7 +176,8 @@ def _config(plan: Plan | None) -> str:
 
 
 def _diff(what: str, old: str, new: str) -> list[str]:
-    """Of what was there before and is there still: all of what comes or goes would say nothing."""
+    """The difference between two texts, as lines. None where one is empty: a whole text as a difference would
+    say nothing."""
     if not old or not new:
         return []
     names = f"{what} before", f"{what} after"

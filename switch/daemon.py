@@ -64,7 +64,7 @@ ANSWER_SECONDS = 20
 
 
 def steady() -> Callable[[], float]:
-    """A clock in seconds since the epoch, as the host's was when this was called: nobody sets it later on."""
+    """A clock that starts at the host's time, in seconds since the epoch. Nobody can set it after that."""
     began = time.time() - time.monotonic()
     return lambda: began + time.monotonic()
 
@@ -129,7 +129,8 @@ class Switch:
             return actions
 
     def _kept(self, new: machine.State) -> bool:
-        """Whether all that outlives this process says `new`, once this has written what doesn't.
+        """Writes `new` to the journal, and what it says to the proxies to their file. False where that
+        failed.
 
         What the proxies are told takes room before the journal is written, and only a name afterwards: so
         the journal does not say what they were never told, nor are they told what a kill would forget.
@@ -153,7 +154,7 @@ class Switch:
         return not self.write_error
 
     def _say_live(self) -> None:
-        """Keeps the file of what serves up to date; without one, a coordinator reads that nobody knows."""
+        """Writes what serves to the file that coordinators read. Without it, that is not known to them."""
         if self._world is None or (text := live.live(self.state, self._world)) == self._said:
             return
         try:
@@ -165,7 +166,7 @@ class Switch:
             self._live.unlink(missing_ok=True)
 
     def _tell(self, new: machine.State) -> None:
-        """What changes goes to the container's log as well."""
+        """Prints what is new in a state, for the container's log."""
         was, now = self.state.transaction, new.transaction
         if now:
             known = len(was.lines) if was and was.id == now.id else 0
@@ -179,7 +180,10 @@ class Switch:
             print("requests are held" if new.held else "requests flow again", flush=True)
 
     def turn(self) -> None:
-        """Hears what has come in, looks, decides, acts. Raises OSError or DockerError; nothing is lost."""
+        """Takes in the events that have come, looks at the containers, has the machine decide, and acts.
+
+        Raises OSError or DockerError; no event is lost by that.
+        """
         self._hear(0)
         while self._heard:
             self.perform(self.apply(self._heard[0]))
@@ -198,7 +202,7 @@ class Switch:
         return self.pulse.hangs()
 
     def _stalled(self) -> float:
-        """For how many seconds nothing could be looked at, above what is usual, since this was asked last."""
+        """For how many seconds longer than usual nothing could be looked at, since this was last called."""
         now, looked = self.clock(), self._looked
         self._looked = now
         seconds = 0.0 if looked is None else now - looked - LOOK_SECONDS
@@ -207,7 +211,7 @@ class Switch:
         return max(0.0, seconds)
 
     def _ask_proxies(self, world: machine.World) -> dict[str, Status]:
-        """What they say, while that matters."""
+        """What the proxies say, while a change or a hold depends on it. Otherwise they are not asked."""
         return {} if self._calm() else statuses(proxies(world))
 
     def _calm(self) -> bool:
@@ -226,14 +230,14 @@ class Switch:
         return metrics.page(seen, state.commits, now, self._on_gpu(seen))
 
     def _on_gpu(self, seen: Mapping[str, Any]) -> float | None:
-        """The share of what serves that is on the GPU, where it is Ollama's to say."""
+        """The share of the model that is on the GPU. Only Ollama says it; None for anything else."""
         engine = seen["active"]
         if not (engine and seen["gated"] and engine["kind"] == "ollama" and engine["gpu_bytes"]):
             return None
         return gpu_share(engine["container"], engine["port"])
 
     def targets(self, query: str) -> str:
-        """What Prometheus is to scrape beside the switch."""
+        """What Prometheus is to scrape besides the switch, as JSON."""
         return metrics.targets(self._world or {}, query)
 
     def _hear(self, seconds: float) -> None:
@@ -243,8 +247,8 @@ class Switch:
                 self._heard.append(event)
 
     def watch(self) -> None:
-        """Looks as soon as Docker says that a container has ended, and not only once a second: requests that
-        come in between find no engine."""
+        """Wakes the main thread as soon as Docker says that a container has ended. In the second that it
+        would sleep otherwise, requests would find no engine."""
         while True:
             with contextlib.suppress(OSError, DockerError):
                 for _ in self.docker.ends():
@@ -252,7 +256,7 @@ class Switch:
             time.sleep(IDLE)
 
     def run(self) -> None:
-        """Until the process is told to end. Leaves by SystemExit when Docker can't be reached for long."""
+        """Takes turns until the process is told to end. Raises SystemExit when Docker is gone for long."""
         self.events.put(Started(self.route.held_since))
         heard = time.monotonic()
         while True:
@@ -333,7 +337,10 @@ class Switch:
     # requests
 
     def answer(self, request: dict[str, Any], gone: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-        """One request of the CLI: what to print and the exit status. Nothing is done for who has `gone`."""
+        """The answer to one request of the CLI: lines to print, and the exit status.
+
+        Nothing is done for a client that has `gone`.
+        """
         try:
             if gone():
                 return {"lines": [], "code": UNAVAILABLE}
@@ -394,7 +401,7 @@ class Switch:
             return {"lines": lines, "code": code}
 
     def _taken(self, engine: str, change: str) -> dict[str, Any] | None:
-        """What is said where the change is another one than the one that was asked for."""
+        """What to answer where the change under way is not the one that is asked about; None where it is."""
         current = self.state.waiting or self.state.transaction
         if current and (
             (engine and current.plan.engine.container != engine) or (change and current.coordinator != change)
@@ -466,7 +473,7 @@ def probe(
 
 
 def taken(by: str) -> str:
-    """What whoever follows a change is told once it is another one."""
+    """What a coordinator is told when the change under way is no longer its own."""
     return (
         f"Another `pulumi up` has taken the place of this one: the switch carries out the change to {by} "
         "now, and nothing more of this one. `make status` shows it. Once it has ended, `pulumi up` brings "
@@ -475,7 +482,7 @@ def taken(by: str) -> str:
 
 
 def proxies(world: machine.World) -> list[str]:
-    """Those that run."""
+    """The names of the proxies that run."""
     return [c.name for c in world.values() if c.role == "proxy" and c.running]
 
 
@@ -493,7 +500,7 @@ class _Handler(socketserver.StreamRequestHandler):
             self.wfile.write(json.dumps(reply).encode() + b"\n")
 
     def gone(self) -> bool:
-        """Whether the client has hung up: it sends nothing more, and waits."""
+        """Whether the client has hung up. One that is there sends nothing more, and waits for its answer."""
         try:
             there: bytes = self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             return there == b""
@@ -514,8 +521,10 @@ def listen(switch: Switch, path: Path) -> _Server:
 
 
 def ask(path: Path, request: dict[str, Any], patience: float = 10) -> dict[str, Any]:
-    """The daemon's answer; waits up to `patience` seconds for one that is just starting. Raises OSError, and
-    of that TimeoutError where it gives none."""
+    """What the daemon answers to a request. One that is just starting has `patience` seconds.
+
+    Raises OSError; of that TimeoutError where the daemon gives no answer.
+    """
     end = time.monotonic() + patience
     while True:
         with socket.socket(socket.AF_UNIX) as client:
@@ -533,7 +542,10 @@ def ask(path: Path, request: dict[str, Any], patience: float = 10) -> dict[str, 
 
 
 def serve(switch: Switch, path: Path) -> None:
-    """Never returns. As process 1 it has to ask for SIGTERM itself, or Docker waits in vain and kills it."""
+    """Runs the switch, and never returns.
+
+    As process 1 it has to ask for SIGTERM itself; without that, Docker would wait in vain and then kill it.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         os._exit(0)  # the journal is always whole, and orders to Docker are looked at again

@@ -106,8 +106,11 @@ class Docker:
         return found
 
     def bound(self, world: World) -> None:
-        """Limits the processes of each container, once. Pulumi's docker provider can't, and Docker can in one
-        that runs: so a container of an older version is limited as well, and none is made anew for it."""
+        """Limits the processes of each container, once.
+
+        Pulumi's docker provider can't do that. Docker can, also for a container that runs: so one of an older
+        version is limited as well, and none has to be replaced for it.
+        """
         boxes = [(c.name, c.created, c.role) for c in world.values()]
         boxes += [(*each, role) for role, each in self.beside.items()]
         for name, created, role in boxes:
@@ -125,7 +128,7 @@ class Docker:
         self.call("POST", f"/containers/{name}/start", timeout=120)
 
     def stop(self, name: str, seconds: float) -> None:
-        """SIGTERM, and SIGKILL after `seconds`; returns once it has ended. One that is gone has ended."""
+        """Ends a container by SIGTERM, and by SIGKILL after `seconds`. Returns when it has ended."""
         try:
             self.call("POST", f"/containers/{name}/stop?t={seconds:.0f}", timeout=seconds + 60)
         except DockerError as error:
@@ -133,7 +136,7 @@ class Docker:
                 raise
 
     def signal(self, name: str) -> None:
-        """SIGTERM, and no SIGKILL ever. One that does not run needs none."""
+        """Sends SIGTERM to a container, and never SIGKILL. One that does not run is left alone."""
         try:
             self.call("POST", f"/containers/{name}/kill?signal=SIGTERM")
         except DockerError as error:
@@ -141,16 +144,16 @@ class Docker:
                 raise
 
     def restart(self, name: str) -> None:
-        """Ends it at once, whatever it does, and starts it again."""
+        """Ends a container at once, whatever it does, and starts it again."""
         self.call("POST", f"/containers/{name}/restart?t=0", timeout=60)
 
     def connect(self, name: str, network: str, aliases: Iterable[str]) -> None:
-        """Puts it on a network, by these names."""
+        """Puts a container on a network, by these names."""
         spec = {"Container": name, "EndpointConfig": {"Aliases": list(aliases)}}
         self.call("POST", f"/networks/{urllib.parse.quote(network)}/connect", spec)
 
     def remove(self, name: str) -> None:
-        """Removes it, running or not, and its anonymous volumes. One that is gone is fine."""
+        """Removes a container, running or not, and its anonymous volumes. One that is gone is fine."""
         try:
             self.call("DELETE", f"/containers/{name}?force=1&v=1", timeout=60)
         except DockerError as error:
@@ -167,16 +170,17 @@ class Docker:
         return True
 
     def in_use(self, image: str) -> bool:
-        """Whether any container on the host, of this stack or another, was made from it."""
+        """Whether any container on the host, of this stack or another, was made from the image."""
         raw = self.call("GET", f"/images/{urllib.parse.quote(image, safe='/:@')}/json")
         return any(row["ImageID"] == raw["Id"] for row in self.call("GET", "/containers/json?all=1"))
 
     def remove_image(self, image: str) -> None:
-        """Removes the name, and the image where it has no other. Docker refuses while a container uses it."""
+        """Removes a name of an image, and the image where it has no other. Docker refuses that while a
+        container uses it."""
         self.call("DELETE", f"/images/{urllib.parse.quote(image, safe='/:@')}", timeout=120)
 
     def weights(self) -> set[tuple[str, str]]:
-        """Kind of engine and folder of the weights of every engine container of the stack."""
+        """The weights of every engine container of the stack, as the kind of the engine and a folder."""
         labels = [f"{key}={value}" for key, value in self.labels.items()] + ["changeover.role=engine"]
         query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
         rows = [row["Labels"] for row in self.call("GET", f"/containers/json?{query}")]
@@ -190,7 +194,7 @@ class Docker:
         return sorted(row["Name"] for row in rows if row["Labels"].get("changeover.role") in roles)
 
     def remove_volume(self, name: str) -> None:
-        """Docker refuses while a container uses it."""
+        """Removes a volume. Docker refuses that while a container uses it."""
         self.call("DELETE", f"/volumes/{urllib.parse.quote(name)}", timeout=120)
 
     def image_of(self, name: str) -> str:
@@ -232,11 +236,11 @@ class Docker:
         return int(self.call("POST", f"/containers/{name}/wait", timeout=timeout)["StatusCode"])
 
     def logs(self, name: str, lines: int = 15) -> str:
-        """The last `lines` lines of its output, both streams in order."""
+        """The last `lines` lines of a container's output, both streams in order."""
         return b"".join(self._stream(name, f"tail={lines}", 15)).decode(errors="replace")
 
     def follow(self, name: str, timeout: float) -> Iterator[bytes]:
-        """Its output as it comes, until it ends. `timeout` is the longest silence, in seconds."""
+        """A container's output as it comes, until it ends. `timeout` is the longest silence, in seconds."""
         return self._stream(name, "follow=1", timeout)
 
     def ends(self, timeout: float = 3600) -> Iterator[bytes]:

@@ -120,7 +120,7 @@ class Journal:
         return loads(file.read_text())
 
     def write(self, state: State) -> None:
-        """All or nothing, also when the power goes."""
+        """Replaces the file as a whole: also after a power cut it is the old one or the new one."""
         files.write(self.file, dumps(state), older=self.older)
 
     def archive(self, transaction: Transaction) -> None:
@@ -133,10 +133,10 @@ class Journal:
 
 
 def _is_older(state: State, told: Route) -> bool:
-    """A release is kept before the proxies are told of it. Only the older self of one that was just being
-    released is one behind, and takes it back.
+    """Whether a state is older than what the proxies were told last, so that somebody must have restored it.
 
-    A state of a version that did not count releases has none.
+    A release is in the journal before the proxies are told of it. Only the older self of a state in which one
+    was just decided is one release behind, and takes it back. A version that did not count releases has 0.
     """
     behind = told.release - state.releases
     change = state.transaction

@@ -71,7 +71,7 @@ def targets(world: World, query: str) -> str:
 def families(
     seen: Mapping[str, Any], commits: int, now: float, on_gpu: float | None = None
 ) -> Iterable[Family]:
-    """A family for each thing that can be known, without samples where it is not."""
+    """A family for each thing that can be known; one that is not known has no samples."""
 
     def gauge(name: str, text: str, *samples: tuple[Mapping[str, str], float]) -> Family:
         return Family(f"changeover_{name}", "gauge", text, samples)
@@ -208,7 +208,8 @@ def _known(value: float | None) -> list[tuple[Mapping[str, str], float]]:
 def listen(
     text: Callable[[], str], port: int = PORT, found: Callable[[str], str] = lambda query: "[]"
 ) -> ThreadingHTTPServer:
-    """Answers scrapes with `text`, and a look for targets with what is `found` for a query, in a thread."""
+    """Answers scrapes with `text`, and requests for targets with what is `found` for their query. In a
+    thread."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10

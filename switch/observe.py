@@ -53,7 +53,7 @@ def _metrics(proxy: str) -> str:
 
 
 def logs(docker: Docker, containers: Mapping[str, str]) -> dict[str, list[str]]:
-    """The last lines of each container, by what it is called here."""
+    """The last lines of each container's output, by the key that it has in `containers`."""
     found = {}
     for name, container in containers.items():
         with contextlib.suppress(OSError, DockerError):
@@ -62,8 +62,10 @@ def logs(docker: Docker, containers: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def alerts(docker: Docker) -> list[dict[str, str]]:
-    """What the monitor's alerts are that fire: `name`, `severity`, `summary`, and `since` as RFC 3339. None
-    where the stack has no monitor, and where it gives no answer within a second."""
+    """The monitor's alerts that fire: `name`, `severity`, `summary`, and `since` as RFC 3339.
+
+    Empty where the stack has no monitor, and where that gives no answer within a second.
+    """
     if "alerts" not in docker.beside:
         return []
     try:
@@ -83,7 +85,7 @@ def alerts(docker: Docker) -> list[dict[str, str]]:
 
 
 def observe(status: dict[str, Any], now: float, world: World, docker: Docker) -> dict[str, Any]:
-    """One line: what `status` shows at `now`, and what is beside it."""
+    """One line for a watcher: what `status` shows at `now`, and metrics, CPU, logs and alerts."""
     of = {c.role: c.name for c in world.values() if c.role == "switch"}
     if status["live"] != NONE:
         of["engine"] = status["live"]

@@ -76,7 +76,7 @@ def _memory() -> dict[str, int]:
 
 
 def ticks() -> tuple[int, int]:
-    """Of the host's CPUs since it was started: those with work, and all."""
+    """The time of the host's CPUs since it was started, in ticks: with work, and all of it."""
     fields = [int(each) for each in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return sum(fields) - fields[3] - fields[4], sum(fields)
 

@@ -55,7 +55,7 @@ def given_up(state: "State") -> list[str]:
 
 
 def route(state: "State", number: int, first: float) -> Route:
-    """What the state says. Pure.
+    """The route that a state means. Pure.
 
     Requests wait from `first` on where it names nothing that proxies could ask: nothing was committed yet,
     or only what a version without proxies made. After a damage that left nothing else known, they go on with
@@ -86,7 +86,7 @@ class RouteFile:
         self._laid_out: Route | None = None
 
     def number(self, state: "State") -> int | None:
-        """The number of the file, if it says what the state does."""
+        """The number of the route in the file, if that is what the state means; otherwise None."""
         return self._there.number if self._there and self._there == self._wanted(state) else None
 
     @property
@@ -96,11 +96,12 @@ class RouteFile:
 
     @property
     def held_since(self) -> float | None:
-        """As the file says it."""
+        """Since when requests wait, as the file says it."""
         return self._there.held_since if self._there else None
 
     def lay_out(self, state: "State") -> None:
-        """Makes all ready for `publish`. Raises OSError where the disk has no room for it."""
+        """Writes the route that a state means to a second file, for `publish`. Raises OSError where the disk
+        is full."""
         wanted = self._wanted(state)
         if wanted == self._there:
             self._laid_out = None
@@ -115,7 +116,7 @@ class RouteFile:
         self._laid_out = wanted
 
     def publish(self) -> None:
-        """What was laid out is the file from now on, as a whole. Takes no room, but may raise OSError."""
+        """Puts what was laid out in the place of the file. That takes no room on the disk. Raises OSError."""
         if self._laid_out is None:
             return
         self._next.replace(self.file)

@@ -489,6 +489,10 @@ def test_docker_errors_and_output_are_read_as_docker_sends_them(
         b'{"message":"no!"}',
         b"/containers/c/logs?stdout=1&stderr=1&tail=15": b"HTTP/1.1 200 OK\r\n\r\n"
         b"\x01\0\0\0\0\0\0\x04one\n\x02\0\0\0\0\0\0\x04two\n",
+        b"/half": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n{",
+        b"/containers/half/logs?stdout=1&stderr=1&follow=1": b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n"
+        b"\x01\0\0\0\0\0\0\x04one\n\x02\0\0",
+        b"/none": b"",
     }
 
     class Handler(socketserver.StreamRequestHandler):
@@ -503,6 +507,13 @@ def test_docker_errors_and_output_are_read_as_docker_sends_them(
             docker.call("GET", "/bad")
         assert caught.value.status == 409
         assert docker.logs("c") == "one\ntwo\n"
+        for broken in ("/half", "/none"):
+            with pytest.raises(OSError, match="Docker broke off its answer"):
+                docker.call("GET", broken)
+        said = docker.follow("half", 5)
+        assert next(said) == b"one\n"
+        with pytest.raises(OSError, match="Docker broke off its answer"):
+            next(said)
         server.shutdown()
 
 
