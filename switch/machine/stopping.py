@@ -33,14 +33,9 @@ def stop_others(turn: Turn, change: Transaction) -> bool:
     may_run = [change.plan.engine.container]
     if change.way == "overlap":
         may_run.append(change.old_engine)
-    return stop(
-        turn,
-        (
-            engine
-            for engine in turn.role("engine")
-            if engine.up and (engine.name not in may_run or engine.name in turn.state.terminating)
-        ),
-    )
+    running = [engine for engine in turn.role("engine") if engine.up]
+    ending = turn.state.terminating
+    return stop(turn, [each for each in running if each.name not in may_run or each.name in ending])
 
 
 def end_gateways(turn: Turn, gateways: list[Container], patience: float = float("inf")) -> bool:

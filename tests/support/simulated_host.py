@@ -340,9 +340,11 @@ class Host:
             new, actions = advance(back, event, self.clock())
             actions = first + actions
             self.publish(new)
-        t = new.transaction
+        change = new.transaction
         if new.active and new.active.plan != before:
-            assert t and t.asked == "commit" and t.phase == "retiring", "active changed without a commit"
+            assert change and change.asked == "commit" and change.phase == "retiring", (
+                "active changed without a commit"
+            )
             assert not unwritten, "active changed and a kill would have forgotten it"
         was, self.state = self.state, new
         if not unwritten:
@@ -378,7 +380,7 @@ class Host:
     def may_stop(self, box: Box) -> None:
         """Fails where answers would be cut that could still have ended."""
         patience = 600 - 40  # of every plan here, less what kills took: it counts from when it was to be told
-        t, active = self.state.transaction, self.state.active
+        change, active = self.state.transaction, self.state.active
         if box in self.hanging():
             return  # nothing of it can end
         if box.role == "gateway":
@@ -387,7 +389,7 @@ class Host:
             return
         if active and active.plan.engine.container == box.name and not gated(self.state, self.seen):
             return  # it has failed the gate, after it was started by somebody else
-        if t and t.phase == "retiring" and self.now - t.since >= patience:
+        if change and change.phase == "retiring" and self.now - change.since >= patience:
             return
         engine = box.name.removeprefix("stack-")
         for name, proxy in self.proxies.items():
@@ -510,13 +512,13 @@ class Host:
         return change is not None and (change.held is not None or change.held_seconds is not None)
 
     def settled(self) -> bool:
-        t = self.state.transaction
+        change = self.state.transaction
         ready = self.state.active is None or gated(self.state, self.world())
         gateway = self.boxes.get(self.state.active.plan.gateway_container) if self.state.active else None
         opened = gateway is None or (gateway.running and gateway.ends_at is None)
         if self.state.active and self.state.active.plan.routing:
             opened = opened and self.file.held_since is None
-        return not (t and t.phase in UNDER_WAY) and ready and opened and not self.jobs
+        return not (change and change.phase in UNDER_WAY) and ready and opened and not self.jobs
 
     def serves(self) -> tuple[list[str], list[str]]:
         running = [box for box in self.boxes.values() if box.running and box.ends_at is None]
