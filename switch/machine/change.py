@@ -53,8 +53,7 @@ def fail(turn: Turn, why: str, container: str = "") -> None:
 
 
 def end(turn: Turn, phase: Literal["committed", "failed"]) -> None:
-    """Ends the change that is under way, and begins the one that waits for that, if its coordinator is
-    there."""
+    """Ends the change that is under way. One that waits for this begins now, if its coordinator is there."""
     state, change = turn.state, turn.state.transaction
     assert change is not None
     restored = change.phase == "restoring"
