@@ -276,9 +276,12 @@ class Switch:
     def perform(self, actions: list[Action]) -> None:
         for action in actions:
             if action.do in machine.JOBS:
-                threading.Thread(target=lambda a=action: self.events.put(self.result(a)), daemon=True).start()
+                threading.Thread(target=self._report, args=(action,), daemon=True).start()
             else:
-                self.events.put(self.result(action))
+                self._report(action)
+
+    def _report(self, action: Action) -> None:
+        self.events.put(self.result(action))
 
     def result(self, action: Action) -> ActionFinished:
         """Does one action and says how it went. Never raises."""

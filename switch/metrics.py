@@ -62,7 +62,7 @@ def targets(world: World, query: str) -> str:
     asked = dict(parse_qsl(query))
     found = [
         {"targets": [f"{c.name}:{asked.get('port', '')}"], "labels": {"instance": c.name}}
-        for c in sorted(world.values(), key=lambda c: c.name)
+        for c in sorted(world.values(), key=lambda each: each.name)
         if c.running and c.role == asked.get("role") and asked.get("kind") in (None, c.kind)
     ]
     return json.dumps(found)
