@@ -15,8 +15,8 @@ from pathlib import Path
 import yaml
 
 from bench.stack import machine, table
+from common import cache_root
 from offline.images import RECIPES
-from offline.steps import cache_root
 from tests.support.project import docker, free_port
 from tools.environment import ROOT
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from common import StepFailed
 from components import pins
-from offline.steps import StepFailed
 from stacks.owner import UNKNOWN
 from tests.support.project import Project, docker, offline_settings
 from tools.environment import ROOT

@@ -8,9 +8,10 @@ import platform
 import sys
 from pathlib import Path
 
+from common import StepFailed, main_guard, say
 from offline import clients
 from offline.clients import FILES, of_node, of_python
-from offline.steps import StepFailed, cached, key_of, main_guard, say
+from offline.steps import cached, key_of
 
 SOURCES = Path(__file__).parent / "agent"
 AIDER_BELOW = (3, 13)

@@ -23,20 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from common import StepFailed, cache_root, main_guard, say, unpack
 from components.pins import ALERTS, EDGE, GATEWAY, OLLAMA, STORE, SWITCH, VLLM_CPU, Image
 from offline.image.cuda_stubs import write_stubs
-from offline.steps import (
-    StepFailed,
-    cache_root,
-    cached,
-    go_environment,
-    key_of,
-    main_guard,
-    need,
-    run,
-    say,
-    unpack,
-)
+from offline.steps import cached, go_environment, key_of, need, run
 
 LABEL = "changeover.content"
 SUITE = "bookworm"

@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common import StepFailed, main_guard, say
 from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, PULUMI
-from offline.steps import StepFailed, cached, go_environment, key_of, main_guard, run, say
+from offline.steps import cached, go_environment, key_of, run
 
 SOURCES = Path(__file__).resolve().parent / "go"
 

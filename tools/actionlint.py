@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from offline.tools import ACTIONLINT, build_one, go_version
 
 ROOT = Path(__file__).parent.parent

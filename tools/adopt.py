@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common import StepFailed, main_guard, say
 from components.labels import Labels
-from offline.steps import StepFailed, main_guard, say
 from stacks import ours
 from stacks import owner as owners
 from stacks.blueprint import blueprint

@@ -38,9 +38,9 @@ from advise.load import (
     percentile,
 )
 from advise.rule import DAYS, Advice, advise, by_clock, days
+from common import StepFailed, main_guard, say
 from components.monitor import STORE_PORT
 from monitor.render import SCRAPE_SECONDS
-from offline.steps import StepFailed, main_guard, say
 from proxy.traffic import FIELDS
 from stacks.settings import RENDERED, SettingsError, from_files
 from tools import advice

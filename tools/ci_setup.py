@@ -10,9 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from common import StepFailed, main_guard, say
 from components.aws import ci, permissions
 from components.aws.ci import Repository
-from offline.steps import StepFailed, main_guard, say
 from stacks.aws_cli import AwsError, aws
 from stacks.settings import PROJECT, stacks
 from tools import environment

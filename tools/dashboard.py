@@ -7,9 +7,9 @@ import subprocess
 import sys
 from urllib.parse import urlsplit
 
+from common import StepFailed, main_guard, say
 from components.docker_host import LOOPBACK
 from components.monitor import STORE_PORT
-from offline.steps import StepFailed, main_guard, say
 from tools.host import is_on_aws, ssh_config
 from tools.status import containers_of
 

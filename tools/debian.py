@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from offline.steps import StepFailed, run, say
+from common import StepFailed, say
+from offline.steps import run
 
 BUILD_PROGRAMS = {
     "mmdebstrap": "mmdebstrap",

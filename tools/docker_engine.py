@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from offline.steps import StepFailed, say
+from common import StepFailed, say
 from tools import debian
 from tools.environment import HOME
 

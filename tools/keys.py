@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from tools.environment import ROOT, pulumi
 
 WHO = ("host", "client")

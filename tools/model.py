@@ -16,9 +16,9 @@ from typing import Any
 
 import tomlkit
 
+from common import StepFailed, main_guard, say
 from components import catalogue
 from components.catalogue import FAMILIES, CatalogueError
-from offline.steps import StepFailed, main_guard, say
 
 HUB = "https://huggingface.co"
 LIBRARY = "https://registry.ollama.ai"

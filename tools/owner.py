@@ -4,9 +4,9 @@ import json
 import os
 from urllib.parse import urlsplit
 
+from common import StepFailed
 from components.aws.settings import AwsSettings
 from components.labels import Labels
-from offline.steps import StepFailed
 from stacks import aws_cli, aws_target, ours, owner
 from stacks.docker_look import DockerLook
 from stacks.owner import Found, Known

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from common import StepFailed, main_guard
 from components.engines import PORT
-from offline.steps import StepFailed, main_guard
 from parity import table as tables
 from parity.probes import NO_ANSWER, Reply, Subject, chosen, run
 from stacks.blueprint import Blueprint

@@ -7,8 +7,8 @@ import subprocess
 import time
 from urllib.parse import urlsplit
 
+from common import StepFailed, say
 from components.caddyfile import HEALTH_PATH
-from offline.steps import StepFailed, say
 from tools.environment import pulumi
 from tools.host import is_on_aws
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from common import StepFailed, main_guard, say
 from components.aws.settings import AwsSettings
-from offline.steps import StepFailed, main_guard, say
 from stacks.aws_cli import AwsError, Found, aws
 from tools.ask import yes
 from tools.environment import pulumi

@@ -22,6 +22,7 @@ from typing import Any
 
 from advise.again import Piece, busiest
 from advise.load import HOUR
+from common import StepFailed, main_guard, say
 from components.code import Code
 from components.containers import NOBODY
 from components.engines import PORT, EngineSpec
@@ -30,7 +31,6 @@ from measure import report as reports
 from measure.levels import LEVELS, row
 from measure.report import Limits
 from measure.sweep import Sweep
-from offline.steps import StepFailed, main_guard, say
 from stacks.settings import RENDERED
 from tools.advise import midnight, requests_of
 from tools.environment import ROOT

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from review.changes import is_flip
 from review.drift import MAIL, lasting, unconfirmed
 from review.drift import drift as drift_words

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from review import history
 from review.events import Preview, parse
 from review.history import PREFIX, NoWayBack, Update

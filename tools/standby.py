@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common import StepFailed
 from components.engines import EngineSpec
 from components.labels import Labels
-from offline.steps import StepFailed
 from stacks.blueprint import Blueprint, blueprint
 from stacks.settings import PROJECT, Settings, SettingsError, from_files
 from switch.daemon import UNAVAILABLE

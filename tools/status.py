@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from tools import advice, port
 from tools.owner import look
 

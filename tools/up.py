@@ -13,10 +13,10 @@ import yaml
 
 import offline.clients
 import offline.images
+from common import StepFailed, cache_root, main_guard, say
 from components import pins
 from components.catalogue import MODELS, Folder
 from components.labels import Labels
-from offline.steps import StepFailed, cache_root, main_guard, say
 from stacks.blueprint import blueprint
 from stacks.owner import gone, missing
 from stacks.settings import PROJECT, SettingsError, from_files

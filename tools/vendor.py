@@ -9,8 +9,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from common import StepFailed, cache_root, say, unpack
 from components import pins
-from offline.steps import StepFailed, cache_root, say, unpack
 
 URL = "https://get.pulumi.com/releases/sdk"
 SILENCE_SECONDS = 20

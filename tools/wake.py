@@ -2,8 +2,8 @@
 
 import sys
 
+from common import StepFailed, main_guard, say
 from components.aws.settings import AwsSettings
-from offline.steps import StepFailed, main_guard, say
 from stacks.aws_cli import AwsError, aws
 from tools import owner
 from tools.host import on_aws

@@ -25,7 +25,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from offline.steps import StepFailed, main_guard
+from common import StepFailed, main_guard
 from switch.owner import ago
 from tools import rates
 from tools.status import switch_of

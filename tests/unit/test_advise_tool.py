@@ -17,7 +17,7 @@ from advise.capacity import capacity
 from advise.load import HOUR, Request, percentile
 from advise.rule import advise as advised
 from advise.rule import days
-from offline.steps import StepFailed
+from common import StepFailed
 from stacks.blueprint import blueprint
 from stacks.settings import Settings, from_files
 from tests.support.traffic import DAY, MONDAY, chance, log_lines, office, served

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from offline.steps import StepFailed
+from common import StepFailed
 from review.events import parse
 from review.plan import content
 from tools import environment, review, rollback

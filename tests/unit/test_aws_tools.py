@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from common import StepFailed
 from components.aws.settings import AwsSettings
-from offline.steps import StepFailed
 from stacks.aws_cli import AwsError, Found
 from stacks.aws_settings import PUBLIC_KEY
 from stacks.owner import known

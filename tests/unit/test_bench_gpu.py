@@ -26,10 +26,10 @@ from bench.gpu.shape import (
     tensors,
     tokens,
 )
+from common import StepFailed
 from components.catalogue import GIB, MODELS
 from components.engines import EngineSpec
 from components.gpu_memory import engine_sum
-from offline.steps import StepFailed
 from tests.support.project import free_port
 from tools.environment import ROOT
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from common import StepFailed
 from components.catalogue import FILE, MODELS, CatalogueError, OllamaTag, read
 from components.gpu_memory import GPUS, KINDS, Load, engine_sum
-from offline.steps import StepFailed
 from tools import model as tool
 
 SEVEN = {

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from common import StepFailed
 from components.aws import ci, permissions
 from components.aws.ci import Repository
-from offline.steps import StepFailed
 from tools import ci_setup
 from tools.environment import ROOT
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from offline.steps import StepFailed
+from common import StepFailed
 from tools import github, review
 from tools.environment import ROOT
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from offline.steps import StepFailed
+from common import StepFailed
 from tools import dashboard, down
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from offline.steps import StepFailed
+from common import StepFailed
 from parity.probes import PROBES, Reply, Subject, chosen, run
 from parity.table import differences, markdown, problem, read, table
 from stacks.blueprint import Blueprint, blueprint

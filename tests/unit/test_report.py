@@ -21,13 +21,13 @@ import pytest
 
 from advise.again import busiest
 from advise.load import Request
+from common import StepFailed
 from components.code import Code
 from components.proxy import WHEELS_MOUNT
 from measure import client, report
 from measure.levels import row
 from measure.report import Limits, claims, engine, markdown, page, served, verdict
 from measure.sweep import Sweep, here
-from offline.steps import StepFailed
 from stacks.blueprint import blueprint
 from stacks.settings import from_files
 from tests.support.project import free_port

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from offline.steps import StepFailed
+from common import StepFailed
 from review.changes import moves
 from review.differences import LONGEST_FULL
 from review.drift import MAIL, drift, lasting, unconfirmed

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import offline.tools
+from common import StepFailed
 from components import pins
-from offline.steps import StepFailed
 from tools import environment, vendor
 
 ANSWER = """#!/bin/sh
