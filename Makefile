@@ -4,13 +4,14 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up cli down adopt status watch dashboard usage advise report gc parity keys model ci-setup wake recover review apply drift rollback comment certificate fetch-review \
-  drift-issue test test-long test-agents check render clean-all lock venv
+  drift-issue test test-long test-agents check render clean-all lock venv venv-dev
 
 PYTHON ?= python3
 STACK ?= local
 CACHE := $(or $(CHANGEOVER_CACHE),$(HOME)/.cache/changeover)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
+COMPILE := $(VENV)/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate
 PYTEST := $(VENV)/bin/pytest -v --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export PIP_CACHE_DIR := $(CACHE)/pip
 export UV_CACHE_DIR := $(CACHE)/uv
@@ -96,7 +97,7 @@ fetch-review: venv ## CI: find the review of what is checked out (STACK=…)
 drift-issue: venv ## CI: one open issue while the stack has drifted (STACK=…)
 	@$(RUN) tools.github drift-issue "$$STACK"
 
-check: venv ## lint, types, unit tests: the fast part
+check: venv-dev ## lint, types, unit tests: the fast part
 	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/mypy --no-error-summary
 	@$(RUN) tools.render --check
@@ -107,11 +108,11 @@ test: check ## what a change has to pass, on the real engines
 	@$(RUN) tools.up --tests
 	@$(PYTEST) -m "not long" tests/engine tests/conformance
 
-test-long: venv ## more cases of what the tests show: more moments, and every field of a request at its extremes
+test-long: venv-dev ## more cases of what the tests show: more moments, and every field of a request at its extremes
 	@$(RUN) tools.up --tests
 	@$(PYTEST) -m long tests/engine tests/conformance
 
-test-agents: venv ## coding agents as they are, by the guide in docs/agents.md: for a new version of one (1.6 GB)
+test-agents: venv-dev ## coding agents as they are, by the guide in docs/agents.md: for a new version of one (1.6 GB)
 	@$(RUN) tools.up --tests
 	@$(RUN) offline.agents
 	@$(VENV)/bin/pytest -v tests/agents
@@ -122,17 +123,21 @@ render: venv ## write rendered/<stack>/, what a reviewer reads
 clean-all: venv ## remove what was built (refuses while a stack exists)
 	@$(RUN) tools.down --clean-all
 
-lock: venv ## bring the two lock files up to date with pyproject.toml
-	@$(VENV)/bin/uv pip compile --quiet pyproject.toml --group dev --generate-hashes --no-header --no-annotate \
-	  -o requirements.lock
-	@$(VENV)/bin/uv pip compile --quiet --group proxy --generate-hashes --no-header --no-annotate \
-	  --python-version 3.11 --python-platform linux -o proxy/requirements.lock
+lock: venv ## bring the three lock files up to date with pyproject.toml
+	@$(COMPILE) pyproject.toml -o requirements.lock
+	@$(COMPILE) pyproject.toml --group dev --constraints requirements.lock -o requirements-dev.lock
+	@$(COMPILE) --group proxy --python-version 3.11 --python-platform linux -o proxy/requirements.lock
 
-venv: $(VENV)/.synced
+venv: $(VENV)/.synced # what the program and the make targets need
+venv-dev: $(VENV)/.synced-dev # with what checks, tests and measurements need beside it
 
-$(VENV)/.synced: requirements.lock tools/uv.txt
-	@echo "Python: installing the packages of requirements.lock into $(VENV)"
+# An environment that is ready for tests stays so, whatever is made next.
+$(VENV)/.synced: LOCK = $(if $(wildcard $(VENV)/bin/pytest),requirements-dev.lock,requirements.lock)
+$(VENV)/.synced-dev: LOCK = requirements-dev.lock
+$(VENV)/.synced-dev: requirements-dev.lock
+$(VENV)/.synced $(VENV)/.synced-dev: requirements.lock tools/uv.txt
+	@echo "Python: installing the packages of $(LOCK) into $(VENV)"
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --require-hashes --no-deps -r tools/uv.txt
-	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
-	@touch $@
+	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes $(LOCK)
+	@touch $(VENV)/.synced $@

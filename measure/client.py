@@ -108,10 +108,14 @@ DOES: dict[str, Callable[[Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]
 }
 
 
+def here(plan: Mapping[str, Any]) -> Any:
+    """Asks from this process."""
+    return asyncio.run(DOES[plan["do"]](plan))
+
+
 def main() -> None:
     for line in sys.stdin:
-        plan = json.loads(line)
-        print(json.dumps(asyncio.run(DOES[plan["do"]](plan))), flush=True)
+        print(json.dumps(here(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """How a growing number of users is asked as, by whatever asks."""
 
-import asyncio
 import itertools
 import json
 import sys
@@ -8,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from measure import client
 from measure.levels import LEVELS, row
 from measure.meter import Meter
 
@@ -27,11 +25,6 @@ class Watch(Protocol):
     def __enter__(self) -> object: ...
 
     def __exit__(self, *raised: Any) -> None: ...
-
-
-def here(plan: Mapping[str, Any]) -> Any:
-    """Asks from this process."""
-    return asyncio.run(client.DOES[plan["do"]](plan))
 
 
 @dataclass

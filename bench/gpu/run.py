@@ -504,7 +504,8 @@ def post(path: str, body: Mapping[str, object]) -> tuple[int, int]:
 
 def sweep(run: Run, name: str, levels: Sequence[int]) -> None:
     """The levels of what serves; each is kept as soon as it is there."""
-    from measure.sweep import Sweep, here  # needs what travelled
+    from measure.client import here  # needs what travelled
+    from measure.sweep import Sweep
 
     spec = run.serving()
     asked = Sweep(

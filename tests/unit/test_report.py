@@ -25,9 +25,10 @@ from common import StepFailed
 from components.code import Code
 from components.proxy import WHEELS_MOUNT
 from measure import client, report
+from measure.client import here
 from measure.levels import row
 from measure.report import Limits, claims, engine, markdown, page, served, verdict
-from measure.sweep import Sweep, here
+from measure.sweep import Sweep
 from stacks.blueprint import blueprint
 from stacks.settings import from_files
 from tests.support.project import free_port
