@@ -10,7 +10,7 @@ switch=$(echo "$switches" | head -n 1)
 case $1 in
   own)
     [ -n "$switch" ] || { echo "the stack has no switch" && exit 1; }
-    # shellcheck disable=SC2086 # the ids are words
+    # shellcheck disable=SC2086,SC2153 # the ids are words, and $CHANGES is one of the step's own
     docker exec "$switch" python3 -m switch own --owner "$OWNER" --changes "$CHANGES" --instead "$INSTEAD" \
       --folder "$(pwd -P)" --machine "$(uname -n)" --containers $CONTAINERS
     ;;

@@ -3,6 +3,7 @@
 # $DRIVER or newer), Docker and its NVIDIA runtime, and a GPU that stays when systemd reloads; then grows the file
 # system at $DATA_MOUNT to its volume, and puts the probe of the endpoint's alarm there, which sends to $NAMESPACE in
 # $REGION. Gives up after $DEADLINE seconds, or at once where waiting can't help, with what the failing check said.
+# shellcheck disable=SC2016,SC2029 # who expands what, this machine or the host, is as it is meant each time
 set -u
 host=${DOCKER_HOST#ssh://}
 end=$(($(date +%s) + DEADLINE))

@@ -66,13 +66,6 @@ def test_the_configuration_on_the_host_is_what_is_rendered_and_a_key_that_stays(
     }
 
 
-def test_shellcheck_finds_nothing_in_its_script() -> None:
-    shellcheck = Path(sys.prefix) / "bin" / "shellcheck"
-    script = ROOT / "components/monitor_files.sh"
-    done = subprocess.run([shellcheck, "--shell=sh", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
 class Terminal:
     """Doubles of `docker port`, of `ssh` and of the person."""
 
