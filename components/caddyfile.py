@@ -18,9 +18,6 @@ from switch.answers import AS_DECLARED, EDITED
 HEALTH_PATH = "/healthz"
 """GET: 200 and an empty body while the edge itself lives."""
 
-ADMIN = "localhost:2019"
-"""Caddy's admin API, in the edge's container only."""
-
 MAX_HEAD = "64KiB"
 """Of a request's line and headers together: by itself Caddy would refuse 20 KiB. The proxy takes twice as
 much of RAM for each request that waits, so it is no more."""

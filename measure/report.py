@@ -18,7 +18,6 @@ FILES = ("report.json", "report.md", "report.html")
 ABOUT = 0.9
 """The part of a claim with `~` that is enough."""
 CLAIMED_ON = "a T4 with a 7B model"
-WAYS = ("GPU %", "W", "MiB")
 
 
 @dataclass(frozen=True)
