@@ -50,7 +50,7 @@ def alerts(watched: Watched) -> Sequence[Alert]:
     """Those of a stack."""
     status = f"make status STACK={watched.stack}"
     return (
-        *_requests(watched, status),
+        *_requests(status),
         *_changes(watched, status),
         *_parts(status),
         *(_vllm(status) if watched.vllm else ()),
@@ -59,7 +59,7 @@ def alerts(watched: Watched) -> Sequence[Alert]:
     )
 
 
-def _requests(watched: Watched, status: str) -> Sequence[Alert]:
+def _requests(status: str) -> Sequence[Alert]:
     errors = 'sum(increase(changeover_requests_total{status=~"5.."}[5m]))'
     every = "sum(increase(changeover_requests_total[5m]))"
     quantile = "histogram_quantile(0.95, sum by (le) (increase(changeover_first_byte_seconds_bucket[10m])))"
