@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -61,6 +63,14 @@ def test_the_packages_of_those_who_test_nothing_are_all_that_is_imported() -> No
                     each.lower().replace("_", "-") for each in distributions.get(name.split(".")[0], [])
                 }
                 assert not brings or brings & locked, f"{file.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("module", ["tools.touched", "tools.docker_engine"])
+def test_what_runs_before_anything_is_installed_needs_no_package(module: str) -> None:
+    """As in `.ci/run` and in the workflows."""
+    command = [sys.executable, "-S", "-c", f"import {module}"]  # without what is in the virtual environment
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("folder", ["client", "agent"])
