@@ -80,7 +80,7 @@ def problem(
     content: Mapping[str, Any] | None, engines: Mapping[str, str], accepted: Sequence[str], stack: str
 ) -> str:
     """Why a stack that demands parity can't be changed with this table, and what to type; or nothing."""
-    probe = f"Type: make parity STACK={stack}"
+    probe = f"Run: make parity STACK={stack}"
     if content is None:
         return f"rendered/{stack}/parity.json does not exist. {probe}"
     if names(content) != dict(engines):

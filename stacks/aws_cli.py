@@ -64,7 +64,7 @@ class Found:
 def aws(region: str, *words: str, seconds: float = 60) -> Any:
     """The JSON that `aws` answers within `seconds`; None where it answers nothing. Raises AwsError."""
     if shutil.which("aws") is None:
-        raise AwsError("there is no `aws` command here. Install AWS's CLI, version 2")
+        raise AwsError("there is no `aws` command here. Install version 2 of the AWS CLI")
     try:
         done = subprocess.run(
             ["aws", *words, "--region", region, "--output", "json"],
@@ -74,7 +74,7 @@ def aws(region: str, *words: str, seconds: float = 60) -> Any:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise AwsError(f"`aws {words[0]} {words[1]}` said nothing for {seconds:.0f} s") from None
+        raise AwsError(f"`aws {words[0]} {words[1]}` did not answer within {seconds:.0f} s") from None
     if done.returncode != 0:
         raise AwsError(f"`aws {words[0]} {words[1]}` failed: {done.stderr.strip()}")
     return json.loads(done.stdout) if done.stdout.strip() else None

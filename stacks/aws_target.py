@@ -76,8 +76,8 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
             there = _host(found, config, wanted, labels)
         except TargetError as error:
             pulumi.warn(
-                f"no SSH to {found.instance} ({error}). An update waits for it where it is new. If it does "
-                f"not come: make recover STACK={settings.stack}"
+                f"SSH does not reach {found.instance} ({error}). If the instance is new, an update waits for "
+                f"it. If it does not come up: make recover STACK={settings.stack}"
             )
     if there is not None:
         ours.check(state, there, plan, labels, ANY)
@@ -128,18 +128,18 @@ def check_known(found: Found, state: Known, region: str, stack: str) -> None:
 def not_ours(instances: Sequence[str], state: Known, region: str, stack: str) -> str:
     """That instances of the stack belong to another state, and what to type."""
     broke_off = (
-        " Where an update of this state broke off while it made it, end it, with its spot request if it has "
-        f"one: sh components/aws/spot.sh these {region} {' '.join(instances)} sir-…"
+        " If an update of this state was interrupted while it made it, terminate it, with its spot request "
+        f"if it has one: sh components/aws/spot.sh these {region} {' '.join(instances)} sir-…"
         if state.key
         else ""
     )
     return (
         f"this AWS account has an instance of the stack `{stack}`, {' and '.join(instances)}, and this state "
-        "does not know it: it belongs to another state, or to a newer one than this. Nothing was changed. "
-        "Use that one (name its place in CHANGEOVER_BACKEND), or make another stack beside it: cp "
-        f"Pulumi.{stack}.yaml Pulumi.mine.yaml, and make up STACK=mine.{broke_off} A stack on AWS can't be "
-        "adopted: where its state is lost, snapshot its data volume, end by hand what it has, and make it "
-        "anew with `dataSnapshot`"
+        "does not know it: it belongs to another state, or to a newer copy of this one. Nothing was changed. "
+        "Use that one (name its place in CHANGEOVER_BACKEND), or make a second stack beside it: cp "
+        f"Pulumi.{stack}.yaml Pulumi.mine.yaml, and then make up STACK=mine.{broke_off} A stack on AWS can't "
+        "be adopted: if its state is lost, snapshot its data volume, delete by hand what it has, and create "
+        "it again with `dataSnapshot`"
     )
 
 
@@ -154,8 +154,9 @@ def left_over(found: Found) -> str:
     if not parts:
         return ""
     return (
-        f"AWS has of this stack, and this state does not know: {'; '.join(parts)}. It costs money, and "
-        "nothing uses it. An update cancels the requests and ends their instances (left-over-spot)."
+        f"AWS has these of this stack, which this state does not know: {'; '.join(parts)}. They cost money, "
+        "and nothing uses them. An update cancels the requests and terminates their instances "
+        "(left-over-spot)."
     )
 
 
@@ -164,8 +165,9 @@ def unconfirmed(state: Known) -> str:
     if not state.unconfirmed:
         return ""
     return (
-        f"AWS waits for {', '.join(state.unconfirmed)} to confirm the alarms' mail (as of the last refresh); "
-        "until then no alarm reaches anybody. Follow the link in AWS's mail, and then type: pulumi refresh"
+        f"AWS waits for {', '.join(state.unconfirmed)} to confirm the subscription to the alarms (as of the "
+        "last refresh); until then no alarm reaches anybody. Follow the link in AWS's mail, and then run: "
+        "pulumi refresh"
     )
 
 
@@ -179,14 +181,14 @@ def check_subnet(wanted: AwsSettings) -> None:
         raise TargetError(f"changeover:subnetId: {error}\nNothing was changed.") from None
     if zone != wanted.zone:
         raise TargetError(
-            f"changeover:subnetId: {wanted.subnet_id} is in {zone}, and zone is {wanted.zone}; nothing was "
-            f"changed. Allowed: a subnet in the zone. Type: pulumi config set subnetId …, or pulumi config "
-            f"set zone {zone}"
+            f"changeover:subnetId: {wanted.subnet_id} is in {zone}, but the setting zone is {wanted.zone}; "
+            "nothing was changed. Allowed: a subnet in that zone. Run: pulumi config set subnetId …, or "
+            f"pulumi config set zone {zone}"
         )
     if vpc != wanted.vpc_id:
         raise TargetError(
-            f"changeover:subnetId: {wanted.subnet_id} is in {vpc}, and vpcId is {wanted.vpc_id}; nothing was "
-            f"changed. Allowed: a subnet of the VPC. Type: pulumi config set vpcId {vpc}"
+            f"changeover:subnetId: {wanted.subnet_id} is in {vpc}, but the setting vpcId is {wanted.vpc_id}; "
+            f"nothing was changed. Allowed: a subnet of that VPC. Run: pulumi config set vpcId {vpc}"
         )
 
 
@@ -207,7 +209,7 @@ def check_image(
         raise TargetError(f"{error}\nNothing was changed.") from None
     if size > instance_types.ROOT_GIB:
         raise TargetError(
-            f"the machine image {image} has a root volume of {size} GiB, and a stack's has "
+            f"the machine image {image} needs a root volume of {size} GiB, and a stack's has "
             f"{instance_types.ROOT_GIB}; nothing was changed. Raise ROOT_GIB in "
             "components/instance_types.py, or use another image: pulumi config set ami ami-…"
         )
@@ -247,9 +249,9 @@ def check_volume(found: Found, wanted: AwsSettings) -> None:
         return
     if wanted.data_gib < least:
         raise TargetError(
-            f"changeover:dataVolumeGiB: {wanted.data_gib}, and {what} has {least}, which AWS makes no "
-            f"smaller; nothing was changed. Allowed: {least} or more. Type: pulumi config set dataVolumeGiB "
-            f"{least}"
+            f"changeover:dataVolumeGiB: {wanted.data_gib} cannot work; {what} has {least} GiB, and AWS makes "
+            f"no volume smaller; nothing was changed. Allowed: {least} or more. Run: pulumi config set "
+            f"dataVolumeGiB {least}"
         )
 
 
@@ -264,14 +266,14 @@ def quota(wanted: AwsSettings) -> str:
     try:
         has = aws_cli.quota(wanted.region, name)
     except AwsError:
-        return f"{text}; what the account has can't be read with these credentials"
+        return f"{text}; these credentials may not read what the account has"
     if has is None:
         return f"{text}; AWS lists no such quota there"
     if has >= need:
-        return f"{text}; the account has {has:g}, used ones included"
+        return f"{text}; the account has {has:g}, including those in use"
     return (
         f"{text}, and the account has {has:g}: AWS will refuse the instance. Ask for more in the console of "
-        "Service Quotas; it takes hours to days"
+        "Service Quotas; that takes hours to days"
     )
 
 
@@ -285,13 +287,13 @@ def check(
     if found.instance is None:
         if found.volumes:
             return [
-                "the stack has a volume and no instance. If it was deployed before, its instance is gone: "
-                f"make recover STACK={stack}"
+                "the stack has a data volume and no instance. If it was deployed before, its instance is "
+                f"gone: make recover STACK={stack}"
             ]
         return []
     if found.state in ("stopping", "stopped"):
         spot = (
-            " (where a spot interruption stopped it, AWS alone starts it again)"
+            " (if a spot interruption stopped it, only AWS can start it again)"
             if found.tags.get("Spot") == "yes"
             else ""
         )
@@ -310,13 +312,13 @@ def check(
         return [
             f"this replaces the instance {found.instance}, since {reasons}. The endpoint is down until the "
             "new one has booted and an engine has loaded. Its address stays, and so does the data volume "
-            "(weights, images, certificates) unless it says otherwise before."
-            + (f" The new one is empty; {fetch}." if empty(found, wanted) else "")
+            "(weights, images, certificates), unless a reason above says otherwise."
+            + (f" The new data volume is empty; {fetch}." if empty(found, wanted) else "")
         ]
     if found.type != wanted.instance.name:
         return [
-            f"this stops the instance {found.instance} and starts it as {wanted.instance.name}, which was "
-            f"{found.type}. The endpoint is down meanwhile, for some minutes."
+            f"this stops the instance {found.instance}, a {found.type}, and starts it as "
+            f"{wanted.instance.name}. The endpoint is down meanwhile, for some minutes."
         ]
     return []
 
@@ -326,8 +328,8 @@ def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> 
     why = []
     if found.zone != wanted.zone:
         why.append(
-            f"the zone changes from {found.zone} to {wanted.zone} (a data volume is bound to its zone: the "
-            "new one is empty, weights are fetched again, and the stack's own CA is another, unless "
+            f"the zone changes from {found.zone} to {wanted.zone} (a data volume cannot leave its zone: the "
+            "new one is empty, weights are fetched again, and the stack gets a new CA of its own, unless "
             "`dataSnapshot` names a snapshot of the old one)"
         )
     if wanted.spot and found.type != wanted.instance.name:
@@ -335,7 +337,7 @@ def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> 
     words = {
         "Boot": "the boot script changed",
         "Spot": "`spot` changed",
-        "Data": "the data volume is made anew",
+        "Data": "the data volume is created again",
         "Key": "the deployer's SSH key changed",
     }
     for tag, now in identity.items():
@@ -362,7 +364,9 @@ def price(found: Found, wanted: AwsSettings) -> str:
 def _look(wanted: AwsSettings, labels: Labels, mine: str | None) -> Found:
     needed = ["ssh", "docker", *(["session-manager-plugin"] if wanted.access == "ssm" else [])]
     if missing := [name for name in needed if shutil.which(name) is None]:
-        raise TargetError(f"target aws needs these programs here: {', '.join(missing)}. Install them.")
+        raise TargetError(
+            f"target aws needs these programs on this machine: {', '.join(missing)}. Install them."
+        )
     try:
         return aws_cli.look(wanted.region, labels, mine)
     except AwsError as error:
@@ -376,7 +380,7 @@ def _host(found: Found, config: str, wanted: AwsSettings, labels: Labels) -> own
     """What the instance has of the stack. Raises TargetError where no SSH gets through to it."""
     name = found.instance if wanted.access == "ssm" else found.address
     if not name:
-        raise TargetError("it has no public address")
+        raise TargetError("the instance has no public address")
     with DockerLook(SOCKET, ("ssh", "-F", config, name)) as look:
         return look.stack(labels)
 

@@ -145,8 +145,8 @@ class DockerLook(http.client.HTTPConnection):
         images = self("/images/json")
         if not images:
             raise TargetError(
-                f"the volume {journal} can't be read: the Docker host has no image to make a container of. "
-                "Type: docker pull busybox"
+                f"the volume {journal} can't be read: the Docker host has no image from which a container "
+                "could be made. Run: docker pull busybox"
             )
         spec = {
             "Image": images[0]["Id"],

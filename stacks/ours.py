@@ -65,9 +65,9 @@ def check(state: Known, found: Found, plan: Blueprint, labels: Labels, instead: 
     text = owner.gone(lost, [spec.weights for spec in plan.specs], labels)
     if refreshes() is False:
         raise TargetError(
-            f"{text}. {owner.NOTHING} Type: pulumi up --refresh --stack {labels.stack}, which makes it again"
+            f"{text}. {owner.NOTHING} Run: pulumi up --refresh --stack {labels.stack}, which creates it again"
         )
-    pulumi.warn(f"{text}. A refresh (pulumi up --refresh) makes it again.")
+    pulumi.warn(f"{text}. A refresh (pulumi up --refresh) creates it again.")
 
 
 def refills(state: Known, found: Found, plan: Blueprint, labels: Labels) -> dict[str, str]:

@@ -134,18 +134,19 @@ def refusal(state: Known, host: Found, labels: Labels, *, instead: str = "") -> 
         (was, *_) = sorted(names)
         was = was.removeprefix(f"{labels.project}-")
         return (
-            f"this state is of the stack `{was}`, and it is called `{stack}` now; its name is in all that "
-            f"the stack has on its host, its weights included. {NOTHING} Name it as before: "
-            f"pulumi stack rename {was}. For another stack beside it, after that: pulumi stack init {stack}"
+            f"this state belongs to the stack `{was}`, which is called `{stack}` now; the old name is part "
+            f"of everything that the stack has on its host, its weights included. {NOTHING} Give it its old "
+            f"name back: pulumi stack rename {was}. For a second stack beside it, after that: pulumi stack "
+            f"init {stack}"
         )
     if (other := whose(state, host)) and instead not in (other, ANY):
         return _another(other, host, stack)
     older = _older(state, host)
     if older and not (host.owner and host.owner.id == instead):
         return (
-            f"this state of stack `{stack}` is older than the host: {older}. {_serving(host)}"
-            f"{NOTHING} Use the newer state (there: pulumi stack export --file s.json; here: pulumi stack "
-            f"import --file s.json), or, where it is lost: make adopt STACK={stack}"
+            f"this state of stack `{stack}` is older than the host: {older}. {_serving(host)}{NOTHING} Use "
+            "the newer state (where it is: pulumi stack export --file s.json; here: pulumi stack import "
+            f"--file s.json), or, where it is lost: make adopt STACK={stack}"
         )
     return ""
 
@@ -157,11 +158,14 @@ def _older(state: Known, host: Found) -> str:
         return ""
     said = f"{_from(record)} at {day(record.at)}"
     if (state.changes or 0) < record.changes:
-        return f"it counts {state.changes or 0} changes, and a newer copy of it {record.changes}, made {said}"
+        return (
+            f"it counts {state.changes or 0} changes, and a newer copy of it, used {said}, counts "
+            f"{record.changes}"
+        )
     ours = {each.id for each in state.things}
     for each in host.things:
         if each.id in record.containers and each.id not in ours:
-            return f"it does not know the {each.role} that is there, which a newer copy of it has made {said}"
+            return f"it does not know the {each.role} that is there, which a newer copy of it made {said}"
     return ""
 
 
@@ -176,14 +180,15 @@ def _another(other: str, host: Found, stack: str) -> str:
             f"{_from(record)} at {day(record.at)}"
         )
     else:
-        whose = "belongs to another state; which one was not written down when it was made"
+        whose = "belongs to another state; which one was not recorded when the stack was made"
     lines = [
-        f"the stack `{stack}` on this Docker host {whose}. {_serving(host)}{NOTHING} One of these:",
-        "its own state: go to that folder, or name the place of its state in CHANGEOVER_BACKEND",
-        f"another stack beside it: cp Pulumi.{stack}.yaml Pulumi.mine.yaml, another `port` in that file, and "
-        "make up STACK=mine",
-        f"take it over, where its state is lost; weights stay and requests wait: make adopt STACK={stack}",
-        f"take it away: make down STACK={stack} OWNER={other}",
+        f"the stack `{stack}` on this Docker host {whose}. {_serving(host)}{NOTHING} You can do one of "
+        "these:",
+        "use its own state: go to that folder, or name the place of its state in CHANGEOVER_BACKEND",
+        f"make a second stack beside it: cp Pulumi.{stack}.yaml Pulumi.mine.yaml, set another `port` in "
+        "that file, and run make up STACK=mine",
+        f"take it over, if its state is lost; weights stay and requests wait: make adopt STACK={stack}",
+        f"remove it: make down STACK={stack} OWNER={other}",
     ]
     return "\n  ".join(lines)
 
@@ -193,7 +198,7 @@ def _from(record: Owner) -> str:
 
 
 def _serving(host: Found) -> str:
-    return f"There, {host.serves}. " if host.serves else ""
+    return f"On it, {host.serves}. " if host.serves else ""
 
 
 def missing(state: Known, host: Found) -> tuple[Thing, ...]:
@@ -212,7 +217,8 @@ def gone(things: Iterable[Thing], weights: Iterable[Weights], labels: Labels) ->
     if lost:
         size = sum(each.need_bytes for each in lost) / GIB
         again = (
-            f"; with them the weights of {' and '.join(each.kind for each in lost)}, {size:.1f} GiB to fetch"
+            f", and with them the weights of {' and '.join(each.kind for each in lost)}, {size:.1f} GiB to "
+            "fetch"
         )
     return f"Missing on the Docker host: {names}{again}"
 

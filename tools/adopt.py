@@ -45,9 +45,9 @@ def _docker(*words: str, check: bool = True) -> str:
 def whose(stack: str, state: Known, host: Found) -> str:
     """The owner whose place is to be taken. Raises StepFailed where there is none."""
     if not host.owner and not any(each.kind != "volume" for each in host.things):
-        raise StepFailed(f"no stack `{stack}` is on this Docker host: nothing to adopt. Type: make up")
+        raise StepFailed(f"no stack `{stack}` is on this Docker host: nothing to adopt. Run: make up")
     if not owner.refusal(stack, state, host) and not _unknown(state, host):
-        raise StepFailed(f"the stack `{stack}` here is this state's already. Type: make up STACK={stack}")
+        raise StepFailed(f"the stack `{stack}` here is this state's already. Run: make up STACK={stack}")
     return host.owner.id if host.owner else owners.UNKNOWN
 
 
@@ -101,7 +101,7 @@ def adopt(stack: str) -> None:
         _preview(stack)
     serves = f"{host.serves}. " if host.serves else ""
     say(f"The stack `{stack}` here belongs to the state {theirs}. {serves}Requests wait while one starts.")
-    alone = f"nothing was changed: nobody can be asked here. Type: YES=1 make adopt STACK={stack}"
+    alone = f"nothing was changed: nobody can be asked here. Run: YES=1 make adopt STACK={stack}"
     if not yes("Take it over? The other state can't change it any more.", alone):
         raise StepFailed("nothing was changed")
     if copied and owners.missing(state, host):  # what an older copy knows is not there any more

@@ -86,7 +86,7 @@ def requests_of(stack: str, since: float) -> tuple[list[Request], float | None]:
     if done.returncode != 0:
         why = done.stderr.decode(errors="replace").strip()
         if "No module named proxy.traffic" in why:
-            why = f"it is of an older version. Type: pulumi up --stack {stack}"
+            why = f"it is of an older version. Run: pulumi up --stack {stack}"
         raise StepFailed(f"{proxy} can't read its log: {why}")
     *lines, end = (json.loads(line) for line in gzip.decompress(done.stdout).splitlines())
     return [request(line) for line in lines], end["since"]

@@ -58,7 +58,7 @@ def backend() -> str:
     where = os.environ.get(environment.BACKEND, "")
     parts = urlsplit(where)
     name = parts.netloc or "NAME"
-    how = f"Type: export {environment.BACKEND}='s3://{name}?region=…', and make ci-setup"
+    how = f"Run: export {environment.BACKEND}='s3://{name}?region=…', and make ci-setup"
     if parts.scheme != "s3":
         raise StepFailed(f"CI needs a state that it can reach. {how}")
     if not parse_qs(parts.query).get("region"):
@@ -75,7 +75,7 @@ def key_alias(names: list[str], root: Path) -> str:
         if found:
             return found[1]
     raise StepFailed(
-        "no stack's secrets are kept by a key of AWS. Type: pulumi stack init prod "
+        "no stack's secrets are kept by a key of AWS. Run: pulumi stack init prod "
         '--secrets-provider="awskms://alias/changeover?region=…"'
     )
 

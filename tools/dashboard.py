@@ -53,7 +53,7 @@ def dashboard(stack: str) -> None:
         if f"no monitor of stack `{stack}`" not in str(error):
             raise
         raise StepFailed(
-            f"no monitor of stack `{stack}` runs. Type: pulumi config set monitor true --stack {stack} && "
+            f"no monitor of stack `{stack}` runs. Run: pulumi config set monitor true --stack {stack} && "
             f"pulumi up --stack {stack}"
         ) from None
     port = published(container)

@@ -18,7 +18,7 @@ def gc(stack: str) -> None:
         raise StepFailed(f"nothing was freed {named.stderr.strip()}".strip())
     if CAN_GO not in named.stdout:
         return
-    alone = f"nothing was freed: nobody can be asked here. Type: YES=1 make gc STACK={stack}"
+    alone = f"nothing was freed: nobody can be asked here. Run: YES=1 make gc STACK={stack}"
     if not yes("Free these?", alone):
         say("Nothing was freed.")
         return

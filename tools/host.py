@@ -57,7 +57,7 @@ def reach(stack: str, mine: str | None) -> None:
     found = look(stack, settings, mine)
     if found.state != "running":
         raise StepFailed(
-            f"the instance of stack `{stack}` is {found.state or 'not there'}. Type: make "
+            f"the instance of stack `{stack}` is {found.state or 'not there'}. Run: make "
             f"{'recover' if found.instance is None else 'wake'} STACK={stack}"
         )
     config = ssh_config(stack)

@@ -67,21 +67,21 @@ def trouble(stack: str) -> str:
     """What is wrong with the port, and what to type; empty: it answers. Raises StepFailed."""
     container = edge(stack)
     if not container:
-        return f"the edge is gone, so nothing listens. Type: make up STACK={stack}"
+        return f"the edge is gone, so nothing listens. Run: make up STACK={stack}"
     inspect = ["docker", "inspect", "--format", "{{.State.Running}}", container]
     if subprocess.run(inspect, capture_output=True, text=True, check=False).stdout.strip() != "true":
-        return f"the edge {container} is stopped. Type: docker start {container} (or make up STACK={stack})"
+        return f"the edge {container} is stopped. Run: docker start {container} (or make up STACK={stack})"
     url = address(stack, container)
     if not url:
-        return f"the edge {container} publishes no port. Type: make up STACK={stack}"
+        return f"the edge {container} publishes no port. Run: make up STACK={stack}"
     if not (why := silence(url)):
         return ""
     text = f"port {urlsplit(url).netloc} does not answer ({why})"
     if not is_on_aws(stack):
         return (
             f"{text}, while {container} runs: Docker's forwarder of the port takes nothing any more, as when "
-            "more connections came than it may open files for. "
-            f"Type: docker restart {container} (or make up STACK={stack})"
+            f"more connections came than it may open files for. Run: docker restart {container} (or make up "
+            f"STACK={stack})"
         )
     if why == LATE:
         say(f"Note: {text} from this machine; its security group lets in `allowedCidrs` only.")

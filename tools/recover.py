@@ -52,7 +52,7 @@ def without(resources: Collection[Mapping[str, Any]], gone: Collection[str]) -> 
 
 
 def _ask(question: str, stack: str) -> None:
-    alone = f"nothing was changed: nobody can be asked here. Type: YES=1 make recover STACK={stack}"
+    alone = f"nothing was changed: nobody can be asked here. Run: YES=1 make recover STACK={stack}"
     if not yes(question, alone):
         raise StepFailed("nothing was changed")
 
@@ -124,8 +124,8 @@ def _data_is_lost(settings: AwsSettings, volume: str, stack: str) -> None:
             f"pulumi config set dataSnapshot {newest[0][0]}, then the same again; or " if newest else ""
         )
         raise StepFailed(
-            f"the data volume {volume} is gone too: weights, images, certificates. Nothing was changed. "
-            f"Type: {from_snapshot}DATA=new make recover STACK={stack}"
+            f"the data volume {volume} is gone too: weights, images, certificates. Nothing was changed. Run: "
+            f"{from_snapshot}DATA=new make recover STACK={stack}"
         )
 
 
@@ -138,7 +138,7 @@ def recover(stack: str) -> None:
     resources = exported["deployment"].get("resources") or []
     instance, data = one(resources, INSTANCE), one(resources, DATA)
     if instance is None:
-        raise StepFailed(f"the state of stack `{stack}` has no instance. Type: pulumi up --stack {stack}")
+        raise StepFailed(f"the state of stack `{stack}` has no instance. Run: pulumi up --stack {stack}")
     found = look(stack, settings, instance["id"])
     if found.strangers:
         raise StepFailed(
@@ -153,7 +153,7 @@ def recover(stack: str) -> None:
             return
         else:
             raise StepFailed(
-                f"{found.instance} is {found.state}, not gone. Type: make wake STACK={stack}; if it can't "
+                f"{found.instance} is {found.state}, not gone. Run: make wake STACK={stack}; if it can't "
                 f"start: REPLACE=1 make recover STACK={stack}"
             )
     elif found.instance == instance["id"]:

@@ -91,7 +91,7 @@ def rendered_of(root: Path, stack: str) -> str:
     except SettingsError as error:
         raise StepFailed(str(error)) from None
     if names:
-        raise StepFailed(f"rendered/{stack}/ is stale: {', '.join(names)}. Type: make render")
+        raise StepFailed(f"rendered/{stack}/ is stale: {', '.join(names)}. Run: make render")
     files = sorted((root / RENDERED / stack).iterdir())
     return _digest(*(part for file in files for part in (file.name, file.read_text())))
 
@@ -221,10 +221,10 @@ def read_review(stack: str, folder: Path) -> tuple[Bound, str]:
         bound = Bound(**json.loads((folder / BOUND).read_text()))
         text = (folder / TEXT).read_text()
     except FileNotFoundError:
-        raise StepFailed(f"there is no review in {folder}. Type: make review STACK={stack}") from None
+        raise StepFailed(f"there is no review in {folder}. Run: make review STACK={stack}") from None
     except (TypeError, ValueError):
         raise StepFailed(
-            f"the review in {folder} is of another version of Changeover, or damaged. Type: make review "
+            f"the review in {folder} is of another version of Changeover, or damaged. Run: make review "
             f"STACK={stack}"
         ) from None
     for name, said, there in (
@@ -234,7 +234,7 @@ def read_review(stack: str, folder: Path) -> tuple[Bound, str]:
         if said != there:
             raise StepFailed(
                 f"{folder / name} is not the one that was reviewed ({said} → {there}); nothing was changed. "
-                f"Type: make review STACK={stack}"
+                f"Run: make review STACK={stack}"
             )
     return bound, text
 
@@ -297,7 +297,7 @@ def main() -> None:
         given = os.environ.get("REVIEW")
         if not given:
             raise StepFailed(
-                f"which review? Type: make apply STACK={asked.stack} REVIEW=reviews/{asked.stack}"
+                f"which review? Run: make apply STACK={asked.stack} REVIEW=reviews/{asked.stack}"
             )
         apply(asked.stack, Path(given).resolve())
 

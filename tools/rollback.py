@@ -45,7 +45,7 @@ def worktree(commit: str, stack: str) -> Iterator[Path]:
         git("worktree", "add", "--detach", "--force", str(folder), commit)
     except StepFailed as error:
         raise StepFailed(
-            f"the commit {commit[:10]}, which ran then, is not in this clone. Type: git fetch --unshallow, "
+            f"the commit {commit[:10]}, which ran then, is not in this clone. Run: git fetch --unshallow, "
             f"or fetch the branch that holds it.\n{error}"
         ) from None
     try:

@@ -29,7 +29,7 @@ FOLLOW_SECONDS = 5
 """Well below the switch's lease, of which each `follow` asks for more."""
 TAKEN_BACK = (
     "the switch took the change back while the standby had its turn, so there is no result; why is above, or "
-    "in `make status`. Type the same again"
+    "in `make status`. Run the same command again"
 )
 
 
@@ -60,7 +60,7 @@ class Host:
         prefix = f"{self.labels.name(spec.name)}-"
         found = [name for name in self.containers("engine") if name.startswith(prefix)]
         if len(found) != 1:
-            raise StepFailed(f"the settings give {spec.name}, and it is not on this host. Type: pulumi up")
+            raise StepFailed(f"the settings give {spec.name}, and it is not on this host. Run: pulumi up")
         return found[0]
 
     def switch(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -196,8 +196,8 @@ def waits(both: Pair, took: float, doing: str, *, at_most: bool = False) -> None
     )
     if expected > budget:
         raise StepFailed(
-            f"the proxy lets them wait {budget} s (holdBudgetSeconds), so this was not begun. "
-            f"Type: pulumi config set holdBudgetSeconds {2 * expected:.0f} && pulumi up"
+            f"the proxy lets them wait {budget} s (holdBudgetSeconds), so this was not begun. Run: pulumi "
+            f"config set holdBudgetSeconds {2 * expected:.0f} && pulumi up"
         )
 
 

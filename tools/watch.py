@@ -109,7 +109,7 @@ def _read(line: str) -> dict[str, Any] | str:
     try:
         said: dict[str, Any] = json.loads(line)
     except ValueError:
-        return f"the switch said {line.strip()!r}. Is it of another version? Type: pulumi up"
+        return f"the switch said {line.strip()!r}. Is it of another version? Run: pulumi up"
     return str(said["error"]) if "error" in said else said
 
 

@@ -294,7 +294,7 @@ def test_an_unreachable_host_is_said_in_the_preview_with_what_brings_it_back(
         said = str(error)
     finally:
         agent.write_text(process)
-    assert f"no SSH to {host.instance}" in said
+    assert f"SSH does not reach {host.instance}" in said
     assert "make recover STACK=dev" in said
     assert "Traceback" not in said
 
@@ -612,7 +612,7 @@ def test_make_recover_brings_an_instance_back_that_was_terminated_by_hand(
         said = project.pulumi("preview")
     except CommandFailed as error:  # what then asks the host may fail
         said = str(error)
-    assert "and this state does not know: the spot request sir-" in said
+    assert "which this state does not know: the spot request sir-" in said
     said = project.tool("recover")
     assert f"The instance {old.instance} is gone." in said
     assert "Lost: the instance, and requests until it is back." in said

@@ -64,7 +64,9 @@ def refused_and_nothing_changed(project: AwsProject, refusal: CommandFailed, wri
 
 def test_an_existing_subnet_in_another_zone_is_refused_before_anything_exists(project: AwsProject) -> None:
     project.configure(zone="us-east-1b")
-    with pytest.raises(CommandFailed, match="is in us-east-1a, and zone is us-east-1b; nothing was changed"):
+    with pytest.raises(
+        CommandFailed, match="is in us-east-1a, but the setting zone is us-east-1b; nothing was changed"
+    ):
         project.pulumi("preview")
     project.configure(zone=None)
 

@@ -207,7 +207,7 @@ def test_an_edge_that_is_stopped_or_gone_is_said_by_status(checkout: Path) -> No
         "ps", *FILTERS, "--filter", "label=changeover.role=edge", "--format", "{{.Names}}"
     ).split()
     docker("stop", edge)
-    assert f"the edge {edge} is stopped. Type: docker start {edge}" in shell(
+    assert f"the edge {edge} is stopped. Run: docker start {edge}" in shell(
         checkout, "make status", fails=True
     )
     docker("start", edge)

@@ -190,7 +190,7 @@ def test_a_stale_rendering_is_no_review(team: Team) -> None:
     file = team.clone / "rendered" / STACK / "tensorzero.toml"
     before = file.read_text()
     file.write_text(before.replace("630000", "500000"))
-    assert f"rendered/{STACK}/ is stale: tensorzero.toml. Type: make render" in team.make("review", fails=2)
+    assert f"rendered/{STACK}/ is stale: tensorzero.toml. Run: make render" in team.make("review", fails=2)
     file.write_text(before)
 
 

@@ -106,7 +106,7 @@ def test_without_requests_it_says_so_and_others_show_nothing(
 
 def test_a_proxy_of_an_older_version_is_named(log: Path, tmp_path: Path) -> None:
     (tmp_path / "bin" / "docker").write_text("#!/bin/sh\necho 'No module named proxy.traffic' >&2\nexit 1\n")
-    with pytest.raises(StepFailed, match=r"of an older version\. Type: pulumi up --stack local"):
+    with pytest.raises(StepFailed, match=r"of an older version\. Run: pulumi up --stack local"):
         advise.requests_of("local", 0)
 
 

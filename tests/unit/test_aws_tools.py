@@ -280,7 +280,7 @@ def test_an_instance_that_this_state_did_not_make_is_let_sleep(world: World) -> 
     for other in (None, "i-another"):
         world.state = replace(world.state, instance=other)
         with pytest.raises(
-            StepFailed, match=r"belongs to another state, or to a newer one than this\. Nothing"
+            StepFailed, match=r"belongs to another state, or to a newer copy of this one\. Nothing"
         ):
             wake.wake("dev")
     assert world.aws == []

@@ -501,7 +501,7 @@ def test_a_standby_that_is_taken_away_leaves_no_report(
         return 0
 
     monkeypatch.setattr(made, "follow", lambda container: (follow if made.ready else once)(container))
-    with pytest.raises(StepFailed, match=r"took the change back .* Type the same again"):
+    with pytest.raises(StepFailed, match=r"took the change back .* Run the same command again"):
         tool.report("local", tmp_path, options())
     assert made.told == ["prepare", "abandon"]
     assert not (tmp_path / "rendered").exists()
