@@ -62,8 +62,8 @@ def refused_count(load: Load) -> Refusal | None:
         key="gpuCount",
         value=load.gpu.count,
         why=(
-            f"vLLM divides {model.attention_heads} attention heads and {model.kv_heads} KV heads of "
-            f"{model.name} among the GPUs"
+            f"vLLM has to divide {model.attention_heads} attention heads and {model.kv_heads} KV heads of "
+            f"{model.name} evenly among the GPUs"
         ),
         choices=[Choice("gpuCount", str(count)) for count in counts(load)],
     )
@@ -76,15 +76,15 @@ def refused_engine(kind: EngineKind, load: Load) -> Refusal | None:
         need = room.alone(kind)
         if room.there is None or need <= room.there:
             continue
-        on_host = room.what == "host RAM"
+        on_host = room.what == "of host RAM"
         if on_host and load.gpu:
             return Refusal(
                 key="hostMemoryGiB",
                 value=room.there // GIB,
-                why=f"{kind} beside its GPU, and the services, need {gib(need)} of host RAM",
-                choices=[Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "on a host that has it")],
+                why=f"besides its GPU, {kind} needs host RAM, {gib(need)} together with the services",
+                choices=[Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "if the host has that much")],
             )
-        beside = f", services {gib(room.services)}" if room.services else ""
+        beside = f", and the services {gib(room.services)}" if room.services else ""
         choices = _choices(kind, load)
         quantization = load.quantization_of(kind)
         values: dict[str, object] = {
@@ -138,7 +138,7 @@ def _choices(kind: EngineKind, load: Load) -> list[Choice]:
         found.append(Choice("gpuMemoryMiB", "0", words(replace(load, gpu_memory=None))))
     if load.gpu is None:
         need = engine_sum(kind, load).host + load.services
-        found.append(Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "on a host that has it"))
+        found.append(Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "if the host has that much"))
     else:
         found += _other_gpus(kind, load, load.gpu)
     return found
@@ -201,11 +201,11 @@ def refused_budget(budget: int, bounds: Bounds) -> Refusal | None:
             choices.append(Choice(key, str(seconds)))
     words = (
         f"2 × {bounds.drain} s drainSeconds + 2 × {bounds.load} s loadSeconds + {bounds.fixed} s for "
-        "stopping, memory, the new gateway and Docker"
+        "stopping, freeing memory, the new gateway and Docker"
     )
     return Refusal(
         key="holdBudgetSeconds",
         value=budget,
-        why=f"a request can wait {bounds.worst} s at the worst ({words})",
+        why=f"a request can wait {bounds.worst} s in the worst case ({words})",
         choices=choices,
     )

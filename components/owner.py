@@ -25,7 +25,9 @@ def identity(parent: pulumi.Resource) -> local.Command:
 def heard(said: str) -> str:
     """What the host said to its owner; a warning where it took no note."""
     if OWNED not in said:
-        pulumi.warn(f"the host did not keep whose the stack is; the next update tries again. {said.strip()}")
+        pulumi.warn(
+            f"the host did not record whose the stack is; the next update tries again. {said.strip()}"
+        )
     return said
 
 

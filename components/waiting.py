@@ -95,12 +95,11 @@ class Bounds:
     def worst_words(self) -> str:
         """`worst`, written out."""
         return (
-            f"{self.worst} s = {self.drain} s drainSeconds + {DRAINED_GRACE} s stopping "
-            f"+ {MEMORY_FREE} s until its memory is free "
-            f"+ {self.load} s loadSeconds, gate included + {LEASE_PREPARED} s for the new gateway "
-            f"+ {GATEWAY_ANSWERS} s until it must answer + {self.drain} s drainSeconds for what it answers "
-            f"+ {MEMORY_FREE} s until the memory is free + {self.load} s loadSeconds "
-            f"for the old engine to come back + {DOCKER_SLACK} s for Docker"
+            f"{self.worst} s = {self.drain} s drainSeconds + {DRAINED_GRACE} s stopping + {MEMORY_FREE} s "
+            f"until its memory is free + {self.load} s loadSeconds, gate included + {LEASE_PREPARED} s for "
+            f"the new gateway + {GATEWAY_ANSWERS} s for its first answer + {self.drain} s drainSeconds for "
+            f"the requests that it has + {MEMORY_FREE} s until the memory is free + {self.load} s "
+            f"loadSeconds to bring the old engine back + {DOCKER_SLACK} s for Docker"
         )
 
 

@@ -11,7 +11,7 @@ def warnings(preview: Preview) -> list[str]:
     """What a reviewer must not miss, each in words."""
     found = [*preview.warned, *clients(preview)]
     if is_flip(preview):
-        found += [f"calls of {line}" for line in preview.lines(f"{TOOLS}{ONLY}")]
+        found += preview.lines(f"{TOOLS}{ONLY}")
     found += down(preview)
     for change in preview.changes:
         if policies.keeps(change) and change.op in GONE:

@@ -42,10 +42,10 @@ def refusal(project: Project) -> str:
         ({"context": 8192}, "allowed: 256 to 4096 tokens, the longest context that tiny supports"),
         (
             {"holdBudgetSeconds": 60},
-            "holdBudgetSeconds: 60 cannot work; a request can wait 1012 s at the worst",
+            "holdBudgetSeconds: 60 cannot work; a request can wait 1012 s in the worst case",
         ),
         ({"drainSeconds": 601}, "drainSeconds: 601 cannot work; allowed: 1 to 600 seconds"),
-        ({"hostMemoryGiB": 1}, "GiB host RAM; allowed: "),
+        ({"hostMemoryGiB": 1}, "GiB of host RAM; allowed: "),
         ({"cutover": "overlap", "hostMemoryGiB": 5}, "cutover: 'overlap' cannot work; both engines and"),
         ({"hostMemoryGiB": 4000}, "hostMemoryGiB: 4000 cannot work; allowed: up to "),
         ({"vllmFlags": ["--swap-space 4"]}, "vLLM no longer has this flag and would not start"),

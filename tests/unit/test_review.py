@@ -65,13 +65,13 @@ def test_a_flip_says_so_first_and_replaces_the_gateway_alone() -> None:
 
 
 def test_a_flip_to_an_engine_that_finds_no_calls_of_tools_says_so_in_the_first_lines() -> None:
-    said = "tools: only ollama finds this model's calls; with vllm they arrive as text"
+    said = "tools: only ollama recognises this model's tool calls; with vllm they arrive as text"
     for name, warned in (("flip", True), ("context", False)):
         seen = preview(name)
         (note, *others) = seen.notes
         seen = replace(seen, notes=(f"{note}\n{said}", *others))
-        assert (f"calls of {said}" in warnings(seen)) == warned
-    neither = replace(preview("flip"), notes=("tools: neither engine finds this model's calls",))
+        assert (said in warnings(seen)) == warned
+    neither = replace(preview("flip"), notes=("tools: neither engine recognises this model's tool calls",))
     assert not any("tools" in line for line in warnings(neither))
 
 
