@@ -20,7 +20,7 @@ def content(plan: str) -> str:
     """
     read = json.loads(plan)
     if "resourcePlans" not in read:
-        raise ValueError("it holds no `resourcePlans`")
+        raise ValueError("it has no `resourcePlans`")
     read.pop("manifest", None)
     for each in read["resourcePlans"].values():
         each.pop("seed", None)

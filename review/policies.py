@@ -89,8 +89,8 @@ def images_have_the_digest_that_is_known(resource: Resource) -> Iterator[Broken]
         yield Broken(
             policy="images have the digest that is known",
             resource=f"{resource.name} ({reference})",
-            why="A registry can give another image under the same tag, and the switch's has the Docker host.",
-            do="Name it as components/pins.py does, or give it its digest.",
+            why="The image under a tag can be replaced, and the switch's image controls the Docker host.",
+            do="Name it as components/pins.py does, or add its digest.",
         )
 
 
@@ -110,7 +110,7 @@ def only_the_edge_publishes_a_port(resource: Resource) -> Iterator[Broken]:
         yield Broken(
             policy="only the edge publishes a port",
             resource=resource.name,
-            why="An engine knows no keys: whoever reaches its port uses the GPU.",
+            why="An engine checks no keys: whoever reaches its port can use the GPU.",
             do=f"Remove {' and '.join(f'`{key}`' for key in opens)}; the edge is the way in.",
         )
 
@@ -134,7 +134,7 @@ def ssh_is_not_open(resource: Resource) -> Iterator[Broken]:
         yield Broken(
             policy="SSH is not open",
             resource=resource.name,
-            why="Port 22 open to everyone is found and tried within minutes.",
+            why="A port 22 that is open to everyone is found and attacked within minutes.",
             do="Remove the rule: the way in is AWS Systems Manager, which needs no open port.",
         )
 
@@ -153,8 +153,8 @@ def volumes_are_encrypted(resource: Resource) -> Iterator[Broken]:
             yield Broken(
                 policy="volumes are encrypted",
                 resource=name,
-                why="A snapshot or a disk that is given back would be readable.",
-                do="Set encrypted=True; a volume that exists has to be copied.",
+                why="Whoever gets hold of a snapshot or a discarded disk could read it.",
+                do="Set encrypted=True; an existing volume has to be copied.",
             )
 
 
@@ -164,9 +164,9 @@ def the_instance_wants_imdsv2(resource: Resource) -> Iterator[Broken]:
         options = resource.inputs.get("metadataOptions") or {}
         if options.get("httpTokens") != "required":
             yield Broken(
-                policy="the instance wants IMDSv2",
+                policy="the instance requires IMDSv2",
                 resource=resource.name,
-                why="Without it one request that is forged in a container gets the instance's credentials.",
+                why="Without it, one forged request from a container gets the instance's credentials.",
                 do='Set metadata_options with http_tokens="required".',
             )
 
@@ -190,7 +190,7 @@ def a_t4_gets_what_it_can_run(resources: Iterable[Resource]) -> Iterator[Broken]
             yield Broken(
                 policy="a T4 gets what it can run",
                 resource=f"{each.name} (`{found.group()}`)",
-                why="This needs compute capability 8.0 or more and a T4 has 7.5: the engine would not start.",
+                why="It needs compute capability 8.0 or more, and a T4 has 7.5: the engine would not start.",
                 do="Remove the flag, or choose another instance type.",
             )
 
@@ -222,8 +222,8 @@ def keys_are_needed_beyond_loopback(resources: Iterable[Resource], keys: bool) -
                     yield Broken(
                         policy="an API key on every endpoint that is not on loopback",
                         resource=f"{each.name} (port {int(port['external'])})",
-                        why="Without a key everyone who reaches the port uses the GPU.",
-                        do="pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
+                        why="Without a key, everyone who reaches the port can use the GPU.",
+                        do="Run: pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
                     )
 
 
@@ -234,8 +234,8 @@ def prod_is_protected(resources: Iterable[Resource], stack: str) -> Iterator[Bro
             yield Broken(
                 policy="prod is protected",
                 resource=each.name,
-                why="A wrong line or a `destroy` would take the endpoint and its weights away.",
-                do="Give it protect=True.",
+                why="A mistaken line or a `destroy` would delete the endpoint and its weights.",
+                do="Set protect=True.",
             )
 
 
@@ -246,7 +246,7 @@ def a_flip_replaces_no_instance_and_no_volume(changes: Iterable[Change], flip: b
             yield Broken(
                 policy="a flip replaces no instance and no volume",
                 resource=f"{change.name} ({change.op}: {', '.join(change.paths) or 'no longer declared'})",
-                why="Weights would be gone, and the endpoint with them for as long as a download takes.",
+                why="The weights would be gone, and the endpoint down for as long as a download takes.",
                 do="Change that in an update of its own, or leave it as it is.",
             )
 

@@ -19,8 +19,8 @@ def warnings(preview: Preview) -> list[str]:
             said = f"`{change.name}` ({change.kind}) is {change.op}: {why}"
             if change.retained:
                 said = (
-                    f"`{change.name}` ({change.kind}) is no longer Pulumi's: {why}. "
-                    "Docker keeps it and its data, and what used it begins with an empty one"
+                    f"`{change.name}` ({change.kind}) is no longer managed by Pulumi: {why}. Docker keeps it "
+                    "and its data, but what used it starts with an empty one"
                 )
             found.append(said)
         if change.name == KEYS:

@@ -373,9 +373,9 @@ def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back_and_loses_nothin
     before = project.aws_counted()
     text = checkout.make("review")
     only_looked(project.aws_calls(before))
-    assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text
+    assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, requests wait about "), text
     assert "nothing is replaced but the gateway; back with `make rollback STACK=dev`" in text
-    assert "before and after the same" in text, "the price"
+    assert "), unchanged." in text, "the price"
     with trusted(project), load_on(project) as load:
         load.wait_for_answers(8)
         checkout.make("apply", REVIEW="reviews/dev")

@@ -196,10 +196,10 @@ def test_a_stale_rendering_is_no_review(team: Team) -> None:
 
 def test_the_review_says_in_one_sentence_what_happens(team: Team) -> None:
     first = team.make("review").splitlines()[0]
-    assert first.startswith(f"Engine of `{STACK}`: Ollama → vLLM by hold, about ")
+    assert first.startswith(f"Engine of `{STACK}`: Ollama → vLLM by hold, requests wait about ")
     assert first.endswith(
-        "0 requests lost expected; nothing is replaced but the gateway; "
-        f"back with `make rollback STACK={STACK}`."
+        "none is expected to be lost; nothing is replaced but the gateway; back with `make rollback "
+        f"STACK={STACK}`."
     )
     assert team.engine == "ollama", "a review changes nothing"
 
@@ -276,7 +276,7 @@ def test_an_engine_that_was_made_active_by_hand_is_found_and_put_right(team: Tea
     serves = serve_with_the_standby(STACK, team.clone)
     assert team.status["live"] == serves
     text = team.make("drift", fails=2)
-    assert f"the active engine: `{serves}` serves, and Pulumi left `{left}` serving" in text
+    assert f"the active engine: `{serves}` serves, although Pulumi left `{left}` serving" in text
     team.pulumi("up", "--yes", "--skip-preview", "--refresh")
     assert team.status["live"] == left
     assert "no drift" in team.make("drift")
@@ -349,7 +349,7 @@ def test_a_killed_update_is_rolled_back(team: Team, phase: str) -> None:
 
 def test_the_history_reads_as_what_happened_and_any_update_can_be_named(team: Team) -> None:
     text = team.make("rollback", fails=2, TO="99")
-    assert "TO=99 is no update that succeeded" in text
+    assert "TO=99 is not an update that succeeded" in text
     told = json.loads(team.pulumi("stack", "history", *ALL))
     story = [(each["config"]["changeover:engine"]["value"], each["result"]) for each in reversed(told)]
     assert story[:2] == [("ollama", "succeeded"), ("vllm", "succeeded")]

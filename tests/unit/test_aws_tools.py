@@ -382,7 +382,7 @@ def test_a_mail_that_nobody_confirmed_fails_no_nightly_look(
     world.found = HERE
     review.drift("dev")
     said = capsys.readouterr().out
-    assert "`dev`: nobody has confirmed the alarms' mail to ops@example.com" in said
+    assert "`dev`: nobody has confirmed the subscription of ops@example.com to the alarms" in said
     assert "`dev`: no drift." in said
 
 

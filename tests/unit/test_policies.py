@@ -82,7 +82,7 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         ("volumes are encrypted", of(VOLUME, size=100)),
         ("volumes are encrypted", of(INSTANCE, **{**GOOD, "rootBlockDevice": {}})),
         (
-            "the instance wants IMDSv2",
+            "the instance requires IMDSv2",
             of(INSTANCE, **{**GOOD, "metadataOptions": {"httpTokens": "optional"}}),
         ),
         (
@@ -225,7 +225,9 @@ def test_a_preview_on_aws_says_what_this_state_does_not_know_and_whom_aws_waits_
     stray = replace(NOTHING, volumes=("vol-1",), others=("i-stray",), requests={"sir-1": "i-stray"})
     waits = replace(NEW, unconfirmed=("ops@example.com",))
     target = Target(monkeypatch, from_files("dev", ROOT), stray, waits)
-    assert target.said[0].startswith("AWS has of this stack, and this state does not know: the spot request")
+    assert target.said[0].startswith(
+        "AWS has these of this stack, which this state does not know: the spot request"
+    )
     assert "ops@example.com to confirm" in target.said[1]
     assert "quota" not in target.looked, "an instance was there"
     (step,) = [each for each in target.resources if each.name == "left-over-spot"]
@@ -267,7 +269,7 @@ def test_each_policy_about_aws_reads_what_the_program_declares(on_aws: tuple[str
     assert broken(*worse, stack="prod", keys=True) == {
         "SSH is not open",
         "volumes are encrypted",
-        "the instance wants IMDSv2",
+        "the instance requires IMDSv2",
         "the driver is new enough",
         "prod is protected",
     }
