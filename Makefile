@@ -45,7 +45,7 @@ dashboard: venv ## the address of the page of a stack with `monitor: true` (STAC
 usage: venv ## requests and tokens of each tenant and day (STACK=local; CSV=file writes them there, too)
 	@$(RUN) tools.usage "$$STACK"
 
-advise: venv ## which engine do the last days' requests speak for, hour by hour (STACK=local)
+advise: venv ## hour by hour, the requests of the last days, and which engine they speak for (STACK=local)
 	@$(RUN) tools.advise "$$STACK"
 
 report: venv ## both engines on this card, beside what is claimed (asks first; YES=1 answers; TRAFFIC=yesterday)

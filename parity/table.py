@@ -65,9 +65,9 @@ def markdown(content: Mapping[str, Any], accepted: Sequence[str]) -> str:
         same = len(content["probes"]) - len(other)
         lines += [
             "",
-            f"Through the endpoint {asked} did the same in {same} of {len(content['probes'])} probes.",
+            f"Asked through the endpoint, {asked} did the same in {same} of {len(content['probes'])} probes.",
         ]
-        lines += [f"- {row['probe']}: {row['endpoint']}, and itself: {row[asked]}" for row in other]
+        lines += [f"- {row['probe']}: {row['endpoint']}, and asked directly: {row[asked]}" for row in other]
     return "\n".join(lines) + "\n"
 
 
@@ -85,13 +85,15 @@ def problem(
         return f"rendered/{stack}/parity.json does not exist. {probe}"
     if names(content) != dict(engines):
         theirs, ours = (" and ".join(each.values()) for each in (names(content), dict(engines)))
-        return f"rendered/{stack}/parity.json is of {theirs}; the settings give {ours}. {probe}"
+        return f"rendered/{stack}/parity.json compares {theirs}, but the settings give {ours}. {probe}"
     if new := [name for name in differences(content) if name not in accepted]:
         numbered = enumerate(new, len(accepted))
         accept = "; ".join(
             f"pulumi config set --path 'acceptedDifferences[{n}]' {name}" for n, name in numbered
         )
-        return f"the engines differ in {', '.join(new)} (rendered/{stack}/parity.md). To accept it: {accept}"
+        return (
+            f"the engines differ in {', '.join(new)} (rendered/{stack}/parity.md). To accept that: {accept}"
+        )
     return ""
 
 

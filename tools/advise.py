@@ -126,7 +126,7 @@ class Store:
             said = json.loads(self.process.stdout.readline())
             if said.get("status") != 200:
                 why = said.get("error") or said.get("body")
-                raise StepFailed(f"the monitor's store gives no answer: {why}")
+                raise StepFailed(f"the monitor's store does not answer: {why}")
             return json.loads(said["body"])["data"]["result"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StepFailed(f"the monitor's store can't be asked: {error!r}") from None
@@ -174,7 +174,7 @@ def stored(store: Store, now: float) -> Traffic:
         served += _kinds(store, begins, ends)
         _counts(store, begins, ends, hours, tenants)
     if not line:
-        raise StepFailed("the monitor's store has no requests at a time yet")
+        raise StepFailed("the monitor's store does not have numbers of concurrent requests yet")
     since, holds = line[0].begins, merged(holds)
     traffic = Traffic(
         "the monitor's store", since, now, of_samples(line, holds, (since, now)), holds, engines(served, now)
@@ -314,7 +314,7 @@ def hours_table(traffic: Traffic) -> Table:
 
 
 def days_table(traffic: Traffic) -> Table:
-    table = Table("day (UTC)", "busiest hour", "p95", "most", "requests", "failed", "not looked at", "counts")
+    table = Table("day (UTC)", "busiest hour", "p95", "most", "requests", "failed", "left out", "counts")
     for day in days(traffic):
         if not day.requests and not day.most:
             continue
@@ -325,7 +325,7 @@ def days_table(traffic: Traffic) -> Table:
             f"{day.left_out:.0f} s" if day.left_out else "",
             "yes"
             if day.counts
-            else "no: " + ("not over" if traffic.until < _end(day.name) else "not all known"),
+            else "no: " + ("not over" if traffic.until < _end(day.name) else "not known in full"),
         )
     return table
 
@@ -336,7 +336,7 @@ def _end(day: str) -> float:
 
 
 def tenants_table(traffic: Traffic) -> Table:
-    table = Table("tenant", "requests", "failed", "share of the work", "most at a time")
+    table = Table("tenant", "requests", "failed", "share of the work", "most at once")
     every = sum(share.work for share in traffic.tenants.values()) or 1
     order = sorted(traffic.tenants.items(), key=lambda each: -each[1].work)
     for name, share in order[:SHOWN_TENANTS]:
@@ -354,15 +354,15 @@ def remarks(traffic: Traffic) -> list[str]:
     """What a reader of the tables has to know."""
     said = [
         f"From {traffic.source}, {_clock(traffic.since)} to {_clock(traffic.until)} UTC. A request counts "
-        "from when it came until its answer ended; `waiting` is the share of the time in which one waited "
-        "because the engine had enough to do."
+        "from its arrival until its answer ended; `waiting` is the share of the time in which at least one "
+        "waited because the engine was busy."
     ]
     if traffic.holds:
         seconds = sum(hour.left_out for hour in traffic.hours.values())
         times = len(traffic.holds)
         said.append(
-            f"Requests were held {'once' if times == 1 else f'{times} times'}; these times and as long again "
-            f"after each are not looked at, {seconds:.0f} s in all."
+            f"Requests were held {'once' if times == 1 else f'{times} times'}; these times, and as long "
+            f"again after each, are left out: {seconds:.0f} s in all."
         )
     if len(traffic.served) > 1:
         changes = ", ".join(f"{kind} from {_clock(begins)}" for begins, _, kind in traffic.served)
@@ -371,8 +371,8 @@ def remarks(traffic: Traffic) -> list[str]:
             for kind, hour in traffic.by_kind.items()
         )
         said.append(
-            f"The engine changed: {changes}. Of all the time of each, {figures}. With a faster engine "
-            "the same users are fewer requests at a time."
+            f"The engine changed: {changes}. While each served, {figures}. With a faster engine the same "
+            "users make fewer concurrent requests."
         )
     return said
 
@@ -386,7 +386,8 @@ def capacity_of(stack: str, traffic: Traffic) -> list[str]:
     report = report_of(stack)
     if report is None:
         return [
-            f"How many users this card can serve is not known: make report STACK={stack} measures it, once."
+            "How many users this card can serve is not known yet. To measure it, once: make report "
+            f"STACK={stack}"
         ]
     try:
         return capacity(report, from_files(stack, ROOT), _peak(traffic))
@@ -439,7 +440,9 @@ def serves(stack: str, traffic: Traffic) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stack")
-    parser.add_argument("--line", action="store_true", help="print nothing, and keep the line for others")
+    parser.add_argument(
+        "--line", action="store_true", help="print nothing; only keep the line that other commands show"
+    )
     options = parser.parse_args()
     if not options.line:
         say_all(options.stack)

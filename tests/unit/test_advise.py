@@ -42,13 +42,14 @@ def test_office_hours_of_a_few_users_say_stay_with_their_numbers() -> None:
     said = advise(seen, "ollama", "local")
     assert (said.verdict, said.engine, said.figure) == ("stay", "ollama", 6)
     assert said.words[0] == (
-        "Stay with Ollama: on most days there are fewer than 10 requests at a time, which need no more."
+        "Stay with Ollama: on most days there are fewer than 10 concurrent requests, and Ollama is enough "
+        "for that."
     )
     assert "6 on 2025-11-24, 6 on 2025-11-25" in said.words[1]
     assert "Above 15 on 0 of 5 days, below 10 on 5" in said.words[1]
     assert said.short == (
-        "the last 7 days, 5 of them with requests: p95 of 6 requests at a time in a day's busiest hour; "
-        "advice: stay"
+        "the last 7 days, 5 of them with requests: 6 concurrent requests in a day's busiest hour (p95); "
+        "advice: stay with Ollama"
     )
     assert [day.counts for day in days(seen)] == [True] * 5 + [False] * 2
     clock = by_clock(seen)
@@ -68,11 +69,11 @@ def test_many_users_each_day_say_upgrade_also_where_they_wait_in_line() -> None:
         seen = traffic(served(crowd, at_a_time=at_a_time))
         said = advise(seen, "ollama", "local")
         assert said.verdict == "upgrade" and said.engine == "vllm"
-        assert said.words[0] == "Upgrade to vLLM: more than 15 requests at a time are regular here."
+        assert said.words[0] == "Upgrade to vLLM: there are regularly more than 15 concurrent requests."
         assert "Above 15 on 5 of 5 days" in said.words[1]
         assert said.short.endswith("advice: upgrade to vLLM")
         assert bool(by_clock(seen)[9].crowded) == (at_a_time == 8)
-    assert advise(seen, "vllm", "local").words[0].startswith("Stay with vLLM: more than 15")
+    assert advise(seen, "vllm", "local").words[0].startswith("Stay with vLLM: there are regularly more than 15")
 
 
 def test_one_spike_is_named_and_decides_nothing() -> None:
@@ -80,15 +81,15 @@ def test_one_spike_is_named_and_decides_nothing() -> None:
     said = advise(traffic(served(week(6) + spike)), "ollama", "local")
     assert said.verdict == "stay" and said.figure == 6
     assert said.words[2] == (
-        "A spike that is not regular: 40 at a time at most on 2025-11-26, p95 40 from 10:00 on."
+        "An occasional spike: at most 40 at the same time on 2025-11-26, p95 40 from 10:00."
     )
 
 
 def test_in_between_it_is_undecided_and_says_what_would_decide_it() -> None:
     said = advise(traffic(served(week(12))), "ollama", "local")
     assert said.verdict == "undecided" and said.engine is None and said.figure == 12
-    assert said.words[0].startswith("Undecided: it is between 10 and 15")
-    assert "3 more of these days above 15 says vLLM, 4 more below 10 says Ollama" in said.words[2]
+    assert said.words[0].startswith("Undecided: there are between 10 and 15 concurrent requests")
+    assert "3 more of these days above 15 for vLLM, or 4 more below 10 for Ollama" in said.words[2]
     assert "make report STACK=local" in said.words[2]
     assert said.short.endswith("advice: undecided")
 
@@ -170,15 +171,15 @@ def test_one_day_is_too_little_and_is_said() -> None:
         said = advise(traffic(served(office(MONDAY, 40)), until=until), "ollama", "local")
         assert said.verdict == "too little" and said.engine is None
         whole = "1 whole day with requests" if until == MONDAY + DAY else "0 whole days with requests"
-        assert said.words[0].startswith(f"Too little is known: {whole}, of 360 requests")
-        assert said.words[1] == "So far 40 requests at a time at most, on 2025-11-24."
-        assert "fewer than 3 days" in said.words[2]
+        assert said.words[0].startswith(f"Too little is known: {whole}, and 360 requests")
+        assert said.words[1] == "So far there were at most 40 requests at the same time, on 2025-11-24."
+        assert "at least 3 days" in said.words[2]
         assert said.short == f"{whole}; advice: none yet, 3 are needed"
 
 
 def test_of_no_request_nothing_is_guessed() -> None:
     said = advise(traffic([]), "ollama", "local")
-    assert said.verdict == "too little" and said.words[0] == "Too little is known: there was no request."
+    assert said.verdict == "too little" and said.words[0] == "Too little is known: there was no traffic."
 
 
 def test_a_day_that_is_not_known_from_its_beginning_or_is_not_over_decides_nothing() -> None:

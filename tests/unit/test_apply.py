@@ -137,9 +137,9 @@ def test_a_flip_says_what_is_advised_and_other_advice_of_today_is_no_other_revie
     cli: Cli, tmp_path: Path
 ) -> None:
     folder = tmp_path / "reviews" / "local"
-    review.make("local", folder, lambda: "p95 of 4 requests at a time; advice: stay")
+    review.make("local", folder, lambda: "4 concurrent requests; advice: stay")
     text = (folder / review.TEXT).read_text()
-    assert "\nWhat its traffic says: p95 of 4 requests at a time; advice: stay.\n" in text
+    assert "\nWhat its traffic says: 4 concurrent requests; advice: stay.\n" in text
     review.apply("local", folder)
     assert len(cli.updates) == 1
 

@@ -148,8 +148,8 @@ def test_what_the_endpoint_does_otherwise_is_named_and_is_no_difference_of_the_e
     assert [row["probe"] for row in content["probes"] if "endpoint" in row] == ["usage"]
     assert problem(content, NAMES, (), "dev") == ""
     text = markdown(content, ())
-    assert f"Through the endpoint vllm did the same in {len(good) - 1} of {len(good)} probes." in text
-    assert f"- usage: none, and itself: {good['usage']}" in text
+    assert f"Asked through the endpoint, vllm did the same in {len(good) - 1} of {len(good)} probes." in text
+    assert f"- usage: none, and asked directly: {good['usage']}" in text
     # as it was written before the endpoint was asked
     assert "endpoint" not in markdown(table("tiny", ENGINES, found), ())
 
