@@ -45,7 +45,7 @@ from proxy.traffic import FIELDS
 from stacks.settings import RENDERED, SettingsError, from_files
 from tools import advice
 from tools.environment import ROOT
-from tools.status import containers_of
+from tools.status import NoContainer, containers_of
 
 STORE_DAY = 24 * HOUR
 SHOWN_TENANTS = 10
@@ -276,9 +276,7 @@ def known(stack: str, now: float) -> tuple[Traffic, str]:
     """The traffic, and why it is not from the monitor where there is one. Raises StepFailed."""
     try:
         monitor = containers_of(stack, "monitor")[0]
-    except StepFailed as error:
-        if f"no monitor of stack `{stack}`" not in str(error):
-            raise
+    except NoContainer:
         return from_log(stack, now), ""
     try:
         return from_store(stack, monitor, now), ""

@@ -28,7 +28,7 @@ def ensure(programs: Mapping[str, str], log: Path) -> None:
     if not missing:
         return
     if not allowed():
-        raise StepFailed(f"missing: {', '.join(missing)}. Type, as root: apt-get install {' '.join(missing)}")
+        raise StepFailed(f"missing: {', '.join(missing)}. Run as root: apt-get install {' '.join(missing)}")
     say(f"Debian: installing {', '.join(missing)}")
     log.parent.mkdir(exist_ok=True)
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}

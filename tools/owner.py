@@ -36,7 +36,8 @@ def found(stack: str) -> Found:
         url = urlsplit(address)
         if url.scheme not in ("unix", "ssh"):
             raise StepFailed(
-                f"DOCKER_HOST is {address}; allowed: unix://…. Unset it, or: docker context use default"
+                f"DOCKER_HOST is {address}, and only unix://… is allowed. Unset it, or run: docker context "
+                "use default"
             )
         port = ("-p", str(url.port)) if url.port else ()
         who = f"{url.username}@{url.hostname}" if url.username else str(url.hostname)

@@ -41,7 +41,7 @@ def probe(send: Callable[[str, str], Reply], subject: Subject, able: bool, asked
         found[each.name] = run(each, subject, send)
         print(f"  {each.name}: {found[each.name]}", flush=True)
     if all(said.startswith(NO_ANSWER) for said in found.values()):
-        raise StepFailed(f"{asked} answered nothing")
+        raise StepFailed(f"{asked} gave no answer")
     return found
 
 

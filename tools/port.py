@@ -24,7 +24,7 @@ def edge(stack: str) -> str:
     find = ["docker", "ps", "--all", *(word for mark in marks for word in ("--filter", mark))]
     found = subprocess.run([*find, "--format", "{{.Names}}"], capture_output=True, text=True, check=False)
     if found.returncode != 0:
-        raise StepFailed(f"docker gave no list of containers: {found.stderr.strip()}")
+        raise StepFailed(f"docker could not list containers: {found.stderr.strip()}")
     return next(iter(found.stdout.split()), "")
 
 
@@ -79,14 +79,14 @@ def trouble(stack: str) -> str:
     text = f"port {urlsplit(url).netloc} does not answer ({why})"
     if not is_on_aws(stack):
         return (
-            f"{text}, while {container} runs: Docker's forwarder of the port takes nothing any more, as when "
-            f"more connections came than it may open files for. Run: docker restart {container} (or make up "
+            f"{text}, while {container} runs: Docker no longer forwards the port, as happens when there were "
+            f"more connections than Docker may open files for. Run: docker restart {container} (or make up "
             f"STACK={stack})"
         )
     if why == LATE:
-        say(f"Note: {text} from this machine; its security group lets in `allowedCidrs` only.")
+        say(f"Note: {text} from this machine; its security group lets in only `allowedCidrs`.")
         return ""
-    return f"{text} from this machine. Type, with the DOCKER_HOST of its instance: docker restart {container}"
+    return f"{text} from this machine. With the DOCKER_HOST of its instance, run: docker restart {container}"
 
 
 def cure(stack: str) -> None:

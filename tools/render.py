@@ -81,7 +81,7 @@ def main() -> None:
     if not check:
         page.write_text(text)
     elif text != page.read_text():
-        sys.exit(f"{PAGE}: its table of settings is stale. Run: make render")
+        sys.exit(f"the table of settings in {PAGE} is stale. Run: make render")
     for name, of in POLICIES.items():
         policy = permissions.document(of(PROJECT))
         if not check:

@@ -101,7 +101,7 @@ class Watched:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
             self._process.kill()
-        self.lines.put("the switch gives no answer; looking for it again")
+        self.lines.put("the switch does not answer; looking for it again")
 
 
 def _read(line: str) -> dict[str, Any] | str:
@@ -109,7 +109,7 @@ def _read(line: str) -> dict[str, Any] | str:
     try:
         said: dict[str, Any] = json.loads(line)
     except ValueError:
-        return f"the switch said {line.strip()!r}. Is it of another version? Run: pulumi up"
+        return f"the switch answered {line.strip()!r}. If it is of another version, run: pulumi up"
     return str(said["error"]) if "error" in said else said
 
 
@@ -165,14 +165,14 @@ def _serves(status: Mapping[str, Any], now: float) -> Table:
     active, change, last = status["active"], status["under_way"], status["last"]
     rows: list[tuple[str, RenderableType]] = []
     if active is None:
-        rows.append(("serves", Text("nothing: no change has been committed yet", "yellow")))
+        rows.append(("serves", Text("nothing yet: no change has been committed", "yellow")))
     else:
         kind = Text(f"{active['kind']}  {active['model']}", "bold green" if status["gated"] else "bold red")
         rows.append(("serves" if status["gated"] else "not ready", kind))
         rows.append(("since", f"{ago(now - active['since'])}"))
         gateway = status["gateway"]
         stands = status["containers"].get(gateway, "is gone")
-        rows.append(("gateway", stands if gateway else "none: the proxies ask the engine"))
+        rows.append(("gateway", stands if gateway else "none: the proxies ask the engine directly"))
     if change:
         to = f"to {change['kind']}: {change['phase']} {change['phase_seconds']:.0f} s"
         rows.append(("change", Text(f"{to}, {change['seconds']:.0f} s in all", "bold yellow")))
@@ -266,7 +266,7 @@ def _alerts(status: Mapping[str, Any]) -> list[str]:
     if status["held_since"] and not status["under_way"]:
         found.append("requests wait, and no change is under way")
     if status["journal"]:
-        found.append("the journal was damaged: pulumi up")
+        found.append("the journal was damaged. Run: pulumi up")
     return found
 
 
@@ -337,7 +337,7 @@ def once(stack: str, watched: Watched, console: Console) -> None:
         try:
             said = watched.lines.get(timeout=max(0.0, end - time.monotonic()))
         except queue.Empty:
-            raise StepFailed(f"the switch of stack `{stack}` gives no answer") from None
+            raise StepFailed(f"the switch of stack `{stack}` does not answer") from None
         if isinstance(said, str):
             raise StepFailed(said)
         line = said

@@ -160,7 +160,7 @@ def test_a_domain_gets_its_record_and_the_way_for_certificates(
 
 def test_without_protect_it_is_destroyed(project: AwsProject, emulator: Emulator) -> None:
     said = project.tool("down")
-    assert "The stack is gone, and the data volume" in said
+    assert "The stack is gone, and so is the data volume" in said
     api = emulator.client("ec2")
     (vpc,) = [each["VpcId"] for each in api.describe_vpcs()["Vpcs"] if not each["IsDefault"]]
     (subnet,) = api.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]

@@ -240,7 +240,7 @@ def test_a_review_of_other_settings_is_refused_and_what_differs_is_said(team: Te
     team.make("review")
     team.git("reset", "--quiet", "--hard", "HEAD~1")
     text = team.make("apply", fails=2, REVIEW=f"reviews/{STACK}")
-    assert "another tree of files is checked out" in text
+    assert "other files are checked out" in text
     assert "the rendered files differ" in text
     assert "the preview says something else" in text
 
@@ -304,7 +304,7 @@ def test_a_rollback_brings_back_what_ran_before_and_says_what_to_commit(team: Te
 def test_drift_complains_until_git_says_what_runs(team: Team) -> None:
     team.git("revert", "--no-edit", "HEAD")
     text = team.make("drift", fails=2)
-    assert "runs something else than the settings here say" in text
+    assert "runs something other than the settings here say" in text
     team.change("Go back to Ollama", engine="ollama")
     assert "no drift" in team.make("drift")
 
@@ -365,5 +365,5 @@ def test_a_review_from_before_an_update_is_refused(team: Team) -> None:
     team.pulumi("up", "--yes", "--skip-preview", "--config", "changeover:gateCompletions=2")
     team.git("checkout", "--quiet", "--", SETTINGS)  # the CLI has written it there
     text = team.make("apply", fails=2, REVIEW=f"reviews/{STACK}")
-    assert "the stack's state is another one: an update ran in between" in text
-    assert "another tree of files" not in text
+    assert "the stack's state has changed: an update ran in between" in text
+    assert "other files are checked out" not in text

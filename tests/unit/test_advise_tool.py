@@ -49,7 +49,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def containers_of(stack: str, role: str) -> list[str]:
         if role == "monitor":
-            raise StepFailed(f"no monitor of stack `{stack}` runs here")
+            raise status.NoContainer(f"no monitor of stack `{stack}` runs here")
         return [role]
 
     monkeypatch.setattr(advise, "containers_of", containers_of)

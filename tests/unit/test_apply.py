@@ -158,7 +158,7 @@ def test_a_plan_that_was_swapped_is_refused(cli: Cli, reviewed: Path) -> None:
     with pytest.raises(StepFailed, match=r'the plan allows something else(.|\n)*-    "delete"'):
         review.apply("local", reviewed)
     plan.unlink()
-    with pytest.raises(StepFailed, match="is no plan"):
+    with pytest.raises(StepFailed, match="is not a plan"):
         review.apply("local", reviewed)
     assert cli.updates == []
 
@@ -176,7 +176,7 @@ def test_a_review_of_another_version_or_a_damaged_one_is_refused(cli: Cli, revie
     del bound["plan"]
     for text in (json.dumps(bound), "{", "[]"):
         (reviewed / review.BOUND).write_text(text)
-        with pytest.raises(StepFailed, match="of another version of Changeover, or damaged"):
+        with pytest.raises(StepFailed, match="by another version of Changeover, or is damaged"):
             review.apply("local", reviewed)
     assert cli.updates == []
 

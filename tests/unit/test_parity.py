@@ -249,7 +249,7 @@ def test_probing_ends_soon_after_the_change_was_taken_back(
     file.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(standby, "FOLLOW_SECONDS", 0.01)
-    with pytest.raises(StepFailed, match=r"took the change back .* Run the same command again"):
+    with pytest.raises(StepFailed, match=r"undid the change .* Run the same command again"):
         parity.probe_standby(standby.Host("dev"), other, SUBJECT)
     assert len((tmp_path / "sent").read_text().splitlines()) < len(chosen(able=False)) / 2
     assert "abandon" in (tmp_path / "asked").read_text()

@@ -466,7 +466,7 @@ def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
     assert made.told == ["prepare", "abandon"]
     said = capsys.readouterr().out
     assert said.index("requests wait for at most about") < said.index("1 users:")
-    measured = said[said.index("requests of yesterday, over again") :]
+    measured = said[said.index("requests of yesterday, replayed") :]
     assert "of measuring" in measured, "how long it will be is known by then"
     assert json.loads((tmp_path / "rendered/local/report.json").read_text()) == json.loads(json.dumps(found))
     for kind in ("ollama", "vllm"):
@@ -479,7 +479,8 @@ def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
         assert found["traffic"]["engines"][kind]["answers"] == 2
     assert (found["engines"]["ollama"]["start"], found["engines"]["vllm"]["start"]) == (9, 40)
     assert found["remarks"] == [
-        "Ollama's start is its way back at the end, the other's stop included.",
+        "Ollama's start was measured when it was brought back at the end, and includes the stop of the "
+        "other.",
         "While Ollama was measured, it also had up to 2 requests of users.",
     ]
     spans = {what: held for _, _, what, held in found["timeline"]["spans"]}
@@ -503,7 +504,7 @@ def test_a_standby_that_is_taken_away_leaves_no_report(
         return 0
 
     monkeypatch.setattr(made, "follow", lambda container: (follow if made.ready else once)(container))
-    with pytest.raises(StepFailed, match=r"took the change back .* Run the same command again"):
+    with pytest.raises(StepFailed, match=r"undid the change .* Run the same command again"):
         tool.report("local", tmp_path, options())
     assert made.told == ["prepare", "abandon"]
     assert not (tmp_path / "rendered").exists()
@@ -514,7 +515,7 @@ def test_without_a_yes_nothing_is_asked(
 ) -> None:
     monkeypatch.delenv("YES")
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    with pytest.raises(StepFailed, match="Without being asked: YES=1 make report"):
+    with pytest.raises(StepFailed, match="in advance: YES=1 make report"):
         tool.report("local", tmp_path, options())
     assert made.told == [] and "users:" not in capsys.readouterr().out
 
@@ -523,6 +524,8 @@ def test_what_would_let_requests_wait_for_too_long_is_not_begun(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tool, "SWEEP_SECONDS", 5000.0)
-    with pytest.raises(StepFailed, match=r"the proxy lets them wait 1080 s .* pulumi config set holdBudget"):
+    with pytest.raises(
+        StepFailed, match=r"the proxy lets them wait only 1080 s .* pulumi config set holdBudget"
+    ):
         tool.report("local", tmp_path, options(levels=tuple(range(1, 40))))
     assert made.told == []
