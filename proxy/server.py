@@ -175,7 +175,9 @@ class Proxy:
             except EngineGone as gone:
                 ends, since = ends + gone.asked, _now() if gone.asked else since
                 if ends > 1:
-                    raise refusals.no_answer("The engine ended under this request, twice.") from None
+                    raise refusals.no_answer(
+                        "The engine ended twice while it worked on this request."
+                    ) from None
                 # It can't be reached, which holds for everybody, unless something else is to be asked now.
                 if not gone.asked and route is self.admission.route:
                     self.admission.pause()
@@ -204,7 +206,7 @@ class Proxy:
                             if not ask.waiting.begun:
                                 raise
         except TimeoutError:
-            raise refusals.not_now("No engine answered in time. It may be starting: try again.") from None
+            raise refusals.not_now("No engine answered in time. It may be starting; try again.") from None
         finally:
             ask.record.held += _now() - began
 
