@@ -369,8 +369,8 @@ def card(run: Run) -> None:
     if prepared["compute"] != run.card.compute:
         raise StepError(
             f"what was prepared is for capability {prepared['compute'] / 10}, and this card has "
-            f"{run.card.compute / 10}. Type where it was made: "
-            f"python -m bench.gpu.prepare --compute {run.card.compute}"
+            f"{run.card.compute / 10}. Run where it was made: python -m bench.gpu.prepare --compute "
+            f"{run.card.compute}"
         )
 
 
