@@ -21,7 +21,7 @@ NOBODY = "-"
 
 
 @dataclass(frozen=True)
-class Request:
+class LoggedRequest:
     """One line of the access log. Times in seconds, since the epoch or as they lasted.
 
     `engine` is NOBODY where none was asked. `failed`: an error of ours or of an engine (5xx).
@@ -61,7 +61,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Piece:
+class SteadySpan:
     """A time in which nothing changed: so many requests at an engine, and so many waiting."""
 
     begins: float
@@ -127,20 +127,20 @@ class Share:
     most: int | None = None
 
 
-def of_log(requests: Sequence[Request], since: float, until: float, source: str) -> Traffic:
+def of_log(requests: Sequence[LoggedRequest], since: float, until: float, source: str) -> Traffic:
     """The traffic that a log tells, from `since`, when it begins, until now."""
     holds = held(requests)
     out = left_out(holds)
-    line = list(pieces(requests))
+    line = list(steady_spans(requests))
     served = engines(((each.admitted, each.kind) for each in requests if each.at_engine), until)
     traffic = Traffic(source, since, until, _hours(line, out, (since, until)), holds, served)
-    begun = [piece.begins for piece in line]
+    begun = [span.begins for span in line]
     for begins, ends, kind in served:
         together = traffic.by_kind.setdefault(kind, Hour())
         its = line[max(0, bisect.bisect_right(begun, begins) - 1) : bisect.bisect_left(begun, ends)]
         for hour in _hours(its, out, (max(begins, since), ends)).values():
             together.add(hour)
-    alone: dict[str, list[Request]] = {}
+    alone: dict[str, list[LoggedRequest]] = {}
     for each in requests:
         if not since <= each.ended <= until:
             continue
@@ -158,21 +158,21 @@ def of_log(requests: Sequence[Request], since: float, until: float, source: str)
         share.work = sum(each.ended - each.admitted for each in mine if each.at_engine)
         share.most = max(
             (
-                piece.running + piece.waiting
-                for piece in pieces(mine)
-                if any(_without((piece.begins, piece.ends), out, out_begun))
+                span.running + span.waiting
+                for span in steady_spans(mine)
+                if any(_without((span.begins, span.ends), out, out_begun))
             ),
             default=0,
         )
     return traffic
 
 
-def of_samples(line: Iterable[Piece], holds: Sequence[Window], window: Window) -> dict[float, Hour]:
+def of_samples(line: Iterable[SteadySpan], holds: Sequence[Window], window: Window) -> dict[float, Hour]:
     """The hours that samples tell, without what is counted otherwise."""
     return _hours(line, left_out(holds), window)
 
 
-def pieces(requests: Iterable[Request]) -> Iterator[Piece]:
+def steady_spans(requests: Iterable[LoggedRequest]) -> Iterator[SteadySpan]:
     """How many there are, from the first change to the last; nothing where nothing is there."""
     steps: list[tuple[float, int, int]] = []
     for each in requests:
@@ -185,22 +185,22 @@ def pieces(requests: Iterable[Request]) -> Iterator[Piece]:
     before = 0.0
     for at, runs, waits in steps:
         if at > before and (running or waiting):
-            yield Piece(before, at, running, waiting)
+            yield SteadySpan(before, at, running, waiting)
         running, waiting, before = running + runs, waiting + waits, at
 
 
-def held(requests: Sequence[Request]) -> list[Window]:
+def held(requests: Sequence[LoggedRequest]) -> list[Window]:
     """When requests were held, as the log shows it: somebody waits and nobody is at an engine.
 
     Whoever has come before that, and since anybody was let in, has waited for the old engine to drain.
     """
     found: list[list[float]] = []
-    for piece in pieces(requests):
-        if piece.waiting and not piece.running:
-            if found and found[-1][1] == piece.begins:
-                found[-1][1] = piece.ends
+    for span in steady_spans(requests):
+        if span.waiting and not span.running:
+            if found and found[-1][1] == span.begins:
+                found[-1][1] = span.ends
             else:
-                found.append([piece.begins, piece.ends])
+                found.append([span.begins, span.ends])
     found = [each for each in found if each[1] - each[0] >= HELD_SECONDS]
     if not found:
         return []
@@ -242,8 +242,8 @@ def engines(asked: Iterable[tuple[float, str]], until: float) -> list[tuple[floa
     return found
 
 
-def _hours(line: Iterable[Piece], out: Sequence[Window], window: Window) -> dict[float, Hour]:
-    """By hour what was there in `window`; what no piece tells of has nobody, and counts as time too."""
+def _hours(line: Iterable[SteadySpan], out: Sequence[Window], window: Window) -> dict[float, Hour]:
+    """By hour what was there in `window`; what no span tells of has nobody, and counts as time too."""
     hours: dict[float, Hour] = {}
     since, until = window
     if until <= since:
@@ -255,15 +255,15 @@ def _hours(line: Iterable[Piece], out: Sequence[Window], window: Window) -> dict
         hour.left_out += ends - begins
         hour.levels[0] -= ends - begins
     begun = [begins for begins, _ in out]
-    for piece in line:
-        level = piece.running + piece.waiting
-        for begins, ends in _inside([(piece.begins, piece.ends)], window):
+    for span in line:
+        level = span.running + span.waiting
+        for begins, ends in _inside([(span.begins, span.ends)], window):
             for part in _without((begins, ends), out, begun):
                 for begins, ends in _cut([part]):
                     hour = hours[begins // HOUR * HOUR]
                     hour.levels[level] += ends - begins
                     hour.levels[0] -= ends - begins
-                    hour.crowded += ends - begins if piece.waiting else 0
+                    hour.crowded += ends - begins if span.waiting else 0
     return hours
 
 

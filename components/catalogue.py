@@ -81,7 +81,7 @@ class Loading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tools:
+class ToolCalls:
     """How a model calls tools, and which engines find the calls in what it writes.
 
     `vllm_parser` is vLLM's `--tool-call-parser`; without one vLLM refuses every request that has `tools`.
@@ -133,7 +133,7 @@ class Model:
     loading: tuple[Loading, ...] = ()
     able: bool = True
     """Whether it follows an instruction, so that gate and `make parity` may ask it for meaning."""
-    tools: Tools | None = None
+    tools: ToolCalls | None = None
     """None: it was not made to call tools."""
     embeds: bool = False
     """Whether it turns texts into vectors (`/v1/embeddings`), and so answers no chat."""
@@ -165,14 +165,16 @@ def read(text: str) -> dict[str, Model]:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise CatalogueError(f"it is not TOML: {error}") from error
-    tools = {name: _entry(Tools, f"tools.{name}", each) for name, each in content.get("tools", {}).items()}
+    tools = {
+        name: _entry(ToolCalls, f"tools.{name}", each) for name, each in content.get("tools", {}).items()
+    }
     return {
-        name: _model(name, each, cast(dict[str, Tools], tools))
+        name: _model(name, each, cast(dict[str, ToolCalls], tools))
         for name, each in content.get("models", {}).items()
     }
 
 
-def _model(name: str, raw: Mapping[str, Any], tools: Mapping[str, Tools]) -> Model:
+def _model(name: str, raw: Mapping[str, Any], tools: Mapping[str, ToolCalls]) -> Model:
     where = f"models.{name}"
     given: dict[str, Any] = {**raw, "name": name}
     for engine in ("ollama", "vllm"):

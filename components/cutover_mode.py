@@ -18,12 +18,15 @@ from components.gpu_memory import (
 from components.waiting import Bounds, Wait, wait
 from switch.plan import Mode
 
+HOST_RAM = "of host RAM"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class MemoryNeed:
     """What the engines need of one memory, in bytes, alone and together. `there` is None if not known.
 
-    `services` is what edge, proxy, gateway, switch and a monitor may take of it, which run beside any engine.
+    `what` says after a size which memory it is, as in `of host RAM`. `services` is what edge, proxy, gateway,
+    switch and a monitor may take of it, which run beside any engine.
     """
 
     what: str
@@ -102,17 +105,17 @@ class Cutover:
         return [*expected, f"worst wait, {when}: {self.waits[self.engine].worst_words}"]
 
 
-def rooms(load: Load, sums: Mapping[EngineKind, Sum]) -> list[Room]:
+def memory_needs(load: Load, sums: Mapping[EngineKind, Sum]) -> list[MemoryNeed]:
     """The memories that have to hold the engines: that of the GPU, if there is one, and the host's RAM."""
-    host = Room(
-        what="of host RAM",
+    host = MemoryNeed(
+        what=HOST_RAM,
         each={kind: each.host for kind, each in sums.items()},
         there=load.host_memory,
         services=load.services,
     )
     if load.gpu is None:
         return [host]
-    gpu = Room(
+    gpu = MemoryNeed(
         what=f"usable on {load.gpu.words}",
         each={kind: each.total for kind, each in sums.items()},
         there=load.gpu_there,
@@ -125,10 +128,10 @@ def sums_of(load: Load) -> dict[EngineKind, Sum]:
     return {kind: engine_sum(kind, load) for kind in KINDS}
 
 
-def too_small(load: Load, margin: int = 0) -> Room | None:
+def too_small(load: Load, margin: int = 0) -> MemoryNeed | None:
     """The memory that is known and cannot hold both engines at once with so much to spare, if any."""
-    known = [room for room in rooms(load, sums_of(load)) if room.there is not None]
-    return next((room for room in known if not room.fits_both(margin)), None)
+    known = [memory for memory in memory_needs(load, sums_of(load)) if memory.there is not None]
+    return next((memory for memory in known if not memory.fits_both(margin)), None)
 
 
 def capacity(engine: Sum, load: Load) -> str:
@@ -194,11 +197,11 @@ def _same(kind: EngineKind, asked: Literal["auto", "overlap", "hold"], load: Loa
 
     What serves then has other settings than these, which nobody knows here; the switch knows both.
     """
-    for room in rooms(load, sums_of(load)):
-        need = 2 * room.each[kind] + room.services
-        if room.there is not None and need > room.there:
-            two = "the old one and the new one" + (" and the services" if room.services else "")
-            compare = f"{two} need {gib(need)}, and there are {gib(room.there)} {room.what}"
+    for memory in memory_needs(load, sums_of(load)):
+        need = 2 * memory.each[kind] + memory.services
+        if memory.there is not None and need > memory.there:
+            two = "the old one and the new one" + (" and the services" if memory.services else "")
+            compare = f"{two} need {gib(need)}, and there are {gib(memory.there)} {memory.what}"
             if asked == "overlap":
                 return f"refused while `cutover` is overlap, since {compare}"
             return facts.by_hold(compare, wait(kind, load, bounds, old=kind).expected_words)
@@ -216,15 +219,15 @@ def _mode(asked: Literal["auto", "overlap", "hold"], load: Load) -> tuple[Mode, 
             f"{small.words} need {gib(small.both)}{spare}, and there are {gib(small.there)} {small.what}"
         )
         return "hold", f"{compare}: one at a time"
-    known = [room for room in rooms(load, sums_of(load)) if room.there is not None]
+    known = [memory for memory in memory_needs(load, sums_of(load)) if memory.there is not None]
     if asked == "auto" and not known:
         return (
             "hold",
             "on a CPU it takes `hostMemoryGiB` to know whether both fit, and it is not set: one at a time",
         )
     fits = " and ".join(
-        f"{room.words} need {gib(room.both)}{spare}, and there are {gib(room.there or 0)} {room.what}"
-        for room in known
+        f"{memory.words} need {gib(memory.both)}{spare}, and there are {gib(memory.there or 0)} {memory.what}"
+        for memory in known
     )
     if asked == "overlap":
         said = "the setting `cutover` is overlap"

@@ -77,7 +77,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ChatModel:
     """A chat model: its name at the endpoint and the engines that serve it, the active one first."""
 
     name: str
@@ -93,7 +93,7 @@ class Model:
 class GatewayConfig:
     """All that a deployment decides about its gateway."""
 
-    models: tuple[Model, ...]
+    models: tuple[ChatModel, ...]
 
     def __post_init__(self) -> None:
         names = [model.name for model in self.models]

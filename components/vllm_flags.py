@@ -63,7 +63,7 @@ BFLOAT16_COMPUTE = 80
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedFlag:
     """`item` is what was given, `why` it cannot be, `setting` what to use instead, if anything."""
 
     item: str
@@ -94,35 +94,35 @@ def pairs(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield name, " ".join(values)
 
 
-def refusals(flags: Sequence[str], gpu: Gpu | None) -> list[Refusal]:
+def refusals(flags: Sequence[str], gpu: Gpu | None) -> list[RefusedFlag]:
     """What cannot be among `vllmFlags`, in the order given."""
     try:
         found = list(pairs(flags))
     except ValueError as error:  # an open quote
-        return [Refusal(" ".join(flags), f"it cannot be read as a command line ({error})")]
+        return [RefusedFlag(" ".join(flags), f"it cannot be read as a command line ({error})")]
     return [each for name, value in found if (each := _refusal(name, value, gpu))]
 
 
-def _refusal(name: str, value: str, gpu: Gpu | None) -> Refusal | None:
+def _refusal(name: str, value: str, gpu: Gpu | None) -> RefusedFlag | None:
     item = f"{name} {value}".strip()
     base = name.partition(".")[0]
     compute = f"{gpu.name} has compute capability {gpu.compute / 10}" if gpu else ""
     if not name:
-        return Refusal(item, "a flag must begin with --")
+        return RefusedFlag(item, "a flag must begin with --")
     if base in REMOVED:
-        return Refusal(item, "vLLM no longer has this flag and would not start")
+        return RefusedFlag(item, "vLLM no longer has this flag and would not start")
     if base in ("--quantization", "-q", "--load-format") and value.lower() in PLUGIN_ONLY:
-        return Refusal(item, f"vLLM's core no longer has {value}; allowed: what `quantization` offers")
+        return RefusedFlag(item, f"vLLM's core no longer has {value}; allowed: what `quantization` offers")
     fp8 = "fp8" in value.lower() and base in ("--quantization", "-q", "--kv-cache-dtype")
     if gpu and fp8 and gpu.compute < FP8_COMPUTE:
-        return Refusal(item, f"{compute}, and FP8 needs {FP8_COMPUTE / 10}")
+        return RefusedFlag(item, f"{compute}, and FP8 needs {FP8_COMPUTE / 10}")
     if base in SETTING:
-        return Refusal(item, f"the program sets it from the setting `{SETTING[base]}`", SETTING[base])
+        return RefusedFlag(item, f"the program sets it from the setting `{SETTING[base]}`", SETTING[base])
     if base in OWN or base.startswith("--ssl-"):
-        return Refusal(item, OWN.get(base, "engines are reached only inside the stack, without TLS"))
+        return RefusedFlag(item, OWN.get(base, "engines are reached only inside the stack, without TLS"))
     bfloat16 = value == "bfloat16" and base in ("--dtype", "--kv-cache-dtype")
     if gpu and bfloat16 and gpu.compute < BFLOAT16_COMPUTE:
-        return Refusal(item, f"{compute}, and bfloat16 needs {BFLOAT16_COMPUTE / 10}")
+        return RefusedFlag(item, f"{compute}, and bfloat16 needs {BFLOAT16_COMPUTE / 10}")
     if base == "--dtype" and value in ("float32", "float"):
-        return Refusal(item, "the sum of memory assumes 16 bits; allowed: auto, half, float16, bfloat16")
+        return RefusedFlag(item, "the sum of memory assumes 16 bits; allowed: auto, half, float16, bfloat16")
     return None

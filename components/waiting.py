@@ -49,7 +49,7 @@ DOCKER_SLACK = 10
 
 
 @dataclass(frozen=True)
-class Loading:
+class LoadTime:
     """How long an engine loads, and where the figure is from."""
 
     seconds: float
@@ -67,7 +67,7 @@ class Wait:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fetch:
+class FetchTime:
     """How long what has to come first from the internet takes, in seconds and written out."""
 
     seconds: float
@@ -110,26 +110,26 @@ def place(load: Load) -> str:
     return next(key for key, each in GPUS.items() if each.name == load.gpu.name)
 
 
-def loading(kind: EngineKind, load: Load) -> Loading:
+def loading(kind: EngineKind, load: Load) -> LoadTime:
     """How long the engine loads its model: as measured, else start + weights / disk rate."""
     where = place(load)
     for each in load.model.loading:
         if (each.engine, each.place) == (kind, where):
-            return Loading(each.seconds, each.source)
+            return LoadTime(each.seconds, each.source)
     start = LOAD_START[kind]["gpu" if load.gpu else "cpu"]
     size = load.model.source_of(kind, load.quantization.get(kind)).size
     source = f"estimate: {start:g} s + {size / 1e9:.1f} GB at {DISK_BYTES_PER_SECOND / 1e6:g} MB/s"
-    return Loading(start + size / DISK_BYTES_PER_SECOND, source)
+    return LoadTime(start + size / DISK_BYTES_PER_SECOND, source)
 
 
-def first_fetch(images: Iterable[Image], weights: Iterable[EngineKind], load: Load) -> Fetch:
+def first_fetch(images: Iterable[Image], weights: Iterable[EngineKind], load: Load) -> FetchTime:
     """How long these images and the weights of these engines take to be there."""
     kinds = {"images": sum(each.size for each in images)}
     kinds["weights"] = sum(load.model.source_of(each, load.quantization.get(each)).size for each in weights)
     rate = FETCH_BYTES_PER_SECOND["gpu" if load.gpu else "cpu"]
     seconds = sum(kinds.values()) / rate
     parts = " + ".join(f"{size / 1e9:.1f} GB of {what}" for what, size in kinds.items() if size)
-    return Fetch(
+    return FetchTime(
         seconds=seconds,
         words=f"{facts.FIRST_FETCH}{math.ceil(seconds / 60)} min = {parts} at {rate / 1e6:g} MB/s (estimate)",
     )

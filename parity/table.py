@@ -46,8 +46,8 @@ def names(content: Mapping[str, Any]) -> dict[str, str]:
 
 def markdown(content: Mapping[str, Any], accepted: Sequence[str]) -> str:
     """The table for a reader."""
-    e = content["engines"]
-    head = " and ".join(f"{e[kind]['version']} (`{e[kind]['name']}`{_kv_cache(e[kind])})" for kind in KINDS)
+    engines = [content["engines"][kind] for kind in KINDS]
+    head = " and ".join(f"{each['version']} (`{each['name']}`{_kv_cache(each)})" for each in engines)
     lines = [
         f"{head}, model `{content['model']}`",
         "",

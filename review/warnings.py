@@ -43,7 +43,7 @@ def _image_pins(preview: Preview) -> list[str]:
     return [f"an image pin changes: {', '.join(gone)} → {', '.join(come)}"] if gone and come else []
 
 
-def broken(preview: Preview) -> list[policies.Broken]:
+def broken(preview: Preview) -> list[policies.Violation]:
     """Every policy that the previewed stack would break."""
     return [
         *policies.check(preview.resources, stack=preview.stack, keys=has_keys(preview)),

@@ -30,7 +30,7 @@ class Volume:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundOnAws:
     """The stack's instance, by the key that its instances have, and its volumes, by their tags.
 
     `size_gib` counts every volume of the stack, `data` has those for data. `requests` are its spot requests
@@ -84,7 +84,7 @@ def _ours(labels: Labels) -> list[str]:
     return ["--filters", f"Name=tag:Project,Values={labels.project}", f"Name=tag:Stack,Values={labels.stack}"]
 
 
-def look(region: str, labels: Labels, mine: str | None) -> Found:
+def look(region: str, labels: Labels, mine: str | None) -> FoundOnAws:
     """What there is of the stack; `mine` is the instance that the state has made. Raises AwsError."""
     key = spot.any_key(labels)  # an instance that a spot request starts by itself need not have the tags
     states = f"Name=instance-state-name,Values={','.join(STATES)}"
@@ -146,7 +146,7 @@ def found(
     *,
     mine: str | None = None,
     data: str = "",
-) -> Found:
+) -> FoundOnAws:
     """The same from what `describe-instances`, `-volumes` and `-spot-instance-requests` answer.
 
     `data` is what a volume for data is called. Where the state knows an instance, it is that one or none;
@@ -157,7 +157,7 @@ def found(
     own = [each for each in (ordered if mine else made) if mine in (None, each["InstanceId"])]
     one = own[0] if own else {}
     rest = [each for each in ordered if each is not one and each["State"]["Name"] != "shutting-down"]
-    return Found(
+    return FoundOnAws(
         instance=one.get("InstanceId"),
         state=one.get("State", {}).get("Name", ""),
         type=one.get("InstanceType", ""),

@@ -14,7 +14,7 @@ from components.aws.settings import AwsSettings
 from components.docker_host import DockerHost, Tls
 from components.labels import Labels
 from stacks import aws_cli, ours, owner
-from stacks.aws_cli import AwsError, Found, Volume
+from stacks.aws_cli import AwsError, FoundOnAws, Volume
 from stacks.blueprint import Blueprint
 from stacks.docker_look import DockerLook
 from stacks.origin import docker_plugin_origin
@@ -108,7 +108,7 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
 
 
 def as_it_was_made(
-    args: "GpuHostArgs", found: Found, identity: Callable[["GpuHostArgs"], Mapping[str, str]]
+    args: "GpuHostArgs", found: FoundOnAws, identity: Callable[["GpuHostArgs"], Mapping[str, str]]
 ) -> "GpuHostArgs":
     """With the former boot script where the instance was made by it and nothing else replaces it."""
     former = replace(args, former_boot=True)
@@ -116,7 +116,7 @@ def as_it_was_made(
     return former if stays else args
 
 
-def check_known(found: Found, state: Known, region: str, stack: str) -> None:
+def check_known(found: FoundOnAws, state: Known, region: str, stack: str) -> None:
     """Raises TargetError where AWS has an instance that an update made and that this state does not know."""
     unknown = found.strangers
     if state.instance is None and found.instance is not None:
@@ -143,7 +143,7 @@ def not_ours(instances: Sequence[str], state: Known, region: str, stack: str) ->
     )
 
 
-def left_over(found: Found) -> str:
+def left_over(found: FoundOnAws) -> str:
     """What of the stack AWS keeps or has started by itself, in words; empty: nothing."""
     parts = []
     for each, made in found.requests.items():
@@ -193,7 +193,7 @@ def check_subnet(wanted: AwsSettings) -> None:
 
 
 def check_image(
-    found: Found, wanted: AwsSettings, identity: Mapping[str, str], parameters: Sequence[str]
+    found: FoundOnAws, wanted: AwsSettings, identity: Mapping[str, str], parameters: Sequence[str]
 ) -> None:
     """Raises TargetError where a new instance's root volume would be smaller than its image's own.
 
@@ -215,7 +215,7 @@ def check_image(
         )
 
 
-def kept(found: Found, wanted: AwsSettings) -> list[Volume]:
+def kept(found: FoundOnAws, wanted: AwsSettings) -> list[Volume]:
     """The data volumes that there are and that these settings keep: of their zone, and not of another
     snapshot. One that was made from a snapshot stays when the setting goes."""
     return [
@@ -225,12 +225,12 @@ def kept(found: Found, wanted: AwsSettings) -> list[Volume]:
     ]
 
 
-def empty(found: Found, wanted: AwsSettings) -> bool:
+def empty(found: FoundOnAws, wanted: AwsSettings) -> bool:
     """Whether the instance begins with an empty data volume: every image and all weights are fetched."""
     return not kept(found, wanted) and not wanted.data_snapshot
 
 
-def check_volume(found: Found, wanted: AwsSettings) -> None:
+def check_volume(found: FoundOnAws, wanted: AwsSettings) -> None:
     """Raises TargetError where the data volume would be smaller than what it is or is made from.
 
     AWS makes no volume smaller, and none that is smaller than its snapshot (ModifyVolume and CreateVolume in
@@ -278,7 +278,7 @@ def quota(wanted: AwsSettings) -> str:
 
 
 def check(
-    found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack: str, fetch: str
+    found: FoundOnAws, wanted: AwsSettings, identity: Mapping[str, str], stack: str, fetch: str
 ) -> list[str]:
     """What this update does to the instance that there is, in words. Raises TargetError where it may not.
 
@@ -323,7 +323,7 @@ def check(
     return []
 
 
-def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> list[str]:
+def replaces(found: FoundOnAws, wanted: AwsSettings, identity: Mapping[str, str]) -> list[str]:
     """Why this update makes a new instance: empty where it doesn't."""
     why = []
     if found.zone != wanted.zone:
@@ -349,7 +349,7 @@ def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> 
     return why
 
 
-def price(found: Found, wanted: AwsSettings) -> str:
+def price(found: FoundOnAws, wanted: AwsSettings) -> str:
     """What the stack costs, and what this update changes of it."""
     text = f"cost: {wanted.cost}"
     before = instance_types.INSTANCE_TYPES.get(found.type)
@@ -361,7 +361,7 @@ def price(found: Found, wanted: AwsSettings) -> str:
     return f"{text}; this update: {instance_types.difference(then, wanted.hourly)}"
 
 
-def _look(wanted: AwsSettings, labels: Labels, mine: str | None) -> Found:
+def _look(wanted: AwsSettings, labels: Labels, mine: str | None) -> FoundOnAws:
     needed = ["ssh", "docker", *(["session-manager-plugin"] if wanted.access == "ssm" else [])]
     if missing := [name for name in needed if shutil.which(name) is None]:
         raise TargetError(
@@ -376,7 +376,7 @@ def _look(wanted: AwsSettings, labels: Labels, mine: str | None) -> Found:
         ) from None
 
 
-def _host(found: Found, config: str, wanted: AwsSettings, labels: Labels) -> owner.Found:
+def _host(found: FoundOnAws, config: str, wanted: AwsSettings, labels: Labels) -> owner.FoundOnHost:
     """What the instance has of the stack. Raises TargetError where no SSH gets through to it."""
     name = found.instance if wanted.access == "ssm" else found.address
     if not name:

@@ -56,7 +56,7 @@ class Known:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundOnHost:
     """What a host has of a stack: every thing with its labels, whose it is, and what serves, in words."""
 
     things: tuple[Thing, ...]
@@ -114,7 +114,7 @@ def of_export(state: Mapping[str, Any]) -> Known:
     return known({each["urn"]: each for each in resources if not each.get("delete")})
 
 
-def whose(state: Known, host: Found) -> str:
+def whose(state: Known, host: FoundOnHost) -> str:
     """The id of the other state to which the stack on the host belongs, or `unknown`; empty where it is this
     one's, or nobody's. Weights alone are nobody's."""
     if host.owner:
@@ -123,7 +123,7 @@ def whose(state: Known, host: Found) -> str:
     return UNKNOWN if there and not there & {each.id for each in state.things} else ""
 
 
-def refusal(state: Known, host: Found, labels: Labels, *, instead: str = "") -> str:
+def refusal(state: Known, host: FoundOnHost, labels: Labels, *, instead: str = "") -> str:
     """Why who has this state may do nothing to the stack on the host, and what to type; empty: it may.
 
     `instead` is the owner whose place this state takes on purpose, or `any` on a machine of its own.
@@ -151,7 +151,7 @@ def refusal(state: Known, host: Found, labels: Labels, *, instead: str = "") -> 
     return ""
 
 
-def _older(state: Known, host: Found) -> str:
+def _older(state: Known, host: FoundOnHost) -> str:
     """How it shows that a newer copy of this state has changed the host; empty where none has."""
     record = host.owner
     if record is None or record.id != state.id:
@@ -172,7 +172,7 @@ def _older(state: Known, host: Found) -> str:
 NOTHING = "Nothing was changed."
 
 
-def _another(other: str, host: Found, stack: str) -> str:
+def _another(other: str, host: FoundOnHost, stack: str) -> str:
     record = host.owner
     if record:
         whose = (
@@ -197,11 +197,11 @@ def _from(record: Owner) -> str:
     return f"from {record.folder} on {record.machine}"
 
 
-def _serving(host: Found) -> str:
+def _serving(host: FoundOnHost) -> str:
     return f"On it, {host.serves}. " if host.serves else ""
 
 
-def missing(state: Known, host: Found) -> tuple[Thing, ...]:
+def missing(state: Known, host: FoundOnHost) -> tuple[Thing, ...]:
     """What the state has made and the host does not have any more."""
     there = {(each.kind, each.id) for each in host.things}
     return tuple(each for each in state.things if (each.kind, each.id) not in there)
@@ -223,7 +223,7 @@ def gone(things: Iterable[Thing], weights: Iterable[Weights], labels: Labels) ->
     return f"Missing on the Docker host: {names}{again}"
 
 
-def fill_again(state: Known, host: Found, users: Mapping[str, str]) -> dict[str, str]:
+def fill_again(state: Known, host: FoundOnHost, users: Mapping[str, str]) -> dict[str, str]:
     """Step → its `AGAIN`, of the steps that fill volumes. `users` maps each to how the name of the container
     that uses what it fills begins.
 

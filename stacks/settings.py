@@ -291,11 +291,11 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
                 "gpu", raw.value("gpu"), "with images offline it must be none", "pulumi config set gpu none"
             )
     accepted = [str(name) for name in raw.value("acceptedDifferences") or []]
-    for n, name in enumerate(accepted):
+    for position, name in enumerate(accepted):
         if name not in PROBES:
             guess = difflib.get_close_matches(name, PROBES, n=1)
             allowed = f"did you mean {guess[0]}?" if guess else f"the probes are {', '.join(PROBES)}"
-            remove = f"pulumi config rm --path 'acceptedDifferences[{n}]'"
+            remove = f"pulumi config rm --path 'acceptedDifferences[{position}]'"
             raw.problem("acceptedDifferences", name, allowed, remove)
     settings = Settings(
         stack=stack,
@@ -416,9 +416,9 @@ def _gpu_memory(raw: _Raw, gpu: Gpu | None) -> int | None:
 def _aliases(raw: _Raw) -> tuple[str, ...]:
     """Further names of the model."""
     found = [str(each) for each in raw.value("aliases") or []]
-    for n, each in enumerate(found):
+    for position, each in enumerate(found):
         if not model_names.is_alias(each):
-            remove = f"pulumi config rm --path 'aliases[{n}]'"
+            remove = f"pulumi config rm --path 'aliases[{position}]'"
             raw.problem("aliases", each, f"allowed: {model_names.ALIAS_RULE}", remove)
     return tuple(dict.fromkeys(found))
 
@@ -426,12 +426,12 @@ def _aliases(raw: _Raw) -> tuple[str, ...]:
 def _origins(raw: _Raw) -> tuple[str, ...]:
     """Sites as a browser names them: scheme, host and port, and nothing after that."""
     found = [str(each) for each in raw.value("corsOrigins") or []]
-    for n, each in enumerate(found):
+    for position, each in enumerate(found):
         if each != "*" and not ORIGIN.fullmatch(each):
             allowed = (
                 "allowed: *, or http:// or https:// with a host in lower case, optionally a port, and no path"
             )
-            raw.problem("corsOrigins", each, allowed, f"pulumi config rm --path 'corsOrigins[{n}]'")
+            raw.problem("corsOrigins", each, allowed, f"pulumi config rm --path 'corsOrigins[{position}]'")
     return tuple(dict.fromkeys(found))
 
 
@@ -533,7 +533,7 @@ def _check_fit(raw: _Raw, settings: Settings) -> None:
             raw.problem(each.key, each.value, each.allowed, command)
 
 
-def _for_instances(refusal: fit.Refusal, now: InstanceType) -> fit.Refusal:
+def _for_instances(refusal: fit.UnworkableSetting, now: InstanceType) -> fit.UnworkableSetting:
     """The same with its choices of GPU, count and RAM as types of instances."""
     choices = []
     for each in refusal.choices:

@@ -21,7 +21,7 @@ from stacks.aws_target import aws_target
 from stacks.blueprint import Blueprint
 from stacks.docker_look import DockerLook
 from stacks.origin import docker_plugin_origin
-from stacks.owner import Found, Known
+from stacks.owner import FoundOnHost, Known
 from stacks.settings import Settings
 from stacks.target_error import TargetError
 from switch.shared import SOCKET
@@ -103,7 +103,7 @@ def no_engine(address: str, error: Exception) -> str:
     )
 
 
-def _check_origin(found: Found, labels: Labels) -> str:
+def _check_origin(found: FoundOnHost, labels: Labels) -> str:
     """Two builds of one plugin disagree about what they find: a stack stays with the one that made it."""
     origin = docker_plugin_origin()
     for network in (each for each in found.things if each.kind == "network"):
@@ -159,7 +159,7 @@ def _check_images(look: DockerLook, plan: Blueprint) -> list[pins.Image]:
     return missing
 
 
-def _without_volume(plan: Blueprint, found: Found, labels: Labels) -> list[EngineSpec]:
+def _without_volume(plan: Blueprint, found: FoundOnHost, labels: Labels) -> list[EngineSpec]:
     """The engines whose weights have no volume yet."""
     volumes = {each.name for each in found.things if each.kind == "volume"}
     return [spec for spec in plan.specs if labels.name(naming.child(spec.kind, "weights")) not in volumes]

@@ -18,7 +18,7 @@ from stacks import ours
 from stacks import owner as owners
 from stacks.blueprint import blueprint
 from stacks.origin import docker_plugin_origin
-from stacks.owner import Found, Known, Thing
+from stacks.owner import FoundOnHost, Known, Thing
 from stacks.settings import PROJECT, from_files
 from switch.shared import WEIGHTS
 from tools import docker_engine, owner, up
@@ -42,7 +42,7 @@ def _docker(*words: str, check: bool = True) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def whose(stack: str, state: Known, host: Found) -> str:
+def whose(stack: str, state: Known, host: FoundOnHost) -> str:
     """The owner whose place is to be taken. Raises StepFailed where there is none."""
     if not host.owner and not any(each.kind != "volume" for each in host.things):
         raise StepFailed(f"no stack `{stack}` is on this Docker host: nothing to adopt. Run: make up")
@@ -51,7 +51,7 @@ def whose(stack: str, state: Known, host: Found) -> str:
     return host.owner.id if host.owner else owners.UNKNOWN
 
 
-def check(stack: str, host: Found, theirs: str) -> None:
+def check(stack: str, host: FoundOnHost, theirs: str) -> None:
     """Raises StepFailed where something can't be adopted; nothing on the host was changed by then."""
     labels = Labels(project=PROJECT, stack=stack)
     anew = (
@@ -179,7 +179,7 @@ def _left(stack: str) -> list[Thing]:
     return _unknown(owner.state_of(stack), owner.found(stack))
 
 
-def _unknown(state: Known, host: Found) -> list[Thing]:
+def _unknown(state: Known, host: FoundOnHost) -> list[Thing]:
     known = {each.id for each in state.things}
     return [each for each in host.of() if each.id not in known]
 

@@ -25,9 +25,9 @@ from advise.capacity import capacity
 from advise.load import (
     HOUR,
     Hour,
-    Piece,
-    Request,
+    LoggedRequest,
     Share,
+    SteadySpan,
     Traffic,
     Window,
     engines,
@@ -59,10 +59,10 @@ def midnight(now: float) -> float:
 # the access log
 
 
-def request(line: Sequence[Any]) -> Request:
+def request(line: Sequence[Any]) -> LoggedRequest:
     """A line of `proxy.traffic`."""
     said = dict(zip(FIELDS, line, strict=True))
-    return Request(
+    return LoggedRequest(
         ended=said["ended"],
         total=said["total_ms"] / 1000,
         held=said["held_ms"] / 1000,
@@ -78,7 +78,7 @@ def request(line: Sequence[Any]) -> Request:
     )
 
 
-def requests_of(stack: str, since: float) -> tuple[list[Request], float | None]:
+def requests_of(stack: str, since: float) -> tuple[list[LoggedRequest], float | None]:
     """The log's requests that ended since then, and when the log begins. Raises StepFailed."""
     proxy = containers_of(stack, "proxy")[0]
     words = ["docker", "exec", proxy, "python3", "-m", "proxy.traffic", repr(since)]
@@ -162,7 +162,7 @@ def from_store(stack: str, monitor: str, now: float) -> Traffic:
 def stored(store: Store, now: float) -> Traffic:
     """What a store knows. Raises StepFailed."""
     first = midnight(now) - DAYS * STORE_DAY
-    line, holds, served = list[Piece](), list[Window](), list[tuple[float, str]]()
+    line, holds, served = list[SteadySpan](), list[Window](), list[tuple[float, str]]()
     hours: dict[float, dict[str, float]] = {}
     tenants: dict[str, Share] = {}
     for begins in (first + number * STORE_DAY for number in range(DAYS + 1)):
@@ -194,7 +194,7 @@ def stored(store: Store, now: float) -> Traffic:
     return traffic
 
 
-def samples(store: Store, begins: float, ends: float) -> Iterator[Piece]:
+def samples(store: Store, begins: float, ends: float) -> Iterator[SteadySpan]:
     """How many there were, every SCRAPE_SECONDS. Where nobody waits or runs the proxies still say so, by
     `changeover_waiting`."""
     step = SCRAPE_SECONDS
@@ -208,7 +208,7 @@ def samples(store: Store, begins: float, ends: float) -> Iterator[Piece]:
         for at, value in values
     }
     for at, value in waiting:
-        yield Piece(at, at + step, round(running.get(at, 0)), round(value))
+        yield SteadySpan(at, at + step, round(running.get(at, 0)), round(value))
 
 
 def _holds(store: Store, begins: float, ends: float) -> Iterator[Window]:

@@ -13,7 +13,7 @@ from components.labels import Labels
 from components.pins import EDGE, GATEWAY, MONITOR, OLLAMA, SWITCH, VLLM_CPU
 from offline.steps import StepFailed, cache_root, main_guard, say
 from stacks import owner as owners
-from stacks.owner import Found, Thing
+from stacks.owner import FoundOnHost, Thing
 from stacks.settings import PROJECT
 from tools import environment, owner
 from tools.environment import ROOT, pulumi
@@ -142,7 +142,7 @@ def _remove(containers: Sequence[Thing]) -> None:
         _docker("rm", "--force", *(each.id for each in containers))
 
 
-def _let_go(host: Found) -> None:
+def _let_go(host: FoundOnHost) -> None:
     """Takes containers that are not the stack's, such as a chat page, off its networks, and says which: with
     them there Docker would not remove these."""
     of_stack = {each.id for each in host.of()}

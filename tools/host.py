@@ -10,7 +10,7 @@ from components.labels import Labels
 from components.ssh_config import USER
 from offline.steps import StepFailed
 from stacks import aws_cli
-from stacks.aws_cli import AwsError, Found
+from stacks.aws_cli import AwsError, FoundOnAws
 from stacks.aws_target import SSH_FILES
 from stacks.settings import PROJECT, SettingsError, from_files
 from tools.environment import ROOT
@@ -33,7 +33,7 @@ def on_aws(stack: str) -> AwsSettings | None:
         raise StepFailed(str(error)) from None
 
 
-def look(stack: str, settings: AwsSettings, mine: str | None) -> Found:
+def look(stack: str, settings: AwsSettings, mine: str | None) -> FoundOnAws:
     """What there is of the stack in AWS; `mine` is the instance of its state. Raises StepFailed."""
     try:
         return aws_cli.look(settings.region, Labels(project=PROJECT, stack=stack), mine)

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.aws.settings import AwsSettings
 from offline.steps import StepFailed, main_guard, say
-from stacks.aws_cli import AwsError, Found, aws
+from stacks.aws_cli import AwsError, FoundOnAws, aws
 from tools.ask import yes
 from tools.environment import pulumi
 from tools.host import look, on_aws
@@ -78,7 +78,7 @@ def _restart(settings: AwsSettings, instance: str, stack: str) -> None:
     say(f"If it still can't be reached: REPLACE=1 make recover STACK={stack}")
 
 
-def _terminate(settings: AwsSettings, found: Found, stack: str) -> None:
+def _terminate(settings: AwsSettings, found: FoundOnAws, stack: str) -> None:
     instance = str(found.instance)
     for each in found.left_over():
         say(f"AWS also has {each} of this stack, which its state does not know; it is terminated as well.")
@@ -174,7 +174,7 @@ def _bring_back(
     exported: dict[str, Any],
     instance: Mapping[str, Any],
     data: Mapping[str, Any] | None,
-    found: Found,
+    found: FoundOnAws,
     stack: str,
 ) -> None:
     gone = [instance["urn"]]

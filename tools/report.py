@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from advise.again import Piece, busiest
+from advise.again import Excerpt, busiest
 from advise.load import HOUR
 from components.code import Code
 from components.containers import NOBODY
@@ -238,7 +238,7 @@ class Window:
 class Measurement:
     """One run: both engines by the same sweep, and all that happens meanwhile."""
 
-    def __init__(self, both: Pair, options: argparse.Namespace, traffic: Piece | None) -> None:
+    def __init__(self, both: Pair, options: argparse.Namespace, traffic: Excerpt | None) -> None:
         settings = both.settings
         self.both, self.traffic = both, traffic
         self.limits = Limits(settings.report_first_token, settings.report_tokens_per_second)
@@ -299,7 +299,7 @@ class Measurement:
         return ended - began
 
 
-def of_yesterday(stack: str, context: int, now: float) -> Piece:
+def of_yesterday(stack: str, context: int, now: float) -> Excerpt:
     """Yesterday's busiest minute. Raises StepFailed where no request of yesterday is in the log."""
     until = midnight(now)
     requests, _ = requests_of(stack, until - 24 * HOUR)

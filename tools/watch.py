@@ -45,7 +45,7 @@ WIDTH = 100
 """Of a frame that goes to no terminal."""
 
 
-class Watched:
+class Feed:
     """The lines of one stack's switch; `lines` has them, and in words what is wrong where there is none."""
 
     def __init__(self, stack: str) -> None:
@@ -55,7 +55,7 @@ class Watched:
         self._process: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._follow, args=(switch_of(stack),), daemon=True)
 
-    def __enter__(self) -> "Watched":
+    def __enter__(self) -> "Feed":
         self._thread.start()
         return self
 
@@ -303,7 +303,7 @@ def moment(line: Mapping[str, Any]) -> float:
     return now if status["under_way"] or status["held_since"] else now // QUIET_SECONDS
 
 
-def follow(stack: str, watched: Watched, console: Console) -> None:
+def follow(stack: str, watched: Feed, console: Console) -> None:
     """Shows what comes in until `q` is typed."""
     looks: list[rates.Look] = []
     line: dict[str, Any] | None = None
@@ -328,7 +328,7 @@ def follow(stack: str, watched: Watched, console: Console) -> None:
                 shown = new
 
 
-def once(stack: str, watched: Watched, console: Console) -> None:
+def once(stack: str, watched: Feed, console: Console) -> None:
     """Prints one frame, with the rates of a few seconds. Raises StepFailed where the switch says nothing."""
     looks: list[rates.Look] = []
     line: dict[str, Any] | None = None
@@ -351,7 +351,7 @@ def watch(stack: str) -> None:
         os.environ.pop(size, None)
     terminal = sys.stdout.isatty() and os.environ.get("ONCE") != "1"
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=WIDTH)
-    with Watched(stack) as watched, contextlib.suppress(KeyboardInterrupt):
+    with Feed(stack) as watched, contextlib.suppress(KeyboardInterrupt):
         if terminal:
             follow(stack, watched, console)
         else:

@@ -10,8 +10,8 @@ import pytest
 from advise.load import (
     HOUR,
     Hour,
-    Piece,
-    Request,
+    LoggedRequest,
+    SteadySpan,
     Traffic,
     held,
     left_out,
@@ -28,7 +28,7 @@ EPSILON = 1e-6
 
 
 def traffic(
-    requests: Sequence[Request], *, since: float = MONDAY, until: float = MONDAY + 7 * DAY
+    requests: Sequence[LoggedRequest], *, since: float = MONDAY, until: float = MONDAY + 7 * DAY
 ) -> Traffic:
     return of_log(requests, since, until, "the access log")
 
@@ -191,13 +191,13 @@ def test_a_day_that_is_not_known_from_its_beginning_or_is_not_over_decides_nothi
 
 def test_a_request_that_no_engine_got_is_no_load() -> None:
     at = MONDAY + 9 * HOUR
-    seen = traffic([Request(at + 0.001, 0.001, 0, failed=True), Request(at + 5, 5, 5, "-")])
+    seen = traffic([LoggedRequest(at + 0.001, 0.001, 0, failed=True), LoggedRequest(at + 5, 5, 5, "-")])
     assert most(seen.hours[at].levels) == 0, "it was refused, or has waited in a hold until it was given up"
     assert seen.hours[at].requests == 2 and seen.hours[at].failed == 1
     assert seen.served == []
 
 
-def count(requests: Sequence[Request], holds: Sequence[tuple[float, float]], begins: float) -> Hour:
+def count(requests: Sequence[LoggedRequest], holds: Sequence[tuple[float, float]], begins: float) -> Hour:
     """The hour that begins then, by counting at every moment between two changes."""
     out = left_out(holds)
     moments = {begins, begins + HOUR}
@@ -257,7 +257,7 @@ def test_every_hold_in_which_somebody_waited_is_found_and_nothing_else(seed: int
     assert ends == pytest.approx(hold[1])
 
 
-def sampled(requests: Sequence[Request], holds: Sequence[tuple[float, float]], until: float) -> Traffic:
+def sampled(requests: Sequence[LoggedRequest], holds: Sequence[tuple[float, float]], until: float) -> Traffic:
     """The same traffic as a store knows it that asks every 5 s."""
     seconds = 5
     line = []
@@ -265,7 +265,7 @@ def sampled(requests: Sequence[Request], holds: Sequence[tuple[float, float]], u
         at = MONDAY + number * seconds
         there = [each for each in requests if each.began <= at < each.ended]
         waiting = sum(at < each.admitted for each in there)
-        line.append(Piece(at, at + seconds, len(there) - waiting, waiting))
+        line.append(SteadySpan(at, at + seconds, len(there) - waiting, waiting))
     return Traffic("the store", MONDAY, until, of_samples(line, holds, (MONDAY, until)))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from advise.capacity import capacity
-from advise.load import HOUR, Request, percentile
+from advise.load import HOUR, LoggedRequest, percentile
 from advise.rule import advise as advised
 from advise.rule import days
 from offline.steps import StepFailed
@@ -58,7 +58,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def close(one: Request, other: Request) -> bool:
+def close(one: LoggedRequest, other: LoggedRequest) -> bool:
     """But for what the log's milliseconds leave out."""
     times = [
         abs(getattr(one, name) - getattr(other, name)) < 0.002
@@ -113,7 +113,7 @@ def test_a_proxy_of_an_older_version_is_named(log: Path, tmp_path: Path) -> None
 class MadeStore(advise.Store):
     """Answers as a store that has asked the proxies every 5 s, by counting."""
 
-    def __init__(self, requests: Sequence[Request], holds: Sequence[tuple[float, float]]) -> None:
+    def __init__(self, requests: Sequence[LoggedRequest], holds: Sequence[tuple[float, float]]) -> None:
         self.requests, self.holds = requests, holds
 
     def over(self, query: str, begins: float, ends: float, step: float) -> advise.Series:
@@ -145,7 +145,7 @@ class MadeStore(advise.Store):
             ]
             yield ({} if tenant is None else {"tenant": tenant}), [each for each in values if each[1]]
 
-    def value(self, each: Request, counter: str) -> float:
+    def value(self, each: LoggedRequest, counter: str) -> float:
         return {
             "changeover_requests_total": 1,
             'changeover_requests_total{status=~"5.."}': each.failed,

@@ -13,7 +13,7 @@ import pytest
 from components.aws.settings import AwsSettings
 from components.labels import Labels
 from stacks import aws_cli, aws_target
-from stacks.aws_cli import AwsError, Found, found
+from stacks.aws_cli import AwsError, FoundOnAws, found
 from stacks.owner import known
 from stacks.settings import from_values
 from stacks.target_error import TargetError
@@ -27,7 +27,7 @@ IDENTITY = {
     "Network": "subnet-0123456789abcdef0",
     "Key": "ba9876543210",
 }
-HERE = Found(
+HERE = FoundOnAws(
     instance="i-0123456789abcdef0",
     state="running",
     type="g4dn.xlarge",
@@ -48,7 +48,7 @@ def wanted(**values: object) -> AwsSettings:
     return aws
 
 
-def notes(there: Found, identity: dict[str, str] = IDENTITY, **values: object) -> list[str]:
+def notes(there: FoundOnAws, identity: dict[str, str] = IDENTITY, **values: object) -> list[str]:
     return aws_target.check(there, wanted(**values), identity, "prod", FETCH)
 
 
@@ -285,7 +285,7 @@ def volume(gib: int, zone: str = "us-east-1a", snapshot: str = "") -> dict[str, 
     }
 
 
-def with_volumes(*volumes: dict[str, Any]) -> Found:
+def with_volumes(*volumes: dict[str, Any]) -> FoundOnAws:
     root = {**volume(80), "Tags": [{"Key": "Name", "Value": "changeover-prod-root"}]}
     return found([instance("i-1", "running")], [root, *volumes], data="changeover-prod-data")
 

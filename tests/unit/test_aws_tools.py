@@ -11,7 +11,7 @@ import pytest
 
 from components.aws.settings import AwsSettings
 from offline.steps import StepFailed
-from stacks.aws_cli import AwsError, Found
+from stacks.aws_cli import AwsError, FoundOnAws
 from stacks.aws_settings import PUBLIC_KEY
 from stacks.owner import known
 from tests.unit.test_aws_target import HERE, NOTHING, wanted
@@ -57,7 +57,7 @@ class World:
     """Doubles of AWS, of the Pulumi CLI and of the person, with what they were asked for."""
 
     def __init__(self) -> None:
-        self.found: Found = NOTHING
+        self.found: FoundOnAws = NOTHING
         self.settings: AwsSettings | None = wanted()
         self.snapshots: list[list[str]] = []
         self.failing = ""
@@ -66,7 +66,7 @@ class World:
         self.imported: dict[str, Any] = {}
         self.state = replace(known({}), instance=HERE.instance)
 
-    def look(self, stack: str, settings: AwsSettings, mine: str | None) -> Found:
+    def look(self, stack: str, settings: AwsSettings, mine: str | None) -> FoundOnAws:
         there = self.found
         if mine in (None, there.instance) or there.instance is None:
             return there

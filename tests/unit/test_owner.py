@@ -14,7 +14,7 @@ from stacks import ours
 from stacks.blueprint import blueprint
 from stacks.owner import (
     UNKNOWN,
-    Found,
+    FoundOnHost,
     Known,
     Thing,
     fill_again,
@@ -52,11 +52,11 @@ def record(id: str = "aaaa", changes: int = 3, place: tuple[str, str] = THERE) -
     return Owner(id, *place, since=0.0, at=86400.0, changes=changes)
 
 
-def host(owner: Owner | None, things: Sequence[Thing] = ALL) -> Found:
-    return Found(things=tuple(things), owner=owner, serves="ollama serves tiny")
+def host(owner: Owner | None, things: Sequence[Thing] = ALL) -> FoundOnHost:
+    return FoundOnHost(things=tuple(things), owner=owner, serves="ollama serves tiny")
 
 
-def may(state: Known, host: Found, instead: str = "") -> bool:
+def may(state: Known, host: FoundOnHost, instead: str = "") -> bool:
     return not refusal(state, host, LABELS, instead=instead)
 
 

@@ -11,7 +11,7 @@ from components.labels import Labels
 from review.events import Resource
 from review.policies import COMMAND, CONTAINER, IMAGE, INSTANCE, SECURITY_GROUPS, VOLUME, check
 from stacks import aws_target
-from stacks.aws_cli import Found
+from stacks.aws_cli import FoundOnAws
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.owner import Known, known
@@ -109,7 +109,7 @@ def test_a_driver_too_old_for_the_image_is_named() -> None:
 
 
 NEW = known({})
-NOTHING = Found(
+NOTHING = FoundOnAws(
     instance=None,
     state="",
     type="",
@@ -145,7 +145,9 @@ class Target:
     `said` is what a preview says, `looked` which of the questions to AWS were asked, with what.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, given: Settings, there: Found, state: Known) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, given: Settings, there: FoundOnAws, state: Known
+    ) -> None:
         self.stack, self.said = given.stack, list[str]()
         self.looked = dict[str, tuple[Any, ...]]()
         assert given.aws
@@ -153,7 +155,7 @@ class Target:
         self.settings = replace(given, aws=replace(given.aws, public_keys=public_keys))
         self.resources = self._build(monkeypatch, there, state)
 
-    def _build(self, monkeypatch: pytest.MonkeyPatch, there: Found, state: Known) -> list[Resource]:
+    def _build(self, monkeypatch: pytest.MonkeyPatch, there: FoundOnAws, state: Known) -> list[Resource]:
         checked, stack = self.settings, self.stack
 
         def noting(name: str, answer: object = None) -> Callable[..., Any]:

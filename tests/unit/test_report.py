@@ -20,7 +20,7 @@ from typing import Any, cast
 import pytest
 
 from advise.again import busiest
-from advise.load import Request
+from advise.load import LoggedRequest
 from components.code import Code
 from components.proxy import WHEELS_MOUNT
 from measure import client, report
@@ -300,10 +300,10 @@ def test_real_traffic_is_asked_for_with_its_lengths_at_its_times(url: str) -> No
     assert [each["began"] - first for each in asked] == pytest.approx([0, 0.5, 0.6], abs=0.25)
 
 
-def requests(seed: int) -> list[Request]:
+def requests(seed: int) -> list[LoggedRequest]:
     rng = random.Random(seed)
     return [
-        Request(
+        LoggedRequest(
             ended=rng.uniform(0, 600),
             total=rng.uniform(0.1, 5),
             held=0,
@@ -337,7 +337,7 @@ def test_the_busiest_time_is_that_with_the_most_tokens(seed: int) -> None:
 
 
 def test_of_no_answered_request_there_is_nothing_to_ask_again() -> None:
-    assert busiest([Request(1, 1, 0), Request(2, 1, 0, completion=3)], 60, 100) is None
+    assert busiest([LoggedRequest(1, 1, 0), LoggedRequest(2, 1, 0, completion=3)], 60, 100) is None
 
 
 def test_a_look_at_the_host_has_what_each_card_says_and_no_more() -> None:
@@ -460,7 +460,7 @@ def options(**more: object) -> argparse.Namespace:
 def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    yesterday = [Request(ended=n, total=1, held=0, prompt=30, completion=5 + n) for n in (1, 2)]
+    yesterday = [LoggedRequest(ended=n, total=1, held=0, prompt=30, completion=5 + n) for n in (1, 2)]
     monkeypatch.setattr(tool, "requests_of", lambda stack, since: (yesterday, 0.0))
     found = tool.report("local", tmp_path, options(traffic=True))
     assert made.told == ["prepare", "abandon"]
