@@ -1,4 +1,4 @@
-"""A piece of the real traffic, to be asked for over again: lengths and times, and nothing that was said."""
+"""An excerpt of the real traffic, to be replayed: lengths and times, and nothing of what was said."""
 
 import bisect
 from collections.abc import Sequence

@@ -28,7 +28,7 @@ NAMES: Mapping[EngineKind, str] = {"ollama": "Ollama", "vllm": "vLLM"}
 
 
 def capacity(report: Mapping[str, Any], settings: Settings, peak: tuple[str, int]) -> list[str]:
-    """In words, a line each. `peak` says what it is, and how many requests at a time it was."""
+    """What a card serves, in words, a line each. `peak` is its name and its number of concurrent requests."""
     stack = settings.stack
     ours = {spec.kind: spec.name for spec in blueprint(settings).specs}
     measured = report["engines"]

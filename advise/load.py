@@ -1,4 +1,4 @@
-"""How many requests there are at a time, over time, from a log of requests or from what a monitor has kept.
+"""How many requests there are at the same time, from a log of requests or from what a monitor has kept.
 
 A request counts from when it came until its answer ended, also while it waits because the engine has enough
 to do: its user is there. While requests are held, in a change of the engine or after a crash, nothing counts:
@@ -173,7 +173,7 @@ def of_samples(line: Iterable[SteadySpan], holds: Sequence[Window], window: Wind
 
 
 def steady_spans(requests: Iterable[LoggedRequest]) -> Iterator[SteadySpan]:
-    """How many there are, from the first change to the last; nothing where nothing is there."""
+    """How many requests there are, from the first change to the last; none where there is no request."""
     steps: list[tuple[float, int, int]] = []
     for each in requests:
         if each.admitted > each.began:
@@ -216,12 +216,12 @@ def held(requests: Sequence[LoggedRequest]) -> list[Window]:
 
 
 def left_out(holds: Iterable[Window]) -> list[Window]:
-    """The holds, and after each as much time again (SETTLE_SECONDS at least), those that touch as one."""
+    """The holds, each with as much time again after it (SETTLE_SECONDS at least); adjoining ones are one."""
     return merged((begins, ends + max(SETTLE_SECONDS, ends - begins)) for begins, ends in holds)
 
 
 def merged(windows: Iterable[Window]) -> list[Window]:
-    """In order, and those that touch as one."""
+    """The windows in order, with adjoining ones as one."""
     found: list[Window] = []
     for begins, ends in sorted(windows):
         if found and begins <= found[-1][1]:
@@ -232,7 +232,8 @@ def merged(windows: Iterable[Window]) -> list[Window]:
 
 
 def engines(asked: Iterable[tuple[float, str]], until: float) -> list[tuple[float, float, str]]:
-    """Which kind of engine served from when until when, of when which was asked, or was seen to serve."""
+    """From when until when each kind of engine served, from the times at which it was asked or seen to
+    serve."""
     found: list[tuple[float, float, str]] = []
     for at, kind in sorted(asked):
         if not found or found[-1][2] != kind:
@@ -275,7 +276,7 @@ def _inside(windows: Iterable[Window], window: Window) -> Iterator[Window]:
 
 
 def _without(window: Window, out: Sequence[Window], begun: Sequence[float]) -> Iterator[Window]:
-    """What of a window is in none of `out`, which are in order and begin at `begun`."""
+    """The parts of a window that are in none of `out`, which are in order and begin at `begun`."""
     begins, ends = window
     number = max(0, bisect.bisect_right(begun, begins) - 1)
     for out_begins, out_ends in out[number:]:
@@ -289,7 +290,7 @@ def _without(window: Window, out: Sequence[Window], begun: Sequence[float]) -> I
 
 
 def _cut(windows: Iterable[Window]) -> Iterator[Window]:
-    """The same time, no part of which is in two hours."""
+    """The window in parts, none of which is in two hours."""
     for begins, ends in windows:
         while begins < ends:
             end = min(ends, (begins // HOUR + 1) * HOUR)
@@ -309,7 +310,7 @@ def percentile(levels: Mapping[int, float], share: float) -> int:
 
 
 def most(levels: Mapping[int, float]) -> int:
-    """The most at a time, for however short."""
+    """The most requests at the same time, for however short a time."""
     return max((level for level, seconds in levels.items() if seconds > 1e-9), default=0)
 
 

@@ -63,7 +63,7 @@ class Advice:
 
 
 def days(traffic: Traffic) -> list[Day]:
-    """Those days of which something is known, in order."""
+    """The days of which something is known, in order."""
     found: dict[str, dict[float, Hour]] = {}
     for at, hour in sorted(traffic.hours.items()):
         found.setdefault(day_of(at), {})[at] = hour

@@ -95,7 +95,7 @@ class ToolCalls:
 
     @property
     def words(self) -> str:
-        """What becomes of a call of a tool, in one line."""
+        """What happens to a tool call of this model, in one line."""
         if not self.found_by:
             said = "neither engine recognises this model's tool calls, which arrive as text"
         elif len(self.found_by) == 1:
@@ -156,7 +156,7 @@ FILE = Path(__file__).with_name("models.toml")
 
 
 class CatalogueError(Exception):
-    """A catalogue that can't be right. The text names the entry, and what of it."""
+    """A catalogue that can't be right. The text names the entry, and what is wrong with it."""
 
 
 def read(text: str) -> dict[str, Model]:
@@ -218,7 +218,7 @@ def _entry(kind: type, where: str, raw: Mapping[str, Any]) -> object:
 
 
 def problems(model: Model) -> list[str]:
-    """What of a model can't be right, or can't be computed."""
+    """What is wrong with a model, or can't be computed for it, each in words."""
     found = []
     if model.family not in FAMILIES:
         found.append(

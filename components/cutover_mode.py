@@ -1,4 +1,4 @@
-"""Which mode a change of engine takes and why, and how much the engines can do, in words. Pure."""
+"""Which mode a change of the engine takes and why, and how much the engines can do, in words. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -54,13 +54,13 @@ class MemoryNeed:
 class Cutover:
     """The chosen mode and the reason in one sentence; sums in words and waits by engine.
 
-    `capacity` says by engine how many requests it works on at a time, and what becomes of one more. `cost` is
-    what serving has less of since both engines must fit at once, or empty.
+    `capacity` says for each engine how many requests it works on at the same time, and what happens to a
+    further one. `cost` is what the engines have less of because both must fit at once; empty: nothing.
 
-    `same` says by engine how a change of its own settings goes, where the mode doesn't say it.
+    `same` says for each engine how a change of its own settings goes, if the mode doesn't say it.
 
     `expected` and `worst` are what a request waits in a change to `engine`, in seconds. In overlap nobody
-    waits, so `expected` is 0; `worst` is when the old engine dies meanwhile.
+    waits, so `expected` is 0, and `worst` is the wait if the old engine dies meanwhile.
     """
 
     engine: EngineKind
@@ -135,7 +135,7 @@ def too_small(load: Load, margin: int = 0) -> MemoryNeed | None:
 
 
 def capacity(engine: Sum, load: Load) -> str:
-    """How many requests an engine works on at a time, and what becomes of one more, in words."""
+    """How many requests an engine works on at the same time, and what happens to a further one, in words."""
     if engine.kind == "ollama" or load.gpu is None:
         words = f"{engine.requests} requests, each with all of its {load.context} tokens"
         return f"{words}; any further one waits until one of these ends"
@@ -151,7 +151,7 @@ def capacity(engine: Sum, load: Load) -> str:
 
 
 def _cost(load: Load) -> str:
-    """What the engines have less of where both must fit at once."""
+    """What the engines have less of because both must fit at once; empty: nothing."""
     parts = []
     for kind in KINDS:
         beside, alone = (engine_sum(kind, replace(load, together=each)) for each in (True, False))

@@ -18,7 +18,8 @@ COUNTS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Choice:
-    """A setting that would do: its key (or path), its value, and what it needs then, in words."""
+    """A setting that would work: its key (or path), its value, and what the engine needs with it, in
+    words."""
 
     key: str
     value: str
@@ -32,7 +33,8 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class UnworkableSetting:
-    """`key` and `value` as they are, why they cannot work, and what would do, the nearest first."""
+    """A setting that cannot work: `key` and `value` as given, `why`, and `choices` that would, nearest
+    first."""
 
     key: str
     value: object

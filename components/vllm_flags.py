@@ -64,7 +64,8 @@ BFLOAT16_COMPUTE = 80
 
 @dataclass(frozen=True)
 class RefusedFlag:
-    """`item` is what was given, `why` it cannot be, `setting` what to use instead, if anything."""
+    """A flag that is refused: `item` as it was given, `why`, and the `setting` to use instead, if there is
+    one."""
 
     item: str
     why: str
@@ -95,7 +96,7 @@ def pairs(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def refusals(flags: Sequence[str], gpu: Gpu | None) -> list[RefusedFlag]:
-    """What cannot be among `vllmFlags`, in the order given."""
+    """The flags of `vllmFlags` that are refused, in the order given."""
     try:
         found = list(pairs(flags))
     except ValueError as error:  # an open quote

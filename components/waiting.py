@@ -1,4 +1,4 @@
-"""How long a request waits while the engine changes: expected, and at the worst. Pure; all in seconds.
+"""How long a request waits while the engine changes: expected, and in the worst case. Pure; all in seconds.
 
 Only `hold` lets requests wait. In `overlap` the old engine serves until the new one is ready; its worst case
 is that of a hold all the same, since an old engine that dies meanwhile leaves nothing that serves.
@@ -68,7 +68,7 @@ class Wait:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchTime:
-    """How long what has to come first from the internet takes, in seconds and written out."""
+    """How long the first downloads from the internet take, in seconds and written out."""
 
     seconds: float
     words: str
@@ -76,7 +76,8 @@ class FetchTime:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What the settings bound, in seconds: the drain, one loading with its gate, and how many completions."""
+    """The time-outs of the settings, in seconds: of the drain, and of loading with the gate; and its
+    completions."""
 
     drain: int
     load: int
@@ -84,7 +85,8 @@ class Bounds:
 
     @property
     def worst(self) -> int:
-        """The longest wait that the switch allows: everything to its bound, and then the old engine back."""
+        """The longest wait that the switch allows: every step takes its time-out, and the old engine comes
+        back."""
         return self.fixed + 2 * self.drain + 2 * self.load
 
     @property
@@ -123,7 +125,7 @@ def loading(kind: EngineKind, load: Load) -> LoadTime:
 
 
 def first_fetch(images: Iterable[Image], weights: Iterable[EngineKind], load: Load) -> FetchTime:
-    """How long these images and the weights of these engines take to be there."""
+    """How long these images and the weights of these engines take to download."""
     kinds = {"images": sum(each.size for each in images)}
     kinds["weights"] = sum(load.model.source_of(each, load.quantization.get(each)).size for each in weights)
     rate = FETCH_BYTES_PER_SECOND["gpu" if load.gpu else "cpu"]
@@ -140,7 +142,7 @@ def other_than(kind: EngineKind) -> EngineKind:
 
 
 def wait(to: EngineKind, load: Load, bounds: Bounds, old: EngineKind | None = None) -> Wait:
-    """What a request waits when the engine changes to `to` by hold, from the other kind or from `old`."""
+    """How long a request waits when the engine changes to `to` by hold, from the other kind or from `old`."""
     stopped = other_than(to) if old is None else old
     stop = EXPECTED_STOP[stopped]
     loads = loading(to, load)

@@ -61,8 +61,8 @@ def curves(
 def over_time(
     panels: Mapping[str, Mapping[str, Points]], spans: Iterable[tuple[float, float, str, bool]] = ()
 ) -> str:
-    """The same over seconds. `spans` are from when until when, what that was, and whether it is shaded; the
-    name of each is above the first panel."""
+    """Panels as `curves` draws them, over seconds. `spans` are from when until when, what that was, and
+    whether it is shaded; the name of each is above the first panel."""
     every = [at for lines in panels.values() for points in lines.values() for at, _ in points]
     spans = list(spans)
     last = max([*every, *(until for _, until, *_ in spans)], default=1.0) or 1.0

@@ -1,4 +1,4 @@
-"""What was measured of both engines on one card, beside what is claimed: as data, and for readers. Pure.
+"""What was measured of both engines on one card, beside what is claimed, as data and for readers. Pure.
 
 The claims are those of the document that this project began with, its table "Performance Comparison (T4 with
 7B model)" and its "longer startup". A claim with `~` holds where a tenth is missing.
@@ -214,7 +214,7 @@ class Part:
 
 
 def verdict(content: Mapping[str, Any]) -> str:
-    """What somebody who has to decide wants to know first."""
+    """The first sentences of the report, for whoever has to decide."""
     ours, theirs = (content["engines"][kind] for kind in ("ollama", "vllm"))
     users = [f"{each['users']}{' or more' if each['more'] else ''}" for each in (ours, theirs)]
     ratio = _ratio(ours["rate"], theirs["rate"])

@@ -1,4 +1,4 @@
-"""How a growing number of users is asked as, by whatever asks."""
+"""Asks an engine as a growing number of users, by whatever asks."""
 
 import asyncio
 import itertools

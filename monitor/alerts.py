@@ -1,4 +1,4 @@
-"""When somebody should look, and what to type then. Pure.
+"""The alerts: when somebody should look, and what to type then. Pure.
 
 None of them fires in an ordinary change of the engine: what a change does to a number is left out of each
 expression, or waited for.
@@ -47,7 +47,7 @@ class Alert:
 
 
 def alerts(watched: Watched) -> Sequence[Alert]:
-    """Those of a stack."""
+    """The alerts of a stack."""
     status = f"make status STACK={watched.stack}"
     return (
         *_requests(watched, status),

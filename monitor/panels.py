@@ -58,7 +58,7 @@ class Page:
 
 
 def _zero(expr: str) -> str:
-    """0 where there is nothing to count yet."""
+    """The expression, which is 0 where there is nothing to count yet."""
     return f"{expr} or vector(0)"
 
 

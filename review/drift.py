@@ -25,7 +25,8 @@ def lasting(preview: Preview) -> list[str]:
 
 
 def unconfirmed(preview: Preview) -> list[str]:
-    """Mail subscriptions that nobody confirmed, so that AWS has taken them away, each in words: no drift."""
+    """Mail subscriptions that AWS has removed because nobody confirmed them, each in words: that is no
+    drift."""
     return [
         f"nobody has confirmed the subscription of {change.before.get('endpoint')} to the alarms, so AWS has "
         "dropped it, and no alarm reaches anybody. `pulumi up --refresh` sends another mail: follow the link "
@@ -36,7 +37,7 @@ def unconfirmed(preview: Preview) -> list[str]:
 
 
 def _of_confirming(change: Change) -> bool:
-    """Whether somebody has confirmed a mail subscription since, or AWS taken one away that nobody did."""
+    """Whether a mail subscription was confirmed meanwhile, or AWS has removed one that nobody confirmed."""
     if change.type != MAIL:
         return False
     if change.op == "deleted":
@@ -60,7 +61,7 @@ def _is_limit(change: Change) -> bool:
 
 
 def _by_hand(preview: Preview) -> Iterator[str]:
-    """What no provider reads back, and the program itself looks at in every preview."""
+    """Changes by hand that no provider reads back, and that the program itself looks for in every preview."""
     for change in preview.changes:
         if change.op == "created":
             continue

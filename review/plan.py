@@ -1,4 +1,4 @@
-"""What a plan of Pulumi's (`preview --save-plan`) allows, without what each preview makes anew. Pure."""
+"""What a plan of Pulumi's (`preview --save-plan`) allows, without what is new in each preview. Pure."""
 
 import json
 import re

@@ -55,7 +55,7 @@ def sentence(preview: Preview) -> str:
 
 
 def _steps(preview: Preview) -> list[str]:
-    """Where nothing else changes: what runs again, and looks before it acts."""
+    """What runs again where nothing else changes: steps that look before they act."""
     if all(change.type == policies.COMMAND for change in preview.changes):
         names = ", ".join(f"`{change.name}`" for change in preview.changes)
         return [f"only {names} run{'s' if len(preview.changes) == 1 else ''} again, which no request notices"]
@@ -67,7 +67,7 @@ def _many(count: int, thing: str) -> str:
 
 
 def _how(preview: Preview) -> str:
-    """How the engine changes: mode, waiting, losses. Nothing where nothing serves meanwhile."""
+    """How the engine changes: mode, waiting, losses. Empty where nothing serves meanwhile."""
     if changes.deleted_first(preview):
         return ""
     mode, engine = (preview.output(name)[1] for name in ("cutover", "engine"))
@@ -89,7 +89,7 @@ def _how(preview: Preview) -> str:
 
 
 def down(preview: Preview) -> list[str]:
-    """That nothing answers while this is applied, and why; empty where something does."""
+    """The note that nothing answers while this is applied, and why; empty where something does."""
     names = ", ".join(f"`{change.name}`" for change in changes.deleted_first(preview))
     why = f"the endpoint is down meanwhile, since {names} is replaced and what serves is deleted first"
     return [why] if names else []

@@ -147,7 +147,7 @@ def found(
     mine: str | None = None,
     data: str = "",
 ) -> FoundOnAws:
-    """The same from what `describe-instances`, `-volumes` and `-spot-instance-requests` answer.
+    """What AWS has of a stack, by `describe-instances`, `-volumes` and `-spot-instance-requests`.
 
     `data` is what a volume for data is called. Where the state knows an instance, it is that one or none;
     otherwise the one that is most alive and that some update has made.

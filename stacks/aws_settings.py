@@ -76,7 +76,7 @@ def _set(key: str) -> str:
 
 
 def check_deployable(raw: Raw, settings: AwsSettings, *, tenants: int) -> None:
-    """Notes what a stack needs to be deployed and a reviewer can do without: keys, networks of one's own."""
+    """Notes what a deployment needs and a review does not: keys, and networks of one's own."""
     for key, networks in (("allowedCidrs", settings.allowed), ("adminCidrs", settings.admins)):
         for network in networks:
             if IPv4Network(network).prefixlen and any(IPv4Network(network).overlaps(e) for e in EXAMPLES):

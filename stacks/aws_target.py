@@ -110,7 +110,7 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
 def as_it_was_made(
     args: "GpuHostArgs", found: FoundOnAws, identity: Callable[["GpuHostArgs"], Mapping[str, str]]
 ) -> "GpuHostArgs":
-    """With the former boot script where the instance was made by it and nothing else replaces it."""
+    """The arguments, with the former boot script if that made the instance and nothing else replaces it."""
     former = replace(args, former_boot=True)
     stays = found.instance is not None and not replaces(found, args.settings, identity(former))
     return former if stays else args
@@ -126,7 +126,7 @@ def check_known(found: FoundOnAws, state: Known, region: str, stack: str) -> Non
 
 
 def not_ours(instances: Sequence[str], state: Known, region: str, stack: str) -> str:
-    """That instances of the stack belong to another state, and what to type."""
+    """The message that instances of the stack belong to another state, with what to type."""
     broke_off = (
         " If an update of this state was interrupted while it made it, terminate it, with its spot request "
         f"if it has one: sh components/aws/spot.sh these {region} {' '.join(instances)} sir-…"
@@ -144,7 +144,7 @@ def not_ours(instances: Sequence[str], state: Known, region: str, stack: str) ->
 
 
 def left_over(found: FoundOnAws) -> str:
-    """What of the stack AWS keeps or has started by itself, in words; empty: nothing."""
+    """What AWS keeps of the stack, or has started by itself, in words; empty: nothing."""
     parts = []
     for each, made in found.requests.items():
         if each in found.left_over():
@@ -161,7 +161,7 @@ def left_over(found: FoundOnAws) -> str:
 
 
 def unconfirmed(state: Known) -> str:
-    """That no alarm reaches anybody yet, in words; empty: nobody is waited for."""
+    """The note that alarms reach nobody until a subscription is confirmed; empty: all are confirmed."""
     if not state.unconfirmed:
         return ""
     return (
@@ -256,7 +256,8 @@ def check_volume(found: FoundOnAws, wanted: AwsSettings) -> None:
 
 
 QUOTAS = {False: "Running On-Demand G and VT instances", True: "All G and VT Spot Instance Requests"}
-"""Of EC2, by `spot`. The second: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-spot-limits.html."""
+"""Of EC2, by `spot`. The second:
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-spot-limits.html."""
 
 
 def quota(wanted: AwsSettings) -> str:
@@ -377,7 +378,7 @@ def _look(wanted: AwsSettings, labels: Labels, mine: str | None) -> FoundOnAws:
 
 
 def _host(found: FoundOnAws, config: str, wanted: AwsSettings, labels: Labels) -> owner.FoundOnHost:
-    """What the instance has of the stack. Raises TargetError where no SSH gets through to it."""
+    """What the instance has of the stack. Raises TargetError where SSH does not reach it."""
     name = found.instance if wanted.access == "ssm" else found.address
     if not name:
         raise TargetError("the instance has no public address")

@@ -124,7 +124,7 @@ def whose(state: Known, host: FoundOnHost) -> str:
 
 
 def refusal(state: Known, host: FoundOnHost, labels: Labels, *, instead: str = "") -> str:
-    """Why who has this state may do nothing to the stack on the host, and what to type; empty: it may.
+    """Why this state may do nothing to the stack on the host, and what to type; empty: it may.
 
     `instead` is the owner whose place this state takes on purpose, or `any` on a machine of its own.
     """
@@ -152,7 +152,7 @@ def refusal(state: Known, host: FoundOnHost, labels: Labels, *, instead: str = "
 
 
 def _older(state: Known, host: FoundOnHost) -> str:
-    """How it shows that a newer copy of this state has changed the host; empty where none has."""
+    """What shows that a newer copy of this state has changed the host; empty where none has."""
     record = host.owner
     if record is None or record.id != state.id:
         return ""

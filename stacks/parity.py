@@ -1,4 +1,4 @@
-"""What a stack demands of its last comparison of both engines, from the committed file."""
+"""What `requireParity` demands of the last comparison of both engines, which is a committed file."""
 
 from pathlib import Path
 

@@ -499,7 +499,7 @@ def _vllm_flags(raw: _Raw, gpu: Gpu | None) -> tuple[str, ...]:
 
 
 def _check_embeds(raw: _Raw, settings: Settings) -> None:
-    """Adds what makes no sense for a model that answers no chat."""
+    """Adds the settings that make no sense for a model that cannot chat."""
     why = f"{settings.model.name} only computes embeddings and cannot chat"
     if settings.gateway == "tensorzero":
         allowed = f"{why}, and the gateway handles nothing but chats; allowed: none"
@@ -517,7 +517,7 @@ def _check_embeds(raw: _Raw, settings: Settings) -> None:
 
 
 def _check_fit(raw: _Raw, settings: Settings) -> None:
-    """Adds what can never start or would let requests wait for longer than the proxy lets them."""
+    """Adds engines that can never start, and waits that are longer than the proxy allows."""
     load = settings.load
     found = [fit.refused_count(load)]
     if found == [None]:
@@ -534,7 +534,7 @@ def _check_fit(raw: _Raw, settings: Settings) -> None:
 
 
 def _for_instances(refusal: fit.UnworkableSetting, now: InstanceType) -> fit.UnworkableSetting:
-    """The same with its choices of GPU, count and RAM as types of instances."""
+    """The refusal with its choices of GPU, count and RAM as types of instances."""
     choices = []
     for each in refusal.choices:
         if each.key in ("gpu", "gpuCount", "hostMemoryGiB"):

@@ -96,7 +96,7 @@ def docker_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
 
 
 def no_engine(address: str, error: Exception) -> str:
-    """That no Docker engine answers, and what starts one."""
+    """The message that no Docker engine answers, with what starts one."""
     return (
         f"no Docker engine answers at {address} ({error}). Start it (Docker Desktop, or on Linux: systemctl "
         "start docker) and run the same command again."
@@ -118,7 +118,7 @@ def _check_origin(found: FoundOnHost, labels: Labels) -> str:
 
 
 def _check_machine(info: Mapping[str, Any], settings: Settings) -> None:
-    """The sum is only as true as the settings that tell it of the machine."""
+    """Raises TargetError where the settings claim more of the machine than it has."""
     if settings.host_memory and settings.host_memory > info["MemTotal"]:
         there = info["MemTotal"] // GIB
         raise TargetError(
@@ -166,7 +166,8 @@ def _without_volume(plan: Blueprint, found: FoundOnHost, labels: Labels) -> list
 
 
 def _check_disk(info: Mapping[str, Any], plan: Blueprint, new: Iterable[EngineSpec]) -> None:
-    """Room for the weights of these engines. Later ones are checked where they are fetched."""
+    """Raises TargetError where the disk is too small for these engines' weights. Later ones are checked where
+    they are fetched."""
     try:
         free = shutil.disk_usage(info["DockerRootDir"]).free
     except OSError:
@@ -201,7 +202,7 @@ def _check_port(look: DockerLook, settings: Settings, labels: Labels) -> None:
 
 
 def docker_host(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
-    """The Docker host of the settings' target, looked at by who has `state`. Raises TargetError."""
+    """The Docker host of the settings' target, after a look at what it has. Raises TargetError."""
     if plan.settings.target == "aws":
         return aws_target(plan, labels, state)
     return docker_target(plan, labels, state)

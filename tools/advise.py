@@ -1,4 +1,4 @@
-"""`make advise`: how many requests there were at a time, hour by hour, and which engine that speaks for.
+"""`make advise`: how many concurrent requests there were, hour by hour, and which engine they speak for.
 
 It reads what the stack's monitor has kept, where there is one, and else the proxies' access log. It changes
 nothing. Where `make report` was run, it also says how many users the card serves with each engine.
@@ -93,7 +93,7 @@ def requests_of(stack: str, since: float) -> tuple[list[LoggedRequest], float | 
 
 
 def from_log(stack: str, now: float) -> Traffic:
-    """Raises StepFailed."""
+    """The traffic that the proxies' access log tells. Raises StepFailed."""
     since = midnight(now) - DAYS * STORE_DAY
     requests, begins = requests_of(stack, since)
     return of_log(requests, max(since, now if begins is None else begins), now, "the access log")
@@ -112,7 +112,7 @@ class Store:
     process: subprocess.Popen[str]
 
     def ask(self, path: str, **query: object) -> Any:
-        """Raises StepFailed."""
+        """The JSON that the store answers at `path`. Raises StepFailed."""
         assert self.process.stdin and self.process.stdout
         request = {
             "container": self.monitor,
@@ -394,7 +394,7 @@ def capacity_of(stack: str, traffic: Traffic) -> list[str]:
 
 
 def _peak(traffic: Traffic) -> tuple[str, int]:
-    """Today's most requests at a time, or that of all days where there was none today yet."""
+    """Today's most concurrent requests, or those of all days where there were none today yet."""
     every = days(traffic)
     if every and every[-1].requests and traffic.until < _end(every[-1].name):
         return "Today's peak", every[-1].most

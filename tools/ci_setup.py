@@ -35,7 +35,7 @@ def remote(url: str) -> tuple[str, str]:
 
 
 def ids(owner: str, name: str) -> tuple[int, int]:
-    """Those of owner and repository: asked of GitHub, or OWNER_ID and REPOSITORY_ID. Raises StepFailed."""
+    """The ids of owner and repository: OWNER_ID and REPOSITORY_ID, or what GitHub says. Raises StepFailed."""
     told = os.environ.get("OWNER_ID"), os.environ.get("REPOSITORY_ID")
     if all(told):
         return int(told[0] or 0), int(told[1] or 0)
@@ -96,7 +96,8 @@ def write(repository: Repository, account: str, where: str, key: str, names: lis
 
 
 def commands(folder: Path) -> str:
-    """What makes the roles of these files. Their names are none that the deployer's policy lets CI change."""
+    """The commands that create the roles from these files. The deployer's policy lets CI change no role of
+    these names."""
     lines = [
         f"aws iam create-open-id-connect-provider --url https://{ci.ISSUER} --client-id-list {ci.AUDIENCE}"
     ]

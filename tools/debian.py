@@ -1,4 +1,4 @@
-"""Debian's packages: what is missing is named, and installed only where that was asked for."""
+"""Debian's packages: those that are missing are named, and installed only on request."""
 
 import os
 import shutil

@@ -44,7 +44,8 @@ def _stacks() -> list[str]:
 
 
 def _refuse_protected(stack: str) -> None:
-    """Pulumi would delete whatever else it can before it met what is protected."""
+    """Raises StepFailed where something is protected: Pulumi would delete everything else before it came to
+    that."""
     state = json.loads(pulumi("stack", "export", "--stack", stack, capture=True))
     held = [each for each in state["deployment"].get("resources") or [] if each.get("protect")]
     if held:

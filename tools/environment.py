@@ -55,7 +55,8 @@ def variables() -> dict[str, str]:
 
 
 def process_environment(venv: Path = Path(sys.prefix)) -> dict[str, str]:
-    """The same for a child process, with the CLI and a virtual environment first on PATH."""
+    """The environment of a child process: `variables`, with the CLI and a virtual environment first on
+    PATH."""
     path = os.pathsep.join([str(BIN), str(venv / "bin"), os.environ["PATH"]])
     return {**os.environ, **variables(), "PATH": path, "VIRTUAL_ENV": str(venv)}
 

@@ -47,7 +47,7 @@ def ssh_config(stack: str) -> Path:
 
 
 def reach(stack: str, mine: str | None) -> None:
-    """From here on this process's `docker` talks to the stack's host. Raises StepFailed where it can't.
+    """Has this process's `docker` talk to the stack's host from here on. Raises StepFailed where it can't.
 
     `mine` is the instance that the stack's state has made.
     """

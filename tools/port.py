@@ -1,4 +1,4 @@
-"""Whether the endpoint's published port answers, asked from this machine, and what cures it."""
+"""Whether the endpoint's published port answers, asked from this machine, and what repairs it."""
 
 import http.client
 import json

@@ -107,7 +107,7 @@ class Asker:
             raise StepFailed("the program that asks the engines has ended; the reason is above") from None
 
     def __call__(self, plan: Mapping[str, Any]) -> Any:
-        """Raises StepFailed."""
+        """What the asking program answers to a plan. Raises StepFailed."""
         self._tell(json.dumps(plan))
         assert self._process.stdout
         line = self._process.stdout.readline()
@@ -181,7 +181,7 @@ class Watcher:
 
 
 def sample(said: Mapping[str, Any], before: Mapping[str, float] | None, at: float) -> dict[str, Any]:
-    """Of one line of `switch observe`; None is what nobody says."""
+    """A sample from one line of `switch observe`; None stands for what nobody reports."""
     status, cpu = said["status"], said["cpu"]
     gpus = status["gpus"] if isinstance(status["gpus"], list) else []
     proxies = [each for each in status["proxies"].values() if each]

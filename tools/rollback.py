@@ -65,7 +65,8 @@ def _remove(folder: Path) -> None:
 
 
 def refuse_broken(seen: Preview, stack: str) -> None:
-    """As `make apply` refuses what breaks a policy; but what ran before may be older than a policy."""
+    """Refuses what breaks a policy, as `make apply` does, and says how to go back anyway: what ran before may
+    be older than a policy."""
     accepted = {word.strip() for word in os.environ.get("ACCEPT", "").split(",")}
     try:
         review.refuse_broken(seen, accepted)

@@ -1,4 +1,4 @@
-"""`make up`: from a fresh clone to an endpoint that answers. Run again, it changes nothing."""
+"""`make up`: from a fresh clone to an endpoint that answers. A second run changes nothing."""
 
 import argparse
 import json
