@@ -285,7 +285,7 @@ def test_an_engine_that_was_made_active_by_hand_is_found_and_put_right(team: Tea
 def test_a_rollback_asks_first(team: Team) -> None:
     text = team.make("rollback", fails=2)
     assert f"Engine of `{STACK}`: vLLM → Ollama by hold" in text
-    assert "not done, nothing was changed" in text
+    assert "not done; nothing was changed" in text
     assert team.engine == "vllm"
 
 
