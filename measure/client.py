@@ -20,7 +20,7 @@ PATH, KIND = "/v1/chat/completions", {"Content-Type": "application/json"}
 
 
 def session(patience: float | None = None) -> aiohttp.ClientSession:
-    """With as many connections as there are requests, and so many seconds of patience with each, or any."""
+    """A session with a connection for each request and a time-out of `patience` seconds; None: without."""
     connector = aiohttp.TCPConnector(limit=0)
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=patience))
 

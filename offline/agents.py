@@ -42,7 +42,7 @@ def _install(folder: Path, log: Path) -> None:
     for name, pattern in PACKAGES.items():
         found = list((folder / "node_modules").glob(pattern))
         if not found and platform.machine() == "x86_64":  # npm says nothing of what is optional
-            raise StepFailed(f"the package of {name} did not come. Type the same again")
+            raise StepFailed(f"the package of {name} was not downloaded. Run the same command again")
         for program in found:
             (programs / name).symlink_to(Path("..") / program.relative_to(folder))
     (programs / "cn").write_text(

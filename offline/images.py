@@ -178,7 +178,7 @@ def _load(recipe: Recipe, base: Path, payload: Path | None) -> None:
             pass
         errors = importing.stderr.read().decode(errors="replace").strip()
     if importing.returncode != 0:
-        raise StepFailed(f"Docker did not take the image {reference}: {errors}")
+        raise StepFailed(f"Docker did not load the image {reference}: {errors}")
     if old and old != _image_id(reference):
         subprocess.run(["docker", "image", "rm", old], capture_output=True, check=False)
     say(f"  {reference}: loaded in {time.monotonic() - started:.0f} s")

@@ -109,4 +109,4 @@ def go_environment() -> dict[str, str]:
 def need(program: str, package: str) -> None:
     """Raise StepFailed unless `program` is on PATH; says which Debian package brings it."""
     if shutil.which(program) is None:
-        raise StepFailed(f"`{program}` is missing. Type: apt-get install {package}")
+        raise StepFailed(f"`{program}` is missing. Run: apt-get install {package}")

@@ -35,13 +35,14 @@ REQUEST_SECONDS = 120
 
 
 def probe(send: Callable[[str, str], Reply], subject: Subject, able: bool, asked: str) -> dict[str, str]:
-    """What whoever answers does, by probe. Raises StepFailed where `asked` answers nothing at all."""
+    """What an engine or the endpoint does, by probe. Raises StepFailed where `asked` gives no answer at
+    all."""
     found: dict[str, str] = {}
     for each in chosen(able):
         found[each.name] = run(each, subject, send)
         print(f"  {each.name}: {found[each.name]}", flush=True)
     if all(said.startswith(NO_ANSWER) for said in found.values()):
-        raise StepFailed(f"{asked} answered nothing")
+        raise StepFailed(f"{asked} gave no answer")
     return found
 
 

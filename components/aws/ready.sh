@@ -21,7 +21,7 @@ wait_for() { # wait_for WHAT CHECK...: a check that exits 9 will not get better 
     code=$?
     [ "$code" -ne 0 ] || break
     if [ "$code" -eq 9 ] || [ "$(date +%s)" -ge "$end" ]; then
-      printf '%s is not ready on %s; it said:\n%s\n' "$what" "$host" "$said" >&2
+      printf '%s is not ready on %s. Its last answer:\n%s\n' "$what" "$host" "$said" >&2
       exit 1
     fi
     sleep "${PAUSE:-5}"
@@ -50,7 +50,7 @@ gpu() {
   }
   echo "$found"
   if [ "$(echo "$found" | grep -c ", $GPU\$")" -ne "$GPUS" ]; then
-    echo "expected: $GPUS times $GPU"
+    echo "expected: $GPUS x $GPU"
     return 9
   fi
   if [ "$(echo "$found" | head -n 1 | cut -d . -f 1)" -lt "$DRIVER" ]; then

@@ -294,7 +294,7 @@ def test_an_unreachable_host_is_said_in_the_preview_with_what_brings_it_back(
         said = str(error)
     finally:
         agent.write_text(process)
-    assert f"no SSH to {host.instance}" in said
+    assert f"SSH does not reach {host.instance}" in said
     assert "make recover STACK=dev" in said
     assert "Traceback" not in said
 
@@ -373,9 +373,9 @@ def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back_and_loses_nothin
     before = project.aws_counted()
     text = checkout.make("review")
     only_looked(project.aws_calls(before))
-    assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text
+    assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, requests wait about "), text
     assert "nothing is replaced but the gateway; back with `make rollback STACK=dev`" in text
-    assert "before and after the same" in text, "the price"
+    assert "), unchanged." in text, "the price"
     with trusted(project), load_on(project) as load:
         load.wait_for_answers(8)
         checkout.make("apply", REVIEW="reviews/dev")
@@ -612,7 +612,7 @@ def test_make_recover_brings_an_instance_back_that_was_terminated_by_hand(
         said = project.pulumi("preview")
     except CommandFailed as error:  # what then asks the host may fail
         said = str(error)
-    assert "and this state does not know: the spot request sir-" in said
+    assert "which this state does not know: the spot request sir-" in said
     said = project.tool("recover")
     assert f"The instance {old.instance} is gone." in said
     assert "Lost: the instance, and requests until it is back." in said

@@ -242,7 +242,7 @@ class Way:
         kinds = (first, *(kind for kind in self.kinds if kind != first))
         config = tensorzero.GatewayConfig(
             models=(
-                tensorzero.Model(
+                tensorzero.ChatModel(
                     name=self.name,
                     providers=tuple(
                         tensorzero.Provider(

@@ -11,6 +11,7 @@ import pytest
 
 from common import StepFailed
 from tools import dashboard, down
+from tools.status import NoContainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +100,7 @@ def test_on_aws_ssh_makes_the_page_one_of_this_machine_on_a_connection_of_its_ow
 
 def test_a_stack_without_a_monitor_is_told_what_gives_it_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(stack: str, role: str) -> list[str]:
-        raise StepFailed(f"no {role} of stack `{stack}` runs here . Deploy it: make up")
+        raise NoContainer(f"no {role} of stack `{stack}` runs here. Deploy it: make up STACK={stack}")
 
     monkeypatch.setattr(dashboard, "containers_of", none)
     with pytest.raises(StepFailed, match="pulumi config set monitor true --stack local"):

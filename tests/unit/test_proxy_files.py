@@ -96,4 +96,4 @@ def test_a_host_for_which_there_are_no_packages_is_named(project: Path) -> None:
     (project / "arch").write_text("riscv64\n")
     done = run(project)
     assert done.returncode == 1
-    assert "the Docker host is riscv64" in done.stderr
+    assert "this Docker host is riscv64" in done.stderr
