@@ -12,7 +12,7 @@ CACHE := $(or $(CHANGEOVER_CACHE),$(HOME)/.cache/changeover)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 COMPILE := $(VENV)/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate
-PYTEST := $(VENV)/bin/pytest -v --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(VENV)/bin/pytest -v --numprocesses 3 --dist loadfile --no-loadscope-reorder
 export PIP_CACHE_DIR := $(CACHE)/pip
 export UV_CACHE_DIR := $(CACHE)/uv
 export STACK
@@ -108,9 +108,9 @@ test: check ## run what a change has to pass, on the real engines
 	@$(RUN) tools.up --tests
 	@$(PYTEST) -m "not long" tests/engine tests/conformance
 
-test-long: venv-dev ## run more cases of the same: more moments, and every field of a request at its extremes
+test-long: venv-dev ## run every test: also more moments, and every field of a request at its extremes (some hours)
 	@$(RUN) tools.up --tests
-	@$(PYTEST) -m long tests/engine tests/conformance
+	@$(PYTEST) tests/engine tests/conformance
 
 test-agents: venv-dev ## run coding agents by the guide in docs/agents.md: for a new version of one (1.6 GB)
 	@$(RUN) tools.up --tests

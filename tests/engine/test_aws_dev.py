@@ -395,6 +395,7 @@ def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back_and_loses_nothin
     only_looked(project.aws_calls(before))
 
 
+@pytest.mark.long
 def test_make_parity_probes_both_engines_on_the_host_and_leaves_nothing_behind(project: AwsProject) -> None:
     said = project.tool("parity")
     assert "The standby takes the place of the active engine" in said
@@ -430,6 +431,7 @@ def reaches_what_scrapes(project: AwsProject, jobs: set[str]) -> None:
     assert not scraped(address), "the way is closed with Ctrl-C"
 
 
+@pytest.mark.long
 def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays(
     project: AwsProject, host: Host, machines: Machines
 ) -> None:
@@ -552,6 +554,7 @@ def test_a_stopped_instance_is_said_and_make_wake_starts_it(
     nothing_to_do(project)
 
 
+@pytest.mark.long
 def test_a_larger_data_volume_is_grown_in_place(project: AwsProject, emulator: Emulator) -> None:
     project.configure(dataVolumeGiB=220)
     assert project.changes() == {"data": "update", "ready": "update"}
@@ -601,6 +604,7 @@ def test_a_new_machine_image_replaces_the_instance_and_keeps_the_weights(
     nothing_to_do(project)
 
 
+@pytest.mark.long
 def test_make_recover_brings_an_instance_back_that_was_terminated_by_hand(
     project: AwsProject, emulator: Emulator, machines: Machines
 ) -> None:
