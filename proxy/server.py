@@ -22,7 +22,7 @@ from proxy.bodies import Bodies
 from proxy.engine import EngineGone
 from proxy.http import BrokenOff
 from proxy.inner import Exchanges, GatewayGone
-from proxy.live import LOOK_SECONDS, Live
+from proxy.live import LOOK_SECONDS, LiveFiles
 from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS
 from proxy.reading import Reading
 from proxy.records import Books, Record
@@ -37,7 +37,7 @@ OTHER = "other"
 
 
 @dataclass
-class Ask:
+class ClientRequest:
     """What a client asks an engine, and what is kept of it."""
 
     request: web.BaseRequest
@@ -53,7 +53,7 @@ class Proxy:
 
     def __init__(self, live: Path, log: Path | None, *, inner_port: int = inner.PORT) -> None:
         self.keys, self.admission = Keys(), Admission()
-        self.live = Live(live, {"route.json": self._take_route, "keys.json": self._take_keys})
+        self.live = LiveFiles(live, {"route.json": self._take_route, "keys.json": self._take_keys})
         self.tenants: Counter[str] = Counter()
         self.draining = False
         self.books = Books(log, socket.gethostname())
@@ -138,7 +138,7 @@ class Proxy:
             elif self.admission.route.model is not None:
                 raise refusals.no_model(reading.model)
             record.stream = reading.stream
-            ask = Ask(request, path, raw, reading, record, waiting)
+            ask = ClientRequest(request, path, raw, reading, record, waiting)
             if not reading.stream:
                 return await self._serve(ask)
             async with waiting:
@@ -160,7 +160,7 @@ class Proxy:
                 return web.json_response(model)
         raise refusals.no_model(name)
 
-    async def _serve(self, ask: Ask) -> web.StreamResponse:
+    async def _serve(self, ask: ClientRequest) -> web.StreamResponse:
         """Asks for as long as no byte of an answer has come and there is time."""
         ends, since, first, model, record = 0, _now(), False, ask.reading.model, ask.record
         while True:
@@ -175,7 +175,9 @@ class Proxy:
             except EngineGone as gone:
                 ends, since = ends + gone.asked, _now() if gone.asked else since
                 if ends > 1:
-                    raise refusals.no_answer("The engine ended under this request, twice.") from None
+                    raise refusals.no_answer(
+                        "The engine ended twice while it worked on this request."
+                    ) from None
                 # It can't be reached, which holds for everybody, unless something else is to be asked now.
                 if not gone.asked and route is self.admission.route:
                     self.admission.pause()
@@ -190,7 +192,7 @@ class Proxy:
             await self.admission.another(route, again)
             first = True
 
-    async def _enter(self, until: float, ask: Ask, *, first: bool) -> Route:
+    async def _enter(self, until: float, ask: ClientRequest, *, first: bool) -> Route:
         began = _now()
         try:
             if began >= until:
@@ -204,11 +206,11 @@ class Proxy:
                             if not ask.waiting.begun:
                                 raise
         except TimeoutError:
-            raise refusals.not_now("No engine answered in time. It may be starting: try again.") from None
+            raise refusals.not_now("No engine answered in time. It may be starting; try again.") from None
         finally:
             ask.record.held += _now() - began
 
-    async def _carry(self, ask: Ask, route: Route) -> web.StreamResponse:
+    async def _carry(self, ask: ClientRequest, route: Route) -> web.StreamResponse:
         """One way of a request to an engine and back. Raises EngineGone and GatewayGone, and Refusal."""
         to, record = route.engine, ask.record
         assert to is not None
@@ -251,7 +253,7 @@ class Proxy:
                 exchange.end()
 
     async def _give_whole(
-        self, ask: Ask, answer: ClientResponse, chunk: bytes, events: Events
+        self, ask: ClientRequest, answer: ClientResponse, chunk: bytes, events: Events
     ) -> web.StreamResponse:
         """Gives an answer on once all of it is there: until then it can be asked for again."""
         try:
@@ -269,7 +271,7 @@ class Proxy:
         return await http.end(ask.request, response)
 
     async def _give_stream(
-        self, ask: Ask, answer: ClientResponse, chunk: bytes, events: Events
+        self, ask: ClientRequest, answer: ClientResponse, chunk: bytes, events: Events
     ) -> web.StreamResponse:
         """Gives a stream on as it comes."""
         ask.record.status, response = answer.status, await ask.waiting.taken()

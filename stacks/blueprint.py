@@ -220,7 +220,7 @@ def _toml(name: str, specs: tuple[EngineSpec, ...]) -> str:
     return tensorzero.render(
         tensorzero.GatewayConfig(
             models=(
-                tensorzero.Model(
+                tensorzero.ChatModel(
                     name=name,
                     providers=tuple(
                         tensorzero.Provider(
