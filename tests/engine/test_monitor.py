@@ -220,7 +220,8 @@ def test_what_is_advised_stands_on_the_same_numbers_from_the_store_and_from_the_
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["counts"]["log"] == seen["counts"]["store"]
-    assert 1 <= seen["most"] <= 3, "there are three users, who may all have just been answered"
+    # three users, who may all have just been answered, and whose answers may be booked after they ask again
+    assert 1 <= seen["most"] <= 6
     assert seen["logged"] == pytest.approx(seen["stored"], rel=0.4), seen  # the store looks twelve times
 
 
