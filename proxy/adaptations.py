@@ -41,6 +41,8 @@ Edit = tuple[Span, bytes]
 Make = Callable[[bytes, Reading, int | None], Iterable[Edit]]
 """Gives the edits for a body and an engine with this context, in tokens; None: it is not known."""
 
+_TRUE = re.compile(rb'true|1(\.0+)?|"(true|t|yes|y|on|1)"', re.IGNORECASE)
+"""What vLLM takes for true, as Pydantic does."""
 _INTEGER = re.compile(rb"-?[0-9]{1,19}")
 _LARGEST = 2**63 - 1
 """What Ollama reads into an `int`. It refuses a number that is none of these by itself."""
@@ -99,12 +101,14 @@ def _usage(raw: bytes, reading: Reading, _: int | None) -> Iterable[Edit]:
     elif raw[span[0]] != ord("{"):
         yield span, b'{"include_usage":true}'
     else:
-        there = [at for name, at in _options(raw, span) if name == "include_usage"]
-        if there:
-            yield from ((at, b"true") for at in there)
-        else:
-            comma = b"," if any(True for _ in _options(raw, span)) else b""
-            yield (span[0] + 1, span[0] + 1), b'"include_usage":true' + comma
+        options = list(_options(raw, span))
+        there = [at for name, at in options if name == "include_usage"]
+        yield from ((at, b"true") for at in there)
+        if not there:
+            yield (span[0] + 1, span[0] + 1), b'"include_usage":true' + (b"," if options else b"")
+        # without the other one it asked for nothing, and with it for a usage in each event
+        in_each = (at for name, at in options if name == "continuous_usage_stats")
+        yield from ((at, b"false") for at in in_each if _TRUE.fullmatch(raw, *at))
 
 
 def _options(raw: bytes, span: Span) -> Iterable[tuple[str, Span]]:
@@ -145,7 +149,8 @@ BODY = (
         ("ollama", "vllm"),
         (CHAT, COMPLETIONS),
         "tokens are counted from the usage that the engine reports; its chunk is taken out again. vLLM 0.32"
-        " says its system_fingerprint in that chunk then, and not in the last one before it",
+        " says its system_fingerprint in that chunk then, and not in the last one before it. A"
+        " continuous_usage_stats beside it, which alone means nothing, becomes false",
         _usage,
     ),
 )

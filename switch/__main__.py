@@ -116,12 +116,14 @@ def _requests(proxies: dict[str, dict[str, Any] | None]) -> list[str]:
     there = [said for said in proxies.values() if said]
     running, held = (sum(sum(s["running"].values()) for s in there), sum(s["held"] for s in there))
     lines = [f"requests  {running} in flight, {held} waiting"] if there else []
-    tenants = Counter[str]()
+    tenants, waiting = Counter[str](), Counter[str]()
     for said in there:
         tenants.update(said["tenants"])
-    if tenants:
-        most = [f"{tenant} {count}" for tenant, count in tenants.most_common(TENANTS)]
-        lines.append(f"tenants   {', '.join(most)}{', …' if len(tenants) > TENANTS else ''}")
+        waiting.update(said["waiting"])
+    for title, counts in (("tenants ", tenants), ("waiting ", waiting)):
+        if counts:
+            most = [f"{tenant} {count}" for tenant, count in counts.most_common(TENANTS)]
+            lines.append(f"{title}  {', '.join(most)}{', …' if len(counts) > TENANTS else ''}")
     lines += [f"proxy     {name} does not answer" for name, said in proxies.items() if not said]
     return lines or ["proxy     none runs"]
 

@@ -15,6 +15,7 @@ import termios
 import threading
 import time
 import tty
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -189,19 +190,18 @@ def _requests(status: Mapping[str, Any], minute: rates.Minute) -> Table:
     said = [each for each in status["proxies"].values() if each]
     running = sum(sum(each["running"].values()) for each in said)
     waiting = sum(each["held"] for each in said)
-    tenants: dict[str, int] = {}
+    there, wait = Counter[str](), Counter[str]()
     for each in said:
-        for tenant, count in each["tenants"].items():
-            tenants[tenant] = tenants.get(tenant, 0) + count
+        there.update(each["tenants"])
+        wait.update(each.get("waiting", {}))  # a switch of an older version does not say whose they are
     rows: list[tuple[str, RenderableType]] = [
         ("at the engine", Text(str(running), "bold")),
-        ("waiting", Text(str(waiting), "bold yellow" if waiting else "")),
+        ("held" if status["held_since"] else "waiting", Text(str(waiting), "bold yellow" if waiting else "")),
     ]
-    for tenant in sorted({*tenants, *minute.tenants}, key=lambda each: (-tenants.get(each, 0), each))[
-        :TENANTS
-    ]:
-        ended = minute.tenants.get(tenant, 0)
-        rows.append((tenant, f"{tenants.get(tenant, 0)} now, {ended:.0f} ended"))
+    now = there + wait
+    for tenant in sorted({*now, *minute.tenants}, key=lambda each: (-now[each], each))[:TENANTS]:
+        waits = f"{wait[tenant]} waiting, " if wait[tenant] else ""
+        rows.append((tenant, f"{there[tenant]} now, {waits}{minute.tenants.get(tenant, 0):.0f} ended"))
     return _grid(rows)
 
 

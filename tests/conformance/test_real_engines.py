@@ -111,6 +111,11 @@ FIELDS: dict[str, dict[str, Any]] = {
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     },
+    "stream, usage in each alone": {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+    "stream, usage in each, but no": {
+        "stream": True,
+        "stream_options": {"include_usage": False, "continuous_usage_stats": 1},
+    },
     "stream 1": {"stream": 1},
     "STREAM": {"STREAM": True},
     "stream, json_schema": {"stream": True, "response_format": schema()},

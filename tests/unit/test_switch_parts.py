@@ -628,6 +628,7 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
     s = state("loading")
     s.trouble, s.held = "it is loud", 990.0
     one = Status(7, {"ollama-1": 3}, 5, {"acme": 6, "beta": 2}, "", False)
+    one = replace(one, waiting={"gamma": 5})
     told = {PROXY: one, "stack-proxy-2": Status(7, {"vllm-2": 1}, 0, {"beta": 9}, "", True), "late": None}
     s.healed, s.healed_at = f"ollama ({OLD}) hangs: it is quiet. It was ended", 880.0
     silent = {OLD: "has not answered for 12 s"}
@@ -638,7 +639,7 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
     for part in (
         f"ollama ({OLD}) serves",
         "requests  4 in flight, 5 waiting",
-        "tenants   beta 11, acme 6\n",
+        "tenants   beta 11, acme 6\nwaiting   gamma 5\n",
         "proxy     late does not answer",
         "wait since 10 s",
         "it is loud",

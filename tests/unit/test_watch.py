@@ -33,7 +33,7 @@ class Stack:
 
     def line(self, **status: Any) -> dict[str, Any]:
         active = {"kind": "ollama", "model": "tiny", "since": 400.0}
-        said = {"running": {"ollama-1": 3}, "held": 2, "tenants": {"alice": 4}}
+        said = {"running": {"ollama-1": 3}, "held": 2, "tenants": {"alice": 4}, "waiting": {"bob": 2}}
         shown: dict[str, Any] = {
             "active": active,
             "gated": True,
@@ -154,6 +154,7 @@ def test_a_frame_says_what_serves_what_comes_and_what_the_machine_does() -> None
         "at the engine  3",
         "waiting        2",
         "alice          4 now, 0 ended",
+        "bob            0 now, 2 waiting, 0 ended",
         "2.0 a second, 20 in all",
         "p50 0.10 s, p95 0.50 s",
         "5.0 a second",
@@ -163,6 +164,11 @@ def test_a_frame_says_what_serves_what_comes_and_what_the_machine_does() -> None
         "it loads",
     ):
         assert words in said, (words, said)
+
+
+def test_who_waits_in_a_hold_is_held() -> None:
+    said = shown(Stack().line(held_since=990.0), rates.Minute(10))
+    assert "held           2" in said and "waiting        2" not in said
 
 
 def test_each_look_is_a_frame_in_a_change_and_every_other_one_else() -> None:
