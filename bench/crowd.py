@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 
 from bench.stack import deployed, machine, table
 from bench.ways import EDGE_PORT, Client
@@ -17,11 +18,14 @@ from components.engines import PORT
 from components.gpu_memory import EngineKind
 from tests.support.load import Load
 from tests.support.project import Project, docker
+from tests.support.way import eventually
 
 TOKENS = 256
 """Length of an answer. Were it shorter, what a request costs on the way would be taken from an engine that
 has the same cores."""
 FLIP_TOKENS = (8, 32)
+RESTARTED_SECONDS = 5
+"""By then the switch has seen that an engine ended."""
 DIRECT, THROUGH = "the engine itself", "through the endpoint"
 
 
@@ -36,6 +40,10 @@ def tokens(
     """The row of one engine, which serves now: tokens per second by both ways, and lost requests."""
     if cores:
         docker("update", "--cpuset-cpus", cores, project.live())
+        # its threads are as many as there were cores: two that wait for each other on one core stand still
+        docker("restart", project.live())
+        time.sleep(RESTARTED_SECONDS)
+        eventually(project.settled, 300, f"{kind} serves again")
     (edge,) = project.containers("edge")
     places = {DIRECT: (project.live(), PORT), THROUGH: (edge, EDGE_PORT)}
     rates = {name: list[float]() for name in places}
