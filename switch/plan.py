@@ -211,6 +211,18 @@ class Fetch:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
 
+IN_JSON = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    tuple: "a list",
+    dict: "an object",
+}
+"""What JSON calls a value of each type."""
+
+
 def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> Any:
     """`raw` (parsed JSON) as `kind`: a dataclass, a plain type, a literal, a list, a tuple of any length, a
     dict or `X | None`.
@@ -226,15 +238,16 @@ def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> An
         needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is MISSING}
         if unknown := sorted(set(raw) - set(hints)):
             if strict:
-                raise PlanError(f"{where} has the unknown key {unknown[0]!r}; known: {', '.join(hints)}")
+                keys = ", ".join(hints)
+                raise PlanError(f"{where} must not have the key {unknown[0]!r}; its keys are {keys}")
             raw = {key: value for key, value in raw.items() if key in hints}
         if missing := sorted(needed - set(raw)):
-            raise PlanError(f"{where} lacks the key {missing[0]!r}")
+            raise PlanError(f"{where} must have the key {missing[0]!r}")
         fields = {k: load(hints[k], v, f"{where}.{k}", strict=strict) for k, v in raw.items()}
         return typing.cast(Any, kind)(**fields)
     if origin is Literal:
         if raw not in args:
-            raise PlanError(f"{where} is {raw!r}; allowed: {', '.join(map(str, args))}")
+            raise PlanError(f"{where} must be {' or '.join(map(repr, args))}, not {raw!r}")
         return raw
     if origin in (types.UnionType, typing.Union):
         return None if raw is None else load(args[0], raw, where, strict=strict)
@@ -247,15 +260,14 @@ def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> An
     if kind is float and type(raw) is int:
         return float(raw)
     if type(raw) is not kind:
-        wanted = "list" if origin is tuple else getattr(kind, "__name__", kind)  # as JSON has it
-        raise PlanError(f"{where} must be {wanted}, not {raw!r}")
+        raise PlanError(f"{where} must be {IN_JSON.get(origin or kind, kind)}, not {raw!r}")
     return raw
 
 
 def name(text: str, where: str) -> str:
     """`text` if it is a plain file or container name (no slash, no leading dot), else PlanError."""
     if not NAME.fullmatch(text):
-        raise PlanError(f"{where} is {text!r}; it must be a plain name of letters, digits, '.', '_' and '-'")
+        raise PlanError(f"{where} must be a plain name of letters, digits, '.', '_' and '-', not {text!r}")
     return text
 
 
@@ -267,17 +279,21 @@ def parse(raw: Any, verb: Literal["prepare", "commit"]) -> Plan:
     if plan.routing:
         name(plan.engine.name, "plan.engine.name")
     elif plan.gateway is None:
-        raise PlanError("plan.gateway is null and plan.routing is empty; nothing would lead to the engine")
+        raise PlanError(
+            "plan.gateway must not be null where plan.routing is empty: nothing would lead to the engine"
+        )
     if verb == "commit" and plan.gateway:
         name(plan.gateway.container, "plan.gateway.container")
     elif plan.gateway_container:
-        raise PlanError("plan.gateway.container is for commit; prepare comes before the new gateway exists")
+        raise PlanError(
+            "plan.gateway.container must be empty in prepare, which comes before the new gateway exists"
+        )
     for section in (plan.seconds, plan.gate):
         for field, value in dataclasses.asdict(section).items():
             if type(value) not in (int, float):
                 continue
             if value < 0 or (value == 0 and field not in ("tokens_per_second", "prompt_tokens")):
                 raise PlanError(
-                    f"plan.{type(section).__name__.lower()}.{field} is {value}; it must be positive"
+                    f"plan.{type(section).__name__.lower()}.{field} must be positive, not {value:g}"
                 )
     return plan

@@ -379,7 +379,7 @@ def test_a_bad_plan_and_a_second_change_are_refused_in_words(rig: Rig) -> None:
     raw = raw_plan()
     raw["engine"]["colour"] = "red"
     told = rig.ask("prepare", raw)
-    assert told["code"] == 1 and "plan.engine has the unknown key 'colour'" in told["lines"][0]
+    assert told["code"] == 1 and "plan.engine must not have the key 'colour'" in told["lines"][0]
     assert rig.ask("prepare", raw_plan())["code"] == 0
     told = rig.ask("prepare", raw_plan(OLD))
     assert told["code"] == 75 and "is under way" in told["lines"][0]

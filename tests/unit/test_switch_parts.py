@@ -58,17 +58,17 @@ def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
     ("change", "said"),
     [
         ({"engine": 3}, "plan.engine must be an object"),
-        ({"cutover": "swap"}, "plan.cutover is 'swap'; allowed: hold, overlap"),
-        ({"memory": {"gpu": 0}}, "plan.memory lacks the key 'host'"),
-        ({"more": 1}, "plan has the unknown key 'more'"),
-        (without(raw_plan(), "seconds", "drain"), "plan.seconds lacks the key 'drain'"),
-        (raw_plan(seconds=replace(SECONDS, drain=0)), "plan.seconds.drain is 0.0; it must be positive"),
-        (raw_plan(gateway="g"), "plan.gateway.container is for commit"),
+        ({"cutover": "swap"}, "plan.cutover must be 'hold' or 'overlap', not 'swap'"),
+        ({"memory": {"gpu": 0}}, "plan.memory must have the key 'host'"),
+        ({"more": 1}, "plan must not have the key 'more'"),
+        (without(raw_plan(), "seconds", "drain"), "plan.seconds must have the key 'drain'"),
+        (raw_plan(seconds=replace(SECONDS, drain=0)), "plan.seconds.drain must be positive, not 0"),
+        (raw_plan(gateway="g"), "plan.gateway.container must be empty in prepare"),
         (
             {"gate": {"completions": True, "max_tokens": 8, "timeout": 60, "tokens_per_second": 1}},
-            "plan.gate.completions must be int",
+            "plan.gate.completions must be an integer",
         ),
-        (raw_plan("../vllm"), "plan.engine.container is '../vllm'"),
+        (raw_plan("../vllm"), "plan.engine.container must be a plain name"),
     ],
 )
 def test_a_wrong_plan_is_refused_with_its_key(change: dict[str, Any], said: str) -> None:
