@@ -84,7 +84,7 @@ def screen(seen: dict[str, Any], now: float) -> str:
     if seen["held_since"]:
         lines.append(f"held      requests wait since {ago(now - seen['held_since'])}")
     if seen["trouble"]:
-        lines.append(f"trouble   {seen['trouble']}; the switch keeps trying")
+        lines.append(f"trouble   {seen['trouble'].rstrip('.')}; the switch keeps trying")
     lines += [f"silent    {name} {how}" for name, how in seen["silent"].items()]
     if seen["healed"]:
         lines.append(f"put right {seen['healed']['what']}, {ago(now - seen['healed']['at'])} ago")
@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(args, docker)
     except TimeoutError as error:
-        print(f"{args.verb}: no answer ({error})", flush=True)
+        print(f"{args.verb}: the switch gives no answer ({error})", flush=True)
         return daemon.UNAVAILABLE
     except (Failed, Busy, PlanError, DockerError, ValueError, OSError) as error:
         print(f"{args.verb}: {error}", flush=True)

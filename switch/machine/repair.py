@@ -125,15 +125,15 @@ def _give_up(turn: Turn, name: str, why: str) -> None:
     )
     said = f"{container.kind or container.role} ({name}) hangs: {why}"
     if container.role == "proxy":
-        turn.heal(f"{said}. It was started anew")
+        turn.heal(f"{said}. It was restarted")
         return
-    turn.heal(f"{said}. It was ended")
+    turn.heal(f"{said}. It was stopped")
     if change is None and container.role == "engine":
         turn.trouble(said)
     elif change is None:
         state.trouble = said
     else:
-        turn.say(f"{said}. Nothing is waited for that is there")
+        turn.say(f"{said}. The change does not wait for its requests")
         if change.way == "overlap" and name == change.old_engine and turn.leased:
             state.held = turn.now if state.held is None else state.held
             change.way, change.held = "hold", state.held

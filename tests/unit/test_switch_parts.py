@@ -629,7 +629,7 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
     s.trouble, s.held = "it is loud", 990.0
     one = Status(7, {"ollama-1": 3}, 5, {"acme": 6, "beta": 2}, "", False)
     told = {PROXY: one, "stack-proxy-2": Status(7, {"vllm-2": 1}, 0, {"beta": 9}, "", True), "late": None}
-    s.healed, s.healed_at = f"ollama ({OLD}) hangs: it is quiet. It was ended", 880.0
+    s.healed, s.healed_at = f"ollama ({OLD}) hangs: it is quiet. It was stopped", 880.0
     silent = {OLD: "has not answered for 12 s"}
     r = report(s, box(OLD, True), told, tmp_path, 1000.0, silent=silent)
     json.dumps(r)
@@ -643,7 +643,7 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
         "wait since 10 s",
         "it is loud",
         f"silent    {OLD} has not answered for 12 s",
-        "it is quiet. It was ended, 2.0 min ago",
+        "it is quiet. It was stopped, 2.0 min ago",
         "loading for 50 s",
         "weights/vllm",
     ):
