@@ -121,7 +121,7 @@ class Docker:
                 self.call("POST", f"/containers/{name}/update", {"PidsLimit": limit})
             except DockerError as error:
                 if error.status not in (404, 409):  # it has gone, or is going
-                    print(f"the processes of {name} are not limited: {error}", flush=True)
+                    print(f"the number of processes of {name} can't be limited: {error}", flush=True)
             self._bounded.add((name, created))
 
     def start(self, name: str) -> None:

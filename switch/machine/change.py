@@ -61,7 +61,7 @@ def end(turn: Turn, phase: Literal["committed", "failed"]) -> None:
     change.ended = turn.now
     if phase == "committed":
         state.seen, state.commits = change.seen, state.commits + 1
-        if state.damage and change.began >= state.damage.since:  # not one that only the older self has ended
+        if state.damage and change.began >= state.damage.since:  # not one that only the previous state ended
             state.damage = None
     else:
         if restored and change.held is not None and not state.trouble and state.active:

@@ -590,7 +590,7 @@ def status(rig: Rig) -> str:
     return cli.screen(r, rig.now)
 
 
-def test_a_damaged_journal_is_replaced_by_its_older_self_and_what_is_killed_then_is_revived(
+def test_a_damaged_journal_is_replaced_by_the_previous_state_and_what_is_killed_then_is_revived(
     rig: Rig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flip(rig)
@@ -603,7 +603,7 @@ def test_a_damaged_journal_is_replaced_by_its_older_self_and_what_is_killed_then
     assert (state.active, state.back, state.commits) == (before.active, before.back, before.commits)
     assert rig.route["container"] == NEW and rig.route["held_since"] is None
     said = status(rig)
-    assert f"vllm ({NEW}) serves" in said and "journal   was damaged" in said and "older self" in said
+    assert f"vllm ({NEW}) serves" in said and "journal   was damaged" in said and "previous state" in said
     assert "nothing is freed before `pulumi up`" in refused_by_gc(rig)
     found = rig.switch.state.damage
     rig.now += 100
