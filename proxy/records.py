@@ -107,8 +107,8 @@ class Books:
         self._first, self._total, self._held = (
             Histogram(f"changeover_{name}_seconds", text, by, buckets=SECONDS, registry=registry)
             for name, text in (
-                ("first_byte", "Until the first byte of an answer."),
-                ("request", "Until a request had ended."),
+                ("first_byte", "Time from a request's arrival to the first byte of its answer."),
+                ("request", "Time from a request's arrival to its end."),
                 ("held", "How long a request waited before an engine was asked."),
             )
         )
