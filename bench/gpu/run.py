@@ -7,7 +7,7 @@ It needs an NVIDIA card (it says which), Python 3.12 with PyTorch 2.11 for CUDA 
 2. what it takes of the card beside weights and KV cache, at rest and while it serves;
 3. the longest `logprobs`, `prompt_logprobs` and `echo`;
 4. the sweep of `bench.sweep`, of vLLM with these settings and with those of before, and of Ollama with 8, 4
-   and 16 requests at a time.
+   and 16 concurrent requests.
 
 The model has the shape of Qwen2.5-Coder-7B and random weights: AWQ for vLLM, Q4_K_M for Ollama. Each step has
 a time limit of its own, and adds what it finds to a file of JSON lines at once; its failure ends no other.
@@ -58,7 +58,7 @@ HOST = "127.0.0.1"
 TOTAL = 700.0
 """Seconds that all of it may take: below 12 minutes."""
 BEFORE_MEMORY = int(7.36 * GIB)
-"""What vLLM had of a T4 with the settings of before, and 4 requests at a time."""
+"""What vLLM had of a T4 with the settings of before, and 4 concurrent requests."""
 LEVELS = (1, 2, 4, 8, 16, 20, 32, 40, 64)
 FEWER = (1, 4, 8, 16, 40)
 LOADED = (
@@ -527,7 +527,7 @@ def sweep(run: Run, name: str, levels: Sequence[int]) -> None:
 
 
 def ollama(run: Run, requests: int, levels: Sequence[int]) -> None:
-    """Ollama with so many requests at a time: whether all of it is on the card, and its levels."""
+    """Ollama with so many concurrent requests: whether all of it is on the card, and its levels."""
     run.start("ollama", replace(now(run.gpu), gpu_memory=None, parallel=both(requests)))
     split = wholly_on_gpu(run.ask(stream=False), HOST, PORT)
     run.keep(wholly_on_gpu="yes" if split.ok else split.text)
