@@ -178,8 +178,8 @@ class Rig:
             time.sleep(0.002)
 
     def phase(self) -> str:
-        t = self.switch.state.transaction
-        return t.phase if t else ""
+        change = self.switch.state.transaction
+        return change.phase if change else ""
 
     def ask(self, verb: str, raw: dict[str, Any]) -> dict[str, Any]:
         return self.switch.answer({"verb": verb, "plan": raw})
@@ -585,9 +585,9 @@ def refused_by_gc(rig: Rig) -> str:
 
 
 def status(rig: Rig) -> str:
-    r = report(rig.switch.state, rig.docker.world(), {}, rig.weights, rig.now)
-    json.dumps(r)
-    return cli.screen(r, rig.now)
+    seen = report(rig.switch.state, rig.docker.world(), {}, rig.weights, rig.now)
+    json.dumps(seen)
+    return cli.screen(seen, rig.now)
 
 
 def test_a_damaged_journal_is_replaced_by_the_previous_state_and_what_is_killed_then_is_revived(
@@ -765,8 +765,8 @@ def test_a_journal_is_whole_at_any_moment_of_a_write(tmp_path: Path) -> None:
 
 def test_the_newest_certificates_are_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    for n in range(KEPT + 3):
-        journal.archive(Transaction(str(n), plan(), "prepare", float(n), 0))
+    for number in range(KEPT + 3):
+        journal.archive(Transaction(str(number), plan(), "prepare", float(number), 0))
     names = sorted(each.name for each in journal.certificates.iterdir())
     assert len(names) == 2 * KEPT and names[0] == "19700101T000003Z-none-to-vllm.json"
 

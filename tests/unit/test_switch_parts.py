@@ -520,8 +520,8 @@ def test_docker_errors_and_output_are_read_as_docker_sends_them(
 def state(phase: str = "") -> State:
     there = State(active=Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", 100.0))
     if phase:
-        t = Transaction("1", plan(), "prepare", 900.0, 0, phase=load(Any, phase), since=950.0)
-        there.transaction = there.last = t
+        change = Transaction("1", plan(), "prepare", 900.0, 0, phase=load(Any, phase), since=950.0)
+        there.transaction = there.last = change
     return there
 
 
@@ -625,15 +625,15 @@ def test_live_repeats_what_its_coordinator_keeps_until_something_else_serves() -
 
 def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
-    s = state("loading")
-    s.trouble, s.held = "it is loud", 990.0
+    there = state("loading")
+    there.trouble, there.held = "it is loud", 990.0
     one = Status(7, {"ollama-1": 3}, 5, {"acme": 6, "beta": 2}, "", False)
     told = {PROXY: one, "stack-proxy-2": Status(7, {"vllm-2": 1}, 0, {"beta": 9}, "", True), "late": None}
-    s.healed, s.healed_at = f"ollama ({OLD}) hangs: it is quiet. It was stopped", 880.0
+    there.healed, there.healed_at = f"ollama ({OLD}) hangs: it is quiet. It was stopped", 880.0
     silent = {OLD: "has not answered for 12 s"}
-    r = report(s, box(OLD, True), told, tmp_path, 1000.0, silent=silent)
-    json.dumps(r)
-    text = cli.screen(r, 1000.0)
+    seen = report(there, box(OLD, True), told, tmp_path, 1000.0, silent=silent)
+    json.dumps(seen)
+    text = cli.screen(seen, 1000.0)
     assert len(text.splitlines()) <= 24
     for part in (
         f"ollama ({OLD}) serves",
@@ -648,14 +648,14 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
         "weights/vllm",
     ):
         assert part in text
-    assert s.last
-    s.last.phase, s.last.abandoned, s.last.error = "failed", True, "given up as asked"
-    text = cli.screen(report(s, box(OLD, True), told, tmp_path, 1000.0), 1000.0)
+    assert there.last
+    there.last.phase, there.last.abandoned, there.last.error = "failed", True, "given up as asked"
+    text = cli.screen(report(there, box(OLD, True), told, tmp_path, 1000.0), 1000.0)
     assert "given up as asked" in text and "failed" not in text
     text = cli.screen(report(State(), {}, {}, tmp_path, 1.0), 1.0)
     assert "no change has been committed" in text and "proxy     none runs" in text
-    s.active = Active(plan(OLD, gateway=None), "run 0", 1.0)
-    text = cli.screen(report(s, {}, told, tmp_path, 1.0), 1.0)
+    there.active = Active(plan(OLD, gateway=None), "run 0", 1.0)
+    text = cli.screen(report(there, {}, told, tmp_path, 1.0), 1.0)
     assert "gateway   none: the proxies ask the engine" in text
 
 
@@ -709,12 +709,12 @@ def test_the_modules_are_laid_out_beside_their_archive_once(tmp_path: Path) -> N
 
 def test_what_is_scraped_is_prometheus_own_format_and_says_what_is(tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
-    s = state("loading")
-    s.trouble, s.held, s.commits = 'it is "loud"\nand \\ odd', 990.0, 7
-    r = report(s, box(OLD, True), {}, tmp_path, 1000.0, silent={OLD: "has not answered for 12 s"})
-    r["gpus"] = [{"busy": 50.0, "free": 1, "used": 2, "size": 3, "watts": None, "celsius": 60.0}]
+    there = state("loading")
+    there.trouble, there.held, there.commits = 'it is "loud"\nand \\ odd', 990.0, 7
+    seen = report(there, box(OLD, True), {}, tmp_path, 1000.0, silent={OLD: "has not answered for 12 s"})
+    seen["gpus"] = [{"busy": 50.0, "free": 1, "used": 2, "size": 3, "watts": None, "celsius": 60.0}]
     families = {
-        each.name: each for each in text_string_to_metric_families(metrics.page(r, s.commits, 1000.0))
+        each.name: each for each in text_string_to_metric_families(metrics.page(seen, there.commits, 1000.0))
     }
 
     def value(name: str, **labels: str) -> float:
@@ -732,7 +732,7 @@ def test_what_is_scraped_is_prometheus_own_format_and_says_what_is(tmp_path: Pat
     assert families["changeover_gpu_power_watts"].samples == [], "what the card does not tell is left out"
     assert value("changeover_disk_free_bytes", volume="vllm") > 0
     assert value("changeover_host_boot_time_seconds") > 1e9 and value("changeover_host_load1") >= 0
-    assert value("changeover_host_memory_bytes") == r["memory"]["size"], "to the last byte"
+    assert value("changeover_host_memory_bytes") == seen["memory"]["size"], "to the last byte"
     assert families["changeover_model_gpu_ratio"].samples == []
     idle = [
         each.value
