@@ -28,7 +28,7 @@ from switch.gc import Busy, collect
 from switch.journal import Journal
 from switch.machine import State, World
 from switch.observe import observe
-from switch.owner import Owner, ago
+from switch.owner import OwnerRecord, ago
 from switch.plan import EngineKind, Fetch, Gateway, PlanError, load, parse
 from switch.proxies import statuses
 from switch.report import report
@@ -224,7 +224,7 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             _certificate(_state(), tar=args.tar, change=args.change)
         case "own":
             now = time.time()
-            said = Owner(args.owner, args.folder, args.machine, now, now, args.changes, args.containers)
+            said = OwnerRecord(args.owner, args.folder, args.machine, now, now, args.changes, args.containers)
             say(owner.write(JOURNAL, said, args.instead))
         case "gc":
             collect(_state(), docker, WEIGHTS, LOCKS, say, free=args.free)

@@ -622,7 +622,7 @@ def test_a_damaged_journal_is_replaced_by_the_previous_state_and_what_is_killed_
 def test_with_both_selves_damaged_what_runs_goes_on_and_is_said_as_what_it_is(rig: Rig) -> None:
     flip(rig)
     rig.journal.folder.joinpath(owner.FILE).write_text(
-        json.dumps(dataclasses.asdict(owner.Owner("a", "f", "m", 1, 1, 7)))
+        json.dumps(dataclasses.asdict(owner.OwnerRecord("a", "f", "m", 1, 1, 7)))
     )
     told = rig.route
     for file in (rig.journal.file, rig.journal.older):
