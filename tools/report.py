@@ -29,7 +29,7 @@ from components.engines import PORT, EngineSpec
 from components.proxy import WHEELS_MOUNT
 from measure import report as reports
 from measure.levels import LEVELS, row
-from measure.report import Limits
+from measure.report import UserLimits
 from measure.sweep import Sweep
 from stacks.settings import RENDERED
 from tools.advise import midnight, requests_of
@@ -241,7 +241,7 @@ class Measurement:
     def __init__(self, both: Pair, options: argparse.Namespace, traffic: Excerpt | None) -> None:
         settings = both.settings
         self.both, self.traffic = both, traffic
-        self.limits = Limits(settings.report_first_token, settings.report_tokens_per_second)
+        self.limits = UserLimits(settings.report_first_token, settings.report_tokens_per_second)
         self.lost: threading.Event | None = None
         self.levels: dict[str, list[dict[str, Any]]] = {}
         self.again: dict[str, dict[str, Any]] = {}
