@@ -49,7 +49,7 @@ while True:
 """
 
 
-class Watch(threading.Thread):
+class EngineWatcher(threading.Thread):
     """What an engine does, look by look, in `seen`: [seconds since the epoch, whether it works]."""
 
     def __init__(self, kind: EngineKind, container: str) -> None:
@@ -93,8 +93,8 @@ class Watch(threading.Thread):
 
 
 @contextmanager
-def watching(kind: EngineKind, container: str) -> Iterator[Watch]:
-    watch = Watch(kind, container)
+def watching(kind: EngineKind, container: str) -> Iterator[EngineWatcher]:
+    watch = EngineWatcher(kind, container)
     watch.start()
     try:
         yield watch
@@ -128,7 +128,7 @@ def hang_up(connection: http.client.HTTPConnection) -> float:
     return now
 
 
-def one(watch: Watch, endpoint: str, model: str, after: float, *, stream: bool) -> float:
+def one(watch: EngineWatcher, endpoint: str, model: str, after: float, *, stream: bool) -> float:
     """Seconds from the client's hanging up to the engine's last work."""
     eventually(watch.idle, 60, "the engine is idle before the request")
     asked = time.time()

@@ -13,7 +13,7 @@ import pytest
 from switch import pulse
 from switch.machine import Watch
 from switch.proxies import Status
-from switch.pulse import PAUSE_SECONDS, Pulse, Run, question, token
+from switch.pulse import PAUSE_SECONDS, Pulse, RunHealth, question, token
 from tests.support.simulated_host import OLD, OLD_GATEWAY, plan
 
 PLAN = plan(OLD, gateway=OLD_GATEWAY)
@@ -94,7 +94,7 @@ def test_a_head_is_no_token(engine: type[Engine]) -> None:
 
 
 def test_it_hangs_after_its_patience_and_an_answer_in_between_begins_it_anew() -> None:
-    run = Run(watch())
+    run = RunHealth(watch())
     for _ in range(3):
         run.hears("no answer", run.timeout + PAUSE_SECONDS)
     assert not run.hangs() and "has not answered for 37 s (no answer)" in run.silent()
@@ -108,14 +108,14 @@ def test_it_hangs_after_its_patience_and_an_answer_in_between_begins_it_anew() -
 
 
 def test_a_time_in_which_the_switch_was_stopped_counts_for_nothing() -> None:
-    run = Run(watch())
+    run = RunHealth(watch())
     run.hears("no answer", 90)
     run.listens(float("inf"), 3600)
     assert not run.silent() and run.asked == run.tokens == 0
 
 
 def test_bytes_that_proxies_have_are_as_good_as_own_ones() -> None:
-    run = Run(watch())
+    run = RunHealth(watch())
     for _ in range(1000):
         run.listens(5, 2)
     assert run.tokens == 5
