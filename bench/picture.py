@@ -1,4 +1,7 @@
-"""The picture of flips as SVG: requests over time, each a line from its start to its end."""
+"""The picture of flips as SVG: requests over time, each a bar from its start to its end.
+
+Run: `python -m bench.flip --picture FILE`, which draws the last two flips.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +11,15 @@ from measure.picture import HELD, LEFT, WIDTH, svg
 from measure.picture import text as _text
 
 LANE, ROW = 9, 13
+"""Height of a request's lane and of a row of labels, in pixels."""
 COLOURS = {"streamed": "#2b7bba", "whole": "#e39a34", "aborted": "#9aa5b1", "failed": "#d0021b"}
 BEFORE, AFTER = 2.0, 3.0
 """Seconds that are shown before the flip begins and after it ends."""
 
 
 def draw(panels: Mapping[str, Record], file: Path) -> None:
-    """One panel a flip, all on one scale, with the legend below."""
+    """Writes the picture to `file`: one panel for each flip, by its title, all on one scale, and the legend
+    below."""
     first = -BEFORE
     last = max(flip["length"] for flip in panels.values()) + AFTER
     scale = (WIDTH - 2 * LEFT) / (last - first)
