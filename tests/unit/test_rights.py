@@ -235,7 +235,7 @@ def test_the_switch_limits_the_processes_of_each_container_once(
         engine.roles["f"], engine.refuses = "proxy", True
         for _ in range(2):  # a host that can't is said once, and nothing else depends on it
             look()
-        assert capsys.readouterr().out.count("are not limited: no pids cgroup here") == 1
+        assert capsys.readouterr().out.count("can't be limited: no pids cgroup here") == 1
         engine.shutdown()
 
 
