@@ -262,7 +262,7 @@ def something_hangs() -> TranscribedHost:
     host.hang(OLD)
     assert host.run(60, lambda: bool(host.state.terminating))
     assert host.run(60, host.settled)
-    host.says("A proxy hangs: it is started anew, and nothing else is touched.")
+    host.says("A proxy hangs: it is restarted, and nothing else is touched.")
     host.run(5)
     host.hang(PROXY)
     assert host.run(60, lambda: host.boxes[PROXY].runs == 1)
