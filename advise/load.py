@@ -42,6 +42,7 @@ class LoggedRequest:
 
     @property
     def began(self) -> float:
+        """When the request arrived."""
         return self.ended - self.total
 
     @property
@@ -52,6 +53,7 @@ class LoggedRequest:
 
     @property
     def at_engine(self) -> bool:
+        """Whether an engine was asked."""
         return self.engine != NOBODY
 
     @property
@@ -89,6 +91,7 @@ class Hour:
     hung_up: int = 0
 
     def add(self, other: "Hour") -> None:
+        """Adds what is known of another hour, or of another part of this one."""
         for level, seconds in other.levels.items():
             self.levels[level] += seconds
         self.crowded += other.crowded

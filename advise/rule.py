@@ -46,6 +46,7 @@ class Day:
 
     @property
     def counts(self) -> bool:
+        """Whether the rules look at this day."""
         return self.whole and self.requests > 0
 
 

@@ -29,6 +29,7 @@ class UserLimits:
     tokens: float
 
     def hold(self, level: Mapping[str, Any]) -> bool:
+        """Whether each user of a level got that."""
         return (
             level["bad"] == 0
             and level["rate"] is not None

@@ -131,6 +131,7 @@ class Books:
         """The series that a scrape of all has had."""
 
     def enter(self, record: Record, now: float) -> None:
+        """Counts a request that has ended at `now`, and writes its line in the access log."""
         self._log.info(record.line(now))
         by = (record.endpoint, record.engine, record.tenant if record.known else NOBODY)
         self._requests.labels(*by, record.status).inc()
@@ -184,5 +185,6 @@ class Books:
         return False
 
     def close(self) -> None:
+        """Closes the files of the access log."""
         for handler in self._log.handlers:
             handler.close()

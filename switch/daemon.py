@@ -274,6 +274,7 @@ class Switch:
     # actions
 
     def perform(self, actions: list[Action]) -> None:
+        """Carries out actions in their order; those that take time, each in a thread of its own."""
         for action in actions:
             if action.do in machine.JOBS:
                 threading.Thread(target=self._report, args=(action,), daemon=True).start()

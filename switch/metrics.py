@@ -34,6 +34,7 @@ class Family:
     samples: Iterable[tuple[Mapping[str, str], float]]
 
     def lines(self) -> Iterable[str]:
+        """The metric in Prometheus' text format, line by line."""
         yield f"# HELP {self.name} {self.help}"
         yield f"# TYPE {self.name} {self.kind}"
         for labels, value in self.samples:
