@@ -151,6 +151,7 @@ class Gpu:
 
     @property
     def words(self) -> str:
+        """The GPUs' name for a sentence, after `on`."""
         return self.name if self.count == 1 else f"each of {self.count} {self.name}"
 
 
@@ -224,12 +225,15 @@ class Load:
     services: int = SERVICES_RAM
 
     def quantization_of(self, kind: EngineKind) -> Quantization:
+        """The quantization of an engine's weights."""
         return self.model.source_of(kind, self.quantization.get(kind)).quantization
 
     def with_quantization(self, kind: EngineKind, quantization: Quantization) -> "Load":
+        """The same load, with another quantization of one engine's weights."""
         return replace(self, quantization={**self.quantization, kind: quantization})
 
     def with_parallel(self, kind: EngineKind, requests: int) -> "Load":
+        """The same load, with another number of concurrent requests in one engine."""
         return replace(self, parallel={**self.parallel, kind: requests})
 
     @property
@@ -268,6 +272,7 @@ class Sum:
 
     @property
     def total(self) -> int:
+        """Bytes of each GPU, or of the host's RAM where there is none."""
         return self.weights + self.kv_cache + self.overhead
 
 
