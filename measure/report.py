@@ -21,7 +21,7 @@ CLAIMED_ON = "a T4 with a 7B model"
 
 
 @dataclass(frozen=True)
-class Limits:
+class UserLimits:
     """What each user must get: 95 of 100 the first token within `first` seconds, and the median user so many
     `tokens` a second, its wait for the first included. And every answer must be whole."""
 
@@ -29,6 +29,7 @@ class Limits:
     tokens: float
 
     def hold(self, level: Mapping[str, Any]) -> bool:
+        """Whether each user of a level got that."""
         return (
             level["bad"] == 0
             and level["rate"] is not None
@@ -37,7 +38,7 @@ class Limits:
         )
 
 
-def served(levels: Sequence[Mapping[str, Any]], limits: Limits) -> tuple[int, bool]:
+def served(levels: Sequence[Mapping[str, Any]], limits: UserLimits) -> tuple[int, bool]:
     """The most users for whom, and for every fewer that were measured, the limits hold; and whether more were
     not measured."""
     users = 0
@@ -49,7 +50,7 @@ def served(levels: Sequence[Mapping[str, Any]], limits: Limits) -> tuple[int, bo
 
 
 def engine(
-    levels: Sequence[Mapping[str, Any]], limits: Limits, start: float | None, **about: Any
+    levels: Sequence[Mapping[str, Any]], limits: UserLimits, start: float | None, **about: Any
 ) -> dict[str, Any]:
     """One engine's part of the report. `start` is how long it took until it had passed its gate, in seconds,
     and `about` what it is."""
@@ -68,7 +69,7 @@ def engine(
     }
 
 
-def claims(engines: Mapping[str, Mapping[str, Any]], limits: Limits) -> list[dict[str, Any]]:
+def claims(engines: Mapping[str, Mapping[str, Any]], limits: UserLimits) -> list[dict[str, Any]]:
     """Row by row: what is claimed, what each engine does here, by how much, and whether the claim holds."""
     ours, theirs = engines["ollama"], engines["vllm"]
     rows = [
@@ -136,7 +137,7 @@ def claims(engines: Mapping[str, Mapping[str, Any]], limits: Limits) -> list[dic
 
 
 def latency(
-    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], limits: Limits
+    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], limits: UserLimits
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
     """Both engines' levels of the most users whom both serve; else of the fewest. None where none is
     comparable."""

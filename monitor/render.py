@@ -130,7 +130,7 @@ def in_store(query: Query) -> str:
 def grafana(stack: str, found: Sequence[Page]) -> str:
     """One dashboard with a row for each page, for `Import` in Grafana; it asks for the data source."""
     panels: list[Mapping[str, Any]] = []
-    y = 0
+    row = 0
     for page in found:
         panels.append(
             {
@@ -138,15 +138,15 @@ def grafana(stack: str, found: Sequence[Page]) -> str:
                 "title": page.title,
                 "collapsed": False,
                 "id": len(panels) + 1,
-                "gridPos": {"x": 0, "y": y, "w": COLUMNS, "h": 1},
+                "gridPos": {"x": 0, "y": row, "w": COLUMNS, "h": 1},
                 "panels": [],
             }
         )
-        y += 1
+        row += 1
         for number, panel in enumerate(page.panels):
-            place = {"x": number % 2 * COLUMNS // 2, "y": y, "w": COLUMNS // 2, "h": HEIGHT}
+            place = {"x": number % 2 * COLUMNS // 2, "y": row, "w": COLUMNS // 2, "h": HEIGHT}
             panels.append(_grafana_panel(panel, len(panels) + 1, place))
-            y += HEIGHT if number % 2 or number == len(page.panels) - 1 else 0
+            row += HEIGHT if number % 2 or number == len(page.panels) - 1 else 0
     return _text(
         {
             "uid": f"changeover-{stack}"[:40],

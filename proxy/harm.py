@@ -70,6 +70,7 @@ class _Object(list[tuple[str, Any]]):
     """The members of an object, with those that come twice."""
 
     def get(self, name: str) -> Any:
+        """The value of the last member of this name; None where there is none."""
         return next((value for key, value in reversed(self) if key == name), None)
 
 

@@ -150,7 +150,7 @@ class Switch:
             _, room = disk(self.journal.folder)
             self.write_error = f"the switch can't write {what} ({error.strerror}): {room}"
         if bool(was) != bool(self.write_error):
-            print(self.write_error or "journal and proxies' file can be written again", flush=True)
+            print(self.write_error or "the journal and the proxies' file can be written again", flush=True)
         return not self.write_error
 
     def _say_live(self) -> None:
@@ -207,7 +207,7 @@ class Switch:
         self._looked = now
         seconds = 0.0 if looked is None else now - looked - LOOK_SECONDS
         if seconds > LOOK_SECONDS:
-            print(f"nothing could be looked at for {seconds:.0f} s: that counts for no deadline", flush=True)
+            print(f"nothing could be looked at for {seconds:.0f} s, which counts for no deadline", flush=True)
         return max(0.0, seconds)
 
     def _ask_proxies(self, world: machine.World) -> dict[str, Status]:
@@ -264,7 +264,7 @@ class Switch:
                 self.turn()
                 heard = time.monotonic()
             except (OSError, DockerError) as error:
-                print(f"no turn: {error}", flush=True)
+                print(f"the containers can't be looked at: {error}", flush=True)
                 if isinstance(error, ConnectionRefusedError) and time.monotonic() - heard > GIVE_UP_SECONDS:
                     # Docker has come back with another socket; a restarted container mounts that one
                     sys.exit("Docker can't be reached; the restart policy brings the switch back")
@@ -274,6 +274,7 @@ class Switch:
     # actions
 
     def perform(self, actions: list[Action]) -> None:
+        """Carries out actions in their order; those that take time, each in a thread of its own."""
         for action in actions:
             if action.do in machine.JOBS:
                 threading.Thread(target=self._report, args=(action,), daemon=True).start()
@@ -335,7 +336,7 @@ class Switch:
                 print(f"{action.container} can't be put on {action.network}: {error}", flush=True)
             return ActionFinished(action, False, str(error))
         except Exception as error:  # a job that dies unheard would leave the machine waiting for it
-            return ActionFinished(action, False, f"unexpected: {error!r}")
+            return ActionFinished(action, False, f"an unexpected error: {error!r}")
 
     # requests
 

@@ -45,8 +45,8 @@ def checking(turn: Turn, change: Transaction) -> None:
         # after a hold, what it has left has to make room first, whatever the settings say
         fail(
             turn,
-            f"{crowded}, and the setting `cutover` says overlap. `pulumi config set cutover auto` lets "
-            "requests wait for such a change",
+            f"{crowded}, and the setting `cutover` allows nothing but overlap. To let requests wait during "
+            "such a change, run: pulumi config set cutover auto",
         )
         return
     change.crowded, change.way = crowded, "hold" if crowded else way

@@ -44,7 +44,7 @@ Cutover = Literal["hold", "overlap", "tight"]
 """`tight` is an overlap on a host that has room for one engine only."""
 
 
-P = ParamSpec("P")
+Parameters = ParamSpec("Parameters")
 SECONDS = Seconds(
     drain=20,
     load=60,
@@ -108,7 +108,7 @@ def plan(
     )
 
 
-def as_told(make: Callable[P, Plan]) -> Callable[P, dict[str, Any]]:
+def as_told(make: Callable[Parameters, Plan]) -> Callable[Parameters, dict[str, Any]]:
     """The same as the switch is told it."""
     return lambda *args, **more: dict(json.loads(make(*args, **more).text))
 

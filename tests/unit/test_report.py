@@ -27,7 +27,7 @@ from components.proxy import WHEELS_MOUNT
 from measure import client, report
 from measure.client import here
 from measure.levels import row
-from measure.report import Limits, claims, engine, markdown, page, served, verdict
+from measure.report import UserLimits, claims, engine, markdown, page, served, verdict
 from measure.sweep import Sweep
 from stacks.blueprint import blueprint
 from stacks.settings import from_files
@@ -39,7 +39,7 @@ from tools.environment import ROOT
 from tools.render import MEASURED
 from tools.report import BOOT, sample
 
-LIMITS = Limits(first=5, tokens=5)
+LIMITS = UserLimits(first=5, tokens=5)
 
 
 def level(

@@ -178,8 +178,8 @@ class Rig:
             time.sleep(0.002)
 
     def phase(self) -> str:
-        t = self.switch.state.transaction
-        return t.phase if t else ""
+        change = self.switch.state.transaction
+        return change.phase if change else ""
 
     def ask(self, verb: str, raw: dict[str, Any]) -> dict[str, Any]:
         return self.switch.answer({"verb": verb, "plan": raw})
@@ -379,7 +379,7 @@ def test_a_bad_plan_and_a_second_change_are_refused_in_words(rig: Rig) -> None:
     raw = raw_plan()
     raw["engine"]["colour"] = "red"
     told = rig.ask("prepare", raw)
-    assert told["code"] == 1 and "plan.engine has the unknown key 'colour'" in told["lines"][0]
+    assert told["code"] == 1 and "plan.engine must not have the key 'colour'" in told["lines"][0]
     assert rig.ask("prepare", raw_plan())["code"] == 0
     told = rig.ask("prepare", raw_plan(OLD))
     assert told["code"] == 75 and "is under way" in told["lines"][0]
@@ -585,12 +585,12 @@ def refused_by_gc(rig: Rig) -> str:
 
 
 def status(rig: Rig) -> str:
-    r = report(rig.switch.state, rig.docker.world(), {}, rig.weights, rig.now)
-    json.dumps(r)
-    return cli.screen(r, rig.now)
+    seen = report(rig.switch.state, rig.docker.world(), {}, rig.weights, rig.now)
+    json.dumps(seen)
+    return cli.screen(seen, rig.now)
 
 
-def test_a_damaged_journal_is_replaced_by_its_older_self_and_what_is_killed_then_is_revived(
+def test_a_damaged_journal_is_replaced_by_the_previous_state_and_what_is_killed_then_is_revived(
     rig: Rig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flip(rig)
@@ -603,7 +603,7 @@ def test_a_damaged_journal_is_replaced_by_its_older_self_and_what_is_killed_then
     assert (state.active, state.back, state.commits) == (before.active, before.back, before.commits)
     assert rig.route["container"] == NEW and rig.route["held_since"] is None
     said = status(rig)
-    assert f"vllm ({NEW}) serves" in said and "journal   was damaged" in said and "older self" in said
+    assert f"vllm ({NEW}) serves" in said and "journal   was damaged" in said and "previous state" in said
     assert "nothing is freed before `pulumi up`" in refused_by_gc(rig)
     found = rig.switch.state.damage
     rig.now += 100
@@ -622,7 +622,7 @@ def test_a_damaged_journal_is_replaced_by_its_older_self_and_what_is_killed_then
 def test_with_both_selves_damaged_what_runs_goes_on_and_is_said_as_what_it_is(rig: Rig) -> None:
     flip(rig)
     rig.journal.folder.joinpath(owner.FILE).write_text(
-        json.dumps(dataclasses.asdict(owner.Owner("a", "f", "m", 1, 1, 7)))
+        json.dumps(dataclasses.asdict(owner.OwnerRecord("a", "f", "m", 1, 1, 7)))
     )
     told = rig.route
     for file in (rig.journal.file, rig.journal.older):
@@ -765,8 +765,8 @@ def test_a_journal_is_whole_at_any_moment_of_a_write(tmp_path: Path) -> None:
 
 def test_the_newest_certificates_are_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    for n in range(KEPT + 3):
-        journal.archive(Transaction(str(n), plan(), "prepare", float(n), 0))
+    for number in range(KEPT + 3):
+        journal.archive(Transaction(str(number), plan(), "prepare", float(number), 0))
     names = sorted(each.name for each in journal.certificates.iterdir())
     assert len(names) == 2 * KEPT and names[0] == "19700101T000003Z-none-to-vllm.json"
 

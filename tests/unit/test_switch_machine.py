@@ -92,7 +92,7 @@ def test_an_overlap_for_which_there_is_no_room_goes_one_at_a_time_and_says_why(
     host.ask("commit", plan(engine, "tight", NEW_GATEWAY))
     assert host.follow() == 0
     assert host.serves() == ([engine], [NEW_GATEWAY]) and host.most_engines == 1
-    assert "need 8.00 GiB + 8.00 GiB, and there are 14.00 GiB of the host's RAM" in host.lines()
+    assert "need 8.00 GiB + 8.00 GiB, and there are only 14.00 GiB of the host's RAM" in host.lines()
     assert "draining" in host.phases()
     last = certificate(host.state.last) if host.state.last else {}
     assert last["mode"] == "hold" and "8.00 GiB + 8.00 GiB" in last["reason"]
@@ -105,7 +105,7 @@ def test_the_memory_of_each_gpu_decides_as_well(host: Host) -> None:
     host.state.active.plan = plan(OLD, gateway=OLD_GATEWAY, gpu_bytes=int(7.36 * 2**30))
     host.ask("prepare", dataclasses.replace(wanted, memory=memory))
     assert host.follow() == 0 and host.most_engines == 1
-    assert "need 7.36 GiB + 7.34 GiB, and there are 14.56 GiB on each GPU" in host.lines()
+    assert "need 7.36 GiB + 7.34 GiB, and there are only 14.56 GiB on each GPU" in host.lines()
 
 
 def test_an_overlap_that_the_settings_insist_on_is_refused_without_room_and_nothing_is_drained(
@@ -174,7 +174,7 @@ def test_an_engine_under_the_floor_of_tokens_per_second_is_not_preferred(host: H
     host.token_seconds = 0.6
     assert host.flip() == 1
     assert old_serves(host)
-    assert "vllm is too slow: 1.7 tokens per second" in host.lines()
+    assert "vllm is too slow: it reached 1.7 tokens per second" in host.lines()
     assert "gateTokensPerSecond" in host.lines()
 
 
@@ -939,7 +939,7 @@ def test_a_proxy_that_hangs_is_started_anew_and_nothing_else_is_touched(host: Ho
     host.hang(PROXY)
     assert not host.run(40, lambda: bool(host.state.terminating)), "it may only be slow"
     assert host.run(10, lambda: host.boxes[PROXY].runs == 1)
-    assert host.state.healed == "proxy (stack-proxy-1) hangs: no answer for 45 s. It was started anew"
+    assert host.state.healed == "proxy (stack-proxy-1) hangs: no answer for 45 s. It was restarted"
     host.run(5)
     assert not host.holds() and not host.state.terminating and host.boxes[PROXY].runs == 1
     assert host.boxes[OLD].runs == host.boxes[OLD_GATEWAY].runs == 0 and host.file.given_up == []
@@ -1019,7 +1019,7 @@ def test_an_engine_that_begins_to_hang_in_a_drain_is_given_up_in_it(host: Host) 
     host.proxies[PROXY].running.append(("ollama-1", host.now + 1))
     host.hang(OLD)
     assert not host.run(14, lambda: host.phase() != "draining")
-    assert host.follow() == 0 and "Nothing is waited for that is there" in host.lines()
+    assert host.follow() == 0 and "The change does not wait for its requests" in host.lines()
 
 
 def test_a_proxy_of_an_older_version_is_not_waited_for_either_when_an_engine_hangs(host: Host) -> None:
