@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import queue
+import sys
 from typing import Any
 
 import pytest
@@ -239,3 +241,42 @@ def test_the_first_request_of_a_proxy_counts() -> None:
     stack.now += 1
     minute = rates.minute([before, stack.look()])
     assert minute.requests and minute.tokens and minute.first[0]
+
+
+class Said:
+    """The switch's lines of two looks, 4 s apart, in the place of a `Feed`."""
+
+    def __init__(self, stack: str) -> None:
+        self.lines: queue.Queue[dict[str, Any]] = queue.Queue()
+        made = Stack()
+        for made.now in (1000.0, 1004.0):
+            self.lines.put(made.line())
+
+    def __enter__(self) -> "Said":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("output", "once", "frames"),
+    [(Terminal, "1", 1), (io.StringIO, "", 1), (Terminal, "", 0), (Terminal, "0", 0)],
+)
+def test_once_prints_one_frame_in_a_terminal_too_and_nothing_else_stops_it_from_following(
+    output: type[io.StringIO], once: str, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = list[str]()
+    monkeypatch.setattr(watch, "Feed", Said)
+    monkeypatch.setattr(watch, "follow", lambda stack, *_: followed.append(stack))
+    monkeypatch.setattr(sys, "stdout", out := output())
+    monkeypatch.setenv("ONCE", once)
+    watch.watch("local")
+    assert out.getvalue().count("stack local") == frames
+    assert followed == ([] if frames else ["local"])
+    assert "\x1b[?1049h" not in out.getvalue(), "a frame is printed, and no screen of its own is opened"
