@@ -1,7 +1,6 @@
 """A stack with a monitor on the real engines, in order: deployed, changed under load, without one again."""
 
 import json
-import math
 import os
 import re
 import signal
@@ -25,6 +24,7 @@ from monitor.panels import Page, pages
 from stacks.blueprint import blueprint
 from stacks.settings import from_files
 from tests.support.load import Load
+from tests.support.monitored import without_data
 from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings
 from tests.support.switch_stack import wait
 from tools import dashboard
@@ -257,21 +257,8 @@ def test_an_alert_counts_nothing_twice_after_a_gap_and_takes_no_old_value_for_a_
 
 
 def test_every_query_of_every_panel_returns_data(watched: Watched) -> None:
-    shown = watched.pages()
-
     def empty() -> list[str]:
-        """Those without a number, but for what is no number where nothing happened."""
-        return [
-            f"{page.name}: {panel.title}: {query.expr}"
-            for page in shown
-            for panel in page.panels
-            for query in panel.queries
-            if not any(
-                math.isfinite(float(value))
-                for line in watched.lines(render.in_store(query))
-                for _, value in line["values"]
-            )
-        ]
+        return without_data(watched.pages(), watched.lines)
 
     wait(lambda: not empty(), 40, f"these have no data: {empty()}")
 
