@@ -35,6 +35,8 @@ pytestmark = pytest.mark.engine
 TENANT, KEY = "acme", "a-key-of-a-test-0123456789"
 LONG_HELD = 3
 """Seconds, a bound of the histograms: who was held longer waited for the change."""
+NO_SCHEMA = {"type": "json_schema", "json_schema": {"name": "none", "schema": "none"}}
+"""A form of an answer at which Ollama 0.17.4 fails with HTTP 500 (`Completion` in its `llm/server.go`)."""
 
 
 class Watched:
@@ -46,6 +48,22 @@ class Watched:
         self.project = Project(folder, "watched", **settings)
         self.project.wipe()
         self.load: Load | None = None
+        self.failed: list[int] = []
+        """Statuses of the requests beside the load that were to fail."""
+
+    def ask(self, **more: object) -> int:
+        """The status of the answer to a short chat, of which `more` is changed."""
+        outputs = self.project.outputs()
+        message = {"role": "user", "content": "Count."}
+        content = {"model": outputs["model"], "messages": [message], "max_tokens": 8, **more}
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+        url, raw = f"{outputs['endpoint']}/chat/completions", json.dumps(content).encode()
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, raw, headers), timeout=60) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
 
     def get(self, path: str, **query: object) -> Any:
         url = f"http://127.0.0.1:{self.port}{path}?{urllib.parse.urlencode(query)}"
@@ -130,6 +148,8 @@ def test_a_change_under_load_loses_nothing_while_the_monitor_is_killed(
 ) -> None:
     project, outputs, log = watched.project, watched.project.outputs(), tmp_path / "up.log"
     wait(lambda: watched.value('up{job="proxy"}') == 1, 60, "the proxy is not scraped")
+    watched.failed = [watched.ask(model="unknown"), watched.ask(response_format=NO_SCHEMA)]
+    assert watched.failed == [404, 500]
     project.configure(engine="vllm")
     with Load(outputs["endpoint"], outputs["model"], api_key=KEY) as load:
         watched.load = load
@@ -157,6 +177,7 @@ def test_store_access_log_and_load_count_the_same(watched: Watched) -> None:
     counted = {
         "requests": f"sum(changeover_requests_total{{{of}}})",
         "errors": f'sum(changeover_requests_total{{{of}, status!="200"}})',
+        "errors (5xx)": f'sum(changeover_requests_total{{{of}, status=~"5.."}})',
         "tokens": f'sum(changeover_tokens_total{{{of}, kind="completion"}})',
         "held": f"sum(changeover_held_seconds_count{{{of}}}) - "
         f'sum(changeover_held_seconds_bucket{{{of}, le="{LONG_HELD}.0"}})',
@@ -164,12 +185,15 @@ def test_store_access_log_and_load_count_the_same(watched: Watched) -> None:
     logged = {
         "requests": len(ours),
         "errors": sum(line["status"] != 200 for line in ours),
-        "tokens": sum(line["completion_tokens"] for line in ours),
+        "errors (5xx)": sum((line["status"] or 0) >= 500 for line in ours),
+        "tokens": sum(line["completion_tokens"] or 0 for line in ours),
         "held": sum(line["held_ms"] > LONG_HELD * 1000 for line in ours),
     }
-    assert (logged["requests"], logged["errors"]) == (len(load.outcomes), 0)
+    assert logged["requests"] == len(load.outcomes) + len(watched.failed)
+    assert (logged["errors"], logged["errors (5xx)"]) == (2, 1)
     assert logged["tokens"] == sum(each.tokens for each in load.outcomes)
-    assert logged["held"] > 0, "nobody waited in the change"
+    # each of its clients asked during the hold, and was answered after it; a slow answer was not held
+    assert load.clients <= logged["held"] <= sum(each.took > LONG_HELD for each in load.outcomes)
 
     def stored() -> dict[str, float]:
         return {what: watched.value(query) for what, query in counted.items()}
