@@ -1,5 +1,6 @@
 """A stack with a monitor on the real engines, in order: deployed, changed under load, without one again."""
 
+import csv
 import json
 import os
 import re
@@ -199,6 +200,49 @@ def test_store_access_log_and_load_count_the_same(watched: Watched) -> None:
         return {what: watched.value(query) for what, query in counted.items()}
 
     wait(lambda: stored() == logged, 30, f"{stored()} in the store, {logged} in the log")
+
+
+def usage(watched: Watched, file: Path) -> list[dict[str, str]]:
+    """The rows that `make usage` writes for the tenant, by the names of the columns."""
+    environment = watched.project.environment
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.usage", watched.project.stack],
+        cwd=ROOT,
+        env={**environment, BACKEND: environment["PULUMI_BACKEND_URL"], "CSV": str(file)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [row for row in csv.DictReader(file.read_text().splitlines()) if row["tenant"] == TENANT]
+
+
+def test_make_usage_has_what_the_load_asked_for_also_once_the_proxy_was_started_again_or_killed(
+    watched: Watched, tmp_path: Path
+) -> None:
+    load, (proxy,) = watched.load, watched.project.containers("proxy")
+    assert load is not None
+    before = usage(watched, tmp_path / "before.csv")
+    assert {what: sum(int(row[what]) for row in before) for what in ("requests", "failed", "completion")} == {
+        "requests": len(load.outcomes) + len(watched.failed),
+        "failed": len(watched.failed),
+        "completion": sum(each.tokens for each in load.outcomes),
+    }
+
+    def runs() -> bool:
+        done = subprocess.run(["docker", "exec", proxy, "true"], capture_output=True, check=False)
+        return done.returncode == 0
+
+    docker("restart", proxy)
+    assert usage(watched, tmp_path / "restarted.csv") == before
+    crash(proxy)
+    wait(runs, 30, "Docker does not start the proxy again")
+    assert usage(watched, tmp_path / "killed.csv") == before
+    assert watched.ask() == 200
+    old, new = (
+        sum(int(row["requests"]) for row in rows) for rows in (before, usage(watched, tmp_path / "after.csv"))
+    )
+    assert new == old + 1
 
 
 ADVISED = """
