@@ -7,11 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +42,45 @@ NO_SCHEMA = {"type": "json_schema", "json_schema": {"name": "none", "schema": "n
 """A form of an answer at which Ollama 0.17.4 fails with HTTP 500 (`Completion` in its `llm/server.go`)."""
 
 
+class Receiver:
+    """Takes what an Alertmanager is sent, at an address of this machine that containers reach. `posted` has
+    the path and the content of each request."""
+
+    def __init__(self) -> None:
+        posted: list[tuple[str, Any]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                posted.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        bridge = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
+        self.server, self.posted = ThreadingHTTPServer((bridge.strip(), 0), Handler), posted
+        host, port = self.server.server_address[:2]
+        self.url = f"http://{host!s}:{port}/team-a"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def end(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def names(self) -> set[str]:
+        """Of the alerts that came."""
+        return {each["labels"]["alertname"] for _, content in list(self.posted) for each in content}
+
+
 class Watched:
     """The stack, its page, and the load that it was changed under."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self.began = free_port(), time.time()
-        settings = offline_settings(parallel=2, monitor=True, monitorPort=self.port, apiKeys={TENANT: KEY})
+        self.receiver = Receiver()
+        monitor = {"monitor": True, "monitorPort": self.port, "alertReceiver": self.receiver.url}
+        settings = offline_settings(parallel=2, apiKeys={TENANT: KEY}, **monitor)
         self.project = Project(folder, "watched", **settings)
         self.project.wipe()
         self.load: Load | None = None
@@ -107,6 +142,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     watched = Watched(tmp_path_factory.mktemp("watched"))
     yield watched
     watched.project.wipe()
+    watched.receiver.end()
 
 
 def crash(container: str) -> None:
@@ -124,7 +160,9 @@ def test_a_monitor_is_deployed_beside_the_stack_and_changes_nothing_afterwards(w
     assert watched.project.changes() == {}
 
 
-def test_a_change_that_fails_is_an_alert_on_the_page_and_in_make_watch(watched: Watched) -> None:
+def test_a_change_that_fails_is_an_alert_on_the_page_in_make_watch_and_at_the_receiver(
+    watched: Watched,
+) -> None:
     project = watched.project
     project.configure(engine="vllm", loadSeconds=1)
     try:
@@ -141,6 +179,11 @@ def test_a_change_that_fails_is_an_alert_on_the_page_and_in_make_watch(watched: 
     wait(lambda: "ChangeFailed" in seen(), 90, "make watch does not say it")
     wait(lambda: "ChangeFailed" in watched.fired(), 30, "the store does not keep it")
     assert watched.fired() == {"ChangeFailed"}
+    wait(lambda: "ChangeFailed" in watched.receiver.names(), 30, "the receiver is not sent it")
+    path, (sent, *_) = watched.receiver.posted[0]
+    assert path == "/team-a/api/v2/alerts"
+    assert sent["labels"]["severity"] == "warning" and sent["labels"]["alertname"] == "ChangeFailed"
+    assert "failed" in sent["annotations"]["summary"] and sent["annotations"]["description"]
     wait(project.settled, 60, "the old engine does not come back")
 
 
@@ -360,7 +403,7 @@ def test_nobody_can_delete_what_is_stored_and_no_other_sites_page_can_read_it(wa
 
 def test_without_the_setting_nothing_of_it_is_left(watched: Watched) -> None:
     project = watched.project
-    project.configure(monitor=None, monitorPort=None)
+    project.configure(monitor=None, monitorPort=None, alertReceiver=None)
     project.up()
     left = docker("ps", "--all", "--filter", "label=changeover.stack=watched", "--format", "{{.Names}}")
     left += docker("volume", "ls", "--filter", "label=changeover.stack=watched", "--format", "{{.Name}}")
