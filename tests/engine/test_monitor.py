@@ -1,6 +1,7 @@
 """A stack with a monitor on the real engines, in order: deployed, changed under load, without one again."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from advise.load import HOUR
 from components.monitor import STALE_SECONDS
 from components.naming import HISTORY
 from monitor import exposed, render
@@ -365,6 +367,71 @@ def test_an_alert_counts_nothing_twice_after_a_gap_and_takes_no_old_value_for_a_
     assert asked("increase(a_counter[5m])") == ["7"], "then there is no need for the other function"
     assert asked("increase_prometheus(a_new_counter[5m])") == ["20"]
     assert asked("a_gauge") == [] and asked("last_over_time(a_gauge[20m])") == ["1"]
+
+
+GROWN = """
+import json, sys
+from tools import advise
+monitor, counter, begins, ends = *sys.argv[1:3], *map(float, sys.argv[3:])
+with advise.asked("watched", monitor) as there:
+    print(json.dumps(list(advise.growth(there, counter, begins, ends))))
+"""
+Samples = list[tuple[int, int]]
+"""Of one series: when, in seconds since the epoch, and how much."""
+
+
+def made_up(hour: int, until: int) -> dict[str, Samples]:
+    """Counters by tenant. `hour` is when the present hour began."""
+    minute = 60
+    always = [(at, at // minute % 100_000) for at in range(hour - 5 * HOUR - 1000, until, minute)]
+    away = [(at, n) for at, n in always if not hour - 4 * HOUR - 1000 < at < hour - 2 * HOUR - 1000]
+    return {
+        "always": always,
+        "while the store was away": away,
+        "old, and unknown before": [(at, 7) for at in range(hour - 2 * HOUR - 500, until, minute)],
+        "old, and goes on": [(hour - 2 * HOUR + n * minute, 50 + n) for n in range(30)],
+        "new": [(hour - 2 * HOUR + 500, 0), (hour - 2 * HOUR + 505, 20), (hour - HOUR + 5, 21)],
+        "started again": [(hour - HOUR - 300 + 5 * n, value) for n, value in enumerate((8, 40, 0, 5, 60, 61))],
+        "between two hours": [(hour - 3 * HOUR - 2, 10), (hour - 3 * HOUR + 3, 30)],
+        "on the hour": [(hour - 3 * HOUR, 10), (hour - 3 * HOUR + 5, 30), (hour - 2 * HOUR, 31)],
+        "from the hour before": [(hour - 5 * HOUR - 500, 1), (hour - 4 * HOUR, 9)],
+    }
+
+
+def grown(series: dict[str, Samples], begins: int) -> dict[tuple[int, str], int]:
+    """By how much they grew, by the beginning of an hour and tenant, sample by sample."""
+    found: dict[tuple[int, str], int] = {}
+    for tenant, samples in series.items():
+        for (_, before), (at, value) in itertools.pairwise(samples):
+            key = (at - 1) // HOUR * HOUR, tenant  # what comes on the hour is of the one that ends
+            found[key] = found.get(key, 0) + (value - before if value >= before else value)
+    return {key: value for key, value in found.items() if value and key[0] >= begins}
+
+
+def test_growth_by_the_hour_is_exact_across_gaps_restarts_and_beginnings(watched: Watched) -> None:
+    now = int(time.time())
+    hour = now // HOUR * HOUR
+    begins, series = hour - 5 * HOUR, made_up(hour, now)
+    lines = [
+        f'made_up{{tenant="{tenant}"}} {value} {at * 1000}'
+        for tenant, samples in series.items()
+        for at, value in samples
+    ]
+    url = f"http://127.0.0.1:{watched.port}/api/v1/import/prometheus"
+    with urllib.request.urlopen(url, data="\n".join(lines).encode(), timeout=30):
+        pass
+    environment = watched.project.environment
+    environment = {**environment, BACKEND: environment["PULUMI_BACKEND_URL"]}
+    words = [sys.executable, "-c", GROWN, watched.container("monitor"), "made_up", str(begins), str(now)]
+
+    def stored() -> dict[tuple[int, str], int]:
+        said = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        found = {(int(at), tenant): round(value) for at, tenant, value in json.loads(said.stdout)}
+        return {key: value for key, value in found.items() if value}
+
+    expected = grown(series, begins)
+    assert {tenant for _, tenant in expected} == series.keys() - {"old, and unknown before"}
+    wait(lambda: stored() == expected, 30, f"{stored()} in the store, and {expected} is true")
 
 
 def test_every_query_of_every_panel_returns_data(watched: Watched) -> None:

@@ -128,22 +128,21 @@ class MadeStore(advise.Store):
             return [({}, [(at, sum(at - a for a, b in self.holds if a <= at < b)) for at in moments])]
         if "changeover_engine" in query:
             return [({"kind": "ollama"}, [(at, 1.0) for at in moments])]
-        return list(self.increases(query, moments))
+        return list(self.growth(query, moments))
 
     def waiting(self, at: float) -> float:
         return sum(each.began <= at < each.admitted for each in self.requests)
 
-    def increases(self, query: str, moments: Sequence[float]) -> Iterator[tuple[dict[str, str], Any]]:
-        counter, _, span = query.partition("increase(")[2].removesuffix("))").rpartition("[")
-        seconds = HOUR if span == "1h]" else float(span.removesuffix("s]"))
-        tenants = sorted({each.tenant for each in self.requests}) if "by (tenant)" in query else [None]
-        for tenant in tenants:
-            mine = [each for each in self.requests if tenant in (None, each.tenant)]
+    def growth(self, query: str, moments: Sequence[float]) -> Iterator[tuple[dict[str, str], Any]]:
+        (counter,) = set(re.findall(r"increase\w*\((.*?)\[1h\]\)", query))
+        assert query.startswith("sum by (tenant) (")
+        for tenant in sorted({each.tenant for each in self.requests}):
+            mine = [each for each in self.requests if tenant == each.tenant]
             values = [
-                (at, sum(self.value(each, counter) for each in mine if at - seconds < each.ended <= at))
+                (at, sum(self.value(each, counter) for each in mine if at - HOUR < each.ended <= at))
                 for at in moments
             ]
-            yield ({} if tenant is None else {"tenant": tenant}), [each for each in values if each[1]]
+            yield {"tenant": tenant}, [each for each in values if each[1]]
 
     def value(self, each: LoggedRequest, counter: str) -> float:
         return {
