@@ -309,7 +309,7 @@ def test_with_a_report_there_is_a_capacity_and_the_distance_to_the_peak() -> Non
     said = capacity(report(settings, 8, 40, more=True), settings, ("Today's peak", 12))
     assert said == [
         "On NVIDIA T4, measured on 2025-11-28, Ollama serves 8 users, vLLM serves 40 users or more at the "
-        "same time, with the first token within 2 s (p95), 5 tokens a second for each and no error.",
+        "same time, with the first token within 2 s and 5 tokens a second for 95 of 100, and no error.",
         "Today's peak of 12 concurrent requests is 4 more than Ollama serves.",
         "Today's peak of 12 concurrent requests is 28 fewer than vLLM serves.",
     ]
