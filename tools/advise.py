@@ -418,7 +418,7 @@ def say_all(stack: str) -> None:
 
 def keep(stack: str, said: Advice, now: float) -> None:
     """Keeps what is advised, for other commands to show."""
-    advice.keep(stack, "" if said.verdict == "too little" else said.short, now)
+    advice.keep(stack, "" if said.verdict == "too little" else said.short, said.verdict, now)
 
 
 def serves(stack: str, traffic: Traffic) -> str:

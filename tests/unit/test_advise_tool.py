@@ -15,8 +15,8 @@ import pytest
 
 from advise.capacity import capacity
 from advise.load import HOUR, LoggedRequest, percentile
+from advise.rule import Verdict, days
 from advise.rule import advise as advised
-from advise.rule import days
 from common import StepFailed
 from stacks.blueprint import blueprint
 from stacks.settings import Settings, from_files
@@ -253,10 +253,37 @@ def test_a_new_line_is_waited_for_a_fresh_one_is_taken_and_an_old_one_is_not_sho
     assert advice.Line("local").text() == "new"
     looks(tmp_path, monkeypatch, "exit 1")
     assert advice.Line("local")._process is None, "nobody looks again for an hour"
-    advice.keep("local", "old", time.time() - advice.FRESH_SECONDS - 1)
+    advice.keep("local", "old", "stay", time.time() - advice.FRESH_SECONDS - 1)
     assert advice.Line("local").text() == "old", "what looks anew has failed"
-    advice.keep("local", "ancient", time.time() - advice.OLD_SECONDS - 1)
+    advice.keep("local", "ancient", "stay", time.time() - advice.OLD_SECONDS - 1)
     assert advice.Line("local").text() == ""
+
+
+def test_an_advice_that_is_another_than_before_is_said_to_be_for_a_week(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advice, "KEPT", tmp_path / "kept")
+    now = NOW
+
+    def after(days: float, verdict: Verdict) -> str:
+        nonlocal now
+        now += days * DAY
+        monkeypatch.setattr(time, "time", lambda: now)
+        advice.keep("local", "" if verdict == "too little" else f"advice: {verdict}", verdict, now)
+        return advice.kept("local")[0]
+
+    assert after(0, "too little") == ""
+    assert after(1, "stay") == "advice: stay", "there was none before"
+    assert after(1, "stay") == "advice: stay"
+    assert after(1, "upgrade") == "advice: upgrade (since 2025-12-04; before: Ollama)"
+    assert after(1, "too little") == "", "such as after `monitor: false`"
+    assert after(1, "upgrade") == "advice: upgrade (since 2025-12-04; before: Ollama)"
+    assert after(5, "upgrade") == "advice: upgrade"
+    assert after(1, "undecided") == "advice: undecided (since 2025-12-12; before: vLLM)"
+    (tmp_path / "kept" / "local.json").write_text('{"line": "of an older version", "at": 1}')
+    assert advice.kept("local")[0] == "of an older version"
+    (tmp_path / "kept" / "local.json").write_text("[1]")
+    assert advice.kept("local") == ("", float("inf")) and after(0, "stay") == "advice: stay"
 
 
 def test_where_no_other_process_can_be_started_there_is_no_line(
@@ -280,7 +307,7 @@ def test_make_status_ends_with_the_line_and_is_as_it_was_without_one(
     monkeypatch.setattr(port, "trouble", lambda stack: "")
     status.status("local")
     assert capsys.readouterr().out == ""
-    advice.keep("local", "4 concurrent requests; advice: stay", time.time())
+    advice.keep("local", "4 concurrent requests; advice: stay", "stay", time.time())
     status.status("local")
     assert capsys.readouterr().out == "4 concurrent requests; advice: stay\n"
     (programs / "docker").write_text("#!/bin/sh\nexit 1\n")
