@@ -391,7 +391,7 @@ def made_up(hour: int, until: int) -> dict[str, Samples]:
         "old, and unknown before": [(at, 7) for at in range(hour - 2 * HOUR - 500, until, minute)],
         "old, and goes on": [(hour - 2 * HOUR + n * minute, 50 + n) for n in range(30)],
         "new": [(hour - 2 * HOUR + 500, 0), (hour - 2 * HOUR + 505, 20), (hour - HOUR + 5, 21)],
-        "started again": [(hour - HOUR - 300 + 5 * n, value) for n, value in enumerate((8, 40, 0, 5, 60, 61))],
+        "started again": [(hour - HOUR - 300 + n, value) for n, value in enumerate((8, 40, 0, 5, 60, 61))],
         "between two hours": [(hour - 3 * HOUR - 2, 10), (hour - 3 * HOUR + 3, 30)],
         "on the hour": [(hour - 3 * HOUR, 10), (hour - 3 * HOUR + 5, 30), (hour - 2 * HOUR, 31)],
         "from the hour before": [(hour - 5 * HOUR - 500, 1), (hour - 4 * HOUR, 9)],
