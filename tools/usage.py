@@ -57,11 +57,9 @@ class Row:
         return [self.day, self.tenant, *(str(count) for count in self.counts.values()), share, usd]
 
 
-def rows(
-    days: Mapping[str, Mapping[str, Mapping[str, int]]], hourly: float | None, now: float
-) -> list[Row]:
-    """By day, and in it those with the most tokens first. `hourly` is the instance's price in USD. `now` is in
-    seconds since the epoch."""
+def rows(days: Mapping[str, Mapping[str, Mapping[str, int]]], hourly: float | None, now: float) -> list[Row]:
+    """By day, and in it those with the most tokens first. `hourly` is the instance's price in USD, `now` the time
+    in seconds since the epoch."""
     found = []
     for day, tenants in sorted(days.items()):
         tokens = {tenant: _tokens(counts) for tenant, counts in tenants.items()}

@@ -13,7 +13,6 @@ from proxy.answers import Usage
 from proxy.records import Books, Record
 from tools import usage
 
-
 LATER = datetime.datetime(2026, 11, 20, tzinfo=datetime.UTC).timestamp()
 """All days of these logs are over."""
 
