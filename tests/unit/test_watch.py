@@ -168,6 +168,17 @@ def test_a_frame_says_what_serves_what_comes_and_what_the_machine_does() -> None
         assert words in said, (words, said)
 
 
+def test_panels_stand_in_pairs_and_a_bar_can_be_read_without_colours() -> None:
+    said = shown(Stack().line(), rates.Minute(10, cpu=0.5))
+    titles = [row for row in said.splitlines() if row.startswith("╭")]
+    assert any("engine ─" in row and "requests ─" in row for row in titles)
+    assert any("last 10 s ─" in row and "machine ─" in row for row in titles)
+    assert f"{'━' * 7}{'─' * 7} 50 %" in said
+    assert watch._bar(None, 0, "GiB").plain == "not known yet"
+    assert watch._bar(1.0, 0, "GiB").plain == f"{'─' * 14} 1.0 of 0.0 GiB"
+    assert watch._bar(120.0, 100, "%").plain == f"{'━' * 14} 120 %"
+
+
 def test_who_waits_in_a_hold_is_held() -> None:
     said = shown(Stack().line(held_since=990.0), rates.Minute(10))
     assert "held           2" in said and "waiting        2" not in said
