@@ -58,7 +58,7 @@ class Row:
 
 
 def rows(days: Mapping[str, Mapping[str, Mapping[str, int]]], hourly: float | None, now: float) -> list[Row]:
-    """By day, and in it those with the most tokens first. `hourly` is the instance's price in USD, `now` the time
+    """By day, and in it those with the most tokens first. `hourly` is the instance's price in USD; `now` is
     in seconds since the epoch."""
     found = []
     for day, tenants in sorted(days.items()):

@@ -431,7 +431,7 @@ def test_growth_by_the_hour_is_exact_across_gaps_restarts_and_beginnings(watched
 
     expected = grown(series, begins)
     assert {tenant for _, tenant in expected} == series.keys() - {"old, and unknown before"}
-    wait(lambda: stored() == expected, 30, f"{stored()} in the store, and {expected} is true")
+    wait(lambda: stored() == expected, 60, f"{stored()} in the store, and {expected} is true")
 
 
 def test_every_query_of_every_panel_returns_data(watched: Watched) -> None:
