@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ GIVEN_UP_SECONDS = 120
 """By then whoever looks anew has ended."""
 
 
-BEFORE: dict[Verdict, str] = {"upgrade": "vLLM", "stay": "Ollama", "undecided": "undecided"}
+BEFORE: Mapping[str, str] = {"upgrade": "vLLM", "stay": "Ollama", "undecided": "undecided"}
 """What was advised before, in words. Too little to advise anything is no advice, and no change of one."""
 
 
@@ -49,7 +50,7 @@ def kept(stack: str) -> tuple[str, float]:
     content = _content(stack)
     try:
         line, now = str(content["line"]), time.time()
-        since, before = content.get("since"), BEFORE.get(content.get("before"))
+        since, before = float(content.get("since") or 0), BEFORE.get(str(content.get("before")))
         if line and before and now - since < OLD_SECONDS:
             day = datetime.datetime.fromtimestamp(since, datetime.UTC)
             line += f" (since {day:%Y-%m-%d}; before: {before})"
