@@ -13,6 +13,8 @@ import argparse
 import json
 import sys
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,14 @@ from bench.flips import COLUMNS, Record, record, summary
 from bench.stack import deployed, machine, table
 from switch.protocols import PROTOCOLS
 from tests.support.load import Load
-from tests.support.project import Project
+from tests.support.project import Project, free_port
 
 PAUSE = {"real": 0.5, "fast": 0.1}
 """Seconds between two requests of a client, by the kind of the engines: real ones need the machine's cores
 for themselves, too."""
+
+ALERTS_SECONDS = 25
+"""After the last flip: by then the alerts, which look every 15 s, have seen all that was scraped of it."""
 
 MARKS = {
     "draining": "drained",
@@ -109,6 +114,14 @@ def different(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return sorted(urn for urn in before.keys() | now.keys() if before.get(urn) != now.get(urn))
 
 
+def fired(port: int, since: float) -> list[str]:
+    """The alerts that the monitor at this port has had since then, in seconds since the epoch."""
+    asked = {"query": 'ALERTS{alertstate="firing"}', "start": since, "end": time.time(), "step": 5}
+    url = f"http://127.0.0.1:{port}/api/v1/query_range?{urllib.parse.urlencode(asked)}"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return sorted({line["metric"]["alertname"] for line in json.load(answer)["data"]["result"]})
+
+
 def read(file: Path) -> list[Record]:
     """The flips that this run and earlier ones have left in `file`, a line of JSON each."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -148,6 +161,9 @@ def main() -> None:
     parser.add_argument(
         "--every", type=int, default=10, help="check the preview every N rounds (default: 10)"
     )
+    parser.add_argument(
+        "--monitor", action="store_true", help="with a monitor: say which alerts fire; any is a failure"
+    )
     parser.add_argument("--json", type=Path, help="the file of results (default: flips-ENGINE.jsonl)")
     parser.add_argument("--fresh", action="store_true", help="start over instead of continuing")
     parser.add_argument("--picture", type=Path, help="an SVG of the last two flips")
@@ -158,11 +174,13 @@ def main() -> None:
     if options.fresh:
         file.unlink(missing_ok=True)
     modes = ("hold", "overlap") if options.mode == "both" else (options.mode,)
-    checks, taken = 0, 0
+    checks, taken, alerts = 0, 0, list[str]()
+    port, began = free_port(), time.time()
+    monitor: dict[str, object] = {"monitor": True, "monitorPort": port} if options.monitor else {}
     without = ", no gateway" if options.gateway == "none" else ""
     stack = f"bench-flip-{options.engine}"
     fast = options.engine == "fast"
-    with deployed(stack, fast=fast, delay=options.delay, gateway=options.gateway) as project:
+    with deployed(stack, fast=fast, delay=options.delay, gateway=options.gateway, **monitor) as project:
         known = before_flips(project, modes)
         outputs = project.outputs()
         with Load(
@@ -189,6 +207,9 @@ def main() -> None:
                     if number % options.every == 0 or number == options.n - 1:
                         check(project, known[mode])
                         checks += 1
+        if options.monitor:
+            time.sleep(ALERTS_SECONDS)
+            alerts = fired(port, began)
     flips = read(file)
     hang_up = f" that hang up on one of {options.aborts} requests" if options.aborts else ""
     print(
@@ -200,9 +221,11 @@ def main() -> None:
         "\nThe preview was empty, and every input what it was before the first flip, in "
         f"{checks} of {checks} checks of this run."
     )
+    if options.monitor:
+        print(f"\nAlerts that fired in this run: {', '.join(alerts) or 'none'}.")
     if options.picture:
         picture.draw({f"{each['way']} to {each['to']}": each for each in flips[-2:]}, options.picture)
-    raise SystemExit(any(each[3] for one in flips for each in one["requests"]))
+    raise SystemExit(bool(alerts) or any(each[3] for one in flips for each in one["requests"]))
 
 
 if __name__ == "__main__":

@@ -181,13 +181,13 @@ def picture(levels: Iterable[Mapping[str, Any]], limits: Mapping[str, float] | N
     are of a level's figures, by their keys."""
     titles = {
         "rate": "tokens a second, of all users together, over users at once",
-        "user": "tokens a second of one user, over users at once",
+        "user_p5": "tokens a second that 95 of 100 users get, over users at once",
         "first_p95": "seconds until the first token (p95), over users at once",
     }
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {title: {} for title in titles.values()}
     for level in levels:
         for key, title in titles.items():
-            if level[key] is not None:
+            if level.get(key) is not None:  # an older version has not measured all of it
                 name = f"{level['engine']}, {level['way']}" if level.get("way") else str(level["engine"])
                 panels[title].setdefault(name, []).append((level["users"], level[key]))
     return curves(panels, {titles[key]: value for key, value in (limits or {}).items()})
