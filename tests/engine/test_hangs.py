@@ -5,6 +5,7 @@ The patience is shorter than it is outside of tests, and every other time is as 
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from tests.support.switch_stack import (
     NETWORK,
     PREFIX,
     PYTHON,
+    SWITCH,
     Stack,
     coordinator,
     docker,
@@ -213,6 +215,32 @@ def test_a_change_whose_coordinator_has_gone_while_the_switch_was_stopped_is_not
             time.sleep(5)
         try:
             time.sleep(25)  # what it had still asked in the container has hung up as well
+        finally:
+            os.kill(number, signal.SIGCONT)
+        wait(stack.settled, 60)
+    assert "interrupted" in stack.status()["last"]["error"]
+    assert stack.started(stack.engine) == started, "an engine was stopped for a change that nobody wants"
+    assert new not in stack.names() and stack.serves() and stack.lost() == []
+
+
+def test_what_was_asked_before_a_short_stall_is_not_done_after_it_for_a_coordinator_that_has_gone(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """The stall is shorter than the CLI waits for its answer; and the CLI outlives its client."""
+    new, _ = stack.new_names()
+    stack.make_engine(new)
+    started = stack.started(stack.engine)
+    follow = ["docker", "exec", SWITCH, "python3", "-m", "switch", "follow"]
+    with asking_for(400):
+        with coordinator(stack.plan(new, seconds={"drain": 60}), tmp_path / "log"):
+            wait(lambda: phase(stack) == "draining")
+            number = pid("switch")
+            os.kill(number, signal.SIGSTOP)
+        try:
+            with subprocess.Popen(follow) as asked:  # as if it had ended just after it had asked
+                time.sleep(3)
+                asked.kill()
+            time.sleep(5)
         finally:
             os.kill(number, signal.SIGCONT)
         wait(stack.settled, 60)

@@ -871,8 +871,49 @@ def test_what_a_client_that_has_gone_had_asked_for_is_not_done(rig: Rig) -> None
     rig.turns(lambda: rig.phase() == "draining")
     came = iter([False, True])  # it was there, and had hung up when there was something to say
     told = rig.switch.answer({"verb": "follow", "engine": ""}, lambda: next(came))
-    assert told == {"lines": [], "code": daemon.UNAVAILABLE}
+    assert told == {"lines": [daemon.STALLED], "code": daemon.UNAVAILABLE}
     assert rig.follow()["lines"][0].startswith("checked"), "what it did not hear is told to the next"
+
+
+def test_what_a_coordinator_asked_before_a_stall_is_not_done_since_it_may_have_gone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection stays open: `docker exec` leaves the CLI in the container when its client is killed."""
+
+    def asked(verb: str, ago: float, **more: Any) -> int:
+        return int(rig.switch.answer({"verb": verb, "at": time.monotonic() - ago, **more})["code"])
+
+    late = daemon.LATE_SECONDS + 1
+    assert asked("prepare", late, plan=raw_plan()) == daemon.UNAVAILABLE
+    assert rig.switch.state.transaction is None
+    assert asked("prepare", 0, plan=raw_plan()) == 0
+    rig.requests["ollama-1"] = 1
+    rig.turns(lambda: rig.phase() == "draining")
+    assert asked("follow", 0, engine="") == 75
+    rig.now += 2
+    before = rig.switch.state
+    assert asked("follow", late, engine="") == daemon.UNAVAILABLE
+    assert rig.switch.state == before, "its lease is as it was"
+    monkeypatch.setattr(daemon, "POLL_SECONDS", 1.5)
+    assert asked("follow", daemon.LATE_SECONDS - 1, engine="") == daemon.UNAVAILABLE, "late by the end of it"
+    assert asked("abandon", late, engine=NEW) == 0, "what leads back is done whenever it comes"
+
+
+def test_the_cli_says_when_it_asked(rig: Rig, tmp_path: Path) -> None:
+    heard, path = list[dict[str, Any]](), tmp_path / "s.sock"
+
+    def answer(request: dict[str, Any], gone: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        heard.append(request)
+        return {}
+
+    rig.switch.answer = answer  # type: ignore[method-assign]
+    server = daemon.listen(rig.switch, path)
+    try:
+        daemon.ask(path, {"verb": "follow"})
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert 0 <= time.monotonic() - heard[0]["at"] < 60
 
 
 def test_a_client_that_hangs_up_on_the_socket_is_known_to_have_gone(rig: Rig, tmp_path: Path) -> None:
