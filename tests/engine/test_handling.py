@@ -95,6 +95,7 @@ def test_ctrl_c_gives_the_change_up_at_once_and_says_so(project: Project, tmp_pa
     if times == 1:  # the second makes Pulumi end without another word of its steps
         assert "Interrupted: the change is given up, and what served before is brought back now" in said
         assert "Requests wait until then, and are answered." in said
+        assert "it has to load again, which takes 300 s at most." in said
     project.pulumi("cancel", "--yes")
     project.up()
     assert project.live() != serves and project.changes() == {}
