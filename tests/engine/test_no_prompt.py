@@ -225,6 +225,19 @@ def ready(project: Project) -> bool:
         return False
 
 
+def broken(project: Project) -> None:
+    """The process that computes is killed; the server in front of it says an error after what it has sent."""
+    name, started = project.live(), "{{.State.StartedAt}}"
+    before = docker("inspect", "-f", started, name)
+    rows = docker("top", name, "-eo", "pid,ppid,rss").splitlines()[1:]
+    processes = [[int(each) for each in row.split()] for row in rows]
+    parents = {parent for _, parent, _ in processes}
+    os.kill(max((rss, pid) for pid, _, rss in processes if pid not in parents)[1], signal.SIGKILL)
+    with suppress(AssertionError):  # Ollama's server goes on, and vLLM's ends after a while
+        wait(lambda: docker("inspect", "-f", started, name) != before, 15)
+    wait(lambda: ready(project), 180, "nothing serves again")
+
+
 def given_up(project: Project) -> None:
     """The engine that serves hangs, until it has been started anew."""
     name, started = project.live(), "{{.State.StartedAt}}"
@@ -265,6 +278,7 @@ def test_no_failure_puts_a_prompt_into_a_log(project: Project, engine: str, gate
     roles = ["engine", "proxy", *(["gateway"] if gateway != "none" else []), "edge", "switch"]
     for role in roles:
         client.while_asking(lambda role=role: settled(role))  # type: ignore[misc]
+    client.while_asking(lambda: broken(project))
     client.while_asking(lambda: given_up(project))
     found = leaks(project)
     project.configure(engine="ollama" if engine == "vllm" else "vllm")
