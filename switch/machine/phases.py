@@ -179,7 +179,7 @@ def decide(turn: Turn, change: Transaction) -> None:
 def retiring(turn: Turn, change: Transaction) -> None:
     """The old gateway and the old engine end, once nothing of them is left to be answered."""
     new, engine = change.plan.gateway_container, change.plan.engine
-    late = turn.now - change.since >= TAKE_NOTE_SECONDS
+    late = turn.seconds_in_phase(change) >= TAKE_NOTE_SECONDS
     if turn.route is None or (not late and without_note(turn)):
         return  # a gateway that was told to end takes no more requests
     if not end_gateways(turn, other_gateways(turn, new), patience(change.plan)):

@@ -30,7 +30,9 @@ def shift_deadlines(turn: Turn, seconds: float) -> None:
 
 def no_later_than_now(turn: Turn) -> None:
     """The clock may have been set either way while the switch was away. No time that was kept is later than
-    now, and no deadline further off than when it was given; who holds a lease gets time to follow."""
+    now, and no deadline further off than when it was given; who holds a lease gets time to follow. What is to
+    end may still have answers, which a clock that was set forward must not cut: it has its whole time again.
+    """
     state, now = turn.state, turn.now
     for change in (state.transaction, state.waiting, state.last):
         if change:
@@ -39,8 +41,10 @@ def no_later_than_now(turn: Turn) -> None:
             change.held = None if change.held is None else min(change.held, now)
             soon, late = change.plan.seconds.lease_following, change.plan.seconds.lease_prepared
             change.lease = now + min(max(change.lease - now, soon), max(soon, late))
+    if state.transaction:
+        state.transaction.stalled = now - state.transaction.since
     for ending in state.terminating.values():
-        ending.at = min(ending.at, now)
+        ending.at = now
     for name, until in state.also.items():
         state.also[name] = None if until is None else min(until, now + FORMER_NAME_SECONDS)
     if state.active:
