@@ -291,7 +291,7 @@ def renamed(raw: bytes, model: str, asked: str) -> bytes:
                 # of a stream of messages or of responses: the answer as it is so far
                 edits.append((span, renamed(said, model, asked)))
             elif name == "error" or (name == "message" and raw[span[0]] == ord('"')):
-                quoted = said
+                quoted = re.sub(_in_full(model), asked.encode(), said)
                 for quote in ("'", "`", '\\"'):
                     quoted = quoted.replace(
                         f"{quote}{model}{quote}".encode(), f"{quote}{asked}{quote}".encode()
@@ -300,6 +300,14 @@ def renamed(raw: bytes, model: str, asked: str) -> bytes:
     except ValueError:  # no JSON, or no text
         return raw
     return _edited(raw, edits)
+
+
+def _in_full(model: str) -> bytes:
+    """A pattern of the name as Ollama says it in errors about what its model can't do, with registry and tag
+    (`types/model/name.go` of 0.17.4)."""
+    missing = ("registry.ollama.ai/library/", "registry.ollama.ai/", "")[min(model.count("/"), 2)]
+    full = missing + model + ("" if ":" in model else ":latest")
+    return rb"(?<![\w./:-])" + re.escape(full).encode() + rb"(?![\w./:-])"
 
 
 def _edited(raw: bytes, edits: Iterable[Edit]) -> bytes:

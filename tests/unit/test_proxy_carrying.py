@@ -291,6 +291,21 @@ def test_an_answer_has_the_name_that_was_asked_for_and_is_else_as_it_was() -> No
     assert b"new" not in renamed(error, "new", "old")
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("tiny", "registry.ollama.ai/library/tiny:latest"),
+        ("coder:7b", "registry.ollama.ai/library/coder:7b"),
+        ("Qwen/coder", "registry.ollama.ai/Qwen/coder:latest"),
+        ("hf.co/Qwen/coder.GGUF:Q4_K_M", "hf.co/Qwen/coder.GGUF:Q4_K_M"),
+    ],
+)
+def test_a_name_that_ollama_says_in_full_is_the_asked_one_too(model: str, said: str) -> None:
+    raw = f'{{"error":{{"message":"{said} does not support insert","x":"{model}x"}},"x":"{said}"}}'.encode()
+    expected = f'{{"error":{{"message":"old does not support insert","x":"{model}x"}},"x":"{said}"}}'.encode()
+    assert renamed(raw, model, "old") == expected
+
+
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
