@@ -343,11 +343,17 @@ class Way:
         )
         return done.stdout
 
-    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
-        """Sends a signal to the container's process, as nobody who uses Docker would: it is started again."""
-        pid = int(docker("inspect", "-f", "{{.State.Pid}}", self.container(name)))
-        if pid:
-            os.kill(pid, number)
+    def kill(self, name: str) -> None:
+        """Kills the container's process, as nobody who uses Docker would: so it is started again, and has been
+        when this returns."""
+        eventually(lambda: self._pid(name), otherwise=f"{name} runs")
+        killed = self._pid(name)
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: self._pid(name) not in (0, killed), otherwise=f"{name} is started again")
+
+    def _pid(self, name: str) -> int:
+        """Of the container's process, as it is here; 0: there is none."""
+        return int(docker("inspect", "-f", "{{.State.Pid}}", self.container(name)))
 
     def _runs(self, name: str, *command: str) -> bool:
         words = ["docker", "exec", self.container(name), *command]
