@@ -128,6 +128,16 @@ def read_all(client: socket.socket) -> bytes:
     return b"".join(parts)
 
 
+def read_until(client: socket.socket, text: bytes) -> bytes:
+    """What comes until this has."""
+    raw = b""
+    while text not in raw:
+        part = client.recv(65536)
+        assert part, raw
+        raw += part
+    return raw
+
+
 def within(seconds: float, record: Any) -> float:
     """How long after it was whole a request's client hung up, as the engine saw it, in seconds."""
     end = time.monotonic() + seconds + 5

@@ -16,7 +16,7 @@ from h2.events import DataReceived, StreamEnded
 
 from proxy.protocols import COMPLETIONS, MESSAGES, RESPONSES
 from proxy.waiting import WORD
-from tests.conformance.asking import CHAT, Engine, body, request, sent, within
+from tests.conformance.asking import CHAT, Engine, body, read_until, request, sent, within
 from tests.conformance.conftest import Recorded
 from tests.support.recording_engine import STREAM_HEADERS, Record, Script
 from tests.support.way import DOMAIN, Way, any_certificate, eventually
@@ -274,9 +274,7 @@ def test_who_hangs_up_after_a_word_never_reaches_the_engine(tls: tuple[Way, Engi
             for number in (streamed, stays):
                 client.hears(number, WORD)
             for line, _ in lines:
-                seen = b""
-                while WORD not in seen:
-                    seen += line.recv(2**16)
+                read_until(line, WORD)
             client.give_up(whole)
             eventually(lambda: held(way) == 4, 1)
             client.give_up(streamed)

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.protocols import STREAMED
 from proxy.waiting import WORD
-from tests.conformance.asking import CHAT, Answer, Engine, ask, body, read_all, request, sent
+from tests.conformance.asking import CHAT, Answer, Engine, ask, body, read_all, read_until, request, sent
 from tests.support import fast_engine
 from tests.support.load import Load, Outcome, bad
 from tests.support.project import docker
@@ -81,9 +81,7 @@ def test_a_proxy_that_is_killed_in_a_hold_loses_streams_that_had_a_word_and_noth
             whole = [pool.submit(ask, way.port, "POST", CHAT, body(max_tokens=1)) for _ in range(2)]
             eventually(lambda: way.status(newest(way)).get("held") == 4)
             for client in streams:
-                seen = b""
-                while WORD not in seen:
-                    seen += client.recv(65536)
+                read_until(client, WORD)
             young = stack.enter_context(sent(way.port, raw))
             eventually(lambda: way.status(newest(way)).get("held") == 5)
             way.kill(newest(way))
@@ -163,7 +161,7 @@ def test_a_hold_ends_for_everybody_at_once_and_nobody_is_dropped(way: Way) -> No
 
 @pytest.fixture(params=GATEWAYS)
 def recorded(request: pytest.FixtureRequest) -> Iterator[tuple[Way, Engine]]:
-    with Way(gateway=request.param, kinds=("vllm",), at_a_time=4) as way:
+    with Way(gateway=request.param, kinds=("vllm",), at_a_time=len(STREAMED)) as way:
         engine = Engine(way, "vllm")
         way.start()
         yield way, engine
@@ -174,6 +172,8 @@ def chat(way: Way, query: str, stream: bool = False) -> Answer:
 
 
 GOOD = Script(parts=((0, b'{"usage": null}'),))
+
+
 def each_path(way: Way, engine: Engine, told: Script, stream: bool) -> dict[str, tuple[Answer, int]]:
     """What a request for each of `STREAMED`, all at once, is answered, and how often its engine was asked."""
     engine.forget()
