@@ -161,8 +161,9 @@ def test_a_stream_that_is_held_comes_whole_to_every_client_from_another_engine(u
         way.route("vllm")
     for name, each in said.items():
         assert each.gave == "harbour" and each.seconds >= HOLD_SECONDS - 1, (name, each)
-    streams = used.lines(since, stream=True)
-    assert [line["engine"] for line in streams] == [way.specs["ollama"].name] * len(STEPS)
+    eventually(lambda: len(used.lines(since, stream=True)) >= len(STEPS), 10, "all are in the log")
+    engines = [line["engine"] for line in used.lines(since, stream=True)]
+    assert engines == [way.specs["ollama"].name] * len(STEPS)
 
 
 def test_what_fails_after_a_word_is_an_error_to_every_client_and_no_empty_answer(used: Used) -> None:
