@@ -200,10 +200,10 @@ def tls_line(port: int, protocol: str = "http/1.1") -> ssl.SSLSocket:
 
 
 @contextlib.contextmanager
-def sent_by_tls(port: int, raw: bytes) -> Iterator[ssl.SSLSocket]:
-    """A connection on which these bytes were sent."""
+def asked_by_tls(port: int, path: str, body: bytes) -> Iterator[ssl.SSLSocket]:
+    """A connection of HTTP/1.1 on which this was asked."""
     with tls_line(port) as line:
-        line.sendall(raw)
+        line.sendall(request(path, body, host=DOMAIN))
         yield line
 
 
@@ -268,8 +268,10 @@ def test_who_hangs_up_after_a_word_never_reaches_the_engine(tls: tuple[Way, Engi
     try:
         with Http2(way.port) as client, contextlib.ExitStack() as stack:
             whole, streamed, stays = [client.ask(CHAT, body(stream=each)) for each in (False, True, True)]
-            raw = request(CHAT, body(stream=True))
-            lines = [(stack.enter_context(sent_by_tls(way.port, raw)), half) for half in (False, True)]
+            lines = [
+                (stack.enter_context(asked_by_tls(way.port, CHAT, body(stream=True))), half)
+                for half in (False, True)
+            ]
             eventually(lambda: held(way) == 5)
             for number in (streamed, stays):
                 client.hears(number, WORD)
@@ -296,12 +298,15 @@ def test_who_hangs_up_in_the_queue_never_reaches_the_engine() -> None:
         engine = Engine(way, "vllm")
         way.start()
         path = CHAT + engine.tell(Script(parts=((6, json.dumps({"usage": None}).encode()),)))
-        at_engine = sent_by_tls(way.port, request(path, body()))
-        with at_engine as first, Http2(way.port) as client, contextlib.ExitStack() as stack:
+        with (
+            asked_by_tls(way.port, path, body()) as first,
+            Http2(way.port) as client,
+            contextlib.ExitStack() as stack,
+        ):
             second = client.ask(path, body())
             eventually(lambda: len(engine.records()) == 2)
             lines = [
-                (stack.enter_context(sent_by_tls(way.port, request(path, body(stream=stream)))), half)
+                (stack.enter_context(asked_by_tls(way.port, path, body(stream=stream))), half)
                 for stream, half in STREAM_AND_HALF
             ]
             numbers = [client.ask(path, body(stream=stream)) for stream in (False, True)]
