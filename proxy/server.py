@@ -23,7 +23,7 @@ from proxy.engine import EngineGone
 from proxy.http import BrokenOff
 from proxy.inner import Exchanges, GatewayGone
 from proxy.live import LOOK_SECONDS, LiveFiles
-from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS
+from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS, STREAMED
 from proxy.reading import Reading
 from proxy.records import Books, Record
 from proxy.refusals import Refusal
@@ -139,9 +139,9 @@ class Proxy:
                 record.model = reading.model
             elif self.admission.route.model is not None:
                 raise refusals.no_model(reading.model)
-            record.stream = reading.stream
+            record.stream = reading.stream and path in STREAMED
             ask = ClientRequest(request, path, raw, reading, record, waiting)
-            if not reading.stream:
+            if not record.stream:
                 return await self._serve(ask)
             async with waiting:
                 return await self._serve(ask)

@@ -281,6 +281,28 @@ def test_a_gateway_decides_and_hears_the_end(tmp_path: Path) -> None:
     run(story, tmp_path)
 
 
+def test_an_engine_that_does_not_serve_is_refused_to_a_gateway_that_asks_for_it(tmp_path: Path) -> None:
+    """It falls back on the other one, with the same id."""
+
+    async def story(bench: Bench) -> None:
+        heard = list[bytes]()
+
+        async def ask(bench: Bench, number: str) -> bytes:
+            other = request(f"/ollama-00000002{CHAT}", b"{}", f"x-changeover-id: {number}")
+            heard.append(await bench.ask(other, bench.inner))
+            heard.append(await decide(bench, number))
+            return heard[-1]
+
+        async with await gateway(ask, bench):
+            assert (await bench.ask(request())).startswith(b"HTTP/1.1 200 ")
+            await until(lambda: not bench.proxy.status()["running"] and not bench.proxy.exchanges.asking)
+        assert heard[0].startswith(b"HTTP/1.1 503 ") and b"not gated" in heard[0]
+        assert heard[1].startswith(b"HTTP/1.1 200 ")
+        assert len(bench.engine.records) == 1
+
+    run(story, tmp_path)
+
+
 def test_a_gateway_that_has_just_asked_for_a_client_who_hangs_up_is_answered_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
