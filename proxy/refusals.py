@@ -22,13 +22,22 @@ def no_key() -> Refusal:
     return Refusal(401, text, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
-def foreign(what: str, value: str) -> Refusal:
-    """For a request of another site's page; `what` shows that, the `origin` or the `host`."""
+def foreign_host(host: str) -> Refusal:
+    """For a request under a host name of another site, where no API key is needed."""
     text = (
-        f"The {what} {value!r} belongs to another site. Without API keys only pages and names of this "
-        "machine may use the endpoint: set a key, or name the site in corsOrigins."
+        f"The host {host!r} belongs to another site. Without API keys the endpoint answers only under names "
+        "and addresses that no other site can have: use localhost, or set a key."
     )
-    return Refusal(403, text, f"foreign_{what}", what.capitalize())
+    return Refusal(403, text, "foreign_host", "Host")
+
+
+def foreign_origin(origin: str) -> Refusal:
+    """For a request of a page of another site, where no API key is needed."""
+    text = (
+        f"The origin {origin!r} belongs to another site. Without API keys only pages of this machine may use "
+        "the endpoint: set a key, or name the site in corsOrigins."
+    )
+    return Refusal(403, text, "foreign_origin", "Origin")
 
 
 def no_path() -> Refusal:

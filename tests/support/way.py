@@ -81,6 +81,7 @@ def wheels() -> Path:
 @dataclass
 class Way:
     """`gateway`: whether TensorZero decides, or there is none. `at_a_time`: how many an engine works on.
+    `origins`: the sites whose pages may use it, from the next `route` on.
 
     `source` is where the proxy's code is taken from. Used as a context manager; `url` is the endpoint's root.
     """
@@ -94,6 +95,7 @@ class Way:
     max_body: int = MAX_BODY
     kinds: tuple[EngineKind, ...] = ("vllm", "ollama")
     name: str = MODEL
+    origins: tuple[str, ...] = ()
     source: Path = ROOT / "proxy"
     run: str = field(default_factory=lambda: f"way-{uuid.uuid4().hex[:8]}")
     number: int = 0
@@ -141,6 +143,7 @@ class Way:
                     answer_seconds=self.answer_seconds,
                     request_bytes=self.max_body,
                 ),
+                origins=self.origins,
             )
         )
         for spec in self.specs.values():
