@@ -206,5 +206,5 @@ def test_in_a_real_browser_each_page_gets_what_it_may(way: Way, tmp_path: Path) 
     for key, expected in GETS.items():
         assert gets[key] == expected, key
     assert picture.read_bytes().startswith(b"\x89PNG")
-    aborted = sum("200: AbortError" == row.got for row in seen)
+    aborted = sum(row.got == "200: AbortError" for row in seen)
     eventually(lambda: sum(line["hung_up"] for line in way.access_log()[since:]) == aborted)
