@@ -167,7 +167,7 @@ def sites_of(way: Way, packages: Path) -> Sites:
         finally:
             line.close()
 
-    phases = {
+    phases: dict[str, tuple[str, Callable[[], None]]] = {
         OPEN: ("Without API keys", way.keys),
         KEYS: ("With API keys", partial(way.keys, acme=KEY)),
     }

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from proxy import browsers, waiting
-from proxy.protocols import CHAT, MESSAGES, MODELS
-from tests.unit.test_proxy_protocols import GOOD, STREAMED, STREAMS, status, told_to_wait
+from proxy.protocols import CHAT, MESSAGES, MODELS, STREAMED
+from tests.unit.test_proxy_protocols import GOOD, STREAM, status, told_to_wait
 from tests.unit.test_proxy_serving import BODY, Bench, quiet, request, run
 
 assert quiet, "a fixture that is used in this module too"
@@ -148,7 +148,7 @@ def test_a_named_site_may_ask_first_and_read_every_answer(tmp_path: Path, origin
     run(story, tmp_path)
 
 
-@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize("path", STREAMED)
 def test_a_named_sites_page_may_read_a_stream_that_is_held_from_its_first_word_on(
     tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +158,7 @@ def test_a_named_sites_page_may_read_a_stream_that_is_held_from_its_first_word_o
         bench.origins = (SITE,)
         bench.engine.scripts["told"] = GOOD
         bench.route(held_since=1.0)
-        raw = request(f"{path}?answer=told", STREAMED, f"Origin: {SITE}")
+        raw = request(f"{path}?answer=told", STREAM, f"Origin: {SITE}")
         rest = await told_to_wait(bench, raw)
         bench.route()
         said = headers(await rest)
