@@ -43,6 +43,7 @@ Make = Callable[[bytes, Reading, int | None], Iterable[Edit]]
 
 _TRUE = frozenset(("true", "t", "yes", "y", "on", "1"))
 """Words that vLLM takes for true, as Pydantic does."""
+_COMMA = re.compile(rb"\s*,\s*")
 _INTEGER = re.compile(rb"-?[0-9]{1,19}")
 _LARGEST = 2**63 - 1
 """What Ollama reads into an `int`. It refuses a number that is none of these by itself."""
@@ -159,7 +160,8 @@ BODY = (
         "stream_options.include_usage",
         ("ollama", "vllm"),
         (CHAT, COMPLETIONS),
-        "tokens are counted from the usage that the engine reports; its chunk is taken out again. vLLM 0.32"
+        "tokens are counted from the usage that the engine reports; its chunk is taken out again, and so are"
+        " the zeros that Ollama 0.17.4 then says in each chunk of a completion. vLLM 0.32"
         " says its system_fingerprint in that chunk then, and not in the last one before it. A"
         " continuous_usage_stats beside it, which alone means nothing, becomes false",
         _usage,
@@ -300,6 +302,22 @@ def renamed(raw: bytes, model: str, asked: str) -> bytes:
     except ValueError:  # no JSON, or no text
         return raw
     return _edited(raw, edits)
+
+
+def without(raw: bytes, name: str) -> bytes:
+    """A JSON object without its member of this name, and else in its own bytes. What is no JSON stays."""
+    before = None
+    try:
+        for each, (_, end) in members(raw, len(raw) - len(raw.lstrip())):
+            if each == name:
+                if before is not None:
+                    return raw[:before] + raw[end:]
+                comma = _COMMA.match(raw, end)
+                return raw[: raw.index(b"{") + 1] + raw[comma.end() if comma else end :]
+            before = end
+    except ValueError:
+        pass
+    return raw
 
 
 def _in_full(model: str) -> bytes:
