@@ -293,7 +293,7 @@ def renamed(raw: bytes, model: str, asked: str) -> bytes:
                 # of a stream of messages or of responses: the answer as it is so far
                 edits.append((span, renamed(said, model, asked)))
             elif name == "error" or (name == "message" and raw[span[0]] == ord('"')):
-                quoted = re.sub(_in_full(model), asked.encode(), said)
+                quoted = re.sub(_unquoted(model), asked.encode(), said)
                 for quote in ("'", "`", '\\"'):
                     quoted = quoted.replace(
                         f"{quote}{model}{quote}".encode(), f"{quote}{asked}{quote}".encode()
@@ -320,12 +320,13 @@ def without(raw: bytes, name: str) -> bytes:
     return raw
 
 
-def _in_full(model: str) -> bytes:
-    """A pattern of the name as Ollama says it in errors about what its model can't do, with registry and tag
-    (`types/model/name.go` of 0.17.4)."""
+def _unquoted(model: str) -> bytes:
+    """A pattern of the name where an error says it without quotes, of what its model can't do: Ollama 0.17.4
+    with registry and tag (`types/model/name.go`), and vLLM of images (`multimodal/registry.py`)."""
     missing = ("registry.ollama.ai/library/", "registry.ollama.ai/", "")[min(model.count("/"), 2)]
-    full = missing + model + ("" if ":" in model else ":latest")
-    return rb"(?<![\w./:-])" + re.escape(full).encode() + rb"(?![\w./:-])"
+    full = re.escape(missing + model + ("" if ":" in model else ":latest"))
+    forms = rf"{full}(?![\w./:-])|{re.escape(model)}(?= is not a multimodal model)"
+    return rf"(?<![\w./:-])(?:{forms})".encode()
 
 
 def _edited(raw: bytes, edits: Iterable[Edit]) -> bytes:
