@@ -3,8 +3,8 @@
 Run: `python -m bench.report`. It deploys a stack with both real engines on this machine's Docker engine.
 
 In each round `make report` measures both engines, of which one gets the card only for that. Then the sweep
-asks each engine itself, while that one serves, with the same prompts and lengths. The table has the medians of
-all rounds: tokens per second in all, and the median and p95 of the seconds until the first token. The tokens
+asks each engine itself, while that one serves, with the same prompts and lengths. The table has medians over
+the rounds: tokens per second in all, and the median and p95 of the seconds until the first token. The tokens
 of prompts and answers must be equal.
 """
 
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("-n", type=int, default=2, help="rounds (default: 2)")
     parser.add_argument("--levels", type=numbers, default=(1, 4, 16), help="users at once (default: 1,4,16)")
-    parser.add_argument("--tokens", type=int, default=64, help="of an answer (default: 64)")
+    parser.add_argument("--tokens", type=int, default=256, help="of an answer (default: 256)")
     parser.add_argument("--prompt", type=int, default=128, help="tokens of a prompt (default: 128)")
     parser.add_argument(
         "--seconds", type=float, default=10, help="of a level in which requests begin (default: 10)"
