@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.crowd import network
+from bench.crowd import ENGINE_CORES, keep_to, network
 from bench.stack import deployed, machine, table
 from bench.sweep import asks, numbers
 from bench.ways import Client
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=10, help="of a level in which requests begin (default: 10)"
     )
+    parser.add_argument("--engine-cores", **ENGINE_CORES)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the last report's files there")
     options = parser.parse_args()
     report, sweep = Found(), Found()
@@ -107,6 +108,8 @@ def main() -> None:
             model=project.outputs()["model"],
             **{each: getattr(options, each) for each in ("levels", "tokens", "prompt", "seconds")},
         )
+        if options.engine_cores:
+            keep_to(project, options.engine_cores)
         for number in range(options.n):
             said = reported(project, options)
             for kind, levels in said.items():
@@ -128,7 +131,10 @@ def main() -> None:
     header = ["engine", "users", "rounds"]
     for measure in MEASURES.values():
         header += [f"{measure}: report", "sweep", "ratio"]
-    print(f"{options.n} rounds, {machine()}\n\n{table(header, rows(report, sweep))}")
+    cores = options.engine_cores or "all"
+    print(
+        f"{options.n} rounds, engines on cores {cores}, {machine()}\n\n{table(header, rows(report, sweep))}"
+    )
     wrong = unequal(report, sweep)
     print("\n".join(wrong))
     raise SystemExit(bool(wrong))
