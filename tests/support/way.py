@@ -301,7 +301,6 @@ class Way:
         config = caddyfile.EdgeConfig(
             listen=f":{port}",
             proxy=f"{proxy.ALIAS}:{proxy.PORT}",
-            max_body_bytes=self.max_body,
             domain=DOMAIN if self.tls else None,
             internal_ca=self.tls,
         )
