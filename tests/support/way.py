@@ -360,6 +360,12 @@ class Way:
         said = docker("inspect", "-f", "{{.RestartCount}} {{.State.OOMKilled}}", self.container(name)).split()
         return int(said[0]), said[1] == "true"
 
+    def most_memory(self, name: str) -> int:
+        """How many bytes the container's first process has had at most, since it was started."""
+        status = Path(f"/proc/{self._pid(name)}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
     def _pid(self, name: str) -> int:
         """Of the container's process, as it is here; 0: there is none."""
         return int(docker("inspect", "-f", "{{.State.Pid}}", self.container(name)))

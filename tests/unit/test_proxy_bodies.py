@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,7 @@ class Sender:
     """A client in the middle of its request. `rest` sends what is left, and gives what comes then."""
 
     reader: asyncio.StreamReader
-    rest: Callable[[], Awaitable[bytes]]
+    rest: Callable[[], Coroutine[None, None, bytes]]
 
 
 @contextlib.asynccontextmanager
