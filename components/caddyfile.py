@@ -1,9 +1,9 @@
 """The edge's configuration: a Caddyfile for Caddy 2.11.9 with nothing but its standard modules.
 
-The edge is the only thing that listens outside the host. It has the certificates, takes in a request's whole
-body, and asks the proxy again where one ended before it had answered. Keys, models and tenants are the
-proxy's, so this text changes with none of them. No pulumi import and no I/O: `render` is text from data, with
-stable bytes. What is said here about Caddy was read in its source at v2.11.9, mostly in
+The edge is the only thing that listens outside the host. It has the certificates, keeps a copy of a request's
+body up to a size, and asks the proxy again where one ended before it had answered. Keys, models, tenants and
+limits are the proxy's, so this text changes with none of them. No pulumi import and no I/O: `render` is text
+from data, with stable bytes. What is said here about Caddy was read in its source at v2.11.9, mostly in
 `modules/caddyhttp/reverseproxy`, and is held by the tests that run it.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from components.shell import program
+from proxy.route import COPY_BYTES
 from switch.answers import AS_DECLARED, EDITED
 
 HEALTH_PATH = "/healthz"
@@ -23,7 +24,7 @@ MAX_HEAD = "64KiB"
 much of RAM for each request that waits, so it is no more."""
 
 RETRY_AFTER_SECONDS = 5
-"""What a client is told when no proxy could be reached."""
+"""What a client is told when no proxy could be reached, or one ended and can't be asked again."""
 
 RETRIES = 60
 """How often the proxy is asked again. A number and no time: Caddy would count one from when the request came,
@@ -39,13 +40,11 @@ class EdgeConfig:
     `listen` is Caddy's `[host]:port`; with `domain`, a name or an address, it serves TLS for it there, else
     plain HTTP. `internal_ca`: the certificate is of Caddy's own CA, for what no public one is given for.
     `restricted`: not everybody reaches the port, and so no authority that would prove the name there.
-    `proxy` is `host:port`; the name may have several addresses, which are tried in turn. `max_body_bytes` is
-    the largest request body that is taken in before it is sent on; the proxy refuses larger ones.
+    `proxy` is `host:port`; the name may have several addresses, which are tried in turn.
     """
 
     listen: str
     proxy: str
-    max_body_bytes: int
     domain: str | None = None
     internal_ca: bool = False
     restricted: bool = False
@@ -55,8 +54,6 @@ class EdgeConfig:
         _check("proxy", self.proxy, r"[A-Za-z0-9.-]+:[0-9]{1,5}", "proxy:8080")
         if self.domain is not None:
             _check("domain", self.domain, r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", "llm.example.com")
-        if self.max_body_bytes < 1024:
-            raise ValueError("the edge needs max_body_bytes of at least 1024")
 
 
 def render(config: EdgeConfig) -> str:
@@ -108,7 +105,7 @@ def _document(config: EdgeConfig) -> Iterable[str]:
     yield "request_header -Expect"
     yield "request_header -Incremental"
     yield f"reverse_proxy {config.proxy} {{"
-    yield f"request_buffers {config.max_body_bytes + 1}"
+    yield f"request_buffers {COPY_BYTES}"
     yield f"lb_retries {RETRIES}"
     yield f"lb_try_interval {RETRY_EVERY_MS}ms"
     yield "lb_retry_match {"

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import io
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 from aiohttp import web
@@ -22,13 +24,32 @@ LARGE_BYTES = 64 * 2**10
 """Bodies from this size on are read in another process: the interpreter does one thing at a time."""
 
 
+@dataclass(eq=False)
+class _Body:
+    """One that is wanted, as far as it has come: `whole` once that is all."""
+
+    content: io.BytesIO = field(default_factory=io.BytesIO)
+    size: int = 0
+    whole: bool = False
+
+
 class Bodies:
     """The bodies of all requests: how many bytes they have together, and the process that reads large
-    ones."""
+    ones.
+
+    A client may take as long as it likes to send one, and a large one comes as it is sent: the edge keeps
+    none. So who has begun first to send, and has not ended, gives way where there is no more room.
+    """
 
     def __init__(self) -> None:
         self._held = 0
+        self._bodies: dict[_Body, None] = {}
         self._readers = _new_readers()
+
+    @property
+    def wanted(self) -> int:
+        """How many requests there are whose bodies are here or on their way, and not refused."""
+        return len(self._bodies)
 
     @contextlib.asynccontextmanager
     async def take(self, request: web.BaseRequest, limit: int) -> AsyncIterator[bytes]:
@@ -38,29 +59,53 @@ class Bodies:
         """
         if (encoding := request.headers.get("Content-Encoding", "identity").lower()) != "identity":
             raise refusals.encoded(encoding)
-        size, held, parts = 0, 0, list[bytes]()
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        size, body = 0, _Body()
+        self._bodies[body] = None
         try:
             async for part in request.content.iter_any():
                 size += len(part)
-                if size <= limit:
-                    held += len(part)
-                    self._held += len(part)
-                    parts.append(part)
-                    if self._held > HELD_BYTES:
-                        raise refusals.not_now("Too many large requests are waiting. Try again.")
-                elif size > limit + THROWN_AWAY_BYTES:
+                if size > limit + THROWN_AWAY_BYTES:
                     break
-                else:  # most clients read no answer before they have sent everything
-                    parts.clear()
+                if size > limit:
+                    self._let_go(body)
+                elif body in self._bodies:
+                    body.content.write(part)
+                    body.size += len(part)
+                    self._held += len(part)
+                    while self._held > HELD_BYTES:
+                        self._let_go(next(each for each in self._bodies if each.size and not each.whole))
             if size > limit:
                 raise refusals.too_large(limit)
-            raw = b"".join(parts)
-            parts.clear()
+            if body not in self._bodies:
+                raise refusals.not_now("Too many large requests are waiting. Try again.")
+            body.whole, raw = True, body.content.getvalue()
+            body.content = io.BytesIO()
             yield raw
         finally:
-            self._held -= held
+            self._let_go(body)
+
+    def _let_go(self, body: _Body) -> None:
+        if body in self._bodies:
+            del self._bodies[body]
+            self._held -= body.size
+            body.content = io.BytesIO()
+
+    def end(self) -> None:
+        """Nothing more is wanted of the bodies that are not whole yet."""
+        for body in [each for each in self._bodies if not each.whole]:
+            self._let_go(body)
+
+    @staticmethod
+    async def throw_away(request: web.BaseRequest, limit: int) -> None:
+        """Reads what is left of the body of a request that is refused, up to `limit` bytes: most clients read
+        no answer before they have sent everything."""
+        if "Expect" in request.headers:  # this one does
+            return
+        async for part in request.content.iter_any():
+            if (limit := limit - len(part)) < 0:
+                break
 
     async def read(self, raw: bytes) -> Reading:
         """What a body says, as far as the proxy looks at it. Raises Refusal."""

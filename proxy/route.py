@@ -13,6 +13,15 @@ TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 NOBODY = "-"
 
+COPY_BYTES = 2**18 - 512
+"""The edge reads a body that is smaller whole before it asks a proxy, and asks again if that one ends. Of a
+larger one it reads so much, and then it passes on what comes, of which it has no copy.
+
+It has so much for everybody who has begun to send, with a key or without, and what goes beyond its memory
+ends it and every answer that it carries. So this is what a prompt of 60,000 tokens needs, and not as much as
+the proxy takes in. Go doubles a buffer that has less than 512 bytes left: a power of two would take twice as
+much."""
+
 
 @dataclass(frozen=True)
 class Engine:

@@ -27,7 +27,7 @@ from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS, STREAMED
 from proxy.reading import Reading
 from proxy.records import Books, Record
 from proxy.refusals import Refusal
-from proxy.route import Keys, Route, parse, parse_keys
+from proxy.route import COPY_BYTES, Keys, Route, parse, parse_keys
 from proxy.waiting import Waiting
 
 PORT = 8080
@@ -46,6 +46,11 @@ class ClientRequest:
     reading: Reading
     record: Record
     waiting: Waiting
+
+    @property
+    def stays(self) -> bool:
+        """Whether no other proxy can answer it: the client has heard something, or the edge has no copy."""
+        return self.waiting.begun or len(self.raw) >= COPY_BYTES
 
 
 class Proxy:
@@ -95,6 +100,7 @@ class Proxy:
                 response = await self._answer(request, path, record, waiting)
             except Refusal as refusal:
                 record.status = refusal.status
+                await self._bodies.throw_away(request, self.admission.route.limits.request_bytes)
                 response = await waiting.refuse(refusal)
         except Dropped:
             # No byte has gone: the edge asks again, and another proxy answers, and enters it into its books.
@@ -134,6 +140,7 @@ class Proxy:
         if request.method != "POST":
             raise refusals.no_method("POST")
         async with self._bodies.take(request, self.admission.route.limits.request_bytes) as raw:
+            record.began = _now()  # how long a client takes to send is its own matter
             reading = await self._bodies.read(raw)
             if reading.model in self.admission.route.names:
                 record.model = reading.model
@@ -202,9 +209,9 @@ class Proxy:
                 with ask.waiting.held():
                     while True:
                         try:
-                            return await self.admission.enter(first=first, stays=ask.waiting.begun)
+                            return await self.admission.enter(first=first, stays=ask.stays)
                         except Dropped:
-                            if not ask.waiting.begun:
+                            if not ask.stays:
                                 raise
         except TimeoutError:
             raise refusals.not_now("No engine answered in time. It may be starting; try again.") from None
@@ -329,10 +336,12 @@ class Proxy:
     # its own end
 
     async def drain(self) -> None:
-        """Ends when all that is at an engine is answered. What waits is left to another proxy."""
+        """Ends when all is answered that is at an engine or that no other proxy can answer. What else waits
+        is left to another one."""
         self.draining = True
         self.admission.end()
-        while self.admission.running or self.exchanges.asking or self.admission.waiting:
+        asyncio.get_running_loop().call_later(http.GONE_SECONDS, self._bodies.end)
+        while self.admission.running or self.exchanges.asking or self._bodies.wanted:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def close(self) -> None:

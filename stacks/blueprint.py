@@ -75,7 +75,6 @@ class Blueprint:
             internal_ca=aws is not None and not aws.domain,
             restricted=aws is not None and aws.public_http and EVERYBODY not in aws.allowed,
             proxy=f"{proxy.ALIAS}:{proxy.PORT}",
-            max_body_bytes=self.settings.max_request_mib * MIB,
         )
         return caddyfile.render(config)
 

@@ -7,16 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from components.gpu_memory import EDGE_RAM, PROXY_RAM
 from tests.conformance.asking import CHAT, Engine, ask, body, read_all, request, sent
 from tests.support.recording_engine import STREAM_HEADERS, Script
 from tests.support.way import Way, eventually
 
-pytestmark = [pytest.mark.engine, pytest.mark.long]
+pytestmark = pytest.mark.engine
 
 LARGE = body(x="z1" * (15 * 2**19))
 """15 MiB: nearly as large as one may be if nothing else is set."""
-HELD, UPLOADS = 20, 40
-"""Held, which is more than the proxy keeps, and on their way, which is about what the edge has room for."""
+HELD, UPLOADS, MANY = 20, 40, 80
+"""Held, which is more than the proxy keeps; on their way; and so many that edge and proxy together have no
+room for them."""
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,7 @@ def way(made: tuple[Way, Engine]) -> Iterator[Way]:
     assert [way.starts(name) for name in ("edge", "proxy-1")] == [(0, False)] * 2
 
 
+@pytest.mark.long
 def test_of_more_than_can_be_held_the_rest_is_refused_for_now_and_nothing_ends(way: Way) -> None:
     way.route(held=True)
     try:
@@ -55,6 +58,22 @@ def test_of_more_than_can_be_held_the_rest_is_refused_for_now_and_nothing_ends(w
     assert {(answer.status, "retry-after" in answer.headers) for answer in refused} == {(503, True)}
 
 
+def test_many_slow_uploads_leave_the_edge_its_memory_and_others_their_answers(way: Way) -> None:
+    """Nobody needs a key to begin one, and a client that goes in the middle leaves nothing behind."""
+    raw = request(CHAT, LARGE)
+    with contextlib.ExitStack() as stack:
+        for _ in range(MANY):
+            stack.enter_context(sent(way.port, raw[:-8]))
+        began = time.monotonic()
+        assert ask(way.port, "POST", CHAT, body()).status == 200 and time.monotonic() - began < 5
+        assert ask(way.port, "POST", CHAT, LARGE).status == 200, "who takes longer gives way"
+        assert way.most_memory("edge") < EDGE_RAM // 4
+        assert way.most_memory("proxy-1") < PROXY_RAM * 3 // 4
+    eventually(lambda: sum(line["hung_up"] for line in way.access_log()) == MANY)
+    assert {ask(way.port, "POST", CHAT, LARGE).status for _ in range(2)} == {200}
+
+
+@pytest.mark.long
 def test_many_slow_uploads_end_nothing_and_hold_up_no_stream(way: Way, made: tuple[Way, Engine]) -> None:
     event = b"data: {}\n\n"
     told = Script(headers=STREAM_HEADERS, parts=((0.1, event),) * 300, framing="chunked")

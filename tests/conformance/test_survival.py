@@ -1,5 +1,6 @@
 """What may end, and what is lost by it: what had bytes of its answer is cut, and nothing else."""
 
+import contextlib
 import json
 import random
 import time
@@ -91,6 +92,56 @@ def test_a_proxy_that_is_killed_in_a_hold_loses_streams_that_had_a_word_and_noth
             way.route()
             assert [each.result().status for each in whole] == [200, 200]
             assert read_all(young).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    finally:
+        way.route()
+
+
+LARGE = body(x="z1" * 2**20, max_tokens=1)
+"""2 MiB, of which the edge has no copy."""
+
+
+def test_a_proxy_that_is_killed_has_large_requests_and_their_clients_are_told_to_try_again(way: Way) -> None:
+    """One that waits, and one that is still being sent, by a client that reads nothing before it has."""
+    way.route(held=True)
+    try:
+        raw = request(CHAT, LARGE, "Connection: close")
+        with ThreadPoolExecutor(2) as pool, sent(way.port, raw[: len(LARGE) // 2]) as client:
+            small = pool.submit(ask, way.port, "POST", CHAT, body(max_tokens=1))
+            large = pool.submit(ask, way.port, "POST", CHAT, LARGE)
+            eventually(lambda: way.status(newest(way)).get("held") == 2)
+            way.kill(newest(way))
+            with contextlib.suppress(ConnectionError):
+                client.sendall(raw[len(LARGE) // 2 :])
+            said, answer = read_all(client), large.result()
+            assert said.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: " in said, said[:300]
+            assert (answer.status, answer.error["code"]) == (503, "service_unavailable")
+            assert "retry-after" in answer.headers
+            eventually(lambda: way.status(newest(way)).get("held") == 1)
+            way.route()
+            assert small.result().status == 200
+            assert ask(way.port, "POST", CHAT, LARGE).status == 200
+    finally:
+        way.route()
+
+
+def test_a_proxy_that_is_replaced_answers_large_requests_itself(way: Way) -> None:
+    """Also one that is still being sent when it is told to end."""
+    way.route(held=True)
+    try:
+        raw, old = request(CHAT, LARGE, "Connection: close"), newest(way)
+        with ThreadPoolExecutor(2) as pool, sent(way.port, raw[: len(LARGE) // 2]) as client:
+            large = pool.submit(ask, way.port, "POST", CHAT, LARGE)
+            eventually(lambda: way.status(old).get("held") == 1)
+            way.start_proxy()
+            stopping = pool.submit(docker, "stop", "--time", "60", way.container(old))
+            eventually(lambda: way.status(old).get("draining"))
+            client.sendall(raw[len(LARGE) // 2 :])
+            eventually(lambda: way.status(old).get("held") == 2)
+            way.route()
+            assert large.result().status == 200
+            assert read_all(client).startswith(b"HTTP/1.1 200 ")
+            stopping.result()
+            docker("rm", way.container(old))
     finally:
         way.route()
 

@@ -23,12 +23,14 @@ import pytest
 
 from components import caddyfile, pins
 from components.containers import DNS_OPTIONS
+from proxy.route import COPY_BYTES as COPY
 from tests.support import recording_upstream
 from tests.support.containers import put_files, remove_labelled
 
 pytestmark = pytest.mark.engine
 
-MAX_BODY = 4 * 1024 * 1024
+LARGE = 4 * 2**20
+"""A body of which the edge keeps no copy."""
 PATH = "/v1/chat/completions"
 
 Json = dict[str, Any]
@@ -71,9 +73,7 @@ class Edge:
 
     run: str = field(default_factory=lambda: f"edge-contract-{uuid.uuid4().hex[:8]}")
     config: caddyfile.EdgeConfig = field(
-        default_factory=lambda: caddyfile.EdgeConfig(
-            listen=":8080", proxy="proxy:8080", max_body_bytes=MAX_BODY
-        )
+        default_factory=lambda: caddyfile.EdgeConfig(listen=":8080", proxy="proxy:8080")
     )
     port: int = 0
 
@@ -143,6 +143,14 @@ class Edge:
         connection.sendall(head.encode() + b"{}")
         return connection
 
+    @contextlib.contextmanager
+    def sending(self, size: int) -> Iterator[socket.socket]:
+        """A connection on which a body of `size` bytes is to follow."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=90) as connection:
+            head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
+            connection.sendall(head.encode())
+            yield connection
+
     def asked(self, name: str = "proxy") -> list[Json]:
         """What a double was asked so far; from inside, where its port can be reached."""
         script = (
@@ -196,6 +204,15 @@ class Load:
         connection.close()
 
 
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    parts = []
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(65_536):
+            parts.append(part)
+    return b"".join(parts)
+
+
 def eventually(true: Callable[[], bool], seconds: float = 30) -> None:
     limit = time.monotonic() + seconds
     while True:
@@ -223,12 +240,13 @@ def test_the_health_path_is_the_edges_own(edge: Edge) -> None:
     assert len(edge.asked()) == before
 
 
-@pytest.mark.parametrize("size", [0, 2, MAX_BODY - 1, MAX_BODY])
-def test_a_body_arrives_as_it_was_sent(edge: Edge, size: int) -> None:
+@pytest.mark.parametrize("size", [0, 2, COPY - 1, COPY, COPY + 1, LARGE])
+def test_a_body_arrives_as_it_was_sent_and_once(edge: Edge, size: int) -> None:
     body = bytes(at * 7 % 256 for at in range(1000)) * (size // 1000 + 1)
-    body = body[:size]
+    body, before = body[:size], len(edge.asked())
     for told in (edge.post(body).told, edge.chunked(body).told):
         assert (told["length"], told["sha256"]) == (size, hashlib.sha256(body).hexdigest())
+    assert len(edge.asked()) == before + 2
 
 
 def test_path_query_and_headers_are_sent_on_for_the_proxy_to_judge(edge: Edge) -> None:
@@ -250,13 +268,6 @@ def test_what_a_client_does_not_ask_for_is_not_asked_for(edge: Edge) -> None:
 def test_headers_that_are_about_the_first_connection_only_end_there(edge: Edge) -> None:
     told = edge.post(b"{}", Expect="100-continue", Incremental="?1").told
     assert not {"expect", "incremental"} & set(told["headers"])
-
-
-def test_a_body_that_is_too_large_is_sent_on_for_the_proxy_to_refuse_and_asked_for_once(edge: Edge) -> None:
-    before = len(edge.asked())
-    for send in (edge.post, edge.chunked):
-        assert send(b"x" * (MAX_BODY + 1)).told["length"] == MAX_BODY + 1
-    assert len(edge.asked()) == before + 2
 
 
 def test_a_stream_arrives_as_it_is_made(edge: Edge) -> None:
@@ -285,24 +296,25 @@ def test_a_client_that_hangs_up_is_gone_for_the_proxy_too(edge: Edge, query: str
     connection.close()
 
 
-def test_a_client_that_hangs_up_in_the_middle_of_its_body_is_not_asked_for_again(edge: Edge) -> None:
+@pytest.mark.parametrize("sent", [2, LARGE // 2])
+def test_what_a_client_sent_who_hangs_up_in_the_middle_of_its_body_is_not_taken_for_one(
+    edge: Edge, sent: int
+) -> None:
     before = len(edge.asked())
-    connection = socket.create_connection(("127.0.0.1", edge.port))
-    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
-    connection.sendall(head.encode() + b"{}")
-    time.sleep(0.3)
-    connection.close()
+    with edge.sending(LARGE) as connection:
+        connection.sendall(b"x" * sent)
+        time.sleep(0.3)
     time.sleep(2)
     assert len(edge.asked()) == before
 
 
 def test_what_has_no_byte_of_an_answer_is_asked_again_when_the_proxy_is_killed(edge: Edge) -> None:
-    large = b"x" * MAX_BODY
+    largest = b"x" * (COPY - 1)
     with ThreadPoolExecutor(8) as pool:
         waiting = [
             pool.submit(edge.post, b"{}", "?wait=3"),
-            pool.submit(edge.post, large, "?wait=3"),
-            pool.submit(edge.chunked, large, "?wait=3"),
+            pool.submit(edge.post, largest, "?wait=3"),
+            pool.submit(edge.chunked, largest, "?wait=3"),
             pool.submit(edge.request, "GET", f"{PATH}?wait=3"),
         ]
         with edge.open("?events=100&pace=0.1") as begun:
@@ -315,7 +327,42 @@ def test_what_has_no_byte_of_an_answer_is_asked_again_when_the_proxy_is_killed(e
         time.sleep(1)
         docker("start", edge.name("proxy"))
         lengths = [request.result().told["length"] for request in waiting]
-    assert lengths == [2, MAX_BODY, MAX_BODY, 0]
+    assert lengths == [2, COPY - 1, COPY - 1, 0]
+
+
+def test_a_large_body_is_not_asked_for_again_and_its_client_is_told_to_try_again(edge: Edge) -> None:
+    """Whether it waits for its answer when the proxy is killed, or still sends, and reads nothing before."""
+    large, before = b"x" * LARGE, len(edge.asked())
+    with ThreadPoolExecutor(2) as pool, edge.sending(LARGE) as line:
+        waiting = [
+            pool.submit(edge.post, large, "?wait=20"),
+            pool.submit(edge.chunked, large, "?wait=20"),
+        ]
+        line.sendall(large[: LARGE // 2])
+        eventually(lambda: len(edge.asked()) == before + 2)
+        docker("kill", edge.name("proxy"))
+        time.sleep(0.5)
+        docker("start", edge.name("proxy"))
+        with contextlib.suppress(ConnectionError):
+            line.sendall(large[LARGE // 2 :])
+        said = read_all(line)
+        assert said.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: 5\r\n" in said, said[:300]
+        for answer in (each.result() for each in waiting):
+            assert (answer.status, answer.error["code"]) == (503, "service_unavailable")
+            assert int(answer.headers["retry-after"]) > 0
+    eventually(lambda: edge.post().status == 200)
+    assert {each["length"] for each in edge.asked()} <= {0, 2}, "no part of a body was taken for one"
+
+
+def test_a_large_body_waits_for_a_proxy_to_be_there(edge: Edge) -> None:
+    large = b"y" * LARGE
+    docker("stop", "-t", "0", edge.name("proxy"))
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(edge.post, large), pool.submit(edge.chunked, large)]
+        time.sleep(3)
+        docker("start", edge.name("proxy"))
+        for told in (each.result().told for each in waiting):
+            assert (told["length"], told["sha256"]) == (LARGE, hashlib.sha256(large).hexdigest())
 
 
 def test_a_proxy_that_is_killed_under_load_loses_nothing(edge: Edge) -> None:
@@ -375,7 +422,7 @@ def test_the_same_configuration_reloads_nothing_and_streams_live_through_another
         before = reloads()
         edge.apply(edge.config)
         assert reloads() == before
-        edge.apply(replace(edge.config, max_body_bytes=MAX_BODY // 2))
+        edge.apply(replace(edge.config, proxy=f"{edge.name('proxy')}:8080"))
         assert reloads() == before + 1
         assert "data: 29" in stream.result().text
     edge.apply(edge.config)

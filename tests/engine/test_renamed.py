@@ -1,7 +1,6 @@
 """`name` changed together with other settings, under load by the name before: nobody is refused.
 
 The combinations are drawn by chance from what can be changed in one `pulumi up`, the same ones in each run.
-`maxRequestMiB` is not among it: a reload of the edge can close the connection of who asks on one again.
 """
 
 import json

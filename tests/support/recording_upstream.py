@@ -35,7 +35,9 @@ class Upstream(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         url = urllib.parse.urlsplit(self.path)
         asked = {key: float(value) for key, value in urllib.parse.parse_qsl(url.query)}
-        body = self._body()
+        if (body := self._body()) is None:
+            self.close_connection = True
+            return
         one = {
             "method": self.command,
             "path": self.path,
@@ -53,11 +55,16 @@ class Upstream(BaseHTTPRequestHandler):
         one["ended"] = "hung up" if gone else "answered"
         self.close_connection = True
 
-    def _body(self) -> bytes:
+    def _body(self) -> bytes | None:
+        """None: not all of it has come."""
         if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            return body if len(body) == length else None
         parts = []
-        while size := int(self.rfile.readline(), 16):
+        while size := int(self.rfile.readline() or b"-1", 16):
+            if size < 0:
+                return None
             parts.append(self.rfile.read(size))
             self.rfile.readline()
         self.rfile.readline()

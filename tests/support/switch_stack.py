@@ -206,7 +206,7 @@ class Stack:
 
     def make_edge(self) -> None:
         """The real edge, with the Caddyfile of a stack without TLS."""
-        config = caddyfile.EdgeConfig(listen=":8080", proxy="proxy:8080", max_body_bytes=2**20)
+        config = caddyfile.EdgeConfig(listen=":8080", proxy="proxy:8080")
         container = f"{PREFIX}-edge"
         docker(
             *("create", "--name", container, "--network", NETWORK, "--network-alias", "edge"),

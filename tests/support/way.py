@@ -301,7 +301,6 @@ class Way:
         config = caddyfile.EdgeConfig(
             listen=f":{port}",
             proxy=f"{proxy.ALIAS}:{proxy.PORT}",
-            max_body_bytes=self.max_body,
             domain=DOMAIN if self.tls else None,
             internal_ca=self.tls,
         )
@@ -360,6 +359,12 @@ class Way:
         """How often Docker has started a container again, and whether the last one took too much memory."""
         said = docker("inspect", "-f", "{{.RestartCount}} {{.State.OOMKilled}}", self.container(name)).split()
         return int(said[0]), said[1] == "true"
+
+    def most_memory(self, name: str) -> int:
+        """How many bytes the container's first process has had at most, since it was started."""
+        status = Path(f"/proc/{self._pid(name)}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
 
     def _pid(self, name: str) -> int:
         """Of the container's process, as it is here; 0: there is none."""

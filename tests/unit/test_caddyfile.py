@@ -7,6 +7,8 @@ import pytest
 
 from components import caddyfile
 from components.caddyfile import EdgeConfig
+from components.gpu_memory import EDGE_RAM
+from proxy.route import COPY_BYTES
 from stacks.blueprint import blueprint
 from stacks.settings import from_values
 from tests.unit.test_aws_settings import GOOD, ROOT
@@ -15,11 +17,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def config(**changes: Any) -> EdgeConfig:
-    settings: dict[str, Any] = {
-        "listen": ":8080",
-        "proxy": "proxy:8080",
-        "max_body_bytes": 8 * 1024 * 1024,
-    }
+    settings: dict[str, Any] = {"listen": ":8080", "proxy": "proxy:8080"}
     return EdgeConfig(**settings | changes)
 
 
@@ -60,10 +58,10 @@ def test_a_reviewer_has_fifty_lines_to_read(edge: EdgeConfig) -> None:
     assert len(caddyfile.render(edge).splitlines()) <= 50
 
 
-def test_a_body_of_the_largest_size_is_read_whole() -> None:
-    """Caddy takes it that there is more where it has read as much as its buffer holds."""
-    text = caddyfile.render(config(max_body_bytes=2048))
-    assert "request_buffers 2049\n" in text
+def test_what_anybody_can_make_the_edge_keep_is_little_of_its_memory() -> None:
+    """Two thousand who have begun to send a body have no more than half of it."""
+    assert 2000 * COPY_BYTES < EDGE_RAM // 2
+    assert f"request_buffers {COPY_BYTES}\n" in caddyfile.render(config())
 
 
 @pytest.mark.parametrize(
@@ -73,7 +71,6 @@ def test_a_body_of_the_largest_size_is_read_whole() -> None:
         ("proxy", "a b:80"),
         ("proxy", "proxy"),
         ("domain", "localhost"),
-        ("max_body_bytes", 0),
     ],
 )
 def test_a_setting_that_caddy_would_misread_is_refused(field: str, value: object) -> None:
