@@ -16,6 +16,8 @@ from tests.support.recording_engine import Record, Script
 from tests.support.way import Way, eventually
 
 CHAT = "/v1/chat/completions"
+ECHO = "?answer=echo"
+"""The query by which the recording engine answers a request with its own body."""
 ENGINE = Path(recording_engine.__file__)
 JSON = {"Content-Type": "application/json"}
 
@@ -92,6 +94,10 @@ class Engine:
 
     def forget(self) -> None:
         ask(self.port, "DELETE", "/recorded")
+
+    def taken(self) -> list[Record]:
+        """The records, which are forgotten."""
+        return recording_engine.recorded(ask(self.port, "DELETE", "/recorded?give").body)
 
     def records(self) -> list[Record]:
         return recording_engine.recorded(ask(self.port, "GET", "/recorded").body)

@@ -38,6 +38,17 @@ class Recorded:
             return dict(zip(paths, pool.map(lambda path: self.post(raw, path + query), paths), strict=True))
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are left out by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is marked so, `make test` has each engine, and has a gateway once and once none;
+    `make test-long` has each with each."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("each_once"):
+            told = item.callspec.params
+            if told["made"] != (told["served"] == "vllm"):
+                item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session", params=[True, False], ids=["tensorzero", "no gateway"])
 def made(request: pytest.FixtureRequest) -> Iterator[Recorded]:
     with Way(gateway=request.param) as way:

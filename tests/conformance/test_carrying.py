@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from proxy.protocols import COMPLETIONS, COUNT_TOKENS, ENGINES, MESSAGES, RESPONSES, STREAMED
-from tests.conformance.asking import CHAT, body, read_all, request, sent
+from tests.conformance.asking import CHAT, ECHO, body, read_all, request, sent
 from tests.conformance.conftest import Recorded
 from tests.conformance.generate import cases, edited, for_ollama
 from tests.support.recording_engine import JSON_HEADERS, STREAM_HEADERS, Script
@@ -20,21 +20,21 @@ ECHOED = 2**16
 """Bodies up to this size are the engine's answer, too: so what comes back is as odd as what is sent."""
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("path", ENGINES)
 def test_every_request_that_is_one_arrives_in_its_own_bytes_and_nothing_else_does(
     served: Recorded, path: str
 ) -> None:
     wrong = []
     for case in cases(served.way.name, path):
-        served.engine.forget()
         carried, echoed = case.expected == "carried", len(case.body) <= ECHOED
-        query = served.engine.tell(Script(parts=((0, case.body),))) if carried and echoed else ""
-        answer = served.post(case.body, f"{path}{query}")
-        arrived = [each.body for each in served.engine.records()]
+        answer = served.post(case.body, f"{path}{ECHO if carried and echoed else ''}")
+        arrived = [each.body for each in served.engine.taken()]
         if carried:
             added = for_ollama(case, path, CONTEXT) if served.engine is served.ollama else []
-            good = answer.status == 200 and arrived == [edited(case.body, added)]
-            good = good and (not echoed or answer.body == case.body)
+            expected = edited(case.body, added)
+            good = answer.status == 200 and arrived == [expected]
+            good = good and (not echoed or answer.body == expected)
         elif path in (MESSAGES, COUNT_TOKENS):
             good = (
                 answer.status in (400, 404) and set(answer.anthropic) == {"type", "message"} and not arrived
@@ -46,6 +46,7 @@ def test_every_request_that_is_one_arrives_in_its_own_bytes_and_nothing_else_doe
     assert not wrong, (len(wrong), wrong[:5])
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("path", ENGINES)
 def test_of_every_request_under_another_name_only_that_is_changed(served: Recorded, path: str) -> None:
     served.way.route(also=["old"])
@@ -54,10 +55,9 @@ def test_of_every_request_under_another_name_only_that_is_changed(served: Record
         for case in cases("old", path):
             if case.model_at is None:
                 continue
-            served.engine.forget()
             added = for_ollama(case, path, CONTEXT) if served.engine is served.ollama else []
             answer = served.post(case.body, path)
-            arrived = [each.body for each in served.engine.records()]
+            arrived = [each.body for each in served.engine.taken()]
             if answer.status != 200 or arrived != [edited(case.body, [*added, (*case.model_at, b'"tiny"')])]:
                 wrong.append((case.name, answer.status, [each[:200] for each in arrived]))
         assert not wrong, (len(wrong), wrong[:5])
@@ -156,18 +156,18 @@ def test_an_answer_comes_back_in_its_own_bytes(served: Recorded, name: str, fram
             assert answer.headers["x-request-id"] == "7"
 
 
-@pytest.mark.parametrize("status", ERRORS)
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_engines_error_is_that_error_and_it_is_asked_once(
-    served: Recorded, status: int, stream: bool
-) -> None:
-    raw = json.dumps({"error": {"message": f"told {status}", "code": status}}).encode()
-    told = Script(status=status, headers=(*JSON_HEADERS, ("Retry-After", "7")), parts=((0, raw),))
-    for path, answer in served.each(told, ENGINES, body(stream=stream)).items():
-        assert (path, answer.status, answer.body) == (path, status, raw)
-        assert answer.headers["retry-after"] == "7" and "x-should-retry" not in answer.headers
+def test_an_engines_error_is_that_error_and_it_is_asked_once(served: Recorded, stream: bool) -> None:
+    for status in ERRORS:
+        raw = json.dumps({"error": {"message": f"told {status}", "code": status}}).encode()
+        told = Script(status=status, headers=(*JSON_HEADERS, ("Retry-After", "7")), parts=((0, raw),))
+        for path, answer in served.each(told, ENGINES, body(stream=stream)).items():
+            assert (path, answer.status, answer.body) == (path, status, raw)
+            assert answer.headers["retry-after"] == "7" and "x-should-retry" not in answer.headers
     time.sleep(0.3)
-    assert sorted(record.path.partition("?")[0] for record in served.engine.records()) == sorted(ENGINES)
+    asked = [record.path for record in served.engine.records()]
+    assert len(set(asked)) == len(asked) == len(ERRORS) * len(ENGINES), "each error has its own query"
+    assert sorted(path.partition("?")[0] for path in asked) == sorted([*ENGINES] * len(ERRORS))
     assert not (served.ollama if served.engine is served.vllm else served.vllm).records()
 
 
@@ -277,6 +277,7 @@ def test_who_sends_slowly_is_waited_for_and_holds_up_nobody(served: Recorded) ->
         assert read_all(client).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.each_once
 def test_many_large_requests_at_once_arrive_whole_or_are_refused_for_now(served: Recorded) -> None:
     bodies = [body(x=f"{number}" + "z1" * 4_500_000) for number in range(12)]
     with ThreadPoolExecutor(12) as pool:

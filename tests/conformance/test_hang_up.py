@@ -45,14 +45,15 @@ def last(engine: Engine) -> Record | None:
     return next(iter(engine.records()), None)
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("name", SLOW)
 @pytest.mark.parametrize("half", [False, True], ids=["closed", "half-closed"])
 def test_who_hangs_up_ends_the_work(served: Recorded, name: str, half: bool) -> None:
     query = served.engine.tell(SLOW[name])
     before = len(served.way.access_log())
     with sent(served.way.port, request(CHAT + query, body(stream=name.startswith("streamed")))) as client:
-        time.sleep(1)
         served.engine.record()
+        time.sleep(0.3)
         hang_up(client, half=half)
         if half:
             time.sleep(1.2)

@@ -309,21 +309,36 @@ def answers(way: Way, kind: EngineKind) -> bool:
     return ask(way.ports[kind], "POST", CHAT, body(max_tokens=1)).status == 200
 
 
-@pytest.fixture(params=["vllm", "ollama"])
-def kind(request: pytest.FixtureRequest) -> EngineKind:
-    return request.param  # type: ignore[no-any-return]
+WAYS: dict[str, tuple[EngineKind, bool]] = {
+    "tensorzero-vllm": ("vllm", True),
+    "no gateway-ollama": ("ollama", False),
+    "no gateway-vllm": ("vllm", False),
+    "tensorzero-ollama": ("ollama", True),
+}
+"""The engine, and whether there is a gateway before it."""
 
 
-@pytest.fixture(params=[True, False], ids=["tensorzero", "no gateway"])
-def way(request: pytest.FixtureRequest, started: Way, kind: EngineKind) -> Way:
-    """The way to the engine of this kind."""
-    started.gateway = request.param
+def ways(*names: str, long: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """Runs a test on these of `WAYS`, and in `make test-long` on more of them."""
+    more = [pytest.param(WAYS[name], id=name, marks=pytest.mark.long) for name in long]
+    return pytest.mark.parametrize(
+        "way", [*(pytest.param(WAYS[name], id=name) for name in names), *more], indirect=True
+    )
+
+
+EACH_ONCE = ways("tensorzero-vllm", "no gateway-ollama", long=("no gateway-vllm", "tensorzero-ollama"))
+"""Each engine, and with a gateway and without."""
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest, started: Way) -> Way:
+    kind, started.gateway = request.param
     started.start_gateway(kind)
     started.route(kind)
     return started
 
 
-def compared(way: Way, kind: EngineKind, name: str, asked: str) -> tuple[int, str]:
+def compared(way: Way, name: str, asked: str) -> tuple[int, str]:
     """The status of one of `REQUESTS`, and in what its answer to a client that asks for the model as `asked`
     differs from what the engine itself says.
 
@@ -333,7 +348,7 @@ def compared(way: Way, kind: EngineKind, name: str, asked: str) -> tuple[int, st
     path, raw = REQUESTS[name]
     renamed = raw.replace(f'"{way.name}"'.encode(), f'"{asked}"'.encode())
     for _ in range(TRIES):
-        direct = seen(ask(way.ports[kind], "POST", path, raw))
+        direct = seen(ask(way.ports[way.engine], "POST", path, raw))
         through = seen(ask(way.port, "POST", path, renamed))
         said = direct[3] if asked == way.name else OWN_NAME.sub(asked.encode(), direct[3])
         expected = (direct[0], direct[1], direct[2], said)
@@ -346,8 +361,9 @@ OWN_NAME = re.compile(rb"registry\.ollama\.ai/library/tiny:latest|\btiny\b")
 """How an engine may say the model's name, in answers in which it has no other meaning."""
 
 
-def test_the_endpoint_answers_as_the_engine_does(way: Way, kind: EngineKind) -> None:
-    said = {name: compared(way, kind, name, way.name) for name in REQUESTS}
+@EACH_ONCE
+def test_the_endpoint_answers_as_the_engine_does(way: Way) -> None:
+    said = {name: compared(way, name, way.name) for name in REQUESTS}
     different = {name: each for name, (_, each) in said.items() if each}
     print(f"{len(said) - len(different)} of {len(said)} alike")
     assert not different
@@ -369,11 +385,10 @@ NAMED = (
 """Those of `REQUESTS` that are refused, and one good answer of each kind."""
 
 
-def test_under_another_name_that_is_all_that_differs_in_answers_and_errors(
-    way: Way, kind: EngineKind
-) -> None:
-    way.route(kind, also=["asked"])
-    said = {name: compared(way, kind, name, "asked") for name in NAMED}
+@EACH_ONCE
+def test_under_another_name_that_is_all_that_differs_in_answers_and_errors(way: Way) -> None:
+    way.route(also=["asked"])
+    said = {name: compared(way, name, "asked") for name in NAMED}
     different = {name: each for name, (_, each) in said.items() if each}
     assert not different
     assert sum(status >= 400 for status, _ in said.values()) > 10
@@ -408,7 +423,7 @@ def figure(way: Way, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("kind", ["vllm"], indirect=True)
+@ways("tensorzero-vllm", long=("no gateway-vllm",))
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 def test_who_hangs_up_stops_vllm_within_a_second(way: Way, streamed: bool) -> None:
     made = figure(way, "vllm:generation_tokens_total")
@@ -425,7 +440,7 @@ def test_who_hangs_up_stops_vllm_within_a_second(way: Way, streamed: bool) -> No
     assert figure(way, "vllm:generation_tokens_total") == in_all
 
 
-@pytest.mark.parametrize("kind", ["ollama"], indirect=True)
+@ways("no gateway-ollama", long=("tensorzero-ollama",))
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 def test_who_hangs_up_stops_ollama_within_a_second(way: Way, streamed: bool) -> None:
     """Without the limit that the endpoint adds, it would go on for ten times its context."""

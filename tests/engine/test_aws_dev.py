@@ -81,7 +81,7 @@ def trusted(project: AwsProject) -> Iterator[None]:
 
 def load_on(project: AwsProject) -> Load:
     outputs = project.outputs()
-    return Load(endpoint=outputs["endpoint"], model=outputs["model"], api_key=KEY)
+    return Load(endpoint=outputs["endpoint"], model=outputs["model"], api_key=KEY, pause=0.5)
 
 
 @contextmanager

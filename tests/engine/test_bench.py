@@ -17,7 +17,9 @@ def test_flips_there_and_back_in_both_modes_lose_no_request_of_any_protocol(
     tmp_path: Path, gateway: str
 ) -> None:
     results = tmp_path / "flips.jsonl"
-    command = ["-m", "bench.flip", "--engine", "fast", "-n", "1", "--protocols", "all", "--gateway", gateway]
+    # two clients: so each has had every kind of answer sooner before and after a flip
+    what = ["--engine", "fast", "-n", "1", "--protocols", "all", "--clients", "2", "--gateway", gateway]
+    command = ["-m", "bench.flip", *what]
     done = subprocess.run(
         [sys.executable, *command, "--json", str(results)],
         cwd=ROOT,

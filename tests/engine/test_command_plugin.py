@@ -42,7 +42,7 @@ class Stack:
         link_environment(folder)
         (folder / "__main__.py").write_text(PROGRAM)
         self.environment = {
-            **environment.process_environment(),
+            **environment.process_environment(folder / ".venv"),
             "PULUMI_BACKEND_URL": environment.backend_in(folder / "state"),
             "PULUMI_CONFIG_PASSPHRASE": "test",
         }

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from bench.stack import fast_project
+from bench.stack import fast_project, remove_fast_engine, use_fast_engine
 from tests.support.load import Load
 from tests.support.project import CommandFailed, Project, offline_settings
 
 pytestmark = pytest.mark.engine
 
+VERSION = "0.0.0-first"
+
 
 def test_a_first_engine_that_fails_is_stopped_and_no_edge_appears(tmp_path: Path) -> None:
+    """With the test engine, which takes longer to start than `loadSeconds` allows at first."""
     project = Project(tmp_path, "first", **offline_settings(engine="vllm", loadSeconds=2))
     project.wipe()
     try:
+        use_fast_engine(project.folder, VERSION, delay=8)
         with pytest.raises(CommandFailed, match="Nothing serves: no engine was active before"):
             project.up()
         assert project.containers("engine", running=True) == []
@@ -27,6 +31,7 @@ def test_a_first_engine_that_fails_is_stopped_and_no_edge_appears(tmp_path: Path
         assert project.changes() == {}
     finally:
         project.wipe()
+        remove_fast_engine(VERSION)
 
 
 @pytest.fixture

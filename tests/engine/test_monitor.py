@@ -199,7 +199,7 @@ def test_a_change_under_load_loses_nothing_while_the_monitor_is_killed(
     watched.failed = [watched.ask(model="unknown"), watched.ask(response_format=NO_SCHEMA)]
     assert watched.failed == [404, 500]
     project.configure(engine="vllm")
-    with Load(outputs["endpoint"], outputs["model"], api_key=KEY) as load:
+    with Load(outputs["endpoint"], outputs["model"], api_key=KEY, pause=0.5) as load:
         watched.load = load
         load.wait_for_answers(8)
         # a store that is killed counts a series from the first value that it did not lose

@@ -232,7 +232,7 @@ VOLUMES = {
 CONTAINERS = ("switch", "engine", "standby", "gateway", "proxy", "edge", "monitor", "alerts")
 NETWORKS = {"network": ["network"], "clients": ["clients"], "everything": ["network", "clients"]}
 MONITORS = ("monitor", "alerts", "monitor-volume", "history")
-SHORT = ("switch", "live", "everything")
+SHORT = ("switch", "everything")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -32,9 +33,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project.wipe()
 
 
-def load_on(project: Project, **more: object) -> Load:
+def load_on(project: Project, **more: Any) -> Load:
+    """Real engines need the machine's cores, and so does the change: the clients pause for longer."""
     outputs = project.outputs()
-    return Load(endpoint=outputs["endpoint"], model=outputs["model"], **more)  # type: ignore[arg-type]
+    about = {"endpoint": outputs["endpoint"], "model": outputs["model"], "pause": 0.5}
+    return Load(**{**about, **more})
+
+
+def nothing_to_do(project: Project) -> None:
+    """Neither settings and state differ, nor state and what there is."""
+    project.pulumi("preview", "--refresh", "--expect-no-changes")
 
 
 def complete(project: Project, *, api_key: str = "none") -> str:
@@ -119,7 +127,7 @@ def test_the_way_back_under_load_loses_nothing_and_downloads_nothing(project: Pr
     assert not load.bad, load.summary()
     assert "-weights" not in text
     assert project.live().startswith("changeover-test-ollama-")
-    test_nothing_to_do_is_nothing_to_do(project)
+    nothing_to_do(project)
 
 
 def test_a_changed_context_is_another_engine_to_switch_to(project: Project) -> None:
@@ -134,7 +142,7 @@ def test_a_changed_context_is_another_engine_to_switch_to(project: Project) -> N
     assert project.live() != before
     assert before not in project.containers("engine")
     assert project.outputs()["model"] == "tiny"
-    test_nothing_to_do_is_nothing_to_do(project)
+    nothing_to_do(project)
 
 
 def test_another_model_under_a_fixed_name_is_a_change_like_any_other(project: Project) -> None:
@@ -152,7 +160,7 @@ def test_another_model_under_a_fixed_name_is_a_change_like_any_other(project: Pr
             assert not load.bad, load.summary()
             assert project.outputs()["model"] == "tiny"
             assert (project.live().rpartition("-")[0] == before) is (model == "tiny")
-            test_nothing_to_do_is_nothing_to_do(project)
+            nothing_to_do(project)
     assert "weights already here (tiny-" in text, "the way back downloads nothing"
     project.configure(name=None)
     assert project.changes() == {}
@@ -161,14 +169,14 @@ def test_another_model_under_a_fixed_name_is_a_change_like_any_other(project: Pr
 def test_another_name_is_a_change_in_which_the_old_one_is_answered(project: Project) -> None:
     for before, name in (("tiny", "other-name"), ("other-name", None)):
         project.configure(name=name)
-        with Load(project.outputs()["endpoint"], before) as load:
+        with load_on(project, model=before) as load:
             load.wait_for_answers(4)
             project.up()
             load.wait_for_answers(4)
         assert not load.bad, load.summary()
         assert project.outputs()["model"] == (name or "tiny")
         assert complete(project)
-        test_nothing_to_do_is_nothing_to_do(project)
+        nothing_to_do(project)
 
 
 def test_a_new_version_of_the_proxy_takes_over_and_cuts_nobody(project: Project) -> None:
@@ -185,7 +193,7 @@ def test_a_new_version_of_the_proxy_takes_over_and_cuts_nobody(project: Project)
         load.wait_for_answers(8)
     assert not load.bad, load.summary()
     assert new != old
-    test_nothing_to_do_is_nothing_to_do(project)
+    nothing_to_do(project)
 
 
 def test_an_engine_that_misses_its_deadline_leaves_the_old_one_serving(project: Project) -> None:
@@ -201,7 +209,7 @@ def test_an_engine_that_misses_its_deadline_leaves_the_old_one_serving(project: 
     assert "serves" in str(failure.value)
     project.configure(engine="ollama", loadSeconds=None)
     project.up()
-    test_nothing_to_do_is_nothing_to_do(project)
+    nothing_to_do(project)
 
 
 def test_weights_that_are_missing_are_found_before_anything_is_held(project: Project) -> None:
@@ -216,7 +224,7 @@ def test_weights_that_are_missing_are_found_before_anything_is_held(project: Pro
         )
         project.configure(engine="ollama")
     assert project.live().startswith("changeover-test-ollama-")
-    test_nothing_to_do_is_nothing_to_do(project)
+    nothing_to_do(project)
 
 
 def refused_without_a_hold(project: Project, expected: str) -> None:
@@ -236,14 +244,14 @@ def test_a_disk_too_small_for_the_weights_is_found_before_anything_is_held(proje
     with patched(project, "components/models.toml", "size = 2_000_000", "size = 2_000_000_000_000_000"):
         refused_without_a_hold(project, "GiB")
     project.up()
-    test_nothing_to_do_is_nothing_to_do(project)
+    nothing_to_do(project)
 
 
 def test_a_config_that_the_gateway_refuses_is_found_before_anything_is_held(project: Project) -> None:
     with patched(project, "components/tensorzero.py", '"disable_pseudonymous', '"disable_every_pseudonymous'):
         refused_without_a_hold(project, "disable_every_pseudonymous")
     project.up()
-    test_nothing_to_do_is_nothing_to_do(project)
+    nothing_to_do(project)
 
 
 def test_an_image_whose_engine_exits_at_once_is_taken_back(project: Project, tmp_path: Path) -> None:
@@ -270,7 +278,7 @@ def test_an_image_whose_engine_exits_at_once_is_taken_back(project: Project, tmp
         assert "libnothing.so" in str(failure.value), "the engine's own last words"
         assert project.live() == before
         project.up()
-        test_nothing_to_do_is_nothing_to_do(project)
+        nothing_to_do(project)
     finally:
         docker("rmi", "--force", broken)
 
@@ -307,7 +315,7 @@ def test_pulumi_killed_in_the_middle_of_a_hold_restores_and_the_next_up_converge
         load.wait_for_answers(2)
     assert not load.bad, load.summary()
     assert project.live().startswith("changeover-test-vllm-")
-    test_nothing_to_do_is_nothing_to_do(project)
+    nothing_to_do(project)
     project.configure(engine="ollama")
     project.up()
 

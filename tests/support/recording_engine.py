@@ -5,9 +5,10 @@ the body being JSON: which answer a request gets is said by its query string, `?
 answer is was posted to `/script` before. It needs nothing but Python's standard library.
 
     POST /script         tells an answer; the body is what `script` makes, and an id that is empty means
-                         requests without `answer` in their query
+                         requests without `answer` in their query. `?answer=echo` gets what it asked with.
     GET /recorded        {"recorded": [...]}, oldest first; `?since=N` gives those whose number is above N
-    DELETE /recorded     forgets them, so that large bodies don't fill the memory; numbers go on
+    DELETE /recorded     forgets them, so that large bodies don't fill the memory; numbers go on. `?give`
+                         gives them once more.
     GET /health          200
 
 Everything else is recorded. If nothing else was told, a request gets a valid answer of its path's protocol
@@ -173,8 +174,9 @@ class Engine:
             since = int(parse_qs(url.query).get("since", ["0"])[0])
             return _json(200, {"recorded": [r.as_json() for r in self.records if r.number > since]})
         if (method, url.path) == ("DELETE", "/recorded"):
+            given = [r.as_json() for r in self.records] if url.query == "give" else []
             self.records.clear()
-            return _json(200, {})
+            return _json(200, {"recorded": given})
         if (method, url.path) == ("POST", "/script"):
             try:
                 value = json.loads(body)
@@ -188,6 +190,8 @@ class Engine:
         """The answer to a client: the one that was told, or else the default."""
         url = urlsplit(record.path)
         name = parse_qs(url.query).get("answer", [""])[0]
+        if name == "echo":
+            return Script(parts=((0.0, record.body),))
         if told := self.scripts.get(name):
             self.scripts[name] = told.then or told
             return told

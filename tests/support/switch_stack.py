@@ -1,20 +1,23 @@
 """A switch, the proxy, fast engines, a plain gateway and a client on the real Docker engine; no Pulumi."""
 
+import compileall
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components import caddyfile, engines, pins, tensorzero
 from switch import shared
+from switch.daemon import ANSWER_SECONDS
 from switch.plan import About, Engine, EngineKind, Gate, Gateway, Memory, Mode, Plan, Seconds, Trap
 
 ROOT = Path(__file__).parents[2]
@@ -98,10 +101,79 @@ def docker(*args: str, stdin: str | None = None, check: bool = True) -> str:
 
 
 def wait(what: Callable[[], bool], seconds: float = 30, otherwise: str = "it did not happen") -> None:
+    """A look mostly starts a process or two: it pauses for as long as one takes, for what is waited for."""
     end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, f"not within {seconds} s: {otherwise}"
-        time.sleep(0.1)
+    while True:
+        began = time.monotonic()
+        if what():
+            return
+        looked = time.monotonic()
+        assert looked < end, f"not within {seconds} s: {otherwise}"
+        time.sleep(min(max(0.1, looked - began), 0.5))
+
+
+STATUS = """
+import json, os, sys
+from switch import __main__ as cli, shared
+docker = cli.Docker(os.environ[shared.PROJECT], os.environ[shared.STACK])
+for _ in sys.stdin:
+    try:
+        print(json.dumps(cli._status(docker)[0]), flush=True)
+    except Exception as error:
+        print(json.dumps({"failed": repr(error)}), flush=True)
+"""
+"""Says what `status --json` says, for each line on stdin. A process for each look would take most of what the
+machine has from what is looked at."""
+
+
+class Status:
+    """What the switch says of itself, asked of one process in its container for as long as that is there."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self) -> dict[str, Any]:
+        """Raises AssertionError where there is no answer."""
+        for _ in range(2):  # the container may have been started again since
+            said = self._line()
+            if said.startswith("{"):  # Docker says there, too, why it starts nothing
+                status: dict[str, Any] = json.loads(said)
+                assert "failed" not in status, status
+                return status
+            self.end()
+        raise AssertionError("the switch's container gives no status")
+
+    def _line(self) -> str:
+        if self._process is None:
+            command = ["docker", "exec", "-i", SWITCH, "python3", "-c", STATUS]
+            pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, text=True)
+        process = self._process
+        assert process.stdin and process.stdout
+        try:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            return ""
+        if not select.select([process.stdout], [], [], ANSWER_SECONDS + 10)[0]:
+            self.end()
+            raise AssertionError("the switch gives no answer")
+        return process.stdout.readline()
+
+    def end(self) -> None:
+        """Ends the process, if there is one."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with suppress(BrokenPipeError):  # what was not written yet
+                if pipe:
+                    pipe.close()
+
+
+STATUS_OF_SWITCH = Status()
 
 
 def labelled(role: str, **more: str) -> list[str]:
@@ -186,6 +258,7 @@ class Stack:
 
     @staticmethod
     def wipe() -> None:
+        STATUS_OF_SWITCH.end()
         left = docker("ps", "-aq", "--filter", f"label=changeover.project={PREFIX}").split()
         for container in left:
             docker("rm", "-f", "-v", container)
@@ -378,19 +451,20 @@ class Stack:
         return docker("inspect", "-f", "{{.State.StartedAt}}", f"{PREFIX}-{name}")
 
     def live(self) -> str:
-        return docker("exec", SWITCH, "cat", shared.LIVE_FILE).removeprefix(f"{PREFIX}-")
+        """What is live, as the switch tells it to coordinators; nothing before it has looked."""
+        return docker("exec", SWITCH, "cat", shared.LIVE_FILE, check=False).removeprefix(f"{PREFIX}-")
 
     def status(self) -> dict[str, Any]:
-        said = docker("exec", SWITCH, "python3", "-m", "switch", "status", "--json")
-        return dict(json.loads(said))
+        return STATUS_OF_SWITCH.ask()
 
     def settled(self) -> bool:
-        """Whether the switch runs and has nothing under way."""
+        """Whether the switch runs, has looked at the containers, and has nothing under way."""
         state = docker("inspect", "-f", "{{.State.Running}} {{.State.Restarting}}", SWITCH)
         if state != "true false":
             return False
         try:
-            return self.status()["under_way"] is None and bool(self.status()["gated"])
+            status = self.status()
+            return status["under_way"] is None and bool(status["gated"]) and bool(self.live())
         except AssertionError:  # it has just gone
             return False
 
@@ -408,6 +482,7 @@ def fill_wheels() -> None:
         target = ["--target", name, "--python-version", "3.11", "--only-binary", ":all:"]
         subprocess.run([ROOT / ".venv/bin/uv", "pip", "install", "--quiet", *target, *lock], check=True)
         shutil.copytree(ROOT / "proxy", Path(name, "proxy"), ignore=shutil.ignore_patterns("__pycache__"))
+        compileall.compile_dir(name, quiet=2)  # as in a deployment: a proxy that starts can't keep it
         helper = docker("create", *labelled("helper"), "-v", f"{WHEELS}:/wheels", PYTHON, "true")
         subprocess.run(f"tar -C {name} -cf - . | docker cp - {helper}:/wheels", shell=True, check=True)
         docker("rm", helper)

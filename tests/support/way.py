@@ -4,6 +4,7 @@ Everything is the real program, set as the product sets it, but for the engines 
 itself says which engine serves, by the file that the switch would write.
 """
 
+import compileall
 import contextlib
 import hashlib
 import io
@@ -45,11 +46,13 @@ def eventually(true: Callable[[], object], seconds: float = 30, otherwise: str =
     """Waits until `true` gives something that is. What can't be reached yet is not."""
     limit = time.monotonic() + seconds
     while True:
+        began = time.monotonic()
         with contextlib.suppress(OSError):
             if true():
                 return
-        assert time.monotonic() < limit, f"not within {seconds:g} s: {otherwise}"
-        time.sleep(0.02)
+        looked = time.monotonic()
+        assert looked < limit, f"not within {seconds:g} s: {otherwise}"
+        time.sleep(min(max(0.02, looked - began), 0.3))  # a look may start a process, and takes from the rest
 
 
 def any_certificate() -> ssl.SSLContext:
@@ -64,7 +67,7 @@ def wheels() -> Path:
     lock = ROOT / "proxy/requirements.lock"
     machine = docker("version", "--format", "{{.Server.Arch}}").strip()
     platform = {"amd64": "x86_64", "arm64": "aarch64"}[machine]
-    folder = WHEELS / f"{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}-{platform}"
+    folder = WHEELS / f"{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}-{platform}-compiled"
     if not folder.exists():
         new = folder.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
@@ -74,6 +77,7 @@ def wheels() -> Path:
             *("--only-binary", ":all:", "--require-hashes", "--no-deps", "--requirements", str(lock)),
         ]
         subprocess.run(command, check=True)
+        compileall.compile_dir(new, quiet=2)  # as in a deployment: a proxy that starts can't keep it
         new.rename(folder)
     return folder
 

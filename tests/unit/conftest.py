@@ -27,7 +27,7 @@ def serve_text() -> Iterator[Serve]:
                 pass
 
         servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
         return int(servers[-1].server_address[1])
 
     yield serve

@@ -148,7 +148,8 @@ def test_a_load_in_all_protocols_takes_every_whole_answer_for_good_and_no_other(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load() -> Load:
-        with Load(f"http://127.0.0.1:{port}/v1", "tiny", clients=2, protocols=list(PROTOCOLS)) as load:
+        protocols = list(PROTOCOLS)
+        with Load(f"http://127.0.0.1:{port}/v1", "tiny", clients=2, pause=0, protocols=protocols) as load:
             load.wait_for_answers(load.round)
         return load
 

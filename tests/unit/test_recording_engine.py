@@ -151,6 +151,18 @@ def test_records_are_given_since_a_number_and_forgotten() -> None:
         assert await at.recorded() == []
         await at.post(b"3")
         assert [record.number for record in await at.recorded()] == [4]
+        _, _, given = await at.ask(b"DELETE /recorded?give HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert [record.body for record in recorded(given)] == [b"3"]
+        assert await at.recorded() == []
+
+    served(test)
+
+
+def test_a_request_can_be_answered_with_its_own_body() -> None:
+    async def test(at: Bench) -> None:
+        status, _, body = await at.post(b"\0 \xff", f"{PATH}?answer=echo")
+        assert (status, body) == (200, b"\0 \xff")
+        assert [record.body for record in await at.recorded()] == [b"\0 \xff"]
 
     served(test)
 

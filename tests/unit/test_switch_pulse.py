@@ -62,7 +62,7 @@ def engine() -> Iterator[type[HangingEngine]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Mine)
     server.daemon_threads = True
     Mine.port = server.server_port
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield Mine
     Mine.goes_on.set()
     server.shutdown()
@@ -153,7 +153,7 @@ def test_an_engine_that_answers_and_gives_no_token_is_asked_for_one_itself_and_t
     said = Status(1, {}, 0, {}, "", False, {PLAN.engine.name: 0.0})
     one = Pulse(lambda: [dataclasses.replace(said, silent={PLAN.engine.name: ago})])
     one.watch([watch(engine.port, tokens=4)])  # type: ignore[attr-defined]
-    time.sleep(1)
+    time.sleep(0.3)
     assert not engine.asked, "while it gives tokens to others it is not asked"
     ago = 1e9
     wait(one.hangs)

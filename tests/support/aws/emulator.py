@@ -6,12 +6,19 @@
 - `SpotMarket`: spot requests that outlive their instances.
 """
 
+import atexit
+import functools
 import itertools
 import json
 import logging
 import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 import threading
+import time
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,7 +40,9 @@ from moto.server import ThreadedMotoServer  # noqa: E402
 from moto.ssm.models import Parameter  # noqa: E402
 from werkzeug.serving import BaseWSGIServer, make_server  # noqa: E402
 
+from tests.support.aws import warm  # noqa: E402
 from tests.support.aws.spot_market import SpotMarket  # noqa: E402
+from tools.environment import ROOT  # noqa: E402
 
 
 class LifecycleManager(BaseHTTPRequestHandler):
@@ -84,6 +93,33 @@ class LifecycleManager(BaseHTTPRequestHandler):
         pass
 
 
+@functools.cache
+def warm_programs() -> str:
+    """The folder of sockets of processes of `warm`, which end with this one."""
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", warm.__name__, "serve", program, str(folder / program)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+        )
+        for program in warm.PROGRAMS
+    ]
+
+    def end() -> None:
+        for process in processes:
+            assert process.stdin
+            process.stdin.close()
+            process.wait()
+        shutil.rmtree(folder)
+
+    atexit.register(end)
+    while not all((folder / program).exists() for program in warm.PROGRAMS):
+        assert all(process.poll() is None for process in processes), "one has ended"
+        time.sleep(0.05)
+    return str(folder)
+
+
 class Emulator:
     """An AWS account of its own while it runs. Used as a context manager; one at a time in a process."""
 
@@ -100,13 +136,14 @@ class Emulator:
         host, port = self._moto.get_host_and_port()
         handler = type("Handler", (LifecycleManager,), {"policies": {}, "numbers": itertools.count(1)})
         self._lifecycle = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self._lifecycle.serve_forever, daemon=True).start()
+        threading.Thread(target=self._lifecycle.serve_forever, args=(0.01,), daemon=True).start()
         self.environment = {
             "AWS_ENDPOINT_URL": f"http://{host}:{port}",
             "AWS_ENDPOINT_URL_DLM": f"http://127.0.0.1:{self._lifecycle.server_address[1]}",
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
             "AWS_DEFAULT_REGION": self.region,
+            warm.PLACE: warm_programs(),
         }
         self._address = getattr(elastic_ip_addresses, "random_ip")  # noqa: B009
         setattr(elastic_ip_addresses, "random_ip", lambda: ADDRESSES.format(number=next(self._addresses)))  # noqa: B010
@@ -149,7 +186,7 @@ class Emulator:
         api = DomainDispatcherApplication(create_backend_app)
         tls = (str(certificate), str(key))
         server = make_server(address, 443, api, threaded=True, ssl_context=tls)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         return server
 
     def client(self, service: str) -> Any:

@@ -310,7 +310,7 @@ class Machines:
 
     def _follow(self) -> None:
         ec2 = self.emulator.client("ec2")
-        while not self._stop.wait(0.3):
+        while not self._stop.wait(1):  # each look takes some 50 ms from what is looked at
             try:
                 self._turn(ec2)
             except Exception as error:
