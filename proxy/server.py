@@ -16,13 +16,15 @@ from aiohttp import ClientError, ClientResponse, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from proxy import adaptations, answers, browsers, engine, http, inner, protocols, refusals
-from proxy.admission import SWITCH_HEARS_SECONDS, Admission, Dropped
+from proxy.admission import Admission, Dropped
 from proxy.answers import Events
 from proxy.bodies import Bodies
+from proxy.conversation import conversation
 from proxy.engine import EngineGone
 from proxy.http import BrokenOff
 from proxy.inner import Exchanges, GatewayGone
 from proxy.live import LOOK_SECONDS, Live
+from proxy.pods import Pods
 from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS
 from proxy.reading import Reading
 from proxy.records import Books, Record
@@ -46,13 +48,18 @@ class Ask:
     reading: Reading
     record: Record
     waiting: Waiting
+    conversation: bytes
+    """Empty where nothing is decided by it."""
 
 
 class Proxy:
-    """`live` is the folder with the switch's files, `log` the one for the access log."""
+    """`live` is the folder with the switch's files, `log` the one for the access log. With `pods` these are
+    the engines, and else the one that the route names."""
 
-    def __init__(self, live: Path, log: Path | None, *, inner_port: int = inner.PORT) -> None:
-        self.keys, self.admission = Keys(), Admission()
+    def __init__(
+        self, live: Path, log: Path | None, *, inner_port: int = inner.PORT, pods: Pods | None = None
+    ) -> None:
+        self.keys, self.admission = Keys(), Admission(pods)
         self.live = Live(live, {"route.json": self._take_route, "keys.json": self._take_keys})
         self.tenants: Counter[str] = Counter()
         self.draining = False
@@ -138,7 +145,8 @@ class Proxy:
             elif self.admission.route.model is not None:
                 raise refusals.no_model(reading.model)
             record.stream = reading.stream
-            ask = Ask(request, path, raw, reading, record, waiting)
+            known = conversation(raw, reading) if self.admission.pods is not None else b""
+            ask = Ask(request, path, raw, reading, record, waiting, known)
             if not reading.stream:
                 return await self._serve(ask)
             async with waiting:
@@ -174,12 +182,9 @@ class Proxy:
                 return await self._carry(ask, route)
             except EngineGone as gone:
                 ends, since = ends + gone.asked, _now() if gone.asked else since
+                again = self.admission.gone(route, asked=gone.asked)
                 if ends > 1:
                     raise refusals.no_answer("The engine ended under this request, twice.") from None
-                # It can't be reached, which holds for everybody, unless something else is to be asked now.
-                if not gone.asked and route is self.admission.route:
-                    self.admission.pause()
-                again = SWITCH_HEARS_SECONDS
             except GatewayGone:
                 again = GATEWAY_AGAIN_SECONDS
             finally:
@@ -199,7 +204,9 @@ class Proxy:
                 with ask.waiting.held():
                     while True:
                         try:
-                            return await self.admission.enter(first=first, stays=ask.waiting.begun)
+                            return await self.admission.enter(
+                                first=first, stays=ask.waiting.begun, conversation=ask.conversation
+                            )
                         except Dropped:
                             if not ask.waiting.begun:
                                 raise
