@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,12 +21,13 @@ assert quiet, "a fixture that is used in this module too"
 
 ENGINE = Engine("vllm-00000001", "vllm", "", 8000, "tiny", 2, 1024)
 OPEN = Route(1, False, None, None, "tiny")
-HOSTS = ("127.0.0.1", "127.0.0.2")
+HOSTS = ("127.0.0.1", "localhost")
+"""Two names of this machine, as addresses of two pods; their ports differ, too."""
 
 
-def fleet(*hosts: str, engine: Engine = ENGINE) -> Fleet:
-    pods = tuple(Pod(engine=replace(engine, host=host)) for host in hosts)
-    return Fleet(pods=pods, preferred=ENGINE.name)
+def fleet(*hosts: str, ports: Mapping[str, int] | None = None) -> Fleet:
+    pods = [Pod(engine=replace(ENGINE, host=host, port=(ports or {}).get(host, 8000))) for host in hosts]
+    return Fleet(pods=tuple(pods), preferred=ENGINE.name)
 
 
 def run(story: Callable[[Admission], Awaitable[None]]) -> None:
@@ -178,17 +179,17 @@ class Two:
 
 @contextlib.asynccontextmanager
 async def two(folder: Path) -> AsyncIterator[Two]:
-    outer, inside, port = free_port(), free_port(), free_port()
+    outer, inside, ports = free_port(), free_port(), {host: free_port() for host in HOSTS}
     proxy = Proxy(folder, None, inner_port=inside, pods=Pods())
-    made = Two(proxy, Bench(proxy, None, folder, outer, inside, port))  # type: ignore[arg-type]
+    made = Two(proxy, Bench(proxy, None, folder, outer, inside, 0))  # type: ignore[arg-type]
     made.bench.keys({"open": True, "keys": {}})
     made.bench.route(engine=None, container=None)
 
     def behind(host: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
         return lambda reader, writer: made.serve(host, reader, writer)
 
-    servers = [await asyncio.start_server(behind(host), host, port) for host in HOSTS]
-    proxy.admission.change_fleet(fleet(*HOSTS, engine=replace(ENGINE, port=port)))
+    servers = [await asyncio.start_server(behind(host), HOSTS[0], port) for host, port in ports.items()]
+    proxy.admission.change_fleet(fleet(*HOSTS, ports=ports))
     runners = [await http.listen(proxy.inner, inside), await http.listen(proxy.outer, outer)]
     try:
         yield made
