@@ -21,6 +21,7 @@ from proxy.answers import Events
 from proxy.bodies import Bodies
 from proxy.conversation import conversation
 from proxy.engine import EngineGone
+from proxy.finding import Finder
 from proxy.http import BrokenOff
 from proxy.inner import Exchanges, GatewayGone
 from proxy.live import LOOK_SECONDS, Live
@@ -29,10 +30,12 @@ from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS
 from proxy.reading import Reading
 from proxy.records import Books, Record
 from proxy.refusals import Refusal
-from proxy.route import Keys, Route, parse, parse_keys
+from proxy.route import Keys, Route, parse, parse_keys, parse_routing
 from proxy.waiting import Waiting
 
 PORT = 8080
+ROUTING_FILE, FLEET_FILE = "routing.toml", "fleet.json"
+"""On a cluster: what `components.routing` renders, and what `proxy.finding.parse_wanted` reads."""
 GATEWAY_AGAIN_SECONDS = 0.2
 OTHER = "other"
 """The endpoint of a request that asks for none of ours, in the books."""
@@ -53,14 +56,23 @@ class Ask:
 
 
 class Proxy:
-    """`live` is the folder with the switch's files, `log` the one for the access log. With `pods` these are
-    the engines, and else the one that the route names."""
+    """`live` is the folder with the files that say what may be asked, `log` the one for the access log.
+
+    `on_cluster` there are many engines, and the files are those of a cluster; else there is the one that the
+    switch's route names.
+    """
 
     def __init__(
-        self, live: Path, log: Path | None, *, inner_port: int = inner.PORT, pods: Pods | None = None
+        self, live: Path, log: Path | None, *, inner_port: int = inner.PORT, on_cluster: bool = False
     ) -> None:
-        self.keys, self.admission = Keys(), Admission(pods)
-        self.live = Live(live, {"route.json": self._take_route, "keys.json": self._take_keys})
+        self.keys, self.admission = Keys(), Admission(Pods() if on_cluster else None)
+        self.finder = Finder(self.admission, socket.gethostname()) if on_cluster else None
+        takers = {"keys.json": self._take_keys}
+        if self.finder is not None:
+            takers |= {ROUTING_FILE: self._take_routing, FLEET_FILE: self.finder.take}
+        else:
+            takers["route.json"] = self._take_route
+        self.live = Live(live, takers)
         self.tenants: Counter[str] = Counter()
         self.draining = False
         self.books = Books(log, socket.gethostname())
@@ -83,6 +95,9 @@ class Proxy:
             if lost and its.number < route.number and not limit.expired():
                 limit.reschedule(_now())
         self.exchanges.give_up(route.given_up)
+
+    def _take_routing(self, raw: bytes) -> None:
+        self.admission.change(parse_routing(raw))
 
     def _take_keys(self, raw: bytes) -> None:
         self.keys = parse_keys(raw)
@@ -338,6 +353,8 @@ class Proxy:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def close(self) -> None:
+        if self.finder is not None:
+            await self.finder.close()
         await self._client.close()
         self.books.close()
         self._bodies.close()
@@ -349,9 +366,11 @@ def _now() -> float:
 
 async def serve(live: Path, log: Path | None) -> None:
     """Serves until SIGTERM, then ends what is under way."""
-    proxy = Proxy(live, log)
+    proxy = Proxy(live, log, on_cluster=(live / FLEET_FILE).exists())
     proxy.live.look()
-    watching = asyncio.create_task(proxy.live.watch())
+    watching = [asyncio.create_task(proxy.live.watch())]
+    if proxy.finder is not None:
+        watching.append(asyncio.create_task(proxy.finder.watch()))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -365,5 +384,6 @@ async def serve(live: Path, log: Path | None) -> None:
     await proxy.drain()
     await front.cleanup()
     await behind.cleanup()
-    watching.cancel()
+    for task in watching:
+        task.cancel()
     await proxy.close()

@@ -13,9 +13,9 @@ from proxy import http
 from proxy.admission import PACE_SECONDS, Admission
 from proxy.pods import GONE_SECONDS, Fleet, Pod, Pods
 from proxy.route import Engine, Gateway, Route
-from proxy.server import Proxy
+from proxy.server import ROUTING_FILE, Proxy
 from tests.support.project import free_port
-from tests.unit.test_proxy_serving import Bench, quiet, request
+from tests.unit.test_proxy_serving import CHAT, Bench, gateway, quiet, request, until
 
 assert quiet, "a fixture that is used in this module too"
 
@@ -23,6 +23,16 @@ ENGINE = Engine("vllm-00000001", "vllm", "", 8000, "tiny", 2, 1024)
 OPEN = Route(1, False, None, None, "tiny")
 HOSTS = ("127.0.0.1", "localhost")
 """Two names of this machine, as addresses of two pods; their ports differ, too."""
+
+ROUTING = """
+[models.tiny]
+engines = ["vllm-00000001"]
+[limits]
+hold_seconds = 20
+first_token_seconds = 10
+answer_seconds = 20
+request_bytes = 1000000
+"""
 
 
 def fleet(*hosts: str, ports: Mapping[str, int] | None = None) -> Fleet:
@@ -180,10 +190,10 @@ class Two:
 @contextlib.asynccontextmanager
 async def two(folder: Path) -> AsyncIterator[Two]:
     outer, inside, ports = free_port(), free_port(), {host: free_port() for host in HOSTS}
-    proxy = Proxy(folder, None, inner_port=inside, pods=Pods())
+    proxy = Proxy(folder, None, inner_port=inside, on_cluster=True)
     made = Two(proxy, Bench(proxy, None, folder, outer, inside, 0))  # type: ignore[arg-type]
     made.bench.keys({"open": True, "keys": {}})
-    made.bench.route(engine=None, container=None)
+    made.bench.write(ROUTING_FILE, ROUTING)
 
     def behind(host: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
         return lambda reader, writer: made.serve(host, reader, writer)
@@ -244,5 +254,28 @@ def test_who_has_lost_two_pods_is_told_so_and_not_to_come_again(tmp_path: Path) 
         assert answer.startswith(b"HTTP/1.1 502 ") and b"x-should-retry: false" in answer
         assert sorted(made.asked) == list(HOSTS)
         assert not made.proxy.admission.running
+
+    serving(story, tmp_path)
+
+
+def test_a_gateway_falls_back_to_the_kind_that_was_chosen(tmp_path: Path) -> None:
+    """It asks by its own order, and is refused where the pod that was chosen is of the other kind."""
+
+    async def story(made: Two) -> None:
+        heard = dict[str, bytes]()
+
+        async def ask(bench: Bench, number: str) -> bytes:
+            for kind in ("ollama", "vllm"):
+                line = f"x-changeover-id: {number}"
+                heard[kind] = await bench.ask(request(f"/{kind}{CHAT}", b"{}", line), bench.inner)
+            return heard["vllm"]
+
+        async with await gateway(ask, made.bench) as server:
+            port = server.sockets[0].getsockname()[1]
+            made.bench.write(ROUTING_FILE, f'{ROUTING}[gateway]\nkind = "tensorzero"\nport = {port}\n')
+            assert (await made.ask()).startswith(b"HTTP/1.1 200 ")
+            await until(lambda: "vllm" in heard and not made.proxy.exchanges.asking)
+        assert heard["ollama"].startswith(b"HTTP/1.1 503 ") and heard["vllm"].startswith(b"HTTP/1.1 200 ")
+        assert len(made.asked) == 1
 
     serving(story, tmp_path)
