@@ -12,6 +12,8 @@ from dataclasses import dataclass
 TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 NOBODY = "-"
+ROUTING_FILE, FLEET_FILE = "routing.toml", "fleet.json"
+"""On a cluster: what `parse_routing` reads, and what `proxy.finding.parse_wanted` does."""
 BESIDE = "127.0.0.1"
 """Address of what is in the proxy's own pod."""
 

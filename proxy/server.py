@@ -30,12 +30,10 @@ from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS
 from proxy.reading import Reading
 from proxy.records import Books, Record
 from proxy.refusals import Refusal
-from proxy.route import Keys, Route, parse, parse_keys, parse_routing
+from proxy.route import FLEET_FILE, ROUTING_FILE, Keys, Route, parse, parse_keys, parse_routing
 from proxy.waiting import Waiting
 
 PORT = 8080
-ROUTING_FILE, FLEET_FILE = "routing.toml", "fleet.json"
-"""On a cluster: what `components.routing` renders, and what `proxy.finding.parse_wanted` reads."""
 GATEWAY_AGAIN_SECONDS = 0.2
 OTHER = "other"
 """The endpoint of a request that asks for none of ours, in the books."""

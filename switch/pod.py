@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
@@ -22,11 +22,7 @@ from switch.daemon import probe
 from switch.gate import Answer
 from switch.machine import hints
 from switch.plan import Plan, load
-
-PORT = 8002
-READY, STATE, DRAIN = "/ready", "/pod", "/drain"
-"""Paths: whether the engine may be asked, the same for a proxy, and the end of what it answers, which is
-waited for."""
+from switch.pod_plan import ALIVE, DRAIN, PORT, READY, STATE, PodPlan
 
 LOOK_SECONDS = 0.25
 """Between two looks whether the engine still listens. Its next start takes longer than that."""
@@ -36,20 +32,6 @@ FORGET_SECONDS = 3.0
 
 TRIES = 3
 """So often the engine may fail a question of its gate."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PodPlan:
-    """What engine there is: its plan, how many requests it may have at once, and its context in tokens."""
-
-    plan: Plan
-    at_a_time: int
-    context: int
-
-    @property
-    def text(self) -> str:
-        """As JSON, which `load` reads."""
-        return json.dumps(asdict(self), indent=1) + "\n"
 
 
 @dataclass(frozen=True)
@@ -69,6 +51,8 @@ class Pod:
     gated: bool = False
     why: str = "its gate has not begun"
     """Why it is not gated."""
+    failed: bool = False
+    """Whether it has had its time, and won't get better by itself."""
     draining: float | None = None
     """Since when."""
     proxies: dict[str, Heard] = field(default_factory=dict)
@@ -89,6 +73,12 @@ class Pod:
     @property
     def ready(self) -> bool:
         return self.gated and self.draining is None
+
+    def started(self) -> None:
+        """The engine has ended, and another start of it is awaited. A drain was of the one that has ended:
+        the cluster drains one that it ends for its failure, too."""
+        with self.lock:
+            self.gated, self.why, self.failed, self.draining = False, "it does not listen", False, None
 
     def drain(self, now: float) -> None:
         """From now on nothing more is to be sent here."""
@@ -159,25 +149,21 @@ def listens(port: int) -> bool:
     return True
 
 
-def watch(pod: Pod, plan: Plan, say: Callable[[str], None]) -> None:
-    """Gates the engine after each of its starts, without end."""
-
-    def ask(stream: bool, last: bool, patience: float) -> Answer:
-        return probe(plan, "engine", stream, True, patience, last)
-
+def watch(pod: Pod, read: Callable[[], PodPlan], say: Callable[[str], None]) -> None:
+    """Gates the engine after each of its starts, without end, each time by the plan of then."""
     while True:
-        began = time.monotonic()
-        pod.why = gate(plan, ask, time.monotonic, time.sleep)
-        pod.gated = not pod.why
+        plan, began = read().plan, time.monotonic()
+        why = gate(plan, _asking(plan), time.monotonic, time.sleep)
+        pod.why, pod.failed, pod.gated = why, bool(why), not why
         took = f"{time.monotonic() - began:.1f} s"
-        say(
-            f"{plan.engine.name} has passed its gate, {took}"
-            if pod.gated
-            else f"{plan.engine.name}: {pod.why}"
-        )
+        say(f"{plan.engine.name}: {why}" if why else f"{plan.engine.name} has passed its gate, {took}")
         while listens(plan.engine.port):
             time.sleep(LOOK_SECONDS)
-        pod.gated, pod.why = False, "it does not listen"
+        pod.started()
+
+
+def _asking(plan: Plan) -> Ask:
+    return lambda stream, last, patience: probe(plan, "engine", stream, True, patience, last)
 
 
 def answer(pod: Pod, path: str) -> tuple[int, str]:
@@ -187,6 +173,8 @@ def answer(pod: Pod, path: str) -> tuple[int, str]:
         if pod.ready:
             return 200, "ready\n"
         return 503, "it drains\n" if pod.draining is not None else f"{pod.why}\n"
+    if url.path == ALIVE:
+        return (503, f"{pod.why}\n") if pod.failed else (200, "alive\n")
     if url.path == STATE:
         said = parse_qs(url.query)
         try:
@@ -234,7 +222,7 @@ def read(file: Path) -> PodPlan:
 
 def pod_of(it: PodPlan) -> Pod:
     """A pod whose engine has just begun to start."""
-    engine = it.plan.engine
+    engine = it.engine
     return Pod(
         {
             "name": engine.name,
@@ -248,10 +236,10 @@ def pod_of(it: PodPlan) -> Pod:
 
 
 def main(words: Sequence[str]) -> None:
-    it = read(Path(words[0]))
-    pod = pod_of(it)
+    file = Path(words[0])
+    pod = pod_of(read(file))
     listen(pod)
-    watch(pod, it.plan, lambda line: print(line, flush=True))
+    watch(pod, lambda: read(file), lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

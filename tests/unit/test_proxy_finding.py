@@ -16,6 +16,7 @@ from proxy.finding import ASK_SECONDS, SILENT_SECONDS, Finder, Wanted, parse_wan
 from proxy.pods import Fleet, Pods
 from proxy.route import Engine, Gateway, Limits, Route, parse_routing
 from switch import pod as switch_pod
+from switch import pod_plan
 from tests.support.project import free_port
 from tests.unit.test_gpu_memory import TINY_ON_CPU
 
@@ -152,7 +153,7 @@ def test_what_is_wanted_is_read_or_refused() -> None:
 
 
 def test_both_sides_mean_the_same_place() -> None:
-    assert (finding.PORT, finding.PATH) == (switch_pod.PORT, switch_pod.STATE)
+    assert (finding.PORT, finding.PATH) == (pod_plan.PORT, pod_plan.STATE)
 
 
 def test_the_routing_is_the_route_on_a_cluster() -> None:

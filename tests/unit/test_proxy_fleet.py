@@ -12,8 +12,8 @@ import pytest
 from proxy import http
 from proxy.admission import PACE_SECONDS, Admission
 from proxy.pods import GONE_SECONDS, Fleet, Pod, Pods
-from proxy.route import Engine, Gateway, Route
-from proxy.server import ROUTING_FILE, Proxy
+from proxy.route import ROUTING_FILE, Engine, Gateway, Route
+from proxy.server import Proxy
 from tests.support.project import free_port
 from tests.unit.test_proxy_serving import CHAT, Bench, gateway, quiet, request, until
 

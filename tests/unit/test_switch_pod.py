@@ -14,20 +14,9 @@ import pytest
 
 from switch import pod as module
 from switch.gate import Answer
-from switch.plan import Gate, PlanError, Trap
-from switch.pod import (
-    DRAIN,
-    FORGET_SECONDS,
-    READY,
-    STATE,
-    Pod,
-    PodPlan,
-    answer,
-    gate,
-    listen,
-    listens,
-    pod_of,
-)
+from switch.plan import PlanError, Trap
+from switch.pod import FORGET_SECONDS, Pod, answer, gate, listen, listens, pod_of
+from switch.pod_plan import ALIVE, DRAIN, READY, STATE, PodPlan
 from tests.support.project import free_port
 from tests.unit.test_switch_machine import NEW, plan
 
@@ -42,8 +31,11 @@ def gated(pod: Pod) -> Pod:
     return pod
 
 
+TOLD = PodPlan(engine=PLAN.engine, gate=PLAN.gate, load=PLAN.seconds.load, at_a_time=4, context=1024)
+
+
 def made() -> Pod:
-    return gated(pod_of(PodPlan(plan=PLAN, at_a_time=4, context=1024)))
+    return gated(pod_of(TOLD))
 
 
 class Engine:
@@ -141,18 +133,59 @@ def test_where_no_proxy_has_asked_there_may_be_one_that_just_begins_to() -> None
     assert pod.drained(10 + FORGET_SECONDS)
 
 
-def test_what_is_beside_an_engine_is_read_as_it_was_written(tmp_path: Path) -> None:
-    written = PodPlan(
-        plan=replace(PLAN, gate=Gate(**{**vars(PLAN.gate), "traps": (Trap(words=("a",), hint="b"),)})),
-        at_a_time=4,
-        context=1024,
-    )
+def test_the_gate_is_told_what_the_switch_would_be(tmp_path: Path) -> None:
+    trap = Trap(words=("a",), hint="b")
+    written = replace(TOLD, gate=replace(TOLD.gate, traps=(trap,)))
     file = tmp_path / "pod.json"
     file.write_text(written.text)
     assert module.read(file) == written
+    plan = written.plan
+    assert (plan.engine, plan.gate, plan.seconds.load) == (PLAN.engine, written.gate, PLAN.seconds.load)
     file.write_text("{}")
     with pytest.raises(PlanError):
         module.read(file)
+
+
+def test_what_has_failed_is_not_alive_until_another_start_of_it_and_that_is_not_drained() -> None:
+    pod = made()
+    assert answer(pod, ALIVE)[0] == 200
+    pod.gated, pod.failed, pod.why = False, True, "it is too slow"
+    assert answer(pod, ALIVE) == (503, "it is too slow\n") == answer(pod, READY)
+    pod.drain(10)  # the cluster ends it as it ends any other
+    pod.started()
+    assert answer(pod, ALIVE)[0] == 200 and answer(pod, READY) == (503, "it does not listen\n")
+    pod.gated = True
+    assert answer(pod, READY)[0] == 200
+
+
+def test_an_engine_is_gated_again_after_each_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the plan of then, of an engine that is there, goes, comes back slow, and goes for good."""
+    pod, said = pod_of(TOLD), list[str]()
+    looks = iter([True, False, True, False])
+
+    class End(Exception):
+        pass
+
+    def listens(port: int) -> bool:
+        seen.append((pod.ready, pod.failed))
+        return next(looks)
+
+    plans, seen = (
+        iter([TOLD, replace(TOLD, gate=replace(TOLD.gate, tokens_per_second=33.0))]),
+        list[tuple[bool, bool]](),
+    )
+
+    def read() -> PodPlan:
+        if (plan := next(plans, None)) is None:
+            raise End
+        return plan
+
+    monkeypatch.setattr(module, "probe", lambda *_: GOOD)
+    monkeypatch.setattr(module, "listens", listens)
+    with pytest.raises(End):
+        module.watch(pod, read, said.append)
+    assert seen == [(True, False), (True, False), (False, True), (False, True)]
+    assert said[0].endswith("has passed its gate, 0.0 s") and "it is too slow" in said[1]
 
 
 @pytest.mark.parametrize("path", [STATE, f"{STATE}?proxy=a", f"{STATE}?proxy=a&running=x&draining=0"])

@@ -1,0 +1,60 @@
+"""What a blueprint is on a cluster, as plain data. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from components.engines import EngineSpec
+from components.kubernetes.objects import ClusterArgs, objects, render
+from components.kubernetes.pods import EngineOnCluster
+from components.labels import Labels
+from proxy.route import BESIDE
+from stacks.blueprint import Blueprint
+from stacks.settings import PROJECT
+from switch.pod_plan import PodPlan
+
+ANY_CODE = {"proxy": "code", "switch": "code"}
+"""In place of the digests of our own code, in a file that is to be read: it says nothing of them."""
+ANY_PACKAGES = ("all",)
+
+
+def pod_plan(plan: Blueprint, spec: EngineSpec) -> PodPlan:
+    """What the gate beside an engine is told: nothing of it changes in a flip."""
+    whole = replace(plan, specs=(spec,)).plan().leading_to(BESIDE)
+    return PodPlan(
+        engine=whole.engine,
+        gate=whole.gate,
+        load=whole.seconds.load,
+        at_a_time=spec.at_a_time,
+        context=spec.context,
+    )
+
+
+def cluster(
+    plan: Blueprint,
+    labels: Labels,
+    code: Mapping[str, str] = ANY_CODE,
+    packages: Sequence[str] = ANY_PACKAGES,
+) -> ClusterArgs:
+    """What the objects of a stack on a cluster are made from; `code` and `packages` as in `ClusterArgs`."""
+    settings = plan.settings
+    assert settings.kubernetes is not None, "only with target kubernetes"
+    gpus = settings.gpu.count if settings.gpu else 0
+    return ClusterArgs(
+        labels=labels,
+        settings=settings.kubernetes,
+        engines=tuple(
+            EngineOnCluster(spec=spec, plan=pod_plan(plan, spec), gpus=gpus) for spec in plan.specs
+        ),
+        routing=plan.routing,
+        gateway_config=plan.gateway_config,
+        port=settings.port,
+        reference=plan.reference,
+        pulls=settings.images == "public",
+        code=code,
+        packages=packages,
+    )
+
+
+def rendered(plan: Blueprint) -> str:
+    """The objects as YAML, for a reader."""
+    return render(objects(cluster(plan, Labels(project=PROJECT, stack=plan.settings.stack))))
