@@ -25,6 +25,7 @@ from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
 from components.gate import GATE_MAX_TOKENS, GATE_TIMEOUT, gate_prompt
+from components.kubernetes.flip import Flip
 from components.plan import REQUEST_SECONDS, times
 from monitor import render as monitor_render
 from monitor.watched import Watched
@@ -59,9 +60,19 @@ class Blueprint:
         tools = self.settings.model.tools
         return [
             f"engine: {self.settings.engine}",
-            *self.cutover.lines,
+            *(self.flip.lines if self.flip else self.cutover.lines),
             *([f"{facts.TOOLS}{tools.words}"] if tools else []),
         ]
+
+    @property
+    def flip(self) -> Flip | None:
+        """What a flip takes on a cluster; None on one host."""
+        settings = self.settings
+        if settings.kubernetes is None:
+            return None
+        return Flip(
+            settings=settings.kubernetes, cutover=self.cutover, load=settings.load, bounds=settings.bounds
+        )
 
     @property
     def active(self) -> EngineSpec:
