@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from components.engines import EngineSpec
-from components.kubernetes.objects import ClusterArgs, objects, render
+from components.kubernetes.looked import FlipPlan
+from components.kubernetes.objects import ENGINES, LIVE, ClusterArgs, deployments, name, objects, render
 from components.kubernetes.pods import EngineOnCluster
 from components.labels import Labels
 from proxy.route import BESIDE
@@ -52,6 +53,24 @@ def cluster(
         pulls=settings.images == "public",
         code=code,
         packages=packages,
+    )
+
+
+def flip_plan(plan: Blueprint, args: ClusterArgs) -> FlipPlan:
+    """What the step is told that brings the pods to the engine that is to serve."""
+    active, labels = plan.active, args.labels
+    return FlipPlan(
+        project=labels.project,
+        stack=labels.stack,
+        namespace=args.settings.namespace,
+        context=args.settings.context,
+        to=deployments(objects(args))[active.name],
+        engine=active.name,
+        service=name(labels, ENGINES),
+        live=name(labels, LIVE),
+        hosts=args.settings.hosts,
+        at_once=args.settings.at_once,
+        load=plan.settings.bounds.load,
     )
 
 

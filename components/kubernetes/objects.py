@@ -14,6 +14,7 @@ import yaml
 
 from components import engines, pins, proxy, tensorzero
 from components.kubernetes import pods
+from components.kubernetes.looked import PARALLEL
 from components.kubernetes.pods import EngineOnCluster, Object, PodArgs
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels, label
@@ -22,6 +23,8 @@ from switch import pod_plan
 
 PROXIES = 2
 DNS = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+LIVE, ENGINES = "live", "engines"
+"""The ConfigMap that says what serves, and the Service by whose name pods are found."""
 KEYS_FILE = "keys.json"
 """Of the Secret with the keys' digests, as the proxies read it."""
 
@@ -62,7 +65,7 @@ def objects(args: ClusterArgs) -> list[Object]:
         code={package: name(labels, f"{package}-{code}") for package, code in args.code.items()},
     )
     made = _Maker(args)
-    routing, live, keys = (name(labels, thing) for thing in ("routing", "live", "keys"))
+    routing, live, keys = (name(labels, thing) for thing in ("routing", LIVE, "keys"))
     result = [
         made.config_map(routing, {ROUTING_FILE: args.routing}),
         made.config_map(live, {FLEET_FILE: wanted(args)}),
@@ -95,7 +98,7 @@ def objects(args: ClusterArgs) -> list[Object]:
 def wanted(args: ClusterArgs, *, flip: bool = False) -> str:
     """What the proxies are told of the pods, as `proxy.finding.parse_wanted` reads it."""
     said = {
-        "service": name(args.labels, "engines"),
+        "service": name(args.labels, ENGINES),
         "preferred": args.engines[0].spec.name,
         "flip": flip,
     }
@@ -151,7 +154,7 @@ class _Maker:
         """By its name the proxies find the pods, also those that are not ready: each says how it is."""
         return self.make(
             "Service",
-            name(self.args.labels, "engines"),
+            name(self.args.labels, ENGINES),
             "engine",
             spec={
                 "clusterIP": "None",
@@ -181,21 +184,21 @@ class _Maker:
         pod = pods.engine(of_pods, it, told)
         called = name(labels, f"{it.spec.name}-{_content(pod, its)}")
         its |= {label("deployment"): called}
+        made = self.make("Deployment", called, "engine")
+        made["metadata"]["annotations"] = {PARALLEL: str(it.spec.parallel)}
         template = {"metadata": {"labels": its}, "spec": pod}
         return [
             self.config_map(told, {"pod.json": it.plan.text}),
-            self.make(
-                "Deployment",
-                called,
-                "engine",
-                spec={
+            {
+                **made,
+                "spec": {
                     "replicas": 0,  # how many there are is live
                     "revisionHistoryLimit": 0,
                     "strategy": {"type": "Recreate"},  # its template never changes
                     "selector": {"matchLabels": its},
                     "template": template,
                 },
-            ),
+            },
         ]
 
     def proxies(self, pod: Object) -> Object:

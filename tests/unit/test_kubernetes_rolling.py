@@ -1,8 +1,7 @@
 """A change of the engine across pods, on a cluster that is played: it ends where it should, from anywhere."""
 
 import random
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
@@ -12,12 +11,12 @@ from components.kubernetes.rolling import (
     DeploymentSeen,
     PodSeen,
     Scale,
-    Seen,
     failed,
     reached,
     steps,
 )
 from components.kubernetes.settings import KubernetesSettings
+from tests.support.played_cluster import Played
 
 OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
 LOAD = 100.0
@@ -103,71 +102,6 @@ def test_a_new_pod_that_will_not_serve_is_known_with_why(pod: PodSeen, why: str)
 def test_an_engine_that_has_served_before_may_be_started_again() -> None:
     seen = {NEW: DeploymentSeen(replicas=1, pods=(PodSeen(name="n", restarts=1),))}
     assert failed(seen, NEW, LOAD, proven=True) is None
-
-
-@dataclass
-class Played:
-    """A cluster with a GPU on each of its nodes. Pods end and start in their own time, by `chance`."""
-
-    chance: random.Random
-    hosts: int
-    good: frozenset[str]
-    """The Deployments whose engines pass their gate."""
-    replicas: dict[str, int] = field(default_factory=Counter)
-    pods: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Deployment and state by the pod's name: waits, starts, ready, failed or ends."""
-    made: int = 0
-
-    def scale(self, each: Scale) -> None:
-        self.replicas[each.deployment] = each.replicas
-
-    def of(self, name: str) -> dict[str, str]:
-        return {pod: state for pod, (of, state) in self.pods.items() if of == name}
-
-    def turn(self) -> None:
-        """Something happens, as the cluster's own controllers and nodes do it."""
-        for name, count in self.replicas.items():
-            there = {pod: state for pod, state in self.of(name).items() if state != "ends"}
-            order = sorted(there, key=lambda pod: (there[pod] == "ready", pod))
-            for pod in order[: max(0, len(there) - count)]:
-                self.pods[pod] = (name, "ends")
-                if there[pod] == "waits":
-                    del self.pods[pod]
-            for _ in range(count - len(there)):
-                self.made += 1
-                self.pods[f"{name}-{self.made}"] = (name, "waits")
-        for pod, (name, state) in list(self.pods.items()):
-            used = sum(other != "waits" for _, other in self.pods.values())
-            if self.chance.random() < 0.5:
-                continue
-            if state == "waits" and used < self.hosts:
-                self.pods[pod] = (name, "starts")
-            elif state == "starts":
-                self.pods[pod] = (name, "ready" if name in self.good else "failed")
-            elif state == "ends":
-                del self.pods[pod]
-
-    def seen(self) -> Seen:
-        return {
-            name: DeploymentSeen(
-                replicas=count,
-                pods=tuple(
-                    PodSeen(
-                        name=pod,
-                        ready=state == "ready",
-                        ends=state == "ends",
-                        waits=0 if state == "waits" else None,
-                        restarts=int(state == "failed"),
-                    )
-                    for pod, state in self.of(name).items()
-                ),
-            )
-            for name, count in self.replicas.items()
-        }
-
-    @property
-    def serve(self) -> int:
-        return sum(state == "ready" for _, state in self.pods.values())
 
 
 def to_the_end(

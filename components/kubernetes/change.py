@@ -1,0 +1,310 @@
+"""`python -m components.kubernetes.change`: what the step of `pulumi up` does that changes which engine
+serves on a cluster. It reads a `FlipPlan` and prints how it goes.
+
+It is the cluster's own state that says how far a change is, and this process remembers nothing: where it is
+killed, all pods go on as they are, and the next one goes on from there, to either engine. A lease keeps two
+from doing so at once.
+"""
+
+import base64
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from advise.busiest import busiest_minute
+from advise.load import HOUR, Request
+from advise.log import requests
+from components.kubernetes.flip import INSIST, refused
+from components.kubernetes.looked import (
+    FlipPlan,
+    Lease,
+    Live,
+    lease_object,
+    lease_of,
+    live_of,
+    places_of,
+    read_plan,
+    seen_of,
+)
+from components.kubernetes.rolling import Seen, failed, reached, steps
+from components.kubernetes.settings import KubernetesSettings
+from components.labels import label
+
+LOOK_SECONDS = 1.0
+RENEW_SECONDS, LEASE_SECONDS = 5.0, 20
+PATIENCE_SECONDS = 120
+"""So long a cluster may give no answer in the middle of a change."""
+TAIL = 15
+"""Lines that are shown of what a pod wrote last."""
+
+
+class ClusterError(Exception):
+    """The cluster did not do what it was asked for. The text is the person's who types `pulumi up`."""
+
+
+class Missing(ClusterError):
+    """There is no such object."""
+
+
+class Taken(ClusterError):
+    """Another update changes the stack."""
+
+
+Run = Callable[[Sequence[str], str], str]
+"""Runs `kubectl` with these words and this on stdin, and gives what it prints. Raises ClusterError."""
+
+
+def kubectl(plan: FlipPlan) -> Run:
+    """The person's own, by the context and namespace of the plan."""
+    which = ["--namespace", plan.namespace, *(["--context", plan.context] if plan.context else [])]
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        try:
+            done = subprocess.run(
+                ["kubectl", *which, "--request-timeout", "20s", *words],
+                input=stdin,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise ClusterError(
+                "there is no `kubectl`, by which this program reaches the cluster. Install it, and type the "
+                "same again."
+            ) from None
+        if done.returncode:
+            said = done.stderr.strip()
+            raise (Missing if "(NotFound)" in said else ClusterError)(said or f"kubectl {words[0]} failed")
+        return done.stdout
+
+    return run
+
+
+@dataclass
+class Change:
+    """One change, from the first look to the last. `clock` is in seconds since the epoch."""
+
+    plan: FlipPlan
+    run: Run
+    insist: bool = False
+    """Whether it begins whatever comes meanwhile."""
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    say: Callable[[str], None] = lambda line: print(line, flush=True)
+
+    def __post_init__(self) -> None:
+        self.holder = secrets.token_hex(6)
+        self._lease = Lease("", 0, "")
+        self._said = ""
+        self.settings = KubernetesSettings(
+            hosts=self.plan.hosts,
+            at_once=self.plan.at_once,
+            context=self.plan.context,
+            namespace=self.plan.namespace,
+        )
+
+    def flip(self) -> int:
+        """Brings the stack to the plan, or back. The exit status."""
+        self.take()
+        plan, live, seen = self.plan, self.live(), self.seen()
+        if plan.to not in seen:
+            raise ClusterError(f"there is no Deployment {plan.to}. Nothing was changed.")
+        proven = live.active == plan.to
+        if reached(seen, plan.to, plan.hosts) and live == live.ended(plan.to, plan.engine):
+            self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
+            return 0
+        if live.active and not proven and not live.to and not self.insist and (why := self.too_busy(live)):
+            raise ClusterError(why)
+        others = any(each.replicas for name, each in seen.items() if name != plan.to)
+        self.tell(live.begun(plan.to, flip=others))
+        lost = self.roll(plan.to, proven=proven)
+        if lost is None:
+            self.tell(live.ended(plan.to, plan.engine))
+            self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
+            return 0
+        return self.back(live, *lost)
+
+    def too_busy(self, live: Live) -> str:
+        """Why the change must not begin now; empty: it may."""
+        places, now = places_of(self.get("deployments", "--selector", self.mine)["items"]), self.clock()
+        if live.active not in places:
+            return ""  # nothing serves
+        found = list[Request]()
+        for pod in self.get("pods", "--selector", self.proxies)["items"]:
+            name = pod["metadata"]["name"]
+            ask = f"python3 -m proxy.traffic {now - HOUR!r} | base64 -w 0"
+            try:
+                said = self.run(["exec", name, "--container", "proxy", "--", "sh", "-c", ask], "")
+                found += requests(base64.b64decode(said))[0]
+            except (ClusterError, OSError, ValueError) as error:
+                raise ClusterError(
+                    f"the log of {name} can't be read, so nobody knows whether the change fits: {error}. "
+                    f"Nothing was changed. To change all the same: {INSIST}=1 pulumi up"
+                ) from None
+        busiest = busiest_minute(found, now - HOUR, now)
+        return refused(busiest, self.settings, places[live.active], places[self.plan.to])
+
+    def back(self, live: Live, pod: str, why: str) -> int:
+        """Brings back what served, since a new pod won't serve. The exit status."""
+        plan = self.plan
+        said = [f"{plan.engine} does not serve: {pod}: {why}.", *self.last_words(pod)]
+        for line in said:
+            self.say(line)
+        if not live.active or live.active == plan.to or live.active not in self.seen():
+            self.say(
+                "There is nothing that served before. What there is stays as it is, so that you can look at "
+                "it. Then type: pulumi up"
+            )
+            return 1
+        self.say(f"What served before comes back on every host: {live.active}")
+        if (lost := self.roll(live.active, proven=True)) is not None:
+            self.say(
+                f"It does not come back on every host: {lost[0]}: {lost[1]}. `pulumi up` tries it again."
+            )
+            return 1
+        self.tell(live.begun("", flip=False))
+        self.say(
+            f"{live.preferred} serves from {plan.hosts} hosts, as before. Nothing was lost. `pulumi up` "
+            "tries the change again; with the settings of before it changes nothing."
+        )
+        return 1
+
+    def roll(self, to: str, *, proven: bool) -> tuple[str, str] | None:
+        """Goes on until `to` has all pods; else the pod of it that won't serve, and why."""
+        silent: float | None = None
+        while True:
+            try:
+                seen = self.seen()
+                self.renew()
+                if reached(seen, to, self.plan.hosts):
+                    return None
+                if (lost := failed(seen, to, self.plan.load, proven=proven)) is not None:
+                    return lost
+                for each in steps(seen, to, self.settings, proven=proven):
+                    self.run(["scale", f"deployment/{each.deployment}", f"--replicas={each.replicas}"], "")
+                silent = None
+                self._progress(seen, to)
+            except Taken:
+                raise
+            except ClusterError as error:
+                silent = self.clock() if silent is None else silent
+                if self.clock() - silent > PATIENCE_SECONDS:
+                    raise ClusterError(
+                        f"the cluster gave no answer for {PATIENCE_SECONDS} s: {error}. All pods go on as "
+                        "they are. Once it answers, type: pulumi up"
+                    ) from None
+            self.sleep(LOOK_SECONDS)
+
+    def _progress(self, seen: Seen, to: str) -> None:
+        serve = sum(each.serving for each in seen.values())
+        said = f"{seen[to].serving} of {self.plan.hosts} hosts have {to}; {serve} serve"
+        if said != self._said:
+            self._said = said
+            self.say(said)
+
+    # what the cluster says and is told
+
+    def get(self, *words: str) -> Any:
+        return json.loads(self.run(["get", *words, "--output", "json"], ""))
+
+    @property
+    def proxies(self) -> str:
+        return f"{self.mine},{label('role')}=proxy"
+
+    @property
+    def mine(self) -> str:
+        return f"{label('project')}={self.plan.project},{label('stack')}={self.plan.stack}"
+
+    def seen(self) -> Seen:
+        return seen_of(self.get("deployments,pods", "--selector", self.mine)["items"], self.clock())
+
+    def live(self) -> Live:
+        return live_of(self.get("configmap", self.plan.live))
+
+    def tell(self, live: Live) -> None:
+        """The proxies, at once: a node looks at once for what its pods are told where a pod itself changes,
+        and else every minute."""
+        patch = json.dumps(live.patch(self.plan.service))
+        self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
+        told = f"{label('told')}={self.clock():.0f}"
+        self.run(["annotate", "pods", "--selector", self.proxies, told, "--overwrite"], "")
+
+    def last_words(self, pod: str) -> list[str]:
+        """What gate and engine of a pod wrote last."""
+        found = []
+        for container in ("gate", "engine"):
+            try:
+                said = self.run(["logs", pod, "--container", container, f"--tail={TAIL}"], "")
+            except ClusterError as error:
+                said = f"(its log can't be read: {error})"
+            found += [f"  {container}: {line}" for line in said.splitlines()]
+        return found
+
+    # one at a time
+
+    @property
+    def _lease_name(self) -> str:
+        return f"{self.plan.stack}-flip"
+
+    def take(self) -> None:
+        """Waits for a change that nobody follows any more, and raises Taken where somebody does."""
+        first = None
+        while True:
+            try:
+                lease = lease_of(self.get("lease", self._lease_name))
+            except Missing:
+                lease = Lease("", 0, "")
+            if lease.until <= self.clock():
+                self._lease = lease
+                return self._hold()
+            if first is not None and lease.until != first:
+                raise Taken(
+                    f"another `pulumi up` changes the stack {self.plan.stack}, and this one has changed "
+                    "nothing. Once that has ended, type: pulumi up"
+                )
+            if first is None:
+                first = lease.until
+                self.say(
+                    "A change of this stack was under way a moment ago. Whether anybody still follows it "
+                    "shows soon."
+                )
+            self.sleep(LOOK_SECONDS)
+
+    def renew(self) -> None:
+        """Keeps the lease. Raises Taken where another one has it."""
+        if self._lease.until - self.clock() < LEASE_SECONDS - RENEW_SECONDS:
+            self._hold()
+
+    def _hold(self) -> None:
+        version = self._lease.version
+        wanted = lease_object(self._lease_name, self.plan, self.holder, self.clock(), LEASE_SECONDS, version)
+        verb = "replace" if version else "create"
+        try:
+            said = self.run([verb, "--filename", "-", "--output", "json"], json.dumps(wanted))
+        except ClusterError as error:
+            if "(Conflict)" in str(error) or "(AlreadyExists)" in str(error):
+                raise Taken(
+                    f"another `pulumi up` has begun to change the stack {self.plan.stack}, and this one "
+                    "leaves it to that. Once that has ended, type: pulumi up"
+                ) from None
+            raise
+        self._lease = lease_of(json.loads(said))
+
+
+def main(text: str) -> int:
+    try:
+        plan = read_plan(text)
+        return Change(plan, kubectl(plan), insist=bool(os.environ.get(INSIST))).flip()
+    except (ClusterError, ValueError, KeyError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.stdin.read()))
