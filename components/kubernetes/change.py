@@ -10,10 +10,9 @@ import base64
 import json
 import os
 import secrets
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from advise.busiest import busiest_minute
 from advise.load import HOUR, Request
 from advise.log import requests
 from components.kubernetes.flip import INSIST, refused
+from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl
 from components.kubernetes.looked import (
     FlipPlan,
     Lease,
@@ -44,46 +44,8 @@ TAIL = 15
 """Lines that are shown of what a pod wrote last."""
 
 
-class ClusterError(Exception):
-    """The cluster did not do what it was asked for. The text is the person's who types `pulumi up`."""
-
-
-class Missing(ClusterError):
-    """There is no such object."""
-
-
 class Taken(ClusterError):
     """Another update changes the stack."""
-
-
-Run = Callable[[Sequence[str], str], str]
-"""Runs `kubectl` with these words and this on stdin, and gives what it prints. Raises ClusterError."""
-
-
-def kubectl(plan: FlipPlan) -> Run:
-    """The person's own, by the context and namespace of the plan."""
-    which = ["--namespace", plan.namespace, *(["--context", plan.context] if plan.context else [])]
-
-    def run(words: Sequence[str], stdin: str) -> str:
-        try:
-            done = subprocess.run(
-                ["kubectl", *which, "--request-timeout", "20s", *words],
-                input=stdin,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except FileNotFoundError:
-            raise ClusterError(
-                "there is no `kubectl`, by which this program reaches the cluster. Install it, and type the "
-                "same again."
-            ) from None
-        if done.returncode:
-            said = done.stderr.strip()
-            raise (Missing if "(NotFound)" in said else ClusterError)(said or f"kubectl {words[0]} failed")
-        return done.stdout
-
-    return run
 
 
 @dataclass
@@ -300,7 +262,7 @@ class Change:
 def main(text: str) -> int:
     try:
         plan = read_plan(text)
-        return Change(plan, kubectl(plan), insist=bool(os.environ.get(INSIST))).flip()
+        return Change(plan, kubectl(plan.namespace, plan.context), insist=bool(os.environ.get(INSIST))).flip()
     except (ClusterError, ValueError, KeyError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.kubernetes.change import ClusterError, Missing
+from components.kubernetes.kubectl import ClusterError, Missing
 from components.kubernetes.looked import PARALLEL
 from components.kubernetes.rolling import DeploymentSeen, PodSeen, Scale, Seen
 from components.labels import label

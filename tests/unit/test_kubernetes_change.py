@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from components.kubernetes.change import LEASE_SECONDS, PATIENCE_SECONDS, Change, ClusterError, Taken
+from components.kubernetes.change import LEASE_SECONDS, PATIENCE_SECONDS, Change, Taken
 from components.kubernetes.flip import INSIST
+from components.kubernetes.kubectl import ClusterError
 from components.kubernetes.looked import ACTIVE, TO, FlipPlan, Live, live_of, read_plan, seen_of
 from components.labels import Labels, label
 from proxy.finding import Wanted, parse_wanted
