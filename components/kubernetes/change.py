@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,19 @@ TAIL = 15
 
 class Taken(ClusterError):
     """Another update changes the stack."""
+
+
+def selector(project: str, stack: str, role: str = "") -> str:
+    """What of the cluster is the stack's, and of these what has a role."""
+    labels = {"project": project, "stack": stack, **({"role": role} if role else {})}
+    return ",".join(f"{label(key)}={value}" for key, value in labels.items())
+
+
+def look(run: Run, pods: str, now: float) -> None:
+    """Has these pods see at once what they are told: their nodes look every minute, and where a pod
+    changes."""
+    told = f"{label('told')}={now:.0f}"
+    run(["annotate", "pods", "--selector", pods, told, "--overwrite"], "")
 
 
 @dataclass
@@ -177,11 +190,11 @@ class Change:
 
     @property
     def proxies(self) -> str:
-        return f"{self.mine},{label('role')}=proxy"
+        return selector(self.plan.project, self.plan.stack, "proxy")
 
     @property
     def mine(self) -> str:
-        return f"{label('project')}={self.plan.project},{label('stack')}={self.plan.stack}"
+        return selector(self.plan.project, self.plan.stack)
 
     def seen(self) -> Seen:
         return seen_of(self.get("deployments,pods", "--selector", self.mine)["items"], self.clock())
@@ -190,12 +203,10 @@ class Change:
         return live_of(self.get("configmap", self.plan.live))
 
     def tell(self, live: Live) -> None:
-        """The proxies, at once: a node looks at once for what its pods are told where a pod itself changes,
-        and else every minute."""
+        """The proxies."""
         patch = json.dumps(live.patch(self.plan.service))
         self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
-        told = f"{label('told')}={self.clock():.0f}"
-        self.run(["annotate", "pods", "--selector", self.proxies, told, "--overwrite"], "")
+        look(self.run, self.proxies, self.clock())
 
     def last_words(self, pod: str) -> list[str]:
         """What gate and engine of a pod wrote last."""
@@ -259,14 +270,23 @@ class Change:
         self._lease = lease_of(json.loads(said))
 
 
-def main(text: str) -> int:
+def main(words: Sequence[str], environment: Mapping[str, str], text: str) -> int:
+    """With the word `look`, the proxies of PROJECT and STACK, in NAMESPACE and CONTEXT, see what they are
+    told. Without it the plan in `text` is carried out. The exit status."""
     try:
+        if words == ["look"]:
+            run = kubectl(environment["NAMESPACE"], environment["CONTEXT"])
+            look(run, selector(environment["PROJECT"], environment["STACK"], "proxy"), time.time())
+            print("The proxies look at what they are told.")
+            return 0
         plan = read_plan(text)
-        return Change(plan, kubectl(plan.namespace, plan.context), insist=bool(os.environ.get(INSIST))).flip()
+        return Change(
+            plan, kubectl(plan.namespace, plan.context), insist=bool(environment.get(INSIST))
+        ).flip()
     except (ClusterError, ValueError, KeyError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.stdin.read()))
+    sys.exit(main(sys.argv[1:], os.environ, sys.stdin.read()))

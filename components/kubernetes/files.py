@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,11 @@ class Files:
                 made.append(name)
         return made
 
+    def remove(self) -> None:
+        """Takes all of them away, also those of older code: the stack is gone."""
+        selector = ",".join(f"{key}={value}" for key, value in self.labels.of("code").items())
+        self.run(["delete", "configmaps", "--selector", selector], "")
+
     def there(self, thing: str) -> bool:
         try:
             self.run(["get", "configmap", self.name(thing), "--output", "name"], "")
@@ -148,13 +153,16 @@ class Files:
         self.run(["create", "--filename", "-"], json.dumps(made))
 
 
-def main(environment: Mapping[str, str]) -> int:
-    """Whose files they are is in PROJECT, STACK, NAMESPACE and CONTEXT."""
+def main(environment: Mapping[str, str], words: Sequence[str] = ()) -> int:
+    """Whose files they are is in PROJECT, STACK, NAMESPACE and CONTEXT. With the word `remove` they go."""
     labels = Labels(project=environment["PROJECT"], stack=environment["STACK"])
     namespace, wanted = environment["NAMESPACE"], names()
     files = Files(labels, namespace, kubectl(namespace, environment["CONTEXT"]))
     lock = wanted.packages[0].partition("-")[0]
     try:
+        if words == ["remove"]:
+            files.remove()
+            return 0
         made = files.bring(wanted, ROOT / ".changeover" / "wheels" / f"{lock}-amd64")
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -164,4 +172,4 @@ def main(environment: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.environ))
+    sys.exit(main(os.environ, sys.argv[1:]))

@@ -1,0 +1,172 @@
+"""The stack on a cluster as Pulumi's resources: its objects, and the steps that bring its files there and
+change which engine serves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from pulumi_command import local
+
+from components import facts, pins
+from components.containers import PULL
+from components.facts import Variable
+from components.kubernetes.looked import FlipPlan
+from components.kubernetes.objects import KEYS_FILE, LIVE, name
+from components.kubernetes.pods import Object
+from components.labels import Labels, label
+
+FLIP = "exec .venv/bin/python -m components.kubernetes.change"
+LOOK = "exec .venv/bin/python -m components.kubernetes.change look"
+FILES = "exec .venv/bin/python -m components.kubernetes.files"
+REMOVE = "exec .venv/bin/python -m components.kubernetes.files remove"
+"""What the steps do, in the project's folder. `exec`: a killed step is then a killed program."""
+
+SKIP_AWAIT = "pulumi.com/skipAwait"
+
+
+class Thing(pulumi.CustomResource):
+    """An object of the cluster from plain data, as it was rendered for review.
+
+    The plugin's own Python package would say nothing more: it has a class for each kind, and 40 MB.
+    """
+
+    def __init__(self, called: str, made: Object, opts: pulumi.ResourceOptions) -> None:
+        group, _, version = made["apiVersion"].rpartition("/")
+        super().__init__(f"kubernetes:{group or 'core'}/{version}:{made['kind']}", called, dict(made), opts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterStackArgs:
+    """`objects` are those of `components.kubernetes.objects`. `keys` is the document of
+    `components.api_keys`, as a secret, and `tenants` who has one."""
+
+    labels: Labels
+    namespace: str
+    context: str
+    objects: Sequence[Object]
+    flip: FlipPlan
+    routing: str
+    keys: pulumi.Input[str]
+    tenants: tuple[str, ...]
+    port: int
+
+
+class ClusterStack(pulumi.ComponentResource):
+    """Weights and engines first, then the change of which engine serves, then what follows from it."""
+
+    url: pulumi.Output[str]
+
+    def __init__(
+        self, called: str, args: ClusterStackArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("changeover:index:ClusterStack", called, None, opts)
+        self._args = args
+        self._provider = pulumi.ProviderResource(
+            "kubernetes",
+            "cluster",
+            {"context": args.context or None, "namespace": args.namespace},
+            pulumi.ResourceOptions(parent=self, version=pins.KUBERNETES_PLUGIN),
+        )
+        told: dict[Variable, pulumi.Input[str]] = {
+            "PROJECT": args.labels.project,
+            "STACK": args.labels.stack,
+            "NAMESPACE": args.namespace,
+            "CONTEXT": args.context,
+        }
+        files = self._step("files", FILES, told, delete=REMOVE)
+        before = [self._object(each, depends_on=[files]) for each in args.objects if not follows(each)]
+        flip = self._step(
+            "flip",
+            FLIP,
+            {
+                **told,
+                "ENGINE": args.flip.engine,
+                "HOSTS": str(args.flip.hosts),
+                "AT_ONCE": str(args.flip.at_once),
+                "ROUTING": args.routing,  # a flip shows one line of it
+            },
+            stdin=args.flip.text,
+            depends_on=before,
+            hide_diffs=["stdin"],  # the environment shows what changes in it
+        )
+        keys = self._keys()
+        after = [self._object(each, depends_on=[flip, keys]) for each in args.objects if follows(each)]
+        looked = self._step(
+            "keys-step",
+            LOOK,
+            {**told, "TENANTS": facts.tenants(args.tenants)},
+            stdin=pulumi.Output.secret(args.keys),
+            depends_on=[keys, *after],
+        )
+        endpoint = f"{name(args.labels, 'endpoint')}.{args.namespace}.svc"
+        self.url = looked.id.apply(lambda _: f"http://{endpoint}:{args.port}/v1")
+        self.register_outputs({"url": self.url})
+
+    def _object(self, made: Object, depends_on: Sequence[pulumi.Resource]) -> Thing:
+        kind, thing = made["kind"], made["metadata"]["name"].removeprefix(f"{self._args.labels.stack}-")
+        more: dict[str, Any] = {}
+        if is_engine(made):
+            annotations = {**made["metadata"]["annotations"], SKIP_AWAIT: "true"}
+            made = {**made, "metadata": {**made["metadata"], "annotations": annotations}}
+            more["ignore_changes"] = ["spec.replicas"]  # how many pods it has is the flip's, not Pulumi's
+        elif (kind, thing) == ("ConfigMap", LIVE):
+            more["ignore_changes"] = ["data", "metadata.annotations"]  # what serves is the flip's
+        elif kind == "DaemonSet":
+            # until images and weights are on every node, which Pulumi waits ten minutes for by itself
+            more["custom_timeouts"] = pulumi.CustomTimeouts(create=PULL, update=PULL)
+        return Thing(f"{kind.lower()}-{thing}", made, self._options(depends_on=list(depends_on), **more))
+
+    def _keys(self) -> Thing:
+        args = self._args
+        made: Object = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": name(args.labels, "keys"),
+                "namespace": args.namespace,
+                "labels": args.labels.of("keys"),
+            },
+            "stringData": {KEYS_FILE: pulumi.Output.secret(args.keys)},
+        }
+        return Thing("secret-keys", made, self._options())
+
+    def _options(self, **more: Any) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(
+            parent=self, provider=self._provider, version=pins.KUBERNETES_PLUGIN, **more
+        )
+
+    def _step(
+        self,
+        called: str,
+        command: str,
+        told: dict[Variable, pulumi.Input[str]],
+        *,
+        delete: str | None = None,
+        stdin: pulumi.Input[str] | None = None,
+        **options: Any,
+    ) -> local.Command:
+        return local.Command(
+            called,
+            create=command,
+            update=command,
+            delete=delete,
+            interpreter=["/bin/sh", "-c"],
+            stdin=stdin,
+            environment=facts.environment(told),
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(parent=self, **options),
+        )
+
+
+def is_engine(made: Object) -> bool:
+    """Whether it is an engine's Deployment."""
+    return bool(made["kind"] == "Deployment" and made["metadata"]["labels"][label("role")] == "engine")
+
+
+def follows(made: Object) -> bool:
+    """Whether it is changed only once the engine serves: what the proxies route by, and they themselves."""
+    role, kind = made["metadata"]["labels"][label("role")], made["kind"]
+    if kind == "ConfigMap":
+        return bool(made["metadata"]["name"].endswith("-routing"))
+    return bool(role == "proxy" and kind in ("Deployment", "Service"))
