@@ -28,6 +28,8 @@ ASKS_A_SECOND = 200
 """Of all pods together, at most."""
 SILENT_SECONDS = 1.0
 """A pod that says nothing for so long is asked nothing more."""
+LOST_SECONDS = 10.0
+"""One that says nothing for so long, or whose node does, answers nothing that it was asked any more."""
 LOOK_SECONDS = 1.0
 """Between two looks who there is."""
 
@@ -86,12 +88,20 @@ async def resolve(service: str) -> set[str]:
 
 
 class Finder:
-    """Tells `admission` of the pods. `name` is this proxy's own, which no other has."""
+    """Tells `admission` of the pods, and calls `lose` with the address of one of which nothing is heard any
+    more. `name` is this proxy's own, which no other has."""
 
     def __init__(
-        self, admission: Admission, name: str, *, port: int = PORT, resolve: Resolve = resolve
+        self,
+        admission: Admission,
+        name: str,
+        lose: Callable[[str], None],
+        *,
+        port: int = PORT,
+        resolve: Resolve = resolve,
     ) -> None:
-        self._admission, self._name, self._port, self._resolve = admission, name, port, resolve
+        self._admission, self._name, self._lose = admission, name, lose
+        self._port, self._resolve = port, resolve
         self._client = ClientSession(timeout=ClientTimeout(total=SILENT_SECONDS))
         self._wanted: Wanted | None = None
         self._states: dict[str, State] = {}
@@ -120,18 +130,21 @@ class Finder:
 
     async def _follow(self, host: str) -> None:
         """Asks one pod how it is until it neither says anything nor is among those that there are."""
-        loop, heard = asyncio.get_running_loop(), 0.0
+        loop, heard, lost = asyncio.get_running_loop(), 0.0, True
         try:
             while True:
                 try:
                     state = parse_state(await self._ask(host), host)
                 except (ClientError, OSError, ValueError, KeyError, TypeError):  # a time-out among them
                     if loop.time() - heard >= SILENT_SECONDS:
-                        if host not in self._there:
-                            return
                         self._set(host, None)
+                        if not lost and loop.time() - heard >= LOST_SECONDS:
+                            lost = True
+                            self._lose(host)
+                        if lost and host not in self._there:
+                            return
                 else:
-                    heard = loop.time()
+                    heard, lost = loop.time(), False
                     self._set(host, state)
                 await asyncio.sleep(max(ASK_SECONDS, len(self._following) / ASKS_A_SECOND))
         finally:

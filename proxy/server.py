@@ -64,7 +64,7 @@ class Proxy:
         self, live: Path, log: Path | None, *, inner_port: int = inner.PORT, on_cluster: bool = False
     ) -> None:
         self.keys, self.admission = Keys(), Admission(Pods() if on_cluster else None)
-        self.finder = Finder(self.admission, socket.gethostname()) if on_cluster else None
+        self.finder = Finder(self.admission, socket.gethostname(), self._lose) if on_cluster else None
         takers = {"keys.json": self._take_keys}
         if self.finder is not None:
             takers |= {ROUTING_FILE: self._take_routing, FLEET_FILE: self.finder.take}
@@ -77,8 +77,10 @@ class Proxy:
         self._bodies = Bodies()
         self._client = http.session()
         self.exchanges = Exchanges(self._client, self.admission, inner_port)
-        self._at_engines: dict[asyncio.Timeout, Route] = {}
-        """The time-out of each request that is at an engine, and the route by which it is there."""
+        self._at_engines: dict[asyncio.Timeout, tuple[Route, Record]] = {}
+        """Of each request that is at an engine: its time-out, the route it is there by, and its record."""
+        self._lost: set[asyncio.Timeout] = set()
+        """Those of requests whose pod is lost."""
 
     def _take_route(self, raw: bytes) -> None:
         route = parse(raw)
@@ -88,11 +90,19 @@ class Proxy:
         if not route.given_up:
             return
         # nothing comes of these any more: one without a byte is asked again, once there is an engine
-        for limit, its in self._at_engines.items():
+        for limit, (its, _) in self._at_engines.items():
             lost = its.engine and its.engine.name in route.given_up
             if lost and its.number < route.number and not limit.expired():
                 limit.reschedule(_now())
         self.exchanges.give_up(route.given_up)
+
+    def _lose(self, host: str) -> None:
+        """Nothing is heard of a pod any more. What had no byte from it is asked elsewhere; a stream that has
+        begun may go on, where only who speaks for the pod is gone."""
+        for limit, (its, record) in self._at_engines.items():
+            if its.engine and its.engine.host == host and record.first is None and not limit.expired():
+                self._lost.add(limit)
+                limit.reschedule(_now())
 
     def _take_routing(self, raw: bytes) -> None:
         self.admission.change(parse_routing(raw))
@@ -241,7 +251,7 @@ class Proxy:
             exchange = await self.exchanges.ask(route, ask.reading.stream)
         try:
             async with asyncio.timeout(route.limits.answer_seconds) as limit:
-                self._at_engines[limit] = route
+                self._at_engines[limit] = route, record
                 answer, chunk = await engine.ask(
                     self._client,
                     to,
@@ -260,11 +270,12 @@ class Proxy:
         except TimeoutError:
             if record.status:
                 raise BrokenOff from None
-            if to.name in self.admission.route.given_up:
+            if to.name in self.admission.route.given_up or limit in self._lost:
                 raise EngineGone(asked=True) from None
             raise refusals.no_answer("The engine did not answer in time.", 504, "timeout") from None
         finally:
             del self._at_engines[limit]
+            self._lost.discard(limit)
             record.usage, record.events = events.usage, events.seen
             if exchange:
                 exchange.usage = events.usage

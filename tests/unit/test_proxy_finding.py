@@ -39,6 +39,7 @@ class Cluster:
     finder: Finder
     admission: Admission
     pod: switch_pod.Pod
+    lost: list[str]
     there: set[str] | None = field(default_factory=lambda: {HOST})
 
     @property
@@ -63,7 +64,9 @@ def run(story: Callable[[Cluster], Awaitable[None]]) -> None:
                 raise OSError("no such name")
             return cluster.there
 
-        cluster = Cluster(Finder(admission, "one", port=port, resolve=resolve), admission, pod)
+        lost = list[str]()
+        finder = Finder(admission, "one", lost.append, port=port, resolve=resolve)
+        cluster = Cluster(finder, admission, pod, lost)
         watching = asyncio.create_task(cluster.finder.watch())
         try:
             cluster.finder.take(json.dumps(WANTED).encode())
@@ -130,6 +133,22 @@ def test_a_pod_that_says_nothing_is_not_asked() -> None:
         finally:
             cluster.pod.lock.release()
         await until(lambda: cluster.hosts == [HOST])
+
+    run(story)
+
+
+def test_a_pod_of_which_nothing_is_heard_any_more_is_lost_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "LOST_SECONDS", 1.5)
+
+    async def story(cluster: Cluster) -> None:
+        for _ in range(2):
+            await until(lambda: cluster.hosts == [HOST])
+            with cluster.pod.lock:
+                cluster.lost.clear()
+                await until(lambda: cluster.lost)
+                assert cluster.hosts == []
+                await asyncio.sleep(4 * ASK_SECONDS)
+            assert cluster.lost == [HOST]
 
     run(story)
 

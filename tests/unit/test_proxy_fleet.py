@@ -117,22 +117,35 @@ def test_who_waits_for_another_route_is_not_told_of_a_change_of_pods() -> None:
     run(story)
 
 
+class Noting(Pods):
+    """Notes who is let in, at that moment: whoever need not wait goes on before who is just woken up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_in = list[int]()
+
+    def pick(self, conversation: bytes, now: float) -> Engine | None:
+        engine = super().pick(conversation, now)
+        if engine is not None:
+            self.let_in.append(int(conversation))
+        return engine
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_all_come_to_their_turn_in_order_whatever_comes_ends_hangs_up_and_dies(seed: int) -> None:
     chance = random.Random(seed)
     hosts = ("a", "b", "c")
 
-    async def story(admission: Admission) -> None:
-        came: list[int] = []
-        let_in: list[int] = []
+    async def story() -> None:
+        pods, came = Noting(), list[int]()
+        admission = Admission(pods)
+        admission.change(OPEN)
 
         async def ask(number: int) -> None:
             came.append(number)
-            route = await admission.enter(conversation=chance.choice((b"", b"x", b"y")))
-            let_in.append(number)
+            route = await admission.enter(conversation=b"%d" % number)
             try:
-                assert admission.pods is not None
-                assert all(count <= ENGINE.at_a_time for count in admission.pods.running.values())
+                assert all(count <= ENGINE.at_a_time for count in pods.running.values())
                 await asyncio.sleep(chance.random() * 0.01)
                 if chance.random() < 0.02:
                     admission.gone(route, asked=True)
@@ -151,12 +164,11 @@ def test_all_come_to_their_turn_in_order_whatever_comes_ends_hangs_up_and_dies(s
         admission.change_fleet(fleet(*hosts))
         ended = await asyncio.gather(*asks, return_exceptions=True)
         assert all(each is None or isinstance(each, asyncio.CancelledError) for each in ended), ended
-        assert let_in == sorted(let_in), "each was let in after all that came before it"
-        assert set(came) - set(let_in) <= {n for n, each in enumerate(ended) if each is not None}
-        assert admission.waiting == 0 and not admission.running
-        assert admission.pods is not None and not admission.pods.running
+        assert pods.let_in == sorted(pods.let_in), "each was let in after all that came before it"
+        assert set(came) - set(pods.let_in) <= {n for n, each in enumerate(ended) if each is not None}
+        assert admission.waiting == 0 and not admission.running and not pods.running
 
-    run(story)
+    asyncio.run(story())
 
 
 @dataclass
@@ -168,6 +180,8 @@ class Two:
     asked: list[str] = field(default_factory=list)
     dies: dict[str, int] = field(default_factory=dict)
     """How many bytes of an answer each gives before it dies."""
+    hangs: dict[str, int] = field(default_factory=dict)
+    """How many bytes of an answer each gives before nothing more comes."""
 
     async def serve(self, host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -178,8 +192,10 @@ class Two:
             await reader.readexactly(length)
             self.asked.append(host)
             answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(host), host.encode())
-            writer.write(answer[: self.dies.get(host, len(answer))])
+            writer.write(answer[: self.dies.get(host, self.hangs.get(host, len(answer)))])
             await writer.drain()
+            if host in self.hangs:
+                await reader.read()  # until the proxy hangs up
         writer.close()
 
     async def ask(self, text: str = "hello") -> bytes:
@@ -277,5 +293,38 @@ def test_a_gateway_falls_back_to_the_kind_that_was_chosen(tmp_path: Path) -> Non
             await until(lambda: "vllm" in heard and not made.proxy.exchanges.asking)
         assert heard["ollama"].startswith(b"HTTP/1.1 503 ") and heard["vllm"].startswith(b"HTTP/1.1 200 ")
         assert len(made.asked) == 1
+
+    serving(story, tmp_path)
+
+
+def test_what_had_no_byte_of_a_pod_that_is_lost_is_answered_by_the_other(tmp_path: Path) -> None:
+    async def story(made: Two) -> None:
+        await made.ask()
+        home = made.asked.pop()
+        (other,) = set(HOSTS) - {home}
+        made.hangs[home] = 0
+        asking = asyncio.create_task(made.ask())
+        await until(lambda: made.asked == [home])
+        made.proxy._lose(other)
+        await asyncio.sleep(0.05)
+        assert not asking.done()
+        made.proxy._lose(home)
+        assert (await asking).endswith(other.encode()) and made.asked == [home, other]
+
+    serving(story, tmp_path)
+
+
+def test_what_has_begun_of_a_pod_that_is_lost_goes_on(tmp_path: Path) -> None:
+    """It may be the gate alone that says nothing."""
+
+    async def story(made: Two) -> None:
+        made.hangs = dict.fromkeys(HOSTS, 45)
+        asking = asyncio.create_task(made.ask())
+        await until(lambda: made.asked)
+        await until(made.proxy.admission.silent)
+        made.proxy._lose(made.asked[0])
+        await asyncio.sleep(0.05)
+        assert not asking.done() and len(made.asked) == 1
+        asking.cancel()
 
     serving(story, tmp_path)
