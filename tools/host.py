@@ -18,9 +18,18 @@ from tools.environment import ROOT
 
 def is_on_aws(stack: str, root: Path = ROOT) -> bool:
     """Whether the stack's file in `root` says so; its other settings may be wrong."""
+    return _target(stack, root) == "aws"
+
+
+def is_on_cluster(stack: str, root: Path = ROOT) -> bool:
+    """The same for Kubernetes."""
+    return _target(stack, root) == "kubernetes"
+
+
+def _target(stack: str, root: Path) -> str:
     file = root / f"Pulumi.{stack}.yaml"
     config = yaml.safe_load(file.read_text()).get("config") if file.exists() else None
-    return (config or {}).get(f"{PROJECT}:target") == "aws"
+    return str((config or {}).get(f"{PROJECT}:target", ""))
 
 
 def on_aws(stack: str) -> AwsSettings | None:
@@ -51,6 +60,11 @@ def reach(stack: str, mine: str | None) -> None:
 
     `mine` is the instance that the stack's state has made.
     """
+    if is_on_cluster(stack):
+        raise StepFailed(
+            f"this asks the Docker host of a stack, and `{stack}` is on a cluster, which has none. What "
+            f"serves there: make status STACK={stack}"
+        )
     settings = on_aws(stack)
     if settings is None:
         return

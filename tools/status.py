@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 from offline.steps import StepFailed, main_guard, say
-from tools import advice, port
+from tools import advice, cluster, port
+from tools.host import is_on_cluster
 from tools.owner import look
 
 
@@ -29,7 +30,10 @@ def switch_of(stack: str) -> str:
 
 
 def status(stack: str) -> None:
-    """Ask the stack's switch, and the endpoint's port. Raises StepFailed where one does not answer."""
+    """Ask the stack's switch, and the endpoint's port; on a cluster, ask that. Raises StepFailed where one
+    does not answer."""
+    if is_on_cluster(stack):
+        return cluster.status(stack)
     line = advice.Line(stack)
     switch = switch_of(stack)
     ask = ["docker", "exec", switch, "python3", "-m", "switch", "status"]
@@ -39,6 +43,7 @@ def status(stack: str) -> None:
         raise StepFailed(f"the endpoint can't be reached: {why}")
     if said := line.text():
         say(said)
+    return None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""What serves of a stack on a cluster, for `make status`."""
+
+import json
+import time
+from collections.abc import Callable
+
+from components.kubernetes.change import selector
+from components.kubernetes.kubectl import ClusterError, Run, kubectl
+from components.kubernetes.looked import live_of, seen_of
+from components.kubernetes.objects import LIVE, name
+from components.kubernetes.rolling import PodSeen
+from components.labels import Labels
+from offline.steps import StepFailed, say
+from stacks.settings import PROJECT, SettingsError, from_files
+from tools.environment import ROOT
+
+
+def status(stack: str) -> None:
+    """Asks the cluster that the stack's settings name. Raises StepFailed."""
+    try:
+        settings = from_files(stack, ROOT).kubernetes
+    except SettingsError as error:
+        raise StepFailed(str(error)) from None
+    assert settings is not None, "only for a stack on a cluster"
+    try:
+        for line in lines(stack, kubectl(settings.namespace, settings.context), time.time):
+            say(line)
+    except ClusterError as error:
+        raise StepFailed(f"the cluster does not say what serves: {error}") from None
+
+
+def lines(stack: str, run: Run, clock: Callable[[], float]) -> list[str]:
+    """What serves, what changes, and each pod with an engine. Raises ClusterError."""
+    labels = Labels(project=PROJECT, stack=stack)
+    live = live_of(json.loads(run(["get", "configmap", name(labels, LIVE), "--output", "json"], "")))
+    select = selector(PROJECT, stack)
+    found = json.loads(run(["get", "deployments,pods", "--selector", select, "--output", "json"], ""))
+    seen = seen_of(found["items"], clock())
+    hosts = sum(each.replicas for each in seen.values())
+    serve = sum(each.serving for each in seen.values())
+    said = [f"{live.preferred}: {serve} of {hosts} hosts serve"]
+    if live.to:
+        there = seen[live.to].serving if live.to in seen else 0
+        said.append(
+            f"a change to {live.to} is under way, or was left: {there} of {hosts} hosts have it. `pulumi up` "
+            "ends it, with the settings of before or with the new ones"
+        )
+    for deployment, each in sorted(seen.items()):
+        said += [f"  {pod.name}: {_state(pod)}" for pod in sorted(each.pods, key=lambda pod: pod.name)]
+        if each.replicas and not each.pods:
+            said.append(f"  {deployment}: no pod yet")
+    return said
+
+
+def _state(pod: PodSeen) -> str:
+    again = f", its engine was started again {pod.restarts} times" if pod.restarts else ""
+    if pod.ends:
+        return f"ends what it answers{again}"
+    if pod.ready:
+        return f"serves{again}"
+    if pod.waits is not None:
+        return f"waits for a node for {pod.waits:.0f} s"
+    return f"not ready for {pod.unready:.0f} s{again}"
