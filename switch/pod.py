@@ -190,8 +190,8 @@ def answer(pod: Pod, path: str) -> tuple[int, str]:
     return 404, ""
 
 
-def listen(pod: Pod, port: int = PORT) -> ThreadingHTTPServer:
-    """Answers, in a thread."""
+def listen(pod: Pod, port: int = PORT, address: str = "") -> ThreadingHTTPServer:
+    """Answers, in a thread; without an `address` at all of the pod's."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # a proxy asks by the same connection again and again
@@ -208,7 +208,7 @@ def listen(pod: Pod, port: int = PORT) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: Any) -> None:
             """No line for a question."""
 
-    server = ThreadingHTTPServer(("", port), Handler)
+    server = ThreadingHTTPServer((address, port), Handler)
     server.daemon_threads = True
     Thread(target=server.serve_forever, daemon=True).start()
     return server
