@@ -212,8 +212,12 @@ class Change:
         """What gate and engine of a pod wrote last."""
         found = []
         for container in ("gate", "engine"):
+            words = ["logs", pod, "--container", container, f"--tail={TAIL}"]
             try:
-                said = self.run(["logs", pod, "--container", container, f"--tail={TAIL}"], "")
+                try:  # of the run that failed, where it was started again
+                    said = self.run([*words, "--previous"], "")
+                except ClusterError:
+                    said = self.run(words, "")
             except ClusterError as error:
                 said = f"(its log can't be read: {error})"
             found += [f"  {container}: {line}" for line in said.splitlines()]

@@ -17,6 +17,7 @@ from components import engines, naming, pins, proxy, tensorzero
 from components.engines import EngineSpec
 from components.gpu_memory import GATEWAY_RAM, PROXY_RAM, SWITCH_RAM
 from components.labels import Labels, label
+from components.plan import STOP_GRACE
 from switch import pod_plan
 from switch.plan import EngineKind
 from switch.pod_plan import PodPlan
@@ -173,7 +174,10 @@ def engine(args: PodArgs, it: EngineOnCluster, told: str) -> Object:
         ports=[{"name": "engine", "containerPort": engines.PORT}],
         resources={"requests": {"memory": str(it.plan.engine.host_bytes)}, **limits},
         readinessProbe=probe(pod_plan.READY, pod_plan.PORT, period=1, failures=2),
-        livenessProbe=probe(pod_plan.ALIVE, pod_plan.PORT, period=5, failures=2),
+        livenessProbe={
+            **probe(pod_plan.ALIVE, pod_plan.PORT, period=5, failures=2),
+            "terminationGracePeriodSeconds": STOP_GRACE,  # it has failed: no answer is waited for
+        },
         lifecycle={"preStop": {"httpGet": {"path": pod_plan.DRAIN, "port": pod_plan.PORT}}},
         volumeMounts=mounts(folders, writable=("shm", "tmp", "home", "cache")),
     )

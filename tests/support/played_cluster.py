@@ -152,6 +152,8 @@ class Kubectl:
                 lines = [*self.log, {"since": self.now - 7200, "unreadable": 0}]
                 raw = gzip.compress("\n".join(map(json.dumps, lines)).encode())
                 return base64.b64encode(raw).decode()
+            case ["logs", pod, "--container", "gate", _, "--previous"]:
+                raise ClusterError(f'previous terminated container "gate" in pod "{pod}" not found')
             case ["logs", pod, "--container", container, *_]:
                 return f"the {container} of {pod} says why\n"
             case ["annotate", *_]:

@@ -192,6 +192,7 @@ def test_a_pod_is_ready_by_its_gate_and_ends_by_it() -> None:
     assert gate["restartPolicy"] == "Always" and gate["command"][:3] == ["python3", "-m", "switch.pod"]
     assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": 8002}
     assert container["livenessProbe"]["httpGet"] == {"path": "/alive", "port": 8002}
+    assert container["livenessProbe"]["terminationGracePeriodSeconds"] == 30, "it hangs, perhaps"
     assert container["lifecycle"]["preStop"]["httpGet"] == {"path": "/drain", "port": 8002}
     assert "startupProbe" not in container, "the gate knows how long an engine may take"
     assert pod["terminationGracePeriodSeconds"] > plan("t4").plan().seconds.request
