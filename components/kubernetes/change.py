@@ -7,6 +7,7 @@ from doing so at once.
 """
 
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -25,6 +26,7 @@ from components.kubernetes.looked import (
     FlipPlan,
     Lease,
     Live,
+    is_serving,
     lease_object,
     lease_of,
     live_of,
@@ -87,6 +89,15 @@ class Change:
     def flip(self) -> int:
         """Brings the stack to the plan, or back. The exit status."""
         self.take()
+        try:
+            status = self._flip()
+        except ClusterError:
+            self.release()
+            raise
+        self.release()
+        return status
+
+    def _flip(self) -> int:
         plan, live, seen = self.plan, self.live(), self.seen()
         if plan.to not in seen:
             raise ClusterError(f"there is no Deployment {plan.to}. Nothing was changed.")
@@ -112,6 +123,8 @@ class Change:
             return ""  # nothing serves
         found = list[Request]()
         for pod in self.get("pods", "--selector", self.proxies)["items"]:
+            if not is_serving(pod):
+                continue
             name = pod["metadata"]["name"]
             ask = f"python3 -m proxy.traffic {now - HOUR!r} | base64 -w 0"
             try:
@@ -257,6 +270,15 @@ class Change:
         """Keeps the lease. Raises Taken where another one has it."""
         if self._lease.until - self.clock() < LEASE_SECONDS - RENEW_SECONDS:
             self._hold()
+
+    def release(self) -> None:
+        """Lets the next one begin at once. One who can't has its lease run out."""
+        with contextlib.suppress(ClusterError):
+            if self._lease.holder == self.holder:
+                free = lease_object(
+                    self._lease_name, self.plan, "", self.clock(), LEASE_SECONDS, self._lease.version
+                )
+                self.run(["replace", "--filename", "-", "--output", "json"], json.dumps(free))
 
     def _hold(self) -> None:
         version = self._lease.version

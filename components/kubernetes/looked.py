@@ -164,8 +164,14 @@ def lease_of(item: Object) -> Lease:
     return Lease(spec.get("holderIdentity") or "", until, item["metadata"]["resourceVersion"])
 
 
+def is_serving(pod: Object) -> bool:
+    """Whether a pod runs and is to go on."""
+    return pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+
+
 def lease_object(name: str, plan: FlipPlan, holder: str, now: float, seconds: int, version: str) -> Object:
-    """One that `holder` has for so many seconds from now on. Without a `version` it is a new one."""
+    """One that `holder` has for so many seconds from now on; empty: nobody has it. Without a `version` it is
+    a new one."""
     renewed = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {
         "apiVersion": "coordination.k8s.io/v1",
@@ -180,5 +186,8 @@ def lease_object(name: str, plan: FlipPlan, holder: str, now: float, seconds: in
             },
             **({"resourceVersion": version} if version else {}),
         },
-        "spec": {"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": renewed},
+        "spec": {
+            "leaseDurationSeconds": seconds,
+            **({"holderIdentity": holder, "renewTime": renewed} if holder else {}),
+        },
     }

@@ -93,6 +93,10 @@ def stamp(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def proxy(name: str, **metadata: str) -> Object:
+    return {"kind": "Pod", "metadata": {"name": name, **metadata}, "status": {"phase": "Running"}}
+
+
 @dataclass
 class Kubectl:
     """Answers as `kubectl` does that reaches the cluster. Each second that is slept it has some turns."""
@@ -139,7 +143,7 @@ class Kubectl:
                 self.live["data"] |= said["data"]
                 return ""
             case ["get", "pods", *_]:
-                return json.dumps({"items": [{"kind": "Pod", "metadata": {"name": "proxy-1"}}]})
+                return json.dumps({"items": [proxy("proxy-1"), proxy("proxy-2", deletionTimestamp="2026")]})
             case ["get", "deployments", *_]:
                 return json.dumps({"items": self._deployments()})
             case ["get", "deployments,pods", *_]:

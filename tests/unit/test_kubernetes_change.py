@@ -93,6 +93,15 @@ def test_an_engine_that_fails_its_gate_is_taken_back_with_why_and_what_to_type(s
     assert change(at, plan(OLD)).flip() == 0, "with the settings of before there is nothing to do"
 
 
+@pytest.mark.parametrize("good", [(OLD, NEW), (OLD,)])
+def test_the_next_one_begins_at_once_after_one_that_has_ended(good: tuple[str, ...]) -> None:
+    at = serving(good=good)
+    change(at, plan()).flip()
+    began = at.now
+    change(at, plan(OLD)).take()
+    assert at.now == began
+
+
 class Killed(Exception):
     pass
 
