@@ -15,11 +15,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from advise.busiest import busiest_minute
 from advise.load import HOUR, Request
 from advise.log import requests
+from components.kubernetes.certificate import Record
 from components.kubernetes.flip import INSIST, refused
 from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl
 from components.kubernetes.looked import (
@@ -74,6 +77,10 @@ class Change:
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     say: Callable[[str], None] = lambda line: print(line, flush=True)
+    keep: Callable[[Mapping[str, str]], None] = lambda files: None
+    """Keeps the files of the certificate, by name."""
+    record: Record | None = None
+    """What goes into it."""
 
     def __post_init__(self) -> None:
         self.holder = secrets.token_hex(6)
@@ -108,13 +115,19 @@ class Change:
         if live.active and not proven and not live.to and not self.insist and (why := self.too_busy(live)):
             raise ClusterError(why)
         others = any(each.replicas for name, each in seen.items() if name != plan.to)
+        old = live.preferred if live.active else ""
+        record = Record(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.clock())
+        self.record = record
         self.tell(live.begun(plan.to, flip=others))
         lost = self.roll(plan.to, proven=proven)
         if lost is None:
             self.tell(live.ended(plan.to, plan.engine))
             self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
+            self.keep(record.files("committed", self.clock()))
             return 0
-        return self.back(live, *lost)
+        status = self.back(live, *lost)
+        self.keep(record.files("failed", self.clock(), f"{lost[0]}: {lost[1]}"))
+        return status
 
     def too_busy(self, live: Live) -> str:
         """Why the change must not begin now; empty: it may."""
@@ -170,6 +183,7 @@ class Change:
             try:
                 seen = self.seen()
                 self.renew()
+                self._progress(seen, to)
                 if reached(seen, to, self.plan.hosts):
                     return None
                 if (lost := failed(seen, to, self.plan.load, proven=proven)) is not None:
@@ -177,7 +191,6 @@ class Change:
                 for each in steps(seen, to, self.settings, proven=proven):
                     self.run(["scale", f"deployment/{each.deployment}", f"--replicas={each.replicas}"], "")
                 silent = None
-                self._progress(seen, to)
             except Taken:
                 raise
             except ClusterError as error:
@@ -191,6 +204,8 @@ class Change:
 
     def _progress(self, seen: Seen, to: str) -> None:
         serve = sum(each.serving for each in seen.values())
+        if self.record is not None:
+            self.record.saw(self.clock(), seen[self.plan.to].serving, serve)
         said = f"{seen[to].serving} of {self.plan.hosts} hosts have {to}; {serve} serve"
         if said != self._said:
             self._said = said
@@ -296,6 +311,16 @@ class Change:
         self._lease = lease_of(json.loads(said))
 
 
+def _keep(folder: Path, files: Mapping[str, str]) -> None:
+    """What can't be kept is no reason for a change to have failed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    except OSError as error:
+        print(f"the certificate can't be written: {error}", file=sys.stderr)
+
+
 def main(words: Sequence[str], environment: Mapping[str, str], text: str) -> int:
     """With the word `look`, the proxies of PROJECT and STACK, in NAMESPACE and CONTEXT, see what they are
     told. Without it the plan in `text` is carried out. The exit status."""
@@ -306,9 +331,8 @@ def main(words: Sequence[str], environment: Mapping[str, str], text: str) -> int
             print("The proxies look at what they are told.")
             return 0
         plan = read_plan(text)
-        return Change(
-            plan, kubectl(plan.namespace, plan.context), insist=bool(environment.get(INSIST))
-        ).flip()
+        run, keep = kubectl(plan.namespace, plan.context), partial(_keep, Path("certificates", plan.stack))
+        return Change(plan, run, insist=bool(environment.get(INSIST)), keep=keep).flip()
     except (ClusterError, ValueError, KeyError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

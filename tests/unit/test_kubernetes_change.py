@@ -2,11 +2,12 @@
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.kubernetes.change import LEASE_SECONDS, PATIENCE_SECONDS, Change, Taken
+from components.kubernetes.change import LEASE_SECONDS, PATIENCE_SECONDS, Change, Taken, _keep
 from components.kubernetes.flip import INSIST
 from components.kubernetes.kubectl import ClusterError
 from components.kubernetes.looked import ACTIVE, TO, FlipPlan, Live, live_of, read_plan, seen_of
@@ -100,6 +101,36 @@ def test_the_next_one_begins_at_once_after_one_that_has_ended(good: tuple[str, .
     began = at.now
     change(at, plan(OLD)).take()
     assert at.now == began
+
+
+@pytest.mark.parametrize("good", [(OLD, NEW), (OLD,)])
+def test_a_change_leaves_a_certificate_of_what_served_all_the_time(good: tuple[str, ...]) -> None:
+    at, kept = serving(good=good), dict[str, str]()
+    change(at, plan(), keep=kept.update).flip()
+    name = "20270115T080000Z-ollama-1-to-vllm-2"
+    assert set(kept) == {f"{name}.json", f"{name}.md"}
+    said = json.loads(kept[f"{name}.json"])
+    result = "committed" if NEW in good else "failed"
+    assert (said["result"], said["old"], said["new"]) == (result, "ollama-1", "vllm-2")
+    assert said["fewest"] == 2 and said["steps"][0] == {"seconds": 0.0, "new": 0, "serve": 3}
+    assert said["steps"][-1]["new"] == (3 if NEW in good else 0) and said["steps"][-1]["serve"] == 3
+    assert bool(said["error"]) is (NEW not in good)
+    page = kept[f"{name}.md"]
+    assert page.startswith(f"# ollama-1 → vllm-2: {result}\n") and "When the fewest served, 2 did." in page
+    assert ("It failed: fleet-vllm-2-" in page) is (NEW not in good)
+    assert f"| after | {'vllm-2' if NEW in good else 'ollama-1'} |" in page
+
+
+def test_where_nothing_changes_there_is_no_certificate_and_one_that_can_not_be_kept_fails_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at, kept = serving(), dict[str, str]()
+    change(at, plan(OLD), keep=kept.update).flip()
+    assert kept == {}
+    _keep(tmp_path / "one", {"a.md": "text"})
+    assert (tmp_path / "one" / "a.md").read_text() == "text"
+    _keep(tmp_path / "one" / "a.md", {"b.md": "text"})
+    assert "can't be written" in capsys.readouterr().err
 
 
 class Killed(Exception):
