@@ -45,6 +45,7 @@ LOOK_SECONDS = 1.0
 RENEW_SECONDS, LEASE_SECONDS = 5.0, 20
 PATIENCE_SECONDS = 120
 """So long a cluster may give no answer in the middle of a change."""
+UNREACHABLE = "the cluster does not answer"
 TAIL = 15
 """Lines that are shown of what a pod wrote last."""
 
@@ -57,6 +58,17 @@ def selector(project: str, stack: str, role: str = "") -> str:
     """What of the cluster is the stack's, and of these what has a role."""
     labels = {"project": project, "stack": stack, **({"role": role} if role else {})}
     return ",".join(f"{label(key)}={value}" for key, value in labels.items())
+
+
+def live_words(run: Run, mine: str, now: float) -> str:
+    """How many pods each engine is to have now, as a person may have changed it; UNREACHABLE where the
+    cluster does not say it."""
+    try:
+        found = json.loads(run(["get", "deployments,pods", "--selector", mine, "--output", "json"], ""))
+    except ClusterError:
+        return UNREACHABLE
+    seen = seen_of(found["items"], now)
+    return ", ".join(f"{name}: {each.replicas}" for name, each in sorted(seen.items()) if each.replicas)
 
 
 def look(run: Run, pods: str, now: float) -> None:
@@ -323,12 +335,17 @@ def _keep(folder: Path, files: Mapping[str, str]) -> None:
 
 def main(words: Sequence[str], environment: Mapping[str, str], text: str) -> int:
     """With the word `look`, the proxies of PROJECT and STACK, in NAMESPACE and CONTEXT, see what they are
-    told. Without it the plan in `text` is carried out. The exit status."""
+    told; with `seen` it is said which pods there are to be. Else the plan in `text` is carried out. The exit
+    status."""
     try:
         if words == ["look"]:
             run = kubectl(environment["NAMESPACE"], environment["CONTEXT"])
             look(run, selector(environment["PROJECT"], environment["STACK"], "proxy"), time.time())
             print("The proxies look at what they are told.")
+            return 0
+        if words == ["seen"]:
+            run = kubectl(environment["NAMESPACE"], environment["CONTEXT"])
+            print(live_words(run, selector(environment["PROJECT"], environment["STACK"]), time.time()))
             return 0
         plan = read_plan(text)
         run, keep = kubectl(plan.namespace, plan.context), partial(_keep, Path("certificates", plan.stack))

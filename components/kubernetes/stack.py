@@ -1,7 +1,7 @@
 """The stack on a cluster as Pulumi's resources: its objects, and the steps that bring its files there and
 change which engine serves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,12 @@ from components.labels import Labels, label
 
 FLIP = "exec .venv/bin/python -m components.kubernetes.change"
 LOOK = "exec .venv/bin/python -m components.kubernetes.change look"
+SEEN = "exec .venv/bin/python -m components.kubernetes.change seen"
 FILES = "exec .venv/bin/python -m components.kubernetes.files"
 REMOVE = "exec .venv/bin/python -m components.kubernetes.files remove"
 """What the steps do, in the project's folder. `exec`: a killed step is then a killed program."""
 
+INTERPRETER = ["/bin/sh", "-c"]
 SKIP_AWAIT = "pulumi.com/skipAwait"
 
 
@@ -91,7 +93,12 @@ class ClusterStack(pulumi.ComponentResource):
             hide_diffs=["stdin"],  # the environment shows what changes in it
         )
         keys = self._keys()
-        after = [self._object(each, depends_on=[flip, keys]) for each in args.objects if follows(each)]
+        # Pods that a person has changed by hand show in the next preview, and its update puts them right.
+        seen = self._look(SEEN, told, after=[flip])
+        served = self._step(
+            "served", FLIP, {**told, "LIVE": seen}, stdin=args.flip.text, hide_diffs=["stdin"]
+        )
+        after = [self._object(each, depends_on=[served, keys]) for each in args.objects if follows(each)]
         looked = self._step(
             "keys-step",
             LOOK,
@@ -136,6 +143,19 @@ class ClusterStack(pulumi.ComponentResource):
             parent=self, provider=self._provider, version=pins.KUBERNETES_PLUGIN, **more
         )
 
+    def _look(
+        self, command: str, told: Mapping[Variable, pulumi.Input[str]], after: Sequence[pulumi.Resource]
+    ) -> pulumi.Output[str]:
+        """What `command` says of the cluster, at every preview and once `after` is there."""
+        return local.run_output(
+            command=command,
+            interpreter=INTERPRETER,
+            environment=pulumi.Output.all(**facts.environment(told)),
+            add_previous_output_in_env=False,
+            logging=local.Logging.NONE,
+            opts=pulumi.InvokeOutputOptions(parent=self, depends_on=list(after)),
+        ).stdout
+
     def _step(
         self,
         called: str,
@@ -151,7 +171,7 @@ class ClusterStack(pulumi.ComponentResource):
             create=command,
             update=command,
             delete=delete,
-            interpreter=["/bin/sh", "-c"],
+            interpreter=INTERPRETER,
             stdin=stdin,
             environment=facts.environment(told),
             add_previous_output_in_env=False,

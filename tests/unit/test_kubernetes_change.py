@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from components.kubernetes.change import LEASE_SECONDS, PATIENCE_SECONDS, Change, Taken, _keep
+from components.kubernetes.change import (
+    LEASE_SECONDS,
+    PATIENCE_SECONDS,
+    UNREACHABLE,
+    Change,
+    Taken,
+    _keep,
+    live_words,
+)
 from components.kubernetes.flip import INSIST
 from components.kubernetes.kubectl import ClusterError
 from components.kubernetes.looked import ACTIVE, TO, FlipPlan, Live, live_of, read_plan, seen_of
@@ -274,6 +282,15 @@ def test_the_first_engine_of_a_stack_serves_or_stays_to_be_looked_at(good: tuple
     assert change(at, plan(), said).flip() == (0 if good else 1)
     if not good:
         assert said[-1].startswith("There is nothing that served before.") and at.played.replicas == {NEW: 1}
+
+
+def test_what_there_is_to_be_is_said_in_a_line_for_a_preview() -> None:
+    at = serving()
+    assert live_words(at, "all", at.now) == f"{OLD}: 3"
+    at.played.replicas[NEW] = 1
+    assert live_words(at, "all", at.now) == f"{OLD}: 3, {NEW}: 1"
+    at.broken = 1
+    assert live_words(at, "all", at.now) == UNREACHABLE
 
 
 def test_a_deployment_that_is_not_there_changes_nothing() -> None:

@@ -107,7 +107,7 @@ def test_nothing_is_flipped_before_images_weights_and_engines_are_there_and_prox
     assert {"files", "daemonset-weights", "service-engines", "configmap-live", *engines(recorder)} <= before
     assert not before & {"deployment-proxy", "configmap-routing", "secret-keys"}
     for name in ("deployment-proxy", "configmap-routing", "service-endpoint"):
-        assert {"flip", "secret-keys"} <= needs(recorder, name)
+        assert {"flip", "served", "secret-keys"} <= needs(recorder, name)
 
 
 def test_what_is_live_is_not_pulumis() -> None:
@@ -152,7 +152,7 @@ def test_a_flip_changes_its_step_and_what_proxies_and_gateway_are_told() -> None
     one, other = ({each.name: each.inputs for each in of.resources} for of in (before, after))
     changed = {name for name in one.keys() & other.keys() if one[name] != other[name]}
     live = {"configmap-live"}  # whose data is ignored
-    assert changed == {"flip", "configmap-routing", "deployment-proxy", *live}
+    assert changed == {"flip", "served", "configmap-routing", "deployment-proxy", *live}
     for_one_only = {name.rpartition("-")[0] for name in one.keys() ^ other.keys()}
     assert for_one_only == {"configmap-gateway"}
 
@@ -162,4 +162,14 @@ def test_more_hosts_change_no_engine(setting: dict[str, object]) -> None:
     before, after = build(), build(**setting)
     one, other = ({each.name: each.inputs for each in of.resources} for of in (before, after))
     changed = {name for name in one if one[name] != other[name]}
-    assert changed - {"poddisruptionbudget-engines"} == {"flip"}
+    assert changed - {"poddisruptionbudget-engines"} == {"flip", "served"}
+
+
+def test_pods_that_were_changed_by_hand_show_in_a_preview_and_are_put_right() -> None:
+    recorder = build()
+    served = recorder.of("Command")["served"]
+    assert served["environment"]["LIVE"] == "t4-vllm-00000001-0a1b2c3d: 3"
+    assert served["update"] == recorder.of("Command")["flip"]["update"]
+    assert served["stdin"] == recorder.of("Command")["flip"]["stdin"]
+    (call,) = (each for each in recorder.calls if each.token == "command:local:run")
+    assert call.args["command"].endswith("change seen")
