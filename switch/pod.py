@@ -20,9 +20,10 @@ from urllib.parse import parse_qs, urlsplit
 
 from switch.daemon import probe
 from switch.gate import Answer
-from switch.machine import hints
+from switch.machine import Watch, hints
 from switch.plan import Plan, load
 from switch.pod_plan import ALIVE, DRAIN, PORT, READY, STATE, PodPlan
+from switch.pulse import Pulse
 
 LOOK_SECONDS = 0.25
 """Between two looks whether the engine still listens. Its next start takes longer than that."""
@@ -79,6 +80,11 @@ class Pod:
         the cluster drains one that it ends for its failure, too."""
         with self.lock:
             self.gated, self.why, self.failed, self.draining = False, "it does not listen", False, None
+
+    def hangs(self, why: str) -> None:
+        """It has passed its gate, and gives no answer any more."""
+        with self.lock:
+            self.gated, self.failed, self.why = False, True, why
 
     def drain(self, now: float) -> None:
         """From now on nothing more is to be sent here."""
@@ -150,15 +156,25 @@ def listens(port: int) -> bool:
 
 
 def watch(pod: Pod, read: Callable[[], PodPlan], say: Callable[[str], None]) -> None:
-    """Gates the engine after each of its starts, without end, each time by the plan of then."""
+    """Gates the engine after each of its starts, without end, each time by the plan of then. One that has
+    passed and hangs is no longer ready, and the cluster starts it again."""
+    pulse, runs = Pulse(list), 0
     while True:
         plan, began = read().plan, time.monotonic()
         why = gate(plan, _asking(plan), time.monotonic, time.sleep)
         pod.why, pod.failed, pod.gated = why, bool(why), not why
         took = f"{time.monotonic() - began:.1f} s"
         say(f"{plan.engine.name}: {why}" if why else f"{plan.engine.name} has passed its gate, {took}")
-        while listens(plan.engine.port):
+        runs += 1
+        engine = plan.engine
+        run = Watch(engine.name, str(runs), engine.container, engine.port, plan, "engine")
+        pulse.watch([] if why else [run])
+        while listens(engine.port):
+            if pod.gated and (why := pulse.hangs().get(engine.name, "")):
+                pod.hangs(why)
+                say(f"{engine.name} hangs: {why}")
             time.sleep(LOOK_SECONDS)
+        pulse.watch([])
         pod.started()
 
 

@@ -1,6 +1,7 @@
 """What is beside an engine in its pod: the gate after each start, and an end that nobody notices."""
 
 import json
+import socket
 import threading
 import time
 import urllib.request
@@ -14,9 +15,11 @@ import pytest
 
 from switch import pod as module
 from switch.gate import Answer
+from switch.machine import Watch
 from switch.plan import PlanError, Trap
 from switch.pod import FORGET_SECONDS, Pod, answer, gate, listen, listens, pod_of
 from switch.pod_plan import ALIVE, DRAIN, READY, STATE, PodPlan
+from switch.pulse import Pulse
 from tests.support.project import free_port
 from tests.unit.test_switch_machine import NEW, plan
 
@@ -88,6 +91,46 @@ def test_an_engine_that_fails_three_times_or_for_good_or_is_slow_or_late_fails_i
 def test_a_known_trap_comes_with_what_to_type() -> None:
     trap = Trap(words=("took more",), hint="Type: pulumi config set …")
     assert Engine(BAD).gate(traps=(trap,)).endswith("Type: pulumi config set …")
+
+
+def test_an_engine_that_hangs_after_its_gate_is_neither_ready_nor_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pod, said, looks = pod_of(TOLD), list[str](), iter(range(5))
+
+    class End(Exception):
+        pass
+
+    class Hangs(Pulse):
+        def hangs(self) -> dict[str, str]:
+            return {PLAN.engine.name: "it has not answered for 45 s (no answer)"}
+
+    def listens(port: int) -> bool:
+        if next(looks) == 4:
+            raise End
+        return True
+
+    monkeypatch.setattr(module, "probe", lambda *_: GOOD)
+    monkeypatch.setattr(module, "Pulse", Hangs)
+    monkeypatch.setattr(module, "listens", listens)
+    with pytest.raises(End):
+        module.watch(pod, lambda: TOLD, said.append)
+    assert said[1:] == [f"{PLAN.engine.name} hangs: it has not answered for 45 s (no answer)"]
+    assert answer(pod, READY) == answer(pod, ALIVE) == (503, "it has not answered for 45 s (no answer)\n")
+
+
+def test_an_engine_that_takes_connections_and_answers_none_is_known_to_hang() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        seconds = replace(TOLD.plan.seconds, answers=2)
+        engine = replace(TOLD.engine, container="127.0.0.1", port=silent.getsockname()[1])
+        plan = replace(TOLD.plan, engine=engine, seconds=seconds)
+        pulse = Pulse(list)
+        pulse.watch([Watch(engine.name, "1", engine.container, engine.port, plan, "engine")])
+        ends = time.monotonic() + 20
+        while not pulse.hangs() and time.monotonic() < ends:
+            time.sleep(0.1)
+        assert "it has not answered for" in pulse.hangs()[engine.name]
+        pulse.watch([])
 
 
 def test_a_proxy_hears_what_engine_there_is_and_what_others_have_there() -> None:
