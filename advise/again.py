@@ -1,14 +1,14 @@
-"""A piece of the real traffic, to be asked for over again: lengths and times, and nothing that was said."""
+"""An excerpt of the real traffic, to be replayed: lengths and times, and nothing of what was said."""
 
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advise.load import Request
+from advise.load import LoggedRequest
 
 
 @dataclass(frozen=True)
-class Piece:
+class Excerpt:
     """`asked`: of each request after how many seconds it came, and the tokens of its prompt and its answer.
     Times in seconds since the epoch."""
 
@@ -17,7 +17,7 @@ class Piece:
     asked: tuple[tuple[float, int, int], ...]
 
 
-def busiest(requests: Sequence[Request], seconds: float, most_tokens: int) -> Piece | None:
+def busiest(requests: Sequence[LoggedRequest], seconds: float, most_tokens: int) -> Excerpt | None:
     """The `seconds` in which the most tokens were asked for, of those whose tokens are known; None where
     there is none. What had more than `most_tokens` in all keeps its answer and has a shorter prompt."""
     known = sorted(
@@ -38,4 +38,4 @@ def busiest(requests: Sequence[Request], seconds: float, most_tokens: int) -> Pi
     for began, prompt, completion in known[first : ends[first]]:
         answer = min(completion, most_tokens - 1)
         asked.append((began - begins, max(1, min(prompt, most_tokens - answer)), answer))
-    return Piece(begins, begins + seconds, tuple(asked))
+    return Excerpt(begins, begins + seconds, tuple(asked))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advise.load import Request, held, left_out, pieces
+from advise.load import LoggedRequest, held, left_out, steady_spans
 
 MINUTE = 60
 
@@ -17,7 +17,7 @@ class Busiest:
     requests: float
 
 
-def busiest_minute(requests: Sequence[Request], since: float, until: float) -> Busiest | None:
+def busiest_minute(requests: Sequence[LoggedRequest], since: float, until: float) -> Busiest | None:
     """The minute by the clock, between both times, with the most requests at a time; None: there were none.
 
     What waits counts as well: its user is there. What waited in a hold, and what was worked off after it,
@@ -25,7 +25,7 @@ def busiest_minute(requests: Sequence[Request], since: float, until: float) -> B
     """
     out = left_out(held(requests))
     sums = dict[float, float]()
-    for piece in pieces(requests):
+    for piece in steady_spans(requests):
         at = max(piece.begins, since) // MINUTE * MINUTE
         while at < min(piece.ends, until):
             begins, ends = max(piece.begins, since, at), min(piece.ends, until, at + MINUTE)

@@ -28,29 +28,32 @@ NAMES: Mapping[EngineKind, str] = {"ollama": "Ollama", "vllm": "vLLM"}
 
 
 def capacity(report: Mapping[str, Any], settings: Settings, peak: tuple[str, int]) -> list[str]:
-    """In words, a line each. `peak` says what it is, and how many requests at a time it was."""
+    """What a card serves, in words, a line each. `peak` is its name and its number of concurrent requests."""
     stack = settings.stack
     ours = {spec.kind: spec.name for spec in blueprint(settings).specs}
     measured = report["engines"]
     theirs = {kind: each["name"] for kind, each in measured.items()}
     if any(theirs.get(kind) != name for kind, name in ours.items()):
         return [
-            f"rendered/{stack}/report.md of {report['day']} is of other engines than the settings give. "
-            f"Measure again: make report STACK={stack}"
+            f"rendered/{stack}/report.md of {report['day']} is about other engines than the settings give "
+            f"now. Measure again: make report STACK={stack}"
         ]
     limits = report["limits"]
     said = [
         f"On {report['card']}, measured on {report['day']}, "
         + ", ".join(f"{NAMES[kind]} serves {_users(measured[kind])}" for kind in KINDS if kind in measured)
-        + f" at a time with the first token within {limits['first_p95']:g} s (p95), "
+        + f" at the same time, with the first token within {limits['first_p95']:g} s (p95), "
         f"{limits['user']:g} tokens a second for each and no error."
     ]
-    for kind in KINDS:
-        if kind in measured:
-            said.append(
-                f"{peak[0]} of {peak[1]} requests at a time is {_distance(peak[1], measured[kind])} "
-                f"{NAMES[kind]} serves."
-            )
+    if peak[1] == 0:
+        said.append("There was no request that could be compared with that.")
+    else:
+        many = f"{peak[1]} concurrent request{'' if peak[1] == 1 else 's'}"
+        said += [
+            f"{peak[0]} of {many} is {_distance(peak[1], measured[kind], NAMES[kind])}."
+            for kind in KINDS
+            if kind in measured
+        ]
     if settings.aws:
         said += _instances(settings, settings.aws, measured)
     return said
@@ -61,15 +64,13 @@ def _users(engine: Mapping[str, Any]) -> str:
     return f"{many} or more" if engine["more"] else many
 
 
-def _distance(peak: int, engine: Mapping[str, Any]) -> str:
+def _distance(peak: int, engine: Mapping[str, Any], name: str) -> str:
     users = int(engine["users"])
     if peak == users:
-        return "just what"
+        return f"exactly what {name} serves"
     if peak > users:
-        return (
-            f"{peak - users} more than was measured that" if engine["more"] else f"{peak - users} more than"
-        )
-    return f"{users - peak} fewer than"
+        return f"{peak - users} more than {name} {'was measured with' if engine['more'] else 'serves'}"
+    return f"{users - peak} fewer than {name} serves"
 
 
 def _instances(settings: Settings, aws: AwsSettings, measured: Mapping[str, Any]) -> list[str]:
@@ -80,15 +81,15 @@ def _instances(settings: Settings, aws: AwsSettings, measured: Mapping[str, Any]
     )
     said = [
         f"A second {aws.instance.name} costs ${now:.3f} an hour, ${now * HOURS_A_MONTH:.0f} a month more. "
-        f"Both together serve {twice}, if half of the clients use the other one's address: nothing here "
-        "divides them."
+        f"Both together serve {twice}, if half of the clients use the second one's address: nothing here "
+        "balances the load."
     ]
     for larger in _larger(aws):
         costs = difference(now, hourly(larger, volumes_gib=aws.volumes_gib))
         gives = "; ".join(_gives(kind, settings, larger) for kind in settings.kinds)
         said.append(
-            f"A {larger.name} ({larger.gpus} {GPUS[larger.gpu].name}) costs {costs}. By its memory, "
-            f"{gives}. How fast it is nobody has measured here."
+            f"A {larger.name} ({larger.gpus} {GPUS[larger.gpu].name}) costs {costs}. Its memory lets "
+            f"{gives}. Nobody has measured here how fast it is."
         )
     said.append(f"Prices of {PRICES_REGION}, on demand, {PRICES_DATE}.")
     return said
@@ -109,6 +110,6 @@ def _gives(kind: EngineKind, settings: Settings, larger: InstanceType) -> str:
     gpu = replace(GPUS[larger.gpu], count=larger.gpus)
     other = replace(load, gpu=gpu, host_memory=(larger.ram_gib - SYSTEM_GIB) * GIB)
     return (
-        f"{NAMES[kind]} works on {engine_sum(kind, other).requests} requests at a time in place of "
+        f"{NAMES[kind]} work on {engine_sum(kind, other).requests} concurrent requests instead of "
         f"{engine_sum(kind, load).requests}"
     )

@@ -1,4 +1,4 @@
-"""How many requests there are at a time, over time, from a log of requests or from what a monitor has kept.
+"""How many requests there are at the same time, from a log of requests or from what a monitor has kept.
 
 A request counts from when it came until its answer ended, also while it waits because the engine has enough
 to do: its user is there. While requests are held, in a change of the engine or after a crash, nothing counts:
@@ -21,7 +21,7 @@ NOBODY = "-"
 
 
 @dataclass(frozen=True)
-class Request:
+class LoggedRequest:
     """One line of the access log. Times in seconds, since the epoch or as they lasted.
 
     `engine` is NOBODY where none was asked. `failed`: an error of ours or of an engine (5xx).
@@ -61,7 +61,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Piece:
+class SteadySpan:
     """A time in which nothing changed: so many requests at an engine, and so many waiting."""
 
     begins: float
@@ -127,20 +127,20 @@ class Share:
     most: int | None = None
 
 
-def of_log(requests: Sequence[Request], since: float, until: float, source: str) -> Traffic:
+def of_log(requests: Sequence[LoggedRequest], since: float, until: float, source: str) -> Traffic:
     """The traffic that a log tells, from `since`, when it begins, until now."""
     holds = held(requests)
     out = left_out(holds)
-    line = list(pieces(requests))
+    line = list(steady_spans(requests))
     served = engines(((each.admitted, each.kind) for each in requests if each.at_engine), until)
     traffic = Traffic(source, since, until, _hours(line, out, (since, until)), holds, served)
-    begun = [piece.begins for piece in line]
+    begun = [span.begins for span in line]
     for begins, ends, kind in served:
         together = traffic.by_kind.setdefault(kind, Hour())
         its = line[max(0, bisect.bisect_right(begun, begins) - 1) : bisect.bisect_left(begun, ends)]
         for hour in _hours(its, out, (max(begins, since), ends)).values():
             together.add(hour)
-    alone: dict[str, list[Request]] = {}
+    alone: dict[str, list[LoggedRequest]] = {}
     for each in requests:
         if not since <= each.ended <= until:
             continue
@@ -158,22 +158,22 @@ def of_log(requests: Sequence[Request], since: float, until: float, source: str)
         share.work = sum(each.ended - each.admitted for each in mine if each.at_engine)
         share.most = max(
             (
-                piece.running + piece.waiting
-                for piece in pieces(mine)
-                if any(_without((piece.begins, piece.ends), out, out_begun))
+                span.running + span.waiting
+                for span in steady_spans(mine)
+                if any(_without((span.begins, span.ends), out, out_begun))
             ),
             default=0,
         )
     return traffic
 
 
-def of_samples(line: Iterable[Piece], holds: Sequence[Window], window: Window) -> dict[float, Hour]:
+def of_samples(line: Iterable[SteadySpan], holds: Sequence[Window], window: Window) -> dict[float, Hour]:
     """The hours that samples tell, without what is counted otherwise."""
     return _hours(line, left_out(holds), window)
 
 
-def pieces(requests: Iterable[Request]) -> Iterator[Piece]:
-    """How many there are, from the first change to the last; nothing where nothing is there."""
+def steady_spans(requests: Iterable[LoggedRequest]) -> Iterator[SteadySpan]:
+    """How many requests there are, from the first change to the last; none where there is no request."""
     steps: list[tuple[float, int, int]] = []
     for each in requests:
         if each.admitted > each.began:
@@ -185,22 +185,22 @@ def pieces(requests: Iterable[Request]) -> Iterator[Piece]:
     before = 0.0
     for at, runs, waits in steps:
         if at > before and (running or waiting):
-            yield Piece(before, at, running, waiting)
+            yield SteadySpan(before, at, running, waiting)
         running, waiting, before = running + runs, waiting + waits, at
 
 
-def held(requests: Sequence[Request]) -> list[Window]:
+def held(requests: Sequence[LoggedRequest]) -> list[Window]:
     """When requests were held, as the log shows it: somebody waits and nobody is at an engine.
 
     Whoever has come before that, and since anybody was let in, has waited for the old engine to drain.
     """
     found: list[list[float]] = []
-    for piece in pieces(requests):
-        if piece.waiting and not piece.running:
-            if found and found[-1][1] == piece.begins:
-                found[-1][1] = piece.ends
+    for span in steady_spans(requests):
+        if span.waiting and not span.running:
+            if found and found[-1][1] == span.begins:
+                found[-1][1] = span.ends
             else:
-                found.append([piece.begins, piece.ends])
+                found.append([span.begins, span.ends])
     found = [each for each in found if each[1] - each[0] >= HELD_SECONDS]
     if not found:
         return []
@@ -216,12 +216,12 @@ def held(requests: Sequence[Request]) -> list[Window]:
 
 
 def left_out(holds: Iterable[Window]) -> list[Window]:
-    """The holds, and after each as much time again (SETTLE_SECONDS at least), those that touch as one."""
+    """The holds, each with as much time again after it (SETTLE_SECONDS at least); adjoining ones are one."""
     return merged((begins, ends + max(SETTLE_SECONDS, ends - begins)) for begins, ends in holds)
 
 
 def merged(windows: Iterable[Window]) -> list[Window]:
-    """In order, and those that touch as one."""
+    """The windows in order, with adjoining ones as one."""
     found: list[Window] = []
     for begins, ends in sorted(windows):
         if found and begins <= found[-1][1]:
@@ -232,7 +232,8 @@ def merged(windows: Iterable[Window]) -> list[Window]:
 
 
 def engines(asked: Iterable[tuple[float, str]], until: float) -> list[tuple[float, float, str]]:
-    """Which kind of engine served from when until when, of when which was asked, or was seen to serve."""
+    """From when until when each kind of engine served, from the times at which it was asked or seen to
+    serve."""
     found: list[tuple[float, float, str]] = []
     for at, kind in sorted(asked):
         if not found or found[-1][2] != kind:
@@ -242,8 +243,8 @@ def engines(asked: Iterable[tuple[float, str]], until: float) -> list[tuple[floa
     return found
 
 
-def _hours(line: Iterable[Piece], out: Sequence[Window], window: Window) -> dict[float, Hour]:
-    """By hour what was there in `window`; what no piece tells of has nobody, and counts as time too."""
+def _hours(line: Iterable[SteadySpan], out: Sequence[Window], window: Window) -> dict[float, Hour]:
+    """By hour what was there in `window`; what no span tells of has nobody, and counts as time too."""
     hours: dict[float, Hour] = {}
     since, until = window
     if until <= since:
@@ -255,15 +256,15 @@ def _hours(line: Iterable[Piece], out: Sequence[Window], window: Window) -> dict
         hour.left_out += ends - begins
         hour.levels[0] -= ends - begins
     begun = [begins for begins, _ in out]
-    for piece in line:
-        level = piece.running + piece.waiting
-        for begins, ends in _inside([(piece.begins, piece.ends)], window):
+    for span in line:
+        level = span.running + span.waiting
+        for begins, ends in _inside([(span.begins, span.ends)], window):
             for part in _without((begins, ends), out, begun):
                 for begins, ends in _cut([part]):
                     hour = hours[begins // HOUR * HOUR]
                     hour.levels[level] += ends - begins
                     hour.levels[0] -= ends - begins
-                    hour.crowded += ends - begins if piece.waiting else 0
+                    hour.crowded += ends - begins if span.waiting else 0
     return hours
 
 
@@ -275,7 +276,7 @@ def _inside(windows: Iterable[Window], window: Window) -> Iterator[Window]:
 
 
 def _without(window: Window, out: Sequence[Window], begun: Sequence[float]) -> Iterator[Window]:
-    """What of a window is in none of `out`, which are in order and begin at `begun`."""
+    """The parts of a window that are in none of `out`, which are in order and begin at `begun`."""
     begins, ends = window
     number = max(0, bisect.bisect_right(begun, begins) - 1)
     for out_begins, out_ends in out[number:]:
@@ -289,7 +290,7 @@ def _without(window: Window, out: Sequence[Window], begun: Sequence[float]) -> I
 
 
 def _cut(windows: Iterable[Window]) -> Iterator[Window]:
-    """The same time, no part of which is in two hours."""
+    """The window in parts, none of which is in two hours."""
     for begins, ends in windows:
         while begins < ends:
             end = min(ends, (begins // HOUR + 1) * HOUR)
@@ -309,7 +310,7 @@ def percentile(levels: Mapping[int, float], share: float) -> int:
 
 
 def most(levels: Mapping[int, float]) -> int:
-    """The most at a time, for however short."""
+    """The most requests at the same time, for however short a time."""
     return max((level for level, seconds in levels.items() if seconds > 1e-9), default=0)
 
 

@@ -5,14 +5,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from advise.load import Request
+from advise.load import LoggedRequest
 from proxy.traffic import FIELDS
 
 
-def request(line: Sequence[Any]) -> Request:
+def request(line: Sequence[Any]) -> LoggedRequest:
     """A line of `proxy.traffic`."""
     said = dict(zip(FIELDS, line, strict=True))
-    return Request(
+    return LoggedRequest(
         ended=said["ended"],
         total=said["total_ms"] / 1000,
         held=said["held_ms"] / 1000,
@@ -28,7 +28,7 @@ def request(line: Sequence[Any]) -> Request:
     )
 
 
-def requests(raw: bytes) -> tuple[list[Request], float | None]:
+def requests(raw: bytes) -> tuple[list[LoggedRequest], float | None]:
     """All that it wrote: the requests, and since when there is a log, in seconds since the epoch; None:
     there is none yet. Raises ValueError or OSError for what it did not write."""
     *lines, end = (json.loads(line) for line in gzip.decompress(raw).splitlines())

@@ -63,7 +63,7 @@ class Advice:
 
 
 def days(traffic: Traffic) -> list[Day]:
-    """Those days of which something is known, in order."""
+    """The days of which something is known, in order."""
     found: dict[str, dict[float, Hour]] = {}
     for at, hour in sorted(traffic.hours.items()):
         found.setdefault(day_of(at), {})[at] = hour
@@ -105,14 +105,14 @@ def advise(traffic: Traffic, serves: str, stack: str) -> Advice:
     below = [day for day in known if day.figure < QUIET]
     listed = ", ".join(f"{day.figure} on {day.name}" for day in known)
     stands_on = (
-        f"Requests at a time in each day's busiest hour (p95): {listed}. Above {BUSY} on {len(above)} of "
+        f"Concurrent requests in each day's busiest hour (p95): {listed}. Above {BUSY} on {len(above)} of "
         f"{len(known)} days, below {QUIET} on {len(below)}"
     )
-    alone = [f"A spike that is not regular: {_when(day)}." for day in above]
+    alone = [f"An occasional spike: {_when(day)}." for day in above]
     if len(above) >= SHARE_BUSY * len(known):
         words = (
             "Upgrade to vLLM" if serves == "ollama" else "Stay with vLLM",
-            f"more than {BUSY} requests at a time are regular here",
+            f"there are regularly more than {BUSY} concurrent requests",
         )
         short = "upgrade to vLLM" if serves == "ollama" else "stay with vLLM"
         return Advice(
@@ -124,13 +124,13 @@ def advise(traffic: Traffic, serves: str, stack: str) -> Advice:
         )
     if len(below) >= SHARE_QUIET * len(known):
         says = (
-            f"Stay with Ollama: on most days there are fewer than {QUIET} requests at a time, which need no "
-            "more."
+            f"Stay with Ollama: on most days there are fewer than {QUIET} concurrent requests, and Ollama is "
+            "enough for that."
             if serves == "ollama"
-            else f"Ollama would do: on most days there are fewer than {QUIET} requests at a time. vLLM "
-            "serves them, too, and where it answers faster than Ollama, there would be more with that."
+            else f"Ollama would do: on most days there are fewer than {QUIET} concurrent requests. vLLM "
+            "serves them, too; but if it answers faster than Ollama, there would be more of them with Ollama."
         )
-        short = "stay" if serves == "ollama" else "Ollama would do"
+        short = "stay with Ollama" if serves == "ollama" else "Ollama would do"
         return Advice(
             "stay", "ollama", middle, (says, f"{stands_on}.", *alone), _line(len(known), middle, short)
         )
@@ -141,10 +141,10 @@ def advise(traffic: Traffic, serves: str, stack: str) -> Advice:
         None,
         middle,
         (
-            f"Undecided: it is between {QUIET} and {BUSY} requests at a time, or now one and now the other.",
+            f"Undecided: there are between {QUIET} and {BUSY} concurrent requests, or days of both kinds.",
             f"{stands_on}.",
-            f"What would decide it: {more} more of these days above {BUSY} says vLLM, {fewer} more below "
-            f"{QUIET} says Ollama; or what each engine does on this card: make report STACK={stack}.",
+            f"What would decide it: {more} more of these days above {BUSY} for vLLM, or {fewer} more below "
+            f"{QUIET} for Ollama; or a measurement of both engines on this card: make report STACK={stack}.",
         ),
         _line(len(known), middle, "undecided"),
     )
@@ -158,8 +158,8 @@ def _too_little(traffic: Traffic, known: Sequence[Day]) -> Advice:
             "too little",
             None,
             None,
-            ("Too little is known: there was no request.", _needed()),
-            "no request is known; advice: none",
+            ("Too little is known: there was no traffic.", _needed()),
+            "no traffic is known; advice: none",
         )
     have = f"{len(known)} whole day{'' if len(known) == 1 else 's'} with requests"
     highest = max(every, key=lambda day: (day.most, day.name))
@@ -168,8 +168,8 @@ def _too_little(traffic: Traffic, known: Sequence[Day]) -> Advice:
         None,
         None,
         (
-            f"Too little is known: {have}, of {requests} requests since {_time(traffic.since)}.",
-            f"So far {highest.most} requests at a time at most, on {highest.name}.",
+            f"Too little is known: {have}, and {requests} requests in all since {_time(traffic.since)}.",
+            f"So far there were at most {highest.most} requests at the same time, on {highest.name}.",
             _needed(),
         ),
         f"{have}; advice: none yet, {LEAST_DAYS} are needed",
@@ -178,21 +178,21 @@ def _too_little(traffic: Traffic, known: Sequence[Day]) -> Advice:
 
 def _needed() -> str:
     return (
-        f"Nothing is advised by fewer than {LEAST_DAYS} days (UTC) that are over, are known from their "
-        "beginning on and had requests."
+        f"Advice needs at least {LEAST_DAYS} days (UTC) that are over, are known from their beginning, and "
+        "had requests."
     )
 
 
 def _line(days: int, figure: int, short: str) -> str:
     many = f"request{'' if figure == 1 else 's'}"
     return (
-        f"the last {DAYS} days, {days} of them with requests: p95 of {figure} {many} at a time in a day's "
-        f"busiest hour; advice: {short}"
+        f"the last {DAYS} days, {days} of them with requests: {figure} concurrent {many} in a day's busiest "
+        f"hour (p95); advice: {short}"
     )
 
 
 def _when(day: Day) -> str:
-    return f"{day.most} at a time at most on {day.name}, p95 {day.figure} from {day.busiest:02}:00 on"
+    return f"at most {day.most} at the same time on {day.name}, p95 {day.figure} from {day.busiest:02}:00"
 
 
 def _time(at: float) -> str:

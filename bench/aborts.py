@@ -165,19 +165,21 @@ def main() -> None:
     raise SystemExit(1 if late else 0)
 
 
-def measured(project: Project, kind: EngineKind, n: int, after: float) -> list[list[object]]:
+def measured(project: Project, kind: EngineKind, count: int, after: float) -> list[list[object]]:
     """The table's rows for the engine that serves."""
     outputs, rows = project.outputs(), list[list[object]]()
     with watching(kind, project.live()) as watch:
         for stream in (True, False):
             seen = []
-            for number in range(n):
+            for number in range(count):
                 seen.append(one(watch, outputs["endpoint"], outputs["model"], after, stream=stream))
                 words = "streamed" if stream else "whole"
-                print(f"{kind}, {words}, {number + 1} of {n}: {seen[-1]:.2f} s", file=sys.stderr, flush=True)
+                print(
+                    f"{kind}, {words}, {number + 1} of {count}: {seen[-1]:.2f} s", file=sys.stderr, flush=True
+                )
             late = sum(each > LIMIT for each in seen)
             median, most = f"{statistics.median(seen):.2f}", f"{max(seen):.2f}"
-            rows.append([kind, "streamed" if stream else "whole", n, median, most, late])
+            rows.append([kind, "streamed" if stream else "whole", count, median, most, late])
     return rows
 
 

@@ -85,7 +85,7 @@ class Composed:
             kind="vllm", api_base=f"http://{routing}:{PORT}/v1/", model_name="tiny"
         )
         timeouts = tensorzero.Timeouts(total=600, first_token=300, stream=600)
-        model = tensorzero.Model(name="tiny", providers=(provider,), timeouts=timeouts)
+        model = tensorzero.ChatModel(name="tiny", providers=(provider,), timeouts=timeouts)
         config = tensorzero.render(tensorzero.GatewayConfig(models=(model,)))
         (self.folder / "tensorzero.toml").write_text(config)
 

@@ -79,8 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--users", type=int, default=64, help="(default: 64)")
     parser.add_argument("--flip-users", type=int, default=150, help="under a change (default: 150)")
-    parser.add_argument("--each", type=int, default=2, help="answers for each user and round (default: 2)")
-    parser.add_argument("-n", type=int, default=5, help="rounds by each way (default: 5)")
+    parser.add_argument("--each", type=int, default=2, help="answers to each user in a round (default: 2)")
+    parser.add_argument("-n", type=int, default=5, help="rounds each way (default: 5)")
     parser.add_argument("--parallel", type=int, default=4, help="of the engines (default: 4)")
     parser.add_argument(
         "--gateway", choices=("tensorzero", "none"), default="tensorzero", help="(default: tensorzero)"

@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=3, help="flips there and back in each mode (default: 3)")
     parser.add_argument("--clients", type=int, default=4, help="clients of the load (default: 4)")
     parser.add_argument(
-        "--aborts", type=int, default=8, help="one request of so many is hung up on, 0: none (default: 8)"
+        "--aborts", type=int, default=8, help="hang up on one request of so many; 0: on none (default: 8)"
     )
     parser.add_argument("--engine", choices=("real", "fast"), default="real", help="(default: real)")
     parser.add_argument(
@@ -129,14 +129,16 @@ def main() -> None:
         "--protocols",
         choices=("chat", "all"),
         default="chat",
-        help="what clients speak: chat, or all four protocols by turns (default: chat)",
+        help="what clients speak: chat, or all four protocols in turn (default: chat)",
     )
     parser.add_argument(
         "--gateway", choices=("tensorzero", "none"), default="tensorzero", help="(default: tensorzero)"
     )
-    parser.add_argument("--every", type=int, default=10, help="check the preview each N rounds (default: 10)")
+    parser.add_argument(
+        "--every", type=int, default=10, help="check the preview every N rounds (default: 10)"
+    )
     parser.add_argument("--json", type=Path, help="the file of results (default: flips-ENGINE.jsonl)")
-    parser.add_argument("--fresh", action="store_true", help="start over instead of going on")
+    parser.add_argument("--fresh", action="store_true", help="start over instead of continuing")
     parser.add_argument("--picture", type=Path, help="an SVG of the last two flips")
     options = parser.parse_args()
     if options.delay and options.engine != "fast":

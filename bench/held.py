@@ -16,22 +16,22 @@ PATIENCE = 120
 """Seconds in which all of the requests must have come to the proxy."""
 
 
-def held(client: Client, ways: dict[str, Way], name: str, size: int, n: int) -> list[object]:
+def held(client: Client, ways: dict[str, Way], name: str, size: int, count: int) -> list[object]:
     """One hold and its release: lost, seconds until the first and the last answer, MiB of proxy and edge
     before and while they waited."""
     way = ways[name]
     parts = [way.container("proxy-1"), way.container("edge")]
     rest = [memory(part) for part in parts]
     way.route(held=True)
-    asking = client.begin("crowd", place=place(ways, name), bytes=size, n=n, apart=0.002)
-    eventually(lambda: way.status("proxy-1").get("held") == n, PATIENCE, f"{n} requests are held")
+    asking = client.begin("crowd", place=place(ways, name), bytes=size, n=count, apart=0.002)
+    eventually(lambda: way.status("proxy-1").get("held") == count, PATIENCE, f"{count} requests are held")
     full = [memory(part) for part in parts]
     way.route()
     released = (way.live / "route.json").stat().st_mtime
     done = client.end(asking)
     after = sorted(at - released for at in done["answered"])
     first, last = (after[0] * 1000, after[-1] * 1000) if after else ("-", "-")
-    return [n, done["lost"], first, last, rest[0], full[0], rest[1], full[1]]
+    return [count, done["lost"], first, last, rest[0], full[0], rest[1], full[1]]
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import yaml
 
 from bench.stack import machine, table
+from common import cache_root
 from offline.images import RECIPES
-from offline.steps import cache_root
 from tests.support.project import docker, free_port
 from tools.environment import ROOT
 
@@ -44,7 +44,10 @@ def main() -> None:
     cold = parser.parse_args().cold
     here = [each.pin.offline for each in RECIPES.values() if docker("images", "--quiet", each.pin.offline)]
     if cold and here:
-        raise SystemExit(f"not cold: Docker has them. Type: docker rmi {' '.join(here)}")
+        raise SystemExit(
+            "these images are in Docker already, so this would not be a cold start. Run: docker rmi "
+            f"{' '.join(here)}"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder, cache = Path(temporary) / "clone", Path(temporary) / "cache"
         clone(folder)

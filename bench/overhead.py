@@ -29,13 +29,13 @@ QUIET = 5.0
 """Seconds in which short requests have the way for themselves, as a measure of the machine."""
 
 
-def added(client: Client, ways: dict[str, Any], n: int) -> tuple[list[list[object]], int]:
+def added(client: Client, ways: dict[str, Any], most: int) -> tuple[list[list[object]], int]:
     """Rows of the first table, and how many requests were lost."""
     rows: list[list[object]] = []
     lost, least = 0, dict[str, float]()
     for size, length in SIZES.items():
         names = [ALONE, *(name for name in ways if name != BEFORE or size not in NOT_BEFORE)]
-        count = max(10, round(n * PART[size]))
+        count = max(10, round(most * PART[size]))
         before = {name: cpu(ways[name]) for name in names[1:]}
         done = client.do("turns", ways={name: place(ways, name) for name in names}, bytes=length, n=count)
         used = {
@@ -59,14 +59,14 @@ def added(client: Client, ways: dict[str, Any], n: int) -> tuple[list[list[objec
     return rows, lost
 
 
-def waited(client: Client, ways: dict[str, Any], n: int) -> tuple[list[list[object]], int]:
+def waited(client: Client, ways: dict[str, Any], count: int) -> tuple[list[list[object]], int]:
     """Rows of the second table, and how many requests were lost."""
     rows: list[list[object]] = []
     lost = 0
     for name in (ALONE, *(name for name in ways if name != BEFORE)):
         others = client.begin("small", place=place(ways, name), pause=PAUSE)
         time.sleep(QUIET)
-        large = client.do("turns", ways={name: place(ways, name)}, bytes=SIZES[LARGEST], n=n)
+        large = client.do("turns", ways={name: place(ways, name)}, bytes=SIZES[LARGEST], n=count)
         short = client.end(others)
         lost += large["lost"] + short["lost"]
         spans = [(began, began + took) for began, took in large["seen"][name]]

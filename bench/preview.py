@@ -59,18 +59,18 @@ def minimal(folder: Path, full: Project) -> Project:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=9, help="previews of each program (default: 9)")
-    n = parser.parse_args().n
+    count = parser.parse_args().n
     with deployed("bench-preview") as full:
         folder = full.folder / "minimal"
         folder.mkdir()
         small = minimal(folder, full)
         try:
-            pairs = [(seconds(full), seconds(small)) for _ in range(n)]
+            pairs = [(seconds(full), seconds(small)) for _ in range(count)]
         finally:
             small.pulumi("destroy", "--yes", "--skip-preview")
         resources = sum(counts(full).values())
     ours, base = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"Preview without changes, {resources} Docker resources, N = {n}, {machine()}\n")
+    print(f"Preview without changes, {resources} Docker resources, N = {count}, {machine()}\n")
     print(
         table(
             ["program", "median s"],

@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from common import StepFailed
 from components import pins
-from offline.steps import StepFailed
 from stacks.owner import UNKNOWN
 from tests.support.project import Project, docker, offline_settings
 from tools.environment import ROOT
 from tools.owner import found
+
+FAST_PROGRAM = ROOT / "bench" / "fast_program.sh"
+"""What stands in for both engines' programs: it starts the test engine."""
 
 
 @contextmanager
@@ -75,7 +78,7 @@ def use_fast_engine(folder: Path, version: str, delay: float = 0) -> None:
         container = docker("create", pins.SWITCH.offline).strip()
         try:
             engine = folder / "fast-engine"
-            engine.write_text(FAST_PROGRAM.replace("DELAY=0", f"DELAY={delay:g}"))
+            engine.write_text(FAST_PROGRAM.read_text().replace("DELAY=0", f"DELAY={delay:g}"))
             engine.chmod(0o755)
             docker("cp", str(engine), f"{container}:{program}")
             docker("cp", str(ROOT / "tests/support/fast_engine.py"), f"{container}:/fast_engine.py")
@@ -91,28 +94,6 @@ def remove_fast_engine(version: str) -> None:
     names = [pin.offline.replace(pin.version, version) for pin in (pins.OLLAMA, pins.VLLM_CPU)]
     if here := [name for name in names if docker("images", "--quiet", name).strip()]:
         docker("rmi", *here)
-
-
-FAST_PROGRAM = """#!/bin/sh
-# `create` and `list` are what the weights step and the health check ask of Ollama. Like the real ones, Ollama
-# answers for every model that has a manifest, and vLLM for the one name that it is told.
-manifests="${OLLAMA_MODELS:-}/manifests"
-library="$manifests/registry.ollama.ai/library"
-case "$1" in
-    create) mkdir -p "$library/$2" && touch "$library/$2/latest"; exit ;;
-    list) exit 0 ;;
-esac
-[ -z "${OLLAMA_MODELS:-}" ] || FAST_NAMES=$(cd "$manifests" 2>/dev/null && find . -type f | sed \\
-    -e 's|/latest$||' -e 't untagged' -e 's|/\\([^/]*\\)$|:\\1|' -e ': untagged' \\
-    -e 's|^./||' -e 's|^registry.ollama.ai/||' -e 's|^library/||' \\
-    -e '/:/!{p;s|$|:latest|}') || FAST_NAMES=none
-while [ $# -gt 1 ]; do
-    [ "$1" != --served-model-name ] || FAST_NAMES=$2
-    shift
-done
-export FAST_NAMES FAST_TOKENS=0.005 FAST_DELAY=0
-exec python3 -u /fast_engine.py
-"""
 
 
 def machine() -> str:

@@ -225,7 +225,7 @@ def bad(result: dict[str, Any]) -> str:
         words
         for wrong, words in (
             (not result["reached"], "its phase was not seen"),
-            (not result["right"], "not what is meant to serve serves"),
+            (not result["right"], "the wrong engine serves"),
             (below and not result["committed"], "taken back"),
             (bool(result["lost"]), "lost"),
             (result["cut"] and (below or not engine), "cut"),

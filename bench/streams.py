@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=64, help="streams at once (default: 64)")
     parser.add_argument("--per-second", type=int, default=50, help="events a second of each (default: 50)")
     parser.add_argument("--seconds", type=int, default=10, help="length of each stream (default: 10)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each way has its turn (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds each way (default: 3)")
     options = parser.parse_args()
     heading, events = where(), options.seconds * options.per_second
     names = (ALONE, WITH, NONE)

@@ -20,9 +20,10 @@ from bench.crowd import DIRECT, THROUGH, network
 from bench.stack import deployed, machine, table
 from bench.ways import EDGE_PORT, Client
 from components.engines import PORT
+from measure.client import here
 from measure.levels import COLUMNS, LEVELS, cells
 from measure.picture import picture
-from measure.sweep import Sweep, here
+from measure.sweep import Sweep
 
 ASKED = ("levels", "tokens", "prompt", "each", "least", "seconds")
 

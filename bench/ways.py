@@ -30,7 +30,7 @@ from components import caddyfile, tensorzero
 engine, name, max_body = sys.argv[1:]
 provider = tensorzero.Provider(kind="vllm", api_base=f"http://{engine}:8000/v1/", model_name=name)
 limits = tensorzero.Timeouts(total=600, first_token=300, stream=600)
-model = tensorzero.Model(name=name, providers=(provider,), timeouts=limits)
+model = tensorzero.ChatModel(name=name, providers=(provider,), timeouts=limits)
 edge = caddyfile.EdgeConfig(listen=":8080", models=(name,), hold_seconds=60, max_body_bytes=int(max_body))
 print(json.dumps({
     "gateway": tensorzero.render(tensorzero.GatewayConfig(models=(model,))),

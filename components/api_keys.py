@@ -19,11 +19,13 @@ def document(api_keys: Mapping[str, str], *, never_open: bool) -> str:
     """
     for tenant, key in api_keys.items():
         if not TENANT.fullmatch(tenant):
-            raise ValueError(f"tenant {tenant!r}: letters, digits, '.', '_' and '-', 64 at most")
+            raise ValueError(
+                f"tenant {tenant!r}: a name may have at most 64 letters, digits, '.', '_' and '-'"
+            )
         if not API_KEY.fullmatch(key):
             raise ValueError(
-                f"the API key of tenant {tenant!r}: 16 to 180 letters, digits or any of '._~+-' are"
-                " allowed, with '=' at the end only; `openssl rand -hex 32` makes one"
+                f"the API key of tenant {tenant!r} must be 16 to 180 letters, digits or any of '._~+-', with "
+                "'=' only at the end; `openssl rand -hex 32` makes one"
             )
     digests = {hashlib.sha256(key.encode()).hexdigest(): tenant for tenant, key in api_keys.items()}
     if len(digests) != len(api_keys):

@@ -12,13 +12,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from components.shell import program
 from switch.answers import AS_DECLARED, EDITED
 
 HEALTH_PATH = "/healthz"
 """GET: 200 and an empty body while the edge itself lives."""
-
-ADMIN = "localhost:2019"
-"""Caddy's admin API, in the edge's container only."""
 
 MAX_HEAD = "64KiB"
 """Of a request's line and headers together: by itself Caddy would refuse 20 KiB. The proxy takes twice as
@@ -66,51 +64,8 @@ def render(config: EdgeConfig) -> str:
     return "\n".join(_indent(_document(config))) + "\n"
 
 
-APPLIED = "/config/caddyfile.applied"
-"""File in the edge's container with a digest of what `APPLY` left, and what was said before it."""
-
-_BEFORE_PROXIES = "/config/api-keys /config/applied"
-"""What an edge had that knew keys itself: files that are named by them must not stay in its volume."""
-
-_NOW = """\
-running=$(wget -q -O - http://127.0.0.1:2019/config/) || exit 1
-now=$(echo "$running" | sha256sum | cut -c1-12)"""
-
-APPLY = f"""\
-set -eu
-umask 077
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-printf '%s' "$CADDYFILE" >"$work/Caddyfile"
-caddy() {{ command caddy "$1" --config "$work/Caddyfile" --adapter caddyfile >"$work/log" 2>&1; }}
-caddy validate || {{ cat "$work/log" >&2; exit 1; }}
-tries=0
-until caddy reload; do
-  tries=$((tries + 1))
-  [ "$tries" -lt 20 ] || {{ cat "$work/log" >&2; exit 1; }}
-  sleep 0.5
-done
-{_NOW}
-echo "$now ${{SEEN:-{AS_DECLARED}}}" >{APPLIED}
-rm -rf {_BEFORE_PROXIES}
-"""
-"""Shell program for the edge's container that brings it to the Caddyfile in `$CADDYFILE`.
-
-It is validated before anything changes. A reload with what runs already does nothing; any other can close
-a connection on which a request has just arrived, as every Go server's does. At the end it keeps `$SEEN`, what
-`SEEN` said before it.
-"""
-
-SEEN = f"""\
-{_NOW}
-[ -f {APPLIED} ] || {{ echo {AS_DECLARED}; exit; }}
-read -r applied seen <{APPLIED}
-if [ "$now" = "$applied" ]; then echo "$seen"; else echo "{EDITED} $now"; fi
-"""
-"""Shell program for the edge's container: `edited in place` with a digest if its configuration is not the one
-that `APPLY` left, else what was said before `APPLY`. So an edit shows once, and its repair leaves no
-difference behind.
-"""
+APPLY = program("edge_apply", AS_DECLARED=AS_DECLARED) + "\n"
+SEEN = program("edge_seen", AS_DECLARED=AS_DECLARED, EDITED=EDITED) + "\n"
 
 
 def _document(config: EdgeConfig) -> Iterable[str]:

@@ -81,7 +81,7 @@ class Loading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tools:
+class ToolCalls:
     """How a model calls tools, and which engines find the calls in what it writes.
 
     `vllm_parser` is vLLM's `--tool-call-parser`; without one vLLM refuses every request that has `tools`.
@@ -95,15 +95,15 @@ class Tools:
 
     @property
     def words(self) -> str:
-        """What becomes of a call of a tool, in one line."""
+        """What happens to a tool call of this model, in one line."""
         if not self.found_by:
-            said = "neither engine finds this model's calls, which arrive as text"
+            said = "neither engine recognises this model's tool calls, which arrive as text"
         elif len(self.found_by) == 1:
             (one,) = self.found_by
             other = "vllm" if one == "ollama" else "ollama"
-            said = f"{facts.ONLY}{one} finds this model's calls; with {other} they arrive as text"
+            said = f"{facts.ONLY}{one} recognises this model's tool calls; with {other} they arrive as text"
         else:
-            said = "both engines find this model's calls"
+            said = "both engines recognise this model's tool calls"
         return f"{said}; {self.remark}" if self.remark else said
 
 
@@ -133,7 +133,7 @@ class Model:
     loading: tuple[Loading, ...] = ()
     able: bool = True
     """Whether it follows an instruction, so that gate and `make parity` may ask it for meaning."""
-    tools: Tools | None = None
+    tools: ToolCalls | None = None
     """None: it was not made to call tools."""
     embeds: bool = False
     """Whether it turns texts into vectors (`/v1/embeddings`), and so answers no chat."""
@@ -156,7 +156,7 @@ FILE = Path(__file__).with_name("models.toml")
 
 
 class CatalogueError(Exception):
-    """A catalogue that can't be right. The text names the entry, and what of it."""
+    """A catalogue that can't be right. The text names the entry, and what is wrong with it."""
 
 
 def read(text: str) -> dict[str, Model]:
@@ -164,15 +164,17 @@ def read(text: str) -> dict[str, Model]:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise CatalogueError(f"it is no TOML: {error}") from error
-    tools = {name: _entry(Tools, f"tools.{name}", each) for name, each in content.get("tools", {}).items()}
+        raise CatalogueError(f"it is not TOML: {error}") from error
+    tools = {
+        name: _entry(ToolCalls, f"tools.{name}", each) for name, each in content.get("tools", {}).items()
+    }
     return {
-        name: _model(name, each, cast(dict[str, Tools], tools))
+        name: _model(name, each, cast(dict[str, ToolCalls], tools))
         for name, each in content.get("models", {}).items()
     }
 
 
-def _model(name: str, raw: Mapping[str, Any], tools: Mapping[str, Tools]) -> Model:
+def _model(name: str, raw: Mapping[str, Any], tools: Mapping[str, ToolCalls]) -> Model:
     where = f"models.{name}"
     given: dict[str, Any] = {**raw, "name": name}
     for engine in ("ollama", "vllm"):
@@ -210,20 +212,22 @@ def _entry(kind: type, where: str, raw: Mapping[str, Any]) -> object:
         declared: Any = known[name].type
         wanted = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}.get(declared)
         if wanted and type(value) not in wanted:
-            raise CatalogueError(f"{where}.{name} is {value!r}, which is no {declared.__name__}")
+            raise CatalogueError(f"{where}.{name} is {value!r}, which is not of type {declared.__name__}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
     return kind(**given)
 
 
 def problems(model: Model) -> list[str]:
-    """What of a model can't be right, or can't be computed."""
+    """What is wrong with a model, or can't be computed for it, each in words."""
     found = []
     if model.family not in FAMILIES:
-        found.append(f"the sums are not right for the family {model.family}; known: {', '.join(FAMILIES)}")
+        found.append(
+            f"the sums of memory do not cover the family {model.family}; known: {', '.join(FAMILIES)}"
+        )
     counts = ("parameters", "embedding_parameters", "vocabulary", "hidden", "layers", "max_context")
     for name in (*counts, "attention_heads", "kv_heads", "head_dim"):
         if getattr(model, name) < 1:
-            found.append(f"{name} is {getattr(model, name)}")
+            found.append(f"{name} is {getattr(model, name)}, and must be at least 1")
     if found:
         return found
     if model.attention_heads % model.kv_heads:
@@ -236,18 +240,26 @@ def problems(model: Model) -> list[str]:
             f"{model.vocabulary} × {model.hidden}"
         )
     if model.embedding_parameters >= model.parameters:
-        found.append(f"{model.parameters} parameters are no more than those of the embeddings")
+        found.append(f"{model.parameters} parameters in all are not more than those of the embeddings")
     if model.embeds and model.tools:
-        found.append("a model that embeds answers no chat, and calls no tools")
+        found.append("a model that computes embeddings cannot chat, and so calls no tools")
     for engine, sources in (("ollama", model.ollama), ("vllm", model.vllm)):
         kinds = [source.quantization for source in sources]
         if not sources:
             found.append(f"{engine} has no source")
         found += [
-            f"{engine} has {each} twice" for each in sorted({one for one in kinds if kinds.count(one) > 1})
+            f"{engine} lists {each} twice" for each in sorted({one for one in kinds if kinds.count(one) > 1})
         ]
-        found += [f"{engine}: {each} is unknown" for each in kinds if each not in get_args(Quantization)]
-        found += [f"{engine}: a size of {each.size} bytes" for each in sources if each.size < 1]
+        found += [
+            f"{engine}: the quantization {each} is unknown"
+            for each in kinds
+            if each not in get_args(Quantization)
+        ]
+        found += [
+            f"{engine}: the size is {each.size} bytes, and must be at least 1"
+            for each in sources
+            if each.size < 1
+        ]
     return found
 
 

@@ -26,8 +26,8 @@ class Code:
         """The package's modules, the same bytes on every machine."""
         raw = io.BytesIO()
         with zipfile.ZipFile(raw, "w") as out:
-            for file in sorted((ROOT / self.package).glob("*.py")):
-                out.writestr(zipfile.ZipInfo(f"{self.package}/{file.name}"), file.read_bytes())
+            for file in sorted((ROOT / self.package).rglob("*.py")):
+                out.writestr(zipfile.ZipInfo(file.relative_to(ROOT).as_posix()), file.read_bytes())
         return raw.getvalue()
 
     def write(self) -> str:

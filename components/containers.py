@@ -65,5 +65,5 @@ def labels(values: Mapping[str, pulumi.Input[str]]) -> list[docker.ContainerLabe
 
 
 def volume_labels(values: Mapping[str, str]) -> list[docker.VolumeLabelArgs]:
-    """The same for a volume."""
+    """Labels of a volume as the docker provider takes them, in a fixed order."""
     return [docker.VolumeLabelArgs(label=key, value=value) for key, value in sorted(values.items())]

@@ -1,4 +1,4 @@
-"""Which mode a change of engine takes and why, and how much the engines can do, in words. Pure."""
+"""Which mode a change of the engine takes and why, and how much the engines can do, in words. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,12 +18,15 @@ from components.gpu_memory import (
 from components.waiting import Bounds, Wait, wait
 from switch.plan import Mode
 
+HOST_RAM = "of host RAM"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class MemoryNeed:
     """What the engines need of one memory, in bytes, alone and together. `there` is None if not known.
 
-    `services` is what edge, proxy, gateway, switch and a monitor may take of it, which run beside any engine.
+    `what` says after a size which memory it is, as in `of host RAM`. `services` is what edge, proxy, gateway,
+    switch and a monitor may take of it, which run beside any engine.
     """
 
     what: str
@@ -51,13 +54,13 @@ class Room:
 class Cutover:
     """The chosen mode and the reason in one sentence; sums in words and waits by engine.
 
-    `capacity` says by engine how many requests it works on at a time, and what becomes of one more. `cost` is
-    what serving has less of since both engines must fit at once, or empty.
+    `capacity` says for each engine how many requests it works on at the same time, and what happens to a
+    further one. `cost` is what the engines have less of because both must fit at once; empty: nothing.
 
-    `same` says by engine how a change of its own settings goes, where the mode doesn't say it.
+    `same` says for each engine how a change of its own settings goes, if the mode doesn't say it.
 
     `expected` and `worst` are what a request waits in a change to `engine`, in seconds. In overlap nobody
-    waits, so `expected` is 0; `worst` is when the old engine dies meanwhile.
+    waits, so `expected` is 0, and `worst` is the wait if the old engine dies meanwhile.
     """
 
     engine: EngineKind
@@ -86,7 +89,7 @@ class Cutover:
             *([f"what overlap costs: {self.cost}"] if self.cost else []),
             *(f"  {kind}: {words}" for kind, words in self.sums.items()),
             f"  host RAM: {self.host_ram}",
-            *(f"at a time, {kind}: {words}" for kind, words in self.capacity.items()),
+            *(f"at the same time, {kind}: {words}" for kind, words in self.capacity.items()),
             *self.wait_lines(KINDS),
             *(facts.same_wait(kind, words) for kind, words in self.same.items()),
         ]
@@ -98,21 +101,21 @@ class Cutover:
             when = "if the old engine dies meanwhile"
         else:
             expected = [facts.wait(kind, self.waits[kind].expected_words) for kind in kinds]
-            when = "if all goes to its bound and the old engine has to come back"
+            when = "if every step takes its full time-out and the old engine has to be brought back"
         return [*expected, f"worst wait, {when}: {self.waits[self.engine].worst_words}"]
 
 
-def rooms(load: Load, sums: Mapping[EngineKind, Sum]) -> list[Room]:
+def memory_needs(load: Load, sums: Mapping[EngineKind, Sum]) -> list[MemoryNeed]:
     """The memories that have to hold the engines: that of the GPU, if there is one, and the host's RAM."""
-    host = Room(
-        what="host RAM",
+    host = MemoryNeed(
+        what=HOST_RAM,
         each={kind: each.host for kind, each in sums.items()},
         there=load.host_memory,
         services=load.services,
     )
     if load.gpu is None:
         return [host]
-    gpu = Room(
+    gpu = MemoryNeed(
         what=f"usable on {load.gpu.words}",
         each={kind: each.total for kind, each in sums.items()},
         there=load.gpu_there,
@@ -125,38 +128,38 @@ def sums_of(load: Load) -> dict[EngineKind, Sum]:
     return {kind: engine_sum(kind, load) for kind in KINDS}
 
 
-def too_small(load: Load, margin: int = 0) -> Room | None:
+def too_small(load: Load, margin: int = 0) -> MemoryNeed | None:
     """The memory that is known and cannot hold both engines at once with so much to spare, if any."""
-    known = [room for room in rooms(load, sums_of(load)) if room.there is not None]
-    return next((room for room in known if not room.fits_both(margin)), None)
+    known = [memory for memory in memory_needs(load, sums_of(load)) if memory.there is not None]
+    return next((memory for memory in known if not memory.fits_both(margin)), None)
 
 
 def capacity(engine: Sum, load: Load) -> str:
-    """How many requests an engine works on at a time, and what becomes of one more, in words."""
+    """How many requests an engine works on at the same time, and what happens to a further one, in words."""
     if engine.kind == "ollama" or load.gpu is None:
         words = f"{engine.requests} requests, each with all of its {load.context} tokens"
-        return f"{words}; one more waits until one of them ends"
+        return f"{words}; any further one waits until one of these ends"
     typical, full = (min(engine.requests, engine.tokens // tokens) for tokens in (load.typical, load.context))
-    words = f"{engine.requests} requests: {full} with all of their {load.context} tokens at once"
+    words = f"up to {engine.requests} requests: {full} if each uses all of its {load.context} tokens"
     if typical > full:
-        words += f", {typical} with {load.typical}"
+        words += f", {typical} if each uses {load.typical}"
     if average := preempts_from(engine, load):
         words += (
-            f"; with more than {average} tokens on average it puts some back and computes them again later"
+            f"; if they average more than {average} tokens, it preempts some and computes them again later"
         )
-    return f"{words}; one more waits until one of them ends"
+    return f"{words}; any further one waits until one of these ends"
 
 
 def _cost(load: Load) -> str:
-    """What the engines have less of where both must fit at once."""
+    """What the engines have less of because both must fit at once; empty: nothing."""
     parts = []
     for kind in KINDS:
         beside, alone = (engine_sum(kind, replace(load, together=each)) for each in (True, False))
         if beside.requests < alone.requests:
             some = f"{beside.requests} parallel request{'s' if beside.requests > 1 else ''}"
-            parts.append(f"{kind} has {some} in place of {alone.requests}")
+            parts.append(f"{kind} has {some} instead of {alone.requests}")
         elif beside.tokens < alone.tokens:
-            parts.append(f"{kind} has a KV cache of {beside.tokens} tokens in place of {alone.tokens}")
+            parts.append(f"{kind} has a KV cache of {beside.tokens} tokens instead of {alone.tokens}")
     return ", ".join(parts)
 
 
@@ -175,7 +178,7 @@ def choose(
         *(f"{gib(each.host)} {kind}" for kind, each in sums.items()),
         f"{gib(load.services)} services",
     ]
-    there = "hostMemoryGiB not set" if load.host_memory is None else f"{gib(load.host_memory)} there"
+    there = "hostMemoryGiB is not set" if load.host_memory is None else f"of {gib(load.host_memory)}"
     return Cutover(
         engine=engine,
         mode=mode,
@@ -194,35 +197,46 @@ def _same(kind: EngineKind, asked: Literal["auto", "overlap", "hold"], load: Loa
 
     What serves then has other settings than these, which nobody knows here; the switch knows both.
     """
-    for room in rooms(load, sums_of(load)):
-        need = 2 * room.each[kind] + room.services
-        if room.there is not None and need > room.there:
-            two = "two as it is set" + (", services" if room.services else "")
-            compare = f"{gib(need)} for {two}, {gib(room.there)} {room.what}"
+    for memory in memory_needs(load, sums_of(load)):
+        need = 2 * memory.each[kind] + memory.services
+        if memory.there is not None and need > memory.there:
+            two = "the old one and the new one" + (" and the services" if memory.services else "")
+            compare = f"{two} need {gib(need)}, and there are {gib(memory.there)} {memory.what}"
             if asked == "overlap":
-                return f"refused as long as `cutover` says overlap, since {compare}"
+                return f"refused while `cutover` is overlap, since {compare}"
             return facts.by_hold(compare, wait(kind, load, bounds, old=kind).expected_words)
-    return "by overlap where the old and the new one fit"
+    return "by overlap if the old one and the new one fit"
 
 
 def _mode(asked: Literal["auto", "overlap", "hold"], load: Load) -> tuple[Mode, str]:
     margin = MARGIN if asked == "auto" else 0
-    spare = f" and {gib(margin)} to spare" if margin else ""
+    spare = f", plus {gib(margin)} to spare" if margin else ""
     small = too_small(load, margin)
     if asked == "hold":
-        return "hold", "the setting `cutover` says hold"
+        return "hold", "the setting `cutover` is hold"
     if small is not None and small.there is not None:
-        compare = f"{gib(small.both)} for {small.words}{spare}, {gib(small.there)} {small.what}"
+        compare = (
+            f"{small.words} need {gib(small.both)}{spare}, and there are {gib(small.there)} {small.what}"
+        )
         return "hold", f"{compare}: one at a time"
-    known = [room for room in rooms(load, sums_of(load)) if room.there is not None]
+    known = [memory for memory in memory_needs(load, sums_of(load)) if memory.there is not None]
     if asked == "auto" and not known:
-        return "hold", "on a CPU `hostMemoryGiB` says whether both fit, and it is not set: one at a time"
+        return (
+            "hold",
+            "on a CPU it takes `hostMemoryGiB` to know whether both fit, and it is not set: one at a time",
+        )
     fits = " and ".join(
-        f"{gib(room.both)} for {room.words}{spare}, {gib(room.there or 0)} {room.what}" for room in known
+        f"{memory.words} need {gib(memory.both)}{spare}, and there are {gib(memory.there or 0)} {memory.what}"
+        for memory in known
     )
     if asked == "overlap":
-        said = "the setting `cutover` says overlap"
-        return "overlap", f"{said}; {fits}: both fit" if fits else f"{said}, unchecked without hostMemoryGiB"
+        said = "the setting `cutover` is overlap"
+        return (
+            "overlap",
+            f"{said}; {fits}: both fit"
+            if fits
+            else f"{said}, and without hostMemoryGiB nothing says whether both fit",
+        )
     return "overlap", f"{fits}: both fit"
 
 
@@ -235,15 +249,15 @@ def mode_changed(cutover: Cutover, asked: str, before: str | None) -> str:
     wait = cutover.waits[cutover.engine]
     if asked == "overlap" and before == "hold":
         return (
-            "`cutover` was hold at the last update. Where what serves has too much memory for another engine "
-            f"beside it, requests wait in this update, as expected {wait.expected:.0f} s, at the worst "
-            f"{wait.worst:.0f} s; from then on changes of engine overlap"
+            "`cutover` was hold at the last update. If the engine that serves leaves too little memory for "
+            f"another one beside it, requests wait in this update: an expected {wait.expected:.0f} s, and in "
+            f"the worst case {wait.worst:.0f} s. From then on, changes of the engine overlap"
         )
     if not (asked == "auto" and before == "overlap" and cutover.mode == "hold"):
         return ""
     return (
-        "`cutover: auto` was overlap at the last update and is hold now, since each engine has the memory to "
-        "serve more requests at once. In a change of engine requests wait, as expected "
-        f"{wait.expected:.0f} s, at the worst {wait.worst:.0f} s. For overlap, with fewer requests at once: "
-        "pulumi config set cutover overlap"
+        "`cutover: auto` meant overlap at the last update and means hold now, since each engine gets the "
+        "memory to serve more requests at once. In a change of the engine requests wait: an expected "
+        f"{wait.expected:.0f} s, and in the worst case {wait.worst:.0f} s. For overlap, with fewer requests "
+        "at once: pulumi config set cutover overlap"
     )

@@ -99,7 +99,8 @@ class DockerHost:
         *,
         after: Sequence[pulumi.Resource] = (),
     ) -> pulumi.Output[str]:
-        """What `command` says of the host, at every preview and once `after` is there. It changes nothing."""
+        """What `command` prints about the host, at every preview and once `after` is there. It changes
+        nothing."""
         return local.run_output(
             command=command,
             interpreter=self.interpreter,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from components import model_names, naming, pins, weights
 from components.catalogue import GIB, Model
 from components.gpu_memory import BATCHED_TOKENS, EngineKind, Load, engine_sum, vllm_share
+from components.shell import program
 from components.vllm_flags import pairs, words
 
 PORT = 8000
@@ -159,12 +160,8 @@ def _named(model: str, served: str) -> str:
     and capital letters alone, 0.17.4 finds now the one and now none (`getExistingName`).
     """
     own, other = model_names.manifest(model), model_names.manifest(served)
-    return (
-        f"set -e; mkdir -p {STORE}/manifests/{posixpath.dirname(other)}; "
-        f'ln -s "$OLLAMA_MODELS/blobs" {STORE}; '
-        f'cp "$OLLAMA_MODELS/manifests/{own}" {STORE}/manifests/{other}; chmod -R a-w {STORE}; '
-        f"export OLLAMA_MODELS={STORE}; exec /bin/ollama serve"
-    )
+    text = program("ollama_named", STORE=STORE, FOLDER=posixpath.dirname(other), OWN=own, OTHER=other)
+    return "; ".join(text.splitlines())  # as it is in the containers that are there
 
 
 def vllm(load: Load, flags: Sequence[str] = (), name: str = "") -> EngineSpec:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from components.catalogue import GIB
-from components.cutover_mode import rooms, sums_of, too_small
+from components.cutover_mode import HOST_RAM, memory_needs, sums_of, too_small
 from components.gpu_memory import GPUS, EngineKind, Gpu, Load, engine_sum, gib
 from components.waiting import Bounds
 
@@ -18,7 +18,8 @@ COUNTS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Choice:
-    """A setting that would do: its key (or path), its value, and what it needs then, in words."""
+    """A setting that would work: its key (or path), its value, and what the engine needs with it, in
+    words."""
 
     key: str
     value: str
@@ -31,8 +32,9 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """`key` and `value` as they are, why they cannot work, and what would do, the nearest first."""
+class UnworkableSetting:
+    """A setting that cannot work: `key` and `value` as given, `why`, and `choices` that would, nearest
+    first."""
 
     key: str
     value: object
@@ -53,38 +55,38 @@ def counts(load: Load) -> list[int]:
     return [count for count in COUNTS if heads % count == 0 and (kv % count == 0 or count % kv == 0)]
 
 
-def refused_count(load: Load) -> Refusal | None:
+def refused_count(load: Load) -> UnworkableSetting | None:
     """A number of GPUs among which vLLM cannot divide the model."""
     if load.gpu is None or load.gpu.count in counts(load):
         return None
     model = load.model
-    return Refusal(
+    return UnworkableSetting(
         key="gpuCount",
         value=load.gpu.count,
         why=(
-            f"vLLM divides {model.attention_heads} attention heads and {model.kv_heads} KV heads of "
-            f"{model.name} among the GPUs"
+            f"vLLM has to divide {model.attention_heads} attention heads and {model.kv_heads} KV heads of "
+            f"{model.name} evenly among the GPUs"
         ),
         choices=[Choice("gpuCount", str(count)) for count in counts(load)],
     )
 
 
-def refused_engine(kind: EngineKind, load: Load) -> Refusal | None:
+def refused_engine(kind: EngineKind, load: Load) -> UnworkableSetting | None:
     """An engine that can never start with this load, for want of GPU memory or of host RAM."""
     sums = sums_of(load)
-    for room in rooms(load, sums):
-        need = room.alone(kind)
-        if room.there is None or need <= room.there:
+    for memory in memory_needs(load, sums):
+        need = memory.alone(kind)
+        if memory.there is None or need <= memory.there:
             continue
-        on_host = room.what == "host RAM"
+        on_host = memory.what == HOST_RAM
         if on_host and load.gpu:
-            return Refusal(
+            return UnworkableSetting(
                 key="hostMemoryGiB",
-                value=room.there // GIB,
-                why=f"{kind} beside its GPU, and the services, need {gib(need)} of host RAM",
-                choices=[Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "on a host that has it")],
+                value=memory.there // GIB,
+                why=f"besides its GPU, {kind} needs host RAM, {gib(need)} together with the services",
+                choices=[Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "if the host has that much")],
             )
-        beside = f", services {gib(room.services)}" if room.services else ""
+        beside = f", and the services {gib(memory.services)}" if memory.services else ""
         choices = _choices(kind, load)
         quantization = load.quantization_of(kind)
         values: dict[str, object] = {
@@ -94,10 +96,10 @@ def refused_engine(kind: EngineKind, load: Load) -> Refusal | None:
             "model": load.model.name,
         }
         key = next((each.key for each in choices if each.key in values), "model")
-        return Refusal(
+        return UnworkableSetting(
             key=key,
             value=values[key],
-            why=f"{kind} needs {sums[kind].words}{beside}, and there are {gib(room.there)} {room.what}",
+            why=f"{kind} needs {sums[kind].words}{beside}, and there are {gib(memory.there)} {memory.what}",
             choices=choices,
         )
     return None
@@ -105,7 +107,9 @@ def refused_engine(kind: EngineKind, load: Load) -> Refusal | None:
 
 def _fits(kind: EngineKind, load: Load) -> bool:
     each = {kind: engine_sum(kind, load)}
-    return all(room.there is None or room.alone(kind) <= room.there for room in rooms(load, each))
+    return all(
+        memory.there is None or memory.alone(kind) <= memory.there for memory in memory_needs(load, each)
+    )
 
 
 def _largest(values: Sequence[int], fits: Callable[[int], bool]) -> int | None:
@@ -138,7 +142,7 @@ def _choices(kind: EngineKind, load: Load) -> list[Choice]:
         found.append(Choice("gpuMemoryMiB", "0", words(replace(load, gpu_memory=None))))
     if load.gpu is None:
         need = engine_sum(kind, load).host + load.services
-        found.append(Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "on a host that has it"))
+        found.append(Choice("hostMemoryGiB", str(math.ceil(need / GIB)), "if the host has that much"))
     else:
         found += _other_gpus(kind, load, load.gpu)
     return found
@@ -160,18 +164,21 @@ def _other_gpus(kind: EngineKind, load: Load, gpu: Gpu) -> list[Choice]:
     return found
 
 
-def refused_overlap(load: Load) -> Refusal | None:
+def refused_overlap(load: Load) -> UnworkableSetting | None:
     """`cutover: overlap` where both engines are known not to fit beside each other."""
     load = replace(load, together=True)
-    room = too_small(load)
-    if room is None or room.there is None:
+    memory = too_small(load)
+    if memory is None or memory.there is None:
         return None
     sums = sums_of(load)
-    both = "; ".join(f"{kind} {gib(room.each[kind])}" for kind in sums)
-    return Refusal(
+    both = "; ".join(f"{kind} {gib(memory.each[kind])}" for kind in sums)
+    return UnworkableSetting(
         key="cutover",
         value="overlap",
-        why=f"{room.words} need {gib(room.both)} ({both}), and there are {gib(room.there)} {room.what}",
+        why=(
+            f"{memory.words} need {gib(memory.both)} ({both}), "
+            f"and there are {gib(memory.there)} {memory.what}"
+        ),
         choices=[Choice("cutover", "hold"), Choice("cutover", "auto"), *_overlap_choices(load)],
     )
 
@@ -187,7 +194,7 @@ def _overlap_choices(load: Load) -> list[Choice]:
     return found
 
 
-def refused_budget(budget: int, bounds: Bounds) -> Refusal | None:
+def refused_budget(budget: int, bounds: Bounds) -> UnworkableSetting | None:
     """A hold budget that is smaller than the worst wait: requests would get 503 in a change that succeeds."""
     if budget >= bounds.worst:
         return None
@@ -201,11 +208,11 @@ def refused_budget(budget: int, bounds: Bounds) -> Refusal | None:
             choices.append(Choice(key, str(seconds)))
     words = (
         f"2 × {bounds.drain} s drainSeconds + 2 × {bounds.load} s loadSeconds + {bounds.fixed} s for "
-        "stopping, memory, the new gateway and Docker"
+        "stopping, freeing memory, the new gateway and Docker"
     )
-    return Refusal(
+    return UnworkableSetting(
         key="holdBudgetSeconds",
         value=budget,
-        why=f"a request can wait {bounds.worst} s at the worst ({words})",
+        why=f"a request can wait {bounds.worst} s in the worst case ({words})",
         choices=choices,
     )

@@ -1,5 +1,5 @@
-"""What an engine is asked before it is believed: how long the answers, the prompt and the patience. Pure, and
-of the standard library alone: `bench.gpu.run` needs it on a machine that has nothing else.
+"""What an engine is asked before it becomes active: lengths of answers and prompt, and the time-out. Pure,
+and of the standard library alone: `bench.gpu.run` needs it on a machine that has nothing else.
 """
 
 from components.gpu_memory import BATCHED_TOKENS, Load

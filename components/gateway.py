@@ -34,7 +34,7 @@ class GatewayArgs:
 
 
 class Gateway(pulumi.ComponentResource):
-    """Created beside the one it replaces; from the release on the proxies ask it."""
+    """Created beside the one that it replaces. The proxies ask it once a change is committed."""
 
     container_name: pulumi.Output[str]
 

@@ -234,7 +234,7 @@ class Load:
 
     @property
     def gpu_there(self) -> int:
-        """What there is for engines of each GPU."""
+        """How much of each GPU's memory engines may use, in bytes."""
         assert self.gpu is not None
         return self.gpu.usable if self.gpu_memory is None else min(self.gpu_memory, self.gpu.usable)
 
@@ -245,7 +245,7 @@ class Load:
 
 
 def both(requests: int) -> dict[EngineKind, int]:
-    """So many requests at a time in either engine."""
+    """The same number of parallel requests for both engines."""
     return dict.fromkeys(KINDS, requests)
 
 
@@ -377,7 +377,7 @@ def _fits_host(load: Load, engine: Sum) -> bool:
 
 
 def _ollama_beside(load: Load) -> int:
-    """What Ollama takes of each GPU at the time when vLLM has to fit."""
+    """What Ollama takes of each GPU while vLLM has to fit beside it; 0 where they do not run together."""
     return engine_sum("ollama", load).total if load.together else 0
 
 
@@ -479,8 +479,8 @@ def _sum(
 
 
 def preempts_from(vllm: Sum, load: Load) -> int | None:
-    """The average length in tokens beyond which vLLM, with all its requests at work, has to put some back and
-    compute them again later; None where none is too long."""
+    """The average length in tokens beyond which vLLM, with all its requests at work, has to preempt some and
+    compute them again later; None where no length is too long."""
     average = vllm.tokens // vllm.requests
     return average if average < load.context else None
 

@@ -123,11 +123,11 @@ def cost(instance: InstanceType, *, volumes_gib: int, region: str, spot: bool) -
     notes = [f"{instance.name} on demand, {volumes_gib} GiB of gp3, one address"]
     notes.append(f"prices of {PRICES_REGION}, {PRICES_DATE}")
     if region != PRICES_REGION:
-        notes.append(f"{region} differs")
+        notes.append(f"prices in {region} differ")
     if instance.name not in PRICES_VERIFIED:
         notes.append("the instance's price is unverified")
     if spot:
-        notes.append("spot costs less: at most this")
+        notes.append("spot costs less, so this is the most")
     return f"${price:.3f} an hour, ${price * HOURS_A_MONTH:.0f} a month ({'; '.join(notes)})"
 
 

@@ -22,12 +22,12 @@ ALIAS = re.compile(_ENDS % "A-Za-z0-9._:/@-")
 """Further names are the proxy's alone: no engine has to understand them."""
 
 NAME_RULE = (
-    "[HOST/][NAMESPACE/]MODEL[:TAG], as Ollama and Hugging Face name models: letters, digits, '.', '_', '-' "
-    "in each (no '.' in NAMESPACE), 80 at most and 128 in all, with a letter or digit first and last, and no "
-    "'::'; a name of another form can be one of `aliases`"
+    "[HOST/][NAMESPACE/]MODEL[:TAG], as Ollama and Hugging Face name models: letters, digits, '.', '_' and "
+    "'-' in each part (no '.' in NAMESPACE), at most 80 characters in each and 128 in all, with a letter or "
+    "digit first and last, and no '::'; a name of another form can be one of `aliases`"
 )
 ALIAS_RULE = (
-    "letters, digits, '.', '_', '-', ':', '/' and '@', 128 at most, with a letter or digit first and last, "
+    "at most 128 letters, digits, '.', '_', '-', ':', '/' and '@', with a letter or digit first and last, "
     "and no '::'"
 )
 
@@ -49,6 +49,6 @@ def manifest(name: str) -> str:
     """
     found = _OLLAMA.fullmatch(name)
     if found is None:
-        raise ValueError(f"{name!r} is no name of Ollama's: {NAME_RULE}")
+        raise ValueError(f"Ollama can't have a model called {name!r}; allowed: {NAME_RULE}")
     host, namespace, tag = (found[each] for each in ("host", "namespace", "tag"))
     return f"{host or 'registry.ollama.ai'}/{namespace or 'library'}/{found['model']}/{tag or 'latest'}"

@@ -1,4 +1,4 @@
-"""The monitor: beside the stack, in no request's way. A store that scrapes it, with pages, and alerts."""
+"""The monitor: a store that scrapes the stack, with pages, and alerts. No request passes through it."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def store_command() -> list[str]:
 
 
 def alerts_command(port: int, receiver: str) -> list[str]:
-    """What vmalert's container is given. `port` is the published one; an empty `receiver` is nobody."""
+    """What vmalert's container is given. `port` is the published one; an empty `receiver` is none."""
     there = f"http://{STORE_ALIAS}:{STORE_PORT}"
     return [
         f"-rule={CONFIG_MOUNT}/{RULES}",

@@ -1,4 +1,4 @@
-"""The stack on the host belongs to one state: its id, and what keeps two states from one stack."""
+"""A stack on a host belongs to one state: the state's id, and the guard that keeps other states out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +23,11 @@ def identity(parent: pulumi.Resource) -> local.Command:
 
 
 def heard(said: str) -> str:
-    """What the host said to its owner; a warning where it took no note."""
+    """What the host answered to its owner, with a warning where it did not record the owner."""
     if OWNED not in said:
-        pulumi.warn(f"the host did not keep whose the stack is; the next update tries again. {said.strip()}")
+        pulumi.warn(
+            f"the host did not record whose the stack is; the next update tries again. {said.strip()}"
+        )
     return said
 
 
@@ -42,7 +44,7 @@ class OwnerArgs:
 
 
 class Owner(pulumi.ComponentResource):
-    """The guard is made last, and so it is what `pulumi destroy` begins with."""
+    """The guard against other states. It is created last, so `pulumi destroy` begins with it."""
 
     kept: pulumi.Output[str]
     """What the host said to its owner, in an update; nothing in a preview."""

@@ -10,7 +10,7 @@ switch=$(echo "$switches" | head -n 1)
 case $1 in
   own)
     [ -n "$switch" ] || { echo "the stack has no switch" && exit 1; }
-    # shellcheck disable=SC2086 # the ids are words
+    # shellcheck disable=SC2086,SC2153 # the ids are words, and $CHANGES is one of the step's own
     docker exec "$switch" python3 -m switch own --owner "$OWNER" --changes "$CHANGES" --instead "$INSTEAD" \
       --folder "$(pwd -P)" --machine "$(uname -n)" --containers $CONTAINERS
     ;;
@@ -37,7 +37,7 @@ case $1 in
     fi
     # the count is in the state alone: among this step's inputs each change would show it in a preview
     if ! state=$(pulumi stack export --stack "$STACK" 2>&1); then
-      echo "Which changes this state knows can't be asked: \`pulumi stack export\` fails here. $state" >&2
+      echo "How many changes this state counts can't be read: \`pulumi stack export\` fails here. $state" >&2
       exit 1
     fi
     changes=$(echo "$state" | sed -n 's/.*change \([0-9][0-9]*\) of this stack.*/\1/p' | tail -n 1)

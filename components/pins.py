@@ -53,7 +53,8 @@ class Image:
 
     @property
     def pulled(self) -> str:
-        """What Docker calls it once it was pulled by its digest; its public name where it has none."""
+        """The name under which Docker lists it once it was pulled by its digest; its public name if it has
+        none."""
         name, at, digest = self.public.partition("@")
         if not at:
             return self.public

@@ -6,6 +6,7 @@ commands work for a Docker engine here and for one behind SSH: only `DOCKER_HOST
 
 from components import facts
 from components.engines import SHUTDOWN_TIMEOUT
+from components.shell import program
 from components.weights import Weights
 from switch import answers, shared
 from switch.plan import Plan, Seconds
@@ -61,23 +62,8 @@ FETCH = f"{_SWITCH} fetch"
 KEYS = f'{_SWITCH} keys --seen "$SEEN"'
 """Gives the proxies the keys on stdin, by the switch, and waits until they know them. Nobody is cut."""
 
-LOOK = """\
-labels="-f label=changeover.project=$PROJECT -f label=changeover.stack=$STACK"
-for each in $(docker ps $labels --format '{{.Label "changeover.role"}}={{.ID}}'); do
-  case $each in
-    switch=*) said=$(docker exec "${each#*=}" python3 -m switch look) && echo "$said" & ;;
-    edge=*) said=$(docker exec "${each#*=}" /bin/sh -c "$SEEN") && echo "edge $said" & ;;
-  esac
-done 2>/dev/null
-wait"""
-"""Says of gateway, keys and edge, a line each, whether they are what they were brought to: of the edge its
-own program `$SEEN` knows it, of the others the switch. Nothing is said of what isn't there.
-`switch.answers.looked` reads it.
-
-Each says all of it at once: two that write at the same time mix the pieces in which they write. Containers
-are found by their labels and not by their names, so that what is said is known in every preview, that of a
-new container too, and waits for nothing.
-"""
+LOOK = "exec sh components/look.sh"
+"""`switch.answers.looked` reads what it says."""
 
 CONFIGURE = """docker exec -e SEEN="$SEEN" -e CADDYFILE="$CADDYFILE" "$EDGE" /bin/sh -c "$APPLY" && \
 echo 'The edge runs with this configuration.'"""
@@ -92,35 +78,13 @@ IDENTITY = "od -An -N6 -tx1 /dev/urandom | tr -d ' \\n'"
 OWN = "sh components/owner.sh own 2>&1 || true"
 """Has the host keep whose it is and the count of changes that is safe in the state now."""
 GUARD = 'echo "This stack belongs to the state $OWNER."'
-DISOWN = """\
-[ ! -e components/owner.sh ] || exec sh components/owner.sh disown
-for each in $(docker ps -q -f "label=changeover.project=$PROJECT" -f "label=changeover.stack=$STACK" \
-  -f label=changeover.role=switch); do
-  docker exec "$each" sh -c "grep -q $OWNER /journal/owner.json && rm /journal/owner.json"; done"""
-"""Fails where the host is another state's. A checkout of a version that knows no owners forgets this one: its
-state then is the owner by the containers that it has."""
 
-ATTACH = """\
-on=$(docker inspect -f '{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}' "$EDGE") || exit
-case " $on" in
-  *" $NETWORK "*) ;;
-  *) docker network connect --alias edge "$NETWORK" "$EDGE" || exit ;;
-esac
-echo "The edge is on the network $NETWORK."
-"""
-"""Puts the edge on one more network, where it is `edge`. Docker cuts none of its connections for that."""
-DETACH = """\
-for each in $(docker network inspect -f '{{range $id, $_ := .Containers}}{{$id}} {{end}}' "$NETWORK"); do
-  docker network disconnect --force "$NETWORK" "$each"
-done"""
-"""Takes everything off a network, so that Docker lets it be removed."""
-
-CA = """docker exec "$EDGE" /bin/sh -c '
-tries=0
-until cat /data/caddy/pki/authorities/local/root.crt 2>/dev/null; do
-  tries=$((tries + 1)); [ "$tries" -lt 60 ] || exit 1; sleep 1
-done'"""
-"""Prints the certificate of the edge's own CA, which Caddy makes when it first needs one."""
+# These texts are in the states of stacks, and stay as they are there: another text would run each step again.
+# What a state deletes has to work with the files of another version, too.
+DISOWN = program("disown")
+ATTACH = program("attach") + "\n"
+DETACH = program("detach")
+CA = program("edge_ca")
 
 
 def upload_then_fetch(weights: Weights) -> str:

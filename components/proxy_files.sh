@@ -14,7 +14,7 @@ if ! in_container "chown $OWNER /log; test -e /wheels/complete"; then
     amd64) platform=x86_64-unknown-linux-gnu ;;
     arm64) platform=aarch64-unknown-linux-gnu ;;
     *)
-      echo "the proxy runs on amd64 and arm64, and the Docker host is $arch" >&2
+      echo "the proxy runs only on amd64 and arm64, and this Docker host is $arch" >&2
       exit 1
       ;;
   esac
@@ -27,7 +27,7 @@ if ! in_container "chown $OWNER /log; test -e /wheels/complete"; then
     UV_CACHE_DIR="${UV_CACHE_DIR:-${CHANGEOVER_CACHE:-$HOME/.cache/changeover}/uv}" \
       "$uv" pip install --quiet --target "$new" --python-version "$PYTHON" --python-platform "$platform" \
       --only-binary :all: --require-hashes --no-deps -r proxy/requirements.lock || {
-      echo "The proxy's packages could not be fetched. What serves goes on as before; mend it and \`pulumi up\`." >&2
+      echo "The proxy's packages could not be fetched. What serves goes on as before; fix the cause and run: pulumi up" >&2
       exit 1
     }
     [ -d "$folder" ] || mv "$new" "$folder" # another update may have been faster

@@ -5,8 +5,8 @@ tries=0
 until docker exec "$PROXY" python3 -c "$ASK" 2>/dev/null; do
   tries=$((tries + 1))
   if [ "$tries" -ge 60 ] || ! kill -0 "$PPID" 2>/dev/null; then
-    echo "The proxy ($PROXY) does not answer; the one before it, if any, still serves. Mend it and \`pulumi up\`." >&2
-    echo "The last that it said:" >&2
+    echo "The proxy ($PROXY) does not answer; the one before it, if any, still serves. Fix the cause and run: pulumi up" >&2
+    echo "Its last lines:" >&2
     docker logs --tail 20 "$PROXY" >&2
     exit 1
   fi

@@ -77,7 +77,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ChatModel:
     """A chat model: its name at the endpoint and the engines that serve it, the active one first."""
 
     name: str
@@ -93,7 +93,7 @@ class Model:
 class GatewayConfig:
     """All that a deployment decides about its gateway."""
 
-    models: tuple[Model, ...]
+    models: tuple[ChatModel, ...]
 
     def __post_init__(self) -> None:
         names = [model.name for model in self.models]
@@ -185,10 +185,10 @@ def _milliseconds(seconds: float) -> int:
 def _check_name(name: str) -> None:
     # it refuses `openai::x`, and reads `a::b` as the model of another provider
     if not model_names.is_name(name):
-        raise ValueError(f"model name {name!r}: allowed: {model_names.NAME_RULE}")
+        raise ValueError(f"the model name {name!r} cannot work; allowed: {model_names.NAME_RULE}")
 
 
 def _check_providers(model: str, providers: tuple[Provider, ...]) -> None:
     kinds = [provider.kind for provider in providers]
     if not kinds or len(set(kinds)) != len(kinds):
-        raise ValueError(f"model {model!r} needs one or two providers of different kinds, not {kinds}")
+        raise ValueError(f"the model {model!r} needs one or two providers of different kinds, not {kinds}")

@@ -1,4 +1,4 @@
-"""What to type where an engine fails its gate in words that a known trap is known by. Pure.
+"""What to type if an engine fails its gate with words by which a known problem is recognised. Pure.
 
 Most are those of a T4, from public reports. The flags are of vLLM 0.32, and may be added by `vllmFlags`.
 """

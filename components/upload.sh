@@ -5,7 +5,7 @@ set -u
 request=$(cat)
 models="${CHANGEOVER_CACHE:-$HOME/.cache/changeover}/models"
 if [ ! -d "$models/$1" ]; then
-  echo "the model $1 is not in $models; make up builds it" >&2
+  echo "the model $1 is not in $models. To build it, run: make up" >&2
   exit 1
 fi
 tar -C "$models/$1" -cf - . | docker exec -i "$SWITCH" python3 -m switch receive --engine "$2" --folder "$3" ||

@@ -28,22 +28,22 @@ SETTING: dict[str, str] = {
 """Flags that the program sets from a setting."""
 
 OWN: dict[str, str] = {
-    "--port": "engines are reached by the gateway alone; the endpoint's port is the setting `port`",
-    "--host": "engines are reached by the gateway alone",
-    "--uds": "engines are reached by the gateway alone",
-    "--api-key": "the edge checks keys; they are the setting `apiKeys`",
-    "--root-path": "engines are reached by the gateway alone",
-    "--config": "a file could hold any flag, unseen by the sum",
-    "--shutdown-timeout": "it belongs to the time in which an engine is stopped",
-    "--max-num-batched-tokens": "the sum counts its activations",
+    "--port": "engines are reached only inside the stack; the endpoint's port is the setting `port`",
+    "--host": "engines are reached only inside the stack",
+    "--uds": "engines are reached only inside the stack",
+    "--api-key": "the proxy checks keys; they are the setting `apiKeys`",
+    "--root-path": "engines are reached only inside the stack",
+    "--config": "a file could set any flag, and the sum of memory would not see it",
+    "--shutdown-timeout": "the program relies on how long an engine takes to stop",
+    "--max-num-batched-tokens": "the sum of memory depends on it",
     "--kv-cache-memory-bytes": "it is computed from `context` and `parallel`",
-    "--num-gpu-blocks-override": "it sizes the KV cache past what the sum gives it",
-    "--gpu-memory-utilization": "it is computed from the sum",
-    "--device-memory-utilization": "it is computed from the sum",
-    "--cpu-offload-gb": "the sum doesn't count it",
-    "--kv-offloading-size": "the sum doesn't count it",
-    "--speculative-config": "the sum doesn't count the second model",
-    "--enable-lora": "the sum doesn't count adapters",
+    "--num-gpu-blocks-override": "it would change the size that the sum of memory gives the KV cache",
+    "--gpu-memory-utilization": "it is computed from the sum of memory",
+    "--device-memory-utilization": "it is computed from the sum of memory",
+    "--cpu-offload-gb": "the sum of memory doesn't include it",
+    "--kv-offloading-size": "the sum of memory doesn't include it",
+    "--speculative-config": "the sum of memory doesn't include the second model",
+    "--enable-lora": "the sum of memory doesn't include adapters",
 }
 """Flags that the program sets or whose memory its sum would not count, with the reason."""
 
@@ -63,8 +63,9 @@ BFLOAT16_COMPUTE = 80
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """`item` is what was given, `why` it cannot be, `setting` what to use instead, if anything."""
+class RefusedFlag:
+    """A flag that is refused: `item` as it was given, `why`, and the `setting` to use instead, if there is
+    one."""
 
     item: str
     why: str
@@ -94,35 +95,35 @@ def pairs(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield name, " ".join(values)
 
 
-def refusals(flags: Sequence[str], gpu: Gpu | None) -> list[Refusal]:
-    """What cannot be among `vllmFlags`, in the order given."""
+def refusals(flags: Sequence[str], gpu: Gpu | None) -> list[RefusedFlag]:
+    """The flags of `vllmFlags` that are refused, in the order given."""
     try:
         found = list(pairs(flags))
     except ValueError as error:  # an open quote
-        return [Refusal(" ".join(flags), f"it cannot be read as a command line ({error})")]
+        return [RefusedFlag(" ".join(flags), f"it cannot be read as a command line ({error})")]
     return [each for name, value in found if (each := _refusal(name, value, gpu))]
 
 
-def _refusal(name: str, value: str, gpu: Gpu | None) -> Refusal | None:
+def _refusal(name: str, value: str, gpu: Gpu | None) -> RefusedFlag | None:
     item = f"{name} {value}".strip()
     base = name.partition(".")[0]
     compute = f"{gpu.name} has compute capability {gpu.compute / 10}" if gpu else ""
     if not name:
-        return Refusal(item, "a flag begins with --")
+        return RefusedFlag(item, "a flag must begin with --")
     if base in REMOVED:
-        return Refusal(item, "vLLM no longer has this flag and would not start")
+        return RefusedFlag(item, "vLLM no longer has this flag and would not start")
     if base in ("--quantization", "-q", "--load-format") and value.lower() in PLUGIN_ONLY:
-        return Refusal(item, f"vLLM's core no longer has {value}; allowed: what `quantization` offers")
+        return RefusedFlag(item, f"vLLM's core no longer has {value}; allowed: what `quantization` offers")
     fp8 = "fp8" in value.lower() and base in ("--quantization", "-q", "--kv-cache-dtype")
     if gpu and fp8 and gpu.compute < FP8_COMPUTE:
-        return Refusal(item, f"{compute}, and FP8 needs {FP8_COMPUTE / 10}")
+        return RefusedFlag(item, f"{compute}, and FP8 needs {FP8_COMPUTE / 10}")
     if base in SETTING:
-        return Refusal(item, f"the program sets it from the setting `{SETTING[base]}`", SETTING[base])
+        return RefusedFlag(item, f"the program sets it from the setting `{SETTING[base]}`", SETTING[base])
     if base in OWN or base.startswith("--ssl-"):
-        return Refusal(item, OWN.get(base, "engines are reached by the gateway alone, without TLS"))
+        return RefusedFlag(item, OWN.get(base, "engines are reached only inside the stack, without TLS"))
     bfloat16 = value == "bfloat16" and base in ("--dtype", "--kv-cache-dtype")
     if gpu and bfloat16 and gpu.compute < BFLOAT16_COMPUTE:
-        return Refusal(item, f"{compute}, and bfloat16 needs {BFLOAT16_COMPUTE / 10}")
+        return RefusedFlag(item, f"{compute}, and bfloat16 needs {BFLOAT16_COMPUTE / 10}")
     if base == "--dtype" and value in ("float32", "float"):
-        return Refusal(item, "the sum counts 16 bits; allowed: auto, half, float16, bfloat16")
+        return RefusedFlag(item, "the sum of memory assumes 16 bits; allowed: auto, half, float16, bfloat16")
     return None

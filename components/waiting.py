@@ -1,4 +1,4 @@
-"""How long a request waits while the engine changes: expected, and at the worst. Pure; all in seconds.
+"""How long a request waits while the engine changes: expected, and in the worst case. Pure; all in seconds.
 
 Only `hold` lets requests wait. In `overlap` the old engine serves until the new one is ready; its worst case
 is that of a hold all the same, since an old engine that dies meanwhile leaves nothing that serves.
@@ -49,7 +49,7 @@ DOCKER_SLACK = 10
 
 
 @dataclass(frozen=True)
-class Loading:
+class LoadTime:
     """How long an engine loads, and where the figure is from."""
 
     seconds: float
@@ -67,8 +67,8 @@ class Wait:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fetch:
-    """How long what has to come first from the internet takes, in seconds and written out."""
+class FetchTime:
+    """How long the first downloads from the internet take, in seconds and written out."""
 
     seconds: float
     words: str
@@ -76,7 +76,8 @@ class Fetch:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What the settings bound, in seconds: the drain, one loading with its gate, and how many completions."""
+    """The time-outs of the settings, in seconds: of the drain, and of loading with the gate; and its
+    completions."""
 
     drain: int
     load: int
@@ -84,7 +85,8 @@ class Bounds:
 
     @property
     def worst(self) -> int:
-        """The longest wait that the switch allows: everything to its bound, and then the old engine back."""
+        """The longest wait that the switch allows: every step takes its time-out, and the old engine comes
+        back."""
         return self.fixed + 2 * self.drain + 2 * self.load
 
     @property
@@ -95,12 +97,11 @@ class Bounds:
     def worst_words(self) -> str:
         """`worst`, written out."""
         return (
-            f"{self.worst} s = {self.drain} s drainSeconds + {DRAINED_GRACE} s stopping "
-            f"+ {MEMORY_FREE} s until its memory is free "
-            f"+ {self.load} s loadSeconds, gate included + {LEASE_PREPARED} s for the new gateway "
-            f"+ {GATEWAY_ANSWERS} s until it must answer + {self.drain} s drainSeconds for what it answers "
-            f"+ {MEMORY_FREE} s until the memory is free + {self.load} s loadSeconds "
-            f"for the old engine to come back + {DOCKER_SLACK} s for Docker"
+            f"{self.worst} s = {self.drain} s drainSeconds + {DRAINED_GRACE} s stopping + {MEMORY_FREE} s "
+            f"until its memory is free + {self.load} s loadSeconds, gate included + {LEASE_PREPARED} s for "
+            f"the new gateway + {GATEWAY_ANSWERS} s for its first answer + {self.drain} s drainSeconds for "
+            f"the requests that it has + {MEMORY_FREE} s until the memory is free + {self.load} s "
+            f"loadSeconds to bring the old engine back + {DOCKER_SLACK} s for Docker"
         )
 
 
@@ -111,26 +112,26 @@ def place(load: Load) -> str:
     return next(key for key, each in GPUS.items() if each.name == load.gpu.name)
 
 
-def loading(kind: EngineKind, load: Load) -> Loading:
+def loading(kind: EngineKind, load: Load) -> LoadTime:
     """How long the engine loads its model: as measured, else start + weights / disk rate."""
     where = place(load)
     for each in load.model.loading:
         if (each.engine, each.place) == (kind, where):
-            return Loading(each.seconds, each.source)
+            return LoadTime(each.seconds, each.source)
     start = LOAD_START[kind]["gpu" if load.gpu else "cpu"]
     size = load.model.source_of(kind, load.quantization.get(kind)).size
     source = f"estimate: {start:g} s + {size / 1e9:.1f} GB at {DISK_BYTES_PER_SECOND / 1e6:g} MB/s"
-    return Loading(start + size / DISK_BYTES_PER_SECOND, source)
+    return LoadTime(start + size / DISK_BYTES_PER_SECOND, source)
 
 
-def first_fetch(images: Iterable[Image], weights: Iterable[EngineKind], load: Load) -> Fetch:
-    """How long these images and the weights of these engines take to be there."""
+def first_fetch(images: Iterable[Image], weights: Iterable[EngineKind], load: Load) -> FetchTime:
+    """How long these images and the weights of these engines take to download."""
     kinds = {"images": sum(each.size for each in images)}
     kinds["weights"] = sum(load.model.source_of(each, load.quantization.get(each)).size for each in weights)
     rate = FETCH_BYTES_PER_SECOND["gpu" if load.gpu else "cpu"]
     seconds = sum(kinds.values()) / rate
     parts = " + ".join(f"{size / 1e9:.1f} GB of {what}" for what, size in kinds.items() if size)
-    return Fetch(
+    return FetchTime(
         seconds=seconds,
         words=f"{facts.FIRST_FETCH}{math.ceil(seconds / 60)} min = {parts} at {rate / 1e6:g} MB/s (estimate)",
     )
@@ -141,7 +142,7 @@ def other_than(kind: EngineKind) -> EngineKind:
 
 
 def wait(to: EngineKind, load: Load, bounds: Bounds, old: EngineKind | None = None) -> Wait:
-    """What a request waits when the engine changes to `to` by hold, from the other kind or from `old`."""
+    """How long a request waits when the engine changes to `to` by hold, from the other kind or from `old`."""
     stopped = other_than(to) if old is None else old
     stop = EXPECTED_STOP[stopped]
     loads = loading(to, load)

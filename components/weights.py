@@ -20,6 +20,7 @@ from components.catalogue import (
     VllmSource,
 )
 from components.gpu_memory import EngineKind
+from components.shell import program
 from switch.shared import WEIGHTS
 
 
@@ -54,38 +55,20 @@ def for_ollama(model: Model, quantization: Quantization | None = None) -> Weight
     assert not isinstance(source, HuggingFaceRepository)
     folder = _folder("ollama", model, source)
     place = f"{WEIGHTS}/{folder}"
-    serve = f"""\
-export OLLAMA_HOST=127.0.0.1:11434 OLLAMA_MODELS={place}/models OLLAMA_NOPRUNE=1
-mkdir -p {place}/models
-/bin/ollama serve >/tmp/serve.log 2>&1 &
-tries=0
-until /bin/ollama list >/dev/null 2>&1; do
-  tries=$((tries + 1))
-  [ "$tries" -lt 150 ] || {{ cat /tmp/serve.log; exit 1; }}
-  sleep 0.2
-done
-"""
     if isinstance(source, Folder):
-        create = f"""\
-cd {place}/source
-test -f Modelfile || echo 'FROM .' >Modelfile
-/bin/ollama create {quote(model.name)} -f Modelfile
-"""
+        create = program("ollama_create", PLACE=place, MODEL=quote(model.name))
         upload, need, words = (
             source.place,
             source.size * 4,
             f"folder {source.place}",
         )
     else:
-        create = f"""\
-/bin/ollama pull {quote(source.tag)}
-/bin/ollama cp {quote(source.tag)} {quote(model.name)}
-"""
+        create = program("ollama_pull", TAG=quote(source.tag), MODEL=quote(model.name))
         upload, need, words = None, source.size, f"ollama pull {source.tag}"
     return Weights(
         kind="ollama",
         folder=folder,
-        script="set -eu\n" + serve + create,
+        script="\n".join([program("ollama_serve", PLACE=place), create, ""]),
         need_bytes=need,
         source=words,
         upload=upload,

@@ -1,1 +1,1 @@
-"""What an engine does under a number of users, how it is asked for it, and what is said of it."""
+"""What an engine does under a number of users: how it is asked, its figures, pictures and report."""

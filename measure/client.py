@@ -20,7 +20,7 @@ PATH, KIND = "/v1/chat/completions", {"Content-Type": "application/json"}
 
 
 def session(patience: float | None = None) -> aiohttp.ClientSession:
-    """With as many connections as there are requests, and so many seconds of patience with each, or any."""
+    """A session with a connection for each request and a time-out of `patience` seconds; None: without."""
     connector = aiohttp.TCPConnector(limit=0)
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=patience))
 
@@ -108,10 +108,14 @@ DOES: dict[str, Callable[[Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]
 }
 
 
+def here(plan: Mapping[str, Any]) -> Any:
+    """Asks from this process."""
+    return asyncio.run(DOES[plan["do"]](plan))
+
+
 def main() -> None:
     for line in sys.stdin:
-        plan = json.loads(line)
-        print(json.dumps(asyncio.run(DOES[plan["do"]](plan))), flush=True)
+        print(json.dumps(here(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

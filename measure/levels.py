@@ -1,4 +1,4 @@
-"""What a number of users at once gets of an engine: one answer judged, and the row of a level. Pure.
+"""What each of a number of users gets of an engine: one answer judged, and the row of a level. Pure.
 
 Only the standard library: `measure.client` uses it in a container of its own.
 """
@@ -94,7 +94,7 @@ def row(asked: Sequence[Asked], users: int) -> dict[str, Any]:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The nearest of the values themselves."""
+    """The percentile by nearest rank: one of the values themselves."""
     return sorted(values)[round((len(values) - 1) * percent / 100)]
 
 

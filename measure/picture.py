@@ -48,9 +48,11 @@ def curves(
                 f'<path d="M{LEFT + AXIS} {y}H{WIDTH - LEFT}" stroke="{LIMIT}" stroke-dasharray="5 4"/>'
             )
             found.append(text(WIDTH - LEFT, y - 3, f"limit: {limit:g}", anchor="end", colour=LIMIT))
-        for n, each in enumerate(users):
+        for position, each in enumerate(users):
             found.append(
-                text(LEFT + AXIS + n * step, top + PANEL + 14, str(each), anchor="middle", colour="#667")
+                text(
+                    LEFT + AXIS + position * step, top + PANEL + 14, str(each), anchor="middle", colour="#667"
+                )
             )
         top += PANEL + 30
     return _legend(found, names, top)
@@ -59,8 +61,8 @@ def curves(
 def over_time(
     panels: Mapping[str, Mapping[str, Points]], spans: Iterable[tuple[float, float, str, bool]] = ()
 ) -> str:
-    """The same over seconds. `spans` are from when until when, what that was, and whether it is shaded; the
-    name of each is above the first panel."""
+    """Panels as `curves` draws them, over seconds. `spans` are from when until when, what that was, and
+    whether it is shaded; the name of each is above the first panel."""
     every = [at for lines in panels.values() for points in lines.values() for at, _ in points]
     spans = list(spans)
     last = max([*every, *(until for _, until, *_ in spans)], default=1.0) or 1.0
@@ -138,9 +140,9 @@ def _line(found: list[str], places: Sequence[tuple[float, float]], number: int, 
 
 def _legend(found: list[str], names: Sequence[str], top: int) -> str:
     left = float(LEFT)
-    for n, name in enumerate(names):
+    for number, name in enumerate(names):
         found.append(
-            f'<rect x="{left}" y="{top}" width="14" height="9" rx="1" fill="{LINES[n % len(LINES)]}"/>'
+            f'<rect x="{left}" y="{top}" width="14" height="9" rx="1" fill="{LINES[number % len(LINES)]}"/>'
         )
         found.append(text(left + 18, top + 8, name))
         left += 34 + 6.5 * len(name)

@@ -1,4 +1,4 @@
-"""What was measured of both engines on one card, beside what is claimed: as data, and for readers. Pure.
+"""What was measured of both engines on one card, beside what is claimed, as data and for readers. Pure.
 
 The claims are those of the document that this project began with, its table "Performance Comparison (T4 with
 7B model)" and its "longer startup". A claim with `~` holds where a tenth is missing.
@@ -18,7 +18,6 @@ FILES = ("report.json", "report.md", "report.html")
 ABOUT = 0.9
 """The part of a claim with `~` that is enough."""
 CLAIMED_ON = "a T4 with a 7B model"
-WAYS = ("GPU %", "W", "MiB")
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def claims(engines: Mapping[str, Mapping[str, Any]], limits: Limits) -> list[dic
     ours, theirs = engines["ollama"], engines["vllm"]
     rows = [
         _row(
-            "throughput, tokens a second at most",
+            "throughput, tokens a second at its highest",
             ("1 ×", "1.5 to 2 ×", "1.5 to 2 times"),
             [_number(each["rate"], 1, f" with {each['rate_users']} users") for each in (ours, theirs)],
             _ratio(ours["rate"], theirs["rate"]),
@@ -83,7 +82,7 @@ def claims(engines: Mapping[str, Mapping[str, Any]], limits: Limits) -> list[dic
         )
     ]
     users = _row(
-        "users served at a time",
+        "users served at the same time",
         ("~20", "~40", "2 times"),
         [f"{each['users']}{' or more' if each['more'] else ''}" for each in (ours, theirs)],
         _ratio(ours["users"], theirs["users"]),
@@ -91,11 +90,11 @@ def claims(engines: Mapping[str, Mapping[str, Any]], limits: Limits) -> list[dic
         2 / ABOUT,
     )
     if ours["more"]:
-        users |= {"ratio": None, "holds": "not known: Ollama serves every number that was asked as"}
+        users |= {"ratio": None, "holds": "not known: Ollama served every number of users that was tried"}
     elif theirs["more"] and users["ratio"]:
         users["ratio"] = f"at least {users['ratio']}"
         if users["holds"].startswith("no"):
-            users["holds"] = "not known: vLLM serves every number that was asked as"
+            users["holds"] = "not known: vLLM served every number of users that was tried"
     rows.append(users)
     both = latency(ours["levels"], theirs["levels"], limits)
     seconds: list[float | None] = [_answer(each) for each in both] if both else [None, None]
@@ -113,18 +112,18 @@ def claims(engines: Mapping[str, Mapping[str, Any]], limits: Limits) -> list[dic
     )
     rows.append(
         _row(
-            "GPU busy where it gives most, %",
+            "GPU busy at the highest throughput, %",
             ("~60", "~85", "1.42 times"),
             [_number(each["gpu"], 0) for each in (ours, theirs)],
             _ratio(ours["gpu"], theirs["gpu"]),
             1.42 * ABOUT,
             1.42 / ABOUT,
-            none="not measured: there is no GPU here that says it",
+            none="not measured: no GPU here reports it",
         )
     )
     rows.append(
         _row(
-            "start, seconds until it serves",
+            "start, seconds until the engine serves",
             ("30", "120 to 180", "4 to 6 times as long"),
             [_number(each["start"], 0) for each in (ours, theirs)],
             _ratio(ours["start"], theirs["start"]),
@@ -214,19 +213,19 @@ class Part:
 
 
 def verdict(content: Mapping[str, Any]) -> str:
-    """What somebody who has to decide wants to know first."""
+    """The first sentences of the report, for whoever has to decide."""
     ours, theirs = (content["engines"][kind] for kind in ("ollama", "vllm"))
     users = [f"{each['users']}{' or more' if each['more'] else ''}" for each in (ours, theirs)]
     ratio = _ratio(ours["rate"], theirs["rate"])
-    fast = "" if ratio is None else f" vLLM gives {ratio:.2f} times the tokens a second of Ollama."
+    fast = "" if ratio is None else f" vLLM generates {ratio:.2f} times as many tokens a second as Ollama."
     needs = (
-        f" Up to {ours['users']} users at a time Ollama is enough."
+        f" Up to {ours['users']} users at the same time, Ollama is enough."
         if ours["users"]
-        else " Ollama keeps the limits for nobody."
+        else " Ollama serves not even one user within the limits."
     )
     return (
-        f"Here Ollama serves {users[0]} users at a time, and vLLM {users[1]}.{fast}{needs} "
-        f"`make advise STACK={content['stack']}` says how many there are."
+        f"Here Ollama serves {users[0]} users at the same time, and vLLM {users[1]}.{fast}{needs} `make "
+        f"advise STACK={content['stack']}` says how many there really are."
     )
 
 
@@ -238,15 +237,15 @@ def parts(content: Mapping[str, Any]) -> list[Part]:
             "",
             [
                 verdict(content),
-                f"{content['model']} on {content['card']}{content['driver']}, {content['day']}. A user is "
-                f"served where 95 of 100 have their first token within {limits['first_p95']:g} s, the median "
-                f"one gets {limits['user']:g} tokens a second, its wait for the first included, and no "
-                "answer is bad.",
+                f"{content['model']} on {content['card']}{content['driver']}, {content['day']}. A number of "
+                f"users is served if 95 of 100 get their first token within {limits['first_p95']:g} s, the "
+                f"median user gets {limits['user']:g} tokens a second, the wait for the first included, and "
+                "no answer is bad.",
             ],
         ),
         Part(
-            "What is claimed, and what it is here",
-            [f"What is claimed is about {CLAIMED_ON}; this is {content['model']} on {content['card']}."],
+            "What is claimed, and what was measured here",
+            [f"The claims are about {CLAIMED_ON}; this is {content['model']} on {content['card']}."],
             (
                 *("", "claimed: Ollama", "vLLM", "improvement"),
                 *("Ollama here", "vLLM here", "ratio here", "does it hold?"),
@@ -265,10 +264,10 @@ def parts(content: Mapping[str, Any]) -> list[Part]:
         Part(
             "Users at a time",
             [
-                f"Of each engine itself: as many users at once as the row says, who ask again when they are "
-                f"answered, for {asked['tokens']} tokens with prompts of about {asked['prompt']}. Times in "
-                "seconds, `for each token` in milliseconds. No larger number was tried once two in a row "
-                "were not served."
+                "Each engine was asked directly, by as many users at once as the row says. Each asks for "
+                f"{asked['tokens']} tokens with a prompt of about {asked['prompt']}, and again once it has "
+                "its answer. Times are in seconds, `for each token` in milliseconds. Once two numbers of "
+                "users in a row were not served, no larger one was tried."
             ],
             [each for each in COLUMNS if each != "way"],
             [
@@ -282,7 +281,8 @@ def parts(content: Mapping[str, Any]) -> list[Part]:
         Part(
             "GPU, and the time in which requests waited" if _has_gpu(content) else "Host, and the flip",
             [
-                f"Requests were held for {held['seconds']:.0f} s, {held['requests']} of them at most."
+                f"Requests were held for {held['seconds']:.0f} s, at most {held['requests']} of them at the "
+                "same time."
                 if held["seconds"]
                 else "No request was held.",
                 *content["remarks"],
@@ -301,7 +301,7 @@ def parts(content: Mapping[str, Any]) -> list[Part]:
                     ("quantization", "quantization"),
                     ("KV cache", "kv_cache"),
                     ("context", "context"),
-                    ("requests at a time", "parallel"),
+                    ("parallel requests", "parallel"),
                     ("command", "command"),
                 )
             ],
@@ -315,11 +315,11 @@ def _traffic(content: Mapping[str, Any]) -> list[Part]:
         return []
     return [
         Part(
-            "Real traffic over again",
+            "Real traffic, replayed",
             [
                 f"{seen['requests']} requests of {seen['from']} to {seen['until']} UTC, the busiest "
                 f"{seen['seconds']:.0f} s of that day, with their lengths and the times at which they came, "
-                "and other texts: what was asked is in no log."
+                "but with other texts: no log has what was asked."
             ],
             ("", "answers", "bad", "tokens/s", "for each user", "first token p50", "p95"),
             [

@@ -1,6 +1,5 @@
-"""How a growing number of users is asked as, by whatever asks."""
+"""Asks an engine as a growing number of users, by whatever asks."""
 
-import asyncio
 import itertools
 import json
 import sys
@@ -8,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from measure import client
 from measure.levels import LEVELS, row
 from measure.meter import Meter
 
@@ -27,11 +25,6 @@ class Watch(Protocol):
     def __enter__(self) -> object: ...
 
     def __exit__(self, *raised: Any) -> None: ...
-
-
-def here(plan: Mapping[str, Any]) -> Any:
-    """Asks from this process."""
-    return asyncio.run(client.DOES[plan["do"]](plan))
 
 
 @dataclass
@@ -85,11 +78,16 @@ class Sweep:
         for pieces in (FEW, MORE):
             (asked,) = self._level(url, 1, each=1, tokens=1, pieces=pieces)
             if asked["problem"] and not asked["prompt"]:
-                raise SystemExit(f"{url} gives no answer to measure a prompt by: {asked['problem']}")
+                raise SystemExit(
+                    f"{url} gives no answer by which prompts could be measured: {asked['problem']}"
+                )
             counts.append(asked["prompt"])
         for_each = (counts[1] - counts[0]) / (MORE - FEW)
         if for_each <= 0:
-            raise SystemExit(f"{url} does not count its prompts: {counts[0]} tokens, and {counts[1]}")
+            raise SystemExit(
+                f"{url} does not count the tokens of prompts: a short one had {counts[0]}, a longer one "
+                f"{counts[1]}"
+            )
         self.empty, self.piece = counts[0] - FEW * for_each, for_each
         self.pieces = self.pieces_of(self.prompt)
 

@@ -1,4 +1,4 @@
-"""When somebody should look, and what to type then. Pure.
+"""The alerts: when somebody should look, and what to type then. Pure.
 
 None of them fires in an ordinary change of the engine: what a change does to a number is left out of each
 expression, or waited for.
@@ -47,10 +47,10 @@ class Alert:
 
 
 def alerts(watched: Watched) -> Sequence[Alert]:
-    """Those of a stack."""
+    """The alerts of a stack."""
     status = f"make status STACK={watched.stack}"
     return (
-        *_requests(watched, status),
+        *_requests(status),
         *_changes(watched, status),
         *_parts(status),
         *(_vllm(status) if watched.vllm else ()),
@@ -59,7 +59,7 @@ def alerts(watched: Watched) -> Sequence[Alert]:
     )
 
 
-def _requests(watched: Watched, status: str) -> Sequence[Alert]:
+def _requests(status: str) -> Sequence[Alert]:
     errors = 'sum(increase(changeover_requests_total{status=~"5.."}[5m]))'
     every = "sum(increase(changeover_requests_total[5m]))"
     quantile = "histogram_quantile(0.95, sum by (le) (increase(changeover_first_byte_seconds_bucket[10m])))"
@@ -77,7 +77,7 @@ def _requests(watched: Watched, status: str) -> Sequence[Alert]:
             "sum(increase(changeover_cut_total[5m])) > 0",
             0,
             WARNING,
-            "{{ $value | humanize }} answers that had begun were cut in the last 5 minutes.",
+            "{{ $value | humanize }} answers that had begun were cut off in the last 5 minutes.",
             status,
         ),
         Alert(
@@ -85,7 +85,8 @@ def _requests(watched: Watched, status: str) -> Sequence[Alert]:
             f"changeover_held_duration_seconds > 60 and {UNCHANGED}",
             0,
             CRITICAL,
-            "Requests wait for {{ $value | humanizeDuration }}, and no change of the engine is under way.",
+            "Requests have been waiting for {{ $value | humanizeDuration }}, and no change of the engine is "
+            "under way.",
             status,
         ),
         Alert(
@@ -96,8 +97,8 @@ def _requests(watched: Watched, status: str) -> Sequence[Alert]:
             "unless min(changeover_engine_silent_seconds) < 60",
             60,
             CRITICAL,
-            "{{ $value | humanize }} requests are at the engine, none ended in 2 minutes, and no byte comes.",
-            f"{status}; the switch ends an engine that hangs after 8 minutes",
+            "{{ $value | humanize }} requests are at the engine: none ended in 2 minutes, and no byte came.",
+            f"{status}; the switch restarts an engine that has hung for 8 minutes",
         ),
         Alert(
             "SlowFirstByte",
@@ -106,8 +107,8 @@ def _requests(watched: Watched, status: str) -> Sequence[Alert]:
             "max_over_time(changeover_held_duration_seconds[15m]) > 0",
             300,
             WARNING,
-            "One request in twenty waits for more than {{ $value | humanizeDuration }} until its first byte.",
-            "is `parallel` too small, or are there too many users? make watch",
+            "One request in twenty waits for its first byte for more than {{ $value | humanizeDuration }}.",
+            "make watch shows whether `parallel` is too small or there are too many users",
         ),
     )
 
@@ -136,7 +137,8 @@ def _changes(watched: Watched, status: str) -> Sequence[Alert]:
             f"changeover_held_duration_seconds > {budget:g}",
             0,
             CRITICAL,
-            f"Requests wait for {{{{ $value | humanizeDuration }}}}; after {watched.hold_budget} s: 503.",
+            "Requests have been waiting for {{ $value | humanizeDuration }}; "
+            f"after {watched.hold_budget} s they get 503.",
             status,
         ),
         Alert(
@@ -145,7 +147,7 @@ def _changes(watched: Watched, status: str) -> Sequence[Alert]:
             0,
             WARNING,
             "The last change of the engine failed within the last hour. The old engine serves.",
-            "the engine's last words are in the message of `pulumi up`, and in the certificate",
+            "the engine's last lines are in the message of `pulumi up`, and in the certificate",
         ),
     )
 
@@ -165,7 +167,7 @@ def _parts(status: str) -> Sequence[Alert]:
             "changeover_trouble == 1",
             60,
             CRITICAL,
-            "The switch can't bring back what serves, or can't keep what it knows.",
+            "The switch can't bring the engine back, or can't write its journal.",
             status,
         ),
         Alert(
@@ -173,15 +175,15 @@ def _parts(status: str) -> Sequence[Alert]:
             "changeover_silent == 1",
             30,
             WARNING,
-            "{{ $labels.container }} gives no answer.",
-            f"{status}; what hangs is ended and started anew by itself",
+            "{{ $labels.container }} does not answer.",
+            f"{status}; a container that hangs is restarted automatically",
         ),
         Alert(
             "JournalDamaged",
             "changeover_journal_damaged == 1",
             0,
             WARNING,
-            "The switch's journal was damaged; what serves goes on.",
+            "The switch's journal was damaged; the engine goes on serving.",
             "pulumi up",
         ),
         Alert(
@@ -191,7 +193,7 @@ def _parts(status: str) -> Sequence[Alert]:
             f"and on () {UNCHANGED})",
             120,
             WARNING,
-            "{{ $labels.job }} ({{ $labels.instance }}) answers no scrape.",
+            "{{ $labels.job }} ({{ $labels.instance }}) does not answer scrapes.",
             status,
         ),
         Alert(
@@ -207,7 +209,7 @@ def _parts(status: str) -> Sequence[Alert]:
             'absent(up{job="switch"} == 1)',
             120,
             WARNING,
-            "The switch does not answer: what ends is not brought back.",
+            "The switch does not answer: an engine that ends is not brought back.",
             status,
         ),
     )
@@ -221,15 +223,15 @@ def _vllm(status: str) -> Sequence[Alert]:
             120,
             CRITICAL,
             "vLLM has {{ $value | humanize }} requests in its queue and works on none.",
-            f"{status}; a change to the other engine and back starts it anew",
+            f"{status}; a change to the other engine and back restarts it",
         ),
         Alert(
             "KvCacheFull",
             "vllm:kv_cache_usage_perc > 0.95",
             300,
             WARNING,
-            "vLLM's KV cache is full: requests are put back and computed again.",
-            "a smaller `parallel.vllm` or `context`",
+            "vLLM's KV cache is full: requests are preempted and computed again.",
+            "make `parallel.vllm` or `context` smaller",
         ),
     )
 
@@ -241,24 +243,24 @@ def _gpu(status: str) -> Sequence[Alert]:
             "changeover_model_gpu_ratio < 1",
             60,
             WARNING,
-            "Only a share of {{ $value | humanize }} of Ollama's model is on the GPU; the rest is slow.",
-            "a smaller `parallel.ollama` or `context`, or restart the engine's container",
+            "Only {{ $value | humanizePercentage }} of Ollama's model is on the GPU; the rest is slow.",
+            "make `parallel.ollama` or `context` smaller, or restart the engine's container",
         ),
         Alert(
             "GpuLost",
             "changeover_gpu_lost == 1",
             60,
             CRITICAL,
-            "The GPU's driver gives no answer.",
-            f"{status} says what it said",
+            "The GPU's driver does not answer.",
+            f"{status} shows the driver's message",
         ),
         Alert(
             "GpuHot",
             f"changeover_gpu_temperature_celsius > {HOT_CELSIUS}",
             300,
             WARNING,
-            "GPU {{ $labels.gpu }} has {{ $value | humanize }} °C.",
-            "look at the host's cooling",
+            "GPU {{ $labels.gpu }} is at {{ $value | humanize }} °C.",
+            "check the host's cooling",
         ),
         Alert(
             "GpuFull",
@@ -266,7 +268,7 @@ def _gpu(status: str) -> Sequence[Alert]:
             300,
             WARNING,
             "Only {{ $value | humanize1024 }}B are free on GPU {{ $labels.gpu }}.",
-            "a smaller `gpuMemoryMiB`",
+            "make `gpuMemoryMiB` smaller",
         ),
     )
 
@@ -288,6 +290,6 @@ def _host(watched: Watched) -> Sequence[Alert]:
             300,
             WARNING,
             "Only {{ $value | humanize1024 }}B of the host's RAM are left for programs.",
-            "what else runs there? docker stats",
+            "see what else runs there: docker stats",
         ),
     )

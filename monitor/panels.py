@@ -58,7 +58,7 @@ class Page:
 
 
 def _zero(expr: str) -> str:
-    """0 where there is nothing to count yet."""
+    """The expression, which is 0 where there is nothing to count yet."""
     return f"{expr} or vector(0)"
 
 
@@ -95,7 +95,7 @@ FIRST_BYTE = Panel(
     "Until the first byte",
     _quantiles("changeover_first_byte_seconds"),
     SECONDS,
-    "What was held counts from when it came in.",
+    "A request that was held counts from its arrival.",
 )
 TOKENS = Panel(
     "Tokens a second",
@@ -125,7 +125,7 @@ def _overview() -> Page:
                     Query("changeover_engine", "{{kind}}: {{model}}"),
                     Query("changeover_engine_gated", "gated"),
                 ),
-                says="1 is yes. `gated` is 0 while what serves loads, and in a change.",
+                says="1 means yes. `gated` is 0 while the engine loads, and during a change.",
             ),
             Panel("Alerts that fire", (Query(_zero('count(ALERTS{alertstate="firing"})'), "alerts"),)),
             IN_FLIGHT,
@@ -253,7 +253,7 @@ def _engine(watched: Watched) -> Page:
     if watched.vllm:
         panels += [
             Panel(
-                "vLLM: at work, and in its queue",
+                "vLLM: running, and queued",
                 (
                     Query("vllm:num_requests_running", "at work"),
                     Query("vllm:num_requests_waiting", "waiting"),
@@ -261,10 +261,10 @@ def _engine(watched: Watched) -> Page:
             ),
             Panel("vLLM: KV cache", (Query("vllm:kv_cache_usage_perc", "in use"),), SHARE),
             Panel(
-                "vLLM: requests put back, and computed again",
+                "vLLM: requests preempted, and computed again",
                 (Query(_per_second("vllm:num_preemptions_total"), "preemptions"),),
                 A_SECOND,
-                "The KV cache was too small for all that were at work.",
+                "The KV cache was too small for all running requests.",
             ),
             Panel(
                 "vLLM: tokens a second",
@@ -275,9 +275,9 @@ def _engine(watched: Watched) -> Page:
                 A_SECOND,
             ),
             Panel(
-                "vLLM: until the first token, and between two",
+                "vLLM: time to the first token, and between tokens",
                 (
-                    Query(_quantile(0.95, "vllm:time_to_first_token_seconds"), "first, p95"),
+                    Query(_quantile(0.95, "vllm:time_to_first_token_seconds"), "first token, p95"),
                     Query(_quantile(0.95, "vllm:inter_token_latency_seconds"), "next, p95"),
                     Query(_quantile(0.95, "vllm:request_queue_time_seconds"), "in its queue, p95"),
                 ),
@@ -323,7 +323,7 @@ def _gpu() -> Page:
                 "Ollama's model on the GPU",
                 (Query("changeover_model_gpu_ratio", "share of its memory"),),
                 SHARE,
-                "vLLM has no other place for it, and says nothing.",
+                "vLLM keeps its model nowhere else, and does not report it.",
             ),
         ),
     )
@@ -340,17 +340,17 @@ def _host() -> Page:
                 (
                     Query(
                         f'sum(rate({cpu}{{mode="busy"}}[{SPAN}])) / sum(rate({cpu}[{SPAN}]))',
-                        "share with work",
+                        "share that is busy",
                     ),
                 ),
                 SHARE,
             ),
-            Panel("Load", (Query("changeover_host_load1", "processes that run or wait"),)),
+            Panel("Load", (Query("changeover_host_load1", "processes running or waiting"),)),
             Panel(
                 "Memory",
                 (
                     Query("changeover_host_memory_bytes / 2^30", "all"),
-                    Query("changeover_host_memory_available_bytes / 2^30", "for programs to have"),
+                    Query("changeover_host_memory_available_bytes / 2^30", "available to programs"),
                     Query("changeover_host_swap_used_bytes / 2^30", "in swap"),
                 ),
                 GIB,
@@ -373,7 +373,7 @@ def _host() -> Page:
                 MIB_A_SECOND,
             ),
             Panel(
-                "Ended for want of memory",
+                "Killed for lack of memory",
                 (Query("changeover_host_oom_kills_total", "since the host was started"),),
             ),
         ),
@@ -386,10 +386,10 @@ def _gateway() -> Page:
         "What does the gateway do?",
         (
             Panel(
-                "Questions a second",
+                "Requests to the gateway a second",
                 (Query(_zero(_per_second("tensorzero_requests_total", "instance")), "{{instance}}"),),
                 A_SECOND,
-                "Which engine? The requests themselves do not go through it.",
+                "It is only asked which engine to use: the bodies of the requests do not pass through it.",
             ),
         ),
     )

@@ -75,7 +75,7 @@ def scrape(watched: Watched) -> str:
 
 
 def rules(found: Sequence[Alert]) -> str:
-    """vmalert's and Prometheus' own form."""
+    """The alert rules in the form of vmalert and Prometheus."""
     return _yaml(
         {
             "groups": [
@@ -123,7 +123,7 @@ def vmui(page: Page) -> str:
 
 
 def in_store(query: Query) -> str:
-    """A panel's query as the store is asked."""
+    """A panel's query as it is put to the store."""
     return query.expr.replace(SPAN, STORE_SPAN)
 
 

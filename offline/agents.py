@@ -8,9 +8,10 @@ import platform
 import sys
 from pathlib import Path
 
+from common import StepFailed, main_guard, say
 from offline import clients
 from offline.clients import FILES, of_node, of_python
-from offline.steps import StepFailed, cached, key_of, main_guard, say
+from offline.steps import cached, key_of
 
 SOURCES = Path(__file__).parent / "agent"
 AIDER_BELOW = (3, 13)
@@ -41,7 +42,7 @@ def _install(folder: Path, log: Path) -> None:
     for name, pattern in PACKAGES.items():
         found = list((folder / "node_modules").glob(pattern))
         if not found and platform.machine() == "x86_64":  # npm says nothing of what is optional
-            raise StepFailed(f"the package of {name} did not come. Type the same again")
+            raise StepFailed(f"the package of {name} was not downloaded. Run the same command again")
         for program in found:
             (programs / name).symlink_to(Path("..") / program.relative_to(folder))
     (programs / "cn").write_text(

@@ -15,7 +15,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline.steps import cache_root, cached, key_of, main_guard, run, say
+from common import cache_root, main_guard, say
+from offline.steps import cached, key_of, run
 
 SOURCES = Path(__file__).parent / "client"
 FILES = ("package.json", "package-lock.json", "requirements.txt")

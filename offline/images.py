@@ -23,20 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from common import StepFailed, cache_root, main_guard, say, unpack
 from components.pins import ALERTS, EDGE, GATEWAY, OLLAMA, STORE, SWITCH, VLLM_CPU, Image
 from offline.image.cuda_stubs import write_stubs
-from offline.steps import (
-    StepFailed,
-    cache_root,
-    cached,
-    go_environment,
-    key_of,
-    main_guard,
-    need,
-    run,
-    say,
-    unpack,
-)
+from offline.steps import cached, go_environment, key_of, need, run
 
 LABEL = "changeover.content"
 SUITE = "bookworm"
@@ -188,7 +178,7 @@ def _load(recipe: Recipe, base: Path, payload: Path | None) -> None:
             pass
         errors = importing.stderr.read().decode(errors="replace").strip()
     if importing.returncode != 0:
-        raise StepFailed(f"Docker did not take the image {reference}: {errors}")
+        raise StepFailed(f"Docker did not load the image {reference}: {errors}")
     if old and old != _image_id(reference):
         subprocess.run(["docker", "image", "rm", old], capture_output=True, check=False)
     say(f"  {reference}: loaded in {time.monotonic() - started:.0f} s")

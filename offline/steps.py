@@ -10,21 +10,12 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
-import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-
-class StepFailed(Exception):
-    """A build step failed; the text says which, shows the end of its log and names the log file."""
-
-
-def cache_root() -> Path:
-    """The one folder outside the project that is written to: `CHANGEOVER_CACHE`, or ~/.cache/changeover."""
-    return Path(os.environ.get("CHANGEOVER_CACHE") or Path.home() / ".cache" / "changeover")
+from common import StepFailed, cache_root, say
 
 
 def key_of(*parts: str | bytes) -> str:
@@ -34,11 +25,6 @@ def key_of(*parts: str | bytes) -> str:
         data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()[:12]
-
-
-def say(text: str) -> None:
-    """One line for the person who is waiting."""
-    print(text, flush=True)
 
 
 def run(
@@ -108,17 +94,6 @@ def cached(name: str, key: str, build: Callable[[Path, Path], None]) -> Path:
     return place
 
 
-def unpack(archive: tarfile.TarFile, folder: Path, members: Iterable[tarfile.TarInfo] | None = None) -> None:
-    """Extract `members` (all, if None) into `folder`.
-
-    Python can refuse what would leave the folder from 3.11.4 on; Debian 12 has 3.11.2.
-    """
-    if hasattr(tarfile, "data_filter"):
-        archive.extractall(folder, members, filter="data")
-    else:
-        archive.extractall(folder, members)
-
-
 def go_environment() -> dict[str, str]:
     """What every Go build runs with: no toolchain download, and nothing written outside the cache."""
     return {
@@ -134,12 +109,4 @@ def go_environment() -> dict[str, str]:
 def need(program: str, package: str) -> None:
     """Raise StepFailed unless `program` is on PATH; says which Debian package brings it."""
     if shutil.which(program) is None:
-        raise StepFailed(f"`{program}` is missing. Type: apt-get install {package}")
-
-
-def main_guard(action: Callable[[], None]) -> None:
-    """Run a command-line action; print a failed step's text alone, without a stack trace."""
-    try:
-        action()
-    except StepFailed as error:
-        sys.exit(f"error: {error}")
+        raise StepFailed(f"`{program}` is missing. Run: apt-get install {package}")

@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common import StepFailed, main_guard, say
 from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, PULUMI
-from offline.steps import StepFailed, cached, go_environment, key_of, main_guard, run, say
+from offline.steps import cached, go_environment, key_of, run
 
 SOURCES = Path(__file__).resolve().parent / "go"
 
@@ -152,16 +153,16 @@ def go_version() -> str:
     """The version of the Go on PATH, such as `go1.26.8`; raise StepFailed if it is missing or too old."""
     wanted = ".".join(map(str, GO))
     advice = (
-        f"Install Go {wanted} or newer (`go version` shows what is on PATH), then type the command again."
+        f"Install Go {wanted} or newer (`go version` shows what is on PATH), then run the same command again."
     )
     if shutil.which("go") is None:
-        raise StepFailed(f"`go` is missing; it compiles Pulumi and its plugins. {advice}")
+        raise StepFailed(f"`go` is missing, which compiles Pulumi and its plugins. {advice}")
     told = subprocess.run(
         ["go", "env", "GOVERSION"], env=_environment(), capture_output=True, text=True, check=False
     ).stdout.strip()
     number = re.match(r"go(\d+)\.(\d+)", told)
     if number is None or (int(number[1]), int(number[2])) < GO:
-        raise StepFailed(f"`go` is too old: {told or 'it does not tell its version'}. {advice}")
+        raise StepFailed(f"`go` is too old: {told or 'its version is unknown'}. {advice}")
     return told
 
 

@@ -43,7 +43,7 @@ class Probe:
 
 
 class _Odd(Exception):
-    """The answer is not one that the probe could look into; the text says what it is instead."""
+    """The answer is not one that the probe can look into; the text says what it is instead."""
 
 
 def run(probe: Probe, subject: Subject, send: Callable[[str, str], Reply]) -> str:

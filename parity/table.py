@@ -46,8 +46,8 @@ def names(content: Mapping[str, Any]) -> dict[str, str]:
 
 def markdown(content: Mapping[str, Any], accepted: Sequence[str]) -> str:
     """The table for a reader."""
-    e = content["engines"]
-    head = " and ".join(f"{e[kind]['version']} (`{e[kind]['name']}`{_kv_cache(e[kind])})" for kind in KINDS)
+    engines = [content["engines"][kind] for kind in KINDS]
+    head = " and ".join(f"{each['version']} (`{each['name']}`{_kv_cache(each)})" for each in engines)
     lines = [
         f"{head}, model `{content['model']}`",
         "",
@@ -65,9 +65,9 @@ def markdown(content: Mapping[str, Any], accepted: Sequence[str]) -> str:
         same = len(content["probes"]) - len(other)
         lines += [
             "",
-            f"Through the endpoint {asked} did the same in {same} of {len(content['probes'])} probes.",
+            f"Asked through the endpoint, {asked} did the same in {same} of {len(content['probes'])} probes.",
         ]
-        lines += [f"- {row['probe']}: {row['endpoint']}, and itself: {row[asked]}" for row in other]
+        lines += [f"- {row['probe']}: {row['endpoint']}, and asked directly: {row[asked]}" for row in other]
     return "\n".join(lines) + "\n"
 
 
@@ -80,18 +80,20 @@ def problem(
     content: Mapping[str, Any] | None, engines: Mapping[str, str], accepted: Sequence[str], stack: str
 ) -> str:
     """Why a stack that demands parity can't be changed with this table, and what to type; or nothing."""
-    probe = f"Type: make parity STACK={stack}"
+    probe = f"Run: make parity STACK={stack}"
     if content is None:
         return f"rendered/{stack}/parity.json does not exist. {probe}"
     if names(content) != dict(engines):
         theirs, ours = (" and ".join(each.values()) for each in (names(content), dict(engines)))
-        return f"rendered/{stack}/parity.json is of {theirs}; the settings give {ours}. {probe}"
+        return f"rendered/{stack}/parity.json compares {theirs}, but the settings give {ours}. {probe}"
     if new := [name for name in differences(content) if name not in accepted]:
         numbered = enumerate(new, len(accepted))
         accept = "; ".join(
             f"pulumi config set --path 'acceptedDifferences[{n}]' {name}" for n, name in numbered
         )
-        return f"the engines differ in {', '.join(new)} (rendered/{stack}/parity.md). To accept it: {accept}"
+        return (
+            f"the engines differ in {', '.join(new)} (rendered/{stack}/parity.md). To accept that: {accept}"
+        )
     return ""
 
 

@@ -99,7 +99,7 @@ def main() -> None:
         policies=[
             StackValidationPolicy(
                 name="changeover",
-                description="What a stack of Changeover never is; each violation says why and what to do.",
+                description="What no stack of Changeover may be; each violation says why and what to do.",
                 validate=validate,
             )
         ],

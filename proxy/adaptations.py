@@ -183,7 +183,7 @@ def _prompt_logprobs(raw: bytes, reading: Reading) -> str | None:
     if asked.get("prompt_logprobs") or (
         asked.get("echo") and (asked.get("logprobs") or asked.get("top_logprobs"))
     ):
-        return f"probabilities of the prompt's own tokens in a request above {PROMPT_BYTES} bytes"
+        return f"probabilities of the prompt's own tokens in a request larger than {PROMPT_BYTES} bytes"
     return None
 
 
@@ -232,7 +232,7 @@ def refused(raw: bytes, reading: Reading, path: str, kind: str) -> Refusal | Non
     """Why the engine of this kind must not get this body; None: it may."""
     for row in REFUSED:
         if kind in row.engines and path in row.paths and (found := row.find(raw, reading)):
-            text = f"{found[:1].upper()}{found[1:]}: this engine ({kind}) can't survive it."
+            text = f"{found[:1].upper()}{found[1:]}: this engine ({kind}) would not survive it."
             return Refusal(400, text, "invalid_request", row.field)
     return None
 

@@ -46,7 +46,7 @@ class Bodies:
                     self._held += len(part)
                     parts.append(part)
                     if self._held > HELD_BYTES:
-                        raise refusals.not_now("Too many large requests wait here. Try again.")
+                        raise refusals.not_now("Too many large requests are waiting. Try again.")
                 elif size > limit + THROWN_AWAY_BYTES:
                     break
                 else:  # most clients read no answer before they have sent everything

@@ -72,7 +72,7 @@ class _Object(list[tuple[str, Any]]):
 def schema_fault(raw: bytes) -> str | None:
     """Why the format of an answer, as JSON, must not reach Ollama; None: nothing that is known."""
     if len(raw) > SCHEMA_BYTES:
-        return f"a schema above {SCHEMA_BYTES} bytes"
+        return f"a schema larger than {SCHEMA_BYTES} bytes"
     try:
         said = json.loads(raw, object_pairs_hook=_Object)
     except RecursionError:
@@ -90,7 +90,7 @@ def schema_fault(raw: bytes) -> str | None:
             if isinstance(value, _Object) and _is_endless(root, value):
                 return "a $ref that leads to itself"
         if BASE_BYTES + _length(root, root, "", set()) > max(GRAMMAR_BYTES, 4 * _compact(root)):
-            return "more names on too many levels than its grammar has room for"
+            return "more names, on too many levels, than a grammar has room for"
     return None
 
 
@@ -108,9 +108,9 @@ def _walk(value: Any) -> Iterator[tuple[Any, int]]:
 def _object_fault(schema: _Object) -> str | None:
     for name, value in schema:
         if len(name.encode(errors="surrogatepass")) > NAME_BYTES:
-            return f"a name above {NAME_BYTES} bytes"
+            return f"a name longer than {NAME_BYTES} bytes"
         if name == "$ref" and isinstance(value, str) and len(value) > NAME_BYTES // 4:
-            return f"a $ref above {NAME_BYTES // 4} characters"
+            return f"a $ref longer than {NAME_BYTES // 4} characters"
         if name == "pattern" and isinstance(value, str) and (fault := pattern_fault(value)):
             return f"the pattern {value[:40]!r}, which has {fault}"
         if name == "properties" and isinstance(value, _Object):
@@ -128,11 +128,11 @@ def _object_fault(schema: _Object) -> str | None:
             return f"{least} above {most}"
         for key, value in ((least, low), (most, high)):
             if _is_number(value) and not 0 <= value <= MOST:
-                return f"{key} {value}, of which 0 to {MOST} are possible"
+                return f"{key} {value}, where 0 to {MOST} are possible"
     lower = [value for name, value in schema if name in ("minimum", "exclusiveMinimum") and _is_number(value)]
     upper = [value for name, value in schema if name in ("maximum", "exclusiveMaximum") and _is_number(value)]
     if (lower and not upper and max(lower) > BOUND) or (upper and not lower and min(upper) < -BOUND):
-        return f"a bound beyond {BOUND} without one on the other side"
+        return f"a bound beyond {BOUND} without a bound on the other side"
     return None
 
 
@@ -178,7 +178,7 @@ def pattern_fault(pattern: str) -> str | None:
             if fault := char == "{" and _times_fault(inside[at + 1 : end]):
                 return fault
             if last in ("|", "(", "split") or (last in ("quantifier", "empty") and char != "?"):
-                return f"{char!r} after nothing that it can repeat"
+                return f"{char!r} with nothing before it that it could repeat"
             at, last = end, "quantifier"
         elif char in "]}":
             return f"{char!r} outside of brackets"
@@ -220,11 +220,11 @@ def _times_fault(said: str) -> str | None:
     """The same of what is between `{` and `}`."""
     times = _TIMES.fullmatch(said)
     if times is None:
-        return "a {…} that is no number of times"
+        return "a {…} that is not a number of times"
     low = int(times[1] or 0)
     high = low if times[2] is None else int(times[3] or 0) or None
     if low > MOST or (high or 0) > MOST or (high is not None and low > high) or times[0] in ("0", "0,0"):
-        return f"{{{said}}}, of which 1 to {MOST} times are possible"
+        return f"{{{said}}}, where 1 to {MOST} times are possible"
     return None
 
 

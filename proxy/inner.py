@@ -129,7 +129,7 @@ class Exchanges:
             return await self._pass(request, f"http://{address}:{self._port}/{engine}/{path}")
         exchange = self.open.get(number)
         if exchange is None or exchange.chosen.done() or exchange.route.engine is None:
-            return http.refused(refusals.not_now("This request has its answer, or has gone."))
+            return http.refused(refusals.not_now("This request has its answer already, or was given up."))
         # By its content, or on a cluster by its kind, where both kinds and two of one kind may serve at once.
         if engine not in (exchange.route.engine.name, exchange.route.engine.kind):
             return http.refused(refusals.not_now("This engine is not gated."))
@@ -140,7 +140,7 @@ class Exchanges:
     async def _tell(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         """The minimal answer to the gateway."""
         if not await asyncio.shield(exchange.first):
-            return http.refused(refusals.not_now("The engine's answer is given on as it is."))
+            return http.refused(refusals.not_now("The engine's answer is passed on as it is."))
         if not exchange.stream:
             await asyncio.shield(exchange.done)
             return web.Response(body=gateway.answer(exchange.usage), content_type="application/json")

@@ -9,7 +9,7 @@ LOOK_SECONDS = 0.02
 UNREAD = (0, 0)
 
 
-class Live:
+class LiveFiles:
     """The files of a folder, each with what takes its bytes whenever it has changed."""
 
     def __init__(self, folder: Path, takers: Mapping[str, Callable[[bytes], None]]) -> None:

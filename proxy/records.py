@@ -109,20 +109,20 @@ class Books:
             for name, text in (
                 ("first_byte", "Until the first byte of an answer."),
                 ("request", "Until a request had ended."),
-                ("held", "What a request waited before an engine was asked."),
+                ("held", "How long a request waited before an engine was asked."),
             )
         )
         self.running = Gauge("changeover_running", "Requests at an engine.", ("engine",), registry=registry)
-        self.waiting = Gauge("changeover_waiting", "Requests that wait.", registry=registry)
+        self.waiting = Gauge("changeover_waiting", "Requests that are waiting.", registry=registry)
         self.silent = Gauge(
             "changeover_engine_silent_seconds",
-            "For how long no byte of an answer has come from an engine that gave one before.",
+            "For how long an engine that had sent bytes of an answer has sent none.",
             ("engine",),
             registry=registry,
         )
         self.given_up = Counter(
             "changeover_given_up",
-            "Engines by name, and gateways by container, that hang or have crashed and are brought back.",
+            "Engines by name, and gateways by container, that hung or crashed and were brought back.",
             ("what",),
             registry=registry,
         )

@@ -23,18 +23,18 @@ def no_key() -> Refusal:
 
 def foreign(what: str, value: str) -> Refusal:
     text = (
-        f"The {what} {value!r} is another site's. Without API keys only pages and names of this machine may "
-        "use the endpoint: set a key, or name the site in corsOrigins."
+        f"The {what} {value!r} belongs to another site. Without API keys only pages and names of this "
+        "machine may use the endpoint: set a key, or name the site in corsOrigins."
     )
     return Refusal(403, text, f"foreign_{what}", what.capitalize())
 
 
 def no_path() -> Refusal:
-    return Refusal(404, "Nothing is served at this path.", "not_found")
+    return Refusal(404, "There is no endpoint at this path.", "not_found")
 
 
 def no_method(*allowed: str) -> Refusal:
-    text = f"Only {' and '.join(allowed)} can be used here."
+    text = f"Only {' and '.join(allowed)} can be used at this path."
     return Refusal(405, text, "method_not_allowed", headers={"Allow": ", ".join(allowed)})
 
 
@@ -47,7 +47,7 @@ def too_large(limit: int) -> Refusal:
 
 
 def encoded(encoding: str) -> Refusal:
-    text = f"Content-Encoding {encoding!r}: the request body must come as it is, not encoded."
+    text = f"Content-Encoding {encoding!r}: the request body must not be encoded."
     return Refusal(415, text, "unsupported_content_encoding", "Content-Encoding")
 
 

@@ -24,7 +24,7 @@ from proxy.engine import EngineGone
 from proxy.finding import Finder
 from proxy.http import BrokenOff
 from proxy.inner import Exchanges, GatewayGone
-from proxy.live import LOOK_SECONDS, Live
+from proxy.live import LOOK_SECONDS, LiveFiles
 from proxy.pods import Pods
 from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS
 from proxy.reading import Reading
@@ -40,7 +40,7 @@ OTHER = "other"
 
 
 @dataclass
-class Ask:
+class ClientRequest:
     """What a client asks an engine, and what is kept of it."""
 
     request: web.BaseRequest
@@ -70,7 +70,7 @@ class Proxy:
             takers |= {ROUTING_FILE: self._take_routing, FLEET_FILE: self.finder.take}
         else:
             takers["route.json"] = self._take_route
-        self.live = Live(live, takers)
+        self.live = LiveFiles(live, takers)
         self.tenants: Counter[str] = Counter()
         self.draining = False
         self.books = Books(log, socket.gethostname())
@@ -169,7 +169,7 @@ class Proxy:
                 raise refusals.no_model(reading.model)
             record.stream = reading.stream
             known = conversation(raw, reading) if self.admission.pods is not None else b""
-            ask = Ask(request, path, raw, reading, record, waiting, known)
+            ask = ClientRequest(request, path, raw, reading, record, waiting, known)
             if not reading.stream:
                 return await self._serve(ask)
             async with waiting:
@@ -191,7 +191,7 @@ class Proxy:
                 return web.json_response(model)
         raise refusals.no_model(name)
 
-    async def _serve(self, ask: Ask) -> web.StreamResponse:
+    async def _serve(self, ask: ClientRequest) -> web.StreamResponse:
         """Asks for as long as no byte of an answer has come and there is time."""
         ends, since, first, model, record = 0, _now(), False, ask.reading.model, ask.record
         while True:
@@ -207,7 +207,9 @@ class Proxy:
                 ends, since = ends + gone.asked, _now() if gone.asked else since
                 again = self.admission.gone(route, asked=gone.asked)
                 if ends > 1:
-                    raise refusals.no_answer("The engine ended under this request, twice.") from None
+                    raise refusals.no_answer(
+                        "The engine ended twice while it worked on this request."
+                    ) from None
             except GatewayGone:
                 again = GATEWAY_AGAIN_SECONDS
             finally:
@@ -218,7 +220,7 @@ class Proxy:
             await self.admission.another(route, again)
             first = True
 
-    async def _enter(self, until: float, ask: Ask, *, first: bool) -> Route:
+    async def _enter(self, until: float, ask: ClientRequest, *, first: bool) -> Route:
         began = _now()
         try:
             if began >= until:
@@ -234,11 +236,11 @@ class Proxy:
                             if not ask.waiting.begun:
                                 raise
         except TimeoutError:
-            raise refusals.not_now("No engine answered in time. It may be starting: try again.") from None
+            raise refusals.not_now("No engine answered in time. It may be starting; try again.") from None
         finally:
             ask.record.held += _now() - began
 
-    async def _carry(self, ask: Ask, route: Route) -> web.StreamResponse:
+    async def _carry(self, ask: ClientRequest, route: Route) -> web.StreamResponse:
         """One way of a request to an engine and back. Raises EngineGone and GatewayGone, and Refusal."""
         to, record = route.engine, ask.record
         assert to is not None
@@ -282,7 +284,7 @@ class Proxy:
                 exchange.end()
 
     async def _give_whole(
-        self, ask: Ask, answer: ClientResponse, chunk: bytes, events: Events
+        self, ask: ClientRequest, answer: ClientResponse, chunk: bytes, events: Events
     ) -> web.StreamResponse:
         """Gives an answer on once all of it is there: until then it can be asked for again."""
         try:
@@ -300,7 +302,7 @@ class Proxy:
         return await http.end(ask.request, response)
 
     async def _give_stream(
-        self, ask: Ask, answer: ClientResponse, chunk: bytes, events: Events
+        self, ask: ClientRequest, answer: ClientResponse, chunk: bytes, events: Events
     ) -> web.StreamResponse:
         """Gives a stream on as it comes."""
         ask.record.status, response = answer.status, await ask.waiting.taken()

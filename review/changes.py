@@ -22,7 +22,7 @@ def told(change: Change, key: Variable) -> tuple[Any, Any]:
 
 
 def told_by(preview: Preview, step: str, key: Variable) -> tuple[Any, Any]:
-    """The same of the step of that name; both None where it does not change."""
+    """A variable of the step of that name before and after; both None where the step does not change."""
     return next((told(each, key) for each in preview.changes if each.name == step), (None, None))
 
 

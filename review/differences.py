@@ -61,7 +61,7 @@ def full(preview: Preview) -> str:
         old, title = change, f"# {change.op}: {change.type} {change.name}"
         if change.name in pairs:
             old = pairs[change.name]
-            title += f" (beside it: what {old.name} was, which is deleted)"
+            title += f" (compared with {old.name}, which is deleted)"
         elif change.op in ("deleted", "left over") or fresh:
             parts.append(title)
             continue

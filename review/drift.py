@@ -25,17 +25,19 @@ def lasting(preview: Preview) -> list[str]:
 
 
 def unconfirmed(preview: Preview) -> list[str]:
-    """Mail subscriptions that nobody confirmed, so that AWS has taken them away, each in words: no drift."""
+    """Mail subscriptions that AWS has removed because nobody confirmed them, each in words: that is no
+    drift."""
     return [
-        f"nobody has confirmed the alarms' mail to {change.before.get('endpoint')}, so AWS has forgotten it, "
-        "and no alarm reaches anybody. `pulumi up --refresh` sends another mail: follow the link in it"
+        f"nobody has confirmed the subscription of {change.before.get('endpoint')} to the alarms, so AWS has "
+        "dropped it, and no alarm reaches anybody. `pulumi up --refresh` sends another mail: follow the link "
+        "in it"
         for change in preview.drift
         if change.op == "deleted" and _of_confirming(change)
     ]
 
 
 def _of_confirming(change: Change) -> bool:
-    """Whether somebody has confirmed a mail subscription since, or AWS taken one away that nobody did."""
+    """Whether a mail subscription was confirmed meanwhile, or AWS has removed one that nobody confirmed."""
     if change.type != MAIL:
         return False
     if change.op == "deleted":
@@ -59,7 +61,7 @@ def _is_limit(change: Change) -> bool:
 
 
 def _by_hand(preview: Preview) -> Iterator[str]:
-    """What no provider reads back, and the program itself looks at in every preview."""
+    """Changes by hand that no provider reads back, and that the program itself looks for in every preview."""
     for change in preview.changes:
         if change.op == "created":
             continue
@@ -82,8 +84,8 @@ def _serves(live: Live | None, left: Any) -> str:
     serves = "none serves" if live.engine == NONE else f"`{live.engine}` serves"
     if live.damaged:
         at = f"the journal was damaged at {live.damaged}"
-        return f"{at}: {serves}, and Pulumi left `{left}` serving; `make status` says what is known"
-    return f"the active engine: {serves}, and Pulumi left `{left}` serving"
+        return f"{at}: {serves}, although Pulumi left `{left}` serving; `make status` says what is known"
+    return f"the active engine: {serves}, although Pulumi left `{left}` serving"
 
 
 def _drifted(change: Change) -> str:
@@ -103,7 +105,7 @@ def _drifted(change: Change) -> str:
             words += _opened(name, old or [], new or [])
         elif isinstance(old, list) and isinstance(new, list):
             more, fewer = [each for each in new if each not in old], [each for each in old if each not in new]
-            words += [f"{name} has {_short(each)} more" for each in more]
+            words += [f"{name} also has {_short(each)}" for each in more]
             words += [f"{name} lacks {_short(each)}" for each in fewer]
         elif isinstance(old, dict) and isinstance(new, dict):
             keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
@@ -113,14 +115,18 @@ def _drifted(change: Change) -> str:
         else:
             words.append(f"{name} is {_short(new)} and was {_short(old)}")
     if _is_limit(change):
-        words.append("Docker takes no limit away, so remove the container and let an update make it anew")
+        words.append(
+            "Docker cannot remove a limit, so remove the container and let an update create it again"
+        )
     return f"`{change.name}` ({change.kind}): {'; '.join(words)}"
 
 
 def _opened(way: str, old: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]]) -> list[str]:
     """The difference between two sets of a security group's rules, by port and network."""
     before, after = set(_ports(old)), set(_ports(new))
-    yes, no = ("open to", "closed to") if way == "ingress" else ("reachable at", "no longer reachable at")
+    yes, no = (
+        ("open to", "closed to") if way == "ingress" else ("allowed to reach", "no longer allowed to reach")
+    )
     words = [f"{port} is {yes} {network}" for port, network in sorted(after - before)]
     return words + [f"{port} is {no} {network}" for port, network in sorted(before - after)]
 

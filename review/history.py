@@ -102,7 +102,7 @@ def way_back(
         chosen = next((each for each in updates if each.number == to), None)
         if chosen is None or not chosen.ok:
             known = ", ".join(str(each.number) for each in updates if each.ok)
-            raise NoWayBack(f"TO={to} is no update that succeeded; those are {known}")
+            raise NoWayBack(f"TO={to} is not an update that succeeded; those that did are {known}")
         return now, chosen
     for each in reversed(updates):
         if each.ok and (unfinished or not now.ok or not each.same(now)):

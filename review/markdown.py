@@ -14,13 +14,13 @@ from review.sentence import NAMES, sentence
 from review.warnings import warnings
 
 PARTS = {"RemoteImage": "image", "Command": "weights", "Container": "container"}
-RUNS, FORGOTTEN = "run again", "forgotten by Pulumi, kept by Docker"
+RUNS, FORGOTTEN = "run again", "no longer managed by Pulumi, kept by Docker"
 ORDER = (
     "created",
     "changed",
     RUNS,
-    "replaced, the new one first",
-    "replaced, the old one first",
+    "replaced, the new one created first",
+    "replaced, the old one deleted first",
     "left over",
     "deleted",
     FORGOTTEN,
@@ -40,7 +40,8 @@ def render(preview: Preview, advice: str = "", twin: str = "") -> str:
         parts.append(f"{ADVICE}{advice}.")
     if twin:
         parts.append(
-            f"Its rendered files are, word for word, those of `{twin}`: who has read those has read these."
+            f"Its rendered files are the same, word for word, as those of `{twin}`: it is enough to read one "
+            "of the two sets."
         )
     if warned := warnings(preview):
         parts.append("**Look at this first:**\n\n" + _bullets(warned))
@@ -53,7 +54,7 @@ def render(preview: Preview, advice: str = "", twin: str = "") -> str:
     parts += [f"Before anything serves: {line}." for line in preview.lines(FIRST_FETCH)]
     parts.append(f"Price: {_price(preview)}")
     if preview.changes:
-        parts.append("What happens to what:\n\n" + _table(preview))
+        parts.append("What happens to each resource:\n\n" + _table(preview))
     for kind, diff in engine_diffs(preview):
         parts.append(f"What {NAMES[kind]} is started with:\n\n```diff\n{diff}\n```")
     for title, diff in text_diffs(preview):
@@ -87,9 +88,9 @@ def _cutover(preview: Preview) -> list[str]:
 def _price(preview: Preview) -> str:
     before, after = preview.output("cost")
     if before is None and after is None:
-        return "none of its own, the Docker engine is this machine's."
+        return "none of its own, since it runs on this machine's Docker engine."
     if before == after:
-        return f"{after}; before and after the same."
+        return f"{after}, unchanged."
     return f"{before or 'nothing'} → {after or 'nothing'}."
 
 
@@ -101,7 +102,11 @@ def _table(preview: Preview) -> str:
             continue
         op = change.op
         if op == "replaced":
-            op = "replaced, the new one first" if change.new_first else "replaced, the old one first"
+            op = (
+                "replaced, the new one created first"
+                if change.new_first
+                else "replaced, the old one deleted first"
+            )
         elif op == "deleted" and change.retained:
             op = FORGOTTEN
         elif op == "changed" and change.type == policies.COMMAND:

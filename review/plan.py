@@ -1,4 +1,4 @@
-"""What a plan of Pulumi's (`preview --save-plan`) allows, without what each preview makes anew. Pure."""
+"""What a plan of Pulumi's (`preview --save-plan`) allows, without what is new in each preview. Pure."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def content(plan: str) -> str:
     """
     read = json.loads(plan)
     if "resourcePlans" not in read:
-        raise ValueError("it holds no `resourcePlans`")
+        raise ValueError("it has no `resourcePlans`")
     read.pop("manifest", None)
     for each in read["resourcePlans"].values():
         each.pop("seed", None)

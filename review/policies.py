@@ -38,7 +38,7 @@ DRIVERS = {"vllm/vllm-openai:": 580, "ollama/ollama:": 550}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Broken:
+class Violation:
     """A policy that a resource breaks."""
 
     policy: str
@@ -58,13 +58,13 @@ def keeps(change: Change) -> bool:
     return change.type in KEEPS and role not in ("wheels", "monitor")
 
 
-def images_are_pinned(resource: Resource) -> Iterator[Broken]:
+def images_are_pinned(resource: Resource) -> Iterator[Violation]:
     """Every image has a tag or a digest, and the tag is not `latest`."""
     if resource.type != IMAGE:
         return
     reference = str(resource.inputs.get("name", ""))
     if _floats(reference):
-        yield Broken(
+        yield Violation(
             policy="images are pinned",
             resource=f"{resource.name} ({reference})",
             why="What was reviewed would not be what runs tomorrow.",
@@ -77,7 +77,7 @@ def _floats(reference: str) -> bool:
     return "@sha256:" not in reference and tag in ("", "latest")
 
 
-def images_have_the_digest_that_is_known(resource: Resource) -> Iterator[Broken]:
+def images_have_the_digest_that_is_known(resource: Resource) -> Iterator[Violation]:
     """Every image of a registry is named by its digest, where `components/pins.py` knows one.
 
     The first is that of the switch: it gets Docker's socket.
@@ -86,15 +86,15 @@ def images_have_the_digest_that_is_known(resource: Resource) -> Iterator[Broken]
     if resource.type != IMAGE or "@sha256:" in reference or _floats(reference):
         return
     if not reference.startswith(OFFLINE) and reference not in {pin.public for pin in pins.ALL}:
-        yield Broken(
+        yield Violation(
             policy="images have the digest that is known",
             resource=f"{resource.name} ({reference})",
-            why="A registry can give another image under the same tag, and the switch's has the Docker host.",
-            do="Name it as components/pins.py does, or give it its digest.",
+            why="The image under a tag can be replaced, and the switch's image controls the Docker host.",
+            do="Name it as components/pins.py does, or add its digest.",
         )
 
 
-def only_the_edge_publishes_a_port(resource: Resource) -> Iterator[Broken]:
+def only_the_edge_publishes_a_port(resource: Resource) -> Iterator[Violation]:
     """Engines, gateway, proxy and switch are reached on the private network only, and the monitor's page from
     its own host."""
     role = labels_in(resource.inputs).get("role")
@@ -107,10 +107,10 @@ def only_the_edge_publishes_a_port(resource: Resource) -> Iterator[Broken]:
     if resource.inputs.get("networkMode") == "host":
         opens.append("networkMode")
     if opens:
-        yield Broken(
+        yield Violation(
             policy="only the edge publishes a port",
             resource=resource.name,
-            why="An engine knows no keys: whoever reaches its port uses the GPU.",
+            why="An engine checks no keys: whoever reaches its port can use the GPU.",
             do=f"Remove {' and '.join(f'`{key}`' for key in opens)}; the edge is the way in.",
         )
 
@@ -128,18 +128,18 @@ def _open_ports(resource: Resource) -> Iterator[tuple[int, int]]:
             yield (0, 65535) if everything or low is None or high is None else (int(low), int(high))
 
 
-def ssh_is_not_open(resource: Resource) -> Iterator[Broken]:
+def ssh_is_not_open(resource: Resource) -> Iterator[Violation]:
     """Port 22 is open to no one on the internet."""
     if any(low <= 22 <= high for low, high in _open_ports(resource)):
-        yield Broken(
+        yield Violation(
             policy="SSH is not open",
             resource=resource.name,
-            why="Port 22 open to everyone is found and tried within minutes.",
+            why="A port 22 that is open to everyone is found and attacked within minutes.",
             do="Remove the rule: the way in is AWS Systems Manager, which needs no open port.",
         )
 
 
-def volumes_are_encrypted(resource: Resource) -> Iterator[Broken]:
+def volumes_are_encrypted(resource: Resource) -> Iterator[Violation]:
     """EBS volumes, and those of an instance, are encrypted."""
     disks: list[tuple[str, Mapping[str, Any]]] = []
     if resource.type == VOLUME:
@@ -150,28 +150,28 @@ def volumes_are_encrypted(resource: Resource) -> Iterator[Broken]:
         disks = [(f"{resource.name} (disk)", disk) for disk in (root, *more)]
     for name, disk in disks:
         if disk.get("encrypted") is not True:
-            yield Broken(
+            yield Violation(
                 policy="volumes are encrypted",
                 resource=name,
-                why="A snapshot or a disk that is given back would be readable.",
-                do="Set encrypted=True; a volume that exists has to be copied.",
+                why="Whoever gets hold of a snapshot or a discarded disk could read it.",
+                do="Set encrypted=True; an existing volume has to be copied.",
             )
 
 
-def the_instance_wants_imdsv2(resource: Resource) -> Iterator[Broken]:
+def the_instance_wants_imdsv2(resource: Resource) -> Iterator[Violation]:
     """The instance's credentials are given only to a request with a token."""
     if resource.type == INSTANCE:
         options = resource.inputs.get("metadataOptions") or {}
         if options.get("httpTokens") != "required":
-            yield Broken(
-                policy="the instance wants IMDSv2",
+            yield Violation(
+                policy="the instance requires IMDSv2",
                 resource=resource.name,
-                why="Without it one request that is forged in a container gets the instance's credentials.",
+                why="Without it, one forged request from a container gets the instance's credentials.",
                 do='Set metadata_options with http_tokens="required".',
             )
 
 
-def a_t4_gets_what_it_can_run(resources: Iterable[Resource]) -> Iterator[Broken]:
+def a_t4_gets_what_it_can_run(resources: Iterable[Resource]) -> Iterator[Violation]:
     """On a T4 (compute capability 7.5): no bfloat16, no FP8 cache, no FP8 or FP4 weights."""
     everything = list(resources)
     if not any(
@@ -187,15 +187,15 @@ def a_t4_gets_what_it_can_run(resources: Iterable[Resource]) -> Iterator[Broken]
         if each.type == CONTAINER and (
             found := refused.search(" ".join(map(str, each.inputs.get("command") or [])))
         ):
-            yield Broken(
+            yield Violation(
                 policy="a T4 gets what it can run",
                 resource=f"{each.name} (`{found.group()}`)",
-                why="This needs compute capability 8.0 or more and a T4 has 7.5: the engine would not start.",
+                why="It needs compute capability 8.0 or more, and a T4 has 7.5: the engine would not start.",
                 do="Remove the flag, or choose another instance type.",
             )
 
 
-def the_driver_is_new_enough(resources: Iterable[Resource]) -> Iterator[Broken]:
+def the_driver_is_new_enough(resources: Iterable[Resource]) -> Iterator[Violation]:
     """What waits for an instance wants at least the driver that each image needs."""
     everything = list(resources)
     instances = [each.name for each in everything if each.type == INSTANCE]
@@ -205,7 +205,7 @@ def the_driver_is_new_enough(resources: Iterable[Resource]) -> Iterator[Broken]:
         reference = str(image.inputs.get("name", ""))
         need = next((least for start, least in DRIVERS.items() if reference.startswith(start)), 0)
         if image.type == IMAGE and driver < need:
-            yield Broken(
+            yield Violation(
                 policy="the driver is new enough",
                 resource=f"{instances[0]} (driver {driver or 'not checked'}) for {reference}",
                 why=f"The image needs driver {need}; with an older one the engine falls back or fails.",
@@ -213,45 +213,45 @@ def the_driver_is_new_enough(resources: Iterable[Resource]) -> Iterator[Broken]:
             )
 
 
-def keys_are_needed_beyond_loopback(resources: Iterable[Resource], keys: bool) -> Iterator[Broken]:
+def keys_are_needed_beyond_loopback(resources: Iterable[Resource], keys: bool) -> Iterator[Violation]:
     """An edge that listens beyond the loopback address has at least one API key."""
     for each in resources:
         if each.type == CONTAINER and labels_in(each.inputs).get("role") == "edge" and not keys:
             for port in each.inputs.get("ports") or []:
                 if port.get("ip") not in LOOPBACK:
-                    yield Broken(
+                    yield Violation(
                         policy="an API key on every endpoint that is not on loopback",
                         resource=f"{each.name} (port {int(port['external'])})",
-                        why="Without a key everyone who reaches the port uses the GPU.",
-                        do="pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
+                        why="Without a key, everyone who reaches the port can use the GPU.",
+                        do="Run: pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
                     )
 
 
-def prod_is_protected(resources: Iterable[Resource], stack: str) -> Iterator[Broken]:
+def prod_is_protected(resources: Iterable[Resource], stack: str) -> Iterator[Violation]:
     """Instance and data volumes of the stack `prod` can't be deleted by mistake."""
     for each in resources:
         if stack == "prod" and each.type in (INSTANCE, VOLUME) and not each.protect:
-            yield Broken(
+            yield Violation(
                 policy="prod is protected",
                 resource=each.name,
-                why="A wrong line or a `destroy` would take the endpoint and its weights away.",
-                do="Give it protect=True.",
+                why="A mistaken line or a `destroy` would delete the endpoint and its weights.",
+                do="Set protect=True.",
             )
 
 
-def a_flip_replaces_no_instance_and_no_volume(changes: Iterable[Change], flip: bool) -> Iterator[Broken]:
+def a_flip_replaces_no_instance_and_no_volume(changes: Iterable[Change], flip: bool) -> Iterator[Violation]:
     """When the engine changes, machine and data stay."""
     for change in changes:
         if flip and change.op in ("replaced", "deleted") and keeps(change):
-            yield Broken(
+            yield Violation(
                 policy="a flip replaces no instance and no volume",
                 resource=f"{change.name} ({change.op}: {', '.join(change.paths) or 'no longer declared'})",
-                why="Weights would be gone, and the endpoint with them for as long as a download takes.",
+                why="The weights would be gone, and the endpoint down for as long as a download takes.",
                 do="Change that in an update of its own, or leave it as it is.",
             )
 
 
-EACH: tuple[Callable[[Resource], Iterator[Broken]], ...] = (
+EACH: tuple[Callable[[Resource], Iterator[Violation]], ...] = (
     images_are_pinned,
     images_have_the_digest_that_is_known,
     only_the_edge_publishes_a_port,
@@ -261,7 +261,7 @@ EACH: tuple[Callable[[Resource], Iterator[Broken]], ...] = (
 )
 
 
-def check(resources: Iterable[Resource], *, stack: str, keys: bool) -> list[Broken]:
+def check(resources: Iterable[Resource], *, stack: str, keys: bool) -> list[Violation]:
     """Every policy that these resources of `stack` break; `keys` says whether there is an API key."""
     everything = list(resources)
     return [

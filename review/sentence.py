@@ -28,12 +28,14 @@ def sentence(preview: Preview) -> str:
         )
     if changes.is_taken_back(preview):
         # killed late, it has made the other engine active, and what serves now is not known in a preview
-        begun = "what an update began and did not finish is taken back"
+        begun = "the change that an update left unfinished is undone"
         return (
-            f"`{stack}`: {begun}; where {name} does not serve already, it does again{_how(preview)}; {rest}"
+            f"`{stack}`: {begun}; if {name} does not serve already, it is brought back{_how(preview)}; {rest}"
         )
     if changes.moves(preview):
-        return f"Engine of `{stack}`: {name} stays, in another container{_how(preview)}; {rest}; {back}"
+        return (
+            f"Engine of `{stack}`: {name} stays and moves to another container{_how(preview)}; {rest}; {back}"
+        )
     said = others
     if changes.replaced(preview, naming.GATEWAY) and not changes.gateway_setting(preview):
         said = [_gateway(preview), *others]
@@ -53,7 +55,7 @@ def sentence(preview: Preview) -> str:
 
 
 def _steps(preview: Preview) -> list[str]:
-    """Where nothing else changes: what runs again, and looks before it acts."""
+    """What runs again where nothing else changes: steps that look before they act."""
     if all(change.type == policies.COMMAND for change in preview.changes):
         names = ", ".join(f"`{change.name}`" for change in preview.changes)
         return [f"only {names} run{'s' if len(preview.changes) == 1 else ''} again, which no request notices"]
@@ -65,28 +67,31 @@ def _many(count: int, thing: str) -> str:
 
 
 def _how(preview: Preview) -> str:
-    """How the engine changes: mode, waiting, losses. Nothing where nothing serves meanwhile."""
+    """How the engine changes: mode, waiting, losses. Empty where nothing serves meanwhile."""
     if changes.deleted_first(preview):
         return ""
     mode, engine = (preview.output(name)[1] for name in ("cutover", "engine"))
     same, known = False, True
     if mode == "overlap" and changes.is_crowded(preview):
         if preview.config.get("changeover:cutover") == "overlap":
-            return ", which the switch refuses: `cutover` says overlap, and old and new do not fit at once"
+            return (
+                ", which the switch refuses: `cutover` is overlap, and the old and the new engine do not fit "
+                "at once"
+            )
         mode, same = "hold", True
         known = not changes.is_flip(preview)  # by its settings nobody would wait, so the program says none
-    waits = "nobody waits"
+    waits = "no request waits"
     if mode != "overlap":
         found = wait_in("\n".join(preview.notes), engine, same=same) if known else ""
-        waits = f"about {found} of waiting" if found else "requests wait meanwhile"
+        waits = f"requests wait about {found}" if found else "requests wait meanwhile"
     refused = changes.replaced(preview, naming.EDGE) or clients(preview)
-    return f" by {mode}, {waits}{'' if refused else ', 0 requests lost expected'}"
+    return f" by {mode}, {waits}{'' if refused else ', none is expected to be lost'}"
 
 
 def down(preview: Preview) -> list[str]:
-    """That nothing answers while this is applied, and why; empty where something does."""
+    """The note that nothing answers while this is applied, and why; empty where something does."""
     names = ", ".join(f"`{change.name}`" for change in changes.deleted_first(preview))
-    why = f"the endpoint is down meanwhile: {names} is replaced, and what serves is deleted before that"
+    why = f"the endpoint is down meanwhile, since {names} is replaced and what serves is deleted first"
     return [why] if names else []
 
 
@@ -95,10 +100,10 @@ def clients(preview: Preview) -> list[str]:
     said = []
     (url_before, url), (before, model) = preview.output("endpoint"), preview.output("model")
     if url_before and url not in (url_before, UNKNOWN_TEXT):
-        said.append(f"clients have to use the address `{url}`, which was `{url_before}`")
+        said.append(f"clients have to use the address `{url}` instead of `{url_before}`")
     if before and model not in (before, UNKNOWN_TEXT):
         said.append(
-            f"clients have to ask for the model `{model}`, which was `{before}`, and get 404 until they do "
+            f"clients have to ask for the model `{model}` instead of `{before}`, and get 404 until they do "
             f"(`pulumi config set name {before}` keeps the name)"
         )
     return said
@@ -112,7 +117,10 @@ def keys(change: Change) -> list[str]:
     old, new = sides
     if new and not old:
         names = ", ".join(f"`{name}`" for name in sorted(new))
-        return [f"the endpoint gets its first API key ({names}), and without one requests are refused"]
+        return [
+            f"the endpoint gets its first API key ({names}), and requests without a key are refused from "
+            "then on"
+        ]
     if old and not new:
         return ["the last API key is removed, and whoever reaches the endpoint can use it"]
     said = [f"tenant `{name}` gets an API key" for name in sorted(new - old)]
@@ -123,7 +131,7 @@ def keys(change: Change) -> list[str]:
 def _gateway(preview: Preview) -> str:
     (change,) = changes.replaced(preview, naming.GATEWAY)
     if change.op == "created":
-        return "the gateway is made anew, and until then requests wait"
+        return "the gateway is created again, and until then requests wait"
     first = "that is started first, which no request notices" if change.new_first else "after it is deleted"
     return f"the gateway is replaced by a new one {first}"
 
@@ -133,29 +141,30 @@ def _others(preview: Preview) -> list[str]:
     stops = down(preview)
     said = [*clients(preview), *_gateway_setting(preview), *_weights(preview), *stops]
     if not stops and changes.replaced(preview, naming.EDGE):
-        until = (
-            ", and until then requests are refused"
-            if changes.is_gone(preview, naming.EDGE)
-            else ", so requests are refused for some seconds"
-        )
-        said.append(f"the edge is made anew{until}")
+        gone = changes.is_gone(preview, naming.EDGE)
+        until = "and until then requests are refused" if gone else "so requests are refused for some seconds"
+        said.append(f"the edge is {'created again' if gone else 'replaced'}, {until}")
     edge_is_new = bool(changes.replaced(preview, naming.EDGE))
     for change in preview.changes:
         if change.op == "changed":
             said += _in_place(change, edge_is_new)
     if changes.replaced(preview, "switch") and not stops:
-        said.append("the switch is made anew, which no request notices")
+        said.append("the switch is replaced, which no request notices")
     if changes.replaced(preview, naming.PROXY) and not stops:
         if changes.is_gone(preview, naming.PROXY):
-            said.append("the proxy is made anew, and until then requests wait, for half a minute at most")
+            said.append("the proxy is created again, and until then requests wait, for half a minute at most")
         elif "routing" not in preview.outputs_before:  # an older version made the stack
             said.append("a proxy is added, which every request goes through from then on")
         else:
-            said.append("the proxy is made anew, and the one before it ends what it has begun")
+            said.append("the proxy is replaced, and the old one finishes what it has begun")
     said += _standby(preview)
     for change in preview.changes:
         if policies.keeps(change) and change.op in changes.GONE:
-            what = "is Pulumi's no longer, and Docker keeps it" if change.retained else f"is {change.op}"
+            what = (
+                "is no longer managed by Pulumi, and Docker keeps it"
+                if change.retained
+                else f"is {change.op}"
+            )
             said.append(f"{change.kind.lower()} `{change.name}` {what}")
     return said
 
@@ -165,13 +174,13 @@ def _in_place(change: Change, edge_is_new: bool) -> Iterator[str]:
     if change.name == changes.CONFIGURATION:
         before, after = changes.told(change, "CADDYFILE")
         if before != after:
-            yield "the edge reloads another configuration, which can cut a request that has just arrived"
+            yield "the edge loads a new configuration, which can cut a request that has just arrived"
         elif not edge_is_new:
             yield "the edge gets its configuration again"
     elif change.name == changes.KEYS:
         yield from keys(change)
         if not keys(change) and changes.was_edited(change):
-            yield "the proxies are told of the API keys again"
+            yield "the proxies get the API keys again"
     elif change.type == policies.CONTAINER and not {*change.paths} <= changes.LIMITS:
         what = changes.role(change)
         which = (
@@ -219,6 +228,6 @@ def _gateway_setting(preview: Preview) -> list[str]:
     """What a change of the setting `gateway` does."""
     return {
         "added": ["a gateway is added, and the proxies ask it which engine is to answer"],
-        "removed": ["the gateway is taken away, and the proxies ask the engine themselves"],
+        "removed": ["the gateway is removed, and the proxies ask the engine directly"],
         "": [],
     }[changes.gateway_setting(preview)]

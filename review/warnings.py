@@ -11,7 +11,7 @@ def warnings(preview: Preview) -> list[str]:
     """What a reviewer must not miss, each in words."""
     found = [*preview.warned, *clients(preview)]
     if is_flip(preview):
-        found += [f"calls of {line}" for line in preview.lines(f"{TOOLS}{ONLY}")]
+        found += preview.lines(f"{TOOLS}{ONLY}")
     found += down(preview)
     for change in preview.changes:
         if policies.keeps(change) and change.op in GONE:
@@ -19,8 +19,8 @@ def warnings(preview: Preview) -> list[str]:
             said = f"`{change.name}` ({change.kind}) is {change.op}: {why}"
             if change.retained:
                 said = (
-                    f"`{change.name}` ({change.kind}) is no longer Pulumi's: {why}. "
-                    "Docker keeps it and its data, and what used it begins with an empty one"
+                    f"`{change.name}` ({change.kind}) is no longer managed by Pulumi: {why}. Docker keeps it "
+                    "and its data, but what used it starts with an empty one"
                 )
             found.append(said)
         if change.name == KEYS:
@@ -43,7 +43,7 @@ def _image_pins(preview: Preview) -> list[str]:
     return [f"an image pin changes: {', '.join(gone)} → {', '.join(come)}"] if gone and come else []
 
 
-def broken(preview: Preview) -> list[policies.Broken]:
+def broken(preview: Preview) -> list[policies.Violation]:
     """Every policy that the previewed stack would break."""
     return [
         *policies.check(preview.resources, stack=preview.stack, keys=has_keys(preview)),

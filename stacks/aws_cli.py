@@ -30,7 +30,7 @@ class Volume:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundOnAws:
     """The stack's instance, by the key that its instances have, and its volumes, by their tags.
 
     `size_gib` counts every volume of the stack, `data` has those for data. `requests` are its spot requests
@@ -64,7 +64,7 @@ class Found:
 def aws(region: str, *words: str, seconds: float = 60) -> Any:
     """The JSON that `aws` answers within `seconds`; None where it answers nothing. Raises AwsError."""
     if shutil.which("aws") is None:
-        raise AwsError("there is no `aws` command here. Install AWS's CLI, version 2")
+        raise AwsError("there is no `aws` command here. Install version 2 of the AWS CLI")
     try:
         done = subprocess.run(
             ["aws", *words, "--region", region, "--output", "json"],
@@ -74,7 +74,7 @@ def aws(region: str, *words: str, seconds: float = 60) -> Any:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise AwsError(f"`aws {words[0]} {words[1]}` said nothing for {seconds:.0f} s") from None
+        raise AwsError(f"`aws {words[0]} {words[1]}` did not answer within {seconds:.0f} s") from None
     if done.returncode != 0:
         raise AwsError(f"`aws {words[0]} {words[1]}` failed: {done.stderr.strip()}")
     return json.loads(done.stdout) if done.stdout.strip() else None
@@ -84,7 +84,7 @@ def _ours(labels: Labels) -> list[str]:
     return ["--filters", f"Name=tag:Project,Values={labels.project}", f"Name=tag:Stack,Values={labels.stack}"]
 
 
-def look(region: str, labels: Labels, mine: str | None) -> Found:
+def look(region: str, labels: Labels, mine: str | None) -> FoundOnAws:
     """What there is of the stack; `mine` is the instance that the state has made. Raises AwsError."""
     key = spot.any_key(labels)  # an instance that a spot request starts by itself need not have the tags
     states = f"Name=instance-state-name,Values={','.join(STATES)}"
@@ -146,8 +146,8 @@ def found(
     *,
     mine: str | None = None,
     data: str = "",
-) -> Found:
-    """The same from what `describe-instances`, `-volumes` and `-spot-instance-requests` answer.
+) -> FoundOnAws:
+    """What AWS has of a stack, by `describe-instances`, `-volumes` and `-spot-instance-requests`.
 
     `data` is what a volume for data is called. Where the state knows an instance, it is that one or none;
     otherwise the one that is most alive and that some update has made.
@@ -157,7 +157,7 @@ def found(
     own = [each for each in (ordered if mine else made) if mine in (None, each["InstanceId"])]
     one = own[0] if own else {}
     rest = [each for each in ordered if each is not one and each["State"]["Name"] != "shutting-down"]
-    return Found(
+    return FoundOnAws(
         instance=one.get("InstanceId"),
         state=one.get("State", {}).get("Name", ""),
         type=one.get("InstanceType", ""),

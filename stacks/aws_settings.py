@@ -64,10 +64,10 @@ def _networks(raw: Raw, key: str) -> tuple[str, ...]:
         try:
             found.append(IPv4Network(text))
         except (AddressValueError, NetmaskValueError, ValueError):
-            raw.problem(key, text, "an IPv4 network, such as 203.0.113.0/24", _set(key))
+            raw.problem(key, text, "it must be an IPv4 network, such as 203.0.113.0/24", _set(key))
     for one, other in combinations(found, 2):
         if one.overlaps(other):
-            raw.problem(key, f"{one}, {other}", "networks that do not overlap", _set(key))
+            raw.problem(key, f"{one}, {other}", "networks must not overlap", _set(key))
     return tuple(str(network) for network in found)
 
 
@@ -76,21 +76,36 @@ def _set(key: str) -> str:
 
 
 def check_deployable(raw: Raw, settings: AwsSettings, *, tenants: int) -> None:
-    """Notes what a stack needs to be deployed and a reviewer can do without: keys, networks of one's own."""
+    """Notes what a deployment needs and a review does not: keys, and networks of one's own."""
     for key, networks in (("allowedCidrs", settings.allowed), ("adminCidrs", settings.admins)):
         for network in networks:
             if IPv4Network(network).prefixlen and any(IPv4Network(network).overlaps(e) for e in EXAMPLES):
-                raw.problem(key, network, "your own networks; this one is an example's", _set(key))
+                raw.problem(
+                    key, network, "name your own networks; this one is reserved for examples", _set(key)
+                )
     for who in ("host", "client"):
         if not PUBLIC_KEY.fullmatch(str(settings.public_keys.get(who, ""))):
-            raw.problem("sshPublicKeys", who, "an ssh-ed25519 key of host and of client", "make keys STACK=…")
+            raw.problem(
+                "sshPublicKeys",
+                who,
+                "it needs one ssh-ed25519 key for host and one for client",
+                "make keys STACK=…",
+            )
         if who not in (raw.value("sshKeys") or {}):
             raw.problem(
-                "sshKeys", who, "a private key of host and of client, as secrets", "make keys STACK=…"
+                "sshKeys",
+                who,
+                "it needs a private key for host and one for client, as secrets",
+                "make keys STACK=…",
             )
     if not tenants:
         key = "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)"
-        raw.problem("apiKeys", {}, "with target aws: one key or more, the endpoint is never open", key)
+        raw.problem(
+            "apiKeys",
+            {},
+            "with target aws at least one key is needed, since the endpoint is never open to everybody",
+            key,
+        )
 
 
 def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
@@ -101,81 +116,110 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
     """
     zone = str(raw.value("zone"))
     if not ZONE.fullmatch(zone):
-        raw.problem("zone", zone, "an availability zone", "pulumi config set zone us-east-1a")
+        raw.problem(
+            "zone", zone, "it must be the name of an availability zone", "pulumi config set zone us-east-1a"
+        )
     instance = INSTANCE_TYPES[raw.choice("instanceType", tuple(INSTANCE_TYPES))]
     region, offered = zone[:-1], GPU_REGIONS[instance.family]
     if ZONE.fullmatch(zone) and region not in offered:
         raw.problem(
             "zone",
             zone,
-            f"{instance.family} was offered in {', '.join(sorted(offered))} ({REGIONS_DATE}; if that is out "
-            "of date, add to components/instance_types.py)",
+            f"{instance.family} is offered in {', '.join(sorted(offered))} (as of {REGIONS_DATE}; if that "
+            "is out of date, add the region to components/instance_types.py)",
             "pulumi config set zone us-east-1a",
         )
     allowed, admins = _networks(raw, "allowedCidrs"), _networks(raw, "adminCidrs")
     if not allowed:
         raw.problem(
-            "allowedCidrs", [], "one network or more, or nobody can use the endpoint", _set("allowedCidrs")
+            "allowedCidrs",
+            [],
+            "at least one network is needed, or nobody can use the endpoint",
+            _set("allowedCidrs"),
         )
     access: Access = "direct" if raw.choice("access", ("ssm", "direct")) == "direct" else "ssm"
     if access == "direct" and not admins:
-        raw.problem("adminCidrs", [], "with access direct: one network or more", _set("adminCidrs"))
+        raw.problem("adminCidrs", [], "with access direct at least one network is needed", _set("adminCidrs"))
     if access == "ssm" and admins:
-        raw.problem("adminCidrs", list(admins), "only with access direct", "pulumi config rm adminCidrs")
+        raw.problem(
+            "adminCidrs", list(admins), "it applies only with access direct", "pulumi config rm adminCidrs"
+        )
     if EVERYBODY in admins:
-        raw.problem("adminCidrs", EVERYBODY, "never everybody: name your networks", _set("adminCidrs"))
+        raw.problem(
+            "adminCidrs", EVERYBODY, "SSH is never open to everybody: name your networks", _set("adminCidrs")
+        )
     domain, hosted_zone = str(raw.value("domain")), str(raw.value("hostedZone")).removesuffix(".")
     if domain and not DOMAIN.fullmatch(domain):
-        raw.problem("domain", domain, "a name such as llm.example.com", "pulumi config set domain NAME")
+        raw.problem(
+            "domain", domain, "it must be a name such as llm.example.com", "pulumi config set domain NAME"
+        )
     if hosted_zone and domain != hosted_zone and not domain.endswith(f".{hosted_zone}"):
         raw.problem(
-            "domain", domain, f"a name in {hosted_zone}", f"pulumi config set domain llm.{hosted_zone}"
+            "domain",
+            domain,
+            f"it must be a name in {hosted_zone}",
+            f"pulumi config set domain llm.{hosted_zone}",
         )
     public_http = bool(raw.value("publicHttp"))
     if domain and EVERYBODY not in allowed and not public_http:
         raw.problem(
             "publicHttp",
             False,
-            "with a domain: true, unless allowedCidrs is 0.0.0.0/0, since public certificates are proven on "
-            "port 80 from anywhere (only challenges and redirects are answered there)",
+            "with a domain it must be true, unless allowedCidrs is 0.0.0.0/0: ACME challenges arrive on "
+            "port 80 from anywhere (nothing but challenges and redirects is answered there)",
             "pulumi config set publicHttp true",
         )
     if public_http and not domain:
-        raw.problem("publicHttp", True, "only with a domain", "pulumi config rm publicHttp")
+        raw.problem("publicHttp", True, "it applies only with a domain", "pulumi config rm publicHttp")
     network = {key: str(raw.value(key)) for key in ("vpcId", "subnetId")}
     for key, other, prefix in (("vpcId", "subnetId", "vpc"), ("subnetId", "vpcId", "subnet")):
         if network[key] and not re.fullmatch(rf"{prefix}-[0-9a-f]{{8,17}}", network[key]):
-            raw.problem(key, network[key], f"an id, {prefix}-…", f"pulumi config rm {key}")
+            raw.problem(key, network[key], f"it must be an id, {prefix}-…", f"pulumi config rm {key}")
         if network[key] and not network[other]:
-            raw.problem(other, "", f"the id that goes with {key}", f"pulumi config set {other} …")
+            raw.problem(other, "", f"{key} is set, so this id is needed, too", f"pulumi config set {other} …")
     ami = str(raw.value("ami"))
     if ami and not re.fullmatch(r"ami-[0-9a-f]{8,17}", ami):
-        raw.problem("ami", ami, "an image's id, ami-…", "pulumi config rm ami")
+        raw.problem("ami", ami, "it must be the id of a machine image, ami-…", "pulumi config rm ami")
     refresh = str(raw.value("amiRefresh"))
     if not re.fullmatch(r"[A-Za-z0-9.-]*", refresh):
         raw.problem(
-            "amiRefresh", refresh, "letters, digits, '.' and '-'", "pulumi config set amiRefresh 2027-01-31"
+            "amiRefresh",
+            refresh,
+            "allowed: letters, digits, '.' and '-'",
+            "pulumi config set amiRefresh 2027-01-31",
         )
     if ami and refresh:
-        raw.problem("amiRefresh", refresh, "not with ami", "pulumi config rm amiRefresh")
+        raw.problem("amiRefresh", refresh, "it has no effect while ami is set", "pulumi config rm amiRefresh")
     snapshot = str(raw.value("dataSnapshot"))
     if snapshot and not re.fullmatch(r"snap-[0-9a-f]{8,17}", snapshot):
-        raw.problem("dataSnapshot", snapshot, "a snapshot's id, snap-…", "pulumi config rm dataSnapshot")
+        raw.problem(
+            "dataSnapshot",
+            snapshot,
+            "it must be the id of a snapshot, snap-…",
+            "pulumi config rm dataSnapshot",
+        )
     spot, protect = bool(raw.value("spot")), bool(raw.value("protect"))
     if spot and protect:
         raw.problem(
             "spot",
             True,
-            "only with protect false, since AWS protects no spot instance from termination",
+            "it needs protect false, since AWS cannot protect a spot instance from termination",
             "pulumi config set protect false",
         )
     least = IMAGES_GIB + -(-2 * weights_bytes // 1024**3)
     email = str(raw.value("alarmEmail"))
     if email and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", email):
-        raw.problem("alarmEmail", email, "an e-mail address", "pulumi config set alarmEmail NAME@HOST")
+        raw.problem(
+            "alarmEmail", email, "it must be an e-mail address", "pulumi config set alarmEmail NAME@HOST"
+        )
     budget = raw.number("monthlyBudget", 0, 1_000_000, "US dollars")
     if budget and not email:
-        raw.problem("monthlyBudget", budget, "only with alarmEmail", "pulumi config set alarmEmail NAME@HOST")
+        raw.problem(
+            "monthlyBudget",
+            budget,
+            "it needs alarmEmail, where the mail is sent",
+            "pulumi config set alarmEmail NAME@HOST",
+        )
     log_days = int(raw.value("logDays"))
     if log_days not in LOG_DAYS:
         days = ", ".join(map(str, LOG_DAYS))
@@ -184,7 +228,8 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
     if idle and (idle % 5 or idle < IDLE_MINUTES):
         nearest = max(IDLE_MINUTES, idle - idle % 5)
         allowed_idle = (
-            f"0, or a multiple of 5 from {IDLE_MINUTES} on, since the first start downloads for long"
+            f"allowed: 0, or a multiple of 5 from {IDLE_MINUTES} up, since the first start downloads for a "
+            "long time"
         )
         raw.problem("idleStopMinutes", idle, allowed_idle, f"pulumi config set idleStopMinutes {nearest}")
     return AwsSettings(
@@ -205,7 +250,7 @@ def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
             least,
             16384,
             "GiB",
-            ", for both engines' images, their weights, and those of the way back",
+            ", enough for both engines' images and weights, and for those that a way back needs",
         ),
         data_snapshot=snapshot,
         spot=spot,

@@ -14,7 +14,7 @@ from components.aws.settings import AwsSettings
 from components.docker_host import DockerHost, Tls
 from components.labels import Labels
 from stacks import aws_cli, ours, owner
-from stacks.aws_cli import AwsError, Found, Volume
+from stacks.aws_cli import AwsError, FoundOnAws, Volume
 from stacks.blueprint import Blueprint
 from stacks.docker_look import DockerLook
 from stacks.origin import docker_plugin_origin
@@ -76,8 +76,8 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
             there = _host(found, config, wanted, labels)
         except TargetError as error:
             pulumi.warn(
-                f"no SSH to {found.instance} ({error}). An update waits for it where it is new. If it does "
-                f"not come: make recover STACK={settings.stack}"
+                f"SSH does not reach {found.instance} ({error}). If the instance is new, an update waits for "
+                f"it. If it does not come up: make recover STACK={settings.stack}"
             )
     if there is not None:
         ours.check(state, there, plan, labels, ANY)
@@ -108,15 +108,15 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
 
 
 def as_it_was_made(
-    args: "GpuHostArgs", found: Found, identity: Callable[["GpuHostArgs"], Mapping[str, str]]
+    args: "GpuHostArgs", found: FoundOnAws, identity: Callable[["GpuHostArgs"], Mapping[str, str]]
 ) -> "GpuHostArgs":
-    """With the former boot script where the instance was made by it and nothing else replaces it."""
+    """The arguments, with the former boot script if that made the instance and nothing else replaces it."""
     former = replace(args, former_boot=True)
     stays = found.instance is not None and not replaces(found, args.settings, identity(former))
     return former if stays else args
 
 
-def check_known(found: Found, state: Known, region: str, stack: str) -> None:
+def check_known(found: FoundOnAws, state: Known, region: str, stack: str) -> None:
     """Raises TargetError where AWS has an instance that an update made and that this state does not know."""
     unknown = found.strangers
     if state.instance is None and found.instance is not None:
@@ -126,25 +126,25 @@ def check_known(found: Found, state: Known, region: str, stack: str) -> None:
 
 
 def not_ours(instances: Sequence[str], state: Known, region: str, stack: str) -> str:
-    """That instances of the stack belong to another state, and what to type."""
+    """The message that instances of the stack belong to another state, with what to type."""
     broke_off = (
-        " Where an update of this state broke off while it made it, end it, with its spot request if it has "
-        f"one: sh components/aws/spot.sh these {region} {' '.join(instances)} sir-…"
+        " If an update of this state was interrupted while it made it, terminate it, with its spot request "
+        f"if it has one: sh components/aws/spot.sh these {region} {' '.join(instances)} sir-…"
         if state.key
         else ""
     )
     return (
         f"this AWS account has an instance of the stack `{stack}`, {' and '.join(instances)}, and this state "
-        "does not know it: it belongs to another state, or to a newer one than this. Nothing was changed. "
-        "Use that one (name its place in CHANGEOVER_BACKEND), or make another stack beside it: cp "
-        f"Pulumi.{stack}.yaml Pulumi.mine.yaml, and make up STACK=mine.{broke_off} A stack on AWS can't be "
-        "adopted: where its state is lost, snapshot its data volume, end by hand what it has, and make it "
-        "anew with `dataSnapshot`"
+        "does not know it: it belongs to another state, or to a newer copy of this one. Nothing was changed. "
+        "Use that one (name its place in CHANGEOVER_BACKEND), or make a second stack beside it: cp "
+        f"Pulumi.{stack}.yaml Pulumi.mine.yaml, and then make up STACK=mine.{broke_off} A stack on AWS can't "
+        "be adopted: if its state is lost, snapshot its data volume, delete by hand what it has, and create "
+        "it again with `dataSnapshot`"
     )
 
 
-def left_over(found: Found) -> str:
-    """What of the stack AWS keeps or has started by itself, in words; empty: nothing."""
+def left_over(found: FoundOnAws) -> str:
+    """What AWS keeps of the stack, or has started by itself, in words; empty: nothing."""
     parts = []
     for each, made in found.requests.items():
         if each in found.left_over():
@@ -154,18 +154,20 @@ def left_over(found: Found) -> str:
     if not parts:
         return ""
     return (
-        f"AWS has of this stack, and this state does not know: {'; '.join(parts)}. It costs money, and "
-        "nothing uses it. An update cancels the requests and ends their instances (left-over-spot)."
+        f"AWS has these of this stack, which this state does not know: {'; '.join(parts)}. They cost money, "
+        "and nothing uses them. An update cancels the requests and terminates their instances "
+        "(left-over-spot)."
     )
 
 
 def unconfirmed(state: Known) -> str:
-    """That no alarm reaches anybody yet, in words; empty: nobody is waited for."""
+    """The note that alarms reach nobody until a subscription is confirmed; empty: all are confirmed."""
     if not state.unconfirmed:
         return ""
     return (
-        f"AWS waits for {', '.join(state.unconfirmed)} to confirm the alarms' mail (as of the last refresh); "
-        "until then no alarm reaches anybody. Follow the link in AWS's mail, and then type: pulumi refresh"
+        f"AWS waits for {', '.join(state.unconfirmed)} to confirm the subscription to the alarms (as of the "
+        "last refresh); until then no alarm reaches anybody. Follow the link in AWS's mail, and then run: "
+        "pulumi refresh"
     )
 
 
@@ -179,19 +181,19 @@ def check_subnet(wanted: AwsSettings) -> None:
         raise TargetError(f"changeover:subnetId: {error}\nNothing was changed.") from None
     if zone != wanted.zone:
         raise TargetError(
-            f"changeover:subnetId: {wanted.subnet_id} is in {zone}, and zone is {wanted.zone}; nothing was "
-            f"changed. Allowed: a subnet in the zone. Type: pulumi config set subnetId …, or pulumi config "
-            f"set zone {zone}"
+            f"changeover:subnetId: {wanted.subnet_id} is in {zone}, but the setting zone is {wanted.zone}; "
+            "nothing was changed. Allowed: a subnet in that zone. Run: pulumi config set subnetId …, or "
+            f"pulumi config set zone {zone}"
         )
     if vpc != wanted.vpc_id:
         raise TargetError(
-            f"changeover:subnetId: {wanted.subnet_id} is in {vpc}, and vpcId is {wanted.vpc_id}; nothing was "
-            f"changed. Allowed: a subnet of the VPC. Type: pulumi config set vpcId {vpc}"
+            f"changeover:subnetId: {wanted.subnet_id} is in {vpc}, but the setting vpcId is {wanted.vpc_id}; "
+            f"nothing was changed. Allowed: a subnet of that VPC. Run: pulumi config set vpcId {vpc}"
         )
 
 
 def check_image(
-    found: Found, wanted: AwsSettings, identity: Mapping[str, str], parameters: Sequence[str]
+    found: FoundOnAws, wanted: AwsSettings, identity: Mapping[str, str], parameters: Sequence[str]
 ) -> None:
     """Raises TargetError where a new instance's root volume would be smaller than its image's own.
 
@@ -207,13 +209,13 @@ def check_image(
         raise TargetError(f"{error}\nNothing was changed.") from None
     if size > instance_types.ROOT_GIB:
         raise TargetError(
-            f"the machine image {image} has a root volume of {size} GiB, and a stack's has "
+            f"the machine image {image} needs a root volume of {size} GiB, and a stack's has "
             f"{instance_types.ROOT_GIB}; nothing was changed. Raise ROOT_GIB in "
             "components/instance_types.py, or use another image: pulumi config set ami ami-…"
         )
 
 
-def kept(found: Found, wanted: AwsSettings) -> list[Volume]:
+def kept(found: FoundOnAws, wanted: AwsSettings) -> list[Volume]:
     """The data volumes that there are and that these settings keep: of their zone, and not of another
     snapshot. One that was made from a snapshot stays when the setting goes."""
     return [
@@ -223,12 +225,12 @@ def kept(found: Found, wanted: AwsSettings) -> list[Volume]:
     ]
 
 
-def empty(found: Found, wanted: AwsSettings) -> bool:
+def empty(found: FoundOnAws, wanted: AwsSettings) -> bool:
     """Whether the instance begins with an empty data volume: every image and all weights are fetched."""
     return not kept(found, wanted) and not wanted.data_snapshot
 
 
-def check_volume(found: Found, wanted: AwsSettings) -> None:
+def check_volume(found: FoundOnAws, wanted: AwsSettings) -> None:
     """Raises TargetError where the data volume would be smaller than what it is or is made from.
 
     AWS makes no volume smaller, and none that is smaller than its snapshot (ModifyVolume and CreateVolume in
@@ -247,14 +249,15 @@ def check_volume(found: Found, wanted: AwsSettings) -> None:
         return
     if wanted.data_gib < least:
         raise TargetError(
-            f"changeover:dataVolumeGiB: {wanted.data_gib}, and {what} has {least}, which AWS makes no "
-            f"smaller; nothing was changed. Allowed: {least} or more. Type: pulumi config set dataVolumeGiB "
-            f"{least}"
+            f"changeover:dataVolumeGiB: {wanted.data_gib} cannot work; {what} has {least} GiB, and AWS makes "
+            f"no volume smaller; nothing was changed. Allowed: {least} or more. Run: pulumi config set "
+            f"dataVolumeGiB {least}"
         )
 
 
 QUOTAS = {False: "Running On-Demand G and VT instances", True: "All G and VT Spot Instance Requests"}
-"""Of EC2, by `spot`. The second: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-spot-limits.html."""
+"""Of EC2, by `spot`. The second:
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-spot-limits.html."""
 
 
 def quota(wanted: AwsSettings) -> str:
@@ -264,19 +267,19 @@ def quota(wanted: AwsSettings) -> str:
     try:
         has = aws_cli.quota(wanted.region, name)
     except AwsError:
-        return f"{text}; what the account has can't be read with these credentials"
+        return f"{text}; these credentials may not read what the account has"
     if has is None:
         return f"{text}; AWS lists no such quota there"
     if has >= need:
-        return f"{text}; the account has {has:g}, used ones included"
+        return f"{text}; the account has {has:g}, including those in use"
     return (
         f"{text}, and the account has {has:g}: AWS will refuse the instance. Ask for more in the console of "
-        "Service Quotas; it takes hours to days"
+        "Service Quotas; that takes hours to days"
     )
 
 
 def check(
-    found: Found, wanted: AwsSettings, identity: Mapping[str, str], stack: str, fetch: str
+    found: FoundOnAws, wanted: AwsSettings, identity: Mapping[str, str], stack: str, fetch: str
 ) -> list[str]:
     """What this update does to the instance that there is, in words. Raises TargetError where it may not.
 
@@ -285,13 +288,13 @@ def check(
     if found.instance is None:
         if found.volumes:
             return [
-                "the stack has a volume and no instance. If it was deployed before, its instance is gone: "
-                f"make recover STACK={stack}"
+                "the stack has a data volume and no instance. If it was deployed before, its instance is "
+                f"gone: make recover STACK={stack}"
             ]
         return []
     if found.state in ("stopping", "stopped"):
         spot = (
-            " (where a spot interruption stopped it, AWS alone starts it again)"
+            " (if a spot interruption stopped it, only AWS can start it again)"
             if found.tags.get("Spot") == "yes"
             else ""
         )
@@ -310,24 +313,24 @@ def check(
         return [
             f"this replaces the instance {found.instance}, since {reasons}. The endpoint is down until the "
             "new one has booted and an engine has loaded. Its address stays, and so does the data volume "
-            "(weights, images, certificates) unless it says otherwise before."
-            + (f" The new one is empty; {fetch}." if empty(found, wanted) else "")
+            "(weights, images, certificates), unless a reason above says otherwise."
+            + (f" The new data volume is empty; {fetch}." if empty(found, wanted) else "")
         ]
     if found.type != wanted.instance.name:
         return [
-            f"this stops the instance {found.instance} and starts it as {wanted.instance.name}, which was "
-            f"{found.type}. The endpoint is down meanwhile, for some minutes."
+            f"this stops the instance {found.instance}, a {found.type}, and starts it as "
+            f"{wanted.instance.name}. The endpoint is down meanwhile, for some minutes."
         ]
     return []
 
 
-def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> list[str]:
+def replaces(found: FoundOnAws, wanted: AwsSettings, identity: Mapping[str, str]) -> list[str]:
     """Why this update makes a new instance: empty where it doesn't."""
     why = []
     if found.zone != wanted.zone:
         why.append(
-            f"the zone changes from {found.zone} to {wanted.zone} (a data volume is bound to its zone: the "
-            "new one is empty, weights are fetched again, and the stack's own CA is another, unless "
+            f"the zone changes from {found.zone} to {wanted.zone} (a data volume cannot leave its zone: the "
+            "new one is empty, weights are fetched again, and the stack gets a new CA of its own, unless "
             "`dataSnapshot` names a snapshot of the old one)"
         )
     if wanted.spot and found.type != wanted.instance.name:
@@ -335,7 +338,7 @@ def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> 
     words = {
         "Boot": "the boot script changed",
         "Spot": "`spot` changed",
-        "Data": "the data volume is made anew",
+        "Data": "the data volume is created again",
         "Key": "the deployer's SSH key changed",
     }
     for tag, now in identity.items():
@@ -347,7 +350,7 @@ def replaces(found: Found, wanted: AwsSettings, identity: Mapping[str, str]) -> 
     return why
 
 
-def price(found: Found, wanted: AwsSettings) -> str:
+def price(found: FoundOnAws, wanted: AwsSettings) -> str:
     """What the stack costs, and what this update changes of it."""
     text = f"cost: {wanted.cost}"
     before = instance_types.INSTANCE_TYPES.get(found.type)
@@ -359,10 +362,12 @@ def price(found: Found, wanted: AwsSettings) -> str:
     return f"{text}; this update: {instance_types.difference(then, wanted.hourly)}"
 
 
-def _look(wanted: AwsSettings, labels: Labels, mine: str | None) -> Found:
+def _look(wanted: AwsSettings, labels: Labels, mine: str | None) -> FoundOnAws:
     needed = ["ssh", "docker", *(["session-manager-plugin"] if wanted.access == "ssm" else [])]
     if missing := [name for name in needed if shutil.which(name) is None]:
-        raise TargetError(f"target aws needs these programs here: {', '.join(missing)}. Install them.")
+        raise TargetError(
+            f"target aws needs these programs on this machine: {', '.join(missing)}. Install them."
+        )
     try:
         return aws_cli.look(wanted.region, labels, mine)
     except AwsError as error:
@@ -372,11 +377,11 @@ def _look(wanted: AwsSettings, labels: Labels, mine: str | None) -> Found:
         ) from None
 
 
-def _host(found: Found, config: str, wanted: AwsSettings, labels: Labels) -> owner.Found:
-    """What the instance has of the stack. Raises TargetError where no SSH gets through to it."""
+def _host(found: FoundOnAws, config: str, wanted: AwsSettings, labels: Labels) -> owner.FoundOnHost:
+    """What the instance has of the stack. Raises TargetError where SSH does not reach it."""
     name = found.instance if wanted.access == "ssm" else found.address
     if not name:
-        raise TargetError("it has no public address")
+        raise TargetError("the instance has no public address")
     with DockerLook(SOCKET, ("ssh", "-F", config, name)) as look:
         return look.stack(labels)
 

@@ -243,7 +243,7 @@ def _toml(settings: Settings, specs: tuple[EngineSpec, ...]) -> str:
     return tensorzero.render(
         tensorzero.GatewayConfig(
             models=(
-                tensorzero.Model(
+                tensorzero.ChatModel(
                     name=settings.name,
                     providers=tuple(
                         tensorzero.Provider(

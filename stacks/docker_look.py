@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from components.labels import Labels
-from stacks.owner import Found, Thing
+from stacks.owner import FoundOnHost, Thing
 from stacks.target_error import TargetError
 from switch import owner
 from switch.docker import DockerError, message
-from switch.machine import State
-from switch.plan import PlanError, load
+from switch.journal import loads
 from switch.shared import JOURNAL
 
 TIMEOUT_SECONDS = 60
@@ -105,7 +104,7 @@ class DockerLook(http.client.HTTPConnection):
             raise DockerError(answer.status, message(raw))
         return json.loads(raw) if raw and "json" in (answer.getheader("Content-Type") or "") else raw
 
-    def stack(self, labels: Labels) -> Found:
+    def stack(self, labels: Labels) -> FoundOnHost:
         """What there is of a stack. Raises TargetError, also where its journal is there and can't be read."""
         ours = [f"changeover.project={labels.project}", f"changeover.stack={labels.stack}"]
         things = []
@@ -126,7 +125,7 @@ class DockerLook(http.client.HTTPConnection):
             things.append(Thing("volume", row["Name"], row["Name"], role, row["Labels"]))
         journal = next((each.name for each in things if each.kind == "volume" and each.role == "journal"), "")
         if not journal:
-            return Found(things=tuple(things), owner=None, serves="")
+            return FoundOnHost(things=tuple(things), owner=None, serves="")
         try:
             with self._reader(switch, journal, labels) as container:
                 record = self._file(container, owner.FILE)
@@ -134,7 +133,7 @@ class DockerLook(http.client.HTTPConnection):
         except DockerError as error:
             raise TargetError(f"the journal of stack `{labels.stack}` can't be read: {error}") from None
         serves = next(filter(None, map(_serves, states)), "")
-        return Found(things=tuple(things), owner=owner.parse(record), serves=serves)
+        return FoundOnHost(things=tuple(things), owner=owner.parse(record), serves=serves)
 
     @contextlib.contextmanager
     def _reader(self, switch: str, journal: str, labels: Labels) -> Iterator[str]:
@@ -145,8 +144,8 @@ class DockerLook(http.client.HTTPConnection):
         images = self("/images/json")
         if not images:
             raise TargetError(
-                f"the volume {journal} can't be read: the Docker host has no image to make a container of. "
-                "Type: docker pull busybox"
+                f"the volume {journal} can't be read: the Docker host has no image from which a container "
+                "could be made. Run: docker pull busybox"
             )
         spec = {
             "Image": images[0]["Id"],
@@ -178,8 +177,8 @@ class DockerLook(http.client.HTTPConnection):
 def _serves(journal: str) -> str:
     """What serves, in words, as the journal says."""
     try:
-        state: State = load(State, json.loads(journal), "journal", strict=False)
-    except (ValueError, PlanError):
+        state = loads(journal)
+    except ValueError:
         return ""
     if state.active is None:
         return ""

@@ -30,7 +30,7 @@ def look(settings: Settings, run: Run) -> None:
         except Missing:
             raise TargetError(
                 f"changeover:namespace: there is no namespace {namespace} in the cluster. "
-                f"Type: kubectl create namespace {namespace}"
+                f"Run: kubectl create namespace {namespace}"
             ) from None
         select = f"{NODE}={settings.stack}"
         nodes = json.loads(run(["get", "nodes", "--selector", select, "--output", "json"], ""))["items"]
@@ -61,7 +61,7 @@ def _check_namespace(home: Mapping[str, Any], name: str) -> None:
         raise TargetError(
             f"the namespace {name} takes no pods that are less than `{enforced}`, and engines have their "
             "weights in a folder of their node, which no such pod may. Choose another namespace "
-            "(pulumi config set namespace NAME), or type: "
+            "(pulumi config set namespace NAME), or run: "
             f"kubectl label namespace {name} {ENFORCED}=privileged --overwrite"
         )
 
@@ -83,5 +83,5 @@ def _check_nodes(places: Mapping[str, int], stack: str, hosts: int) -> None:
     raise TargetError(
         f"changeover:hosts: {hosts} cannot work; the nodes with the label {NODE}={stack} have places for "
         f"{sum(places.values())} engines ({found}). Add nodes: kubectl label node NAME {NODE}={stack}"
-        + (f"; or type: pulumi config set hosts {sum(places.values())}" if sum(places.values()) > 1 else "")
+        + (f"; or run: pulumi config set hosts {sum(places.values())}" if sum(places.values()) > 1 else "")
     )

@@ -11,7 +11,7 @@ from components import naming
 from components.labels import Labels
 from stacks import owner
 from stacks.blueprint import Blueprint
-from stacks.owner import Found, Known
+from stacks.owner import FoundOnHost, Known
 from stacks.target_error import TargetError
 
 ADOPT = "CHANGEOVER_ADOPT"
@@ -51,7 +51,7 @@ def asked(words: Sequence[str]) -> bool:
     return words[:1] == ["refresh"] or any(REFRESH.fullmatch(word) for word in words)
 
 
-def check(state: Known, found: Found, plan: Blueprint, labels: Labels, instead: str) -> None:
+def check(state: Known, found: FoundOnHost, plan: Blueprint, labels: Labels, instead: str) -> None:
     """Raises TargetError where the stack on the host is another state's, or a newer one's than this, or where
     something is missing there that this command won't make again.
 
@@ -65,19 +65,19 @@ def check(state: Known, found: Found, plan: Blueprint, labels: Labels, instead: 
     text = owner.gone(lost, [spec.weights for spec in plan.specs], labels)
     if refreshes() is False:
         raise TargetError(
-            f"{text}. {owner.NOTHING} Type: pulumi up --refresh --stack {labels.stack}, which makes it again"
+            f"{text}. {owner.NOTHING} Run: pulumi up --refresh --stack {labels.stack}, which creates it again"
         )
-    pulumi.warn(f"{text}. A refresh (pulumi up --refresh) makes it again.")
+    pulumi.warn(f"{text}. A refresh (pulumi up --refresh) creates it again.")
 
 
-def refills(state: Known, found: Found, plan: Blueprint, labels: Labels) -> dict[str, str]:
+def refills(state: Known, found: FoundOnHost, plan: Blueprint, labels: Labels) -> dict[str, str]:
     """`again` of the steps that fill volumes: see `owner.fill_again`."""
     users = {naming.child(spec.name, "weights"): f"{labels.name(spec.name)}-" for spec in plan.specs}
     users |= {naming.child(each, "files"): f"{labels.name(each)}-" for each in (naming.PROXY, naming.MONITOR)}
     return owner.fill_again(state, found, users)
 
 
-def adopted_networks(state: Known, found: Found) -> dict[str, str]:
+def adopted_networks(state: Known, found: FoundOnHost) -> dict[str, str]:
     """Role → id of the networks that are taken over: of those on the host that this state does not have."""
     names = {each.name for each in state.things if each.kind == "network"}
     return {each.role: each.id for each in found.things if each.kind == "network" and each.name not in names}

@@ -56,7 +56,7 @@ class Known:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundOnHost:
     """What a host has of a stack: every thing with its labels, whose it is, and what serves, in words."""
 
     things: tuple[Thing, ...]
@@ -114,7 +114,7 @@ def of_export(state: Mapping[str, Any]) -> Known:
     return known({each["urn"]: each for each in resources if not each.get("delete")})
 
 
-def whose(state: Known, host: Found) -> str:
+def whose(state: Known, host: FoundOnHost) -> str:
     """The id of the other state to which the stack on the host belongs, or `unknown`; empty where it is this
     one's, or nobody's. Weights alone are nobody's."""
     if host.owner:
@@ -123,8 +123,8 @@ def whose(state: Known, host: Found) -> str:
     return UNKNOWN if there and not there & {each.id for each in state.things} else ""
 
 
-def refusal(state: Known, host: Found, labels: Labels, *, instead: str = "") -> str:
-    """Why who has this state may do nothing to the stack on the host, and what to type; empty: it may.
+def refusal(state: Known, host: FoundOnHost, labels: Labels, *, instead: str = "") -> str:
+    """Why this state may do nothing to the stack on the host, and what to type; empty: it may.
 
     `instead` is the owner whose place this state takes on purpose, or `any` on a machine of its own.
     """
@@ -134,41 +134,45 @@ def refusal(state: Known, host: Found, labels: Labels, *, instead: str = "") -> 
         (was, *_) = sorted(names)
         was = was.removeprefix(f"{labels.project}-")
         return (
-            f"this state is of the stack `{was}`, and it is called `{stack}` now; its name is in all that "
-            f"the stack has on its host, its weights included. {NOTHING} Name it as before: "
-            f"pulumi stack rename {was}. For another stack beside it, after that: pulumi stack init {stack}"
+            f"this state belongs to the stack `{was}`, which is called `{stack}` now; the old name is part "
+            f"of everything that the stack has on its host, its weights included. {NOTHING} Give it its old "
+            f"name back: pulumi stack rename {was}. For a second stack beside it, after that: pulumi stack "
+            f"init {stack}"
         )
     if (other := whose(state, host)) and instead not in (other, ANY):
         return _another(other, host, stack)
     older = _older(state, host)
     if older and not (host.owner and host.owner.id == instead):
         return (
-            f"this state of stack `{stack}` is older than the host: {older}. {_serving(host)}"
-            f"{NOTHING} Use the newer state (there: pulumi stack export --file s.json; here: pulumi stack "
-            f"import --file s.json), or, where it is lost: make adopt STACK={stack}"
+            f"this state of stack `{stack}` is older than the host: {older}. {_serving(host)}{NOTHING} Use "
+            "the newer state (where it is: pulumi stack export --file s.json; here: pulumi stack import "
+            f"--file s.json), or, where it is lost: make adopt STACK={stack}"
         )
     return ""
 
 
-def _older(state: Known, host: Found) -> str:
-    """How it shows that a newer copy of this state has changed the host; empty where none has."""
+def _older(state: Known, host: FoundOnHost) -> str:
+    """What shows that a newer copy of this state has changed the host; empty where none has."""
     record = host.owner
     if record is None or record.id != state.id:
         return ""
     said = f"{_from(record)} at {day(record.at)}"
     if (state.changes or 0) < record.changes:
-        return f"it counts {state.changes or 0} changes, and a newer copy of it {record.changes}, made {said}"
+        return (
+            f"it counts {state.changes or 0} changes, and a newer copy of it, used {said}, counts "
+            f"{record.changes}"
+        )
     ours = {each.id for each in state.things}
     for each in host.things:
         if each.id in record.containers and each.id not in ours:
-            return f"it does not know the {each.role} that is there, which a newer copy of it has made {said}"
+            return f"it does not know the {each.role} that is there, which a newer copy of it made {said}"
     return ""
 
 
 NOTHING = "Nothing was changed."
 
 
-def _another(other: str, host: Found, stack: str) -> str:
+def _another(other: str, host: FoundOnHost, stack: str) -> str:
     record = host.owner
     if record:
         whose = (
@@ -176,14 +180,15 @@ def _another(other: str, host: Found, stack: str) -> str:
             f"{_from(record)} at {day(record.at)}"
         )
     else:
-        whose = "belongs to another state; which one was not written down when it was made"
+        whose = "belongs to another state; which one was not recorded when the stack was made"
     lines = [
-        f"the stack `{stack}` on this Docker host {whose}. {_serving(host)}{NOTHING} One of these:",
-        "its own state: go to that folder, or name the place of its state in CHANGEOVER_BACKEND",
-        f"another stack beside it: cp Pulumi.{stack}.yaml Pulumi.mine.yaml, another `port` in that file, and "
-        "make up STACK=mine",
-        f"take it over, where its state is lost; weights stay and requests wait: make adopt STACK={stack}",
-        f"take it away: make down STACK={stack} OWNER={other}",
+        f"the stack `{stack}` on this Docker host {whose}. {_serving(host)}{NOTHING} You can do one of "
+        "these:",
+        "use its own state: go to that folder, or name the place of its state in CHANGEOVER_BACKEND",
+        f"make a second stack beside it: cp Pulumi.{stack}.yaml Pulumi.mine.yaml, set another `port` in "
+        "that file, and run make up STACK=mine",
+        f"take it over, if its state is lost; weights stay and requests wait: make adopt STACK={stack}",
+        f"remove it: make down STACK={stack} OWNER={other}",
     ]
     return "\n  ".join(lines)
 
@@ -192,11 +197,11 @@ def _from(record: Owner) -> str:
     return f"from {record.folder} on {record.machine}"
 
 
-def _serving(host: Found) -> str:
-    return f"There, {host.serves}. " if host.serves else ""
+def _serving(host: FoundOnHost) -> str:
+    return f"On it, {host.serves}. " if host.serves else ""
 
 
-def missing(state: Known, host: Found) -> tuple[Thing, ...]:
+def missing(state: Known, host: FoundOnHost) -> tuple[Thing, ...]:
     """What the state has made and the host does not have any more."""
     there = {(each.kind, each.id) for each in host.things}
     return tuple(each for each in state.things if (each.kind, each.id) not in there)
@@ -212,12 +217,13 @@ def gone(things: Iterable[Thing], weights: Iterable[Weights], labels: Labels) ->
     if lost:
         size = sum(each.need_bytes for each in lost) / GIB
         again = (
-            f"; with them the weights of {' and '.join(each.kind for each in lost)}, {size:.1f} GiB to fetch"
+            f", and with them the weights of {' and '.join(each.kind for each in lost)}, {size:.1f} GiB to "
+            "fetch"
         )
     return f"Missing on the Docker host: {names}{again}"
 
 
-def fill_again(state: Known, host: Found, users: Mapping[str, str]) -> dict[str, str]:
+def fill_again(state: Known, host: FoundOnHost, users: Mapping[str, str]) -> dict[str, str]:
     """Step → its `AGAIN`, of the steps that fill volumes. `users` maps each to how the name of the container
     that uses what it fills begins.
 

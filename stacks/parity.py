@@ -1,4 +1,4 @@
-"""What a stack demands of its last comparison of both engines, from the committed file."""
+"""What `requireParity` demands of the last comparison of both engines, which is a committed file."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def parity_problem(plan: Blueprint, root: Path) -> str:
     try:
         content = read(file.read_text()) if file.exists() else None
     except ValueError as error:
-        return f"{file.relative_to(root)} can't be read: {error}. Type: make parity STACK={settings.stack}"
+        return f"{file.relative_to(root)} can't be read: {error}. Run: make parity STACK={settings.stack}"
     engines = {str(spec.kind): spec.name for spec in plan.specs}
     return problem(content, engines, settings.accepted_differences, settings.stack)
 
@@ -31,4 +31,6 @@ def no_flip(plan: Blueprint, root: Path) -> str:
     """
     if not plan.settings.require_parity or not (said := parity_problem(plan, root)):
         return ""
-    return f"{PROJECT}:requireParity: {said}. To go on without: pulumi config set requireParity false"
+    return (
+        f"{PROJECT}:requireParity: {said}. To allow the change anyway: pulumi config set requireParity false"
+    )

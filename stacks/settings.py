@@ -136,6 +136,10 @@ class Settings:
         return (self.engine, other) if self.standby else (self.engine,)
 
 
+_A_KIND = {"object": "an object", "array": "a list", "integer": "an integer", "boolean": "true or false"}
+"""What a value of each type in Pulumi.yaml is, for a sentence."""
+
+
 @dataclass(frozen=True)
 class _Raw:
     """Settings as they came, with every problem found on the way. A type is empty where Pulumi.yaml names
@@ -157,7 +161,7 @@ class _Raw:
             if kind == "integer" and isinstance(value, str):
                 return int(value)
         except ValueError:
-            self.problem(key, value, f"allowed: one of type {kind}", f"pulumi config set {key} …")
+            self.problem(key, value, f"it must be {_A_KIND[kind]}", f"pulumi config set {key} …")
             return {"object": {}, "array": []}.get(kind, 0)
         if kind == "boolean" and isinstance(value, str):
             return value == "true"
@@ -180,7 +184,7 @@ class _Raw:
         return value
 
     def problem(self, key: str, value: object, allowed: str, command: str) -> None:
-        self.problems.append(f"{PROJECT}:{key}: {value!r} cannot work; {allowed}. Type: {command}")
+        self.problems.append(f"{PROJECT}:{key}: {value!r} cannot work; {allowed}. Run: {command}")
 
 
 def declared(root: Path) -> dict[str, dict[str, Any]]:
@@ -200,10 +204,10 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
     for key in sorted(set(values) - set(block)):
         guess = difflib.get_close_matches(key, block, n=1)
         hint = f"did you mean `{guess[0]}`? " if guess else f"known: {', '.join(sorted(block))}. "
-        problems.append(f"{PROJECT}:{key}: no such setting; {hint}Type: pulumi config rm {key}")
+        problems.append(f"{PROJECT}:{key}: no such setting; {hint}Run: pulumi config rm {key}")
     complete = {key: entry["default"] for key, entry in block.items() if "default" in entry} | dict(values)
     problems += [
-        f"{PROJECT}:{key}: missing. {entry['description']} Type: pulumi config set {key} …"
+        f"{PROJECT}:{key}: missing. {entry['description']} Run: pulumi config set {key} …"
         for key, entry in block.items()
         if key not in complete
     ]
@@ -217,23 +221,28 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
     model = MODELS[raw.choice("model", tuple(MODELS))]
     images = raw.choice("images", ("public", "offline"))
     if target == "aws" and len(stack) > LONGEST_STACK:
-        allowed = f"a name of {LONGEST_STACK} characters at most for a stack, since AWS takes no longer roles"
+        allowed = (
+            f"the stack's name may have at most {LONGEST_STACK} characters, since AWS limits the names of "
+            "roles"
+        )
         raw.problem("target", target, allowed, "pulumi stack rename …")
     if images == "offline" and target == "aws":
-        raw.problem("images", images, f"with target {target}: public", "pulumi config set images public")
+        raw.problem(
+            "images", images, f"with target {target} it must be public", "pulumi config set images public"
+        )
     made_here = [name for name, each in MODELS.items() if isinstance(each.vllm[0], Folder)]
     if images == "offline" and model.name not in made_here:
         raw.problem(
             "model",
             model.name,
-            f"with images offline: {', '.join(made_here)} (no hub is reached)",
+            f"with images offline, allowed: {', '.join(made_here)} (no model hub is reached)",
             "pulumi config set model tiny",
         )
     if target != "aws" and images == "public" and isinstance(model.vllm[0], Folder):
         raw.problem(
             "model",
             model.name,
-            f"with images public: {', '.join(name for name in MODELS if name not in made_here)}",
+            f"with images public, allowed: {', '.join(name for name in MODELS if name not in made_here)}",
             "pulumi config set model qwen-2.5-coder-0.5b",
         )
     tenants = raw.value("apiKeys") or {}
@@ -241,18 +250,23 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         remove = f"pulumi config rm --path 'apiKeys[\"{tenant}\"]'"
         if isinstance(key, dict) and set(key) != {"secure"}:
             nested = f"pulumi config set --secret --path 'apiKeys[\"{tenant}.NAME\"]' KEY"
-            raw.problem("apiKeys", tenant, "a tenant has one key; a dot in its name needs brackets", nested)
+            raw.problem(
+                "apiKeys",
+                tenant,
+                "a tenant has exactly one key; a name with a dot has to be quoted in brackets",
+                nested,
+            )
         if not TENANT.fullmatch(tenant):
-            raw.problem("apiKeys", tenant, f"a tenant's name matches {TENANT.pattern}", remove)
+            raw.problem("apiKeys", tenant, f"a tenant's name must match {TENANT.pattern}", remove)
         if isinstance(key, str) and not API_KEY.fullmatch(key):
             set_key = f"pulumi config set --secret --path apiKeys.{tenant} $(openssl rand -hex 24)"
-            raw.problem(f"apiKeys.{tenant}", "[secret]", f"a key matches {API_KEY.pattern}", set_key)
+            raw.problem(f"apiKeys.{tenant}", "[secret]", f"a key must match {API_KEY.pattern}", set_key)
     plain = [key for key in tenants.values() if isinstance(key, str)]
     if len(set(plain)) != len(plain):
         raw.problem(
             "apiKeys",
             "[secret]",
-            "each tenant has a key of its own",
+            "each tenant must have a key of its own",
             "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
         )
     quantization = _quantization(raw, model)
@@ -262,7 +276,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         for key in keys if other != target else ():
             if raw.value(key) != block[key]["default"]:  # Pulumi hands defaults over as if they had been set
                 # not its value: it may be a secret
-                raw.problem(key, "[set]", f"only with target {other}", f"pulumi config rm {key}")
+                raw.problem(key, "[set]", f"it applies only with target {other}", f"pulumi config rm {key}")
     if target == "kubernetes":
         kubernetes = kubernetes_settings.read(raw, stack)
         kubernetes_settings.check_served(raw)
@@ -276,7 +290,10 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         for key in MACHINE_KEYS:
             if raw.value(key) != block[key]["default"]:
                 raw.problem(
-                    key, raw.value(key), "only with target docker or kubernetes", f"pulumi config rm {key}"
+                    key,
+                    raw.value(key),
+                    "it applies only with target docker or kubernetes",
+                    f"pulumi config rm {key}",
                 )
         instance = aws.instance
         gpu = replace(GPUS[instance.gpu], count=instance.gpus)
@@ -284,13 +301,15 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
     else:
         gpu, host_memory = _machine(raw)
         if gpu and images == "offline":
-            raw.problem("gpu", raw.value("gpu"), "with images offline: none", "pulumi config set gpu none")
+            raw.problem(
+                "gpu", raw.value("gpu"), "with images offline it must be none", "pulumi config set gpu none"
+            )
     accepted = [str(name) for name in raw.value("acceptedDifferences") or []]
-    for n, name in enumerate(accepted):
+    for position, name in enumerate(accepted):
         if name not in PROBES:
             guess = difflib.get_close_matches(name, PROBES, n=1)
             allowed = f"did you mean {guess[0]}?" if guess else f"the probes are {', '.join(PROBES)}"
-            remove = f"pulumi config rm --path 'acceptedDifferences[{n}]'"
+            remove = f"pulumi config rm --path 'acceptedDifferences[{position}]'"
             raw.problem("acceptedDifferences", name, allowed, remove)
     settings = Settings(
         stack=stack,
@@ -299,7 +318,11 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         model=model,
         name=_name(raw, model),
         context=raw.number(
-            "context", CONTEXT_MINIMUM, model.max_context, "tokens", f", the most that {model.name} can"
+            "context",
+            CONTEXT_MINIMUM,
+            model.max_context,
+            "tokens",
+            f", the longest context that {model.name} supports",
         ),
         aliases=_aliases(raw),
         cors_origins=_origins(raw),
@@ -314,7 +337,11 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         hold_budget=raw.number("holdBudgetSeconds", 1, HOLD_BUDGET_MAXIMUM, "seconds"),
         bounds=Bounds(
             drain=raw.number(
-                "drainSeconds", 1, REQUEST_SECONDS, "seconds", ", when the proxy ends every answer"
+                "drainSeconds",
+                1,
+                REQUEST_SECONDS,
+                "seconds",
+                ", the time-out after which the proxy ends any answer",
             ),
             load=raw.number("loadSeconds", 1, 3600, "seconds"),
             completions=raw.number("gateCompletions", 1, 100, "completions"),
@@ -363,7 +390,7 @@ def _parallel(raw: _Raw) -> dict[EngineKind, int]:
     for name, each in value.items():
         kind = next((kind for kind in KINDS if kind == name), None)
         if kind is None:
-            allowed = f"allowed below parallel: {', '.join(KINDS)}"
+            allowed = f"allowed keys of parallel: {', '.join(KINDS)}"
             raw.problem(f"parallel.{name}", each, allowed, f"pulumi config rm --path parallel.{name}")
         elif count := _count(raw, f"parallel.{kind}", each):
             chosen[kind] = count
@@ -379,7 +406,12 @@ def _count(raw: _Raw, key: str, value: object) -> int | None:
         return int(text)
     allowed = f"allowed: auto, or 1 to {PARALLEL_MAXIMUM} requests"
     if key == "parallel":
-        raw.problem(key, value, f"{allowed}, or these by engine", "pulumi config set parallel auto")
+        raw.problem(
+            key,
+            value,
+            f"{allowed}, or an object with one of these for each engine",
+            "pulumi config set parallel auto",
+        )
     else:
         raw.problem(key, value, allowed, f"pulumi config set --path {key} auto")
     return None
@@ -388,16 +420,20 @@ def _count(raw: _Raw, key: str, value: object) -> int | None:
 def _gpu_memory(raw: _Raw, gpu: Gpu | None) -> int | None:
     """What engines may use of each GPU, in bytes."""
     most = gpu.usable // MIB if gpu else 0
-    words = f", what is usable on {gpu.words}; 0: all but a margin" if gpu else ", without a gpu"
+    words = (
+        f", the usable memory of {gpu.words}; 0 means all of it but a margin"
+        if gpu
+        else ", since no gpu is set"
+    )
     return raw.number("gpuMemoryMiB", 0, most, "MiB", words) * MIB or None
 
 
 def _aliases(raw: _Raw) -> tuple[str, ...]:
     """Further names of the model."""
     found = [str(each) for each in raw.value("aliases") or []]
-    for n, each in enumerate(found):
+    for position, each in enumerate(found):
         if not model_names.is_alias(each):
-            remove = f"pulumi config rm --path 'aliases[{n}]'"
+            remove = f"pulumi config rm --path 'aliases[{position}]'"
             raw.problem("aliases", each, f"allowed: {model_names.ALIAS_RULE}", remove)
     return tuple(dict.fromkeys(found))
 
@@ -405,12 +441,12 @@ def _aliases(raw: _Raw) -> tuple[str, ...]:
 def _origins(raw: _Raw) -> tuple[str, ...]:
     """Sites as a browser names them: scheme, host and port, and nothing after that."""
     found = [str(each) for each in raw.value("corsOrigins") or []]
-    for n, each in enumerate(found):
+    for position, each in enumerate(found):
         if each != "*" and not ORIGIN.fullmatch(each):
             allowed = (
-                "allowed: *, or http:// or https:// with a host in small letters, perhaps a port, and no path"
+                "allowed: *, or http:// or https:// with a host in lower case, optionally a port, and no path"
             )
-            raw.problem("corsOrigins", each, allowed, f"pulumi config rm --path 'corsOrigins[{n}]'")
+            raw.problem("corsOrigins", each, allowed, f"pulumi config rm --path 'corsOrigins[{position}]'")
     return tuple(dict.fromkeys(found))
 
 
@@ -418,16 +454,16 @@ def _monitor(raw: _Raw) -> MonitorSettings | None:
     """The monitor's settings, where the stack has one."""
     receiver = str(raw.value("alertReceiver"))
     if receiver and not RECEIVER.fullmatch(receiver):
-        allowed = "allowed: http:// or https:// with a host, perhaps a port and a path, and no password"
+        allowed = "allowed: http:// or https:// with a host, optionally a port and a path, and no password"
         raw.problem("alertReceiver", "[set]", allowed, "pulumi config rm alertReceiver")
     if not raw.value("monitor"):
         if receiver:
-            allowed = "only with monitor true: nothing else finds alerts"
+            allowed = "it needs monitor true, since only the monitor raises alerts"
             raw.problem("alertReceiver", receiver, allowed, "pulumi config set monitor true")
         return None
     port = raw.number("monitorPort", 1024, 65535, "")
     if port == raw.value("port"):
-        free = f"allowed: another than port, {port}"
+        free = f"it must differ from port, which is {port}"
         raw.problem(
             "monitorPort", port, free, f"pulumi config set monitorPort {8428 if port != 8428 else 8429}"
         )
@@ -439,7 +475,7 @@ def _machine(raw: _Raw) -> tuple[Gpu | None, int | None]:
     key = raw.choice("gpu", ("none", *GPUS))
     count = raw.number("gpuCount", 1, max(fit.COUNTS), "GPUs")
     if key == "none" and count != 1:
-        raw.problem("gpuCount", count, "without a gpu: 1", "pulumi config set gpuCount 1")
+        raw.problem("gpuCount", count, "without a gpu it must be 1", "pulumi config set gpuCount 1")
     host = raw.number("hostMemoryGiB", 0, 65536, "GiB")
     return None if key == "none" else replace(GPUS[key], count=count), host * GIB or None
 
@@ -451,7 +487,7 @@ def _quantization(raw: _Raw, model: Model) -> dict[EngineKind, Quantization]:
         kind = next((kind for kind in KINDS if kind == name), None)
         key = f"quantization.{name}"
         if kind is None:
-            allowed = f"allowed below quantization: {', '.join(KINDS)}"
+            allowed = f"allowed keys of quantization: {', '.join(KINDS)}"
             raw.problem(key, value, allowed, f"pulumi config rm --path {key}")
             continue
         offered = [source.quantization for source in model.sources(kind)]
@@ -468,7 +504,7 @@ def _quantization(raw: _Raw, model: Model) -> dict[EngineKind, Quantization]:
 def _vllm_flags(raw: _Raw, gpu: Gpu | None) -> tuple[str, ...]:
     flags = tuple(str(flag) for flag in raw.value("vllmFlags") or ())
     for each in vllm_flags.refusals(flags, gpu):
-        use = "pulumi config rm vllmFlags, and set the other flags again"
+        use = "pulumi config rm vllmFlags, and then set the other flags again"
         if each.setting == "quantization":
             use = "pulumi config set --path quantization.vllm …"
         elif each.setting:
@@ -478,23 +514,25 @@ def _vllm_flags(raw: _Raw, gpu: Gpu | None) -> tuple[str, ...]:
 
 
 def _check_embeds(raw: _Raw, settings: Settings) -> None:
-    """Adds what makes no sense for a model that answers no chat."""
-    why = f"{settings.model.name} gives embeddings and answers no chat"
+    """Adds the settings that make no sense for a model that cannot chat."""
+    why = f"{settings.model.name} only computes embeddings and cannot chat"
     if settings.gateway == "tensorzero":
-        allowed = f"{why}, and the gateway is asked for chats alone; allowed: none"
+        allowed = f"{why}, and the gateway handles nothing but chats; allowed: none"
         raw.problem("gateway", settings.gateway, allowed, "pulumi config set gateway none")
     if settings.require_parity:
-        allowed = f"{why}, which `make parity` compares; allowed: false"
+        allowed = f"{why}, and `make parity` compares chats; allowed: false"
         raw.problem("requireParity", True, allowed, "pulumi config set requireParity false")
     if (requests := settings.parallel.get("ollama", 1)) != 1:
-        allowed = f"ollama embeds for one request at a time, whatever it is told ({why}); allowed: auto"
+        allowed = (
+            f"ollama computes embeddings for one request at a time, whatever is set ({why}); allowed: auto"
+        )
         raw.problem(
             "parallel", requests, f"{allowed}, or a number for vllm", "pulumi config set parallel auto"
         )
 
 
 def _check_fit(raw: _Raw, settings: Settings) -> None:
-    """Adds what can never start or would let requests wait for longer than the proxy lets them."""
+    """Adds engines that can never start, and waits that are longer than the proxy allows."""
     load = settings.load
     found = [fit.refused_count(load)]
     if found == [None]:
@@ -510,8 +548,8 @@ def _check_fit(raw: _Raw, settings: Settings) -> None:
             raw.problem(each.key, each.value, each.allowed, command)
 
 
-def _for_instances(refusal: fit.Refusal, now: InstanceType) -> fit.Refusal:
-    """The same with its choices of GPU, count and RAM as types of instances."""
+def _for_instances(refusal: fit.UnworkableSetting, now: InstanceType) -> fit.UnworkableSetting:
+    """The refusal with its choices of GPU, count and RAM as types of instances."""
     choices = []
     for each in refusal.choices:
         if each.key in ("gpu", "gpuCount", "hostMemoryGiB"):

@@ -21,7 +21,7 @@ from stacks.aws_target import aws_target
 from stacks.blueprint import Blueprint
 from stacks.docker_look import DockerLook
 from stacks.origin import docker_plugin_origin
-from stacks.owner import Found, Known
+from stacks.owner import FoundOnHost, Known
 from stacks.settings import Settings
 from stacks.target_error import TargetError
 from switch.shared import SOCKET
@@ -34,8 +34,8 @@ def current_docker_host() -> str:
     """
     if shutil.which("docker") is None:
         raise TargetError(
-            "there is no `docker` command. Install Docker (on Debian: apt-get install docker.io) "
-            "and type the same again."
+            "there is no `docker` command. Install Docker (on Debian: apt-get install docker.io) and run the "
+            "same command again."
         )
     if address := os.environ.get("DOCKER_HOST"):
         return address
@@ -60,8 +60,8 @@ def docker_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
     address = current_docker_host()
     if not address.startswith("unix://"):
         raise TargetError(
-            f"changeover:target: docker means the Docker engine of this machine, and {address} is not. "
-            "Unset DOCKER_HOST, or type: docker context use default"
+            f"changeover:target: docker means the Docker engine of this machine, and {address} is not. Unset "
+            "DOCKER_HOST, or run: docker context use default"
         )
     path = address.removeprefix("unix://")
     instead = os.environ.get(ours.ADOPT, "")
@@ -96,40 +96,40 @@ def docker_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
 
 
 def no_engine(address: str, error: Exception) -> str:
-    """That no Docker engine answers, and what starts one."""
+    """The message that no Docker engine answers, with what starts one."""
     return (
-        f"no Docker engine answers at {address} ({error}). "
-        "Start it (Docker Desktop, or on Linux: systemctl start docker) and type the same again."
+        f"no Docker engine answers at {address} ({error}). Start it (Docker Desktop, or on Linux: systemctl "
+        "start docker) and run the same command again."
     )
 
 
-def _check_origin(found: Found, labels: Labels) -> str:
+def _check_origin(found: FoundOnHost, labels: Labels) -> str:
     """Two builds of one plugin disagree about what they find: a stack stays with the one that made it."""
     origin = docker_plugin_origin()
     for network in (each for each in found.things if each.kind == "network"):
         made_with = (network.labels or {}).get("changeover.plugin")
         if made_with and made_with != origin:
             raise TargetError(
-                f"stack `{labels.stack}` was made with a docker plugin {made_with}; this one is {origin}. "
-                "Use the environment that made it (source .venv/bin/activate), or take the stack down "
-                "there first with: make down"
+                f"stack `{labels.stack}` was made with a Docker plugin that is {made_with}; this one is "
+                f"{origin}. Use the environment that made it (source .venv/bin/activate), or take the stack "
+                "down there first with: make down"
             )
     return origin
 
 
 def _check_machine(info: Mapping[str, Any], settings: Settings) -> None:
-    """The sum is only as true as the settings that tell it of the machine."""
+    """Raises TargetError where the settings claim more of the machine than it has."""
     if settings.host_memory and settings.host_memory > info["MemTotal"]:
         there = info["MemTotal"] // GIB
         raise TargetError(
             f"changeover:hostMemoryGiB: {settings.host_memory // GIB} cannot work; allowed: up to {there}, "
-            f"all that the Docker host has. Type: pulumi config set hostMemoryGiB {there}"
+            f"which is all that the Docker host has. Run: pulumi config set hostMemoryGiB {there}"
         )
     if settings.gpu and "nvidia" not in info["Runtimes"]:
         raise TargetError(
-            f"changeover:gpu: this Docker engine has no NVIDIA runtime, so no container gets the "
-            f"{settings.gpu.name}. Install the NVIDIA Container Toolkit and type: "
-            "nvidia-ctk runtime configure --runtime=docker; or without a GPU: pulumi config rm gpu"
+            "changeover:gpu: this Docker engine has no NVIDIA runtime, so no container can use the "
+            f"{settings.gpu.name}. Install the NVIDIA Container Toolkit and run: nvidia-ctk runtime "
+            "configure --runtime=docker. To go on without a GPU: pulumi config rm gpu"
         )
 
 
@@ -152,20 +152,22 @@ def _check_images(look: DockerLook, plan: Blueprint) -> list[pins.Image]:
             look(f"/distribution/{name}/json")  # asks its registry, and pulls nothing
         except TargetError as error:
             raise TargetError(
-                f"the image {name} is not on the Docker host and can't be had: {error}. Mend the way to its "
-                "registry, or use images that are built here: IMAGES=offline make up"
+                f"the image {name} is not on the Docker host and can't be pulled: {error}. Repair the "
+                "connection to its registry, or use images that are built on this machine: IMAGES=offline "
+                "make up"
             ) from None
     return missing
 
 
-def _without_volume(plan: Blueprint, found: Found, labels: Labels) -> list[EngineSpec]:
+def _without_volume(plan: Blueprint, found: FoundOnHost, labels: Labels) -> list[EngineSpec]:
     """The engines whose weights have no volume yet."""
     volumes = {each.name for each in found.things if each.kind == "volume"}
     return [spec for spec in plan.specs if labels.name(naming.child(spec.kind, "weights")) not in volumes]
 
 
 def _check_disk(info: Mapping[str, Any], plan: Blueprint, new: Iterable[EngineSpec]) -> None:
-    """Room for the weights of these engines. Later ones are checked where they are fetched."""
+    """Raises TargetError where the disk is too small for these engines' weights. Later ones are checked where
+    they are fetched."""
     try:
         free = shutil.disk_usage(info["DockerRootDir"]).free
     except OSError:
@@ -200,7 +202,7 @@ def _check_port(look: DockerLook, settings: Settings, labels: Labels) -> None:
 
 
 def docker_host(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
-    """The Docker host of the settings' target, looked at by who has `state`. Raises TargetError."""
+    """The Docker host of the settings' target, after a look at what it has. Raises TargetError."""
     if plan.settings.kubernetes:
         raise TargetError(
             "changeover:target: with kubernetes there is no Docker host; nothing was changed. "

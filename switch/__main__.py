@@ -44,7 +44,7 @@ KEYS = JOURNAL / "keys.json"
 
 
 def look(state: State, docker: Docker) -> list[str]:
-    """Whether gateway and keys are what was declared, a line each. Nothing is said of what isn't there."""
+    """Whether gateway and keys are what was declared, one line for each. What isn't there has no line."""
     lines = [answers.line("keys", keys.look(SHARED, KEYS))]
     gateway = state.active.plan.gateway if state.active else None
     if gateway:
@@ -54,40 +54,43 @@ def look(state: State, docker: Docker) -> list[str]:
 
 
 def gateway_config(gateway: Gateway, docker: Docker) -> str:
-    """`edited in place` with a digest if the committed gateway's file is not the committed config, else what
-    its container's label says: that was said before it was created. Raises DockerError."""
+    """`edited in place` with a digest if the committed gateway's file is not the committed config. Otherwise
+    what its container's label says, which repeats what was said before it was created. Raises DockerError."""
     text = docker.get(gateway.container, gateway.config_file)
     if text != gateway.config:
         return answers.edited(hashlib.sha256(text.encode()).hexdigest())
     return docker.labels_of(gateway.container).get("changeover.config", answers.AS_DECLARED)
 
 
-def screen(r: dict[str, Any], now: float) -> str:
+def screen(seen: dict[str, Any], now: float) -> str:
     """The report for a person, on one screen."""
-    a, t, last = r["active"], r["under_way"], r["last"]
+    active, change, last = seen["active"], seen["under_way"], seen["last"]
     lines = ["serves    nothing: no change has been committed yet"]
-    if j := r["journal"]:
-        running = ", ".join(r["engines_running"])
+    if damaged := seen["journal"]:
+        running = ", ".join(seen["engines_running"])
         lines = [f"engine    {running} runs" if running else "serves    nothing: no engine runs"]
-    if a:
-        state = "serves" if r["gated"] else "IS NOT READY"
-        lines = [f"engine    {a['kind']} ({a['container']}) {state}, committed {ago(now - a['since'])} ago"]
-        stands = f"{r['gateway']} {r['containers'].get(r['gateway'], 'is gone')}"
-        lines.append(f"gateway   {stands if r['gateway'] else 'none: the proxies ask the engine'}")
-    lines += _requests(r["proxies"])
-    if j:
-        lines.append(f"journal   was damaged, seen {ago(now - j['damaged_at'])} ago: {j['why']}")
-        lines.append(f"          known: {j['known']}")
-        lines.append(f"          not known: {j['unknown']}")
+    if active:
+        state = "serves" if seen["gated"] else "IS NOT READY"
+        engine, since = f"{active['kind']} ({active['container']})", ago(now - active["since"])
+        lines = [f"engine    {engine} {state}, committed {since} ago"]
+        stands = f"{seen['gateway']} {seen['containers'].get(seen['gateway'], 'is gone')}"
+        lines.append(f"gateway   {stands if seen['gateway'] else 'none: the proxies ask the engine'}")
+    lines += _requests(seen["proxies"])
+    if damaged:
+        lines.append(f"journal   was damaged, seen {ago(now - damaged['damaged_at'])} ago: {damaged['why']}")
+        lines.append(f"          known: {damaged['known']}")
+        lines.append(f"          not known: {damaged['unknown']}")
         lines.append("          nothing is freed until `pulumi up` has made it right")
-    if r["held_since"]:
-        lines.append(f"held      requests wait since {ago(now - r['held_since'])}")
-    if r["trouble"]:
-        lines.append(f"trouble   {r['trouble']}; the switch keeps trying")
-    lines += [f"silent    {name} {how}" for name, how in r["silent"].items()]
-    if r["healed"]:
-        lines.append(f"put right {r['healed']['what']}, {ago(now - r['healed']['at'])} ago")
-    lines.append(f"under way {_named(t)} for {t['phase_seconds']:.0f} s" if t else "under way nothing")
+    if seen["held_since"]:
+        lines.append(f"held      requests wait since {ago(now - seen['held_since'])}")
+    if seen["trouble"]:
+        lines.append(f"trouble   {seen['trouble']}; the switch keeps trying")
+    lines += [f"silent    {name} {how}" for name, how in seen["silent"].items()]
+    if seen["healed"]:
+        lines.append(f"put right {seen['healed']['what']}, {ago(now - seen['healed']['at'])} ago")
+    lines.append(
+        f"under way {_named(change)} for {change['phase_seconds']:.0f} s" if change else "under way nothing"
+    )
     if last:
         held = f", {last['held_seconds']:.1f} s held" if last["held_seconds"] else ""
         since, took = ago(now - last["began"]), f"{last['seconds']:.1f} s"
@@ -95,19 +98,21 @@ def screen(r: dict[str, Any], now: float) -> str:
         lines.append("          " + ", ".join(f"{s['phase']} {s['seconds']:.1f} s" for s in last["steps"]))
         if last["error"]:
             lines.append(f"          {last['error']}")
-    rooms = [(f"disk      weights/{name}", disk) for name, disk in r["disks"].items()]
-    rooms.append(("memory    host", r["memory"]))
-    if isinstance(r["gpus"], str):
-        lines.append(f"memory    GPU: {r['gpus']}")
+    rooms = [(f"disk      weights/{name}", disk) for name, disk in seen["disks"].items()]
+    rooms.append(("memory    host", seen["memory"]))
+    if isinstance(seen["gpus"], str):
+        lines.append(f"memory    GPU: {seen['gpus']}")
     else:
-        rooms += [(f"memory    GPU {number}", each) for number, each in enumerate(r["gpus"]) if each["size"]]
+        rooms += [
+            (f"memory    GPU {number}", each) for number, each in enumerate(seen["gpus"]) if each["size"]
+        ]
     for name, room in rooms:
         lines.append(f"{name}: {room['free'] / GIB:.1f} of {room['size'] / GIB:.1f} GiB free")
     return "\n".join(lines)
 
 
 def _requests(proxies: dict[str, dict[str, Any] | None]) -> list[str]:
-    """What the proxies say, all together: requests in flight and held, and whose they are."""
+    """The sums of what the proxies say: requests in flight and held, and whose they are."""
     there = [said for said in proxies.values() if said]
     running, held = (sum(sum(s["running"].values()) for s in there), sum(s["held"] for s in there))
     lines = [f"requests  {running} in flight, {held} waiting"] if there else []
@@ -121,9 +126,9 @@ def _requests(proxies: dict[str, dict[str, Any] | None]) -> list[str]:
     return lines or ["proxy     none runs"]
 
 
-def _named(t: dict[str, Any]) -> str:
-    ended = "ended" if t["abandoned"] and t["phase"] == "failed" else t["phase"]
-    return f"to {t['kind']} ({t['container']}): {ended}"
+def _named(change: dict[str, Any]) -> str:
+    ended = "ended" if change["abandoned"] and change["phase"] == "failed" else change["phase"]
+    return f"to {change['kind']} ({change['container']}): {ended}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -206,8 +211,8 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             for line in look(_state(), docker):
                 say(line)
         case "status":
-            r, now, _ = _status(docker)
-            say(json.dumps(r, indent=2) if args.json else screen(r, now))
+            seen, now, _ = _status(docker)
+            say(json.dumps(seen, indent=2) if args.json else screen(seen, now))
         case "observe":
             for _ in sys.stdin:  # so that it ends with who asks, which an `exec` does not by itself
                 say(json.dumps(_observe(docker)))
@@ -230,17 +235,17 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
 
 
 def _status(docker: Docker) -> tuple[dict[str, Any], float, World]:
-    """What `status` shows, when, and the containers. Raises OSError, DockerError."""
+    """What `status` shows, at what time that was so, and the containers. Raises OSError, DockerError."""
     reply = daemon.ask(SOCKET, {"verb": "state"})
     state, now = load(State, reply["state"], "state"), reply["now"]
     world = docker.world()
     told = statuses(running := proxies(world))
     each = {name: told.get(name) for name in running}
-    return report(state, world, each, WEIGHTS, now, reply["unkept"], reply["silent"]), now, world
+    return report(state, world, each, WEIGHTS, now, reply["write_error"], reply["silent"]), now, world
 
 
 def _observe(docker: Docker) -> dict[str, Any]:
-    """A line of `observe`; `error` alone where there is nothing to tell, since a watcher goes on."""
+    """One line of `observe`. Where nothing can be told it has only `error`: a watcher goes on anyway."""
     try:
         status, now, world = _status(docker)
         return observe(status, now, world, docker)
@@ -249,9 +254,9 @@ def _observe(docker: Docker) -> dict[str, Any]:
 
 
 def unpack() -> None:
-    """Lays the modules out beside the archive that they came in, where Python looks first.
+    """Unpacks the modules next to the archive that they came in, where Python looks first.
 
-    It keeps what it compiled of a file, and would compile an archive's anew in each `docker exec`.
+    Python keeps what it has compiled of a file, and would compile an archive's modules in each `docker exec`.
     """
     archive = Path(switch.__file__).parent.parent
     if not archive.is_file():
@@ -269,11 +274,12 @@ def _state() -> State:
 
 
 def _certificate(state: State, *, tar: bool, change: str) -> None:
-    """Of the change that has ended last. Raises Failed when there is none, or when it was not `change`."""
-    last, t = state.last, state.transaction
+    """Prints the certificate of the last change that has ended. Raises Failed when there is none, or when it
+    was not `change`."""
+    last, current = state.last, state.transaction
     if last is None:
         raise Failed("no change has ended yet")
-    unchanged = t and t.phase == "unchanged" and t.coordinator == change
+    unchanged = current and current.phase == "unchanged" and current.coordinator == change
     if change and last.coordinator != change and not unchanged:
         raise Failed("this change has not ended yet")
     content = certificate.certificate(last)

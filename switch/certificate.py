@@ -10,30 +10,30 @@ from switch.machine import Transaction
 from switch.plan import Plan
 
 
-def name(t: Transaction) -> str:
+def name(change: Transaction) -> str:
     """The name of a change's certificate, without an extension: when it began, and from what to what."""
-    at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(t.began))
-    return f"{at}-{t.old_kind or 'none'}-to-{t.plan.engine.kind}"
+    at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(change.began))
+    return f"{at}-{change.old_kind or 'none'}-to-{change.plan.engine.kind}"
 
 
-def certificate(t: Transaction) -> dict[str, Any]:
+def certificate(change: Transaction) -> dict[str, Any]:
     """A change that has ended, as JSON: durations in seconds, times in UTC, rates in tokens per second."""
-    loading = sum(step["seconds"] for step in t.steps if step["phase"] == "loading")
+    loading = sum(step["seconds"] for step in change.steps if step["phase"] == "loading")
     return {
-        "name": name(t),
-        "result": t.phase,
-        "error": t.error or None,
-        "began": _utc(t.began),
-        "seconds": round(t.ended - t.began, 1),
-        "from": _side(t.old_plan),
-        "to": _side(t.plan),
-        "mode": {"": t.plan.cutover, "beside": "overlap"}.get(t.way, t.way),
-        "reason": _reason(t),
-        "memory": t.plan.about.sum,
-        "held": {"seconds": _rounded(t.held_seconds), "requests": t.most_waiting},
-        "loading": {"seconds": round(loading, 1), "expected": t.plan.about.loading_seconds},
+        "name": name(change),
+        "result": change.phase,
+        "error": change.error or None,
+        "began": _utc(change.began),
+        "seconds": round(change.ended - change.began, 1),
+        "from": _side(change.old_plan),
+        "to": _side(change.plan),
+        "mode": change.way or change.plan.cutover,
+        "reason": _reason(change),
+        "memory": change.plan.about.sum,
+        "held": {"seconds": _rounded(change.held_seconds), "requests": change.most_waiting},
+        "loading": {"seconds": round(loading, 1), "expected": change.plan.about.loading_seconds},
         "steps": [
-            {"step": s["phase"], "at": _utc(s["at"]), "seconds": round(s["seconds"], 1)} for s in t.steps
+            {"step": s["phase"], "at": _utc(s["at"]), "seconds": round(s["seconds"], 1)} for s in change.steps
         ],
         "gate": [
             {
@@ -44,45 +44,46 @@ def certificate(t: Transaction) -> dict[str, Any]:
                 "rate": round(g["tokens"] / max(g["seconds"], 0.001), 1),
                 **({"protocols": g["protocols"]} if "protocols" in g else {}),  # said once, with the last
             }
-            for g in t.gates
+            for g in change.gates
         ],
         "diff": [
-            *_diff("gateway", _config(t.old_plan), _config(t.plan)),
-            *_diff("routing", t.old_plan.routing if t.old_plan else "", t.plan.routing),
+            *_diff("gateway", _config(change.old_plan), _config(change.plan)),
+            *_diff("routing", change.old_plan.routing if change.old_plan else "", change.plan.routing),
         ],
     }
 
 
-def short(c: dict[str, Any]) -> str:
+def short(content: dict[str, Any]) -> str:
     """One line, with the beginning of the SHA-256 of the whole certificate's JSON."""
-    digest = hashlib.sha256(text(c).encode()).hexdigest()[:12]
-    return f"{c['name']}: {c['result']} {_by(c)}, {_held(c)}, gate {len(c['gate'])} passed (sha256 {digest}…)"
+    digest = hashlib.sha256(text(content).encode()).hexdigest()[:12]
+    how = f"{content['result']} {_by(content)}, {_held(content)}, gate {len(content['gate'])} passed"
+    return f"{content['name']}: {how} (sha256 {digest}…)"
 
 
-def text(c: dict[str, Any]) -> str:
+def text(content: dict[str, Any]) -> str:
     """The certificate's JSON file."""
-    return json.dumps(c, indent=2) + "\n"
+    return json.dumps(content, indent=2) + "\n"
 
 
-def files(c: dict[str, Any]) -> dict[str, str]:
+def files(content: dict[str, Any]) -> dict[str, str]:
     """Both files: name → text."""
-    return {f"{c['name']}.json": text(c), f"{c['name']}.md": markdown(c)}
+    return {f"{content['name']}.json": text(content), f"{content['name']}.md": markdown(content)}
 
 
-def markdown(c: dict[str, Any]) -> str:
+def markdown(content: dict[str, Any]) -> str:
     """The certificate for a reader: what changed, how, how long each step took, and what the gate saw."""
-    old, new = c["from"], c["to"]
+    old, new = content["from"], content["to"]
     lines = [
-        f"# {_kind(old)} → {_kind(new)}: {c['result']}",
+        f"# {_kind(old)} → {_kind(new)}: {content['result']}",
         "",
-        f"{c['began']}, {c['seconds']:.1f} s in all, {_by(c)}, {_held(c)}.",
+        f"{content['began']}, {content['seconds']:.1f} s in all, {_by(content)}, {_held(content)}.",
         "",
     ]
-    if c["error"]:
-        lines += [f"It failed: {c['error']}", ""]
+    if content["error"]:
+        lines += [f"It failed: {content['error']}", ""]
     lines += [
-        f"Mode: {c['mode']}, since {c['reason']}.  ",
-        f"Memory of {new['engine']}: {c['memory']}",
+        f"Mode: {content['mode']}, since {content['reason']}.  ",
+        f"Memory of {new['engine']}: {content['memory']}",
         "",
         "| | before | after |",
         "|---|---|---|",
@@ -98,26 +99,26 @@ def markdown(c: dict[str, Any]) -> str:
         "",
         "| step | seconds |",
         "|---|---|",
-        *(f"| {step['step']} | {step['seconds']:.1f} |" for step in c["steps"]),
+        *(f"| {step['step']} | {step['seconds']:.1f} |" for step in content["steps"]),
         "",
         "| completion of the gate | tokens | seconds | tokens per second |",
         "|---|---|---|---|",
         *(
             f"| {g['engine']}{', streamed' if g['streamed'] else ''} | {g['tokens']} | {g['seconds']:.2f} "
             f"| {g['rate']:.1f} |"
-            for g in c["gate"]
+            for g in content["gate"]
         ),
         "",
     ]
-    seconds, expected = c["loading"]["seconds"], c["loading"]["expected"]
-    if c["result"] == "committed" and abs(seconds - expected) > max(2.0, expected / 4):
+    seconds, expected = content["loading"]["seconds"], content["loading"]["expected"]
+    if content["result"] == "committed" and abs(seconds - expected) > max(2.0, expected / 4):
         lines += [
             f"Loading took {seconds:.1f} s, and the catalogue expects {expected:.1f} s for {new['weights']} "
             f"on {new['engine']}. If that holds, correct it in `components/models.toml`.",
             "",
         ]
-    if c["diff"]:
-        lines += ["```diff", *c["diff"], "```", ""]
+    if content["diff"]:
+        lines += ["```diff", *content["diff"], "```", ""]
     return "\n".join(lines)
 
 
@@ -142,21 +143,21 @@ def _of(side: dict[str, str] | None, key: str) -> str:
     return (side[key] if side else "") or "–"
 
 
-def _reason(t: Transaction) -> str:
-    """Why it went the way it did: the plan's reason is one for the plan's mode alone."""
-    if t.way == "gateway":
+def _reason(change: Transaction) -> str:
+    """Why the change went the way it did. The plan's own reason explains the plan's mode only."""
+    if change.way == "gateway":
         return "the engine stays"
-    if t.way == "hold" and t.plan.cutover == "overlap":
-        return t.crowded or "no engine answered that could have gone on meanwhile"
-    return t.plan.about.reason
+    if change.way == "hold" and change.plan.cutover == "overlap":
+        return change.crowded or "no engine answered that could have gone on meanwhile"
+    return change.plan.about.reason
 
 
-def _by(c: dict[str, Any]) -> str:
-    return "with the engine that was there" if c["mode"] == "gateway" else f"by {c['mode']}"
+def _by(content: dict[str, Any]) -> str:
+    return "with the engine that was there" if content["mode"] == "gateway" else f"by {content['mode']}"
 
 
-def _held(c: dict[str, Any]) -> str:
-    held = c["held"]
+def _held(content: dict[str, Any]) -> str:
+    held = content["held"]
     if held["seconds"] is None:
         return "nothing held"
     return f"held for {held['seconds']:.1f} s, {held['requests']} requests at most"
@@ -175,7 +176,8 @@ def _config(plan: Plan | None) -> str:
 
 
 def _diff(what: str, old: str, new: str) -> list[str]:
-    """Of what was there before and is there still: all of what comes or goes would say nothing."""
+    """The difference between two texts, as lines. None where one is empty: a whole text as a difference would
+    say nothing."""
     if not old or not new:
         return []
     names = f"{what} before", f"{what} after"

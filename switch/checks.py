@@ -23,7 +23,8 @@ def complete_file(weights: Path, kind: str, folder: str) -> Path:
 
 
 def disk(journal: Path) -> tuple[int, str]:
-    """Free bytes on the disk of the switch's journal, which is Docker's own, and that in words."""
+    """How many bytes are free on the disk of the switch's journal, which is Docker's own, and the same in
+    words."""
     there = os.statvfs(journal)
     free = there.f_bavail * there.f_frsize
     return free, (

@@ -4,12 +4,11 @@ Only the main thread acts: it hears the results that have come in, looks at the 
 machine decide, so that what it sees is never older than what it has heard. What takes time runs in a thread
 and reports back. A state is in the journal, and what it says to the proxies in their file, before any action
 of it begins. Only while these can't be written is it kept in memory alone, and then nothing goes forward: see
-`Unkept`.
+`JournalWriteFailed`.
 """
 
 import contextlib
 import dataclasses
-import http.client
 import json
 import os
 import queue
@@ -32,19 +31,20 @@ from switch.gate import Answer, complete, embed, gpu_share, sound, speaks, wholl
 from switch.gpu import GpuError
 from switch.journal import Journal
 from switch.machine import (
-    Abandon,
+    Abandoned,
     Action,
-    Ask,
-    Boot,
-    Done,
+    ActionFinished,
+    ChangeRequested,
     Event,
-    Follow,
+    Followed,
+    JournalWriteFailed,
     Occupied,
     Refused,
-    Release,
+    StackReleased,
+    Started,
     Tick,
-    Unkept,
 )
+from switch.machine.results import LOG_LINES
 from switch.plan import Plan, PlanError, parse
 from switch.proxies import Status, statuses
 from switch.pulse import Pulse
@@ -64,7 +64,7 @@ ANSWER_SECONDS = 20
 
 
 def steady() -> Callable[[], float]:
-    """A clock in seconds since the epoch, as the host's was when this was called: nobody sets it later on."""
+    """A clock that starts at the host's time, in seconds since the epoch. Nobody can set it after that."""
     began = time.time() - time.monotonic()
     return lambda: began + time.monotonic()
 
@@ -95,7 +95,7 @@ class Switch:
         live.unlink(missing_ok=True)  # of an earlier run: nothing was looked at yet
         self.route = RouteFile(shared, clock)
         self.state = journal.read(clock(), self.route.there)
-        self.unkept = ""
+        self.write_error = ""
         """Why the journal or the proxies' file is older than the state; empty when it isn't."""
         self.events, self._heard = queue.SimpleQueue[Event | None](), deque[Event]()
         self._lock = threading.Condition()
@@ -110,10 +110,12 @@ class Switch:
                 event = dataclasses.replace(event, route=None)  # someone asked for something in the meantime
             new, actions = machine.advance(self.state, event, self.clock())
             if not self._kept(new):
-                if isinstance(event, Ask):
-                    raise Refused(self.unkept)
-                if isinstance(event, Boot | Tick | Done):  # of the main thread, which alone acts
-                    back, first = machine.advance(self.state, Unkept(self.unkept), self.clock())
+                if isinstance(event, ChangeRequested):
+                    raise Refused(self.write_error)
+                if isinstance(event, Started | Tick | ActionFinished):  # of the main thread, which alone acts
+                    back, first = machine.advance(
+                        self.state, JournalWriteFailed(self.write_error), self.clock()
+                    )
                     new, actions = machine.advance(back, event, self.clock())
                     actions = first + actions
                     with contextlib.suppress(OSError):  # what leads back is told as soon as it can be
@@ -127,15 +129,16 @@ class Switch:
             return actions
 
     def _kept(self, new: machine.State) -> bool:
-        """Whether all that outlives this process says `new`, once this has written what doesn't.
+        """Writes `new` to the journal, and what it says to the proxies to their file. False where that
+        failed.
 
         What the proxies are told takes room before the journal is written, and only a name afterwards: so
         the journal does not say what they were never told, nor are they told what a kill would forget.
         """
         told = self.route.number(new) is not None
-        if new == self.state and told and not self.unkept:
+        if new == self.state and told and not self.write_error:
             return True
-        was, self.unkept = self.unkept, ""
+        was, self.write_error = self.write_error, ""
         what = "the proxies' file"
         try:
             self.route.lay_out(new)
@@ -145,13 +148,13 @@ class Switch:
             self.route.publish()
         except OSError as error:
             _, room = disk(self.journal.folder)
-            self.unkept = f"the switch can't write {what} ({error.strerror}): {room}"
-        if bool(was) != bool(self.unkept):
-            print(self.unkept or "journal and proxies' file can be written again", flush=True)
-        return not self.unkept
+            self.write_error = f"the switch can't write {what} ({error.strerror}): {room}"
+        if bool(was) != bool(self.write_error):
+            print(self.write_error or "journal and proxies' file can be written again", flush=True)
+        return not self.write_error
 
     def _say_live(self) -> None:
-        """Keeps the file of what serves up to date; without one, a coordinator reads that nobody knows."""
+        """Writes what serves to the file that coordinators read. Without it, that is not known to them."""
         if self._world is None or (text := live.live(self.state, self._world)) == self._said:
             return
         try:
@@ -163,7 +166,7 @@ class Switch:
             self._live.unlink(missing_ok=True)
 
     def _tell(self, new: machine.State) -> None:
-        """What changes goes to the container's log as well."""
+        """Prints what is new in a state, for the container's log."""
         was, now = self.state.transaction, new.transaction
         if now:
             known = len(was.lines) if was and was.id == now.id else 0
@@ -177,7 +180,10 @@ class Switch:
             print("requests are held" if new.held else "requests flow again", flush=True)
 
     def turn(self) -> None:
-        """Hears what has come in, looks, decides, acts. Raises OSError or DockerError; nothing is lost."""
+        """Takes in the events that have come, looks at the containers, has the machine decide, and acts.
+
+        Raises OSError or DockerError; no event is lost by that.
+        """
         self._hear(0)
         while self._heard:
             self.perform(self.apply(self._heard[0]))
@@ -196,7 +202,7 @@ class Switch:
         return self.pulse.hangs()
 
     def _stalled(self) -> float:
-        """For how many seconds nothing could be looked at, above what is usual, since this was asked last."""
+        """For how many seconds longer than usual nothing could be looked at, since this was last called."""
         now, looked = self.clock(), self._looked
         self._looked = now
         seconds = 0.0 if looked is None else now - looked - LOOK_SECONDS
@@ -205,12 +211,12 @@ class Switch:
         return max(0.0, seconds)
 
     def _ask_proxies(self, world: machine.World) -> dict[str, Status]:
-        """What they say, while that matters."""
+        """What the proxies say, while a change or a hold depends on it. Otherwise they are not asked."""
         return {} if self._calm() else statuses(proxies(world))
 
     def _calm(self) -> bool:
-        t = self.state.transaction
-        return self.state.held is None and not (t and t.phase in machine.UNDER_WAY)
+        change = self.state.transaction
+        return self.state.held is None and not (change and change.phase in machine.UNDER_WAY)
 
     def metrics(self) -> str:
         """What Prometheus scrapes; nothing before the first look."""
@@ -220,18 +226,18 @@ class Switch:
         with self._lock:
             state = self.state
         told = dict.fromkeys(proxies(world))  # they are scraped themselves
-        seen = report(state, world, told, self.weights, now, self.unkept, silent)
+        seen = report(state, world, told, self.weights, now, self.write_error, silent)
         return metrics.page(seen, state.commits, now, self._on_gpu(seen))
 
     def _on_gpu(self, seen: Mapping[str, Any]) -> float | None:
-        """The share of what serves that is on the GPU, where it is Ollama's to say."""
+        """The share of the model that is on the GPU. Only Ollama says it; None for anything else."""
         engine = seen["active"]
         if not (engine and seen["gated"] and engine["kind"] == "ollama" and engine["gpu_bytes"]):
             return None
         return gpu_share(engine["container"], engine["port"])
 
     def targets(self, query: str) -> str:
-        """What Prometheus is to scrape beside the switch."""
+        """What Prometheus is to scrape besides the switch, as JSON."""
         return metrics.targets(self._world or {}, query)
 
     def _hear(self, seconds: float) -> None:
@@ -241,17 +247,17 @@ class Switch:
                 self._heard.append(event)
 
     def watch(self) -> None:
-        """Looks as soon as Docker says that a container has ended, and not only once a second: requests that
-        come in between find no engine."""
+        """Wakes the main thread as soon as Docker says that a container has ended. In the second that it
+        would sleep otherwise, requests would find no engine."""
         while True:
-            with contextlib.suppress(OSError, DockerError, http.client.HTTPException):
+            with contextlib.suppress(OSError, DockerError):
                 for _ in self.docker.ends():
                     self.events.put(None)
             time.sleep(IDLE)
 
     def run(self) -> None:
-        """Until the process is told to end. Leaves by SystemExit when Docker can't be reached for long."""
-        self.events.put(Boot(self.route.held_since))
+        """Takes turns until the process is told to end. Raises SystemExit when Docker is gone for long."""
+        self.events.put(Started(self.route.held_since))
         heard = time.monotonic()
         while True:
             try:
@@ -270,23 +276,28 @@ class Switch:
     def perform(self, actions: list[Action]) -> None:
         for action in actions:
             if action.do in machine.JOBS:
-                threading.Thread(target=lambda a=action: self.events.put(self.result(a)), daemon=True).start()
+                threading.Thread(target=self._report, args=(action,), daemon=True).start()
             else:
-                self.events.put(self.result(action))
+                self._report(action)
 
-    def result(self, action: Action) -> Done:
+    def _report(self, action: Action) -> None:
+        self.events.put(self.result(action))
+
+    def result(self, action: Action) -> ActionFinished:
         """Does one action and says how it went. Never raises."""
         try:
             match action.do:
                 case "check" if action.plan:
                     serves = self.state.active.plan if self.state.active else None
                     folder = self.journal.folder
-                    return Done(action, True, check(action.plan, self.docker, folder, self.weights, serves))
+                    return ActionFinished(
+                        action, True, check(action.plan, self.docker, folder, self.weights, serves)
+                    )
                 case "memory":
                     free = min(free for free, _ in gpu.memory())
-                    return Done(action, True, facts={"free": free})
+                    return ActionFinished(action, True, facts={"free": free})
                 case "probe" if action.plan:
-                    a = probe(
+                    answer = probe(
                         action.plan,
                         action.through,
                         action.stream,
@@ -294,7 +305,9 @@ class Switch:
                         action.seconds,
                         action.last,
                     )
-                    return Done(action, a.ok, a.text, a.loading, a.final, a.facts)
+                    return ActionFinished(
+                        action, answer.ok, answer.text, answer.loading, answer.final, answer.facts
+                    )
                 case "start":
                     self.docker.start(action.container)
                 case "stop":
@@ -312,22 +325,25 @@ class Switch:
                     print(json.dumps(certificate.certificate(self.state.last)), flush=True)
                     self.journal.archive(self.state.last)
                 case "logs":
-                    said = self.docker.logs(action.container, machine.LOG_LINES)
-                    return Done(action, True, "\n".join(filter(None, [said, gpu.meaning(said)])))
-            return Done(action, True)
+                    said = self.docker.logs(action.container, LOG_LINES)
+                    return ActionFinished(action, True, "\n".join(filter(None, [said, gpu.meaning(said)])))
+            return ActionFinished(action, True)
         except TimeoutError as error:  # Docker's, since a probe has its own
-            return Done(action, False, f"Docker gave no answer ({error})", stalled=True)
+            return ActionFinished(action, False, f"Docker gave no answer ({error})", stalled=True)
         except (Failed, DockerError, GpuError, OSError) as error:
             if action.do == "connect":
                 print(f"{action.container} can't be put on {action.network}: {error}", flush=True)
-            return Done(action, False, str(error))
+            return ActionFinished(action, False, str(error))
         except Exception as error:  # a job that dies unheard would leave the machine waiting for it
-            return Done(action, False, f"unexpected: {error!r}")
+            return ActionFinished(action, False, f"unexpected: {error!r}")
 
     # requests
 
     def answer(self, request: dict[str, Any], gone: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-        """One request of the CLI: what to print and the exit status. Nothing is done for who has `gone`."""
+        """The answer to one request of the CLI: lines to print, and the exit status.
+
+        Nothing is done for a client that has `gone`.
+        """
         try:
             if gone():
                 return {"lines": [], "code": UNAVAILABLE}
@@ -337,15 +353,15 @@ class Switch:
                 case {"verb": "follow", "engine": engine}:
                     return self._follow(engine, request.get("change", ""), gone)
                 case {"verb": "abandon", "engine": engine}:
-                    self.apply(Abandon(engine))
+                    self.apply(Abandoned(engine))
                     self.events.put(None)
                     return {"lines": [], "code": 0}
                 case {"verb": "state"}:
                     silent, now = self.pulse.silent(), self.clock()
                     state = dataclasses.asdict(self.state)
-                    return {"state": state, "unkept": self.unkept, "silent": silent, "now": now}
+                    return {"state": state, "write_error": self.write_error, "silent": silent, "now": now}
                 case {"verb": "release"}:
-                    self.apply(Release())
+                    self.apply(StackReleased())
                     return {"lines": ["released: the switch keeps nothing running any more"], "code": 0}
         except (PlanError, Refused) as error:
             return {"lines": [f"refused: {error}"], "code": 75 if isinstance(error, Occupied) else 1}
@@ -362,7 +378,9 @@ class Switch:
         request: dict[str, Any],
         gone: Callable[[], bool],
     ) -> dict[str, Any]:
-        event = Ask(verb, plan, self.docker.world(), request.get("seen", ""), request.get("change", ""))
+        event = ChangeRequested(
+            verb, plan, self.docker.world(), request.get("seen", ""), request.get("change", "")
+        )
         if gone():
             return {"lines": [], "code": UNAVAILABLE}
         self.apply(event)
@@ -374,7 +392,7 @@ class Switch:
         with self._lock:
             if other := self._taken(engine, change):
                 return other
-            self.apply(Follow(read=False))
+            self.apply(Followed(read=False))
             while (left := end - time.monotonic()) > 0 and machine.answer(self.state) == ([], 75):
                 self._lock.wait(left)
             if gone():
@@ -382,14 +400,16 @@ class Switch:
             if other := self._taken(engine, change):
                 return other
             lines, code = machine.answer(self.state)
-            self.apply(Follow())
+            self.apply(Followed())
             return {"lines": lines, "code": code}
 
     def _taken(self, engine: str, change: str) -> dict[str, Any] | None:
-        """What is said where the change is another one than the one that was asked for."""
-        t = self.state.waiting or self.state.transaction
-        if t and ((engine and t.plan.engine.container != engine) or (change and t.coordinator != change)):
-            return {"lines": [taken(t.plan.engine.container)], "code": 1}
+        """What to answer where the change under way is not the one that is asked about; None where it is."""
+        current = self.state.waiting or self.state.transaction
+        if current and (
+            (engine and current.plan.engine.container != engine) or (change and current.coordinator != change)
+        ):
+            return {"lines": [taken(current.plan.engine.container)], "code": 1}
         return None
 
 
@@ -456,7 +476,7 @@ def probe(
 
 
 def taken(by: str) -> str:
-    """What whoever follows a change is told once it is another one."""
+    """What a coordinator is told when the change under way is no longer its own."""
     return (
         f"Another `pulumi up` has taken the place of this one: the switch carries out the change to {by} "
         "now, and nothing more of this one. `make status` shows it. Once it has ended, `pulumi up` brings "
@@ -465,7 +485,7 @@ def taken(by: str) -> str:
 
 
 def proxies(world: machine.World) -> list[str]:
-    """Those that run."""
+    """The names of the proxies that run."""
     return [c.name for c in world.values() if c.role == "proxy" and c.running]
 
 
@@ -483,7 +503,7 @@ class _Handler(socketserver.StreamRequestHandler):
             self.wfile.write(json.dumps(reply).encode() + b"\n")
 
     def gone(self) -> bool:
-        """Whether the client has hung up: it sends nothing more, and waits."""
+        """Whether the client has hung up. One that is there sends nothing more, and waits for its answer."""
         try:
             there: bytes = self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             return there == b""
@@ -504,8 +524,10 @@ def listen(switch: Switch, path: Path) -> _Server:
 
 
 def ask(path: Path, request: dict[str, Any], patience: float = 10) -> dict[str, Any]:
-    """The daemon's answer; waits up to `patience` seconds for one that is just starting. Raises OSError, and
-    of that TimeoutError where it gives none."""
+    """What the daemon answers to a request. One that is just starting has `patience` seconds.
+
+    Raises OSError; of that TimeoutError where the daemon gives no answer.
+    """
     end = time.monotonic() + patience
     while True:
         with socket.socket(socket.AF_UNIX) as client:
@@ -523,7 +545,10 @@ def ask(path: Path, request: dict[str, Any], patience: float = 10) -> dict[str, 
 
 
 def serve(switch: Switch, path: Path) -> None:
-    """Never returns. As process 1 it has to ask for SIGTERM itself, or Docker waits in vain and kills it."""
+    """Runs the switch, and never returns.
+
+    As process 1 it has to ask for SIGTERM itself; without that, Docker would wait in vain and then kill it.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         os._exit(0)  # the journal is always whole, and orders to Docker are looked at again

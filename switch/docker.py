@@ -10,12 +10,12 @@ import http.client
 import io
 import json
 import re
-import socket
 import tarfile
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from switch.client import SocketConnection, asked
 from switch.machine import Container, World
 from switch.shared import SOCKET
 
@@ -49,17 +49,6 @@ def message(raw: bytes) -> str:
     return text.strip()
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("docker", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 class Docker:
     """The containers of one stack. `timeout` is in seconds and holds for one call."""
 
@@ -71,35 +60,27 @@ class Docker:
         self._path = path
         self._bounded: set[tuple[str, float]] = set()
 
-    def _open(
-        self, method: str, url: str, body: Any, timeout: float
-    ) -> tuple[_Connection, http.client.HTTPResponse]:
-        connection = _Connection(self._path, timeout)
+    @contextlib.contextmanager
+    def _asked(
+        self, method: str, url: str, body: Any = None, *, timeout: float
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer once its head has come. What goes wrong while it is read is an OSError as well."""
+        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
+        connection = SocketConnection(self._path, timeout)
         try:
-            raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-            kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
-            connection.request(method, url, raw, {"Content-Type": kind})
-            answer = connection.getresponse()
-            if answer.status >= 400:
-                raise DockerError(answer.status, message(answer.read()))
+            with asked(connection, method, url, raw, {"Content-Type": kind}) as answer:
+                if answer.status >= 400:
+                    raise DockerError(answer.status, message(answer.read()))
+                yield answer
         except http.client.HTTPException as error:
-            connection.close()
             raise OSError(f"Docker broke off its answer: {error!r}") from error
-        except BaseException:
-            connection.close()
-            raise
-        return connection, answer
 
     def call(self, method: str, url: str, body: Any = None, timeout: float = 15) -> Any:
         """The JSON answer of one call, or its bytes when it isn't JSON, or None when it is empty."""
-        connection, answer = self._open(method, url, body, timeout)
-        try:
-            raw = answer.read()
-        except http.client.HTTPException as error:
-            raise OSError(f"Docker broke off its answer: {error!r}") from error
-        finally:
-            connection.close()
-        if "json" not in (answer.getheader("Content-Type") or ""):
+        with self._asked(method, url, body, timeout=timeout) as answer:
+            raw, kind = answer.read(), answer.getheader("Content-Type") or ""
+        if "json" not in kind:
             return raw or None
         return json.loads(raw) if raw else None
 
@@ -115,18 +96,21 @@ class Docker:
                 beside[role] = (row["Names"][0].lstrip("/"), float(row["Created"]))
             if role in ("engine", "gateway", "proxy", "edge", "switch"):
                 try:
-                    c = _container(self.call("GET", f"/containers/{row['Id']}/json"))
+                    container = _container(self.call("GET", f"/containers/{row['Id']}/json"))
                 except DockerError as error:
                     if error.status != 404:
                         raise
                 else:
-                    found[c.name] = c
+                    found[container.name] = container
         self.beside = beside
         return found
 
     def bound(self, world: World) -> None:
-        """Limits the processes of each container, once. Pulumi's docker provider can't, and Docker can in one
-        that runs: so a container of an older version is limited as well, and none is made anew for it."""
+        """Limits the processes of each container, once.
+
+        Pulumi's docker provider can't do that. Docker can, also for a container that runs: so one of an older
+        version is limited as well, and none has to be replaced for it.
+        """
         boxes = [(c.name, c.created, c.role) for c in world.values()]
         boxes += [(*each, role) for role, each in self.beside.items()]
         for name, created, role in boxes:
@@ -144,7 +128,7 @@ class Docker:
         self.call("POST", f"/containers/{name}/start", timeout=120)
 
     def stop(self, name: str, seconds: float) -> None:
-        """SIGTERM, and SIGKILL after `seconds`; returns once it has ended. One that is gone has ended."""
+        """Ends a container by SIGTERM, and by SIGKILL after `seconds`. Returns when it has ended."""
         try:
             self.call("POST", f"/containers/{name}/stop?t={seconds:.0f}", timeout=seconds + 60)
         except DockerError as error:
@@ -152,7 +136,7 @@ class Docker:
                 raise
 
     def signal(self, name: str) -> None:
-        """SIGTERM, and no SIGKILL ever. One that does not run needs none."""
+        """Sends SIGTERM to a container, and never SIGKILL. One that does not run is left alone."""
         try:
             self.call("POST", f"/containers/{name}/kill?signal=SIGTERM")
         except DockerError as error:
@@ -160,16 +144,16 @@ class Docker:
                 raise
 
     def restart(self, name: str) -> None:
-        """Ends it at once, whatever it does, and starts it again."""
+        """Ends a container at once, whatever it does, and starts it again."""
         self.call("POST", f"/containers/{name}/restart?t=0", timeout=60)
 
     def connect(self, name: str, network: str, aliases: Iterable[str]) -> None:
-        """Puts it on a network, by these names."""
+        """Puts a container on a network, by these names."""
         spec = {"Container": name, "EndpointConfig": {"Aliases": list(aliases)}}
         self.call("POST", f"/networks/{urllib.parse.quote(network)}/connect", spec)
 
     def remove(self, name: str) -> None:
-        """Removes it, running or not, and its anonymous volumes. One that is gone is fine."""
+        """Removes a container, running or not, and its anonymous volumes. One that is gone is fine."""
         try:
             self.call("DELETE", f"/containers/{name}?force=1&v=1", timeout=60)
         except DockerError as error:
@@ -186,16 +170,17 @@ class Docker:
         return True
 
     def in_use(self, image: str) -> bool:
-        """Whether any container on the host, of this stack or another, was made from it."""
+        """Whether any container on the host, of this stack or another, was made from the image."""
         raw = self.call("GET", f"/images/{urllib.parse.quote(image, safe='/:@')}/json")
         return any(row["ImageID"] == raw["Id"] for row in self.call("GET", "/containers/json?all=1"))
 
     def remove_image(self, image: str) -> None:
-        """Removes the name, and the image where it has no other. Docker refuses while a container uses it."""
+        """Removes a name of an image, and the image where it has no other. Docker refuses that while a
+        container uses it."""
         self.call("DELETE", f"/images/{urllib.parse.quote(image, safe='/:@')}", timeout=120)
 
     def weights(self) -> set[tuple[str, str]]:
-        """Kind of engine and folder of the weights of every engine container of the stack."""
+        """The weights of every engine container of the stack, as the kind of the engine and a folder."""
         labels = [f"{key}={value}" for key, value in self.labels.items()] + ["changeover.role=engine"]
         query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
         rows = [row["Labels"] for row in self.call("GET", f"/containers/json?{query}")]
@@ -209,7 +194,7 @@ class Docker:
         return sorted(row["Name"] for row in rows if row["Labels"].get("changeover.role") in roles)
 
     def remove_volume(self, name: str) -> None:
-        """Docker refuses while a container uses it."""
+        """Removes a volume. Docker refuses that while a container uses it."""
         self.call("DELETE", f"/volumes/{urllib.parse.quote(name)}", timeout=120)
 
     def image_of(self, name: str) -> str:
@@ -251,11 +236,11 @@ class Docker:
         return int(self.call("POST", f"/containers/{name}/wait", timeout=timeout)["StatusCode"])
 
     def logs(self, name: str, lines: int = 15) -> str:
-        """The last `lines` lines of its output, both streams in order."""
+        """The last `lines` lines of a container's output, both streams in order."""
         return b"".join(self._stream(name, f"tail={lines}", 15)).decode(errors="replace")
 
     def follow(self, name: str, timeout: float) -> Iterator[bytes]:
-        """Its output as it comes, until it ends. `timeout` is the longest silence, in seconds."""
+        """A container's output as it comes, until it ends. `timeout` is the longest silence, in seconds."""
         return self._stream(name, "follow=1", timeout)
 
     def ends(self, timeout: float = 3600) -> Iterator[bytes]:
@@ -263,26 +248,18 @@ class Docker:
         labels = [f"{key}={value}" for key, value in self.labels.items()]
         filters = json.dumps({"type": ["container"], "event": ["die"], "label": labels})
         query = urllib.parse.urlencode({"filters": filters})
-        connection, answer = self._open("GET", f"/events?{query}", None, timeout)
-        try:
+        with self._asked("GET", f"/events?{query}", timeout=timeout) as answer:
             yield from answer
-        finally:
-            connection.close()
 
     def _stream(self, name: str, query: str, timeout: float) -> Iterator[bytes]:
         url = f"/containers/{name}/logs?stdout=1&stderr=1&{query}"
-        connection, answer = self._open("GET", url, None, timeout)
-        try:
+        with self._asked("GET", url, timeout=timeout) as answer:
             # without a terminal Docker sends frames: stream, 3 zeros, size (4 bytes, big endian), payload
             while head := answer.read(8):
                 if len(head) == 8 and head[0] < 3 and head[1:4] == b"\0\0\0":
                     yield answer.read(int.from_bytes(head[4:]))
                 else:
                     yield head + answer.read()
-        except http.client.HTTPException as error:
-            raise OSError(f"Docker broke off its answer: {error!r}") from error
-        finally:
-            connection.close()
 
 
 def _container(raw: dict[str, Any]) -> Container:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from switch.client import BROKEN, JSON, asked
 from switch.plan import PlanError, load, name
 
 LIMIT = 8 * 1024**2
@@ -26,38 +27,39 @@ class Request:
 
 def exchange(raw: Any) -> dict[str, Any]:
     """What `answer` gives for one request (parsed JSON). Raises PlanError for what is no request."""
-    asked: Request = load(Request, raw, "request")
-    name(asked.container, "request.container")
-    if not asked.path.startswith("/"):
-        raise PlanError(f"request.path is {asked.path!r}; it must begin with a slash")
-    return answer(http.client.HTTPConnection(asked.container, asked.port, timeout=asked.timeout), asked, {})
+    request: Request = load(Request, raw, "request")
+    name(request.container, "request.container")
+    if not request.path.startswith("/"):
+        raise PlanError(f"request.path is {request.path!r}; it must begin with a slash")
+    connection = http.client.HTTPConnection(request.container, request.port, timeout=request.timeout)
+    return answer(connection, request, {})
 
 
-def answer(connection: http.client.HTTPConnection, asked: Request, more: Mapping[str, str]) -> dict[str, Any]:
+def answer(
+    connection: http.client.HTTPConnection, request: Request, more: Mapping[str, str]
+) -> dict[str, Any]:
     """What comes over this connection: status, headers, seconds, and `body` or a stream's `events`.
 
     `events` are what its `data:` lines held, in their order. Where no whole answer came there is an `error`,
     with whatever did come. `more` are headers of the request. The connection is closed.
     """
     began = time.monotonic()
-    deadline = began + asked.timeout
+    deadline = began + request.timeout
     answered: dict[str, Any] = {}
+    headers = {**(JSON if request.body else {}), **more}
+    body = request.body.encode() or None
     try:
-        headers = {"Content-Type": "application/json", **more} if asked.body else dict(more)
-        connection.request(asked.method, asked.path, asked.body.encode() or None, headers)
-        response = connection.getresponse()
-        answered["status"] = response.status
-        answered["headers"] = {key: value for key in HEADERS if (value := response.getheader(key))}
-        if "text/event-stream" in answered["headers"].get("content-type", ""):
-            _events(response, answered, deadline)
-        else:
-            _body(response, answered, deadline)
+        with asked(connection, request.method, request.path, body, headers) as response:
+            answered["status"] = response.status
+            answered["headers"] = {key: value for key in HEADERS if (value := response.getheader(key))}
+            if "text/event-stream" in answered["headers"].get("content-type", ""):
+                _events(response, answered, deadline)
+            else:
+                _body(response, answered, deadline)
     except TimeoutError:
-        answered["error"] = f"no whole answer within {asked.timeout:g} s"
-    except (OSError, http.client.HTTPException) as error:
+        answered["error"] = f"no whole answer within {request.timeout:g} s"
+    except BROKEN as error:
         answered["error"] = str(error) or type(error).__name__
-    finally:
-        connection.close()
     return {**answered, "seconds": round(time.monotonic() - began, 3)}
 
 

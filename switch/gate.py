@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from switch import protocols
+from switch.client import BROKEN, JSON, asked, connected, get
 from switch.protocols import CHAT, NO_SUCH_PATH, PROTOCOLS, Protocol, Said
 
+LOADED = "/api/ps"
+"""Path at which Ollama says which models it has loaded, and where."""
 PROMPT = "Write one short sentence about the sea."
 WORD = "harbour"
 INSTRUCTION = f"Say only this one word: {WORD}"
@@ -70,11 +73,9 @@ def complete(
     nothing: an engine that is killed ends its stream with HTTP 200.
     """
     limit = max(timeout, patience)
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
-        connection.connect()
+        connection = connected(host, port, timeout)
     except OSError as error:  # refused, or a name that only a running container has
-        connection.close()
         return Answer(False, f"does not listen yet ({error})", loading=True)
     ask = protocol.ask(model, prompt, max_tokens=max_tokens, stream=stream)
     began = time.monotonic()
@@ -82,17 +83,16 @@ def complete(
     line = connection.sock
     try:
         line.settimeout(limit)
-        connection.request("POST", path, json.dumps(ask), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        if answer.status != 200:
-            said = answer.read(300).decode(errors="replace").strip()
-            unknown = answer.status in NO_SUCH_PATH
-            return Answer(False, f"HTTP {answer.status}: {said}", final=answer.status == 404, unknown=unknown)
-        if limit > timeout:
-            limit, begun = timeout, time.monotonic()
-            began, deadline = begun if stream else began, begun + timeout
-            line.settimeout(timeout)
-        whole = _streamed(answer, deadline, protocol) if stream else protocol.read(json.loads(answer.read()))
+        with asked(connection, "POST", path, json.dumps(ask), JSON) as answer:
+            if answer.status != 200:
+                return _refused(answer)
+            if limit > timeout:
+                limit, begun = timeout, time.monotonic()
+                began, deadline = begun if stream else began, begun + timeout
+                line.settimeout(timeout)
+            whole = (
+                _streamed(answer, deadline, protocol) if stream else protocol.read(json.loads(answer.read()))
+            )
         tokens = _judge(whole, max_tokens, model if same_model else "", silent=silent)
         if sense and over_and_over(whole.content):
             raise _Bad(f"it says one thing over and over: {whole.content[:40]!r}")
@@ -102,12 +102,10 @@ def complete(
         return Answer(False, f"a bad {'streamed ' if stream else ''}completion: {error}")
     except TimeoutError:
         return Answer(False, f"a completion took more than {limit:g} s")
-    except (OSError, http.client.HTTPException) as error:
+    except BROKEN as error:
         return Answer(False, f"a completion broke off: {error or type(error).__name__}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         return Answer(False, f"a completion that is not {FORMATS[protocol.name]} format: {error!r}")
-    finally:
-        connection.close()
     took = round(time.monotonic() - began, 3)
     return Answer(
         True,
@@ -243,21 +241,17 @@ def embed(
 
 
 def _embedded(host: str, port: int, model: str, texts: Sequence[str], timeout: float) -> Answer:
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
     began = time.monotonic()
     try:
-        connection.connect()
+        connection = connected(host, port, timeout)
     except OSError as error:
-        connection.close()
         return Answer(False, f"does not listen yet ({error})", loading=True)
     try:
         ask = json.dumps({"model": model, "input": list(texts)})
-        connection.request("POST", "/v1/embeddings", ask, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        if answer.status != 200:
-            said = answer.read(300).decode(errors="replace").strip()
-            return Answer(False, f"HTTP {answer.status}: {said}", final=answer.status == 404)
-        whole = json.loads(answer.read())
+        with asked(connection, "POST", "/v1/embeddings", ask, JSON) as answer:
+            if answer.status != 200:
+                return _refused(answer)
+            whole = json.loads(answer.read())
         vectors = [each["embedding"] for each in whole["data"]]
         given = (whole.get("usage") or {}).get("prompt_tokens")
         if problem := _not_vectors(vectors, len(texts)):
@@ -268,12 +262,10 @@ def _embedded(host: str, port: int, model: str, texts: Sequence[str], timeout: f
             return Answer(False, f"bad embeddings: usage says {given!r} prompt tokens")
     except TimeoutError:
         return Answer(False, f"embeddings took more than {timeout:g} s")
-    except (OSError, http.client.HTTPException) as error:
+    except BROKEN as error:
         return Answer(False, f"embeddings broke off: {error or type(error).__name__}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         return Answer(False, f"embeddings that are not OpenAI's format: {error!r}")
-    finally:
-        connection.close()
     took = round(time.monotonic() - began, 3)
     return Answer(True, prompt_tokens=given, facts={"stream": False, "tokens": given, "seconds": took})
 
@@ -292,17 +284,13 @@ def _not_vectors(vectors: Sequence[Sequence[float]], count: int) -> str:
 
 def wholly_on_gpu(answer: Answer, host: str, port: int) -> Answer:
     """`answer`, or a failure where Ollama has put part of a model on the CPU, which it does in silence."""
-    connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
-        connection.request("GET", "/api/ps")
-        models = json.loads(connection.getresponse().read())["models"]
+        models = json.loads(get(host, port, LOADED, 10))["models"]
         split = [m for m in models if m["size_vram"] != m["size"]]
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-        return Answer(False, f"/api/ps does not say where the model is: {error!r}")
-    finally:
-        connection.close()
+    except (*BROKEN, ValueError, KeyError, TypeError) as error:
+        return Answer(False, f"{LOADED} does not say where the model is: {error!r}")
     if not models:
-        return Answer(False, "/api/ps shows no loaded model after a completion")
+        return Answer(False, f"{LOADED} shows no loaded model after a completion")
     if split:
         on_gpu, size = split[0]["size_vram"] / 2**30, split[0]["size"] / 2**30
         text = f"{on_gpu:.2f} of {size:.2f} GiB of the model are on the GPU, and the rest on the CPU"
@@ -313,16 +301,19 @@ def wholly_on_gpu(answer: Answer, host: str, port: int) -> Answer:
 def gpu_share(host: str, port: int, timeout: float = 2) -> float | None:
     """The share of Ollama's loaded models that is on the GPU, 0 where none is loaded; None where Ollama does
     not say it within `timeout` seconds."""
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
-        connection.request("GET", "/api/ps")
-        models = json.loads(connection.getresponse().read())["models"]
+        models = json.loads(get(host, port, LOADED, timeout))["models"]
         size = sum(m["size"] for m in models)
         return sum(m["size_vram"] for m in models) / size if size else 0.0
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+    except (*BROKEN, ValueError, KeyError, TypeError):
         return None
-    finally:
-        connection.close()
+
+
+def _refused(answer: http.client.HTTPResponse) -> Answer:
+    """An answer with another status than 200."""
+    said = answer.read(300).decode(errors="replace").strip()
+    status = answer.status
+    return Answer(False, f"HTTP {status}: {said}", final=status == 404, unknown=status in NO_SUCH_PATH)
 
 
 def _streamed(answer: http.client.HTTPResponse, deadline: float, protocol: Protocol) -> Said:

@@ -18,7 +18,7 @@ MONITOR = ("history", "monitor")
 
 
 class Busy(Exception):
-    """Nothing is freed now; the text says why."""
+    """Nothing can be freed now. The text says why."""
 
 
 def collect(

@@ -8,7 +8,9 @@ what serves is not so any more.
 import contextlib
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from switch import certificate, files, owner
 from switch.checks import Failed
@@ -17,6 +19,48 @@ from switch.plan import load
 from switch.route import Route
 
 KEPT = 50
+
+
+KEYS = {"terminating": "doomed", "memory_wait": "room"}
+"""Fields of the state whose key in the file is another word, and that word.
+
+The file has kept the words of the first version, so that a stack goes on with what it has: this version reads
+what an older one wrote, and after a rollback the older one reads what this one wrote.
+"""
+WAYS = {"overlap": "beside"}
+"""The same for the ways of a change."""
+
+
+def dumps(state: State) -> str:
+    """The text of the file, without what only this process is doing: a job, a gate, a wait for memory."""
+    kept = dataclasses.asdict(dataclasses.replace(state, busy=None, gating=None, memory_wait=None))
+    return json.dumps(_in_words(kept, KEYS, WAYS), indent=1)
+
+
+def loads(text: str) -> State:
+    """The state from the text of the file, written by this version, an older or a later one.
+
+    Raises ValueError where it can't be read.
+    """
+    raw = json.loads(text)
+    if isinstance(raw, dict):
+        raw = _in_words(raw, _swapped(KEYS), _swapped(WAYS))
+    state: State = load(State, raw, "journal", strict=False)
+    return state
+
+
+def _in_words(raw: dict[str, Any], keys: Mapping[str, str], ways: Mapping[str, str]) -> dict[str, Any]:
+    """A state as JSON with other words for some keys, and for the ways of its changes, in the same order."""
+    raw = {keys.get(key, key): value for key, value in raw.items()}
+    for name in ("transaction", "waiting", "last"):
+        change = raw.get(name)
+        if isinstance(change, dict) and isinstance(way := change.get("way"), str):
+            raw[name] = {**change, "way": ways.get(way, way)}
+    return raw
+
+
+def _swapped(words: Mapping[str, str]) -> dict[str, str]:
+    return {there: here for here, there in words.items()}
 
 
 class Journal:
@@ -73,13 +117,11 @@ class Journal:
 
     @staticmethod
     def _load(file: Path) -> State:
-        state: State = load(State, json.loads(file.read_text()), "journal", strict=False)
-        return state
+        return loads(file.read_text())
 
     def write(self, state: State) -> None:
-        """All or nothing, also when the power goes. What is under way in this process only is left out."""
-        kept = dataclasses.replace(state, busy=None, gating=None, room=None)
-        files.write(self.file, json.dumps(dataclasses.asdict(kept), indent=1), older=self.older)
+        """Replaces the file as a whole: also after a power cut it is the old one or the new one."""
+        files.write(self.file, dumps(state), older=self.older)
 
     def archive(self, transaction: Transaction) -> None:
         """Leaves a change's certificate, as JSON and as Markdown."""
@@ -91,11 +133,11 @@ class Journal:
 
 
 def _is_older(state: State, told: Route) -> bool:
-    """A release is kept before the proxies are told of it. Only the older self of one that was just being
-    released is one behind, and takes it back.
+    """Whether a state is older than what the proxies were told last, so that somebody must have restored it.
 
-    A state of a version that did not count releases has none.
+    A release is in the journal before the proxies are told of it. Only the older self of a state in which one
+    was just decided is one release behind, and takes it back. A version that did not count releases has 0.
     """
     behind = told.release - state.releases
-    t = state.transaction
-    return state.releases > 0 and behind > (1 if t and t.phase == "starting" else 0)
+    change = state.transaction
+    return state.releases > 0 and behind > (1 if change and change.phase == "starting" else 0)

@@ -47,7 +47,8 @@ def parse(raw: Any) -> str:
 
 
 def apply(content: str, seen: str, folder: Path, memory: Path, proxies: Callable[[], list[str]]) -> str:
-    """Brings the proxies, of which `proxies` gives those that run, to the keys of `content`; how it went.
+    """Gives the proxies the keys in `content`, waits until each that runs (`proxies`) has them, and says how
+    it went.
 
     `seen` is what `look` said before, which it says again from now on. Raises Failed, OSError, DockerError.
     """

@@ -11,13 +11,13 @@ def serving(state: State, world: World) -> str:
 
     While a change is under way it is the engine that will serve after it: the new one once it is prepared.
     """
-    t = state.transaction if state.transaction and state.transaction.phase in UNDER_WAY else None
-    if t and t.phase in ("prepared", "starting"):
-        return t.plan.engine.container
+    change = state.transaction if state.transaction and state.transaction.phase in UNDER_WAY else None
+    if change and change.phase in ("prepared", "starting"):
+        return change.plan.engine.container
     told = state.damage.route if state.damage else None
     name = state.active.plan.engine.container if state.active else told.container if told else None
     engine = world.get(name) if name else None
-    return engine.name if engine and (engine.running or t) else NONE
+    return engine.name if engine and (engine.running or change) else NONE
 
 
 def live(state: State, world: World) -> str:

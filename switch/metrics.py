@@ -62,23 +62,25 @@ def targets(world: World, query: str) -> str:
     asked = dict(parse_qsl(query))
     found = [
         {"targets": [f"{c.name}:{asked.get('port', '')}"], "labels": {"instance": c.name}}
-        for c in sorted(world.values(), key=lambda c: c.name)
+        for c in sorted(world.values(), key=lambda each: each.name)
         if c.running and c.role == asked.get("role") and asked.get("kind") in (None, c.kind)
     ]
     return json.dumps(found)
 
 
-def families(r: Mapping[str, Any], commits: int, now: float, on_gpu: float | None = None) -> Iterable[Family]:
-    """A family for each thing that can be known, without samples where it is not."""
+def families(
+    seen: Mapping[str, Any], commits: int, now: float, on_gpu: float | None = None
+) -> Iterable[Family]:
+    """A family for each thing that can be known; one that is not known has no samples."""
 
     def gauge(name: str, text: str, *samples: tuple[Mapping[str, str], float]) -> Family:
         return Family(f"changeover_{name}", "gauge", text, samples)
 
-    active, change, last = r["active"], r["under_way"], r["last"]
+    active, change, last = seen["active"], seen["under_way"], seen["last"]
     engine = {"kind": active["kind"], "engine": active["name"], "model": active["model"]} if active else {}
     yield gauge("engine", "What serves: always 1.", *([(engine, 1)] if active else []))
     yield gauge(
-        "engine_gated", "Whether what serves has passed the gate in its present run.", ({}, r["gated"])
+        "engine_gated", "Whether what serves has passed the gate in its present run.", ({}, seen["gated"])
     )
     yield gauge(
         "model_gpu_ratio",
@@ -86,14 +88,14 @@ def families(r: Mapping[str, Any], commits: int, now: float, on_gpu: float | Non
         *([({}, on_gpu)] if on_gpu is not None else []),
     )
     yield Family("changeover_commits_total", "counter", "Changes of what serves.", [({}, commits)])
-    held = now - r["held_since"] if r["held_since"] else 0
+    held = now - seen["held_since"] if seen["held_since"] else 0
     yield gauge(
         "held_duration_seconds", "For how long requests have been held; 0 while they flow.", ({}, held)
     )
-    yield gauge("trouble", "Whether the switch can't bring back what serves.", ({}, bool(r["trouble"])))
-    silent = [({"container": name}, 1.0) for name in r["silent"]]
+    yield gauge("trouble", "Whether the switch can't bring back what serves.", ({}, bool(seen["trouble"])))
+    silent = [({"container": name}, 1.0) for name in seen["silent"]]
     yield gauge("silent", "A container that gives no answer: 1.", *silent)
-    yield gauge("journal_damaged", "Whether the journal was found damaged.", ({}, bool(r["journal"])))
+    yield gauge("journal_damaged", "Whether the journal was found damaged.", ({}, bool(seen["journal"])))
     now_changes = {"kind": change["kind"], "phase": change["phase"]} if change else {}
     yield gauge(
         "change_phase", "The phase of a change that is under way: 1.", *([(now_changes, 1)] if change else [])
@@ -118,11 +120,11 @@ def families(r: Mapping[str, Any], commits: int, now: float, on_gpu: float | Non
             "How long each step of the last change took.",
             *(({"phase": phase}, seconds) for phase, seconds in steps.items()),
         )
-    yield from _host(r)
+    yield from _host(seen)
 
 
-def _host(r: Mapping[str, Any]) -> Iterable[Family]:
-    memory, gpus = r["memory"], r["gpus"]
+def _host(seen: Mapping[str, Any]) -> Iterable[Family]:
+    memory, gpus = seen["memory"], seen["gpus"]
     busy, every = ticks()
     cpu = [({"mode": "busy"}, busy / TICKS), ({"mode": "idle"}, (every - busy) / TICKS)]
     yield Family("changeover_host_cpu_seconds_total", "counter", "Of all CPUs of the host.", cpu)
@@ -130,7 +132,7 @@ def _host(r: Mapping[str, Any]) -> Iterable[Family]:
     room: list[tuple[Mapping[str, str], float]] = [({}, memory["free"])]
     yield Family("changeover_host_memory_available_bytes", "gauge", "What of it programs may have.", room)
     yield from _kernel(Path("/proc"))
-    disks = r["disks"].items()
+    disks = seen["disks"].items()
     sizes, left = ([({"volume": name}, disk[key]) for name, disk in disks] for key in ("size", "free"))
     yield Family("changeover_disk_bytes", "gauge", "The disk of a volume of weights.", sizes)
     yield Family("changeover_disk_free_bytes", "gauge", "What is free of it.", left)
@@ -206,7 +208,8 @@ def _known(value: float | None) -> list[tuple[Mapping[str, str], float]]:
 def listen(
     text: Callable[[], str], port: int = PORT, found: Callable[[str], str] = lambda query: "[]"
 ) -> ThreadingHTTPServer:
-    """Answers scrapes with `text`, and a look for targets with what is `found` for a query, in a thread."""
+    """Answers scrapes with `text`, and requests for targets with what is `found` for their query. In a
+    thread."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10

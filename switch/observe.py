@@ -5,13 +5,13 @@ Nothing is kept here: rates are the watcher's own, from the counters of two line
 
 import concurrent.futures
 import contextlib
-import http.client
 import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from switch.answers import NONE
+from switch.client import BROKEN, get
 from switch.daemon import proxies
 from switch.docker import Docker, DockerError
 from switch.machine import World
@@ -46,18 +46,14 @@ def metrics(containers: Iterable[str]) -> dict[str, str]:
 
 
 def _metrics(proxy: str) -> str:
-    connection = http.client.HTTPConnection(proxy, PROXY_PORT, timeout=SECONDS)
     try:
-        connection.request("GET", METRICS)
-        return connection.getresponse().read().decode()
-    except (OSError, http.client.HTTPException):
+        return get(proxy, PROXY_PORT, METRICS, SECONDS).decode()
+    except BROKEN:
         return ""
-    finally:
-        connection.close()
 
 
 def logs(docker: Docker, containers: Mapping[str, str]) -> dict[str, list[str]]:
-    """The last lines of each container, by what it is called here."""
+    """The last lines of each container's output, by the key that it has in `containers`."""
     found = {}
     for name, container in containers.items():
         with contextlib.suppress(OSError, DockerError):
@@ -66,14 +62,14 @@ def logs(docker: Docker, containers: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def alerts(docker: Docker) -> list[dict[str, str]]:
-    """What the monitor's alerts are that fire: `name`, `severity`, `summary`, and `since` as RFC 3339. None
-    where the stack has no monitor, and where it gives no answer within a second."""
+    """The monitor's alerts that fire: `name`, `severity`, `summary`, and `since` as RFC 3339.
+
+    Empty where the stack has no monitor, and where that gives no answer within a second.
+    """
     if "alerts" not in docker.beside:
         return []
-    connection = http.client.HTTPConnection(ALERTS_ALIAS, ALERTS_PORT, timeout=SECONDS)
     try:
-        connection.request("GET", ALERTS)
-        said = json.loads(connection.getresponse().read())["data"]["alerts"]
+        said = json.loads(get(ALERTS_ALIAS, ALERTS_PORT, ALERTS, SECONDS))["data"]["alerts"]
         return [
             {
                 "name": str(each["name"]),
@@ -84,14 +80,12 @@ def alerts(docker: Docker) -> list[dict[str, str]]:
             for each in said
             if each["state"] == "firing"
         ]
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):
+    except (*BROKEN, ValueError, KeyError, TypeError, AttributeError):
         return []
-    finally:
-        connection.close()
 
 
 def observe(status: dict[str, Any], now: float, world: World, docker: Docker) -> dict[str, Any]:
-    """One line: what `status` shows at `now`, and what is beside it."""
+    """One line for a watcher: what `status` shows at `now`, and metrics, CPU, logs and alerts."""
     of = {c.role: c.name for c in world.values() if c.role == "switch"}
     if status["live"] != NONE:
         of["engine"] = status["live"]

@@ -39,9 +39,9 @@ class Owner:
 
 
 def parse(text: str) -> Owner | None:
-    """The record from its file; None where it says nothing.
+    """The record from the text of its file; None where that is no record.
 
-    Then the stack is its state's whose containers it has, as one that was made before there were owners.
+    The stack then belongs to the state that has its containers, as before there were owners.
     """
     try:
         owner: Owner = load(Owner, json.loads(text), FILE, strict=False)
@@ -76,12 +76,12 @@ def write(journal: Path, said: Owner, instead: str) -> str:
 
 
 def counted(changes: int) -> str:
-    """How the count is said in the output of a step, where it is kept in the state."""
+    """The line with the count in the output of a step, which Pulumi's state keeps."""
     return f"change {changes} of this stack"
 
 
 def count(said: str) -> int | None:
-    """The count in the output of a step; None in one of a version that did not say it."""
+    """The count from the output of a step; None where a version wrote it that did not say it."""
     found = re.search(r"^change (\d+) of this stack$", said, re.MULTILINE)
     return int(found[1]) if found else None
 

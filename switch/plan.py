@@ -166,11 +166,11 @@ class Plan:
 
     @property
     def gateway_container(self) -> str:
-        """Empty without a gateway, and in `prepare`."""
+        """The name of the gateway's container. Empty without a gateway, and in `prepare`."""
         return self.gateway.container if self.gateway else ""
 
     def leading_to(self, engine: str, gateway: str = "") -> "Plan":
-        """The same with these containers. A plan to prepare has no `gateway`."""
+        """This plan with the names of containers that exist now. A plan to prepare has no `gateway`."""
         return dataclasses.replace(
             self,
             engine=dataclasses.replace(self.engine, container=engine),

@@ -20,7 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from switch.daemon import probe
 from switch.gate import Answer
-from switch.machine import Watch, hints
+from switch.machine import Watch
+from switch.machine.traps import hints
 from switch.plan import Plan, load
 from switch.pod_plan import ALIVE, DRAIN, PORT, READY, STATE, PodPlan
 from switch.pulse import Pulse

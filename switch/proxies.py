@@ -1,13 +1,13 @@
 """What the proxies say of themselves, asked at their inner port."""
 
 import contextlib
-import http.client
 import json
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from switch.client import BROKEN, get
 from switch.plan import load
 from switch.shared import PROXY_PORT, PROXY_STATUS
 
@@ -39,7 +39,7 @@ def statuses(containers: Iterable[str], seconds: float = SECONDS) -> dict[str, S
     said: dict[str, Status] = {}
 
     def ask(container: str) -> None:
-        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+        with contextlib.suppress(*BROKEN, ValueError):
             said[container] = status(container, seconds)
 
     # not waited for by the end of the process: to look up the name of one that is gone may take longer
@@ -53,11 +53,7 @@ def statuses(containers: Iterable[str], seconds: float = SECONDS) -> dict[str, S
 
 
 def status(container: str, seconds: float) -> Status:
-    """Raises OSError, HTTPException, or ValueError for an answer that is none."""
-    connection = http.client.HTTPConnection(container, PROXY_PORT, timeout=seconds)
-    try:
-        connection.request("GET", PROXY_STATUS)
-        answer: Status = load(Status, json.loads(connection.getresponse().read()), PROXY_STATUS, strict=False)
-    finally:
-        connection.close()
+    """What one of them says. Raises BROKEN, or ValueError for an answer that is none."""
+    said = json.loads(get(container, PROXY_PORT, PROXY_STATUS, seconds))
+    answer: Status = load(Status, said, PROXY_STATUS, strict=False)
     return answer

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from switch.client import BROKEN, JSON, asked
 from switch.machine import Watch
 from switch.proxies import Status
 
@@ -40,7 +41,11 @@ SLACK_SECONDS = 3.0
 
 @dataclass
 class Run:
-    """What is known of one run. `asked` and `tokens` are seconds without an answer, of the two questions."""
+    """What is known of one run of a container.
+
+    `asked` is for how many seconds the smallest question has had no answer, and `tokens` for how many no byte
+    of a completion has come.
+    """
 
     watch: Watch
     asked: float = 0
@@ -52,29 +57,30 @@ class Run:
 
     @property
     def calm(self) -> float:
-        """So many seconds without a token are nothing to ask about."""
+        """For so many seconds without a token, the switch does not ask for one itself."""
         return min(OWN_TOKEN_SECONDS, self.watch.plan.seconds.tokens / (2 * TRIES))
 
     @property
     def timeout(self) -> float:
-        """Of one small question."""
+        """How many seconds one small question may take."""
         return max(1.0, self.watch.plan.seconds.answers / TRIES)
 
     def hears(self, why: str, took: float) -> None:
-        """A question took so many seconds, the pause after it included; `why` there was no answer, if so."""
+        """Takes in how a small question went: `why` it had no answer (empty: it had one), and how many
+        seconds it took, with the pause after it."""
         if not why:
             self.asked, self.why = 0, ""
         elif took <= self.timeout + PAUSE_SECONDS + SLACK_SECONDS:
             self.asked, self.why = self.asked + took, why
 
     def listens(self, ago: float, took: float) -> None:
-        """So many seconds ago the proxies had a byte from it; so many have gone by since the last look."""
+        """Takes in a look, `took` seconds after the last: a byte came to the proxies `ago` seconds ago."""
         if took <= 2 * PAUSE_SECONDS + SLACK_SECONDS:
             self.tokens += took
         self.tokens = min(self.tokens, ago)
 
     def hangs(self) -> str:
-        """How it shows that it hangs, or nothing."""
+        """How the run shows that it hangs; empty: it does not."""
         seconds = self.watch.plan.seconds
         if self.asked >= seconds.answers:
             return f"it has not answered for {self.asked:.0f} s ({self.why})"
@@ -83,7 +89,7 @@ class Run:
         return ""
 
     def silent(self) -> str:
-        """What is noticed of it that need not mean anything yet, or nothing."""
+        """What has been noticed of the run and need not mean anything yet; empty: nothing."""
         if self.asked >= SAID_SECONDS:
             return f"has not answered for {self.asked:.0f} s ({self.why})"
         if self.tokens >= self.calm + SAID_SECONDS:
@@ -92,14 +98,14 @@ class Run:
 
 
 class Pulse:
-    """Asks what it was last told to watch. `proxies` gives what those that run say now."""
+    """Asks the containers that it was last told to `watch`. `proxies` gives what the running ones say now."""
 
     def __init__(self, proxies: Callable[[], Iterable[Status]]) -> None:
         self._proxies = proxies
         self._runs: dict[tuple[str, str], Run] = {}
 
     def watch(self, watches: Iterable[Watch]) -> None:
-        """From now on these, and no others."""
+        """Asks these from now on, and no others."""
         wanted = {(each.container, each.started_at): each for each in watches}
         for key in set(self._runs) - set(wanted):
             self._runs.pop(key).over.set()
@@ -112,20 +118,20 @@ class Pulse:
                 threading.Thread(target=ask, args=(run,), daemon=True).start()
 
     def forget(self) -> None:
-        """What was seen until now says nothing: the switch itself could reach nobody."""
+        """Forgets what was seen until now, since the switch itself could reach nobody."""
         for run in self._runs.values():
             run.asked = run.tokens = 0
 
     def hangs(self) -> dict[str, str]:
-        """By container, of what is watched."""
+        """Which of the containers that are watched hang, and how that shows."""
         return {run.watch.container: why for run in list(self._runs.values()) if (why := run.hangs())}
 
     def silent(self) -> dict[str, str]:
-        """By container, what may yet turn out to be a hang."""
+        """Which of the containers that are watched may yet turn out to hang, and what was noticed."""
         return {run.watch.container: why for run in list(self._runs.values()) if (why := run.silent())}
 
     def _ask(self, run: Run) -> None:
-        """The smallest question, again and again."""
+        """Asks a run the smallest question, again and again."""
         while not run.over.is_set():
             began = time.monotonic()
             why = question(run.watch, run.timeout)
@@ -133,7 +139,8 @@ class Pulse:
             run.hears(why, time.monotonic() - began)
 
     def _listen(self, run: Run) -> None:
-        """Whether tokens come, to whomever."""
+        """Finds out whether tokens come from a run, for anybody, and asks for one when none has come for
+        long."""
         while not run.over.is_set():
             began = time.monotonic()
             ago = self._heard(run.watch.plan.engine.name)
@@ -144,7 +151,7 @@ class Pulse:
                 threading.Thread(target=self._own_token, args=(run,), daemon=True).start()
 
     def _heard(self, engine: str) -> float:
-        """How many seconds ago the proxies had something from it, as far as they know."""
+        """How many seconds ago something came from an engine to a proxy, as far as they know."""
         said = [status.silent[engine] for status in self._proxies() if engine in status.silent]
         return min(said, default=float("inf"))
 
@@ -162,9 +169,10 @@ class Pulse:
 def question(watch: Watch, timeout: float) -> str:
     """Why there is no answer of any kind within `timeout` seconds; empty where there is one."""
     connection = http.client.HTTPConnection(watch.address, watch.port, timeout=timeout)
+    path = "/v1/models" if watch.role == "engine" else "/status"
     try:
-        connection.request("GET", "/v1/models" if watch.role == "engine" else "/status")
-        connection.getresponse()
+        with asked(connection, "GET", path):
+            return ""
     except TimeoutError:
         return "no answer"
     except ConnectionRefusedError:
@@ -173,9 +181,6 @@ def question(watch: Watch, timeout: float) -> str:
         return "" if watch.ending else f"it breaks off: {type(error).__name__}"
     except OSError as error:
         return "" if watch.ending else str(error)
-    finally:
-        connection.close()
-    return ""
 
 
 def token(watch: Watch, patience: float) -> bool:
@@ -191,11 +196,7 @@ def token(watch: Watch, patience: float) -> bool:
     }
     if watch.plan.gate.embeds:
         path, ask = "/v1/embeddings", {"model": watch.plan.engine.model, "input": "-"}
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        try:
-            connection.request("POST", path, json.dumps(ask), {"Content-Type": "application/json"})
-            # the head alone says nothing: some send it before they have looked at the request
-            return bool(connection.getresponse().read())
-        finally:
-            connection.close()
+    with contextlib.suppress(*BROKEN), asked(connection, "POST", path, json.dumps(ask), JSON) as answer:
+        # the head alone says nothing: some send it before they have looked at the request
+        return bool(answer.read())
     return False

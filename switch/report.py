@@ -19,13 +19,13 @@ def report(
     told: dict[str, Status | None],
     weights: Path,
     now: float,
-    unkept: str = "",
+    write_error: str = "",
     silent: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """All that `status` shows; times in seconds since the epoch, sizes in bytes. `told` is what each running
     proxy says, None where it says nothing, and `silent` which engine or gateway gives no answer."""
-    a, t = state.active, state.transaction
-    t = t if t and t.phase in UNDER_WAY else None
+    active, change = state.active, state.transaction
+    change = change if change and change.phase in UNDER_WAY else None
     told_before = state.damage.route if state.damage else None
     disks = {}
     for folder in sorted(weights.glob("*")):
@@ -33,22 +33,22 @@ def report(
         disks[folder.name] = {"free": disk.f_bavail * disk.f_frsize, "size": disk.f_blocks * disk.f_frsize}
     return {
         "live": serving(state, world),
-        "active": a and {**dataclasses.asdict(a.plan.engine), "since": a.since},
+        "active": active and {**dataclasses.asdict(active.plan.engine), "since": active.since},
         "gated": gated(state, world),
-        "gateway": a and a.plan.gateway_container,
+        "gateway": active and active.plan.gateway_container,
         "held_since": state.held or (told_before and told_before.held_since),
-        "trouble": state.trouble or unkept,
+        "trouble": state.trouble or write_error,
         "silent": dict(silent or {}),
         "healed": {"what": state.healed, "at": state.healed_at} if state.healed else None,
         "journal": _damage(state),
-        "under_way": t and _short(t, now),
+        "under_way": change and _short(change, now),
         "last": state.last and _short(state.last, now),
         "engines_running": sorted(c.name for c in world.values() if c.role == "engine" and c.running),
         "containers": {c.name: "running" if c.running else "stopped" for c in world.values()},
         "disks": disks,
         "proxies": {name: said and dataclasses.asdict(said) for name, said in told.items()},
         "memory": _memory(),
-        "gpus": _gpus(a.plan.engine.gpu_bytes if a else 0),
+        "gpus": _gpus(active.plan.engine.gpu_bytes if active else 0),
     }
 
 
@@ -76,7 +76,7 @@ def _memory() -> dict[str, int]:
 
 
 def ticks() -> tuple[int, int]:
-    """Of the host's CPUs since it was started: those with work, and all."""
+    """The time of the host's CPUs since it was started, in ticks: with work, and all of it."""
     fields = [int(each) for each in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return sum(fields) - fields[3] - fields[4], sum(fields)
 
@@ -91,20 +91,20 @@ def _gpus(wanted: int) -> list[dict[str, float | None]] | str:
         return str(error)
 
 
-def _short(t: Transaction, now: float) -> dict[str, Any]:
+def _short(change: Transaction, now: float) -> dict[str, Any]:
     return {
-        "kind": t.plan.engine.kind,
-        "container": t.plan.engine.container,
-        "from": t.old_engine,
-        "asked": t.asked,
-        "way": t.way,
-        "phase": t.phase,
-        "phase_seconds": round(now - t.since, 1),
-        "began": t.began,
-        "seconds": round((t.ended or now) - t.began, 1),
-        "held_seconds": t.held_seconds,
-        "error": t.error,
-        "abandoned": t.abandoned,
-        "steps": t.steps,
-        "gates": t.gates,
+        "kind": change.plan.engine.kind,
+        "container": change.plan.engine.container,
+        "from": change.old_engine,
+        "asked": change.asked,
+        "way": change.way,
+        "phase": change.phase,
+        "phase_seconds": round(now - change.since, 1),
+        "began": change.began,
+        "seconds": round((change.ended or now) - change.began, 1),
+        "held_seconds": change.held_seconds,
+        "error": change.error,
+        "abandoned": change.abandoned,
+        "steps": change.steps,
+        "gates": change.gates,
     }

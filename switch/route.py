@@ -43,32 +43,34 @@ class Route:
 
 def given_up(state: "State") -> list[str]:
     """Names of engines, and containers of gateways, in whose present run nothing can end any more. Pure."""
-    a, t = state.active, state.transaction
-    plans = [plan for plan in (a and a.plan, t and t.plan, t and t.old_plan) if plan]
-    hang = {container for container, doom in state.doomed.items() if doom.hangs}
+    active, change = state.active, state.transaction
+    known = (active and active.plan, change and change.plan, change and change.old_plan)
+    plans = [plan for plan in known if plan]
+    hang = {container for container, ending in state.terminating.items() if ending.hangs}
     names = {plan.engine.name for plan in plans if plan.engine.container in hang}
     names |= {plan.gateway_container for plan in plans} & hang
-    if a and not a.gated_at:
-        names.add(a.plan.engine.name)
+    if active and not active.gated_at:
+        names.add(active.plan.engine.name)
     return sorted(names)
 
 
 def route(state: "State", number: int, first: float) -> Route:
-    """What the state says. Pure.
+    """The route that a state means. Pure.
 
     Requests wait from `first` on where it names nothing that proxies could ask: nothing was committed yet,
     or only what a version without proxies made. After a damage that left nothing else known, they go on with
     what they were told, until a change begins.
     """
-    a, t, damage = state.active, state.transaction, state.damage
-    if a is None and damage and damage.route and (t is None or t.phase in ("checking", "failed")):
+    active, change, damage = state.active, state.transaction, state.damage
+    begun = change is not None and change.phase not in ("checking", "failed")
+    if active is None and damage and damage.route and not begun:
         return dataclasses.replace(damage.route, number=number)
-    if a is None or not a.plan.routing:
+    if active is None or not active.plan.routing:
         return Route(number, first, None, None, None, [], "", release=state.releases)
-    engine, also = a.plan.engine, sorted(state.also)
-    gateway = a.plan.gateway_container or None
+    engine, also = active.plan.engine, sorted(state.also)
+    gateway = active.plan.gateway_container or None
     name, where, lost = engine.name, engine.container, given_up(state)
-    return Route(number, state.held, name, where, gateway, also, a.plan.routing, lost, state.releases)
+    return Route(number, state.held, name, where, gateway, also, active.plan.routing, lost, state.releases)
 
 
 class RouteFile:
@@ -84,7 +86,7 @@ class RouteFile:
         self._laid_out: Route | None = None
 
     def number(self, state: "State") -> int | None:
-        """The number of the file, if it says what the state does."""
+        """The number of the route in the file, if that is what the state means; otherwise None."""
         return self._there.number if self._there and self._there == self._wanted(state) else None
 
     @property
@@ -94,11 +96,12 @@ class RouteFile:
 
     @property
     def held_since(self) -> float | None:
-        """As the file says it."""
+        """Since when requests wait, as the file says it."""
         return self._there.held_since if self._there else None
 
     def lay_out(self, state: "State") -> None:
-        """Makes all ready for `publish`. Raises OSError where the disk has no room for it."""
+        """Writes the route that a state means to a second file, for `publish`. Raises OSError where the disk
+        is full."""
         wanted = self._wanted(state)
         if wanted == self._there:
             self._laid_out = None
@@ -113,7 +116,7 @@ class RouteFile:
         self._laid_out = wanted
 
     def publish(self) -> None:
-        """What was laid out is the file from now on, as a whole. Takes no room, but may raise OSError."""
+        """Puts what was laid out in the place of the file. That takes no room on the disk. Raises OSError."""
         if self._laid_out is None:
             return
         self._next.replace(self.file)

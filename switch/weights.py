@@ -100,7 +100,7 @@ def fetch(ask: Fetch, docker: Docker, weights: Path, say: Callable[[str], None],
 
 
 def _take(lock: IO[str], helper: str, docker: Docker, say: Callable[[str], None]) -> None:
-    """Waits while another fetch of the same weights works; a killed one lets go by itself."""
+    """Waits while another fetch of the same weights has the lock. One that is killed lets go of it."""
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from offline.tools import ACTIONLINT, build_one, go_version
 
 ROOT = Path(__file__).parent.parent
@@ -14,13 +14,14 @@ ROOT = Path(__file__).parent.parent
 def main() -> None:
     if shutil.which("go") is None and not os.environ.get("CI"):
         say(
-            "workflows: not checked here, since actionlint is built with Go and there is none; CI checks them"
+            "workflows: not checked here, since actionlint is built with Go, which is not installed; CI "
+            "checks them"
         )
         return
     program = build_one(ACTIONLINT, go_version()) / ACTIONLINT.program
     done = subprocess.run([program], cwd=ROOT, check=False)
     if done.returncode != 0:
-        raise StepFailed("actionlint refuses the workflows; what it found is said above")
+        raise StepFailed("actionlint refuses the workflows; its findings are above")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common import StepFailed, main_guard, say
 from components.labels import Labels
-from offline.steps import StepFailed, main_guard, say
 from stacks import ours
 from stacks import owner as owners
 from stacks.blueprint import blueprint
 from stacks.origin import docker_plugin_origin
-from stacks.owner import Found, Known, Thing
+from stacks.owner import FoundOnHost, Known, Thing
 from stacks.settings import PROJECT, from_files
 from switch.shared import WEIGHTS
 from tools import docker_engine, owner, up
@@ -42,43 +42,49 @@ def _docker(*words: str, check: bool = True) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def whose(stack: str, state: Known, host: Found) -> str:
+def whose(stack: str, state: Known, host: FoundOnHost) -> str:
     """The owner whose place is to be taken. Raises StepFailed where there is none."""
     if not host.owner and not any(each.kind != "volume" for each in host.things):
-        raise StepFailed(f"no stack `{stack}` is on this Docker host: nothing to adopt. Type: make up")
+        raise StepFailed(f"no stack `{stack}` is on this Docker host: nothing to adopt. Run: make up")
     if not owner.refusal(stack, state, host) and not _unknown(state, host):
-        raise StepFailed(f"the stack `{stack}` here is this state's already. Type: make up STACK={stack}")
+        raise StepFailed(f"the stack `{stack}` here is this state's already. Run: make up STACK={stack}")
     return host.owner.id if host.owner else owners.UNKNOWN
 
 
-def check(stack: str, host: Found, theirs: str) -> None:
+def check(stack: str, host: FoundOnHost, theirs: str) -> None:
     """Raises StepFailed where something can't be adopted; nothing on the host was changed by then."""
     labels = Labels(project=PROJECT, stack=stack)
     anew = (
-        f"{owners.NOTHING} Take it away and make it anew, which keeps the weights: make down STACK={stack} "
-        f"OWNER={theirs} && make up STACK={stack}"
+        f"{owners.NOTHING} Remove the stack and create it again, which keeps the weights: make down "
+        f"STACK={stack} OWNER={theirs} && make up STACK={stack}"
     )
     plugin = docker_plugin_origin(PULUMI_HOME)
     for each in host.things:
         if each.kind == "network" and each.labels != labels.of(each.role, plugin=plugin):
-            raise StepFailed(f"its network was made by another docker plugin or version. {anew}")
+            raise StepFailed(
+                f"its network was made by another Docker plugin or another version of it. {anew}"
+            )
     if not host.of():
         return  # nothing serves there that could be cut
     switches = host.of("switch")
     said = _docker("exec", switches[0].id, *SWITCH, "status", "--json", check=False) if switches else ""
     if not said:
-        raise StepFailed(f"its switch is gone or does not answer, so nothing could hold requests. {anew}")
+        raise StepFailed(
+            f"its switch is gone or does not answer, so nothing could make requests wait. {anew}"
+        )
     if json.loads(said)["under_way"]:
-        raise StepFailed(f"its engine is being changed. {owners.NOTHING} Type the same when that has ended")
+        raise StepFailed(
+            f"its engine is being changed. {owners.NOTHING} Run the same command again when that has ended"
+        )
     for spec in blueprint(from_files(stack, ROOT)).specs:
         place = f"{WEIGHTS}/{spec.kind}/{spec.weights.folder}"
         command = ("sh", "-c", f"test -e {place}/.complete && echo here")
         if not _docker("exec", switches[0].id, *command, check=False):
             raise StepFailed(
-                f"these settings want the weights {spec.weights.folder} of {spec.kind}. They are not there, "
-                f"and to adopt fetches nothing. {owners.NOTHING} Set `model`, `quantization` and `standby` "
-                f"in Pulumi.{stack}.yaml as they were when it was made. What is there: docker exec "
-                f"{switches[0].name} ls /weights/{spec.kind}"
+                f"these settings need the weights {spec.weights.folder} of {spec.kind}. They are not there, "
+                f"and `make adopt` downloads nothing. {owners.NOTHING} Set `model`, `quantization` and "
+                f"`standby` in Pulumi.{stack}.yaml as they were when the stack was made. To see what is "
+                f"there: docker exec {switches[0].name} ls /weights/{spec.kind}"
             )
 
 
@@ -86,9 +92,9 @@ def adopt(stack: str) -> None:
     """Ask, and take over. Raises StepFailed: what serves goes on then, and it can be typed again."""
     if is_on_aws(stack):
         raise StepFailed(
-            f"stack `{stack}` is on AWS, and what a state made there can't be adopted: dozens of things, "
-            f"each known by an id. {owners.NOTHING} Where the state is lost: snapshot the data volume, "
-            "end by hand what the stack has, and make it anew with `dataSnapshot`"
+            f"stack `{stack}` is on AWS, and what a state made there can't be adopted: dozens of resources, "
+            f"each known by an id. {owners.NOTHING} If the state is lost: snapshot the data volume, delete "
+            "by hand what the stack has, and create it again with `dataSnapshot`"
         )
     docker_engine.ensure()
     state, host = owner.state_of(stack), owner.found(stack)
@@ -100,9 +106,15 @@ def adopt(stack: str) -> None:
         check(stack, host, theirs)
         _preview(stack)
     serves = f"{host.serves}. " if host.serves else ""
-    say(f"The stack `{stack}` here belongs to the state {theirs}. {serves}Requests wait while one starts.")
-    alone = f"nothing was changed: nobody can be asked here. Type: YES=1 make adopt STACK={stack}"
-    if not yes("Take it over? The other state can't change it any more.", alone):
+    say(
+        f"The stack `{stack}` here belongs to the state {theirs}. {serves}Requests wait while an engine "
+        "starts."
+    )
+    alone = (
+        "nothing was changed: there is no terminal, so nobody can be asked. Run: YES=1 make adopt "
+        f"STACK={stack}"
+    )
+    if not yes("Take it over? The other state can't change it after that.", alone):
         raise StepFailed("nothing was changed")
     if copied and owners.missing(state, host):  # what an older copy knows is not there any more
         pulumi("stack", "rm", "--yes", "--force", "--preserve-config", "--stack", stack)
@@ -117,14 +129,17 @@ def adopt(stack: str) -> None:
         if not old or _adopt_edge(stack, edge, old[0]):
             _up(stack)
         else:
-            say("These settings want another edge. It is replaced: who connects in this second is refused.")
+            say(
+                "These settings need another edge. It is replaced: a client that connects in that second is "
+                "refused."
+            )
             with _stopped(stack, "edge"):
                 _up(stack)
     say("Removing what was there before …")
     for each in _left(stack):
         _docker("stop", "--time", str(PROXY_SECONDS if each.role == "proxy" else 10), each.id)
         _docker("rm", each.id)
-    say(f"The stack `{stack}` is this checkout's now. Look with: make status STACK={stack}")
+    say(f"The stack `{stack}` belongs to this checkout now. Look with: make status STACK={stack}")
 
 
 def _preview(stack: str) -> None:
@@ -140,7 +155,7 @@ def _up(stack: str, *more: str) -> None:
         pulumi("up", "--yes", "--skip-preview", *more, "--stack", stack)
     except StepFailed as error:
         raise StepFailed(
-            f"{error}. What served goes on. Mend it and type: make adopt STACK={stack}"
+            f"{error}. What served goes on serving. Fix the cause and run: make adopt STACK={stack}"
         ) from None
 
 
@@ -164,7 +179,7 @@ def _left(stack: str) -> list[Thing]:
     return _unknown(owner.state_of(stack), owner.found(stack))
 
 
-def _unknown(state: Known, host: Found) -> list[Thing]:
+def _unknown(state: Known, host: FoundOnHost) -> list[Thing]:
     known = {each.id for each in state.things}
     return [each for each in host.of() if each.id not in known]
 

@@ -1,4 +1,4 @@
-"""`make advise`: how many requests there were at a time, hour by hour, and which engine that speaks for.
+"""`make advise`: how many concurrent requests there were, hour by hour, and which engine they speak for.
 
 It reads what the stack's monitor has kept, where there is one, and else the proxies' access log. It changes
 nothing. Where `make report` was run, it also says how many users the card serves with each engine.
@@ -24,9 +24,9 @@ from advise.capacity import capacity
 from advise.load import (
     HOUR,
     Hour,
-    Piece,
-    Request,
+    LoggedRequest,
     Share,
+    SteadySpan,
     Traffic,
     Window,
     engines,
@@ -38,13 +38,13 @@ from advise.load import (
 )
 from advise.log import requests
 from advise.rule import DAYS, Advice, advise, by_clock, days
+from common import StepFailed, main_guard, say
 from components.monitor import STORE_PORT
 from monitor.render import SCRAPE_SECONDS
-from offline.steps import StepFailed, main_guard, say
 from stacks.settings import RENDERED, SettingsError, from_files
 from tools import advice
 from tools.environment import ROOT
-from tools.status import containers_of
+from tools.status import NoContainer, containers_of
 
 STORE_DAY = 24 * HOUR
 SHOWN_TENANTS = 10
@@ -58,7 +58,7 @@ def midnight(now: float) -> float:
 # the access log
 
 
-def requests_of(stack: str, since: float) -> tuple[list[Request], float | None]:
+def requests_of(stack: str, since: float) -> tuple[list[LoggedRequest], float | None]:
     """The log's requests that ended since then, and when the log begins. Raises StepFailed."""
     proxy = containers_of(stack, "proxy")[0]
     words = ["docker", "exec", proxy, "python3", "-m", "proxy.traffic", repr(since)]
@@ -66,13 +66,13 @@ def requests_of(stack: str, since: float) -> tuple[list[Request], float | None]:
     if done.returncode != 0:
         why = done.stderr.decode(errors="replace").strip()
         if "No module named proxy.traffic" in why:
-            why = f"it is of an older version. Type: pulumi up --stack {stack}"
+            why = f"it is of an older version. Run: pulumi up --stack {stack}"
         raise StepFailed(f"{proxy} can't read its log: {why}")
     return requests(done.stdout)
 
 
 def from_log(stack: str, now: float) -> Traffic:
-    """Raises StepFailed."""
+    """The traffic that the proxies' access log tells. Raises StepFailed."""
     since = midnight(now) - DAYS * STORE_DAY
     requests, begins = requests_of(stack, since)
     return of_log(requests, max(since, now if begins is None else begins), now, "the access log")
@@ -91,7 +91,7 @@ class Store:
     process: subprocess.Popen[str]
 
     def ask(self, path: str, **query: object) -> Any:
-        """Raises StepFailed."""
+        """The JSON that the store answers at `path`. Raises StepFailed."""
         assert self.process.stdin and self.process.stdout
         request = {
             "container": self.monitor,
@@ -105,7 +105,7 @@ class Store:
             said = json.loads(self.process.stdout.readline())
             if said.get("status") != 200:
                 why = said.get("error") or said.get("body")
-                raise StepFailed(f"the monitor's store gives no answer: {why}")
+                raise StepFailed(f"the monitor's store does not answer: {why}")
             return json.loads(said["body"])["data"]["result"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StepFailed(f"the monitor's store can't be asked: {error!r}") from None
@@ -141,7 +141,7 @@ def from_store(stack: str, monitor: str, now: float) -> Traffic:
 def stored(store: Store, now: float) -> Traffic:
     """What a store knows. Raises StepFailed."""
     first = midnight(now) - DAYS * STORE_DAY
-    line, holds, served = list[Piece](), list[Window](), list[tuple[float, str]]()
+    line, holds, served = list[SteadySpan](), list[Window](), list[tuple[float, str]]()
     hours: dict[float, dict[str, float]] = {}
     tenants: dict[str, Share] = {}
     for begins in (first + number * STORE_DAY for number in range(DAYS + 1)):
@@ -153,7 +153,7 @@ def stored(store: Store, now: float) -> Traffic:
         served += _kinds(store, begins, ends)
         _counts(store, begins, ends, hours, tenants)
     if not line:
-        raise StepFailed("the monitor's store has no requests at a time yet")
+        raise StepFailed("the monitor's store does not have numbers of concurrent requests yet")
     since, holds = line[0].begins, merged(holds)
     traffic = Traffic(
         "the monitor's store", since, now, of_samples(line, holds, (since, now)), holds, engines(served, now)
@@ -173,7 +173,7 @@ def stored(store: Store, now: float) -> Traffic:
     return traffic
 
 
-def samples(store: Store, begins: float, ends: float) -> Iterator[Piece]:
+def samples(store: Store, begins: float, ends: float) -> Iterator[SteadySpan]:
     """How many there were, every SCRAPE_SECONDS. Where nobody waits or runs the proxies still say so, by
     `changeover_waiting`."""
     step = SCRAPE_SECONDS
@@ -187,7 +187,7 @@ def samples(store: Store, begins: float, ends: float) -> Iterator[Piece]:
         for at, value in values
     }
     for at, value in waiting:
-        yield Piece(at, at + step, round(running.get(at, 0)), round(value))
+        yield SteadySpan(at, at + step, round(running.get(at, 0)), round(value))
 
 
 def _holds(store: Store, begins: float, ends: float) -> Iterator[Window]:
@@ -255,9 +255,7 @@ def known(stack: str, now: float) -> tuple[Traffic, str]:
     """The traffic, and why it is not from the monitor where there is one. Raises StepFailed."""
     try:
         monitor = containers_of(stack, "monitor")[0]
-    except StepFailed as error:
-        if f"no monitor of stack `{stack}`" not in str(error):
-            raise
+    except NoContainer:
         return from_log(stack, now), ""
     try:
         return from_store(stack, monitor, now), ""
@@ -293,7 +291,7 @@ def hours_table(traffic: Traffic) -> Table:
 
 
 def days_table(traffic: Traffic) -> Table:
-    table = Table("day (UTC)", "busiest hour", "p95", "most", "requests", "failed", "not looked at", "counts")
+    table = Table("day (UTC)", "busiest hour", "p95", "most", "requests", "failed", "left out", "counts")
     for day in days(traffic):
         if not day.requests and not day.most:
             continue
@@ -304,7 +302,7 @@ def days_table(traffic: Traffic) -> Table:
             f"{day.left_out:.0f} s" if day.left_out else "",
             "yes"
             if day.counts
-            else "no: " + ("not over" if traffic.until < _end(day.name) else "not all known"),
+            else "no: " + ("not over" if traffic.until < _end(day.name) else "not known in full"),
         )
     return table
 
@@ -315,7 +313,7 @@ def _end(day: str) -> float:
 
 
 def tenants_table(traffic: Traffic) -> Table:
-    table = Table("tenant", "requests", "failed", "share of the work", "most at a time")
+    table = Table("tenant", "requests", "failed", "share of the work", "most at once")
     every = sum(share.work for share in traffic.tenants.values()) or 1
     order = sorted(traffic.tenants.items(), key=lambda each: -each[1].work)
     for name, share in order[:SHOWN_TENANTS]:
@@ -333,15 +331,15 @@ def remarks(traffic: Traffic) -> list[str]:
     """What a reader of the tables has to know."""
     said = [
         f"From {traffic.source}, {_clock(traffic.since)} to {_clock(traffic.until)} UTC. A request counts "
-        "from when it came until its answer ended; `waiting` is the share of the time in which one waited "
-        "because the engine had enough to do."
+        "from its arrival until its answer ended; `waiting` is the share of the time in which at least one "
+        "waited because the engine was busy."
     ]
     if traffic.holds:
         seconds = sum(hour.left_out for hour in traffic.hours.values())
         times = len(traffic.holds)
         said.append(
-            f"Requests were held {'once' if times == 1 else f'{times} times'}; these times and as long again "
-            f"after each are not looked at, {seconds:.0f} s in all."
+            f"Requests were held {'once' if times == 1 else f'{times} times'}; these times, and as long "
+            f"again after each, are left out: {seconds:.0f} s in all."
         )
     if len(traffic.served) > 1:
         changes = ", ".join(f"{kind} from {_clock(begins)}" for begins, _, kind in traffic.served)
@@ -350,8 +348,8 @@ def remarks(traffic: Traffic) -> list[str]:
             for kind, hour in traffic.by_kind.items()
         )
         said.append(
-            f"The engine changed: {changes}. Of all the time of each, {figures}. With a faster engine "
-            "the same users are fewer requests at a time."
+            f"The engine changed: {changes}. While each served, {figures}. With a faster engine the same "
+            "users make fewer concurrent requests."
         )
     return said
 
@@ -365,7 +363,8 @@ def capacity_of(stack: str, traffic: Traffic) -> list[str]:
     report = report_of(stack)
     if report is None:
         return [
-            f"How many users this card can serve is not known: make report STACK={stack} measures it, once."
+            "How many users this card can serve is not known yet. To measure it, once: make report "
+            f"STACK={stack}"
         ]
     try:
         return capacity(report, from_files(stack, ROOT), _peak(traffic))
@@ -374,7 +373,7 @@ def capacity_of(stack: str, traffic: Traffic) -> list[str]:
 
 
 def _peak(traffic: Traffic) -> tuple[str, int]:
-    """Today's most requests at a time, or that of all days where there was none today yet."""
+    """Today's most concurrent requests, or those of all days where there were none today yet."""
     every = days(traffic)
     if every and every[-1].requests and traffic.until < _end(every[-1].name):
         return "Today's peak", every[-1].most
@@ -418,7 +417,9 @@ def serves(stack: str, traffic: Traffic) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stack")
-    parser.add_argument("--line", action="store_true", help="print nothing, and keep the line for others")
+    parser.add_argument(
+        "--line", action="store_true", help="print nothing; only keep the line that other commands show"
+    )
     options = parser.parse_args()
     if not options.line:
         say_all(options.stack)

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from offline.steps import StepFailed
+from common import StepFailed
 
 
 def yes(question: str, alone: str) -> bool:

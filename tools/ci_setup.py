@@ -10,9 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from common import StepFailed, main_guard, say
 from components.aws import ci, permissions
 from components.aws.ci import Repository
-from offline.steps import StepFailed, main_guard, say
 from stacks.aws_cli import AwsError, aws
 from stacks.settings import PROJECT, stacks
 from tools import environment
@@ -29,20 +29,20 @@ def remote(url: str) -> tuple[str, str]:
     found = REMOTE.fullmatch(url.strip())
     if found is None:
         raise StepFailed(
-            f"`git remote get-url origin` says {url.strip()!r}, which is no repository of GitHub"
+            f"`git remote get-url origin` says {url.strip()!r}, which is not a repository on GitHub"
         )
     return found[1], found[2]
 
 
 def ids(owner: str, name: str) -> tuple[int, int]:
-    """Those of owner and repository: asked of GitHub, or OWNER_ID and REPOSITORY_ID. Raises StepFailed."""
+    """The ids of owner and repository: OWNER_ID and REPOSITORY_ID, or what GitHub says. Raises StepFailed."""
     told = os.environ.get("OWNER_ID"), os.environ.get("REPOSITORY_ID")
     if all(told):
         return int(told[0] or 0), int(told[1] or 0)
     question = ["api", f"repos/{owner}/{name}", "--jq", "[.owner.id, .id]"]
     how = (
-        f"GitHub tells the ids of {owner}/{name}: gh {' '.join(question[:2])} --jq '[.owner.id, .id]'. "
-        "Then type: OWNER_ID=… REPOSITORY_ID=… make ci-setup"
+        f"GitHub tells the ids of {owner}/{name}. Run: gh {' '.join(question[:2])} --jq '[.owner.id, .id]'. "
+        "Then run: OWNER_ID=… REPOSITORY_ID=… make ci-setup"
     )
     if shutil.which("gh") is None:
         raise StepFailed(f"there is no `gh` command here. {how}")
@@ -58,12 +58,12 @@ def backend() -> str:
     where = os.environ.get(environment.BACKEND, "")
     parts = urlsplit(where)
     name = parts.netloc or "NAME"
-    how = f"Type: export {environment.BACKEND}='s3://{name}?region=…', and make ci-setup"
+    how = f"Run: export {environment.BACKEND}='s3://{name}?region=…', and then make ci-setup"
     if parts.scheme != "s3":
-        raise StepFailed(f"CI needs a state that it can reach. {how}")
+        raise StepFailed(f"CI needs a state in a bucket, which it can reach. {how}")
     if not parse_qs(parts.query).get("region"):
         # https://www.pulumi.com/docs/iac/concepts/state-and-backends/#aws-s3
-        raise StepFailed(f"{where} does not say its region; it would be looked for in the profile's. {how}")
+        raise StepFailed(f"{where} does not name its region, so the profile's would be used. {how}")
     return where
 
 
@@ -75,7 +75,7 @@ def key_alias(names: list[str], root: Path) -> str:
         if found:
             return found[1]
     raise StepFailed(
-        "no stack's secrets are kept by a key of AWS. Type: pulumi stack init prod "
+        "no stack's secrets are encrypted with a key of AWS. Run: pulumi stack init prod "
         '--secrets-provider="awskms://alias/changeover?region=…"'
     )
 
@@ -96,7 +96,8 @@ def write(repository: Repository, account: str, where: str, key: str, names: lis
 
 
 def commands(folder: Path) -> str:
-    """What makes the roles of these files. Their names are none that the deployer's policy lets CI change."""
+    """The commands that create the roles from these files. The deployer's policy lets CI change no role of
+    these names."""
     lines = [
         f"aws iam create-open-id-connect-provider --url https://{ci.ISSUER} --client-id-list {ci.AUDIENCE}"
     ]
@@ -138,8 +139,8 @@ def setup() -> None:
         write_person(account, urlsplit(where).netloc, key, ROOT / FOLDER)
         say(
             f"The policies of a person who deploys are in {FOLDER}/ (person-policy.json and "
-            "person-state.json). This checkout has no remote `origin`, so there are none for CI: git remote "
-            "add origin …, and then the same again"
+            "person-state.json). This checkout has no remote `origin`, so there are none for CI. Run: git "
+            "remote add origin …, and then this command again"
         )
         return
     owner, name = remote(url.stdout)
@@ -148,18 +149,18 @@ def setup() -> None:
     write(repository, account, urlsplit(where).netloc, key, names, ROOT / FOLDER)
     say(
         f"The policies for {owner}/{name} (ids {owner_id} and {repository_id}) are in {FOLDER}/. "
-        f"Whoever may, types:\n{commands(FOLDER)}\n{on_github(where, names)}"
+        f"Whoever has the rights for it runs:\n{commands(FOLDER)}\n{on_github(where, names)}"
     )
 
 
 def on_github(where: str, names: list[str]) -> str:
     """What has to be set on GitHub, in words."""
     return (
-        f"On GitHub the variable PULUMI_BACKEND_URL={where} is needed, with AWS_REGION, AWS_REVIEW_ROLE and "
-        f"AWS_APPLY_ROLE. The environments {' and '.join(names)} have to be for the branch `main` only: the "
-        "second role trusts them by name. And `main` has to be protected: nothing gets there but by a pull "
-        "request that somebody else has approved, changes in .github/ included. Who may push to it has both "
-        "roles."
+        f"GitHub needs the variables PULUMI_BACKEND_URL={where} and AWS_REGION, AWS_REVIEW_ROLE and "
+        f"AWS_APPLY_ROLE. The environments {' and '.join(names)} have to be limited to the branch `main`: "
+        "the second role trusts them by name. And `main` has to be protected, so that nothing gets there "
+        "except by a pull request that somebody else has approved, changes in .github/ included. Who may "
+        "push to it has both roles."
     )
 
 

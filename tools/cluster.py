@@ -4,13 +4,13 @@ import json
 import time
 from collections.abc import Callable
 
+from common import StepFailed, say
 from components.kubernetes.change import selector
 from components.kubernetes.kubectl import ClusterError, Run, kubectl
 from components.kubernetes.looked import live_of, seen_of
 from components.kubernetes.objects import LIVE, name
 from components.kubernetes.rolling import PodSeen
 from components.labels import Labels
-from offline.steps import StepFailed, say
 from stacks.settings import PROJECT, SettingsError, from_files
 from tools.environment import ROOT
 

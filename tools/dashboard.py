@@ -7,11 +7,11 @@ import subprocess
 import sys
 from urllib.parse import urlsplit
 
+from common import StepFailed, main_guard, say
 from components.docker_host import LOOPBACK
 from components.monitor import STORE_PORT
-from offline.steps import StepFailed, main_guard, say
 from tools.host import is_on_aws, ssh_config
-from tools.status import containers_of
+from tools.status import NoContainer, containers_of
 
 PAGE, ALERTS = "/vmui/#/dashboards", "/vmui/#/rules"
 
@@ -49,11 +49,9 @@ def dashboard(stack: str) -> None:
     """Prints the address. Raises StepFailed where the stack has no monitor, or nothing gets there."""
     try:
         container = containers_of(stack, "monitor")[0]
-    except StepFailed as error:
-        if f"no monitor of stack `{stack}`" not in str(error):
-            raise
+    except NoContainer:
         raise StepFailed(
-            f"no monitor of stack `{stack}` runs. Type: pulumi config set monitor true --stack {stack} && "
+            f"no monitor of stack `{stack}` runs. Run: pulumi config set monitor true --stack {stack} && "
             f"pulumi up --stack {stack}"
         ) from None
     port = published(container)
@@ -63,9 +61,9 @@ def dashboard(stack: str) -> None:
     command, here = forward(stack, port)
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as ssh, contextlib.suppress(KeyboardInterrupt):
         _say(here)
-        say("The way is open until you type Ctrl-C.")
+        say("The tunnel is open until you press Ctrl-C.")
         if ssh.wait() != 0:
-            raise StepFailed("ssh ended; what it said is above")
+            raise StepFailed("ssh has ended; its message is above")
 
 
 def _say(port: int) -> None:

@@ -1,11 +1,12 @@
-"""Debian's packages: what is missing is named, and installed only where that was asked for."""
+"""Debian's packages: those that are missing are named, and installed only on request."""
 
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from offline.steps import StepFailed, run, say
+from common import StepFailed, say
+from offline.steps import run
 
 BUILD_PROGRAMS = {
     "mmdebstrap": "mmdebstrap",
@@ -28,7 +29,7 @@ def ensure(programs: Mapping[str, str], log: Path) -> None:
     if not missing:
         return
     if not allowed():
-        raise StepFailed(f"missing: {', '.join(missing)}. Type, as root: apt-get install {' '.join(missing)}")
+        raise StepFailed(f"missing: {', '.join(missing)}. Run as root: apt-get install {' '.join(missing)}")
     say(f"Debian: installing {', '.join(missing)}")
     log.parent.mkdir(exist_ok=True)
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}

@@ -1,4 +1,4 @@
-"""Is there a Docker engine? Says how to get one, or starts Debian's where that was asked for."""
+"""Whether there is a Docker engine: says how to get one, or starts Debian's on request."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from offline.steps import StepFailed, say
+from common import StepFailed, say
 from tools import debian
 from tools.environment import HOME
 

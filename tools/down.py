@@ -7,13 +7,13 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
+from common import StepFailed, cache_root, main_guard, say
 from components import naming
 from components.gpu_memory import KINDS
 from components.labels import Labels
 from components.pins import EDGE, GATEWAY, MONITOR, OLLAMA, SWITCH, VLLM_CPU
-from offline.steps import StepFailed, cache_root, main_guard, say
 from stacks import owner as owners
-from stacks.owner import Found, Thing
+from stacks.owner import FoundOnHost, Thing
 from stacks.settings import PROJECT
 from tools import environment, owner
 from tools.environment import ROOT, pulumi
@@ -26,7 +26,7 @@ KEPT = (*(naming.child(each, "weights") for each in KINDS), naming.VLLM_CACHE, n
 
 def _docker(*words: str) -> list[str]:
     if shutil.which("docker") is None:
-        raise StepFailed("there is no `docker` command")
+        raise StepFailed("there is no `docker` command here. Install Docker, and run the same command again")
     done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise StepFailed(f"`docker {' '.join(words)}` failed: {done.stderr.strip()}")
@@ -37,21 +37,22 @@ def _stacks() -> list[str]:
     if not (environment.BIN / "pulumi").exists() and not os.environ.get(environment.BACKEND):
         if any((environment.STATE / ".pulumi" / "stacks").rglob("*.json")):
             raise StepFailed(
-                "a stack exists, and the Pulumi CLI that made it is gone. Get it back first: make up"
+                "a stack exists, but the Pulumi CLI that made it is gone. Get the CLI back first: make cli"
             )
         return []
     return [each["name"] for each in json.loads(pulumi("stack", "ls", "--json", capture=True))]
 
 
 def _refuse_protected(stack: str) -> None:
-    """Pulumi would delete whatever else it can before it met what is protected."""
+    """Raises StepFailed where something is protected: Pulumi would delete everything else before it came to
+    that."""
     state = json.loads(pulumi("stack", "export", "--stack", stack, capture=True))
     held = [each for each in state["deployment"].get("resources") or [] if each.get("protect")]
     if held:
         names = ", ".join(each["urn"].rsplit("::", 1)[1] for each in held)
         raise StepFailed(
             f"stack `{stack}` is protected ({names}); nothing was changed. To destroy it: pulumi config set "
-            f"protect false --stack {stack} && pulumi up --stack {stack}, and the same again"
+            f"protect false --stack {stack} && pulumi up --stack {stack}, and then this command again"
         )
 
 
@@ -75,7 +76,7 @@ def down(stack: str = STACK) -> None:
         there = (
             f"the stack `{stack}` here belongs to {theirs}"
             if theirs
-            else f"no stack `{stack}` of its is here"
+            else f"this host has no stack `{stack}` of that state"
         )
         raise StepFailed(f"OWNER={named}: {there}. Nothing was changed")
     if why and not named:
@@ -113,13 +114,14 @@ def _leave_history(stack: str) -> bool:
 def _down_on_aws(stack: str) -> None:
     if os.environ.get("OWNER"):
         raise StepFailed(
-            "OWNER is for a stack on Docker here; on AWS a stack is its state's. Nothing was changed"
+            "OWNER applies to a stack on this machine's Docker; on AWS a stack belongs to its state. Nothing "
+            "was changed"
         )
     if stack not in _stacks():
         where = environment.variables()["PULUMI_BACKEND_URL"]
         raise StepFailed(
-            f"there is no stack `{stack}` in {where}; nothing was changed. Where its state is elsewhere: "
-            f"export {environment.BACKEND}='s3://…?region=…'"
+            f"there is no stack `{stack}` in {where}; nothing was changed. If its state is elsewhere: export "
+            f"{environment.BACKEND}='s3://…?region=…'"
         )
     _refuse_protected(stack)
     settings = on_aws(stack)
@@ -128,7 +130,7 @@ def _down_on_aws(stack: str) -> None:
         if there.state == "running" and ssh_config(stack).exists():
             owner.look(stack)  # an older copy of the state destroys nothing
     _destroy(stack)
-    say("The stack is gone, and the data volume with its weights. Its snapshots stay.")
+    say("The stack is gone, and so is the data volume with its weights. The volume's snapshots stay.")
 
 
 def _destroy(stack: str, *more: str) -> None:
@@ -141,7 +143,7 @@ def _remove(containers: Sequence[Thing]) -> None:
         _docker("rm", "--force", *(each.id for each in containers))
 
 
-def _let_go(host: Found) -> None:
+def _let_go(host: FoundOnHost) -> None:
     """Takes containers that are not the stack's, such as a chat page, off its networks, and says which: with
     them there Docker would not remove these."""
     of_stack = {each.id for each in host.of()}
@@ -151,7 +153,7 @@ def _let_go(host: Found) -> None:
         others = {id: name for id, name in zip(rows[::2], rows[1::2], strict=True) if id not in of_stack}
         if others:
             names = ", ".join(sorted(others.values()))
-            say(f"Still attached to the network {network.name}: {names}. They stay, without that network")
+            say(f"Still attached to the network {network.name}: {names}. They stay, but lose that network")
         for id in others:
             _docker("network", "disconnect", "--force", network.id, id)
 
@@ -161,7 +163,7 @@ def _clear(stack: str, theirs: str) -> None:
     labels = Labels(project=PROJECT, stack=stack)
     host = owner.found(stack)
     if host.owner and host.owner.id != theirs:
-        raise StepFailed(f"meanwhile the stack `{stack}` here is made anew by the state {host.owner.id}")
+        raise StepFailed(f"meanwhile the state {host.owner.id} has created the stack `{stack}` here again")
     if host.of():
         say(f"Removing {len(host.of())} containers of the state {theirs or owners.UNKNOWN}")
         _remove(host.of())
@@ -190,7 +192,7 @@ def clean_all() -> None:
     Refuses while a stack exists.
     """
     if stacks := _stacks():
-        raise StepFailed(f"the stack `{stacks[0]}` still exists. Take it down first: make down")
+        raise StepFailed(f"the stack `{stacks[0]}` still exists. Remove it first: make down")
     for image in (OLLAMA, VLLM_CPU, GATEWAY, EDGE, SWITCH, *MONITOR):
         try:
             _docker("rmi", image.offline)
@@ -201,7 +203,7 @@ def clean_all() -> None:
     if os.environ.get("CACHE") == "delete":
         shared = [cache_root()]
     else:
-        say(f"The cache {cache_root()} stays: other checkouts use it too. CACHE=delete removes it")
+        say(f"The cache {cache_root()} stays, since other checkouts use it too. CACHE=delete removes it")
     for folder in (environment.HOME, *shared, ROOT / ".venv"):
         say(f"Removing {folder}")
         # Go makes its module cache read-only

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import offline.tools
+from common import StepFailed, cache_root, main_guard, say
 from components import pins
-from offline.steps import StepFailed, cache_root, main_guard, say
 from tools import vendor
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +55,8 @@ def variables() -> dict[str, str]:
 
 
 def process_environment(venv: Path = Path(sys.prefix)) -> dict[str, str]:
-    """The same for a child process, with the CLI and a virtual environment first on PATH."""
+    """The environment of a child process: `variables`, with the CLI and a virtual environment first on
+    PATH."""
     path = os.pathsep.join([str(BIN), str(venv / "bin"), os.environ["PATH"]])
     return {**os.environ, **variables(), "PATH": path, "VIRTUAL_ENV": str(venv)}
 
@@ -82,7 +83,7 @@ def pulumi(
         check=False,
     )
     if done.returncode != 0:
-        detail = f":\n{done.stderr.strip()}" if capture else "; what failed is said above"
+        detail = f":\n{done.stderr.strip()}" if capture else "; its message is above"
         raise StepFailed(f"`pulumi {' '.join(words)}` exited {done.returncode}{detail}")
     return done.stdout or ""
 
@@ -102,7 +103,7 @@ def install_tools() -> None:
     source = None if ready else _vendor_on_path() or vendor.download()
     if source is None:
         if not ready:
-            say("Pulumi: its vendor can't be reached or has nothing for this machine")
+            say("Pulumi: its vendor can't be reached, or has nothing for this machine")
             say("Pulumi: building CLI and plugins from package registries")
         tools = offline.tools.build()  # at once where nothing in offline/ has changed
         offline.tools.install(tools, PULUMI_HOME)

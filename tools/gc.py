@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from switch.answers import CAN_GO
 from tools.ask import yes
 from tools.status import switch_of
@@ -15,15 +15,17 @@ def gc(stack: str) -> None:
     named = subprocess.run(ask, capture_output=True, text=True, check=False)
     print(named.stdout, end="")
     if named.returncode != 0:
-        raise StepFailed(f"nothing was freed {named.stderr.strip()}".strip())
+        raise StepFailed(f"nothing was freed. {named.stderr.strip()}".strip())
     if CAN_GO not in named.stdout:
         return
-    alone = f"nothing was freed: nobody can be asked here. Type: YES=1 make gc STACK={stack}"
+    alone = (
+        f"nothing was freed: there is no terminal, so nobody can be asked. Run: YES=1 make gc STACK={stack}"
+    )
     if not yes("Free these?", alone):
         say("Nothing was freed.")
         return
     if subprocess.run([*ask, "--free"], check=False).returncode != 0:
-        raise StepFailed("not all of it could be freed; `make gc` again shows what is left")
+        raise StepFailed("not everything could be freed; `make gc` shows what is left")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from tools.environment import ROOT
 from tools.review import ASLEEP, git
 
@@ -58,11 +58,11 @@ def comment(title: str, file: Path) -> None:
     try:
         text = read_plain(file)
     except FileNotFoundError:
-        say(f"there is no {file}: nothing to say")
+        say(f"there is no {file}, so there is nothing to comment")
         return
     number = pull_request()
     if number is None:
-        say("no pull request brought this commit; nothing is said")
+        say("this commit came with no pull request, so nothing is commented")
         return
     mark = f"<!-- changeover: {title} -->"
     body = {"body": f"{mark}\n## {title}\n\n{text}"[:LONGEST]}
@@ -87,7 +87,7 @@ def read_plain(file: Path) -> str:
         raise
     except OSError as error:
         raise StepFailed(f"{file} can't be read: {error.strerror}") from None
-    raise StepFailed(f"{file} is no regular file; it is not read")
+    raise StepFailed(f"{file} is not a regular file, and is not read")
 
 
 def certificate(stack: str) -> None:
@@ -103,7 +103,7 @@ def certificate(stack: str) -> None:
         if CERTIFICATE.fullmatch(each.name) and each.is_file(follow_symlinks=False)
     ]
     if not there:
-        say(f"there is no certificate in {folder}: nothing to say")
+        say(f"there is no certificate in {folder}, so there is nothing to comment")
         return
     newest = max(there, key=lambda each: each.stat(follow_symlinks=False).st_mtime_ns)
     comment(f"Certificate of {stack}", Path(newest.path))
@@ -138,9 +138,9 @@ def fetch_review(stack: str) -> None:
     ]
     if not found:
         raise StepFailed(
-            f"nobody has reviewed what is merged here ({name}): something else was merged in between, or the "
-            "review has expired, or is of another workflow, branch or commit. Nothing was changed. Start the "
-            "workflow `review` on this branch, and then this one again"
+            f"there is no review of what is merged here ({name}): something else was merged in between, or "
+            "the review has expired, or it is of another workflow, branch or commit. Nothing was changed. "
+            "Start the workflow `review` on this branch, and then run this one again"
         )
     newest = max(found, key=lambda each: str(each["created_at"]))
     with Path(os.environ["GITHUB_OUTPUT"]).open("a") as out:
@@ -198,7 +198,7 @@ def drift_issue(stack: str) -> None:
     say(done.stdout)
     body = {"body": done.stdout[:LONGEST]}
     if done.returncode not in (0, 2):
-        raise StepFailed(f"drift of `{stack}` could not be looked for; why is said above")
+        raise StepFailed(f"the check of `{stack}` for drift failed; the reason is above")
     if ASLEEP in done.stdout:
         return
     title = f"Drift of {stack}"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import yaml
 
+from common import StepFailed
 from components.aws.settings import AwsSettings
 from components.labels import Labels
 from components.ssh_config import USER
-from offline.steps import StepFailed
 from stacks import aws_cli
-from stacks.aws_cli import AwsError, Found
+from stacks.aws_cli import AwsError, FoundOnAws
 from stacks.aws_target import SSH_FILES
 from stacks.settings import PROJECT, SettingsError, from_files
 from tools.environment import ROOT
@@ -42,7 +42,7 @@ def on_aws(stack: str) -> AwsSettings | None:
         raise StepFailed(str(error)) from None
 
 
-def look(stack: str, settings: AwsSettings, mine: str | None) -> Found:
+def look(stack: str, settings: AwsSettings, mine: str | None) -> FoundOnAws:
     """What there is of the stack in AWS; `mine` is the instance of its state. Raises StepFailed."""
     try:
         return aws_cli.look(settings.region, Labels(project=PROJECT, stack=stack), mine)
@@ -56,7 +56,7 @@ def ssh_config(stack: str) -> Path:
 
 
 def reach(stack: str, mine: str | None) -> None:
-    """From here on this process's `docker` talks to the stack's host. Raises StepFailed where it can't.
+    """Has this process's `docker` talk to the stack's host from here on. Raises StepFailed where it can't.
 
     `mine` is the instance that the stack's state has made.
     """
@@ -71,7 +71,7 @@ def reach(stack: str, mine: str | None) -> None:
     found = look(stack, settings, mine)
     if found.state != "running":
         raise StepFailed(
-            f"the instance of stack `{stack}` is {found.state or 'not there'}. Type: make "
+            f"the instance of stack `{stack}` is {found.state or 'not there'}. Run: make "
             f"{'recover' if found.instance is None else 'wake'} STACK={stack}"
         )
     config = ssh_config(stack)

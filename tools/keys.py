@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from tools.environment import ROOT, pulumi
 
 WHO = ("host", "client")
@@ -38,7 +38,7 @@ def keys(stack: str) -> None:
         raise StepFailed(f"there is no {file.name}")
     wanted = missing(yaml.safe_load(file.read_text()).get("config") or {})
     if not wanted:
-        say(f"{file.name} has its keys; they stay. Another host key would be a host that nobody knows.")
+        say(f"{file.name} has its keys already, and they stay: no client would trust another host key.")
         return
     with tempfile.TemporaryDirectory() as folder:
         for who in wanted:
@@ -46,7 +46,7 @@ def keys(stack: str) -> None:
             secret = ("config", "set", "--secret", "--path", f"sshKeys.{who}", "--stack", stack)
             pulumi(*secret, stdin=private, capture=True)  # on stdin: a command line can be read by others
             pulumi("config", "set", "--path", f"sshPublicKeys.{who}", public, "--stack", stack, capture=True)
-    say(f"Made the keys of {' and '.join(wanted)}. They are in {file.name}, the private halves encrypted.")
+    say(f"Made the keys of {' and '.join(wanted)}. They are in {file.name}, the private ones encrypted.")
 
 
 if __name__ == "__main__":

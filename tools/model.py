@@ -16,9 +16,9 @@ from typing import Any
 
 import tomlkit
 
+from common import StepFailed, main_guard, say
 from components import catalogue
 from components.catalogue import FAMILIES, CatalogueError
-from offline.steps import StepFailed, main_guard, say
 
 HUB = "https://huggingface.co"
 LIBRARY = "https://registry.ollama.ai"
@@ -35,7 +35,7 @@ def fetched(url: str) -> Any:
             return json.loads(answer.read())
     except (OSError, ValueError) as error:
         raise StepFailed(
-            f"{url} can't be read: {error}. With a config.json here: make model CONFIG=config.json …"
+            f"{url} can't be read: {error}. If you have the config.json here: make model CONFIG=config.json …"
         ) from error
 
 
@@ -44,16 +44,21 @@ def refused(config: Mapping[str, Any]) -> str:
     family = config.get("model_type", "nothing")
     experts = [key for key in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(key)]
     if experts:
-        return f"it is a mixture of experts (`{experts[0]}`), which is counted otherwise"
+        return f"it is a mixture of experts (`{experts[0]}`), for which the sums of memory are different"
     if config.get("kv_lora_rank"):
-        return "its attention keeps a compressed KV cache (`kv_lora_rank`), which is counted otherwise"
+        return (
+            "its attention keeps a compressed KV cache (`kv_lora_rank`), for which the sums of memory are "
+            "different"
+        )
     others = sorted({each for each in config.get("layer_types") or [] if each != "full_attention"})
     if others:
-        return f"its layers are not all of full attention (`layer_types`: {', '.join(others)})"
+        return f"not all of its layers have full attention (`layer_types`: {', '.join(others)})"
     if config.get("sliding_window") and config.get("use_sliding_window", True):
         return f"its attention has a sliding window of {config['sliding_window']} tokens"
     if family not in FAMILIES:
-        return f"nobody has looked at the family `{family}`; known: {', '.join(FAMILIES)}"
+        return (
+            f"nobody has checked the sums of memory for the family `{family}`; known: {', '.join(FAMILIES)}"
+        )
     return ""
 
 
@@ -94,7 +99,9 @@ def quantization(config: Mapping[str, Any]) -> str:
     if given.get("quant_method") == "awq" and given.get("bits") == 4 and given.get("group_size") == 128:
         return "awq-int4"
     words = ", ".join(f"{key} {given.get(key)}" for key in ("quant_method", "bits", "group_size"))
-    raise StepFailed(f"the sums know 16 bits and AWQ with 4 bits in groups of 128, not {words}")
+    raise StepFailed(
+        f"the sums of memory know 16 bits, and AWQ with 4 bits in groups of 128, but not {words}"
+    )
 
 
 def of_tag(tag: str, ask: Ask) -> str:
@@ -153,7 +160,7 @@ def _sources(**values: Any) -> Any:
 def _size(variable: str, question: str, known: object, ask: Ask) -> int:
     text = str(known or ask(variable, question)).replace("_", "")
     if not text.isdecimal():
-        raise StepFailed(f"{variable}: {text!r} is no number of bytes")
+        raise StepFailed(f"{variable}: {text!r} is not a number of bytes")
     return int(text)
 
 
@@ -181,7 +188,7 @@ def write(file: Path, name: str, table: Any) -> str:
     document = tomlkit.parse(file.read_text())
     models: Any = document["models"]
     if name in models:
-        raise StepFailed(f"{file.name} has {name} already; NAME=… calls it otherwise")
+        raise StepFailed(f"{file.name} has a model {name} already. To give it another name, add NAME=…")
     models.append(name, table)
     text = tomlkit.dumps(document)
     try:
@@ -199,14 +206,16 @@ def answer(variable: str, question: str) -> str:
     if (given := os.environ.get(variable)) is not None:
         return given
     if not sys.stdin.isatty():
-        raise StepFailed(f"it can't be read: {question}. Type the same with {variable}=…")
+        raise StepFailed(f"this is not known: {question}. Run the same command with {variable}=…")
     return input(f"{question}: ").strip()
 
 
 def main() -> None:
     repository, ollama = os.environ.get("HF", ""), os.environ.get("OLLAMA", "")
     if not repository or not ollama:
-        raise StepFailed("type: make model OLLAMA=qwen3:8b HF=Qwen/Qwen3-8B-AWQ [CONFIG=config.json]")
+        raise StepFailed(
+            "two names are needed. Run: make model OLLAMA=qwen3:8b HF=Qwen/Qwen3-8B-AWQ [CONFIG=config.json]"
+        )
     if place := os.environ.get("CONFIG"):
         try:
             config, hub = json.loads(Path(place).read_text()), dict[str, Any]()
@@ -216,7 +225,7 @@ def main() -> None:
         config, hub = on_the_hub(repository, ollama)
     name = os.environ.get("NAME") or named(repository)
     text = write(catalogue.FILE, name, entry(config, ollama, repository, hub, answer))
-    say(f"{text}\nis in components/{catalogue.FILE.name} now. To serve it: pulumi config set model {name}")
+    say(f"{text}\nis now in components/{catalogue.FILE.name}. To serve it: pulumi config set model {name}")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ import json
 import os
 from urllib.parse import urlsplit
 
+from common import StepFailed
 from components.aws.settings import AwsSettings
 from components.labels import Labels
-from offline.steps import StepFailed
 from stacks import aws_cli, aws_target, ours, owner
 from stacks.docker_look import DockerLook
-from stacks.owner import Found, Known
+from stacks.owner import FoundOnHost, Known
 from stacks.settings import PROJECT
 from stacks.target_error import TargetError
 from stacks.targets import current_docker_host, no_engine
@@ -29,14 +29,15 @@ def state_of(stack: str) -> Known:
     return owner.of_export(json.loads(pulumi("stack", "export", "--stack", stack, capture=True)))
 
 
-def found(stack: str) -> Found:
+def found(stack: str) -> FoundOnHost:
     """What the stack's host has of it: the one to which `docker` talks now. Raises StepFailed."""
     try:
         address = current_docker_host()
         url = urlsplit(address)
         if url.scheme not in ("unix", "ssh"):
             raise StepFailed(
-                f"DOCKER_HOST is {address}; allowed: unix://…. Unset it, or: docker context use default"
+                f"DOCKER_HOST is {address}, and only unix://… is allowed. Unset it, or run: docker context "
+                "use default"
             )
         port = ("-p", str(url.port)) if url.port else ()
         who = f"{url.username}@{url.hostname}" if url.username else str(url.hostname)
@@ -52,14 +53,14 @@ def found(stack: str) -> Found:
         raise StepFailed(str(error)) from None
 
 
-def refusal(stack: str, state: Known, host: Found) -> str:
+def refusal(stack: str, state: Known, host: FoundOnHost) -> str:
     """Why this checkout may not touch the stack on its host; empty: it may."""
     # a machine on AWS is its state's, whatever snapshot its data is from
     instead = ANY if is_on_aws(stack) else os.environ.get(ours.ADOPT, "")
     return owner.refusal(state, host, Labels(project=PROJECT, stack=stack), instead=instead)
 
 
-def look(stack: str) -> tuple[Known, Found]:
+def look(stack: str) -> tuple[Known, FoundOnHost]:
     """What state and host say of the stack. Raises StepFailed where it is another state's."""
     state = state_of(stack)
     reach(stack, state.instance)
@@ -69,7 +70,7 @@ def look(stack: str) -> tuple[Known, Found]:
     return state, host
 
 
-def on_aws(stack: str, settings: AwsSettings) -> aws_cli.Found:
+def on_aws(stack: str, settings: AwsSettings) -> aws_cli.FoundOnAws:
     """What there is of the stack in AWS: of several instances the one that the state has made.
 
     Raises StepFailed where there is one that the state does not know.

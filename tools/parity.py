@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from common import StepFailed, main_guard
 from components.engines import PORT
-from offline.steps import StepFailed, main_guard
 from parity import table as tables
 from parity.probes import NO_ANSWER, Reply, Subject, chosen, run
 from stacks.blueprint import Blueprint
@@ -35,13 +35,14 @@ REQUEST_SECONDS = 120
 
 
 def probe(send: Callable[[str, str], Reply], subject: Subject, able: bool, asked: str) -> dict[str, str]:
-    """What whoever answers does, by probe. Raises StepFailed where `asked` answers nothing at all."""
+    """What an engine or the endpoint does, by probe. Raises StepFailed where `asked` gives no answer at
+    all."""
     found: dict[str, str] = {}
     for each in chosen(able):
         found[each.name] = run(each, subject, send)
         print(f"  {each.name}: {found[each.name]}", flush=True)
     if all(said.startswith(NO_ANSWER) for said in found.values()):
-        raise StepFailed(f"{asked} answered nothing")
+        raise StepFailed(f"{asked} gave no answer")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Whether the endpoint's published port answers, asked from this machine, and what cures it."""
+"""Whether the endpoint's published port answers, asked from this machine, and what repairs it."""
 
 import http.client
 import json
@@ -7,8 +7,8 @@ import subprocess
 import time
 from urllib.parse import urlsplit
 
+from common import StepFailed, say
 from components.caddyfile import HEALTH_PATH
-from offline.steps import StepFailed, say
 from tools.environment import pulumi
 from tools.host import is_on_aws
 
@@ -24,7 +24,7 @@ def edge(stack: str) -> str:
     find = ["docker", "ps", "--all", *(word for mark in marks for word in ("--filter", mark))]
     found = subprocess.run([*find, "--format", "{{.Names}}"], capture_output=True, text=True, check=False)
     if found.returncode != 0:
-        raise StepFailed(f"docker gave no list of containers: {found.stderr.strip()}")
+        raise StepFailed(f"docker could not list containers: {found.stderr.strip()}")
     return next(iter(found.stdout.split()), "")
 
 
@@ -67,26 +67,26 @@ def trouble(stack: str) -> str:
     """What is wrong with the port, and what to type; empty: it answers. Raises StepFailed."""
     container = edge(stack)
     if not container:
-        return f"the edge is gone, so nothing listens. Type: make up STACK={stack}"
+        return f"the edge is gone, so nothing listens. Run: make up STACK={stack}"
     inspect = ["docker", "inspect", "--format", "{{.State.Running}}", container]
     if subprocess.run(inspect, capture_output=True, text=True, check=False).stdout.strip() != "true":
-        return f"the edge {container} is stopped. Type: docker start {container} (or make up STACK={stack})"
+        return f"the edge {container} is stopped. Run: docker start {container} (or make up STACK={stack})"
     url = address(stack, container)
     if not url:
-        return f"the edge {container} publishes no port. Type: make up STACK={stack}"
+        return f"the edge {container} publishes no port. Run: make up STACK={stack}"
     if not (why := silence(url)):
         return ""
     text = f"port {urlsplit(url).netloc} does not answer ({why})"
     if not is_on_aws(stack):
         return (
-            f"{text}, while {container} runs: Docker's forwarder of the port takes nothing any more, as when "
-            "more connections came than it may open files for. "
-            f"Type: docker restart {container} (or make up STACK={stack})"
+            f"{text}, while {container} runs: Docker no longer forwards the port, as happens when there were "
+            f"more connections than Docker may open files for. Run: docker restart {container} (or make up "
+            f"STACK={stack})"
         )
     if why == LATE:
-        say(f"Note: {text} from this machine; its security group lets in `allowedCidrs` only.")
+        say(f"Note: {text} from this machine; its security group lets in only `allowedCidrs`.")
         return ""
-    return f"{text} from this machine. Type, with the DOCKER_HOST of its instance: docker restart {container}"
+    return f"{text} from this machine. With the DOCKER_HOST of its instance, run: docker restart {container}"
 
 
 def cure(stack: str) -> None:

@@ -53,13 +53,13 @@ class Minute:
 
 
 def look(line: Mapping[str, Any]) -> Look:
-    """Of one line of the switch's `observe`."""
+    """The look that one line of the switch's `observe` gives."""
     counts = {proxy: _counts(text) for proxy, text in line["metrics"].items()}
     return Look(line["now"], counts, line["cpu"]["busy"], line["cpu"]["all"])
 
 
 def _counts(text: str) -> dict[Count, float]:
-    """Of a proxy's exposition (Prometheus' text format 0.0.4)."""
+    """What a proxy's exposition counts (Prometheus' text format 0.0.4)."""
     found: dict[Count, float] = defaultdict(float)
     for row in text.splitlines():
         if not row.startswith(NAMES):
@@ -82,7 +82,7 @@ def _counts(text: str) -> dict[Count, float]:
 
 
 def trimmed(looks: Sequence[Look]) -> list[Look]:
-    """Without those that are older than a minute, but for the one that it begins with."""
+    """The looks without those that are older than a minute, but with the one at its beginning."""
     kept = list(looks)
     while len(kept) > 2 and kept[-1].now - kept[1].now >= MINUTE:
         kept.pop(0)
@@ -107,7 +107,7 @@ def grown(looks: Sequence[Look]) -> dict[Count, float]:
 
 
 def minute(looks: Sequence[Look]) -> Minute:
-    """What happened between the first and the last of them."""
+    """What happened between the first and the last of these looks."""
     if len(looks) < 2:
         return Minute(0)
     first, last = looks[0], looks[-1]

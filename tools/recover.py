@@ -10,9 +10,9 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from common import StepFailed, main_guard, say
 from components.aws.settings import AwsSettings
-from offline.steps import StepFailed, main_guard, say
-from stacks.aws_cli import AwsError, Found, aws
+from stacks.aws_cli import AwsError, FoundOnAws, aws
 from tools.ask import yes
 from tools.environment import pulumi
 from tools.host import look, on_aws
@@ -52,15 +52,18 @@ def without(resources: Collection[Mapping[str, Any]], gone: Collection[str]) -> 
 
 
 def _ask(question: str, stack: str) -> None:
-    alone = f"nothing was changed: nobody can be asked here. Type: YES=1 make recover STACK={stack}"
+    alone = (
+        "nothing was changed: there is no terminal, so nobody can be asked. Run: YES=1 make recover "
+        f"STACK={stack}"
+    )
     if not yes(question, alone):
         raise StepFailed("nothing was changed")
 
 
 def _restart(settings: AwsSettings, instance: str, stack: str) -> None:
     say(
-        f"The instance {instance} is there. Stopped and started, it comes up on other hardware. Nothing is"
-        " lost."
+        f"The instance {instance} exists. After a stop and a start it runs on other hardware. Nothing is "
+        "lost."
     )
     _ask("Stop and start it?", stack)
     try:
@@ -75,10 +78,10 @@ def _restart(settings: AwsSettings, instance: str, stack: str) -> None:
     say(f"If it still can't be reached: REPLACE=1 make recover STACK={stack}")
 
 
-def _terminate(settings: AwsSettings, found: Found, stack: str) -> None:
+def _terminate(settings: AwsSettings, found: FoundOnAws, stack: str) -> None:
     instance = str(found.instance)
     for each in found.left_over():
-        say(f"AWS has {each} of this stack too, and its state does not know it; it goes with it.")
+        say(f"AWS also has {each} of this stack, which its state does not know; it is terminated as well.")
     _ask(f"Terminate {instance} and make another instance?", stack)
     which = ("--instance-id", instance)
     try:
@@ -101,7 +104,9 @@ def _wait_for_the_end(settings: AwsSettings, instance: str) -> None:
         wait = ("ec2", "wait", "instance-terminated", "--instance-ids", instance)
         aws(settings.region, *wait, seconds=WAIT_SECONDS)
     except AwsError as error:
-        raise StepFailed(f"{instance} does not end: {error}\nType the same again later") from None
+        raise StepFailed(
+            f"{instance} does not terminate: {error}\nRun the same command again later"
+        ) from None
 
 
 def _data_is_lost(settings: AwsSettings, volume: str, stack: str) -> None:
@@ -113,19 +118,21 @@ def _data_is_lost(settings: AwsSettings, volume: str, stack: str) -> None:
         raise StepFailed(str(error)) from None
     newest = sorted(snapshots, key=lambda each: str(each[1]))[-1:]
     if settings.data_snapshot:
-        say(f"The data volume {volume} is gone too. Another one is made from {settings.data_snapshot}.")
+        say(f"The data volume {volume} is gone too. A new one is made from {settings.data_snapshot}.")
     elif os.environ.get("DATA") == "new":
         say(
-            f"The data volume {volume} is gone too. An empty one is made; weights and images are fetched "
+            f"The data volume {volume} is gone too. An empty one is created; weights and images are fetched "
             "again."
         )
     else:
         from_snapshot = (
-            f"pulumi config set dataSnapshot {newest[0][0]}, then the same again; or " if newest else ""
+            f"pulumi config set dataSnapshot {newest[0][0]}, and then this command again; or "
+            if newest
+            else ""
         )
         raise StepFailed(
-            f"the data volume {volume} is gone too: weights, images, certificates. Nothing was changed. "
-            f"Type: {from_snapshot}DATA=new make recover STACK={stack}"
+            f"the data volume {volume} is gone too: weights, images, certificates. Nothing was changed. Run: "
+            f"{from_snapshot}DATA=new make recover STACK={stack}"
         )
 
 
@@ -138,12 +145,12 @@ def recover(stack: str) -> None:
     resources = exported["deployment"].get("resources") or []
     instance, data = one(resources, INSTANCE), one(resources, DATA)
     if instance is None:
-        raise StepFailed(f"the state of stack `{stack}` has no instance. Type: pulumi up --stack {stack}")
+        raise StepFailed(f"the state of stack `{stack}` has no instance. Run: pulumi up --stack {stack}")
     found = look(stack, settings, instance["id"])
     if found.strangers:
         raise StepFailed(
-            f"AWS has {' and '.join(found.strangers)} of stack `{stack}` too, which an update made and this "
-            "state does not know: it is older than that one. Nothing was changed. Use the newer state"
+            f"AWS has {' and '.join(found.strangers)} of stack `{stack}` as well, which an update made and "
+            "this state does not know: it is older than that one. Nothing was changed. Use the newer state"
         )
     if found.instance == instance["id"] and found.state in ("pending", "running", "stopping", "stopped"):
         if os.environ.get("REPLACE") == "1":
@@ -153,11 +160,11 @@ def recover(stack: str) -> None:
             return
         else:
             raise StepFailed(
-                f"{found.instance} is {found.state}, not gone. Type: make wake STACK={stack}; if it can't "
+                f"{found.instance} is not gone, but {found.state}. Run: make wake STACK={stack}. If it can't "
                 f"start: REPLACE=1 make recover STACK={stack}"
             )
     elif found.instance == instance["id"]:
-        say(f"{instance['id']} still ends; waiting for it, since it holds the data volume …")
+        say(f"{instance['id']} is still shutting down; waiting for it, since it holds the data volume …")
         _wait_for_the_end(settings, instance["id"])
     _bring_back(settings, exported, instance, data, found, stack)
 
@@ -167,7 +174,7 @@ def _bring_back(
     exported: dict[str, Any],
     instance: Mapping[str, Any],
     data: Mapping[str, Any] | None,
-    found: Found,
+    found: FoundOnAws,
     stack: str,
 ) -> None:
     gone = [instance["urn"]]
@@ -178,16 +185,16 @@ def _bring_back(
     else:
         say(
             "Lost: the instance, and requests until it is back. The data volume (weights, images, "
-            "certificates), the address and every setting are there."
+            "certificates), the address and every setting are still there."
         )
     _ask("Make another instance and bring the stack back?", stack)
     deployment = exported["deployment"]
     before = len(deployment["resources"])
     deployment["resources"] = without(deployment["resources"], gone)
-    say(f"Taking {before - len(deployment['resources'])} resources that were on it out of the state …")
+    say(f"Removing {before - len(deployment['resources'])} resources that were on it from the state …")
     pulumi("stack", "import", "--stack", stack, stdin=json.dumps(exported), capture=True)
     pulumi("up", "--yes", "--skip-preview", "--stack", stack)
-    say(f"The stack is back: make status STACK={stack}")
+    say(f"The stack is back. Look with: make status STACK={stack}")
 
 
 if __name__ == "__main__":

@@ -87,19 +87,19 @@ def main() -> None:
     if not check:
         page.write_text(text)
     elif text != page.read_text():
-        sys.exit(f"{PAGE}: its table of settings is stale. Type: make render")
+        sys.exit(f"the table of settings in {PAGE} is stale. Run: make render")
     for name, of in POLICIES.items():
         policy = permissions.document(of(PROJECT))
         if not check:
             (ROOT / name).write_text(policy)
         elif policy != (ROOT / name).read_text():
-            sys.exit(f"{name} is stale. Type: make render")
+            sys.exit(f"{name} is stale. Run: make render")
     try:
         for stack in stacks(ROOT):
             if not check:
                 write(ROOT, stack)
             elif names := stale(ROOT, stack):
-                sys.exit(f"rendered/{stack}/ is stale: {', '.join(names)}. Type: make render")
+                sys.exit(f"rendered/{stack}/ is stale: {', '.join(names)}. Run: make render")
             plan = blueprint(from_files(stack, ROOT))
             there = (ROOT / RENDERED / stack / table.FILES[0]).exists()
             if said := no_flip(plan, ROOT) or (parity_problem(plan, ROOT) if there else ""):

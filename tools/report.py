@@ -20,8 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from advise.again import Piece, busiest
+from advise.again import Excerpt, busiest
 from advise.load import HOUR
+from common import StepFailed, main_guard, say
 from components.code import Code
 from components.containers import NOBODY
 from components.engines import PORT, EngineSpec
@@ -30,7 +31,6 @@ from measure import report as reports
 from measure.levels import LEVELS, row
 from measure.report import Limits
 from measure.sweep import Sweep
-from offline.steps import StepFailed, main_guard, say
 from stacks.settings import RENDERED
 from tools.advise import midnight, requests_of
 from tools.environment import ROOT
@@ -104,15 +104,15 @@ class Asker:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise StepFailed("what asks the engines has ended; why is above") from None
+            raise StepFailed("the program that asks the engines has ended; the reason is above") from None
 
     def __call__(self, plan: Mapping[str, Any]) -> Any:
-        """Raises StepFailed."""
+        """What the asking program answers to a plan. Raises StepFailed."""
         self._tell(json.dumps(plan))
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise StepFailed("what asks the engines has ended; why is above")
+            raise StepFailed("the program that asks the engines has ended; the reason is above")
         return json.loads(line)
 
     def __enter__(self) -> "Asker":
@@ -181,7 +181,7 @@ class Watcher:
 
 
 def sample(said: Mapping[str, Any], before: Mapping[str, float] | None, at: float) -> dict[str, Any]:
-    """Of one line of `switch observe`; None is what nobody says."""
+    """A sample from one line of `switch observe`; None stands for what nobody reports."""
     status, cpu = said["status"], said["cpu"]
     gpus = status["gpus"] if isinstance(status["gpus"], list) else []
     proxies = [each for each in status["proxies"].values() if each]
@@ -238,7 +238,7 @@ class Window:
 class Measurement:
     """One run: both engines by the same sweep, and all that happens meanwhile."""
 
-    def __init__(self, both: Pair, options: argparse.Namespace, traffic: Piece | None) -> None:
+    def __init__(self, both: Pair, options: argparse.Namespace, traffic: Excerpt | None) -> None:
         settings = both.settings
         self.both, self.traffic = both, traffic
         self.limits = Limits(settings.report_first_token, settings.report_tokens_per_second)
@@ -292,20 +292,23 @@ class Measurement:
         if self.traffic:
             asked = self.sweep.again(url, self.traffic.asked)
             self.again[spec.kind] = row(asked, len(asked))
-            print(f"  {len(asked)} requests of yesterday, over again", flush=True)
+            print(f"  {len(asked)} requests of yesterday, replayed", flush=True)
             self._keep({})
         ended = time.monotonic()
         self.spans.append((began, ended, f"{reports.NAMES[spec.kind]} is measured", False))
         return ended - began
 
 
-def of_yesterday(stack: str, context: int, now: float) -> Piece:
+def of_yesterday(stack: str, context: int, now: float) -> Excerpt:
     """Yesterday's busiest minute. Raises StepFailed where no request of yesterday is in the log."""
     until = midnight(now)
     requests, _ = requests_of(stack, until - 24 * HOUR)
     found = busiest([each for each in requests if each.began < until], REPLAY_SECONDS, context)
     if found is None:
-        raise StepFailed("the access log has no answered request of yesterday (UTC). Without: make report")
+        raise StepFailed(
+            "the access log has no answered request of yesterday (UTC). To measure without TRAFFIC: make "
+            "report"
+        )
     return found
 
 
@@ -323,7 +326,7 @@ def driver(host: Host, both: Pair) -> str:
     query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     done = docker("exec", host.switch_name, *query, check=False)
     said = done.stdout.strip().splitlines()
-    return f" ({said[0]})" if done.returncode == 0 and said else " (its driver was not told)"
+    return f" ({said[0]})" if done.returncode == 0 and said else " (driver unknown)"
 
 
 def loading(change: Mapping[str, Any] | None, phase: str = "loading") -> float | None:
@@ -368,9 +371,9 @@ def report(stack: str, root: Path, options: argparse.Namespace) -> dict[str, Any
     ours, other, host = both.ours.active, both.other.active, both.host
     before = host.status()["last"]
     say(
-        f"{reports.NAMES[ours.kind]} serves, and is asked as a growing number of users, "
-        f"{measured.at_most:.0f} s at most: its own users share it meanwhile. Then "
-        f"{reports.NAMES[other.kind]}, the standby."
+        f"{reports.NAMES[ours.kind]}, which serves, is measured first, with a growing number of users, for "
+        f"{measured.at_most:.0f} s at most: the endpoint's own users share it meanwhile. Then "
+        f"{reports.NAMES[other.kind]} is measured, the standby."
     )
     waits(both, measured.at_most, "measuring", at_most=True)
     agree("report")
@@ -385,7 +388,10 @@ def report(stack: str, root: Path, options: argparse.Namespace) -> dict[str, Any
             measured.lost = None
     last = host.status()["last"]
     starts: dict[str, float | None] = {other.kind: loading(last), ours.kind: loading(last, "restoring")}
-    remarks = [f"{reports.NAMES[ours.kind]}'s start is its way back at the end, the other's stop included."]
+    remarks = [
+        f"{reports.NAMES[ours.kind]}'s start was measured when it was brought back at the end, and includes "
+        "the stop of the other."
+    ]
     if before and before["container"] == both.active and before["phase"] == "committed" and loading(before):
         starts[ours.kind], remarks = loading(before), []
     if others:
@@ -497,7 +503,7 @@ def main() -> None:
     options = parser.parse_args()
     asked = os.environ.get("TRAFFIC", "")
     if asked not in ("", "yesterday"):
-        raise StepFailed(f"TRAFFIC is {asked}; allowed: yesterday")
+        raise StepFailed(f"TRAFFIC={asked} cannot work; allowed: yesterday")
     options.traffic = bool(asked)
     brought_back_on_sigterm()
     report(options.stack, options.root, options)

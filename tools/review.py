@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from review.changes import is_flip
 from review.drift import MAIL, lasting, unconfirmed
 from review.drift import drift as drift_words
@@ -55,8 +55,8 @@ class Bound:
         """In words, what is not as it was when this was reviewed."""
         said = {
             "stack": "it is the review of another stack",
-            "tree": "another tree of files is checked out: something else was merged, or files were edited",
-            "state": "the stack's state is another one: an update ran in between",
+            "tree": "other files are checked out: something else was merged, or files were edited",
+            "state": "the stack's state has changed: an update ran in between",
             "rendered": "the rendered files differ",
             "review": "the preview says something else",
             "plan": "the plan allows something else",
@@ -91,7 +91,7 @@ def rendered_of(root: Path, stack: str) -> str:
     except SettingsError as error:
         raise StepFailed(str(error)) from None
     if names:
-        raise StepFailed(f"rendered/{stack}/ is stale: {', '.join(names)}. Type: make render")
+        raise StepFailed(f"rendered/{stack}/ is stale: {', '.join(names)}. Run: make render")
     files = sorted((root / RENDERED / stack).iterdir())
     return _digest(*(part for file in files for part in (file.name, file.read_text())))
 
@@ -106,7 +106,7 @@ def plan_of(folder: Path) -> str:
     try:
         return _digest(content((folder / PLAN).read_text()))
     except (OSError, ValueError) as error:
-        raise StepFailed(f"{folder / PLAN} is no plan: {error}") from None
+        raise StepFailed(f"{folder / PLAN} is not a plan: {error}") from None
 
 
 def events_of(
@@ -178,7 +178,7 @@ def review(stack: str) -> None:
     _, seen = make(stack, folder, advice.Line(stack).text)
     say((folder / TEXT).read_text())
     if seen.changes:
-        say(f"Apply just this with: make apply STACK={stack} REVIEW={folder.relative_to(ROOT)}")
+        say(f"Apply exactly this with: make apply STACK={stack} REVIEW={folder.relative_to(ROOT)}")
 
 
 def apply(stack: str, folder: Path) -> None:
@@ -203,7 +203,7 @@ def apply(stack: str, folder: Path) -> None:
             )
             if not line.startswith("@@")
         ]
-        more = [f"… and {len(shown) - SHOWN} lines more"] if len(shown) > SHOWN else []
+        more = [f"… and {len(shown) - SHOWN} more lines"] if len(shown) > SHOWN else []
         raise StepFailed(
             "this is not what was reviewed; nothing was changed.\n  "
             + "\n  ".join([*different, *shown[:SHOWN], *more])
@@ -221,11 +221,11 @@ def read_review(stack: str, folder: Path) -> tuple[Bound, str]:
         bound = Bound(**json.loads((folder / BOUND).read_text()))
         text = (folder / TEXT).read_text()
     except FileNotFoundError:
-        raise StepFailed(f"there is no review in {folder}. Type: make review STACK={stack}") from None
+        raise StepFailed(f"there is no review in {folder}. Run: make review STACK={stack}") from None
     except (TypeError, ValueError):
         raise StepFailed(
-            f"the review in {folder} is of another version of Changeover, or damaged. Type: make review "
-            f"STACK={stack}"
+            f"the review in {folder} was made by another version of Changeover, or is damaged. Run: make "
+            f"review STACK={stack}"
         ) from None
     for name, said, there in (
         (TEXT, bound.review, _digest(text)),
@@ -234,7 +234,7 @@ def read_review(stack: str, folder: Path) -> tuple[Bound, str]:
         if said != there:
             raise StepFailed(
                 f"{folder / name} is not the one that was reviewed ({said} → {there}); nothing was changed. "
-                f"Type: make review STACK={stack}"
+                f"Run: make review STACK={stack}"
             )
     return bound, text
 
@@ -277,8 +277,8 @@ def drift(stack: str) -> None:
         say("\n".join(f"- {line}" for line in stays))
     if seen.changes and not found and not stays:
         say(
-            f"`{stack}` runs something else than the settings here say. If what runs is meant (a rollback, "
-            "say), commit its settings; if what is here is meant, review and apply it."
+            f"`{stack}` runs something other than the settings here say. If what runs is right (after a "
+            "rollback, say), commit its settings; if the settings here are right, review and apply them."
         )
     if seen.changes:
         names = ", ".join(f"`{each.name}`" for each in seen.changes if not each.type.startswith(COMPONENT))
@@ -299,7 +299,7 @@ def main() -> None:
         given = os.environ.get("REVIEW")
         if not given:
             raise StepFailed(
-                f"which review? Type: make apply STACK={asked.stack} REVIEW=reviews/{asked.stack}"
+                f"which review? Run: make apply STACK={asked.stack} REVIEW=reviews/{asked.stack}"
             )
         apply(asked.stack, Path(given).resolve())
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from review import history
 from review.events import Preview, parse
 from review.history import PREFIX, NoWayBack, Update
@@ -45,14 +45,14 @@ def worktree(commit: str, stack: str) -> Iterator[Path]:
         git("worktree", "add", "--detach", "--force", str(folder), commit)
     except StepFailed as error:
         raise StepFailed(
-            f"the commit {commit[:10]}, which ran then, is not in this clone. Type: git fetch --unshallow, "
+            f"the commit {commit[:10]}, which ran then, is not in this clone. Run: git fetch --unshallow, "
             f"or fetch the branch that holds it.\n{error}"
         ) from None
     try:
         if (folder / "requirements.lock").read_bytes() == (ROOT / "requirements.lock").read_bytes():
             (folder / ".venv").symlink_to(sys.prefix)
         else:
-            say("The program of then needs other packages; installing them …")
+            say("The program of that time needs other packages; installing them …")
             subprocess.run(["make", "--no-print-directory", "venv"], cwd=folder, check=True)
         yield folder
     finally:
@@ -65,14 +65,15 @@ def _remove(folder: Path) -> None:
 
 
 def refuse_broken(seen: Preview, stack: str) -> None:
-    """As `make apply` refuses what breaks a policy; but what ran before may be older than a policy."""
+    """Refuses what breaks a policy, as `make apply` does, and says how to go back anyway: what ran before may
+    be older than a policy."""
     accepted = {word.strip() for word in os.environ.get("ACCEPT", "").split(",")}
     try:
         review.refuse_broken(seen, accepted)
     except StepFailed as error:
         names = ",".join(dict.fromkeys(each.policy for each in broken(seen)))
         raise StepFailed(
-            f"{error}\nTo go back all the same: ACCEPT='{names}' make rollback STACK={stack}"
+            f"{error}\nTo go back anyway: ACCEPT='{names}' make rollback STACK={stack}"
         ) from None
 
 
@@ -110,7 +111,7 @@ def updates_of(stack: str) -> tuple[list[Update], bool]:
 
 def agree() -> None:
     """Asks once; `YES=1` is a yes. Raises StepFailed without one."""
-    no = "not done, nothing was changed. Without being asked: YES=1 make rollback"
+    no = "not done; nothing was changed. To answer the question in advance: YES=1 make rollback"
     if not yes("Go back to it?", no):
         raise StepFailed(no)
 
@@ -142,13 +143,15 @@ def to_commit(stack: str, then: Update, settings: dict[str, Any]) -> str:
     moved = git("log", "--oneline", f"{then.commit}..HEAD", "--", *PROGRAM, ":!stacks/*/*").splitlines()
     if moved:
         parts += [
-            "The program has moved on since; these commits do not run there any more:",
+            "The program has moved on since; these commits no longer run there:",
             *(f"  {line}" for line in moved),
-            "Revert what must stay away (git revert COMMIT), or bring it forward by a review.",
+            "Revert those that must not come back (git revert COMMIT), or apply them again with a review.",
         ]
     if not parts:
-        return "git already says what runs."
-    return "\n".join(["To commit, so that git and stack agree (until then `make drift` complains):", *parts])
+        return "What git has is what runs."
+    return "\n".join(
+        ["To commit, so that git and stack agree (until then `make drift` reports a difference):", *parts]
+    )
 
 
 def rollback(stack: str, to: int | None) -> None:
@@ -165,12 +168,12 @@ def rollback(stack: str, to: int | None) -> None:
         say(f"  {marks.get(each.number, ''):>3} {each.words}")
     if unfinished:
         say("  now an update that did not end: it was killed, or it still runs")
-        say(f"If it was killed, the stack is locked until you type: pulumi cancel --stack {stack}")
+        say(f"If it was killed, the stack is locked until you run: pulumi cancel --stack {stack}")
     if not then.commit:
         raise StepFailed(f"update {then.number} ran outside of git, so its program is not known")
     if then.edited:
         say(
-            "Its checkout held edits beside the commit. Its settings are known from the history, "
+            "Its checkout had edits that were not committed. Its settings are known from the history, but "
             "edited code is not."
         )
     with worktree(then.commit, stack) as folder:
@@ -187,7 +190,9 @@ def rollback(stack: str, to: int | None) -> None:
             refuse_broken(seen, stack)
             agree()
             if review.state_of(stack) != state:
-                raise StepFailed("an update ran while this waited; nothing was changed. Type it again")
+                raise StepFailed(
+                    "an update ran while this waited; nothing was changed. Run the same command again"
+                )
             title = re.sub(r"^(Back to update \d+: )+", "", then.message)
             message = f"Back to update {then.number}: {title}"
             words = ["up", "--yes", "--skip-preview", "--refresh", "--plan", str(plan), "--stack", stack]
@@ -206,7 +211,9 @@ def main() -> None:
     asked = parser.parse_args()
     to = os.environ.get("TO") or None
     if to is not None and not to.isdigit():
-        raise StepFailed(f"TO={to}: the number of an update, as `make rollback` lists them")
+        raise StepFailed(
+            f"TO={to} cannot work; allowed: the number of an update, as `make rollback` lists them"
+        )
     rollback(asked.stack, int(to) if to else None)
 
 

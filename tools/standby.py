@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common import StepFailed
 from components.engines import EngineSpec
 from components.labels import Labels
-from offline.steps import StepFailed
 from stacks.blueprint import Blueprint, blueprint
 from stacks.settings import PROJECT, Settings, SettingsError, from_files
 from switch.daemon import UNAVAILABLE
@@ -28,8 +28,8 @@ from tools.owner import look
 FOLLOW_SECONDS = 5
 """Well below the switch's lease, of which each `follow` asks for more."""
 TAKEN_BACK = (
-    "the switch took the change back while the standby had its turn, so there is no result; why is above, or "
-    "in `make status`. Type the same again"
+    "the switch undid the change while the standby was being asked, so there is no result; the reason is "
+    "above, or in `make status`. Run the same command again"
 )
 
 
@@ -60,7 +60,7 @@ class Host:
         prefix = f"{self.labels.name(spec.name)}-"
         found = [name for name in self.containers("engine") if name.startswith(prefix)]
         if len(found) != 1:
-            raise StepFailed(f"the settings give {spec.name}, and it is not on this host. Type: pulumi up")
+            raise StepFailed(f"the settings need {spec.name}, which is not on this host. Run: pulumi up")
         return found[0]
 
     def switch(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -122,12 +122,14 @@ def pair(stack: str, root: Path) -> Pair:
         raise StepFailed(str(error)) from None
     if settings.model.embeds:
         raise StepFailed(
-            f"{settings.model.name} gives embeddings and answers no chat, which is what would be asked of "
-            "both engines: there is nothing to compare. Nothing was done"
+            f"{settings.model.name} only computes embeddings and cannot chat, but both engines would be "
+            "asked to chat: there is nothing to compare. Nothing was done"
         )
     look(stack)
     if not settings.standby:
-        raise StepFailed("there is no standby to compare with: pulumi config set standby true && pulumi up")
+        raise StepFailed(
+            "there is no standby to compare with. Run: pulumi config set standby true && pulumi up"
+        )
     ours = blueprint(settings)
     other = blueprint(replace(settings, engine=settings.kinds[1]))
     host = Host(stack)
@@ -148,12 +150,12 @@ def standby(host: Host, other: Blueprint, doing: str) -> Iterator[tuple[str, thr
     container = host.engine(other.active)
     asked = host.switch("prepare", stdin=other.plan().leading_to(container).text)
     if asked.returncode != 0:
-        raise StepFailed(f"the switch did not take it: {asked.stdout.strip()}")
+        raise StepFailed(f"the switch refused: {asked.stdout.strip()}")
     try:
         while (code := host.follow(container)) in (75, UNAVAILABLE):
             pass
         if code != 0:
-            raise StepFailed("the standby did not get ready; what the switch says of it is above")
+            raise StepFailed("the standby did not become ready; what the switch says about it is above")
         print(f"{other.active.name} is ready; {doing}", flush=True)
         with leased(host, container) as lost:
             yield container, lost
@@ -175,7 +177,7 @@ def restored(host: Host, within: float) -> None:
             print(f"{status['active']['kind']} serves", flush=True)
             return
         time.sleep(0.5)
-    raise StepFailed(f"the active engine is not back yet; look with: make status STACK={host.stack}")
+    raise StepFailed(f"the active engine is not back yet. Look with: make status STACK={host.stack}")
 
 
 def waits(both: Pair, took: float, doing: str, *, at_most: bool = False) -> None:
@@ -186,7 +188,7 @@ def waits(both: Pair, took: float, doing: str, *, at_most: bool = False) -> None
     there, back = (plan.cutover.waits[plan.active.kind].expected for plan in (both.other, both.ours))
     expected, budget = there + took + back, both.settings.hold_budget
     if both.other.cutover.mode == "overlap":
-        print("The standby runs beside the active engine meanwhile: nobody waits.")
+        print("The standby runs beside the active engine meanwhile: no request waits.")
         return
     about = "at most about" if at_most else "about"
     print(
@@ -196,18 +198,18 @@ def waits(both: Pair, took: float, doing: str, *, at_most: bool = False) -> None
     )
     if expected > budget:
         raise StepFailed(
-            f"the proxy lets them wait {budget} s (holdBudgetSeconds), so this was not begun. "
-            f"Type: pulumi config set holdBudgetSeconds {2 * expected:.0f} && pulumi up"
+            f"the proxy lets them wait only {budget} s (holdBudgetSeconds), so this was not started. Run: "
+            f"pulumi config set holdBudgetSeconds {2 * expected:.0f} && pulumi up"
         )
 
 
 def agree(command: str) -> None:
     """Asks once. Raises StepFailed without a yes."""
-    no = f"not done, nothing was changed. Without being asked: YES=1 make {command}"
+    no = f"not done; nothing was changed. To answer the question in advance: YES=1 make {command}"
     if not yes("Go on?", no):
         raise StepFailed(no)
 
 
 def brought_back_on_sigterm() -> None:
     """SIGTERM as Ctrl-C, so that the active engine is brought back at once and not by the lease."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; the active engine was brought back"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("interrupted; the active engine was brought back"))

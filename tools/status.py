@@ -4,23 +4,30 @@ import shutil
 import subprocess
 import sys
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from tools import advice, cluster, port
 from tools.host import is_on_cluster
 from tools.owner import look
 
 
+class NoContainer(StepFailed):
+    """No container of a role runs on the stack's Docker host, or Docker does not say so."""
+
+
 def containers_of(stack: str, role: str) -> list[str]:
-    """The running containers of a role, wherever the stack's Docker host is. Raises StepFailed when none
-    runs, and where the stack is another state's."""
+    """The running containers of a role, wherever the stack's Docker host is.
+
+    Raises NoContainer where none runs, and StepFailed where the stack is another state's.
+    """
     if shutil.which("docker") is None:
-        raise StepFailed("there is no `docker` command")
+        raise StepFailed("there is no `docker` command here. Install Docker, and run the same command again")
     look(stack)
     find = ["docker", "ps", "--filter", f"label=changeover.stack={stack}"]
     find += ["--filter", f"label=changeover.role={role}", "--format", "{{.Names}}"]
     found = subprocess.run(find, capture_output=True, text=True, check=False)
     if not (names := found.stdout.split()):
-        raise StepFailed(f"no {role} of stack `{stack}` runs here {found.stderr.strip()}. Deploy it: make up")
+        why = f" ({found.stderr.strip()})" if found.stderr.strip() else ""
+        raise NoContainer(f"no {role} of stack `{stack}` runs here{why}. Deploy it: make up STACK={stack}")
     return names
 
 

@@ -1,4 +1,4 @@
-"""`make up`: from a fresh clone to an endpoint that answers. Run again, it changes nothing."""
+"""`make up`: from a fresh clone to an endpoint that answers. A second run changes nothing."""
 
 import argparse
 import json
@@ -13,10 +13,10 @@ import yaml
 
 import offline.clients
 import offline.images
+from common import StepFailed, cache_root, main_guard, say
 from components import pins
 from components.catalogue import MODELS, Folder
 from components.labels import Labels
-from offline.steps import StepFailed, cache_root, main_guard, say
 from stacks.blueprint import blueprint
 from stacks.owner import gone, missing
 from stacks.settings import PROJECT, SettingsError, from_files
@@ -38,14 +38,14 @@ def choose_images(config: dict[str, object]) -> str:
     """
     if forced := os.environ.get("IMAGES"):
         if forced not in ("public", "offline"):
-            raise StepFailed(f"IMAGES={forced}: allowed are public and offline")
-        say(f"Images: {forced}, as IMAGES says")
+            raise StepFailed(f"IMAGES={forced} cannot work; allowed: public, offline")
+        say(f"Images: {forced}, as set by IMAGES")
         return forced
     if before := config.get("changeover:images"):
-        say(f"Images: {before}, as Pulumi.{STACK}.yaml says")
+        say(f"Images: {before}, as set in Pulumi.{STACK}.yaml")
         return str(before)
     image = pins.EDGE.public
-    say(f"Images: can a public one be pulled? Trying {image} …")
+    say(f"Images: trying whether a public one can be pulled, {image} …")
     try:
         done = subprocess.run(
             ["docker", "pull", "--quiet", image],
@@ -79,8 +79,8 @@ def ensure_stack() -> None:
             raise
         if "secure:" in text:
             raise StepFailed(
-                f"{CONFIG.name} holds secrets that another checkout encrypted. Put its passphrase into "
-                f"{environment.PASSPHRASE}, or remove the `secure:` values and the encryptionsalt"
+                f"{CONFIG.name} has secrets that another checkout encrypted. Put its passphrase into "
+                f"{environment.PASSPHRASE}, or remove the `secure:` values and the line `encryptionsalt`"
             ) from None
         lines = text.splitlines(keepends=True)
         CONFIG.write_text("".join(line for line in lines if not line.startswith("encryptionsalt:")))
@@ -125,7 +125,7 @@ def ask(endpoint: str, model: str, key: str, *, embeds: bool = False) -> str:
         with direct.open(request, timeout=300) as answer:
             said = json.load(answer)
             if embeds:
-                return f"{len(said['data'][0]['embedding'])} numbers for a text"
+                return f"{len(said['data'][0]['embedding'])} numbers for one text"
             return str(said["choices"][0]["message"]["content"])
     except urllib.error.HTTPError as error:
         raise StepFailed(f"the endpoint answered {error.code}: {error.read().decode()[:500]}") from None
@@ -150,8 +150,8 @@ def prepare() -> None:
     """
     if not CONFIG.exists():
         raise StepFailed(
-            f"there is no {CONFIG.name}: it needs changeover:engine, changeover:target and changeover:model, "
-            "as in Pulumi.local.yaml"
+            f"there is no {CONFIG.name}. Create it with changeover:engine, changeover:target and "
+            "changeover:model, as in Pulumi.local.yaml"
         )
     on_aws = is_on_aws(STACK)
     if not on_aws:
@@ -206,7 +206,7 @@ def is_something_missing() -> bool:
     lost = missing(state, host)
     if lost:
         weights = [spec.weights for spec in blueprint(from_files(STACK, ROOT)).specs]
-        say(f"{gone(lost, weights, Labels(project=PROJECT, stack=STACK))}. It is made again.")
+        say(f"{gone(lost, weights, Labels(project=PROJECT, stack=STACK))}. It is created again.")
     return bool(lost)
 
 

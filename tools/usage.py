@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from offline.steps import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say
 from tools.host import on_aws
 from tools.status import containers_of
 
@@ -99,7 +99,7 @@ def usage(stack: str) -> None:
     said = read(stack)
     table = rows(said["days"], settings.hourly if settings else None)
     if not table:
-        say(f"stack `{stack}` has had no request that its log still has.")
+        say(f"stack `{stack}` has no request in its log.")
         return
     shown = Table(*HEAD[: len(HEAD) if settings else -1])
     for column in shown.columns[2:]:
@@ -107,9 +107,12 @@ def usage(stack: str) -> None:
     for row in table:
         shown.add_row(*row.texts()[: len(shown.columns)])
     Console(width=None if sys.stdout.isatty() else 120).print(shown)
-    say(f"The log begins at {said['since'][:16]} UTC; older requests have gone with it.")
+    say(f"The log begins at {said['since'][:16]} UTC; older requests are no longer in it.")
     if said["unreadable"]:
-        say(f"{said['unreadable']} lines of it can't be read: they were being written when something ended.")
+        say(
+            f"{said['unreadable']} of its lines can't be read: they were being written when the proxy was "
+            "ended."
+        )
     if name := os.environ.get("CSV"):
         write(Path(name), table)
         say(f"Written to {name}")

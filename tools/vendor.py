@@ -9,8 +9,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from common import StepFailed, cache_root, say, unpack
 from components import pins
-from offline.steps import StepFailed, cache_root, say, unpack
 
 URL = "https://get.pulumi.com/releases/sdk"
 SILENCE_SECONDS = 20
@@ -50,7 +50,7 @@ def download() -> Path | None:
                 raise StepFailed(
                     f"{URL}/{name} is not the archive that components/pins.py names, and was thrown away: "
                     f"its SHA-256 is {found}, not {pinned}. Something on the way changes downloads, or the "
-                    "vendor has another one there. Type the command again; if it says the same, find out why"
+                    "vendor has replaced it. Run the command again; if it fails again, find out why"
                 )
             with tarfile.open(archive) as packed:
                 unpack(packed, content)
@@ -78,6 +78,6 @@ def _fetch(answer: http.client.HTTPResponse, archive: Path) -> str:
         except BROKE as error:
             raise StepFailed(
                 f"the download of {URL}/{archive.name} broke off after {got / 1e6:.0f} MB ({error}), and was "
-                "thrown away. Type the command again"
+                "thrown away. Run the command again"
             ) from None
     return digest.hexdigest()

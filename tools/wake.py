@@ -2,14 +2,14 @@
 
 import sys
 
+from common import StepFailed, main_guard, say
 from components.aws.settings import AwsSettings
-from offline.steps import StepFailed, main_guard, say
 from stacks.aws_cli import AwsError, aws
 from tools import owner
 from tools.host import on_aws
 
 WAIT_SECONDS = 900
-SPOT = "A spot instance that AWS interrupted is started again by AWS alone, when there is room."
+SPOT = "Only AWS can start a spot instance that it interrupted, when there is capacity."
 
 
 def start(settings: AwsSettings, instance: str, stack: str) -> None:
@@ -34,7 +34,7 @@ def wake(stack: str) -> None:
     """Start the stack's instance where it is stopped. Raises StepFailed where there is none."""
     settings = on_aws(stack)
     if settings is None:
-        raise StepFailed(f"stack `{stack}` is not on AWS; nothing sleeps there")
+        raise StepFailed(f"stack `{stack}` is not on AWS, so there is nothing to wake")
     found = owner.on_aws(stack, settings)
     if found.instance is None:
         raise StepFailed(f"stack `{stack}` has no instance. If it was deployed: make recover STACK={stack}")

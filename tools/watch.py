@@ -25,7 +25,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from offline.steps import StepFailed, main_guard
+from common import StepFailed, main_guard
 from switch.owner import ago
 from tools import rates
 from tools.status import switch_of
@@ -45,7 +45,7 @@ WIDTH = 100
 """Of a frame that goes to no terminal."""
 
 
-class Watched:
+class Feed:
     """The lines of one stack's switch; `lines` has them, and in words what is wrong where there is none."""
 
     def __init__(self, stack: str) -> None:
@@ -55,7 +55,7 @@ class Watched:
         self._process: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._follow, args=(switch_of(stack),), daemon=True)
 
-    def __enter__(self) -> "Watched":
+    def __enter__(self) -> "Feed":
         self._thread.start()
         return self
 
@@ -101,7 +101,7 @@ class Watched:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
             self._process.kill()
-        self.lines.put("the switch gives no answer; looking for it again")
+        self.lines.put("the switch does not answer; looking for it again")
 
 
 def _read(line: str) -> dict[str, Any] | str:
@@ -109,7 +109,7 @@ def _read(line: str) -> dict[str, Any] | str:
     try:
         said: dict[str, Any] = json.loads(line)
     except ValueError:
-        return f"the switch said {line.strip()!r}. Is it of another version? Type: pulumi up"
+        return f"the switch answered {line.strip()!r}. If it is of another version, run: pulumi up"
     return str(said["error"]) if "error" in said else said
 
 
@@ -165,14 +165,14 @@ def _serves(status: Mapping[str, Any], now: float) -> Table:
     active, change, last = status["active"], status["under_way"], status["last"]
     rows: list[tuple[str, RenderableType]] = []
     if active is None:
-        rows.append(("serves", Text("nothing: no change has been committed yet", "yellow")))
+        rows.append(("serves", Text("nothing yet: no change has been committed", "yellow")))
     else:
         kind = Text(f"{active['kind']}  {active['model']}", "bold green" if status["gated"] else "bold red")
         rows.append(("serves" if status["gated"] else "not ready", kind))
         rows.append(("since", f"{ago(now - active['since'])}"))
         gateway = status["gateway"]
         stands = status["containers"].get(gateway, "is gone")
-        rows.append(("gateway", stands if gateway else "none: the proxies ask the engine"))
+        rows.append(("gateway", stands if gateway else "none: the proxies ask the engine directly"))
     if change:
         to = f"to {change['kind']}: {change['phase']} {change['phase_seconds']:.0f} s"
         rows.append(("change", Text(f"{to}, {change['seconds']:.0f} s in all", "bold yellow")))
@@ -266,7 +266,7 @@ def _alerts(status: Mapping[str, Any]) -> list[str]:
     if status["held_since"] and not status["under_way"]:
         found.append("requests wait, and no change is under way")
     if status["journal"]:
-        found.append("the journal was damaged: pulumi up")
+        found.append("the journal was damaged. Run: pulumi up")
     return found
 
 
@@ -303,7 +303,7 @@ def moment(line: Mapping[str, Any]) -> float:
     return now if status["under_way"] or status["held_since"] else now // QUIET_SECONDS
 
 
-def follow(stack: str, watched: Watched, console: Console) -> None:
+def follow(stack: str, watched: Feed, console: Console) -> None:
     """Shows what comes in until `q` is typed."""
     looks: list[rates.Look] = []
     line: dict[str, Any] | None = None
@@ -328,7 +328,7 @@ def follow(stack: str, watched: Watched, console: Console) -> None:
                 shown = new
 
 
-def once(stack: str, watched: Watched, console: Console) -> None:
+def once(stack: str, watched: Feed, console: Console) -> None:
     """Prints one frame, with the rates of a few seconds. Raises StepFailed where the switch says nothing."""
     looks: list[rates.Look] = []
     line: dict[str, Any] | None = None
@@ -337,7 +337,7 @@ def once(stack: str, watched: Watched, console: Console) -> None:
         try:
             said = watched.lines.get(timeout=max(0.0, end - time.monotonic()))
         except queue.Empty:
-            raise StepFailed(f"the switch of stack `{stack}` gives no answer") from None
+            raise StepFailed(f"the switch of stack `{stack}` does not answer") from None
         if isinstance(said, str):
             raise StepFailed(said)
         line = said
@@ -351,7 +351,7 @@ def watch(stack: str) -> None:
         os.environ.pop(size, None)
     terminal = sys.stdout.isatty() and os.environ.get("ONCE") != "1"
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=WIDTH)
-    with Watched(stack) as watched, contextlib.suppress(KeyboardInterrupt):
+    with Feed(stack) as watched, contextlib.suppress(KeyboardInterrupt):
         if terminal:
             follow(stack, watched, console)
         else:

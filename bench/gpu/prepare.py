@@ -22,9 +22,10 @@ import tarfile
 from pathlib import Path
 
 from bench.gpu.fatbin import pruned
+from common import StepFailed, main_guard, say
 from components.pins import OLLAMA
 from offline.images import RECIPES
-from offline.steps import StepFailed, cached, go_environment, key_of, main_guard, need, run, say
+from offline.steps import cached, go_environment, key_of, need, run
 from tools.environment import ROOT
 
 HERE = Path(__file__).parent
@@ -68,7 +69,7 @@ def site(compute: int) -> Path:
             library.write_bytes(content)
             served += number
         if not served:
-            raise StepFailed(f"vLLM {VLLM} has nothing that a card of capability {compute / 10} can load")
+            raise StepFailed(f"vLLM {VLLM} has no kernels that a card of capability {compute / 10} can load")
 
     return cached(
         f"gpu/site-{compute}",
@@ -181,8 +182,9 @@ def about(compute: int, files: list[Path]) -> dict[str, object]:
     if (total := sum(sizes.values())) > LIMIT:
         each = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sizes.items())
         raise StepFailed(
-            f"{total / 2**20:.1f} MiB are more than the {LIMIT // 2**20} that travel: {each} MiB. Two that "
-            "travel one after the other: --without ollama --out A, and --without vllm --out B"
+            f"{total / 2**20:.1f} MiB are more than the {LIMIT // 2**20} MiB that can be carried: {each} "
+            "MiB. Prepare two parts that are carried one after the other: --without ollama --out A, and "
+            "--without vllm --out B"
         )
     digests = {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in files}
     return {

@@ -369,8 +369,8 @@ def card(run: Run) -> None:
     if prepared["compute"] != run.card.compute:
         raise StepError(
             f"what was prepared is for capability {prepared['compute'] / 10}, and this card has "
-            f"{run.card.compute / 10}. Type where it was made: "
-            f"python -m bench.gpu.prepare --compute {run.card.compute}"
+            f"{run.card.compute / 10}. Run where it was made: python -m bench.gpu.prepare --compute "
+            f"{run.card.compute}"
         )
 
 
@@ -380,7 +380,7 @@ def unpack(run: Run) -> None:
     code = "import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter='data')"
     found = sorted(run.place.packed.glob("*.tar.xz"))
     if not found:
-        raise StepError(f"{run.place.packed} has no archive. Type: python -m bench.gpu.prepare")
+        raise StepError(f"{run.place.packed} has no archive. Run: python -m bench.gpu.prepare")
     going = [subprocess.Popen([sys.executable, "-c", code, str(one), str(run.place.work)]) for one in found]
     if any(status for status in [one.wait() for one in going]):
         raise StepError("an archive could not be unpacked")
@@ -504,7 +504,8 @@ def post(path: str, body: Mapping[str, object]) -> tuple[int, int]:
 
 def sweep(run: Run, name: str, levels: Sequence[int]) -> None:
     """The levels of what serves; each is kept as soon as it is there."""
-    from measure.sweep import Sweep, here  # needs what travelled
+    from measure.client import here  # needs what travelled
+    from measure.sweep import Sweep
 
     spec = run.serving()
     asked = Sweep(

@@ -1,4 +1,4 @@
-"""What a person is told of by mail, and the alarm that stops an idle instance."""
+"""The alarms that are sent by mail, and the one that stops an idle instance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

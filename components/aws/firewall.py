@@ -11,7 +11,7 @@ import pulumi_aws as aws
 class FirewallArgs:
     """`allowed` are the networks that may use the endpoint, `admins` those that may reach SSH.
 
-    `challenges` are those that may reach port 80, where public certificates are proven.
+    `challenges` are those that may reach port 80, where ACME challenges arrive.
     """
 
     vpc_id: pulumi.Input[str]

@@ -6,7 +6,7 @@ Service Authorization Reference.
 
 Two things that the deployer's policy does not keep: who may deploy can do anything in the account, since
 `iam:PutRolePolicy` and `iam:PassRole` give a role of the stack whatever rights and an instance to use them
-on; and with `ec2:CreateTags` on everything he can give what is not the project's the tag by which
+on; and with `ec2:CreateTags` on everything they can give what is not the project's the tag by which
 `TakeAwayOnlyOurs` knows what is. Both statements guard against mistakes and not against who has the role.
 A permissions boundary would be the account's own to set (`iam:PermissionsBoundary`).
 """
@@ -165,7 +165,7 @@ def policy(project: str) -> dict[str, Any]:
 def review_policy(project: str) -> dict[str, Any]:
     """What a preview, a review and the look for drift need: to read, and a session to the host.
 
-    Who has a session to the host can do there what he likes: Docker's rights are root's.
+    Whoever has a session to the host can do anything there: Docker's rights are root's.
     """
     wanted = {each for each in actions() if each.partition(":")[2].startswith(LOOKS)}
     return _policy(project, wanted | SESSIONS)

@@ -3,6 +3,7 @@
 # $DRIVER or newer), Docker and its NVIDIA runtime, and a GPU that stays when systemd reloads; then grows the file
 # system at $DATA_MOUNT to its volume, and puts the probe of the endpoint's alarm there, which sends to $NAMESPACE in
 # $REGION. Gives up after $DEADLINE seconds, or at once where waiting can't help, with what the failing check said.
+# shellcheck disable=SC2016,SC2029 # who expands what, this machine or the host, is as it is meant each time
 set -u
 host=${DOCKER_HOST#ssh://}
 end=$(($(date +%s) + DEADLINE))
@@ -20,7 +21,7 @@ wait_for() { # wait_for WHAT CHECK...: a check that exits 9 will not get better 
     code=$?
     [ "$code" -ne 0 ] || break
     if [ "$code" -eq 9 ] || [ "$(date +%s)" -ge "$end" ]; then
-      printf '%s is not ready on %s; it said:\n%s\n' "$what" "$host" "$said" >&2
+      printf '%s is not ready on %s. Its last answer:\n%s\n' "$what" "$host" "$said" >&2
       exit 1
     fi
     sleep "${PAUSE:-5}"
@@ -49,7 +50,7 @@ gpu() {
   }
   echo "$found"
   if [ "$(echo "$found" | grep -c ", $GPU\$")" -ne "$GPUS" ]; then
-    echo "expected: $GPUS times $GPU"
+    echo "expected: $GPUS x $GPU"
     return 9
   fi
   if [ "$(echo "$found" | head -n 1 | cut -d . -f 1)" -lt "$DRIVER" ]; then

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from advise.busiest import busiest_minute
-from advise.load import HOUR, Request
+from advise.load import HOUR, LoggedRequest
 from advise.log import requests
 from components.kubernetes.certificate import Record
 from components.kubernetes.flip import INSIST, refused
@@ -146,7 +146,7 @@ class Change:
         places, now = places_of(self.get("deployments", "--selector", self.mine)["items"]), self.clock()
         if live.active not in places:
             return ""  # nothing serves
-        found = list[Request]()
+        found = list[LoggedRequest]()
         for pod in self.get("pods", "--selector", self.proxies)["items"]:
             if not is_serving(pod):
                 continue
@@ -172,7 +172,7 @@ class Change:
         if not live.active or live.active == plan.to or live.active not in self.seen():
             self.say(
                 "There is nothing that served before. What there is stays as it is, so that you can look at "
-                "it. Then type: pulumi up"
+                "it. Then run: pulumi up"
             )
             return 1
         self.say(f"What served before comes back on every host: {live.active}")
@@ -210,7 +210,7 @@ class Change:
                 if self.clock() - silent > PATIENCE_SECONDS:
                     raise ClusterError(
                         f"the cluster gave no answer for {PATIENCE_SECONDS} s: {error}. All pods go on as "
-                        "they are. Once it answers, type: pulumi up"
+                        "they are. Once it answers, run: pulumi up"
                     ) from None
             self.sleep(LOOK_SECONDS)
 
@@ -283,7 +283,7 @@ class Change:
             if first is not None and lease.until != first:
                 raise Taken(
                     f"another `pulumi up` changes the stack {self.plan.stack}, and this one has changed "
-                    "nothing. Once that has ended, type: pulumi up"
+                    "nothing. Once that has ended, run: pulumi up"
                 )
             if first is None:
                 first = lease.until
@@ -317,7 +317,7 @@ class Change:
             if "(Conflict)" in str(error) or "(AlreadyExists)" in str(error):
                 raise Taken(
                     f"another `pulumi up` has begun to change the stack {self.plan.stack}, and this one "
-                    "leaves it to that. Once that has ended, type: pulumi up"
+                    "leaves it to that. Once that has ended, run: pulumi up"
                 ) from None
             raise
         self._lease = lease_of(json.loads(said))

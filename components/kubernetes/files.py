@@ -87,7 +87,7 @@ def fetch(folder: Path) -> None:
     words += ["--require-hashes", "--no-deps", "-r", str(LOCK)]
     if subprocess.run(words, check=False).returncode:
         raise ClusterError(
-            "the proxy's packages could not be fetched. What serves goes on as before; mend it and type: "
+            "the proxy's packages could not be fetched. What serves goes on as before; mend it and run: "
             "pulumi up"
         )
 

@@ -75,12 +75,12 @@ def test_a_wrong_name_of_the_owner_takes_nothing_away(first: Path, second: Path)
 
 def test_adopting_asks_first_and_fetches_no_weights(second: Path) -> None:
     before = containers()
-    assert "nobody can be asked here" in shell(second, "make adopt", fails=True)
+    assert "so nobody can be asked" in shell(second, "make adopt", fails=True)
     (switch,) = [id for id, role in before.items() if role == "switch"]
     folder = docker("exec", switch, "sh", "-c", "echo /weights/vllm/tiny-*").strip()
     docker("exec", switch, "mv", folder, f"{folder}.away")
     text = shell(second, "YES=1 make adopt", fails=True)
-    assert "to adopt fetches nothing" in text and "Nothing was changed" in text
+    assert "`make adopt` downloads nothing" in text and "Nothing was changed" in text
     docker("exec", switch, "mv", f"{folder}.away", folder)
     assert containers() == before
 
@@ -122,7 +122,7 @@ def test_make_up_puts_back_what_is_missing(second: Path) -> None:
     docker("rm", "--force", *docker("ps", "--all", "--quiet", *FILTERS).split())
     text = shell(second, "make up")
     said = text[text.index("Missing on the Docker host: ") :]
-    assert "It is made again." in said and "It answers: " in said
+    assert "It is created again." in said and "It answers: " in said
 
 
 def test_who_names_the_owner_takes_it_away_and_keeps_the_weights(first: Path, second: Path) -> None:

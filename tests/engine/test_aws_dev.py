@@ -294,7 +294,7 @@ def test_an_unreachable_host_is_said_in_the_preview_with_what_brings_it_back(
         said = str(error)
     finally:
         agent.write_text(process)
-    assert f"no SSH to {host.instance}" in said
+    assert f"SSH does not reach {host.instance}" in said
     assert "make recover STACK=dev" in said
     assert "Traceback" not in said
 
@@ -373,9 +373,9 @@ def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back_and_loses_nothin
     before = project.aws_counted()
     text = checkout.make("review")
     only_looked(project.aws_calls(before))
-    assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, about "), text
+    assert text.startswith("Engine of `dev`: Ollama → vLLM by hold, requests wait about "), text
     assert "nothing is replaced but the gateway; back with `make rollback STACK=dev`" in text
-    assert "before and after the same" in text, "the price"
+    assert "), unchanged." in text, "the price"
     with trusted(project), load_on(project) as load:
         load.wait_for_answers(8)
         checkout.make("apply", REVIEW="reviews/dev")
@@ -395,6 +395,7 @@ def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back_and_loses_nothin
     only_looked(project.aws_calls(before))
 
 
+@pytest.mark.long
 def test_make_parity_probes_both_engines_on_the_host_and_leaves_nothing_behind(project: AwsProject) -> None:
     said = project.tool("parity")
     assert "The standby takes the place of the active engine" in said
@@ -430,6 +431,7 @@ def reaches_what_scrapes(project: AwsProject, jobs: set[str]) -> None:
     assert not scraped(address), "the way is closed with Ctrl-C"
 
 
+@pytest.mark.long
 def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays(
     project: AwsProject, host: Host, machines: Machines
 ) -> None:
@@ -552,6 +554,7 @@ def test_a_stopped_instance_is_said_and_make_wake_starts_it(
     nothing_to_do(project)
 
 
+@pytest.mark.long
 def test_a_larger_data_volume_is_grown_in_place(project: AwsProject, emulator: Emulator) -> None:
     project.configure(dataVolumeGiB=220)
     assert project.changes() == {"data": "update", "ready": "update"}
@@ -601,6 +604,7 @@ def test_a_new_machine_image_replaces_the_instance_and_keeps_the_weights(
     nothing_to_do(project)
 
 
+@pytest.mark.long
 def test_make_recover_brings_an_instance_back_that_was_terminated_by_hand(
     project: AwsProject, emulator: Emulator, machines: Machines
 ) -> None:
@@ -612,7 +616,7 @@ def test_make_recover_brings_an_instance_back_that_was_terminated_by_hand(
         said = project.pulumi("preview")
     except CommandFailed as error:  # what then asks the host may fail
         said = str(error)
-    assert "and this state does not know: the spot request sir-" in said
+    assert "which this state does not know: the spot request sir-" in said
     said = project.tool("recover")
     assert f"The instance {old.instance} is gone." in said
     assert "Lost: the instance, and requests until it is back." in said

@@ -64,7 +64,9 @@ def refused_and_nothing_changed(project: AwsProject, refusal: CommandFailed, wri
 
 def test_an_existing_subnet_in_another_zone_is_refused_before_anything_exists(project: AwsProject) -> None:
     project.configure(zone="us-east-1b")
-    with pytest.raises(CommandFailed, match="is in us-east-1a, and zone is us-east-1b; nothing was changed"):
+    with pytest.raises(
+        CommandFailed, match="is in us-east-1a, but the setting zone is us-east-1b; nothing was changed"
+    ):
         project.pulumi("preview")
     project.configure(zone=None)
 
@@ -124,6 +126,7 @@ def test_make_down_is_refused_before_anything_is_deleted(project: AwsProject) ->
     nothing_to_do(project)
 
 
+@pytest.mark.long
 def test_a_domain_gets_its_record_and_the_way_for_certificates(
     project: AwsProject, emulator: Emulator, machines: Machines
 ) -> None:
@@ -158,7 +161,7 @@ def test_a_domain_gets_its_record_and_the_way_for_certificates(
 
 def test_without_protect_it_is_destroyed(project: AwsProject, emulator: Emulator) -> None:
     said = project.tool("down")
-    assert "The stack is gone, and the data volume" in said
+    assert "The stack is gone, and so is the data volume" in said
     api = emulator.client("ec2")
     (vpc,) = [each["VpcId"] for each in api.describe_vpcs()["Vpcs"] if not each["IsDefault"]]
     (subnet,) = api.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]

@@ -39,13 +39,13 @@ def refusal(project: Project) -> str:
         ({"target": "moon"}, "changeover:target: 'moon' cannot work; allowed: docker"),
         ({"cutover": "swap"}, "changeover:cutover: 'swap' cannot work; allowed: auto, overlap, hold"),
         ({"contxt": 1024}, "changeover:contxt: no such setting; did you mean `context`?"),
-        ({"context": 8192}, "allowed: 256 to 4096 tokens, the most that tiny can"),
+        ({"context": 8192}, "allowed: 256 to 4096 tokens, the longest context that tiny supports"),
         (
             {"holdBudgetSeconds": 60},
-            "holdBudgetSeconds: 60 cannot work; a request can wait 1012 s at the worst",
+            "holdBudgetSeconds: 60 cannot work; a request can wait 1012 s in the worst case",
         ),
         ({"drainSeconds": 601}, "drainSeconds: 601 cannot work; allowed: 1 to 600 seconds"),
-        ({"hostMemoryGiB": 1}, "GiB host RAM; allowed: "),
+        ({"hostMemoryGiB": 1}, "GiB of host RAM; allowed: "),
         ({"cutover": "overlap", "hostMemoryGiB": 5}, "cutover: 'overlap' cannot work; both engines and"),
         ({"hostMemoryGiB": 4000}, "hostMemoryGiB: 4000 cannot work; allowed: up to "),
         ({"vllmFlags": ["--swap-space 4"]}, "vLLM no longer has this flag and would not start"),
@@ -56,7 +56,7 @@ def test_settings_that_cannot_work(fresh: Project, settings: dict[str, object], 
     fresh.configure(**settings)
     text = refusal(fresh)
     assert expected in text
-    assert "Type: pulumi config" in text
+    assert "Run: pulumi config" in text
 
 
 def test_a_missing_setting_and_a_wrong_type_are_pulumis_own_errors(fresh: Project) -> None:
@@ -103,5 +103,5 @@ def test_a_public_image_that_can_not_be_had(fresh: Project) -> None:
     pins.write_text(pins.read_text().replace('public="caddy:', 'public="127.0.0.1:1/caddy:'))
     fresh.configure(images="public", model="qwen-2.5-coder-0.5b")
     text = refusal(fresh)
-    assert "is not on the Docker host and can't be had" in text
+    assert "is not on the Docker host and can't be pulled" in text
     assert "IMAGES=offline make up" in text

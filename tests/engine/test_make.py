@@ -207,7 +207,7 @@ def test_an_edge_that_is_stopped_or_gone_is_said_by_status(checkout: Path) -> No
         "ps", *FILTERS, "--filter", "label=changeover.role=edge", "--format", "{{.Names}}"
     ).split()
     docker("stop", edge)
-    assert f"the edge {edge} is stopped. Type: docker start {edge}" in shell(
+    assert f"the edge {edge} is stopped. Run: docker start {edge}" in shell(
         checkout, "make status", fails=True
     )
     docker("start", edge)
@@ -223,7 +223,7 @@ def test_make_gc_asks_and_frees_what_nobody_needs_and_nothing_else(checkout: Pat
     docker("exec", switch, "sh", "-c", f"mkdir {left} && echo weights >{left}/file")
     text = shell(checkout, "make gc", fails=True)
     assert "can go weights vllm/left-over-00000000" in text
-    assert "nothing was freed: nobody can be asked here" in text
+    assert "nothing was freed: there is no terminal, so nobody can be asked" in text
     assert "freed  weights vllm/left-over-00000000" in shell(checkout, "YES=1 make gc")
     text = shell(checkout, "make gc")
     assert "nothing to free" in text and "kept   weights ollama/tiny-" in text

@@ -18,6 +18,7 @@ import pytest
 
 from components.naming import HISTORY
 from monitor import exposed, render
+from monitor.alerts import NO_LONGER_THAN, SLACK_SECONDS
 from monitor.panels import Page, pages
 from stacks.blueprint import blueprint
 from stacks.settings import from_files
@@ -68,6 +69,12 @@ class Watched:
         seen = blueprint(from_files("watched", self.project.folder)).watched
         assert seen is not None
         return pages(seen)
+
+    def longest_expected(self) -> float:
+        """Seconds of a hold to vLLM after which an alert says that it takes long."""
+        seen = blueprint(from_files("watched", self.project.folder)).watched
+        assert seen is not None
+        return round(seen.expected["vllm"] * NO_LONGER_THAN + SLACK_SECONDS)
 
     def container(self, role: str) -> str:
         (name,) = self.project.containers(role)
@@ -242,7 +249,10 @@ def test_the_page_has_what_is_rendered_and_the_alerts_and_none_fires(watched: Wa
     assert [each["title"] for each in shown] == [page.title for page in watched.pages()]
     (group,) = watched.get("/vmalert/api/v1/rules")["data"]["groups"]
     assert not [rule["lastError"] for rule in group["rules"] if rule["lastError"]]
-    assert watched.fired() == {"ChangeFailed"}, "that was before: of an ordinary change none does"
+    allowed = {"ChangeFailed"}  # that was before: of an ordinary change none does
+    if watched.value("max_over_time(changeover_held_duration_seconds[1h])") > watched.longest_expected():
+        allowed.add("HoldLongerThanExpected")  # on a busy machine, and rightly so
+    assert {"ChangeFailed"} <= watched.fired() <= allowed
 
 
 def test_the_engine_exposes_what_is_said_of_it(watched: Watched) -> None:

@@ -37,7 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project = Project(
         tmp_path_factory.mktemp("project"),
         STACK,
-        **offline_settings(parallel=2, maxRequestMiB=MAX_MIB, drainSeconds=20),
+        **offline_settings(parallel=2, maxRequestMiB=MAX_MIB),
     )
     project.wipe()
     yield project

@@ -54,7 +54,7 @@ class Stage:
         self._start("engine", pins.SWITCH.offline, 8000, {"/engine.py": source}, command)
         provider = tensorzero.Provider(kind="vllm", api_base="http://engine:8000/v1/", model_name=MODEL)
         limits = tensorzero.Timeouts(total=60, first_token=60, stream=60)
-        model = tensorzero.Model(name=MODEL, providers=(provider,), timeouts=limits)
+        model = tensorzero.ChatModel(name=MODEL, providers=(provider,), timeouts=limits)
         text = tensorzero.render(tensorzero.GatewayConfig(models=(model,)))
         files = {tensorzero.CONFIG_FILE: text}
         self._start("gateway", pins.GATEWAY.offline, 3000, files, list(tensorzero.COMMAND))

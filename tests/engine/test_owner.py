@@ -74,7 +74,7 @@ def test_another_state_is_told_whose_the_stack_is_and_what_to_type(owner: Projec
     for words in (UP, ("preview",), (*UP, "--refresh")):
         text = refused(other, *words)
         assert f"it was last changed from {owner.folder} on " in text
-        assert "There, ollama serves tiny, since 20" in text and "Nothing was changed" in text
+        assert "On it, ollama serves tiny, since 20" in text and "Nothing was changed" in text
         for command in ("up STACK=mine", f"adopt STACK={STACK}", f"down STACK={STACK} OWNER="):
             assert command in text
     assert owner.changes() == {}
@@ -253,7 +253,7 @@ def test_what_is_missing_is_said_and_made_again(owner: Project, what: str) -> No
         said = text[text.index("Missing on the Docker host: ") :]
         for each in gone:
             assert each in said
-        assert f"pulumi up --refresh --stack {STACK}, which makes it again" in said
+        assert f"pulumi up --refresh --stack {STACK}, which creates it again" in said
         assert ("GiB to fetch" in said) is (what in ("ollama-weights", "vllm-weights", "everything"))
     owner.up("--refresh")
     assert owner.changes() == {}

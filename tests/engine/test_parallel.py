@@ -25,19 +25,19 @@ def test_a_number_for_one_engine_is_an_ordinary_change_and_overlap_that_became_h
         # less RAM, so that it holds: an older version's stack is in this place where only the rule changed
         project.configure(hostMemoryGiB=None)
         said = project.pulumi("preview")
-        assert "`cutover: auto` was overlap at the last update and is hold now" in said
+        assert "`cutover: auto` meant overlap at the last update and means hold now" in said
         assert "pulumi config set cutover overlap" in said
-        assert "is hold now" in project.up()
-        assert "is hold now" not in project.pulumi("preview")
+        assert "means hold now" in project.up()
+        assert "means hold now" not in project.pulumi("preview")
         assert project.live() == live
 
         # the file still has an integer for both; a path makes an object of it, and each form is read
         project.pulumi("config", "set", "--path", "parallel.ollama", "3")
         said = project.up()
-        assert "at a time, ollama: 3 requests" in said and "at a time, vllm: 4 requests" in said
+        assert "at the same time, ollama: 3 requests" in said and "at the same time, vllm: 4 requests" in said
         assert project.live() != live and project.changes() == {}
         project.pulumi("config", "set", "parallel", "auto")
-        assert "at a time, ollama: 4 requests" in project.up()
+        assert "at the same time, ollama: 4 requests" in project.up()
         assert project.live().rpartition("-")[0] == live.rpartition("-")[0], "as before, by its content"
         project.pulumi("config", "set", "parallel", "plenty")
         with pytest.raises(CommandFailed, match="parallel: 'plenty' cannot work; allowed: auto, or 1 to 256"):

@@ -190,16 +190,16 @@ def test_a_stale_rendering_is_no_review(team: Team) -> None:
     file = team.clone / "rendered" / STACK / "tensorzero.toml"
     before = file.read_text()
     file.write_text(before.replace("630000", "500000"))
-    assert f"rendered/{STACK}/ is stale: tensorzero.toml. Type: make render" in team.make("review", fails=2)
+    assert f"rendered/{STACK}/ is stale: tensorzero.toml. Run: make render" in team.make("review", fails=2)
     file.write_text(before)
 
 
 def test_the_review_says_in_one_sentence_what_happens(team: Team) -> None:
     first = team.make("review").splitlines()[0]
-    assert first.startswith(f"Engine of `{STACK}`: Ollama → vLLM by hold, about ")
+    assert first.startswith(f"Engine of `{STACK}`: Ollama → vLLM by hold, requests wait about ")
     assert first.endswith(
-        "0 requests lost expected; nothing is replaced but the gateway; "
-        f"back with `make rollback STACK={STACK}`."
+        "none is expected to be lost; nothing is replaced but the gateway; back with `make rollback "
+        f"STACK={STACK}`."
     )
     assert team.engine == "ollama", "a review changes nothing"
 
@@ -240,7 +240,7 @@ def test_a_review_of_other_settings_is_refused_and_what_differs_is_said(team: Te
     team.make("review")
     team.git("reset", "--quiet", "--hard", "HEAD~1")
     text = team.make("apply", fails=2, REVIEW=f"reviews/{STACK}")
-    assert "another tree of files is checked out" in text
+    assert "other files are checked out" in text
     assert "the rendered files differ" in text
     assert "the preview says something else" in text
 
@@ -276,7 +276,7 @@ def test_an_engine_that_was_made_active_by_hand_is_found_and_put_right(team: Tea
     serves = serve_with_the_standby(STACK, team.clone)
     assert team.status["live"] == serves
     text = team.make("drift", fails=2)
-    assert f"the active engine: `{serves}` serves, and Pulumi left `{left}` serving" in text
+    assert f"the active engine: `{serves}` serves, although Pulumi left `{left}` serving" in text
     team.pulumi("up", "--yes", "--skip-preview", "--refresh")
     assert team.status["live"] == left
     assert "no drift" in team.make("drift")
@@ -285,7 +285,7 @@ def test_an_engine_that_was_made_active_by_hand_is_found_and_put_right(team: Tea
 def test_a_rollback_asks_first(team: Team) -> None:
     text = team.make("rollback", fails=2)
     assert f"Engine of `{STACK}`: vLLM → Ollama by hold" in text
-    assert "not done, nothing was changed" in text
+    assert "not done; nothing was changed" in text
     assert team.engine == "vllm"
 
 
@@ -304,7 +304,7 @@ def test_a_rollback_brings_back_what_ran_before_and_says_what_to_commit(team: Te
 def test_drift_complains_until_git_says_what_runs(team: Team) -> None:
     team.git("revert", "--no-edit", "HEAD")
     text = team.make("drift", fails=2)
-    assert "runs something else than the settings here say" in text
+    assert "runs something other than the settings here say" in text
     team.change("Go back to Ollama", engine="ollama")
     assert "no drift" in team.make("drift")
 
@@ -349,7 +349,7 @@ def test_a_killed_update_is_rolled_back(team: Team, phase: str) -> None:
 
 def test_the_history_reads_as_what_happened_and_any_update_can_be_named(team: Team) -> None:
     text = team.make("rollback", fails=2, TO="99")
-    assert "TO=99 is no update that succeeded" in text
+    assert "TO=99 is not an update that succeeded" in text
     told = json.loads(team.pulumi("stack", "history", *ALL))
     story = [(each["config"]["changeover:engine"]["value"], each["result"]) for each in reversed(told)]
     assert story[:2] == [("ollama", "succeeded"), ("vllm", "succeeded")]
@@ -365,5 +365,5 @@ def test_a_review_from_before_an_update_is_refused(team: Team) -> None:
     team.pulumi("up", "--yes", "--skip-preview", "--config", "changeover:gateCompletions=2")
     team.git("checkout", "--quiet", "--", SETTINGS)  # the CLI has written it there
     text = team.make("apply", fails=2, REVIEW=f"reviews/{STACK}")
-    assert "the stack's state is another one: an update ran in between" in text
-    assert "another tree of files" not in text
+    assert "the stack's state has changed: an update ran in between" in text
+    assert "other files are checked out" not in text

@@ -21,7 +21,7 @@ from tools import environment
 from tools.environment import ROOT
 
 SOURCES = (
-    *("__main__.py", "Pulumi.yaml"),
+    *("__main__.py", "common.py", "Pulumi.yaml"),
     *("advise", "components", "measure", "monitor", "parity", "proxy", "stacks", "switch", "offline"),
 )
 

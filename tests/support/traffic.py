@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from advise.load import HOUR, NOBODY, Request, Window
+from advise.load import HOUR, NOBODY, LoggedRequest, Window
 
 MONDAY = 1763942400.0
 """2025-11-24, 00:00 UTC."""
@@ -31,7 +31,7 @@ def served(
     at_a_time: int = 1000,
     holds: Sequence[Window] = (),
     kinds: Sequence[tuple[float, str]] = ((0.0, "ollama"),),
-) -> list[Request]:
+) -> list[LoggedRequest]:
     """What is logged of them where an engine works on so many at a time, in the order in which they came.
 
     In `holds` nobody is let in; what is at the engine when one begins is finished. `kinds` says which engine
@@ -60,7 +60,7 @@ def served(
             heapq.heappush(ends, now + one.seconds)
             kind = [name for since, name in kinds if since <= now][-1]
             found.append(
-                Request(
+                LoggedRequest(
                     ended=now + one.seconds,
                     total=now + one.seconds - one.at,
                     held=now - one.at,
@@ -97,7 +97,7 @@ def chance(seed: int, number: int, begins: float, seconds: float, longest: float
     ]
 
 
-def log_lines(requests: Iterable[Request]) -> list[str]:
+def log_lines(requests: Iterable[LoggedRequest]) -> list[str]:
     """Their lines in the proxy's access log, in the order in which they ended."""
     return [
         json.dumps(

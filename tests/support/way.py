@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import cache_root
 from components import caddyfile, catalogue, engines, pins, proxy, routing, tensorzero
 from components.containers import NOBODY
 from components.gpu_memory import EngineKind, Load, both
-from offline.steps import cache_root
 from switch.shared import PROXY_PORT
 from tests.support.containers import put_files, remove_labelled, unpack
 from tests.support.project import docker, free_port
@@ -242,7 +242,7 @@ class Way:
         kinds = (first, *(kind for kind in self.kinds if kind != first))
         config = tensorzero.GatewayConfig(
             models=(
-                tensorzero.Model(
+                tensorzero.ChatModel(
                     name=self.name,
                     providers=tuple(
                         tensorzero.Provider(

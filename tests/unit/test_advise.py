@@ -10,8 +10,8 @@ import pytest
 from advise.load import (
     HOUR,
     Hour,
-    Piece,
-    Request,
+    LoggedRequest,
+    SteadySpan,
     Traffic,
     held,
     left_out,
@@ -28,7 +28,7 @@ EPSILON = 1e-6
 
 
 def traffic(
-    requests: Sequence[Request], *, since: float = MONDAY, until: float = MONDAY + 7 * DAY
+    requests: Sequence[LoggedRequest], *, since: float = MONDAY, until: float = MONDAY + 7 * DAY
 ) -> Traffic:
     return of_log(requests, since, until, "the access log")
 
@@ -42,13 +42,14 @@ def test_office_hours_of_a_few_users_say_stay_with_their_numbers() -> None:
     said = advise(seen, "ollama", "local")
     assert (said.verdict, said.engine, said.figure) == ("stay", "ollama", 6)
     assert said.words[0] == (
-        "Stay with Ollama: on most days there are fewer than 10 requests at a time, which need no more."
+        "Stay with Ollama: on most days there are fewer than 10 concurrent requests, and Ollama is enough "
+        "for that."
     )
     assert "6 on 2025-11-24, 6 on 2025-11-25" in said.words[1]
     assert "Above 15 on 0 of 5 days, below 10 on 5" in said.words[1]
     assert said.short == (
-        "the last 7 days, 5 of them with requests: p95 of 6 requests at a time in a day's busiest hour; "
-        "advice: stay"
+        "the last 7 days, 5 of them with requests: 6 concurrent requests in a day's busiest hour (p95); "
+        "advice: stay with Ollama"
     )
     assert [day.counts for day in days(seen)] == [True] * 5 + [False] * 2
     clock = by_clock(seen)
@@ -68,11 +69,11 @@ def test_many_users_each_day_say_upgrade_also_where_they_wait_in_line() -> None:
         seen = traffic(served(crowd, at_a_time=at_a_time))
         said = advise(seen, "ollama", "local")
         assert said.verdict == "upgrade" and said.engine == "vllm"
-        assert said.words[0] == "Upgrade to vLLM: more than 15 requests at a time are regular here."
+        assert said.words[0] == "Upgrade to vLLM: there are regularly more than 15 concurrent requests."
         assert "Above 15 on 5 of 5 days" in said.words[1]
         assert said.short.endswith("advice: upgrade to vLLM")
         assert bool(by_clock(seen)[9].crowded) == (at_a_time == 8)
-    assert advise(seen, "vllm", "local").words[0].startswith("Stay with vLLM: more than 15")
+    assert advise(seen, "vllm", "local").words[0].startswith("Stay with vLLM: there are regularly more")
 
 
 def test_one_spike_is_named_and_decides_nothing() -> None:
@@ -80,15 +81,15 @@ def test_one_spike_is_named_and_decides_nothing() -> None:
     said = advise(traffic(served(week(6) + spike)), "ollama", "local")
     assert said.verdict == "stay" and said.figure == 6
     assert said.words[2] == (
-        "A spike that is not regular: 40 at a time at most on 2025-11-26, p95 40 from 10:00 on."
+        "An occasional spike: at most 40 at the same time on 2025-11-26, p95 40 from 10:00."
     )
 
 
 def test_in_between_it_is_undecided_and_says_what_would_decide_it() -> None:
     said = advise(traffic(served(week(12))), "ollama", "local")
     assert said.verdict == "undecided" and said.engine is None and said.figure == 12
-    assert said.words[0].startswith("Undecided: it is between 10 and 15")
-    assert "3 more of these days above 15 says vLLM, 4 more below 10 says Ollama" in said.words[2]
+    assert said.words[0].startswith("Undecided: there are between 10 and 15 concurrent requests")
+    assert "3 more of these days above 15 for vLLM, or 4 more below 10 for Ollama" in said.words[2]
     assert "make report STACK=local" in said.words[2]
     assert said.short.endswith("advice: undecided")
 
@@ -170,15 +171,15 @@ def test_one_day_is_too_little_and_is_said() -> None:
         said = advise(traffic(served(office(MONDAY, 40)), until=until), "ollama", "local")
         assert said.verdict == "too little" and said.engine is None
         whole = "1 whole day with requests" if until == MONDAY + DAY else "0 whole days with requests"
-        assert said.words[0].startswith(f"Too little is known: {whole}, of 360 requests")
-        assert said.words[1] == "So far 40 requests at a time at most, on 2025-11-24."
-        assert "fewer than 3 days" in said.words[2]
+        assert said.words[0].startswith(f"Too little is known: {whole}, and 360 requests")
+        assert said.words[1] == "So far there were at most 40 requests at the same time, on 2025-11-24."
+        assert "at least 3 days" in said.words[2]
         assert said.short == f"{whole}; advice: none yet, 3 are needed"
 
 
 def test_of_no_request_nothing_is_guessed() -> None:
     said = advise(traffic([]), "ollama", "local")
-    assert said.verdict == "too little" and said.words[0] == "Too little is known: there was no request."
+    assert said.verdict == "too little" and said.words[0] == "Too little is known: there was no traffic."
 
 
 def test_a_day_that_is_not_known_from_its_beginning_or_is_not_over_decides_nothing() -> None:
@@ -190,13 +191,13 @@ def test_a_day_that_is_not_known_from_its_beginning_or_is_not_over_decides_nothi
 
 def test_a_request_that_no_engine_got_is_no_load() -> None:
     at = MONDAY + 9 * HOUR
-    seen = traffic([Request(at + 0.001, 0.001, 0, failed=True), Request(at + 5, 5, 5, "-")])
+    seen = traffic([LoggedRequest(at + 0.001, 0.001, 0, failed=True), LoggedRequest(at + 5, 5, 5, "-")])
     assert most(seen.hours[at].levels) == 0, "it was refused, or has waited in a hold until it was given up"
     assert seen.hours[at].requests == 2 and seen.hours[at].failed == 1
     assert seen.served == []
 
 
-def count(requests: Sequence[Request], holds: Sequence[tuple[float, float]], begins: float) -> Hour:
+def count(requests: Sequence[LoggedRequest], holds: Sequence[tuple[float, float]], begins: float) -> Hour:
     """The hour that begins then, by counting at every moment between two changes."""
     out = left_out(holds)
     moments = {begins, begins + HOUR}
@@ -256,7 +257,7 @@ def test_every_hold_in_which_somebody_waited_is_found_and_nothing_else(seed: int
     assert ends == pytest.approx(hold[1])
 
 
-def sampled(requests: Sequence[Request], holds: Sequence[tuple[float, float]], until: float) -> Traffic:
+def sampled(requests: Sequence[LoggedRequest], holds: Sequence[tuple[float, float]], until: float) -> Traffic:
     """The same traffic as a store knows it that asks every 5 s."""
     seconds = 5
     line = []
@@ -264,7 +265,7 @@ def sampled(requests: Sequence[Request], holds: Sequence[tuple[float, float]], u
         at = MONDAY + number * seconds
         there = [each for each in requests if each.began <= at < each.ended]
         waiting = sum(at < each.admitted for each in there)
-        line.append(Piece(at, at + seconds, len(there) - waiting, waiting))
+        line.append(SteadySpan(at, at + seconds, len(there) - waiting, waiting))
     return Traffic("the store", MONDAY, until, of_samples(line, holds, (MONDAY, until)))
 
 

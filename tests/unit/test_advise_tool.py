@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from advise.capacity import capacity
-from advise.load import HOUR, Request, percentile
+from advise.load import HOUR, LoggedRequest, percentile
 from advise.rule import advise as advised
 from advise.rule import days
-from offline.steps import StepFailed
+from common import StepFailed
 from stacks.blueprint import blueprint
 from stacks.settings import Settings, from_files
 from tests.support.traffic import DAY, MONDAY, chance, log_lines, office, served
@@ -49,7 +49,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def containers_of(stack: str, role: str) -> list[str]:
         if role == "monitor":
-            raise StepFailed(f"no monitor of stack `{stack}` runs here")
+            raise status.NoContainer(f"no monitor of stack `{stack}` runs here")
         return [role]
 
     monkeypatch.setattr(advise, "containers_of", containers_of)
@@ -58,7 +58,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def close(one: Request, other: Request) -> bool:
+def close(one: LoggedRequest, other: LoggedRequest) -> bool:
     """But for what the log's milliseconds leave out."""
     times = [
         abs(getattr(one, name) - getattr(other, name)) < 0.002
@@ -91,29 +91,29 @@ def test_it_prints_hours_days_tenants_and_the_advice_and_keeps_a_line(
     assert re.split(r"\s*│\s*", monday)[1:-1] == ["2025-11-24", "09:00", "6", "6", "54", "0", "", "yes"]
     (acme,) = re.findall(r"│ acme .*", out)
     assert re.split(r"\s*│\s*", acme)[1:-1] == ["acme", "270", "0", "100.0 %", "6"]
-    assert "Stay with Ollama" in out and "make report STACK=local measures it, once" in out
+    assert "Stay with Ollama" in out and "To measure it, once: make report STACK=local" in out
     line, age = advice.kept("local")
-    assert line.endswith("a day's busiest hour; advice: stay") and age == 0
+    assert line.endswith("a day's busiest hour (p95); advice: stay with Ollama") and age == 0
 
 
 def test_without_requests_it_says_so_and_others_show_nothing(
     log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     advise.say_all("local")
-    assert "Too little is known: there was no request." in capsys.readouterr().out
+    assert "Too little is known: there was no traffic." in capsys.readouterr().out
     assert advice.kept("local") == ("", 0)
 
 
 def test_a_proxy_of_an_older_version_is_named(log: Path, tmp_path: Path) -> None:
     (tmp_path / "bin" / "docker").write_text("#!/bin/sh\necho 'No module named proxy.traffic' >&2\nexit 1\n")
-    with pytest.raises(StepFailed, match=r"of an older version\. Type: pulumi up --stack local"):
+    with pytest.raises(StepFailed, match=r"of an older version\. Run: pulumi up --stack local"):
         advise.requests_of("local", 0)
 
 
 class MadeStore(advise.Store):
     """Answers as a store that has asked the proxies every 5 s, by counting."""
 
-    def __init__(self, requests: Sequence[Request], holds: Sequence[tuple[float, float]]) -> None:
+    def __init__(self, requests: Sequence[LoggedRequest], holds: Sequence[tuple[float, float]]) -> None:
         self.requests, self.holds = requests, holds
 
     def over(self, query: str, begins: float, ends: float, step: float) -> advise.Series:
@@ -145,7 +145,7 @@ class MadeStore(advise.Store):
             ]
             yield ({} if tenant is None else {"tenant": tenant}), [each for each in values if each[1]]
 
-    def value(self, each: Request, counter: str) -> float:
+    def value(self, each: LoggedRequest, counter: str) -> float:
         return {
             "changeover_requests_total": 1,
             'changeover_requests_total{status=~"5.."}': each.failed,
@@ -202,14 +202,14 @@ def test_a_store_that_gives_no_answer_leaves_the_log(
     log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def none(*_: object) -> None:
-        raise StepFailed("the monitor's store gives no answer: refused")
+        raise StepFailed("the monitor's store does not answer: refused")
 
     monkeypatch.setattr(advise, "containers_of", lambda stack, role: [role])
     monkeypatch.setattr(advise, "from_store", none)
     (log / "access-one.log").write_text("\n".join(log_lines(served(office(MONDAY, 2)))))
     advise.say_all("local")
     out = capsys.readouterr().out
-    assert "Not from the monitor: the monitor's store gives no answer: refused" in out
+    assert "Not from the monitor: the monitor's store does not answer: refused" in out
     assert "From the access log" in out
 
 
@@ -281,9 +281,9 @@ def test_make_status_ends_with_the_line_and_is_as_it_was_without_one(
     monkeypatch.setattr(port, "trouble", lambda stack: "")
     status.status("local")
     assert capsys.readouterr().out == ""
-    advice.keep("local", "p95 of 4 requests at a time; advice: stay", time.time())
+    advice.keep("local", "4 concurrent requests; advice: stay", time.time())
     status.status("local")
-    assert capsys.readouterr().out == "p95 of 4 requests at a time; advice: stay\n"
+    assert capsys.readouterr().out == "4 concurrent requests; advice: stay\n"
     (programs / "docker").write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(StepFailed, match="the switch does not answer"):
         status.status("local")
@@ -309,31 +309,48 @@ def test_with_a_report_there_is_a_capacity_and_the_distance_to_the_peak() -> Non
     settings = from_files("local", ROOT)
     said = capacity(report(settings, 8, 40, more=True), settings, ("Today's peak", 12))
     assert said == [
-        "On NVIDIA T4, measured on 2025-11-28, Ollama serves 8 users, vLLM serves 40 users or more "
-        "at a time with the first token within 2 s (p95), 5 tokens a second for each and no error.",
-        "Today's peak of 12 requests at a time is 4 more than Ollama serves.",
-        "Today's peak of 12 requests at a time is 28 fewer than vLLM serves.",
+        "On NVIDIA T4, measured on 2025-11-28, Ollama serves 8 users, vLLM serves 40 users or more at the "
+        "same time, with the first token within 2 s (p95), 5 tokens a second for each and no error.",
+        "Today's peak of 12 concurrent requests is 4 more than Ollama serves.",
+        "Today's peak of 12 concurrent requests is 28 fewer than vLLM serves.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("peak", "said"),
+    [
+        (0, ["There was no request that could be compared with that."]),
+        (1, ["of 1 concurrent request is 7 fewer than Ollama serves.", "39 fewer than vLLM serves."]),
+        (8, ["is exactly what Ollama serves.", "32 fewer than vLLM serves."]),
+        (41, ["33 more than Ollama serves.", "is 1 more than vLLM was measured with."]),
+    ],
+)
+def test_the_distance_of_a_peak_is_a_sentence(peak: int, said: list[str]) -> None:
+    settings = from_files("local", ROOT)
+    (_, *found) = capacity(report(settings, 8, 40, more=True), settings, ("Today's peak", peak))
+    assert [line.endswith(end) for line, end in zip(found, said, strict=True)] == [True] * len(said), found
 
 
 def test_a_report_of_other_engines_gives_no_capacity() -> None:
     settings = from_files("local", ROOT)
     other = report(from_files("prod", ROOT), 8, 40)
     (said,) = capacity(other, settings, ("Today's peak", 12))
-    assert said.endswith("of other engines than the settings give. Measure again: make report STACK=local")
+    assert said.endswith(
+        "about other engines than the settings give now. Measure again: make report STACK=local"
+    )
 
 
 def test_on_aws_it_says_what_a_second_and_a_larger_instance_cost_and_give() -> None:
     settings = from_files("prod", ROOT)
     said = capacity(report(settings, 8, 40), settings, ("Today's peak", 12))
     assert said[3] == (
-        "A second g4dn.xlarge costs $0.562 an hour, $410 a month more. Both together serve 16 with "
-        "Ollama and 80 with vLLM, if half of the clients use the other one's address: nothing here "
-        "divides them."
+        "A second g4dn.xlarge costs $0.562 an hour, $410 a month more. Both together serve 16 with Ollama "
+        "and 80 with vLLM, if half of the clients use the second one's address: nothing here balances the "
+        "load."
     )
     assert said[4].startswith(
-        "A g5.xlarge (1 NVIDIA A10G) costs +$0.480 an hour, +$350 a month. By its memory, "
+        "A g5.xlarge (1 NVIDIA A10G) costs +$0.480 an hour, +$350 a month. Its memory lets "
     )
-    assert re.search(r"vLLM works on \d{3} requests at a time in place of 58", said[4])
+    assert re.search(r"vLLM work on \d{3} concurrent requests instead of 58\. Nobody", said[4])
     assert "g6.xlarge (1 NVIDIA L4) costs +$0.279" in said[5]
     assert said[6] == "Prices of us-east-1, on demand, 2026-11-24."

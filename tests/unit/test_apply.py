@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from offline.steps import StepFailed
+from common import StepFailed
 from review.events import parse
 from review.plan import content
 from tools import environment, review, rollback
@@ -137,9 +137,9 @@ def test_a_flip_says_what_is_advised_and_other_advice_of_today_is_no_other_revie
     cli: Cli, tmp_path: Path
 ) -> None:
     folder = tmp_path / "reviews" / "local"
-    review.make("local", folder, lambda: "p95 of 4 requests at a time; advice: stay")
+    review.make("local", folder, lambda: "4 concurrent requests; advice: stay")
     text = (folder / review.TEXT).read_text()
-    assert "\nWhat its traffic says: p95 of 4 requests at a time; advice: stay.\n" in text
+    assert "\nWhat its traffic says: 4 concurrent requests; advice: stay.\n" in text
     review.apply("local", folder)
     assert len(cli.updates) == 1
 
@@ -158,7 +158,7 @@ def test_a_plan_that_was_swapped_is_refused(cli: Cli, reviewed: Path) -> None:
     with pytest.raises(StepFailed, match=r'the plan allows something else(.|\n)*-    "delete"'):
         review.apply("local", reviewed)
     plan.unlink()
-    with pytest.raises(StepFailed, match="is no plan"):
+    with pytest.raises(StepFailed, match="is not a plan"):
         review.apply("local", reviewed)
     assert cli.updates == []
 
@@ -176,7 +176,7 @@ def test_a_review_of_another_version_or_a_damaged_one_is_refused(cli: Cli, revie
     del bound["plan"]
     for text in (json.dumps(bound), "{", "[]"):
         (reviewed / review.BOUND).write_text(text)
-        with pytest.raises(StepFailed, match="of another version of Changeover, or damaged"):
+        with pytest.raises(StepFailed, match="by another version of Changeover, or is damaged"):
             review.apply("local", reviewed)
     assert cli.updates == []
 

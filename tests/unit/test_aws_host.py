@@ -18,7 +18,7 @@ from components.aws.network import VPC_CIDR, subnet_cidr
 from components.aws.settings import AwsSettings
 from components.instance_types import INSTANCE_TYPES
 from components.labels import Labels
-from stacks.aws_cli import Found
+from stacks.aws_cli import FoundOnAws
 from stacks.aws_target import as_it_was_made
 from tests.support.recorder import SECRET, Recorder
 
@@ -503,7 +503,7 @@ def test_mail_and_budget_come_only_with_an_address(declare: Declare) -> None:
 def test_an_instance_that_the_former_boot_script_made_stays_until_something_else_replaces_it() -> None:
     base = args(zone="us-east-1a")
     former = identity(replace(base, former_boot=True))
-    there = Found(
+    there = FoundOnAws(
         instance="i-0123456789abcdef0",
         state="running",
         type=base.settings.instance.name,
@@ -514,7 +514,7 @@ def test_an_instance_that_the_former_boot_script_made_stays_until_something_else
         size_gib=280,
     )
 
-    def made_by(found: Found, wanted: GpuHostArgs = base) -> bool:
+    def made_by(found: FoundOnAws, wanted: GpuHostArgs = base) -> bool:
         return as_it_was_made(wanted, found, identity).former_boot
 
     assert former["Boot"] != identity(base)["Boot"]

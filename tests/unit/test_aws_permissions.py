@@ -196,6 +196,4 @@ def test_what_takes_something_away_is_bound_to_the_projects_tag() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_file_is_not_stale(name: str) -> None:
-    assert (ROOT / name).read_text() == permissions.document(POLICIES[name]("changeover")), (
-        "Type: make render"
-    )
+    assert (ROOT / name).read_text() == permissions.document(POLICIES[name]("changeover")), "Run: make render"

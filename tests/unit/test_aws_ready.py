@@ -118,13 +118,13 @@ def test_the_file_system_follows_its_volume(tmp_path: Path) -> None:
     assert 'sudo resize2fs "$(findmnt -no SOURCE /data)"' in asked
     code, _, err = ready(tmp_path, failing="sudo resize2fs", sudo_resize2fs="no such device")
     assert code == 1
-    assert "The data volume's file system is not ready on ubuntu@i-1; it said:\nno such device" in err
+    assert "The data volume's file system is not ready on ubuntu@i-1. Its last answer:\nno such device" in err
 
 
 def test_ssh_is_waited_for_until_the_deadline_and_its_words_are_the_error(tmp_path: Path) -> None:
     code, _, err = ready(tmp_path, failing="true", true="Connection refused")
     assert code == 1
-    assert "SSH is not ready on ubuntu@i-1; it said:\nConnection refused" in err
+    assert "SSH is not ready on ubuntu@i-1. Its last answer:\nConnection refused" in err
 
 
 def test_the_deadline_ends_a_check_that_hangs_as_well(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_the_deadline_ends_a_check_that_hangs_as_well(tmp_path: Path) -> None:
     ("answers", "expected"),
     [
         ({"cloud-init": "\nstatus: error"}, "the boot script's last words"),
-        ({"nvidia-smi": "580.95.05, NVIDIA L4"}, "expected: 1 times Tesla T4"),
-        ({"nvidia-smi": "580.95.05, Tesla T4\n580.95.05, Tesla T4"}, "expected: 1 times Tesla T4"),
+        ({"nvidia-smi": "580.95.05, NVIDIA L4"}, "expected: 1 x Tesla T4"),
+        ({"nvidia-smi": "580.95.05, Tesla T4\n580.95.05, Tesla T4"}, "expected: 1 x Tesla T4"),
         ({"nvidia-smi": "570.10.01, Tesla T4"}, "need driver 580 or newer"),
     ],
 )
@@ -155,7 +155,7 @@ def test_what_waiting_cannot_mend_fails_at_once(
 def test_docker_without_the_nvidia_runtime_is_not_ready(tmp_path: Path) -> None:
     code, _, err = ready(tmp_path, docker_info='{"runc":{}}')
     assert code == 1
-    assert "Docker's NVIDIA runtime is not ready on ubuntu@i-1; it said:\n" in err
+    assert "Docker's NVIDIA runtime is not ready on ubuntu@i-1. Its last answer:\n" in err
     assert '{"runc":{}}' in err
 
 
@@ -207,7 +207,10 @@ def test_readiness_wants_a_gpu_that_stays_and_brings_what_sees_to_it(tmp_path: P
     (tmp_path / "lost").mkdir()
     code, _, err = ready(tmp_path / "lost", STAYS, seconds=600, **{STAYS: "a container has lost it: NVML"})
     assert code == 1
-    assert "The GPU in a container is not ready on ubuntu@i-1; it said:\na container has lost it: NVML" in err
+    assert (
+        "The GPU in a container is not ready on ubuntu@i-1. Its last answer:\na container has lost it: NVML"
+        in err
+    )
 
 
 def test_what_readiness_could_not_prove_is_said(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_the_machine_follows_from_the_instance_type() -> None:
 
 def test_a_stacks_name_leaves_room_for_the_names_of_its_roles() -> None:
     from_values("a" * 35, GOOD, ROOT)
-    with pytest.raises(SettingsError, match="35 characters at most for a stack"):
+    with pytest.raises(SettingsError, match="may have at most 35 characters"):
         from_values("a" * 36, GOOD, ROOT)
 
 
@@ -68,46 +68,49 @@ def test_every_setting_of_aws_is_declared_and_has_a_default() -> None:
         ),
         ({"zone": "us-east-1"}, "changeover:zone: 'us-east-1' cannot work"),
         ({"zone": "us-gov-west-1a"}, "changeover:zone: 'us-gov-west-1a' cannot work"),
-        ({"zone": "mx-central-1a"}, "g4dn was offered in "),
-        ({"zone": "eu-west-3a", "instanceType": "g5.xlarge"}, "g5 was offered in "),
+        ({"zone": "mx-central-1a"}, "g4dn is offered in "),
+        ({"zone": "eu-west-3a", "instanceType": "g5.xlarge"}, "g5 is offered in "),
         ({"allowedCidrs": []}, "changeover:allowedCidrs"),
-        ({"allowedCidrs": ["10.1.0.0/16", "10.1.2.0/24"]}, "networks that do not overlap"),
+        ({"allowedCidrs": ["10.1.0.0/16", "10.1.2.0/24"]}, "networks must not overlap"),
         ({"allowedCidrs": ["10.1.0.1/16"]}, "an IPv4 network"),
-        ({"allowedCidrs": ["203.0.113.0/24"]}, "this one is an example's"),
-        ({"access": "direct"}, "changeover:adminCidrs: [] cannot work; with access direct"),
-        ({"access": "direct", "adminCidrs": ["0.0.0.0/0"]}, "never everybody"),
-        ({"adminCidrs": ["10.2.0.0/16"]}, "only with access direct"),
-        ({"domain": "llm"}, "a name such as llm.example.com"),
+        ({"allowedCidrs": ["203.0.113.0/24"]}, "this one is reserved for examples"),
+        ({"access": "direct"}, "changeover:adminCidrs: [] cannot work; with access direct at least one"),
+        ({"access": "direct", "adminCidrs": ["0.0.0.0/0"]}, "never open to everybody"),
+        ({"adminCidrs": ["10.2.0.0/16"]}, "it applies only with access direct"),
+        ({"domain": "llm"}, "it must be a name such as llm.example.com"),
         (
             {"domain": "llm.example.org", "hostedZone": "example.com", "publicHttp": True},
-            "changeover:domain: 'llm.example.org' cannot work; a name in example.com",
+            "changeover:domain: 'llm.example.org' cannot work; it must be a name in example.com",
         ),
-        ({"domain": "llm.example.com"}, "Type: pulumi config set publicHttp true"),
-        ({"publicHttp": True}, "only with a domain"),
+        ({"domain": "llm.example.com"}, "Run: pulumi config set publicHttp true"),
+        ({"publicHttp": True}, "it applies only with a domain"),
         ({"vpcId": "vpc-0123456789abcdef0"}, "changeover:subnetId"),
         ({"subnetId": "subnet-1", "vpcId": "vpc-0123456789abcdef0"}, "an id, subnet-…"),
-        ({"ami": "latest"}, "an image's id, ami-…"),
-        ({"ami": "ami-0123456789abcdef0", "amiRefresh": "2027"}, "not with ami"),
-        ({"dataSnapshot": "yesterday"}, "a snapshot's id, snap-…"),
-        ({"spot": True}, "changeover:spot: True cannot work; only with protect false"),
-        ({"dataVolumeGiB": 20}, "for both engines' images, their weights, and those of the way back"),
-        ({"alarmEmail": "me"}, "an e-mail address"),
-        ({"monthlyBudget": 500}, "only with alarmEmail"),
+        ({"ami": "latest"}, "it must be the id of a machine image, ami-…"),
+        ({"ami": "ami-0123456789abcdef0", "amiRefresh": "2027"}, "it has no effect while ami is set"),
+        ({"dataSnapshot": "yesterday"}, "it must be the id of a snapshot, snap-…"),
+        ({"spot": True}, "changeover:spot: True cannot work; it needs protect false"),
+        (
+            {"dataVolumeGiB": 20},
+            "enough for both engines' images and weights, and for those that a way back needs",
+        ),
+        ({"alarmEmail": "me"}, "it must be an e-mail address"),
+        ({"monthlyBudget": 500}, "it needs alarmEmail, where the mail is sent"),
         ({"logDays": 2}, "allowed: 1, 3, 5, 7"),
-        ({"idleStopMinutes": 10}, "Type: pulumi config set idleStopMinutes 30"),
-        ({"idleStopMinutes": 47}, "Type: pulumi config set idleStopMinutes 45"),
+        ({"idleStopMinutes": 10}, "Run: pulumi config set idleStopMinutes 30"),
+        ({"idleStopMinutes": 47}, "Run: pulumi config set idleStopMinutes 45"),
         ({"apiKeys": {}}, "the endpoint is never open"),
-        ({"sshKeys": {}}, "Type: make keys"),
+        ({"sshKeys": {}}, "Run: make keys"),
         ({"sshPublicKeys": {"host": PUBLIC}}, "changeover:sshPublicKeys: 'client' cannot work"),
-        ({"port": 8443}, "changeover:port: 8443 cannot work; only with target docker"),
-        ({"gpu": "t4"}, "changeover:gpu: 't4' cannot work; only with target docker"),
-        ({"images": "offline"}, "with target aws: public"),
+        ({"port": 8443}, "changeover:port: 8443 cannot work; it applies only with target docker"),
+        ({"gpu": "t4"}, "changeover:gpu: 't4' cannot work; it applies only with target docker"),
+        ({"images": "offline"}, "with target aws it must be public"),
     ],
 )
 def test_what_cannot_work_is_refused_with_what_to_do(values: dict[str, object], expected: str) -> None:
     text = refusal(**values)
     assert expected in text
-    assert "Type: " in text
+    assert "Run: " in text
 
 
 def test_a_volume_must_hold_the_weights_of_both_engines_and_their_images() -> None:
@@ -140,7 +143,7 @@ def test_a_key_of_aws_on_another_target_is_refused_without_its_value() -> None:
             {**LOCAL, "sshKeys": {"host": "marker"}},
             ROOT,
         )
-    assert "changeover:sshKeys: '[set]' cannot work; only with target aws" in str(error.value)
+    assert "changeover:sshKeys: '[set]' cannot work; it applies only with target aws" in str(error.value)
     assert "marker" not in str(error.value)
 
 
@@ -171,7 +174,7 @@ def test_the_price_is_that_of_instance_volumes_and_address() -> None:
     other = read(instanceType="g5.xlarge", zone="eu-west-1a").aws
     assert other is not None
     assert "the instance's price is unverified" in other.cost
-    assert "eu-west-1 differs" in other.cost
+    assert "prices in eu-west-1 differ" in other.cost
 
 
 def test_every_instance_type_names_its_family_and_size() -> None:

@@ -13,7 +13,7 @@ import pytest
 from components.aws.settings import AwsSettings
 from components.labels import Labels
 from stacks import aws_cli, aws_target
-from stacks.aws_cli import AwsError, Found, found
+from stacks.aws_cli import AwsError, FoundOnAws, found
 from stacks.owner import known
 from stacks.settings import from_values
 from stacks.target_error import TargetError
@@ -27,7 +27,7 @@ IDENTITY = {
     "Network": "subnet-0123456789abcdef0",
     "Key": "ba9876543210",
 }
-HERE = Found(
+HERE = FoundOnAws(
     instance="i-0123456789abcdef0",
     state="running",
     type="g4dn.xlarge",
@@ -48,7 +48,7 @@ def wanted(**values: object) -> AwsSettings:
     return aws
 
 
-def notes(there: Found, identity: dict[str, str] = IDENTITY, **values: object) -> list[str]:
+def notes(there: FoundOnAws, identity: dict[str, str] = IDENTITY, **values: object) -> list[str]:
     return aws_target.check(there, wanted(**values), identity, "prod", FETCH)
 
 
@@ -62,7 +62,7 @@ def test_a_stopped_instance_is_an_error_with_what_starts_it() -> None:
         notes(replace(HERE, state="stopped"))
     spot = replace(HERE, state="stopped", tags={**IDENTITY, "Spot": "yes"})
     with pytest.raises(
-        TargetError, match=r"make wake STACK=prod \(where a spot interruption stopped it, AWS"
+        TargetError, match=r"make wake STACK=prod \(if a spot interruption stopped it, only AWS"
     ):
         notes(spot)
 
@@ -78,7 +78,7 @@ def test_a_volume_without_its_instance_is_a_note_with_what_brings_it_back() -> N
         (IDENTITY | {"Boot": "fff"}, {}, "the boot script changed"),
         (IDENTITY | {"Image": "pinned-2027"}, {}, "the machine image changes from pinned to pinned-2027"),
         (IDENTITY | {"Spot": "yes"}, {}, "`spot` changed"),
-        (IDENTITY | {"Data": "snap-0123456789"}, {}, "the data volume is made anew"),
+        (IDENTITY | {"Data": "snap-0123456789"}, {}, "the data volume is created again"),
         (IDENTITY | {"Network": "own"}, {}, "the subnet changes from subnet-0123456789abcdef0 to own"),
         (IDENTITY | {"Key": "fff"}, {}, "the deployer's SSH key changed"),
         (IDENTITY, {"zone": "us-east-1b"}, "the zone changes from us-east-1a to us-east-1b"),
@@ -102,12 +102,14 @@ def test_a_volume_that_was_made_from_a_snapshot_stays_when_the_setting_goes() ->
     made = replace(HERE, tags={**IDENTITY, "Data": "snap-0123456789"})
     assert notes(made, IDENTITY) == []
     (note,) = notes(made, IDENTITY | {"Data": "snap-9876543210"}, protect=False)
-    assert "the data volume is made anew" in note
+    assert "the data volume is created again" in note
 
 
 def test_another_instance_type_stops_the_instance_and_is_not_refused() -> None:
     (note,) = notes(HERE, instanceType="g4dn.2xlarge")
-    assert "this stops the instance i-0123456789abcdef0 and starts it as g4dn.2xlarge" in note
+    assert (
+        "this stops the instance i-0123456789abcdef0, a g4dn.xlarge, and starts it as g4dn.2xlarge." in note
+    )
 
 
 def test_another_type_of_a_spot_instance_is_another_instance() -> None:
@@ -162,7 +164,7 @@ def test_of_several_instances_it_is_the_one_that_the_state_knows() -> None:
     assert (there.instance, there.state, there.others) == ("i-mine", "stopped", ("i-stray",))
     assert there.left_over() == ("sir-old", "sir-open", "i-stray")
     said = aws_target.left_over(there)
-    assert "the spot request sir-old, which has started i-stray; the spot request sir-open. It costs" in said
+    assert "the spot request sir-old, which has started i-stray; the spot request sir-open. They cost" in said
     assert "i-mine" not in said
     assert aws_target.left_over(found(instances[1:], [], requests[:1], mine="i-mine")) == ""
     new = found(instances, [], requests)
@@ -179,7 +181,7 @@ def test_what_an_update_has_made_is_never_left_over_whatever_the_state_says() ->
     older = replace(known({}), instance="i-gone", key="changeover-prod-deployer-ba9876543210")
     with pytest.raises(TargetError, match=r"prod`, i-serves, and this state does not know it") as error:
         aws_target.check_known(there, older, "us-east-1", "prod")
-    assert "broke off" in str(error.value)
+    assert "was interrupted" in str(error.value)
     assert "sh components/aws/spot.sh these us-east-1 i-serves sir-…" in str(error.value)
 
 
@@ -226,12 +228,12 @@ def test_an_image_larger_than_the_root_volume_is_refused_before_the_old_instance
     aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
     image(aws, 105)
     with pytest.raises(
-        TargetError, match=r"ami-0newest has a root volume of 105 GiB, and a stack's has 80; no"
+        TargetError, match=r"ami-0newest needs a root volume of 105 GiB, and a stack's has 80; no"
     ):
         aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
     with pytest.raises(TargetError, match="105 GiB"):
         aws_target.check_image(HERE, wanted(), {**IDENTITY, "Image": "pinned-2027"}, NAMES)
-    with pytest.raises(TargetError, match="ami-0123456789abcdef0 has"):
+    with pytest.raises(TargetError, match="ami-0123456789abcdef0 needs"):
         aws_target.check_image(NOTHING, wanted(ami="ami-0123456789abcdef0"), IDENTITY, NAMES)
     before = (aws / "calls").read_text()
     aws_target.check_image(HERE, wanted(), IDENTITY, NAMES)
@@ -264,7 +266,7 @@ def test_an_instance_that_is_gone_is_made_from_the_stacks_own_image_whatever_the
     (aws / "bin" / "aws").write_text(BOTH.format(folder=aws))
     aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
     (aws / "new").touch()
-    with pytest.raises(TargetError, match="ami-0newest has a root volume of 105"):
+    with pytest.raises(TargetError, match="ami-0newest needs a root volume of 105"):
         aws_target.check_image(NOTHING, wanted(), IDENTITY, NAMES)
     (aws / "error").write_text("AccessDeniedException")
     with pytest.raises(TargetError, match="AccessDeniedException"):
@@ -283,7 +285,7 @@ def volume(gib: int, zone: str = "us-east-1a", snapshot: str = "") -> dict[str, 
     }
 
 
-def with_volumes(*volumes: dict[str, Any]) -> Found:
+def with_volumes(*volumes: dict[str, Any]) -> FoundOnAws:
     root = {**volume(80), "Tags": [{"Key": "Name", "Value": "changeover-prod-root"}]}
     return found([instance("i-1", "running")], [root, *volumes], data="changeover-prod-data")
 
@@ -295,7 +297,8 @@ def test_a_data_volume_is_never_made_smaller(aws: Path) -> None:
     for there in (volume(300), volume(300, snapshot=SNAPSHOT)):
         aws_target.check_volume(with_volumes(there), wanted(dataVolumeGiB=300))
         with pytest.raises(
-            TargetError, match=r"dataVolumeGiB: 299, and the volume vol-1 has 300, .*nothing was changed"
+            TargetError,
+            match=r"dataVolumeGiB: 299 cannot work; the volume vol-1 has 300 GiB, .*nothing was changed",
         ) as error:
             aws_target.check_volume(with_volumes(there), wanted(dataVolumeGiB=299))
         assert "pulumi config set dataVolumeGiB 300" in str(error.value)
@@ -308,7 +311,9 @@ def test_a_data_volume_is_never_smaller_than_the_snapshot_that_it_is_made_from(a
     (aws / "answer").write_text(json.dumps({"Snapshots": [{"VolumeSize": 250}]}))
     for there in (NOTHING, with_volumes(volume(300, snapshot=OTHER_SNAPSHOT))):
         aws_target.check_volume(there, wanted(dataVolumeGiB=250, dataSnapshot=SNAPSHOT))
-        with pytest.raises(TargetError, match=f"dataVolumeGiB: 249, and the snapshot {SNAPSHOT} has 250,"):
+        with pytest.raises(
+            TargetError, match=f"dataVolumeGiB: 249 cannot work; the snapshot {SNAPSHOT} has 250 GiB,"
+        ):
             aws_target.check_volume(there, wanted(dataVolumeGiB=249, dataSnapshot=SNAPSHOT))
     assert f"ec2 describe-snapshots --snapshot-ids {SNAPSHOT} " in (aws / "calls").read_text()
     (aws / "error").write_text("InvalidSnapshot.NotFound")
@@ -333,7 +338,7 @@ def test_the_first_preview_says_which_quota_is_needed_and_what_there_is(
     assert text.startswith("quota: g4dn.xlarge needs 4 vCPUs of ")
     assert said in text
     (aws / "error").write_text("AccessDeniedException")
-    assert "can't be read with these credentials" in aws_target.quota(wanted())
+    assert "these credentials may not read" in aws_target.quota(wanted())
 
 
 SUBNET, VPC = "subnet-0123456789abcdef0", "vpc-0123456789abcdef0"
@@ -345,9 +350,13 @@ SUBNET, VPC = "subnet-0123456789abcdef0", "vpc-0123456789abcdef0"
         (
             "us-east-1c",
             VPC,
-            r"is in us-east-1c, and zone is us-east-1a; .* pulumi config set zone us-east-1c",
+            r"is in us-east-1c, but the setting zone is us-east-1a; .* pulumi config set zone us-east-1c",
         ),
-        ("us-east-1a", "vpc-0f", r"is in vpc-0f, and vpcId is vpc-0123.* pulumi config set vpcId vpc-0f"),
+        (
+            "us-east-1a",
+            "vpc-0f",
+            r"is in vpc-0f, but the setting vpcId is vpc-0123.* pulumi config set vpcId vpc-0f",
+        ),
     ],
 )
 def test_an_existing_subnet_that_is_elsewhere_is_refused(aws: Path, zone: str, vpc: str, said: str) -> None:
@@ -406,7 +415,7 @@ def test_a_mail_that_nobody_has_confirmed_yet_is_said_in_the_preview() -> None:
     mail = {"endpoint": "ops@example.com", "pendingConfirmation": True}
     urn, kind = "urn:pulumi:prod::changeover::mail", "aws:sns/topicSubscription:TopicSubscription"
     said = aws_target.unconfirmed(known({urn: {"type": kind, "outputs": mail}}))
-    assert "AWS waits for ops@example.com to confirm the alarms' mail" in said
+    assert "AWS waits for ops@example.com to confirm the subscription to the alarms" in said
     sure = known({urn: {"type": kind, "outputs": {**mail, "pendingConfirmation": False}}})
     assert aws_target.unconfirmed(sure) == ""
 
@@ -418,4 +427,4 @@ def test_an_instance_that_this_state_did_not_make_is_refused() -> None:
     with pytest.raises(TargetError, match=r"belongs to another state, .*\. Nothing was changed") as refused:
         aws_target.check_known(HERE, new, "us-east-1", "dev")
     assert HERE.instance is not None and HERE.instance in str(refused.value)
-    assert "broke off" not in str(refused.value), "this state has not begun to make it"
+    assert "was interrupted" not in str(refused.value), "this state has not begun to make it"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from common import StepFailed
 from components.aws.settings import AwsSettings
-from offline.steps import StepFailed
-from stacks.aws_cli import AwsError, Found
+from stacks.aws_cli import AwsError, FoundOnAws
 from stacks.aws_settings import PUBLIC_KEY
 from stacks.owner import known
 from tests.unit.test_aws_target import HERE, NOTHING, wanted
@@ -57,7 +57,7 @@ class World:
     """Doubles of AWS, of the Pulumi CLI and of the person, with what they were asked for."""
 
     def __init__(self) -> None:
-        self.found: Found = NOTHING
+        self.found: FoundOnAws = NOTHING
         self.settings: AwsSettings | None = wanted()
         self.snapshots: list[list[str]] = []
         self.failing = ""
@@ -66,7 +66,7 @@ class World:
         self.imported: dict[str, Any] = {}
         self.state = replace(known({}), instance=HERE.instance)
 
-    def look(self, stack: str, settings: AwsSettings, mine: str | None) -> Found:
+    def look(self, stack: str, settings: AwsSettings, mine: str | None) -> FoundOnAws:
         there = self.found
         if mine in (None, there.instance) or there.instance is None:
             return there
@@ -124,7 +124,7 @@ def test_a_terminated_instance_is_made_again_and_what_was_lost_is_said(
     assert [each["urn"] for each in world.imported["deployment"]["resources"]] == [DATA, ALARM]
     said = capsys.readouterr().out
     assert "Lost: the instance, and requests until it is back. The data volume" in said
-    assert "Taking 2 resources" in said
+    assert "Removing 2 resources" in said
 
 
 def test_an_instance_that_still_ends_is_waited_for_since_it_holds_the_volume(world: World) -> None:
@@ -205,12 +205,12 @@ def test_a_spot_instance_that_is_terminated_takes_its_request_and_what_is_left_o
         "terminate-instances --instance-ids",
         "wait instance-terminated",
     ]
-    assert "AWS has i-stray of this stack too" in capsys.readouterr().out
+    assert "AWS also has i-stray of this stack" in capsys.readouterr().out
 
 
 def test_an_older_state_recovers_nothing_beside_an_instance_that_serves(world: World) -> None:
     world.found = replace(HERE, instance="i-serves")
-    with pytest.raises(StepFailed, match="AWS has i-serves of stack `prod` too, which an update made"):
+    with pytest.raises(StepFailed, match="AWS has i-serves of stack `prod` as well, which an update made"):
         recover.recover("prod")
     assert world.aws == []
 
@@ -218,7 +218,7 @@ def test_an_older_state_recovers_nothing_beside_an_instance_that_serves(world: W
 def test_a_sleeping_instance_is_not_gone(world: World) -> None:
     world.found = replace(HERE, state="stopped")
     with pytest.raises(
-        StepFailed, match=r"not gone.*make wake STACK=prod; .*REPLACE=1 make recover STACK=prod"
+        StepFailed, match=r"not gone.*make wake STACK=prod. .*REPLACE=1 make recover STACK=prod"
     ):
         recover.recover("prod")
     assert world.aws == []
@@ -247,7 +247,7 @@ def test_another_target_has_nothing_to_recover_or_wake(world: World) -> None:
     world.settings = None
     with pytest.raises(StepFailed, match="make up"):
         recover.recover("local")
-    with pytest.raises(StepFailed, match="nothing sleeps"):
+    with pytest.raises(StepFailed, match="nothing to wake"):
         wake.wake("local")
 
 
@@ -271,7 +271,7 @@ def test_a_start_that_fails_names_what_makes_another_instance_and_who_starts_a_s
         wake.wake("dev")
     assert "spot" not in str(error.value)
     world.settings = wanted(spot=True, protect=False)
-    with pytest.raises(StepFailed, match="interrupted is started again by AWS alone"):
+    with pytest.raises(StepFailed, match="Only AWS can start a spot instance that it interrupted"):
         wake.wake("dev")
 
 
@@ -280,7 +280,7 @@ def test_an_instance_that_this_state_did_not_make_is_let_sleep(world: World) -> 
     for other in (None, "i-another"):
         world.state = replace(world.state, instance=other)
         with pytest.raises(
-            StepFailed, match=r"belongs to another state, or to a newer one than this\. Nothing"
+            StepFailed, match=r"belongs to another state, or to a newer copy of this one\. Nothing"
         ):
             wake.wake("dev")
     assert world.aws == []
@@ -382,7 +382,7 @@ def test_a_mail_that_nobody_confirmed_fails_no_nightly_look(
     world.found = HERE
     review.drift("dev")
     said = capsys.readouterr().out
-    assert "`dev`: nobody has confirmed the alarms' mail to ops@example.com" in said
+    assert "`dev`: nobody has confirmed the subscription of ops@example.com to the alarms" in said
     assert "`dev`: no drift." in said
 
 

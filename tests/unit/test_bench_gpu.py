@@ -26,10 +26,10 @@ from bench.gpu.shape import (
     tensors,
     tokens,
 )
+from common import StepFailed
 from components.catalogue import GIB, MODELS
 from components.engines import EngineSpec
 from components.gpu_memory import engine_sum
-from offline.steps import StepFailed
 from tests.support.project import free_port
 from tools.environment import ROOT
 
@@ -225,7 +225,7 @@ def test_it_runs_with_pythons_own_modules_alone(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert not [line for line in lines if line.get("done")], "without a card nothing is written, either"
-    assert "Type: python -m bench.gpu.prepare" in next(
+    assert "Run: python -m bench.gpu.prepare" in next(
         line["error"] for line in lines if line["step"] == "unpack"
     )
 

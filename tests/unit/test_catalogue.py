@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from common import StepFailed
 from components.catalogue import FILE, MODELS, CatalogueError, OllamaTag, read
 from components.gpu_memory import GPUS, KINDS, Load, engine_sum
-from offline.steps import StepFailed
 from tools import model as tool
 
 SEVEN = {
@@ -66,7 +66,10 @@ def test_the_numbers_of_a_configuration_are_those_of_the_catalogue() -> None:
         ({"layer_types": ["full_attention", "sliding_attention"]}, "(`layer_types`: sliding_attention)"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "(`layer_types`: linear_attention)"),
         ({"sliding_window": 4096, "use_sliding_window": True}, "a sliding window of 4096 tokens"),
-        ({"model_type": "gemma3"}, "nobody has looked at the family `gemma3`; known: qwen2, qwen3"),
+        (
+            {"model_type": "gemma3"},
+            "nobody has checked the sums of memory for the family `gemma3`; known: qwen2, qwen3",
+        ),
         ({"model_type": None}, "the family `None`"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 8}}, "quant_method gptq, bits 8"),
         ({"hidden_size": None}, "lacks or misstates"),
@@ -132,7 +135,7 @@ def test_an_entry_is_a_few_lines_and_serves(tmp_path: Path) -> None:
     assert model.tools and model.tools.found_by == ("ollama", "vllm")
     vllm = engine_sum("vllm", Load(model=model, context=8192, gpu=GPUS["t4"]))
     assert vllm.requests > 16 and vllm.total < GPUS["t4"].usable
-    with pytest.raises(StepFailed, match="has eight already; NAME="):
+    with pytest.raises(StepFailed, match=r"has a model eight already\. .* NAME="):
         tool.write(file, "eight", table)
 
 
@@ -142,21 +145,29 @@ def test_an_entry_is_a_few_lines_and_serves(tmp_path: Path) -> None:
         (
             'family = "qwen2"',
             'family = "gemma3"',
-            "models.qwen-2.5-coder-0.5b: the sums are not right for the",
+            "models.qwen-2.5-coder-0.5b: the sums of memory do not cover the",
         ),
-        ("layers = 24", 'layers = "24"', "models.qwen-2.5-coder-0.5b.layers is '24', which is no int"),
+        (
+            "layers = 24",
+            'layers = "24"',
+            "models.qwen-2.5-coder-0.5b.layers is '24', which is not of type int",
+        ),
         ("layers = 24", "layers = 0", "layers is 0"),
         ("layers = 24", "layer = 24", "has the unknown key `layer`"),
         ("layers = 24\n", "", "lacks `layers`"),
         ("kv_heads = 2", "kv_heads = 3", "14 attention heads can't share 3 KV heads"),
         ("136_134_656", "136_134_657", "are neither once nor twice 151936 × 896"),
-        ("parameters = 494_032_768", "parameters = 94_032_768", "no more than those of the embeddings"),
+        ("parameters = 494_032_768", "parameters = 94_032_768", "not more than those of the embeddings"),
         ('tools = "qwen2.5-coder"', 'tools = "qwen9"', "there is no [tools.qwen9]"),
-        ('quantization = "q8_0"', 'quantization = "q4_k_m"', "ollama has q4_k_m twice"),
-        ('quantization = "q8_0"', 'quantization = "q9"', "ollama: q9 is unknown"),
+        ('quantization = "q8_0"', 'quantization = "q4_k_m"', "ollama lists q4_k_m twice"),
+        ('quantization = "q8_0"', 'quantization = "q9"', "ollama: the quantization q9 is unknown"),
         ('revision = "main", ', "", "models.qwen-2.5-coder-0.5b.vllm lacks `revision`"),
-        ("layers = 24\n", "layers = 24\nembeds = true\n", "embeds answers no chat, and calls no tools"),
-        ("[models", "[[models", "it is no TOML"),
+        (
+            "layers = 24\n",
+            "layers = 24\nembeds = true\n",
+            "computes embeddings cannot chat, and so calls no tools",
+        ),
+        ("[models", "[[models", "it is not TOML"),
     ],
 )
 def test_an_entry_that_cannot_be_right_is_refused_by_its_name(old: str, new: str, said: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from common import StepFailed
 from components.aws import ci, permissions
 from components.aws.ci import Repository
-from offline.steps import StepFailed
 from tools import ci_setup
 from tools.environment import ROOT
 
@@ -86,7 +86,7 @@ def test_the_repository_is_that_of_the_checkout(url: str) -> None:
 
 
 def test_another_forge_is_refused() -> None:
-    with pytest.raises(StepFailed, match="no repository of GitHub"):
+    with pytest.raises(StepFailed, match="not a repository on GitHub"):
         ci_setup.remote("https://gitlab.com/acme/llm.git")
 
 
@@ -133,7 +133,7 @@ def test_bucket_and_key_are_those_of_state_and_settings(
 @pytest.mark.parametrize("query", ["", "?region=", "?awssdk=v2"])
 def test_a_bucket_without_its_region_is_refused(monkeypatch: pytest.MonkeyPatch, query: str) -> None:
     monkeypatch.setenv("CHANGEOVER_BACKEND", f"s3://acme-state{query}")
-    with pytest.raises(StepFailed, match=r"does not say its region; .*='s3://acme-state\?region=…'"):
+    with pytest.raises(StepFailed, match=r"does not name its region, .*='s3://acme-state\?region=…'"):
         ci_setup.backend()
 
 
@@ -150,10 +150,13 @@ def test_no_file_names_a_bucket_without_its_region() -> None:
 def test_what_has_to_be_set_on_github_is_said() -> None:
     said = ci_setup.on_github("s3://acme-state?region=eu-west-1", ["dev", "prod"])
     assert "PULUMI_BACKEND_URL=s3://acme-state?region=eu-west-1 " in said
-    assert "environments dev and prod have to be for the branch `main` only" in said
+    assert "environments dev and prod have to be limited to the branch `main`" in said
     for text in (said, (ROOT / "docs/reviewing.md").read_text()):
         plain = " ".join(text.split())
-        assert "`main` has to be protected: nothing gets there but by a pull request that somebody" in plain
+        assert (
+            "`main` has to be protected, so that nothing gets there except by a pull request that somebody"
+            in plain
+        )
         assert ".github/ included" in plain.replace("`.github/`", ".github/")
 
 

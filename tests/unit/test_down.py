@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stacks.owner import Found, Thing
+from stacks.owner import FoundOnHost, Thing
 from tools import down
 
 NETWORK = Thing("network", "n1", "changeover-local", "network")
@@ -25,7 +25,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_still_attached_is_named_taken_off_and_left_as_it_is(
     asked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    down._let_go(Found(things=(NETWORK, EDGE), owner=None, serves=""))
+    down._let_go(FoundOnHost(things=(NETWORK, EDGE), owner=None, serves=""))
     assert "attached to the network changeover-local: a-chat, page. They stay" in capsys.readouterr().out
     look, *rest = asked.read_text().splitlines()
     assert look.startswith("ps --all --no-trunc --filter network=n1")
@@ -33,5 +33,5 @@ def test_what_is_still_attached_is_named_taken_off_and_left_as_it_is(
 
 
 def test_without_a_network_nobody_is_asked(asked: Path) -> None:
-    down._let_go(Found(things=(EDGE,), owner=None, serves=""))
+    down._let_go(FoundOnHost(things=(EDGE,), owner=None, serves=""))
     assert not asked.exists()

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from components import engines
-from components.catalogue import MODELS, Model, Tools
+from components.catalogue import MODELS, Model, ToolCalls
 from components.engines import EngineSpec
 from components.gpu_memory import GPUS, KINDS, Gpu, Load, both
 
@@ -101,11 +101,11 @@ def test_vllm_takes_requests_with_tools_by_the_models_parser_where_it_has_one() 
 
 
 def test_what_becomes_of_a_call_of_a_tool_is_said_in_one_line() -> None:
-    both_find, one = (Tools(vllm_parser="x", found_by=found, source="") for found in (KINDS, KINDS[1:]))
-    assert both_find.words == "both engines find this model's calls"
-    assert one.words == "only vllm finds this model's calls; with ollama they arrive as text"
+    both_find, one = (ToolCalls(vllm_parser="x", found_by=found, source="") for found in (KINDS, KINDS[1:]))
+    assert both_find.words == "both engines recognise this model's tool calls"
+    assert one.words == "only vllm recognises this model's tool calls; with ollama they arrive as text"
     assert SEVEN.tools and SEVEN.tools.words.startswith(
-        "neither engine finds this model's calls, which arrive as"
+        "neither engine recognises this model's tool calls, which arrive as"
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from components.catalogue import GIB, MODELS
 from components.fit import (
     Choice,
-    Refusal,
+    UnworkableSetting,
     refused_budget,
     refused_count,
     refused_engine,
@@ -50,7 +50,7 @@ def taken(load: Load, kind: EngineKind, choice: Choice) -> Load:
     raise AssertionError(f"unknown choice {choice}")
 
 
-def refusal(kind: EngineKind, load: Load) -> Refusal:
+def refusal(kind: EngineKind, load: Load) -> UnworkableSetting:
     found = refused_engine(kind, load)
     assert found is not None
     return found

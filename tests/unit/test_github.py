@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from offline.steps import StepFailed
+from common import StepFailed
 from tools import github, review
 from tools.environment import ROOT
 
@@ -129,7 +129,7 @@ def test_no_link_is_followed_out_of_the_certificates(hub: GitHub, certificates: 
         github.comment("Certificate of dev", certificates / "x.md")
     os.mkfifo(certificates / "y.md")
     github.certificate("dev")
-    with pytest.raises(StepFailed, match="no regular file"):
+    with pytest.raises(StepFailed, match="not a regular file"):
         github.comment("Certificate of dev", certificates / "y.md")
     assert hub.calls == []
 
@@ -228,7 +228,7 @@ def test_a_review_of_another_repository_workflow_branch_or_commit_is_refused(
     hub: GitHub, output: Path, more: dict[str, Any]
 ) -> None:
     reviewed(hub, 9, **more)
-    with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
+    with pytest.raises(StepFailed, match="there is no review of what is merged here"):
         github.fetch_review("dev")
     assert not output.exists()
 
@@ -250,7 +250,7 @@ def test_a_pull_request_that_did_not_bring_what_is_checked_out_is_no_review_of_i
 ) -> None:
     hub.pulls = [merged(**more)]
     reviewed(hub, 1)
-    with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
+    with pytest.raises(StepFailed, match="there is no review of what is merged here"):
         github.fetch_review("dev")
 
 
@@ -260,12 +260,12 @@ def test_a_branch_that_was_to_be_merged_into_another_than_main_too_is_not_review
     """Its run would be that of a merge with whatever workflow the other branch has, and looks the same."""
     reviewed(hub, 1)
     hub.others = [merged(number=6, base={"ref": "mine"}, merged_at=None)]
-    with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
+    with pytest.raises(StepFailed, match="there is no review of what is merged here"):
         github.fetch_review("dev")
     hub.others = [merged(number=6, merged_at=None)]
     for number in (5, 6):
         hub.events = {number: ["labeled", "base_ref_changed"]}
-        with pytest.raises(StepFailed, match="nobody has reviewed what is merged here"):
+        with pytest.raises(StepFailed, match="there is no review of what is merged here"):
             github.fetch_review("dev")
     hub.events = {5: ["labeled"]}
     github.fetch_review("dev")
@@ -296,7 +296,7 @@ def test_a_drift_is_one_issue_that_closes_when_it_is_gone(
     assert issue["state"] == "open", "nothing was looked at"
     drift(0, "no drift")
     assert issue["state"] == "closed"
-    with pytest.raises(StepFailed, match="could not be looked for"):
+    with pytest.raises(StepFailed, match="the check of `dev` for drift failed"):
         drift(1, "no credentials")
 
 

@@ -131,7 +131,8 @@ def test_both_7b_engines_do_not_fit_a_t4_together_so_it_holds() -> None:
     cutover = auto(ON_T4)
     assert cutover.mode == "hold"
     assert cutover.reason == (
-        "17.42 GiB for both engines and 1.00 GiB to spare, 14.56 GiB usable on NVIDIA T4: one at a time"
+        "both engines need 17.42 GiB, plus 1.00 GiB to spare, and there are 14.56 GiB usable on NVIDIA T4: "
+        "one at a time"
     )
 
 
@@ -146,12 +147,15 @@ def test_a_change_of_one_engines_settings_is_added_up_as_two_of_it() -> None:
     load = replace(ON_T4, context=4096)
     bounds = Bounds(drain=120, load=300, completions=3)
     asked = choose("overlap", "vllm", load, bounds)
-    assert asked.same["ollama"] == "by overlap where the old and the new one fit"
-    assert asked.same["vllm"].startswith("refused as long as `cutover` says overlap, since 14.97 GiB")
+    assert asked.same["ollama"] == "by overlap if the old one and the new one fit"
+    assert asked.same["vllm"].startswith(
+        "refused while `cutover` is overlap, since the old one and the new one need 14.97 GiB, and"
+    )
     roomy = auto(replace(load, gpu=GPUS["l4"], parallel={"ollama": 4, "vllm": 24}))
     assert roomy.mode == "overlap"
     assert roomy.same["vllm"].startswith(
-        "by hold, since 24.13 GiB for two as it is set, 21.95 GiB usable on NVIDIA L4; wait: 126 s = 10 s"
+        "by hold, since the old one and the new one need 24.13 GiB, and there are 21.95 GiB usable on NVIDIA "
+        "L4; wait: 126 s = 10 s"
     )
     assert "2 s stopping vllm" in roomy.same["vllm"]
     assert f"other settings of vllm: {roomy.same['vllm']}" in roomy.lines
@@ -162,8 +166,8 @@ def test_a_host_without_the_ram_for_both_holds_although_the_gpu_has_room() -> No
     cutover = auto(replace(SMALL_ON_T4, host_memory=int(6.25 * GIB)))
     assert cutover.mode == "hold"
     assert (
-        "6.25 GiB for both engines and the services and 1.00 GiB to spare, 6.25 GiB host RAM"
-        in cutover.reason
+        "both engines and the services need 6.25 GiB, plus 1.00 GiB to spare, and there are 6.25 GiB of host "
+        "RAM" in cutover.reason
     )
 
 
@@ -245,8 +249,8 @@ def test_in_overlap_both_fit_at_once_and_it_is_said_what_that_costs() -> None:
         cutover = choose("overlap", "vllm", replace(together, together=False), bounds)
         assert cutover.mode == "overlap"
         (line,) = [line for line in cutover.lines if line.startswith("what overlap costs: ")]
-        assert f"vllm has {sums['vllm'].requests} parallel requests in place of 58" in line
-        assert f"ollama has {sums['ollama'].requests} parallel request" in line and "in place of 8," in line
+        assert f"vllm has {sums['vllm'].requests} parallel requests instead of 58" in line
+        assert f"ollama has {sums['ollama'].requests} parallel request" in line and "instead of 8," in line
     assert "overlap costs" not in "\n".join(auto(AUTO_ON_T4).lines)
     assert not choose("overlap", "vllm", TINY_ON_CPU, bounds).cost
 
@@ -254,22 +258,25 @@ def test_in_overlap_both_fit_at_once_and_it_is_said_what_that_costs() -> None:
 def test_the_preview_says_how_much_each_engine_can_do() -> None:
     lines = auto(AUTO_ON_T4).lines
     assert (
-        "at a time, ollama: 8 requests, each with all of its 8192 tokens; "
-        "one more waits until one of them ends"
+        "at the same time, ollama: 8 requests, each with all of its 8192 tokens; any further one waits until "
+        "one of these ends"
     ) in lines
     assert (
-        "at a time, vllm: 58 requests: 14 with all of their 8192 tokens at once, 58 with 2048; "
-        "with more than 2068 tokens on average it puts some back and computes them again later; "
-        "one more waits until one of them ends"
+        "at the same time, vllm: up to 58 requests: 14 if each uses all of its 8192 tokens, 58 if each uses "
+        "2048; if they average more than 2068 tokens, it preempts some and computes them again later; any "
+        "further one waits until one of these ends"
     ) in lines
 
 
 def test_a_stack_whose_auto_meant_overlap_is_told_once_that_it_means_hold() -> None:
     held, overlaps = auto(AUTO_ON_T4), auto(SMALL_ON_T4)
     said = mode_changed(held, "auto", "overlap")
-    assert "pulumi config set cutover overlap" in said and "125 s, at the worst 1012 s" in said
+    assert (
+        "pulumi config set cutover overlap" in said
+        and "an expected 125 s, and in the worst case 1012 s" in said
+    )
     first = mode_changed(overlaps, "overlap", "hold")
-    assert first.startswith("`cutover` was hold at the last update.") and "at the worst" in first
+    assert first.startswith("`cutover` was hold at the last update.") and "in the worst case" in first
     assert not mode_changed(overlaps, "overlap", "overlap") and not mode_changed(overlaps, "overlap", None)
     assert not mode_changed(held, "auto", "hold") and not mode_changed(held, "auto", None)
     assert not mode_changed(held, "hold", "overlap") and not mode_changed(overlaps, "auto", "overlap")

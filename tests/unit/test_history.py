@@ -85,7 +85,7 @@ def test_back_from_a_failed_update_is_what_ran_until_then_even_with_the_same_set
 def test_any_update_that_succeeded_can_be_named() -> None:
     found = updates(entry(), entry("failed"), entry(engine="vllm"))
     assert way_back(found, 1)[1].number == 1
-    with pytest.raises(NoWayBack, match="TO=2 is no update that succeeded; those are 1, 3"):
+    with pytest.raises(NoWayBack, match="TO=2 is not an update that succeeded; those that did are 1, 3"):
         way_back(found, 2)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from advise.busiest import Busiest, busiest_minute
-from advise.load import Request
+from advise.load import LoggedRequest
 from components.kubernetes.flip import INSIST, POD_SECONDS, Flip, Places, minutes, refused
 from components.kubernetes.settings import KubernetesSettings
 from tests.support.objects import plan
@@ -38,7 +38,7 @@ def test_the_preview_says_how_long_a_flip_takes_and_what_is_left_meanwhile() -> 
     text = "\n".join(lines)
     assert "  RAM of each: 1.00 GiB ollama, 3.00 GiB vllm, hostMemoryGiB not set" in text
     assert "at a time, ollama: 24 requests, and on each host 8 requests, each with all of its 8192" in text
-    assert "at a time, vllm: 174 requests, and on each host 58 requests: 14 with all of their" in text
+    assert "at a time, vllm: 174 requests, and on each host up to 58 requests: 14 if each" in text
     assert (
         "in a flip 2 hosts go on serving, and nobody waits as long as at most 16 requests come at a time"
         in text
@@ -100,12 +100,12 @@ def test_of_two_engines_of_one_kind_the_smaller_counts() -> None:
     assert "(4 each, vllm)" in refused(Busiest(HOUR, 9.0), THREE, VLLM, Places("vllm", 4))
 
 
-def ask(began: float, seconds: float, held: float = 0) -> Request:
+def ask(began: float, seconds: float, held: float = 0) -> LoggedRequest:
     began += HOUR
-    return Request(ended=began + seconds, total=seconds, held=held, engine="vllm-00000001")
+    return LoggedRequest(ended=began + seconds, total=seconds, held=held, engine="vllm-00000001")
 
 
-def minute(*requests: Request, until: float = 3600) -> Busiest | None:
+def minute(*requests: LoggedRequest, until: float = 3600) -> Busiest | None:
     return busiest_minute(requests, HOUR, HOUR + until)
 
 

@@ -57,7 +57,7 @@ def engine(of: list[Object], kind_: str) -> tuple[Object, Object]:
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_the_objects_are_those_of_the_golden_file(stack: str) -> None:
-    assert rendered(plan(stack)) == golden(stack).read_text(), "Type: python -m tests.support.objects"
+    assert rendered(plan(stack)) == golden(stack).read_text(), "Run: python -m tests.support.objects"
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -11,8 +11,8 @@ import pytest
 
 import stacks.kubernetes_target
 import stacks.settings
+from common import StepFailed
 from components.kubernetes.looked import ACTIVE, TO
-from offline.steps import StepFailed
 from proxy.route import FLEET_FILE
 from stacks.settings import from_values
 from tests.support.objects import STACKS

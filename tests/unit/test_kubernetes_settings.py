@@ -62,13 +62,13 @@ def test_images_that_are_on_the_nodes_already_are_taken() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"hosts": 0}, "hosts: 0 cannot work; allowed: 2 to 100 hosts. Type: pulumi config set hosts 2"),
+        ({"hosts": 0}, "hosts: 0 cannot work; allowed: 2 to 100 hosts. Run: pulumi config set hosts 2"),
         (
             {"hosts": 101},
-            "hosts: 101 cannot work; allowed: 2 to 100 hosts. Type: pulumi config set hosts 100",
+            "hosts: 101 cannot work; allowed: 2 to 100 hosts. Run: pulumi config set hosts 100",
         ),
-        ({"atOnce": 0}, "atOnce: 0 cannot work; allowed: 1 to 2 hosts, so that one goes on serving. Type"),
-        ({"atOnce": 3}, "atOnce: 3 cannot work; allowed: 1 to 2 hosts, so that one goes on serving. Type"),
+        ({"atOnce": 0}, "atOnce: 0 cannot work; allowed: 1 to 2 hosts, so that one goes on serving. Run"),
+        ({"atOnce": 3}, "atOnce: 3 cannot work; allowed: 1 to 2 hosts, so that one goes on serving. Run"),
         (
             {"kubeContext": "a b"},
             "kubeContext: 'a b' cannot work; a context of `kubectl config get-contexts`",
@@ -76,12 +76,15 @@ def test_images_that_are_on_the_nodes_already_are_taken() -> None:
         ({"kubeContext": "--x"}, "kubeContext: '--x' cannot work"),
         ({"namespace": ""}, "namespace: '' cannot work; a namespace that is there"),
         ({"namespace": "kube-system"}, "namespace: 'kube-system' cannot work"),
-        ({"namespace": "A"}, "Type: pulumi config set namespace changeover"),
+        ({"namespace": "A"}, "Run: pulumi config set namespace changeover"),
         ({"apiKeys": {}}, "apiKeys: {} cannot work; with target kubernetes: one key or more, since"),
         ({"cutover": "overlap"}, "cutover: 'overlap' cannot work; with target kubernetes: auto or hold"),
         ({"monitor": True}, "monitor: True cannot work; with target kubernetes: false, since it is two"),
         ({"requireParity": True}, "requireParity: True cannot work; with target kubernetes: false, since"),
-        ({"spot": True}, "spot: '[set]' cannot work; only with target aws. Type: pulumi config rm spot"),
+        (
+            {"spot": True},
+            "spot: '[set]' cannot work; it applies only with target aws. Run: pulumi",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_what_is_allowed(values: dict[str, object], said: str) -> None:
@@ -91,7 +94,7 @@ def test_what_cannot_work_is_refused_with_what_is_allowed(values: dict[str, obje
 def test_one_host_is_refused_with_where_to_go_instead() -> None:
     text = refusal(hosts=1)
     assert "hosts: 1 cannot work; allowed: 2 to 100 hosts. For one, a cluster only adds parts" in text
-    assert "Type: pulumi config set target docker" in text
+    assert "Run: pulumi config set target docker" in text
     assert "atOnce" not in text
 
 
@@ -99,7 +102,7 @@ def test_one_host_is_refused_with_where_to_go_instead() -> None:
 def test_a_stack_whose_name_no_object_can_have_is_refused(stack: str) -> None:
     with pytest.raises(SettingsError) as error:
         from_values(stack, GOOD, ROOT)
-    assert f"and not {stack!r}. Type: pulumi stack rename" in str(error.value)
+    assert f"and not {stack!r}. Run: pulumi stack rename" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +113,10 @@ def test_what_only_a_cluster_has_is_refused_elsewhere(target: str, key: str, val
     values = {"engine": "ollama", "target": target, "model": "qwen-2.5-coder-7b", key: value}
     with pytest.raises(SettingsError) as error:
         from_values("local", values, ROOT)
-    assert f"changeover:{key}: '[set]' cannot work; only with target kubernetes" in str(error.value)
-    assert f"Type: pulumi config rm {key}" in str(error.value)
+    assert f"changeover:{key}: '[set]' cannot work; it applies only with target kubernetes" in str(
+        error.value
+    )
+    assert f"Run: pulumi config rm {key}" in str(error.value)
 
 
 def test_a_reviewer_needs_no_keys() -> None:

@@ -81,7 +81,7 @@ def test_one_that_can_not_be_reached_is_named_with_how_to_choose_another() -> No
 
 def test_a_namespace_that_is_not_there_is_refused_with_what_makes_it() -> None:
     text = refusal(Cluster(namespace=False), namespace="llm")
-    assert text.endswith("there is no namespace llm in the cluster. Type: kubectl create namespace llm")
+    assert text.endswith("there is no namespace llm in the cluster. Run: kubectl create namespace llm")
 
 
 @pytest.mark.parametrize("level", ["restricted", "baseline"])
@@ -100,7 +100,7 @@ def test_a_namespace_that_takes_no_engine_is_refused_with_what_lets_it(level: st
         ([node("a"), node("b")], "for 2 engines (a 1, b 1)"),
         ([node("a"), node("b"), node("c", ready="False")], "for 2 engines (a 1, b 1, c 0)"),
         ([node("a"), node("b"), node("c", taken=True)], "for 2 engines (a 1, b 1, c 0)"),
-        ([node("a"), node("b"), node("c", gpus=0)], "or type: pulumi config set hosts 2"),
+        ([node("a"), node("b"), node("c", gpus=0)], "or run: pulumi config set hosts 2"),
     ],
 )
 def test_fewer_places_than_hosts_are_refused_with_those_that_there_are(

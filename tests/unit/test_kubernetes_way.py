@@ -88,7 +88,7 @@ class Pod:
             head = await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
             self.writers.add(writer)
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Run: text/event-stream\r\nConnection: close\r\n\r\n")
             for n in range(PIECES):
                 chunk = {"choices": [{"index": 0, "delta": {"content": f"{self.name} {n};"}}]}
                 writer.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")

@@ -81,7 +81,7 @@ def test_what_ollama_can_not_be_asked_for_can_be_an_alias_and_no_name(name: str)
     with pytest.raises(SettingsError, match="can be one of `aliases`"):
         settings(name=name)
     with pytest.raises(ValueError, match="model name"):
-        tensorzero.Model(name=name, providers=(), timeouts=TIMEOUTS)
+        tensorzero.ChatModel(name=name, providers=(), timeouts=TIMEOUTS)
 
 
 @pytest.mark.parametrize("name", NAMES)

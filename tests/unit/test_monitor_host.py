@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from offline.steps import StepFailed
+from common import StepFailed
 from tools import dashboard, down
+from tools.status import NoContainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,13 +67,6 @@ def test_the_configuration_on_the_host_is_what_is_rendered_and_a_key_that_stays(
     }
 
 
-def test_shellcheck_finds_nothing_in_its_script() -> None:
-    shellcheck = Path(sys.prefix) / "bin" / "shellcheck"
-    script = ROOT / "components/monitor_files.sh"
-    done = subprocess.run([shellcheck, "--shell=sh", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
 class Terminal:
     """Doubles of `docker port`, of `ssh` and of the person."""
 
@@ -106,7 +100,7 @@ def test_on_aws_ssh_makes_the_page_one_of_this_machine_on_a_connection_of_its_ow
 
 def test_a_stack_without_a_monitor_is_told_what_gives_it_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(stack: str, role: str) -> list[str]:
-        raise StepFailed(f"no {role} of stack `{stack}` runs here . Deploy it: make up")
+        raise NoContainer(f"no {role} of stack `{stack}` runs here. Deploy it: make up STACK={stack}")
 
     monkeypatch.setattr(dashboard, "containers_of", none)
     with pytest.raises(StepFailed, match="pulumi config set monitor true --stack local"):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from common import StepFailed
 from components.pins import EDGE, GATEWAY, MONITOR, OLLAMA, SWITCH, VLLM_CPU
 from offline import images
-from offline.steps import StepFailed
 
 DOCKER = """\
 #!/bin/sh

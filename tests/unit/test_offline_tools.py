@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from common import StepFailed
 from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, PULUMI
 from offline import tools
-from offline.steps import StepFailed
 
 BUILDS = [
     tools.CLI,

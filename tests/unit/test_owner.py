@@ -14,7 +14,7 @@ from stacks import ours
 from stacks.blueprint import blueprint
 from stacks.owner import (
     UNKNOWN,
-    Found,
+    FoundOnHost,
     Known,
     Thing,
     fill_again,
@@ -52,11 +52,11 @@ def record(id: str = "aaaa", changes: int = 3, place: tuple[str, str] = THERE) -
     return Owner(id, *place, since=0.0, at=86400.0, changes=changes)
 
 
-def host(owner: Owner | None, things: Sequence[Thing] = ALL) -> Found:
-    return Found(things=tuple(things), owner=owner, serves="ollama serves tiny")
+def host(owner: Owner | None, things: Sequence[Thing] = ALL) -> FoundOnHost:
+    return FoundOnHost(things=tuple(things), owner=owner, serves="ollama serves tiny")
 
 
-def may(state: Known, host: Found, instead: str = "") -> bool:
+def may(state: Known, host: FoundOnHost, instead: str = "") -> bool:
     return not refusal(state, host, LABELS, instead=instead)
 
 
@@ -92,7 +92,7 @@ def test_a_stack_of_before_owners_is_whose_state_holds_one_of_its_containers() -
     others = [thing("switch", "other")]
     assert whose(old, host(None, others)) == UNKNOWN
     text = refusal(NEW, host(None), LABELS)
-    assert "was not written down" in text and "make down STACK=local OWNER=unknown" in text
+    assert "was not recorded" in text and "make down STACK=local OWNER=unknown" in text
 
 
 @pytest.mark.parametrize("role", ["switch", "proxy", "edge"])
@@ -123,8 +123,8 @@ def test_a_refusal_says_where_since_when_what_serves_and_each_thing_to_type() ->
     for part in (
         "belongs to another state, aaaa, since 1970-01-01 00:00 UTC",
         "last changed from /home/bob/changeover on two at 1970-01-02 00:00 UTC",
-        "There, ollama serves tiny. Nothing was changed.",
-        "make up STACK=mine",
+        "On it, ollama serves tiny. Nothing was changed.",
+        "and run make up STACK=mine",
         "make adopt STACK=local",
         "make down STACK=local OWNER=aaaa",
     ):

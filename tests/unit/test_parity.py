@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from offline.steps import StepFailed
+from common import StepFailed
 from parity.probes import PROBES, Reply, Subject, chosen, run
 from parity.table import differences, markdown, problem, read, table
 from stacks.blueprint import Blueprint, blueprint
@@ -148,8 +148,8 @@ def test_what_the_endpoint_does_otherwise_is_named_and_is_no_difference_of_the_e
     assert [row["probe"] for row in content["probes"] if "endpoint" in row] == ["usage"]
     assert problem(content, NAMES, (), "dev") == ""
     text = markdown(content, ())
-    assert f"Through the endpoint vllm did the same in {len(good) - 1} of {len(good)} probes." in text
-    assert f"- usage: none, and itself: {good['usage']}" in text
+    assert f"Asked through the endpoint, vllm did the same in {len(good) - 1} of {len(good)} probes." in text
+    assert f"- usage: none, and asked directly: {good['usage']}" in text
     # as it was written before the endpoint was asked
     assert "endpoint" not in markdown(table("tiny", ENGINES, found), ())
 
@@ -249,7 +249,7 @@ def test_probing_ends_soon_after_the_change_was_taken_back(
     file.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(standby, "FOLLOW_SECONDS", 0.01)
-    with pytest.raises(StepFailed, match=r"took the change back .* Type the same again"):
+    with pytest.raises(StepFailed, match=r"undid the change .* Run the same command again"):
         parity.probe_standby(standby.Host("dev"), other, SUBJECT)
     assert len((tmp_path / "sent").read_text().splitlines()) < len(chosen(able=False)) / 2
     assert "abandon" in (tmp_path / "asked").read_text()

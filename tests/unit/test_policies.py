@@ -11,7 +11,7 @@ from components.labels import Labels
 from review.events import Resource
 from review.policies import COMMAND, CONTAINER, IMAGE, INSTANCE, SECURITY_GROUPS, VOLUME, check
 from stacks import aws_target
-from stacks.aws_cli import Found
+from stacks.aws_cli import FoundOnAws
 from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.owner import Known, known
@@ -82,7 +82,7 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         ("volumes are encrypted", of(VOLUME, size=100)),
         ("volumes are encrypted", of(INSTANCE, **{**GOOD, "rootBlockDevice": {}})),
         (
-            "the instance wants IMDSv2",
+            "the instance requires IMDSv2",
             of(INSTANCE, **{**GOOD, "metadataOptions": {"httpTokens": "optional"}}),
         ),
         (
@@ -109,7 +109,7 @@ def test_a_driver_too_old_for_the_image_is_named() -> None:
 
 
 NEW = known({})
-NOTHING = Found(
+NOTHING = FoundOnAws(
     instance=None,
     state="",
     type="",
@@ -145,7 +145,9 @@ class Target:
     `said` is what a preview says, `looked` which of the questions to AWS were asked, with what.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, given: Settings, there: Found, state: Known) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, given: Settings, there: FoundOnAws, state: Known
+    ) -> None:
         self.stack, self.said = given.stack, list[str]()
         self.looked = dict[str, tuple[Any, ...]]()
         assert given.aws
@@ -153,7 +155,7 @@ class Target:
         self.settings = replace(given, aws=replace(given.aws, public_keys=public_keys))
         self.resources = self._build(monkeypatch, there, state)
 
-    def _build(self, monkeypatch: pytest.MonkeyPatch, there: Found, state: Known) -> list[Resource]:
+    def _build(self, monkeypatch: pytest.MonkeyPatch, there: FoundOnAws, state: Known) -> list[Resource]:
         checked, stack = self.settings, self.stack
 
         def noting(name: str, answer: object = None) -> Callable[..., Any]:
@@ -225,7 +227,9 @@ def test_a_preview_on_aws_says_what_this_state_does_not_know_and_whom_aws_waits_
     stray = replace(NOTHING, volumes=("vol-1",), others=("i-stray",), requests={"sir-1": "i-stray"})
     waits = replace(NEW, unconfirmed=("ops@example.com",))
     target = Target(monkeypatch, from_files("dev", ROOT), stray, waits)
-    assert target.said[0].startswith("AWS has of this stack, and this state does not know: the spot request")
+    assert target.said[0].startswith(
+        "AWS has these of this stack, which this state does not know: the spot request"
+    )
     assert "ops@example.com to confirm" in target.said[1]
     assert "quota" not in target.looked, "an instance was there"
     (step,) = [each for each in target.resources if each.name == "left-over-spot"]
@@ -267,7 +271,7 @@ def test_each_policy_about_aws_reads_what_the_program_declares(on_aws: tuple[str
     assert broken(*worse, stack="prod", keys=True) == {
         "SSH is not open",
         "volumes are encrypted",
-        "the instance wants IMDSv2",
+        "the instance requires IMDSv2",
         "the driver is new enough",
         "prod is protected",
     }

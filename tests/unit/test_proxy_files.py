@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -97,13 +96,4 @@ def test_a_host_for_which_there_are_no_packages_is_named(project: Path) -> None:
     (project / "arch").write_text("riscv64\n")
     done = run(project)
     assert done.returncode == 1
-    assert "the Docker host is riscv64" in done.stderr
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_shellcheck_finds_nothing(script: str) -> None:
-    shellcheck = Path(sys.prefix) / "bin" / "shellcheck"
-    done = subprocess.run(
-        [shellcheck, ROOT / "components" / script], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
+    assert "this Docker host is riscv64" in done.stderr

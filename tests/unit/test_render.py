@@ -22,12 +22,12 @@ def rendered(**values: object) -> dict[str, str]:
 @pytest.mark.parametrize("stack", stacks(ROOT))
 def test_no_rendered_file_is_stale(stack: str) -> None:
     names = render.stale(ROOT, stack)
-    assert not names, f"rendered/{stack}/ is stale: {', '.join(names)}. Type: make render"
+    assert not names, f"rendered/{stack}/ is stale: {', '.join(names)}. Run: make render"
 
 
 def test_the_table_of_settings_is_not_stale() -> None:
     page = (ROOT / PAGE).read_text()
-    assert with_table(page, ROOT) == page, "Type: make render"
+    assert with_table(page, ROOT) == page, "Run: make render"
 
 
 def test_a_file_edited_by_hand_is_found_and_one_too_many_is_removed(tmp_path: Path) -> None:

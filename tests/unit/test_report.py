@@ -20,14 +20,15 @@ from typing import Any, cast
 import pytest
 
 from advise.again import busiest
-from advise.load import Request
+from advise.load import LoggedRequest
+from common import StepFailed
 from components.code import Code
 from components.proxy import WHEELS_MOUNT
 from measure import client, report
+from measure.client import here
 from measure.levels import row
 from measure.report import Limits, claims, engine, markdown, page, served, verdict
-from measure.sweep import Sweep, here
-from offline.steps import StepFailed
+from measure.sweep import Sweep
 from stacks.blueprint import blueprint
 from stacks.settings import from_files
 from tests.support.project import free_port
@@ -165,8 +166,8 @@ def test_what_is_the_other_way_round_and_what_was_not_measured_is_said_so() -> N
     assert of(rows, "latency")["ratio"] == "20 % higher"
     assert of(rows, "latency")["holds"] == "no: it is the other way round"
     assert of(rows, "start")["holds"] == "no: vLLM starts faster"
-    assert of(rows, "users")["holds"] == "not known: Ollama serves every number that was asked as"
-    assert of(rows, "GPU")["holds"].startswith("not measured: there is no GPU")
+    assert of(rows, "users")["holds"] == "not known: Ollama served every number of users that was tried"
+    assert of(rows, "GPU")["holds"].startswith("not measured: no GPU here")
     text = markdown(content({**engines, **turned}))
     assert "| **no: it is the other way round** |" in text
 
@@ -174,8 +175,10 @@ def test_what_is_the_other_way_round_and_what_was_not_measured_is_said_so() -> N
 def test_the_text_decides_first_and_names_what_was_measured() -> None:
     text = markdown(content(both()))
     first = text.split("\n\n")[1]
-    assert first.startswith("Here Ollama serves 8 users at a time, and vLLM 40 or more. vLLM gives 3.00 ")
-    assert "Up to 8 users at a time Ollama is enough." in first and "make advise STACK=prod" in first
+    assert first.startswith(
+        "Here Ollama serves 8 users at the same time, and vLLM 40 or more. vLLM generates 3.00 times "
+    )
+    assert "Up to 8 users at the same time, Ollama is enough." in first and "make advise STACK=prod" in first
     for said in ("NVIDIA T4 (Tesla T4, 580.1)", "2025-11-28", "within 5 s", "run \\| it", "held for 70 s"):
         assert said in text
     assert len(re.findall(r"^\| (ollama|vllm) \| \d+ ", text, re.M)) == 6 + 8
@@ -298,10 +301,10 @@ def test_real_traffic_is_asked_for_with_its_lengths_at_its_times(url: str) -> No
     assert [each["began"] - first for each in asked] == pytest.approx([0, 0.5, 0.6], abs=0.25)
 
 
-def requests(seed: int) -> list[Request]:
+def requests(seed: int) -> list[LoggedRequest]:
     rng = random.Random(seed)
     return [
-        Request(
+        LoggedRequest(
             ended=rng.uniform(0, 600),
             total=rng.uniform(0.1, 5),
             held=0,
@@ -335,7 +338,7 @@ def test_the_busiest_time_is_that_with_the_most_tokens(seed: int) -> None:
 
 
 def test_of_no_answered_request_there_is_nothing_to_ask_again() -> None:
-    assert busiest([Request(1, 1, 0), Request(2, 1, 0, completion=3)], 60, 100) is None
+    assert busiest([LoggedRequest(1, 1, 0), LoggedRequest(2, 1, 0, completion=3)], 60, 100) is None
 
 
 def test_a_look_at_the_host_has_what_each_card_says_and_no_more() -> None:
@@ -458,13 +461,13 @@ def options(**more: object) -> argparse.Namespace:
 def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    yesterday = [Request(ended=n, total=1, held=0, prompt=30, completion=5 + n) for n in (1, 2)]
+    yesterday = [LoggedRequest(ended=n, total=1, held=0, prompt=30, completion=5 + n) for n in (1, 2)]
     monkeypatch.setattr(tool, "requests_of", lambda stack, since: (yesterday, 0.0))
     found = tool.report("local", tmp_path, options(traffic=True))
     assert made.told == ["prepare", "abandon"]
     said = capsys.readouterr().out
     assert said.index("requests wait for at most about") < said.index("1 users:")
-    measured = said[said.index("requests of yesterday, over again") :]
+    measured = said[said.index("requests of yesterday, replayed") :]
     assert "of measuring" in measured, "how long it will be is known by then"
     assert json.loads((tmp_path / "rendered/local/report.json").read_text()) == json.loads(json.dumps(found))
     for kind in ("ollama", "vllm"):
@@ -477,7 +480,8 @@ def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
         assert found["traffic"]["engines"][kind]["answers"] == 2
     assert (found["engines"]["ollama"]["start"], found["engines"]["vllm"]["start"]) == (9, 40)
     assert found["remarks"] == [
-        "Ollama's start is its way back at the end, the other's stop included.",
+        "Ollama's start was measured when it was brought back at the end, and includes the stop of the "
+        "other.",
         "While Ollama was measured, it also had up to 2 requests of users.",
     ]
     spans = {what: held for _, _, what, held in found["timeline"]["spans"]}
@@ -501,7 +505,7 @@ def test_a_standby_that_is_taken_away_leaves_no_report(
         return 0
 
     monkeypatch.setattr(made, "follow", lambda container: (follow if made.ready else once)(container))
-    with pytest.raises(StepFailed, match=r"took the change back .* Type the same again"):
+    with pytest.raises(StepFailed, match=r"undid the change .* Run the same command again"):
         tool.report("local", tmp_path, options())
     assert made.told == ["prepare", "abandon"]
     assert not (tmp_path / "rendered").exists()
@@ -512,7 +516,7 @@ def test_without_a_yes_nothing_is_asked(
 ) -> None:
     monkeypatch.delenv("YES")
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    with pytest.raises(StepFailed, match="Without being asked: YES=1 make report"):
+    with pytest.raises(StepFailed, match="in advance: YES=1 make report"):
         tool.report("local", tmp_path, options())
     assert made.told == [] and "users:" not in capsys.readouterr().out
 
@@ -521,6 +525,8 @@ def test_what_would_let_requests_wait_for_too_long_is_not_begun(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tool, "SWEEP_SECONDS", 5000.0)
-    with pytest.raises(StepFailed, match=r"the proxy lets them wait 1080 s .* pulumi config set holdBudget"):
+    with pytest.raises(
+        StepFailed, match=r"the proxy lets them wait only 1080 s .* pulumi config set holdBudget"
+    ):
         tool.report("local", tmp_path, options(levels=tuple(range(1, 40))))
     assert made.told == []

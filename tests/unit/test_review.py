@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from offline.steps import StepFailed
+from common import StepFailed
 from review.changes import moves
 from review.differences import LONGEST_FULL
 from review.drift import MAIL, drift, lasting, unconfirmed
@@ -54,8 +54,8 @@ def test_no_review_shows_a_secret_or_is_too_long_for_a_comment(name: str) -> Non
 def test_a_flip_says_so_first_and_replaces_the_gateway_alone() -> None:
     seen = preview("flip")
     assert re.fullmatch(
-        r"Engine of `reviewed`: Ollama → vLLM by hold, about \d+ s of waiting, 0 requests lost expected; "
-        r"nothing is replaced but the gateway; back with `make rollback STACK=reviewed`",
+        r"Engine of `reviewed`: Ollama → vLLM by hold, requests wait about \d+ s, none is expected to be "
+        r"lost; nothing is replaced but the gateway; back with `make rollback STACK=reviewed`",
         sentence(seen),
     )
     replaced = [change.name for change in seen.changes if change.op == "replaced"]
@@ -65,18 +65,18 @@ def test_a_flip_says_so_first_and_replaces_the_gateway_alone() -> None:
 
 
 def test_a_flip_to_an_engine_that_finds_no_calls_of_tools_says_so_in_the_first_lines() -> None:
-    said = "tools: only ollama finds this model's calls; with vllm they arrive as text"
+    said = "tools: only ollama recognises this model's tool calls; with vllm they arrive as text"
     for name, warned in (("flip", True), ("context", False)):
         seen = preview(name)
         (note, *others) = seen.notes
         seen = replace(seen, notes=(f"{note}\n{said}", *others))
-        assert (f"calls of {said}" in warnings(seen)) == warned
-    neither = replace(preview("flip"), notes=("tools: neither engine finds this model's calls",))
+        assert (said in warnings(seen)) == warned
+    neither = replace(preview("flip"), notes=("tools: neither engine recognises this model's tool calls",))
     assert not any("tools" in line for line in warnings(neither))
 
 
 def test_a_flip_by_overlap_lets_nobody_wait() -> None:
-    assert "by overlap, nobody waits" in sentence(preview("flip-by-overlap"))
+    assert "by overlap, no request waits" in sentence(preview("flip-by-overlap"))
 
 
 def moved(name: str, before: str, after: str, **config: str) -> Preview:
@@ -106,9 +106,11 @@ def test_no_overlap_is_promised_where_what_serves_and_what_is_to_serve_do_not_fi
         "GPU 7.36 of 14.56 GiB, RAM 3.00 of unknown GiB",
         "GPU 7.20 of 14.56 GiB, RAM 3.00 of 14.00 GiB",
     )
-    assert "by hold, about 21 s of waiting, 0 requests lost" in sentence(moved("context", big, big))
-    assert "by overlap, nobody waits" in sentence(moved("context", big, small))
-    assert "by overlap, nobody waits" in sentence(moved("context", "", big)), "it was not said before"
+    assert "by hold, requests wait about 21 s, none is expected to be lost" in sentence(
+        moved("context", big, big)
+    )
+    assert "by overlap, no request waits" in sentence(moved("context", big, small))
+    assert "by overlap, no request waits" in sentence(moved("context", "", big)), "it was not said before"
     assert "by hold, requests wait meanwhile" in sentence(moved("flip", big, big))
     assert "by hold" in sentence(moved("flip", "RAM 2.40 of 8.00 GiB", "RAM 6.00 of 8.00 GiB"))
     asked = sentence(moved("context", big, big, **{"changeover:cutover": "overlap"}))
@@ -118,31 +120,33 @@ def test_no_overlap_is_promised_where_what_serves_and_what_is_to_serve_do_not_fi
 def test_another_context_is_a_move_of_the_same_engine() -> None:
     seen = preview("context")
     assert moves(seen)
-    assert sentence(seen).startswith("Engine of `reviewed`: Ollama stays, in another container by hold")
+    assert sentence(seen).startswith(
+        "Engine of `reviewed`: Ollama stays and moves to another container by hold"
+    )
     told = "```diff\n-OLLAMA_CONTEXT_LENGTH=1024\n+OLLAMA_CONTEXT_LENGTH=768\n```"
     assert f"What Ollama is started with:\n\n{told}" in render(seen)
 
 
 def test_no_lost_request_is_promised_where_requests_are_refused() -> None:
     for name in ("network", "port", "latest-image", "edge-gone"):
-        assert "0 requests lost" not in sentence(preview(name))
+        assert "none is expected to be lost" not in sentence(preview(name))
     flip = preview("flip")
     both = replace(flip, changes=(*flip.changes, *preview("port").changes))
-    assert "0 requests lost" in sentence(flip)
-    assert "0 requests lost" not in sentence(both)
+    assert "none is expected to be lost" in sentence(flip)
+    assert "none is expected to be lost" not in sentence(both)
 
 
 def test_a_model_that_clients_must_ask_for_by_another_name_is_said_and_no_lost_request_is_promised() -> None:
     seen = preview("context")
     renamed = replace(seen, outputs_after={**seen.outputs_after, "model": "large"})
     expected = (
-        "clients have to ask for the model `large`, which was `tiny`, and get 404 until they do "
-        "(`pulumi config set name tiny` keeps the name)"
+        "clients have to ask for the model `large` instead of `tiny`, and get 404 until they do (`pulumi "
+        "config set name tiny` keeps the name)"
     )
     assert expected in sentence(renamed)
     assert expected in warnings(renamed)
-    assert "0 requests lost" in sentence(seen)
-    assert "0 requests lost" not in sentence(renamed)
+    assert "none is expected to be lost" in sentence(seen)
+    assert "none is expected to be lost" not in sentence(renamed)
 
 
 def test_another_model_under_the_same_name_is_said_and_costs_no_request() -> None:
@@ -158,7 +162,7 @@ def test_another_model_under_the_same_name_is_said_and_costs_no_request() -> Non
     changes = [weighed(each, folders[each.op]) if each.op in folders else each for each in seen.changes]
     said = sentence(replace(seen, changes=tuple(changes)))
     assert "the model changes, small → large-1.5" in said
-    assert "0 requests lost expected" in said
+    assert "none is expected to be lost" in said
     assert "the model changes" not in sentence(seen)
 
 
@@ -184,7 +188,7 @@ def test_a_limit_that_docker_takes_away_for_no_update_is_not_promised_to_be_put_
     assert drift(seen) == []
     (said,) = lasting(seen)
     assert "memory is 900 and was 0" in said
-    assert "remove the container and let an update make it anew" in said
+    assert "remove the container and let an update create it again" in said
     assert "that no update puts right" in sentence(seen)
 
 
@@ -212,10 +216,10 @@ def test_what_the_program_warns_of_comes_first() -> None:
 def test_an_update_that_did_not_end_is_taken_back_and_says_so() -> None:
     said = sentence(preview("after-a-failure-before-the-end"))
     assert (
-        "what an update began and did not finish is taken back; where Ollama does not serve already, it does"
-        in said
+        "the change that an update left unfinished is undone; if Ollama does not serve already, it is "
+        "brought back by " in said
     )
-    assert "about 17 s of waiting" in said
+    assert "requests wait about 17 s" in said
 
 
 def refreshed(kind: str, path: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -267,7 +271,7 @@ def test_a_port_that_was_opened_or_closed_is_named_with_the_network(
 
 def test_where_the_host_may_send_is_named_as_well() -> None:
     seen = refreshed("aws:ec2/securityGroup:SecurityGroup", "egress[0]", {"egress": [RULE]}, {"egress": []})
-    assert "port 443 is no longer reachable at 10.0.0.0/8; " in seen[0]
+    assert "port 443 is no longer allowed to reach 10.0.0.0/8; " in seen[0]
 
 
 def test_a_tag_that_was_changed_is_named_with_both_values() -> None:
@@ -281,14 +285,17 @@ def test_a_tag_that_was_changed_is_named_with_both_values() -> None:
         ("gateway-image", "an image pin changes: changeover-offline/tensorzero:2026.6.0 → "),
         ("latest-image", "policy broken, so `make apply` refuses it: images are pinned"),
         ("engine-port", "policy broken, so `make apply` refuses it: only the edge publishes a port"),
-        ("weights-renamed", "`ollama-weights` (Volume) is no longer Pulumi's"),
+        ("weights-renamed", "`ollama-weights` (Volume) is no longer managed by Pulumi"),
         ("key-rotated", "an API key changes, and the old one is refused"),
         ("key-rotated-and-hold-budget", "an API key changes, and the old one is refused"),
         ("tenant-added", "tenant `other` gets an API key"),
-        ("first-key", "the endpoint gets its first API key (`acme`), and without one requests are refused"),
+        (
+            "first-key",
+            "the endpoint gets its first API key (`acme`), and requests without a key are refused from",
+        ),
         ("last-key-removed", "the last API key is removed, and whoever reaches the endpoint can use it"),
         ("port", "clients have to use the address `http://127.0.0.1:"),
-        ("network", "the endpoint is down meanwhile: `network` is replaced"),
+        ("network", "the endpoint is down meanwhile, since `network` is replaced"),
     ],
 )
 def test_what_a_tired_reviewer_must_not_miss_comes_first(name: str, expected: str) -> None:
@@ -333,9 +340,7 @@ def test_the_price_is_said_before_and_after() -> None:
         outputs_after={**flip.outputs_after, "cost": "$0.772 an hour"},
     )
     assert "Price: $0.546 an hour → $0.772 an hour." in render(seen)
-    assert "Price: $0.772 an hour; before and after the same." in render(
-        replace(seen, outputs_before=seen.outputs_after)
-    )
+    assert "Price: $0.772 an hour, unchanged." in render(replace(seen, outputs_before=seen.outputs_after))
 
 
 def test_the_random_end_of_a_new_name_is_no_difference_between_two_reviews() -> None:
@@ -394,9 +399,7 @@ def test_keys_that_were_edited_on_the_host_are_named() -> None:
     assert drift(replace(preview("nothing"), changes=(edited,))) == [
         "the API keys on the host were edited in place"
     ]
-    assert "the proxies are told of the API keys again" in sentence(
-        replace(preview("nothing"), changes=(edited,))
-    )
+    assert "the proxies get the API keys again" in sentence(replace(preview("nothing"), changes=(edited,)))
 
 
 def mail(op: str, pending: bool, now: bool | None = None) -> Change:
@@ -419,7 +422,7 @@ def test_a_mail_that_nobody_confirmed_is_said_as_that_and_is_no_drift() -> None:
     forgotten = replace(preview("nothing"), drift=(gone,), changes=(replace(gone, op="created"),))
     assert (drift(forgotten), lasting(forgotten)) == ([], [])
     (said,) = unconfirmed(forgotten)
-    assert "nobody has confirmed the alarms' mail to ops@example.com" in said
+    assert "nobody has confirmed the subscription of ops@example.com to the alarms" in said
     taken = mail("deleted", False)
     away = replace(preview("nothing"), drift=(taken,), changes=(replace(taken, op="created"),))
     assert drift(away) == ["`changeover-dev-alarms-mail` (TopicSubscription) is gone"]
@@ -447,7 +450,7 @@ def test_another_gateway_setting_is_said() -> None:
     without = {"engine": "ollama"}
     gone = replace(seen, changes=(step,), outputs_before=outputs, outputs_after=without)
     come = replace(seen, changes=(step,), outputs_before=without, outputs_after=outputs)
-    assert "the gateway is taken away, and the proxies ask the engine themselves; " in sentence(gone)
+    assert "the gateway is removed, and the proxies ask the engine directly; " in sentence(gone)
     assert "a gateway is added, and the proxies ask it which engine is to answer; " in sentence(come)
 
 
@@ -458,7 +461,7 @@ def test_the_edges_caddyfile_is_shown_by_the_lines_that_change() -> None:
         {"CADDYFILE": "http://:8080 {\n\trespond 204\n}\n"},
     )
     seen = replace(preview("nothing"), changes=(reloaded,))
-    assert "the edge reloads another configuration, which can cut a request" in sentence(seen)
+    assert "the edge loads a new configuration, which can cut a request" in sentence(seen)
     diff = " http://:8080 {\n-\trespond 200\n+\trespond 204\n }"
     assert f"The edge's Caddyfile:\n\n```diff\n{diff}\n```" in render(seen)
 
@@ -479,14 +482,14 @@ def container(role: str, *, new_first: bool) -> Change:
 def test_a_new_proxy_is_said_and_cuts_nobody_unless_the_old_one_goes_first() -> None:
     seen = replace(preview("nothing"), outputs_before={"engine": "ollama", "routing": "x"})
     taken_over = replace(seen, changes=(container("proxy", new_first=True),))
-    assert "the proxy is made anew, and the one before it ends what it has begun" in sentence(taken_over)
+    assert "the proxy is replaced, and the old one finishes what it has begun" in sentence(taken_over)
     drifted = replace(container("proxy", new_first=True), op="deleted")
     gone = replace(seen, changes=(replace(drifted, op="created"),), drift=(drifted,))
-    assert "the proxy is made anew, and until then requests wait" in sentence(gone)
+    assert "the proxy is created again, and until then requests wait" in sentence(gone)
     upgraded = replace(gone, drift=(), outputs_before={"engine": "ollama"})
     assert "a proxy is added, which every request goes through from then on" in sentence(upgraded)
     cut = replace(seen, changes=(container("proxy", new_first=False),))
-    assert "the endpoint is down meanwhile: `changeover-reviewed-proxy` is replaced" in sentence(cut)
+    assert "the endpoint is down meanwhile, since `changeover-reviewed-proxy` is replaced" in sentence(cut)
 
 
 def test_other_packages_of_the_proxy_are_no_data_that_is_lost() -> None:

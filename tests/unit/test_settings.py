@@ -55,7 +55,7 @@ def test_a_value_that_cannot_work_is_refused_with_what_is_allowed(
     text = refusal(**{key: value})
     assert f"changeover:{key}: {value!r}" in text
     assert allowed in text
-    assert f"Type: pulumi config set {key} " in text
+    assert f"Run: pulumi config set {key} " in text
     assert "nothing was changed" in text
 
 
@@ -79,17 +79,20 @@ def test_parallel_is_auto_a_number_for_both_or_one_by_engine(value: object, para
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("many", "changeover:parallel: 'many' cannot work; allowed: auto, or 1 to 256 requests, or these by"),
+        (
+            "many",
+            "changeover:parallel: 'many' cannot work; allowed: auto, or 1 to 256 requests, or an object",
+        ),
         (257, "changeover:parallel: 257 cannot work; allowed: auto, or 1 to 256"),
         ([4], "changeover:parallel: [4] cannot work"),
         (True, "changeover:parallel: True cannot work"),
         (
             {"vllm": 0},
-            "parallel.vllm: 0 cannot work; allowed: auto, or 1 to 256 requests. Type: pulumi config ",
+            "parallel.vllm: 0 cannot work; allowed: auto, or 1 to 256 requests. Run: pulumi config ",
         ),
         (
             {"vlm": 4},
-            "parallel.vlm: 4 cannot work; allowed below parallel: ollama, vllm. Type: pulumi config",
+            "parallel.vlm: 4 cannot work; allowed keys of parallel: ollama, vllm. Run: pulumi config",
         ),
         ({"vllm": {"a": 1}}, "changeover:parallel.vllm: {'a': 1} cannot work"),
     ],
@@ -103,12 +106,12 @@ def test_memory_of_a_gpu_can_be_said_and_is_no_more_than_there_is() -> None:
     assert from_values("local", {**GOOD, **on_t4}, ROOT).load.gpu_memory is None
     said = from_values("local", {**GOOD, **on_t4, "gpuMemoryMiB": "12288"}, ROOT)
     assert said.load.gpu_memory == 12 * 1024**3
-    assert "allowed: 0 to 14909 MiB, what is usable on NVIDIA T4" in refusal(**on_t4, gpuMemoryMiB=16000)
+    assert "allowed: 0 to 14909 MiB, the usable memory of NVIDIA T4" in refusal(**on_t4, gpuMemoryMiB=16000)
     assert "gpuMemoryMiB: 4096 cannot work" in refusal(gpuMemoryMiB=4096)
 
 
 def test_a_misspelt_engine_is_answered_with_the_one_that_was_meant() -> None:
-    assert "Type: pulumi config set engine vllm" in refusal(engine="vlm")
+    assert "Run: pulumi config set engine vllm" in refusal(engine="vlm")
 
 
 def test_a_misspelt_key_is_refused_with_the_one_that_was_meant() -> None:
@@ -137,7 +140,7 @@ def test_clients_call_the_model_by_its_own_name_unless_another_is_set() -> None:
 def test_a_name_that_an_engine_gateway_or_edge_could_misread_is_refused(name: str) -> None:
     text = refusal(name=name)
     assert f"changeover:name: {name!r}" in text
-    assert f"Type: pulumi config set name {GOOD['model']}" in text
+    assert f"Run: pulumi config set name {GOOD['model']}" in text
 
 
 def test_offline_images_come_with_the_tiny_model_only() -> None:
@@ -165,11 +168,15 @@ def test_an_embedding_model_is_served_without_what_only_chats_need() -> None:
     [
         (
             {"gateway": "tensorzero"},
-            "gateway: 'tensorzero' cannot work; qwen3-embedding-0.6b gives embeddings and answers no chat, "
-            "and the gateway is asked for chats alone; allowed: none. Type: pulumi config set gateway none",
+            "gateway: 'tensorzero' cannot work; qwen3-embedding-0.6b only computes embeddings and cannot "
+            "chat, and the gateway handles nothing but chats; allowed: none. Run: pulumi config set gateway "
+            "none",
         ),
-        ({"requireParity": True}, "requireParity: True cannot work; qwen3-embedding-0.6b gives embeddings"),
-        ({"parallel": 4}, "parallel: 4 cannot work; ollama embeds for one request at a time"),
+        (
+            {"requireParity": True},
+            "requireParity: True cannot work; qwen3-embedding-0.6b only computes embeddings",
+        ),
+        ({"parallel": 4}, "parallel: 4 cannot work; ollama computes embeddings for one request at a time"),
         ({"vllmFlags": ["--runner generate"]}, "the program sets it from the setting `model`"),
     ],
 )
@@ -188,7 +195,10 @@ def test_the_tiny_model_comes_with_offline_images_only() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
-    [("context", "4k", "one of type integer"), ("apiKeys", "acme=x", "one of type object")],
+    [
+        ("context", "4k", "'4k' cannot work; it must be an integer. Run: "),
+        ("apiKeys", "acme=x", "it must be an object"),
+    ],
 )
 def test_a_value_of_the_wrong_type_is_a_sentence(key: str, value: str, allowed: str) -> None:
     assert allowed in refusal(**{key: value})
@@ -287,9 +297,9 @@ def test_a_monitor_is_off_unless_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"monitor": True, "monitorPort": 8080}, "allowed: another than port, 8080"),
+        ({"monitor": True, "monitorPort": 8080}, "it must differ from port, which is 8080"),
         ({"monitor": True, "monitorPort": 80}, "allowed: 1024 to 65535"),
-        ({"alertReceiver": "http://alerts:9093"}, "only with monitor true"),
+        ({"alertReceiver": "http://alerts:9093"}, "it needs monitor true"),
         ({"monitor": True, "alertReceiver": "alerts:9093"}, "allowed: http:// or https://"),
     ],
 )

@@ -1,7 +1,11 @@
 """Where what is installed and pulled comes from: by hash wherever a hash can be known."""
 
+import ast
 import json
 import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
 
 import pytest
 
@@ -10,19 +14,63 @@ from stacks.blueprint import blueprint
 from stacks.settings import from_files, stacks
 from tests.unit.test_program import ROOT
 
+SHIPPED = (
+    *("advise", "components", "measure", "monitor", "offline"),
+    *("parity", "review", "stacks", "switch", "tools"),
+)
+"""Whose modules run in the virtual environment of somebody who tests nothing."""
+ELSEWHERE = (ROOT / "measure" / "client.py", *(ROOT / "offline" / "image").glob("*.py"))
+"""What of that runs in containers, which have packages of their own."""
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
 LOCKS = (
-    *("requirements.lock", "proxy/requirements.lock", "tools/uv.txt"),
+    *("requirements.lock", "requirements-dev.lock", "proxy/requirements.lock", "tools/uv.txt"),
     *("offline/client/requirements.txt", "offline/agent/requirements.txt"),
 )
 
 
+def packages(lock: str) -> list[str]:
+    """What a lock file says of each package: its name, version and hashes."""
+    return re.split(r"^(?=[a-z])", (ROOT / lock).read_text(), flags=re.MULTILINE)[1:]
+
+
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_package_of_a_lock_file_has_its_hashes(lock: str) -> None:
-    packages = re.split(r"^(?=[a-z])", (ROOT / lock).read_text(), flags=re.MULTILINE)[1:]
-    assert packages
-    for each in packages:
+    assert packages(lock)
+    for each in packages(lock):
         assert re.match(r"[\w.-]+(\[\w+\])?==\S+", each) and HASH.search(each), each
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_no_lock_file_names_a_registry(lock: str) -> None:
+    assert "://" not in (ROOT / lock).read_text()
+
+
+def test_an_environment_for_tests_has_the_very_packages_of_one_for_use() -> None:
+    assert set(packages("requirements.lock")) < set(packages("requirements-dev.lock"))
+
+
+def test_the_packages_of_those_who_test_nothing_are_all_that_is_imported() -> None:
+    distributions = packages_distributions()
+    locked = {each.split("==")[0] for each in packages("requirements.lock")}
+    files = [file for folder in SHIPPED for file in (ROOT / folder).rglob("*.py") if file not in ELSEWHERE]
+    for file in [ROOT / "__main__.py", ROOT / "common.py", *files]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                brings = {
+                    each.lower().replace("_", "-") for each in distributions.get(name.split(".")[0], [])
+                }
+                assert not brings or brings & locked, f"{file.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("module", ["tools.touched", "tools.docker_engine"])
+def test_what_runs_before_anything_is_installed_needs_no_package(module: str) -> None:
+    """As in `.ci/run` and in the workflows."""
+    command = [sys.executable, "-S", "-c", f"import {module}"]  # without what is in the virtual environment
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("folder", ["client", "agent"])

@@ -15,8 +15,8 @@ from switch.docker import Docker, DockerError
 from switch.gate import Answer, gpu_share, wholly_on_gpu
 from switch.gc import Busy, collect
 from switch.machine import Active, State, Transaction
+from tests.support.simulated_host import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, plan
 from tests.unit.conftest import Serve
-from tests.unit.test_switch_machine import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, plan
 
 STEPS = (("checking", 0.5), ("draining", 0.3), ("stopping", 0.2), ("loading", 20.0))
 
@@ -63,7 +63,7 @@ def test_the_mode_is_the_way_that_was_taken_and_not_the_one_that_was_declared() 
     assert "Mode: hold, since 8.00 GiB + 8.00 GiB." in markdown(held)
     alone = certificate.certificate(transaction(plan=declared, way="hold"))
     assert "Mode: hold, since no engine answered that could have gone on meanwhile." in markdown(alone)
-    both = certificate.certificate(transaction(plan=declared, way="beside", held_seconds=None))
+    both = certificate.certificate(transaction(plan=declared, way="overlap", held_seconds=None))
     assert ": committed by overlap, nothing held" in short(both)
     assert "Mode: overlap, since one at a time." in markdown(both), "the plan's own reason"
     gateway = certificate.certificate(transaction(plan=declared, way="gateway", held_seconds=None))

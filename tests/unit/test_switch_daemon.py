@@ -16,12 +16,12 @@ from switch.docker import Docker, DockerError
 from switch.gate import Answer
 from switch.gc import Busy, collect
 from switch.journal import KEPT, Journal
-from switch.machine import Action, Active, Boot, Container, State, Transaction, Watch, World
+from switch.machine import Action, Active, Container, Started, State, Transaction, Watch, World
 from switch.plan import load
 from switch.proxies import Status
 from switch.report import report
 from switch.route import FILE
-from tests.unit.test_switch_machine import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, PROXY, plan, raw_plan
+from tests.support.simulated_host import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, PROXY, plan, raw_plan
 
 
 def box(name: str, role: str, running: bool = False) -> Container:
@@ -156,7 +156,7 @@ class Rig:
         self.switch = Switch(
             self.docker, self.journal, self.weights, self.live, self.shared, lambda: self.now
         )
-        self.switch.events.put(Boot(self.switch.route.held_since))
+        self.switch.events.put(Started(self.switch.route.held_since))
         self.switch.turn()
         return self.switch
 
@@ -420,7 +420,7 @@ def test_a_disk_that_gets_full_in_a_change_leads_back_and_is_named(rig: Rig, pha
         rig.ask("commit", raw_plan(gateway=NEW_GATEWAY))
     rig.turns(lambda: rig.phase() == phase)
     told = json.loads(json.dumps(rig.switch.answer({"verb": "state"})))
-    assert load(State, told["state"]) == rig.switch.state and not told["unkept"]
+    assert load(State, told["state"]) == rig.switch.state and not told["write_error"]
     with pytest.MonkeyPatch.context() as patch:
         fill(rig, patch)
         rig.turns(lambda: rig.phase() == "failed")
@@ -432,15 +432,15 @@ def test_a_disk_that_gets_full_in_a_change_leads_back_and_is_named(rig: Rig, pha
         assert rig.docker.boxes[OLD].running and rig.docker.boxes[OLD_GATEWAY].running
         assert not rig.docker.boxes[NEW].running
         now = rig.switch.answer({"verb": "state"})
-        assert now["state"]["transaction"]["phase"] == "failed" and "make gc" in now["unkept"]
+        assert now["state"]["transaction"]["phase"] == "failed" and "make gc" in now["write_error"]
         assert rig.journal.read(rig.now) != rig.switch.state
         rig.boot()
         rig.turns(lambda: rig.phase() == "failed" and not rig.switch.state.busy)
         assert rig.docker.boxes[OLD].running and rig.docker.boxes[OLD_GATEWAY].running
     rig.switch.turn()
-    assert not rig.switch.unkept and rig.phase() == "failed"
+    assert not rig.switch.write_error and rig.phase() == "failed"
     assert rig.journal.read(rig.now) == dataclasses.replace(
-        rig.switch.state, busy=None, gating=None, room=None
+        rig.switch.state, busy=None, gating=None, memory_wait=None
     )
     assert rig.ask("prepare", raw_plan())["code"] == 0
     rig.turns(lambda: rig.phase() == "prepared")
@@ -487,7 +487,7 @@ def test_nothing_goes_forward_while_the_proxies_can_not_be_told(
     said = "\n".join(rig.follow()["lines"])
     assert "can't write the proxies' file (No space left on device)" in said and rig.docker.orders == []
     rig.switch.turn()
-    assert not rig.switch.unkept and rig.route["held_since"] is None
+    assert not rig.switch.write_error and rig.route["held_since"] is None
 
 
 def test_requests_are_led_back_once_the_proxies_can_be_told_again(rig: Rig) -> None:
@@ -499,9 +499,9 @@ def test_requests_are_led_back_once_the_proxies_can_be_told_again(rig: Rig) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rig.switch.route, "lay_out", full)
         rig.turns(lambda: rig.switch.state.held is None)
-        assert rig.route["held_since"] and "the proxies' file" in rig.switch.unkept
+        assert rig.route["held_since"] and "the proxies' file" in rig.switch.write_error
     rig.switch.turn()
-    assert rig.route["held_since"] is None and not rig.switch.unkept
+    assert rig.route["held_since"] is None and not rig.switch.write_error
 
 
 def test_no_engine_is_stopped_while_a_proxy_has_requests(rig: Rig) -> None:
@@ -736,11 +736,11 @@ def test_a_read_only_journal_is_said_and_takes_nothing_away_even_when_it_is_dama
         rig.switch.turn()
         rig.turns(lambda: rig.docker.boxes[NEW].running and rig.switch.state.held is None)
         told = rig.switch.answer({"verb": "state"})
-        assert "can't write its journal (Read-only file system)" in told["unkept"]
+        assert "can't write its journal (Read-only file system)" in told["write_error"]
         assert rig.ask("prepare", raw_plan(OLD))["code"] == 1
         assert "nothing is freed" in refused_by_gc(rig)
     rig.switch.turn()
-    assert not rig.switch.unkept and rig.switch.state.damage
+    assert not rig.switch.write_error and rig.switch.state.damage
     assert rig.journal.read(rig.now).damage == rig.switch.state.damage
 
 
@@ -937,7 +937,7 @@ def test_a_proxy_that_hangs_is_started_anew(rig: Rig) -> None:
     rig.pulse.hung[PROXY] = "it has not answered for 45 s (no answer)"
     rig.turns(lambda: bool(rig.docker.orders))
     rig.pulse.hung.clear()
-    rig.turns(lambda: not rig.switch.state.doomed)
+    rig.turns(lambda: not rig.switch.state.terminating)
     assert rig.docker.orders == [f"restart {PROXY}"] and rig.route["held_since"] is None
 
 

@@ -20,20 +20,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from components import switch as switch_component
 from switch import __main__ as cli
-from switch import certificate, gate, metrics, observe
+from switch import certificate, gate, journal, metrics, observe
 from switch.checks import Failed
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
 from switch.gate import Answer, complete, embed, over_and_over, sound
 from switch.live import live, serving
-from switch.machine import Active, Boot, Container, State, Transaction, advance
+from switch.machine import Active, Container, Started, State, Transaction, advance
 from switch.plan import Fetch, PlanError, load, parse
 from switch.proxies import Status
 from switch.report import report
 from switch.weights import EVERY_SECONDS, _lines, calm, fetch, receive
 from tests.support import fast_engine
-from tests.unit.conftest import Serve
-from tests.unit.test_switch_machine import (
+from tests.support.simulated_host import (
     NEW,
     OLD,
     OLD_GATEWAY,
@@ -43,6 +42,11 @@ from tests.unit.test_switch_machine import (
     plan,
     raw_plan,
 )
+from tests.unit.conftest import Serve
+
+GOLDEN = Path(__file__).parent / "golden"
+JOURNALS = json.loads((GOLDEN / "journals-e278fa6.json").read_text())
+"""Journals of several moments of a change, as that commit's switch wrote them."""
 
 
 def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
@@ -101,13 +105,26 @@ def as_pairs(text: str) -> Any:
 
 
 def test_a_journal_of_the_version_without_proxies_is_read_and_its_change_is_undone() -> None:
-    file = Path(__file__).parent / "golden" / "journal-0fb29bc.json"
-    there: State = load(State, json.loads(file.read_text()), "journal", strict=False)
+    there = journal.loads((GOLDEN / "journal-0fb29bc.json").read_text())
     assert there.active and there.transaction and there.transaction.phase == "loading" and there.also == {}
     assert there.active.plan == before_proxies(plan(OLD, gateway=OLD_GATEWAY))
     assert there.last and there.last.phase == "committed" and there.seen == "none since change 0"
-    assert advance(there, Boot(), there.transaction.since)[0].transaction.phase == "restoring"  # type: ignore[union-attr]
+    assert advance(there, Started(), there.transaction.since)[0].transaction.phase == "restoring"  # type: ignore[union-attr]
     json.dumps(certificate.certificate(there.last))
+
+
+@pytest.mark.parametrize("moment", JOURNALS)
+def test_a_journal_of_commit_e278fa6_is_read_and_one_of_today_is_the_same_for_that_version(
+    moment: str,
+) -> None:
+    """The file's own words are those of the first version, so that each can read what the other wrote."""
+    there = JOURNALS[moment]
+    state = journal.loads(json.dumps(there))
+    assert as_pairs(journal.dumps(state)) == as_pairs(json.dumps(there))
+    of, _, phase = moment.partition(": ")
+    if change := state.transaction:
+        assert phase in (change.phase, "what served hangs", "given up, another waits", "")
+        assert phase in ("", "checking", "what served hangs") or change.way == of
 
 
 @pytest.fixture
@@ -472,6 +489,10 @@ def test_docker_errors_and_output_are_read_as_docker_sends_them(
         b'{"message":"no!"}',
         b"/containers/c/logs?stdout=1&stderr=1&tail=15": b"HTTP/1.1 200 OK\r\n\r\n"
         b"\x01\0\0\0\0\0\0\x04one\n\x02\0\0\0\0\0\0\x04two\n",
+        b"/half": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n{",
+        b"/containers/half/logs?stdout=1&stderr=1&follow=1": b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n"
+        b"\x01\0\0\0\0\0\0\x04one\n\x02\0\0",
+        b"/none": b"",
     }
 
     class Handler(socketserver.StreamRequestHandler):
@@ -486,6 +507,13 @@ def test_docker_errors_and_output_are_read_as_docker_sends_them(
             docker.call("GET", "/bad")
         assert caught.value.status == 409
         assert docker.logs("c") == "one\ntwo\n"
+        for broken in ("/half", "/none"):
+            with pytest.raises(OSError, match="Docker broke off its answer"):
+                docker.call("GET", broken)
+        said = docker.follow("half", 5)
+        assert next(said) == b"one\n"
+        with pytest.raises(OSError, match="Docker broke off its answer"):
+            next(said)
         server.shutdown()
 
 
@@ -635,7 +663,7 @@ def test_every_verb_is_known_and_nothing_but_the_standard_library_is_needed() ->
     import ast
     import sys
 
-    for file in Path(cli.__file__).parent.glob("*.py"):
+    for file in Path(cli.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -674,8 +702,9 @@ def test_the_modules_are_laid_out_beside_their_archive_once(tmp_path: Path) -> N
     run("main.unpack()")
     assert run(where).strip() == str(tmp_path / "switch" / "__main__.py")
     run("main.unpack()")
-    for file in Path(cli.__file__).parent.glob("*.py"):
-        assert (tmp_path / "switch" / file.name).read_bytes() == file.read_bytes()
+    package = Path(cli.__file__).parent
+    for file in package.rglob("*.py"):
+        assert (tmp_path / "switch" / file.relative_to(package)).read_bytes() == file.read_bytes()
 
 
 def test_what_is_scraped_is_prometheus_own_format_and_says_what_is(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from switch.pod import FORGET_SECONDS, Pod, answer, gate, listen, listens, pod_o
 from switch.pod_plan import ALIVE, DRAIN, READY, STATE, PodPlan
 from switch.pulse import Pulse
 from tests.support.project import free_port
-from tests.unit.test_switch_machine import NEW, plan
+from tests.support.simulated_host import NEW, plan
 
 PLAN = plan(NEW)
 GOOD = Answer(True, facts={"stream": True, "tokens": 16, "seconds": 0.5})
@@ -89,8 +89,8 @@ def test_an_engine_that_fails_three_times_or_for_good_or_is_slow_or_late_fails_i
 
 
 def test_a_known_trap_comes_with_what_to_type() -> None:
-    trap = Trap(words=("took more",), hint="Type: pulumi config set …")
-    assert Engine(BAD).gate(traps=(trap,)).endswith("Type: pulumi config set …")
+    trap = Trap(words=("took more",), hint="Run: pulumi config set …")
+    assert Engine(BAD).gate(traps=(trap,)).endswith("Run: pulumi config set …")
 
 
 def test_an_engine_that_hangs_after_its_gate_is_neither_ready_nor_alive(

@@ -14,7 +14,7 @@ from switch import pulse
 from switch.machine import Watch
 from switch.proxies import Status
 from switch.pulse import PAUSE_SECONDS, Pulse, Run, question, token
-from tests.unit.test_switch_machine import OLD, OLD_GATEWAY, plan
+from tests.support.simulated_host import OLD, OLD_GATEWAY, plan
 
 PLAN = plan(OLD, gateway=OLD_GATEWAY)
 

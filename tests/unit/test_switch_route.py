@@ -9,7 +9,7 @@ import pytest
 
 from switch.machine import Active, State
 from switch.route import FILE, ROOM, RouteFile, route
-from tests.unit.test_switch_machine import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, before_proxies, plan
+from tests.support.simulated_host import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, before_proxies, plan
 
 ACTIVE = Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", 1.0)
 SERVES = State(active=ACTIVE)

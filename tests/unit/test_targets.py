@@ -13,7 +13,7 @@ from components.labels import Labels
 from stacks import targets
 from stacks.blueprint import Blueprint, blueprint
 from stacks.origin import docker_plugin_origin
-from stacks.owner import Found, Thing, known
+from stacks.owner import FoundOnHost, Thing, known
 from stacks.settings import from_values
 from stacks.target_error import TargetError
 from stacks.targets import current_docker_host, docker_target
@@ -39,12 +39,12 @@ class Engine:
     ):
         self.images, self.volumes, self.registry, self.plugin = images, volumes, registry, plugin
 
-    def stack(self, labels: Labels) -> Found:
+    def stack(self, labels: Labels) -> FoundOnHost:
         things = [Thing("volume", name, name, "", {}) for name in self.volumes]
         if self.plugin:
             more = {"changeover.plugin": self.plugin}
             things.append(Thing("network", NETWORK, labels.prefix, "network", more))
-        return Found(things=tuple(things), owner=None, serves="")
+        return FoundOnHost(things=tuple(things), owner=None, serves="")
 
     def __call__(self, url: str, **filters: str) -> Any:
         match url.split("/")[1:]:
@@ -90,7 +90,9 @@ def test_public_images_that_are_here_or_in_their_registry_will_do(look: Callable
 
 def test_a_stack_of_another_plugin_is_left_to_that_plugin(look: Callable[..., None]) -> None:
     images = [image.pulled for image in PINNED]
-    with pytest.raises(TargetError, match="was made with a docker plugin built on another planet") as refused:
+    with pytest.raises(
+        TargetError, match="was made with a Docker plugin that is built on another planet"
+    ) as refused:
         look(Engine(images=images, plugin="built on another planet"))
     assert "make down" in str(refused.value)
     look(Engine(images=images, plugin=docker_plugin_origin()))
@@ -104,7 +106,7 @@ def test_a_gateway_that_is_not_wanted_need_not_be_had(look: Callable[..., None])
 def test_a_public_image_that_can_not_be_had_is_named_with_the_reason(look: Callable[..., None]) -> None:
     with pytest.raises(TargetError) as refused:
         look(Engine(images=[image.pulled for image in PINNED if image != pins.EDGE]))
-    assert "the image caddy:2.11.9 is not on the Docker host and can't be had" in str(refused.value)
+    assert "the image caddy:2.11.9 is not on the Docker host and can't be pulled" in str(refused.value)
     assert "no route to the registry" in str(refused.value) and "IMAGES=offline" in str(refused.value)
 
 

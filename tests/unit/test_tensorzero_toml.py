@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components import tensorzero
-from components.tensorzero import GatewayConfig, Model, Provider, Timeouts
+from components.tensorzero import ChatModel, GatewayConfig, Provider, Timeouts
 from switch.plan import EngineKind
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,7 +23,7 @@ def providers(*kinds: EngineKind) -> tuple[Provider, ...]:
 
 
 def config(*kinds: EngineKind) -> GatewayConfig:
-    return GatewayConfig(models=(Model(name=NAME, providers=providers(*kinds), timeouts=TIMEOUTS),))
+    return GatewayConfig(models=(ChatModel(name=NAME, providers=providers(*kinds), timeouts=TIMEOUTS),))
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_a_model_is_qualified_as_the_gateway_wants_it() -> None:
 @pytest.mark.parametrize("name", ["", "openai::gpt", "a/", "-a", "a b", "x" * 129])
 def test_a_name_that_the_gateway_or_a_path_would_misread_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="model name"):
-        Model(name=name, providers=providers("vllm"), timeouts=TIMEOUTS)
+        ChatModel(name=name, providers=providers("vllm"), timeouts=TIMEOUTS)
 
 
 @pytest.mark.parametrize("kinds", [(), ("vllm", "vllm")])
 def test_a_model_without_a_provider_or_with_one_twice_is_refused(kinds: tuple[EngineKind, ...]) -> None:
     with pytest.raises(ValueError, match="one or two providers"):
-        Model(name=NAME, providers=providers(*kinds), timeouts=TIMEOUTS)
+        ChatModel(name=NAME, providers=providers(*kinds), timeouts=TIMEOUTS)
 
 
 @pytest.mark.parametrize("api_base", ["http://vllm:8000/v1", "vllm:8000/v1/", "http:///v1/"])

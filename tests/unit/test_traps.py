@@ -8,7 +8,7 @@ from components.gate import GATE_MAX_TOKENS, gate_prompt
 from components.gpu_memory import GPUS, KINDS, EngineKind, Load, engine_sum
 from components.traps import traps
 from stacks.settings import Settings, from_values
-from switch.machine import hints
+from switch.machine.traps import hints
 from switch.plan import Gate
 from tools.render import ROOT
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import offline.tools
+from common import StepFailed
 from components import pins
-from offline.steps import StepFailed
 from tools import environment, vendor
 
 ANSWER = """#!/bin/sh
@@ -167,7 +167,7 @@ def test_a_download_that_breaks_off_is_said_and_nothing_of_it_is_left(
     cache: Path, serve: Serve, sent: int
 ) -> None:
     serve(sent=sent)
-    with pytest.raises(StepFailed, match=r"broke off after 0 MB .* Type the command again"):
+    with pytest.raises(StepFailed, match=r"broke off after 0 MB .* Run the command again"):
         vendor.download()
     assert nothing_is_left(cache)
 

@@ -46,10 +46,10 @@ def test_a_flag_whose_memory_or_access_the_program_answers_for(flag: str) -> Non
         ("--dtype bfloat16", "bfloat16 needs 8.0"),
         ("--quantization bitsandbytes", "no longer has bitsandbytes"),
         ("--load-format gguf", "no longer has gguf"),
-        ("--dtype float32", "the sum counts 16 bits"),
+        ("--dtype float32", "the sum of memory assumes 16 bits"),
         ("--ssl-keyfile /key", "without TLS"),
-        ("--hf-overrides.x 1 --port 1", "engines are reached by the gateway alone"),
-        ("max-num-seqs 4", "a flag begins with --"),
+        ("--hf-overrides.x 1 --port 1", "engines are reached only inside the stack"),
+        ("max-num-seqs 4", "a flag must begin with --"),
         ("--chat-template 'open", "cannot be read as a command line"),
     ],
 )

@@ -222,7 +222,7 @@ def test_without_a_line_a_frame_says_why() -> None:
 
 
 def test_what_another_version_says_is_no_crash() -> None:
-    assert "Is it of another version?" in str(watch._read("usage: switch\n"))
+    assert "If it is of another version, run: pulumi up" in str(watch._read("usage: switch\n"))
     assert watch._read('{"error": "no answer"}') == "no answer"
 
 

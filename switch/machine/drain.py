@@ -1,0 +1,34 @@
+"""What the proxies know and still have, as far as they say it. One that does not run has nothing."""
+
+from switch.machine.turn import Turn
+from switch.route import given_up, route
+
+
+def published(turn: Turn) -> bool:
+    """Whether the proxies are told just what the state says now."""
+    return turn.route is not None and route(turn.state, turn.route.number, 0) == turn.route
+
+
+def without_note(turn: Turn) -> list[str]:
+    """Which proxies have not taken note of what the state says, in words. One that can't be asked has not."""
+    if not published(turn):
+        return ["the proxies were not told yet what they are to do"]
+    number = turn.route.number if turn.route else 0
+    running = [proxy.name for proxy in turn.role("proxy") if proxy.running]
+    return [
+        f"{name} " + ("had not taken note of it" if name in turn.proxies else "did not answer")
+        for name in running
+        if name not in turn.proxies or turn.proxies[name].applied != number
+    ]
+
+
+def at_work(turn: Turn, serves: str = "") -> list[str]:
+    """Which proxies may still have requests that can end, at another engine than `serves`, in words."""
+    if without := without_note(turn):
+        return without
+    left = (serves, *given_up(turn.state))
+    counts = {
+        name: sum(count for engine, count in status.running.items() if engine not in left)
+        for name, status in turn.proxies.items()
+    }
+    return [f"{name} still had {count} requests" for name, count in counts.items() if count]
