@@ -22,7 +22,7 @@ from stacks.owner import gone, missing
 from stacks.settings import PROJECT, SettingsError, from_files
 from tools import debian, docker_engine, environment, owner, port, render
 from tools.environment import ROOT, pulumi
-from tools.host import is_on_aws, look, on_aws, ssh_config
+from tools.host import is_on_aws, is_on_cluster, look, on_aws, ssh_config
 from tools.keys import keys
 
 STACK = os.environ.get("STACK") or "local"
@@ -152,6 +152,11 @@ def prepare() -> None:
         raise StepFailed(
             f"there is no {CONFIG.name}. Create it with changeover:engine, changeover:target and "
             "changeover:model, as in Pulumi.local.yaml"
+        )
+    if is_on_cluster(STACK):
+        raise StepFailed(
+            f"this sets a Docker host up, and `{STACK}` is on a cluster that is there. "
+            f"Run: make cli && pulumi up --stack {STACK}"
         )
     on_aws = is_on_aws(STACK)
     if not on_aws:

@@ -18,7 +18,7 @@ from stacks.settings import from_values
 from tests.support.objects import STACKS
 from tests.support.played_cluster import Kubectl, Played
 from tests.support.recorder import Recorder
-from tools import cluster, host
+from tools import cluster, down, host, up
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
@@ -98,3 +98,14 @@ def test_a_tool_that_asks_a_docker_host_says_that_a_cluster_has_none(
     monkeypatch.setattr(host, "is_on_cluster", lambda stack: True)
     with pytest.raises(StepFailed, match="on a cluster, which has none"):
         host.reach("fleet", None)
+
+
+def test_up_and_down_say_what_to_run_instead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for tool in (up, down):
+        monkeypatch.setattr(tool, "is_on_cluster", lambda stack: True)
+    (tmp_path / "Pulumi.local.yaml").write_text("config: {}")
+    monkeypatch.setattr(up, "CONFIG", tmp_path / "Pulumi.local.yaml")
+    with pytest.raises(StepFailed, match="Run: make cli && pulumi up --stack local"):
+        up.prepare()
+    with pytest.raises(StepFailed, match="Run: pulumi destroy --stack fleet"):
+        down.down("fleet")
