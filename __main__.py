@@ -5,7 +5,7 @@ from pathlib import Path
 import pulumi
 
 from components.cutover_mode import mode_changed
-from components.facts import Exported
+from components.facts import POD_BY_POD, Exported
 from components.labels import Labels
 from stacks import ours
 from stacks.blueprint import blueprint
@@ -38,7 +38,10 @@ outputs: dict[Exported, object] = {
 if plan.gateway_config is not None:
     outputs["gateway_config"] = plan.gateway_config
 if settings.kubernetes is not None:
-    outputs["endpoint"] = cluster_stack.declare(plan, labels, api_keys()).url
+    outputs |= {
+        "endpoint": cluster_stack.declare(plan, labels, api_keys()).url,
+        "cutover": POD_BY_POD,
+    }
 else:
     if said := mode_changed(plan.cutover, settings.cutover, state.cutover):
         pulumi.warn(said)

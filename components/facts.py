@@ -74,6 +74,10 @@ MODE, FIRST_FETCH, TOOLS, ONLY = "mode: ", "first fetch: ", "tools: ", "only "
 engines finds the calls of tools."""
 
 
+POD_BY_POD = "pod by pod"
+"""How an engine changes on a cluster: the mode, where one host has `hold` or `overlap`."""
+
+
 def wait(engine: str, words: str) -> str:
     """The line about the wait in a change to `engine` by hold; `words` begin with it, as in `17 s`."""
     return f"wait in a change to {engine}: {words}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from components import naming
-from components.facts import wait_in
+from components.facts import POD_BY_POD, wait_in
 from components.labels import labels_in
 from review import changes, policies
 from review.drift import drift, lasting
@@ -70,6 +70,8 @@ def _how(preview: Preview) -> str:
     """How the engine changes: mode, waiting, losses. Empty where nothing serves meanwhile."""
     if changes.deleted_first(preview):
         return ""
+    if preview.output("cutover")[1] == POD_BY_POD:
+        return f", {POD_BY_POD}, and no request waits as long as those that come fit the hosts that are left"
     mode, engine = (preview.output(name)[1] for name in ("cutover", "engine"))
     same, known = False, True
     if mode == "overlap" and changes.is_crowded(preview):

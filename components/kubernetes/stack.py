@@ -8,7 +8,7 @@ from typing import Any
 import pulumi
 from pulumi_command import local
 
-from components import facts, pins
+from components import facts, naming, pins
 from components.containers import PULL
 from components.facts import Variable
 from components.kubernetes.looked import FlipPlan
@@ -79,7 +79,7 @@ class ClusterStack(pulumi.ComponentResource):
         files = self._step("files", FILES, told, delete=REMOVE)
         before = [self._object(each, depends_on=[files]) for each in args.objects if not follows(each)]
         flip = self._step(
-            "flip",
+            naming.child(naming.PREPARE, "step"),
             FLIP,
             {
                 **told,
@@ -100,7 +100,7 @@ class ClusterStack(pulumi.ComponentResource):
         )
         after = [self._object(each, depends_on=[served, keys]) for each in args.objects if follows(each)]
         looked = self._step(
-            "keys-step",
+            naming.child(naming.KEYS, "step"),
             LOOK,
             {**told, "TENANTS": facts.tenants(args.tenants)},
             stdin=pulumi.Output.secret(args.keys),

@@ -50,7 +50,7 @@ def test_the_program_looks_at_the_cluster_and_declares_no_docker_host(
     assert len(looked) == 1
     kinds = {each.typ.partition(":")[0] for each in recorder.resources}
     assert kinds == {"changeover", "command", "kubernetes", "pulumi"}
-    assert set(exported) == {"endpoint", "engine", "model", "routing", "gateway_config"}
+    assert set(exported) == {"endpoint", "engine", "model", "cutover", "routing", "gateway_config"}
     assert exported["engine"] == "vllm"
 
 

@@ -15,6 +15,8 @@ from stacks.cluster import cluster, flip_plan
 from tests.support.objects import plan
 from tests.support.recorder import Recorder
 
+FLIP = "prepare-step"
+"""As on one host: so a review knows it."""
 KEY = "0123456789abcdef-secret"
 
 
@@ -103,11 +105,11 @@ def test_the_plugin_is_the_pinned_one_for_each_object_and_asks_the_cluster_of_th
 
 def test_nothing_is_flipped_before_images_weights_and_engines_are_there_and_proxies_follow() -> None:
     recorder = build()
-    before = needs(recorder, "flip")
+    before = needs(recorder, FLIP)
     assert {"files", "daemonset-weights", "service-engines", "configmap-live", *engines(recorder)} <= before
     assert not before & {"deployment-proxy", "configmap-routing", "secret-keys"}
     for name in ("deployment-proxy", "configmap-routing", "service-endpoint"):
-        assert {"flip", "served", "secret-keys"} <= needs(recorder, name)
+        assert {FLIP, "served", "secret-keys"} <= needs(recorder, name)
 
 
 def test_what_is_live_is_not_pulumis() -> None:
@@ -131,7 +133,7 @@ def test_weights_have_the_time_that_images_have() -> None:
 
 def test_the_step_is_told_the_plan_and_shows_a_line_of_the_routing() -> None:
     steps = build().of("Command")
-    flip = steps["flip"]
+    flip = steps[FLIP]
     told = read_plan(flip["stdin"])
     assert told.to.startswith(f"t4-{told.engine}-") and told.hosts == 3
     assert flip["environment"]["ENGINE"] == told.engine and "engines = [" in flip["environment"]["ROUTING"]
@@ -152,7 +154,7 @@ def test_a_flip_changes_its_step_and_what_proxies_and_gateway_are_told() -> None
     one, other = ({each.name: each.inputs for each in of.resources} for of in (before, after))
     changed = {name for name in one.keys() & other.keys() if one[name] != other[name]}
     live = {"configmap-live"}  # whose data is ignored
-    assert changed == {"flip", "served", "configmap-routing", "deployment-proxy", *live}
+    assert changed == {FLIP, "served", "configmap-routing", "deployment-proxy", *live}
     for_one_only = {name.rpartition("-")[0] for name in one.keys() ^ other.keys()}
     assert for_one_only == {"configmap-gateway"}
 
@@ -162,14 +164,14 @@ def test_more_hosts_change_no_engine(setting: dict[str, object]) -> None:
     before, after = build(), build(**setting)
     one, other = ({each.name: each.inputs for each in of.resources} for of in (before, after))
     changed = {name for name in one if one[name] != other[name]}
-    assert changed - {"poddisruptionbudget-engines"} == {"flip", "served"}
+    assert changed - {"poddisruptionbudget-engines"} == {FLIP, "served"}
 
 
 def test_pods_that_were_changed_by_hand_show_in_a_preview_and_are_put_right() -> None:
     recorder = build()
     served = recorder.of("Command")["served"]
     assert served["environment"]["LIVE"] == "t4-vllm-00000001-0a1b2c3d: 3"
-    assert served["update"] == recorder.of("Command")["flip"]["update"]
-    assert served["stdin"] == recorder.of("Command")["flip"]["stdin"]
+    assert served["update"] == recorder.of("Command")[FLIP]["update"]
+    assert served["stdin"] == recorder.of("Command")[FLIP]["stdin"]
     (call,) = (each for each in recorder.calls if each.token == "command:local:run")
     assert call.args["command"].endswith("change seen")
