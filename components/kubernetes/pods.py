@@ -18,6 +18,7 @@ from components.engines import EngineSpec
 from components.gpu_memory import GATEWAY_RAM, PROXY_RAM, SWITCH_RAM
 from components.labels import Labels, label
 from components.plan import STOP_GRACE
+from components.shell import program
 from switch import pod_plan
 from switch.plan import EngineKind
 from switch.pod_plan import PodPlan
@@ -31,9 +32,6 @@ NODE = label("stack")
 
 STORE = "/var/lib/changeover"
 """Folder of a node with a folder for each stack."""
-
-COMPLETE = ".complete"
-"""File beside weights that are whole. It says which they are."""
 
 USER = 65534
 """User and group without any rights."""
@@ -219,15 +217,11 @@ def _apart(labels: Labels, role: str, *, required: bool) -> Object:
 def weights_here(args: PodArgs, it: EngineOnCluster) -> Object:
     """Waits for the weights on the node: it starts nothing, and says so."""
     weights = it.spec.weights
-    there = f"{engines.WEIGHTS_MOUNT}/{weights.folder}/{COMPLETE}"
-    wait = (
-        f'until [ "$(cat {there} 2>/dev/null)" = {weights.digest} ]; do '
-        f'echo "this node has no whole weights of {weights.folder} yet"; sleep 5; done'
-    )
     return args.container(
         "weights-here",
         pins.SWITCH,
-        command=["/bin/sh", "-c", plain(wait)],
+        command=["/bin/sh", "-c", plain(program("kubernetes/here"))],
+        env=environment({"FOLDER": weights.folder, "DIGEST": weights.digest}),
         resources=memory(SWITCH_RAM),
         volumeMounts=mounts({"weights": engines.WEIGHTS_MOUNT}),
     )
@@ -264,30 +258,20 @@ def fetcher(args: PodArgs, all_of: Sequence[EngineOnCluster]) -> Object:
 
 
 def _fetch(args: PodArgs, it: EngineOnCluster) -> Object:
-    """Fetches an engine's weights, in its own image, unless they are there."""
+    """Fetches an engine's weights, in its own image, unless they are there and whole: it reads them."""
     weights = it.spec.weights
-    there = f"{engines.WEIGHTS_MOUNT}/{weights.folder}/{COMPLETE}"
-    need = -(-weights.need_bytes * 21 // 20 // 1024)  # a twentieth more, in KiB
-    script = f"""\
-set -eu
-[ "$(cat {there} 2>/dev/null)" != {weights.digest} ] || exit 0
-free=$(df -Pk {engines.WEIGHTS_MOUNT} | while read -r _ _ _ free _; do echo "$free"; done | tail -n 1)
-if [ "$free" -lt {need} ]; then
-  echo "the weights {weights.folder} need {need} KiB, and $free KiB are free on this node"
-  exit 1
-fi
-mkdir -p {engines.WEIGHTS_MOUNT}/{weights.folder}
-rm -f {there}
-(
-{weights.script.rstrip()}
-)
-sync
-echo {weights.digest} >{there}
-"""
+    need = -(-weights.need_bytes * 21 // 20 // 1024)  # a twentieth more
+    told = {
+        "FOLDER": weights.folder,
+        "DIGEST": weights.digest,
+        "NEED": str(need),
+        "SCRIPT": weights.script,
+    }
     container = args.container(
         f"fetch-{it.spec.kind}",
         it.spec.image,
-        command=["/bin/sh", "-c", plain(script)],
+        command=["/bin/sh", "-c", plain(program("kubernetes/fetch"))],
+        env=environment(told),
         volumeMounts=mounts({f"weights-{it.spec.kind}": engines.WEIGHTS_MOUNT}, (f"weights-{it.spec.kind}",)),
     )
     container["securityContext"] |= {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
