@@ -20,7 +20,7 @@ Variable = (
     | Literal["IMAGE", "VOLUME", "LOGS", "CONFIG", "HISTORY", "CONTENT", "WEIGHTS", "AGAIN"]  # volumes
     | Literal["GPU", "GPUS", "DRIVER", "INSTANCE_TYPE", "DATA_MOUNT", "DATA_GIB"]  # an instance
     | Literal["REGION", "NAMESPACE", "PROBE", "DEADLINE"]
-    | Literal["CONTEXT", "HOSTS", "AT_ONCE"]  # a cluster
+    | Literal["CONTEXT", "HOSTS", "AT_ONCE", "NODES"]  # a cluster
 )
 """A key of a step's environment: the step's shell program reads it, or only who reads the preview."""
 

@@ -1,11 +1,22 @@
 """What a blueprint is on a cluster, as plain data. Pure."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from components.engines import EngineSpec
 from components.kubernetes.looked import FlipPlan
-from components.kubernetes.objects import ENGINES, LIVE, ClusterArgs, deployments, name, objects, render
+from components.kubernetes.nodes import NodesPlan, Sent
+from components.kubernetes.objects import (
+    ENGINES,
+    LIVE,
+    ClusterArgs,
+    content,
+    deployments,
+    name,
+    objects,
+    render,
+)
 from components.kubernetes.pods import EngineOnCluster
 from components.labels import Labels
 from proxy.route import BESIDE
@@ -71,6 +82,25 @@ def flip_plan(plan: Blueprint, args: ClusterArgs) -> FlipPlan:
         hosts=args.settings.hosts,
         at_once=args.settings.at_once,
         load=plan.settings.bounds.load,
+    )
+
+
+def nodes_plan(args: ClusterArgs) -> NodesPlan:
+    """What the step is told that waits until images and weights are on every node."""
+    labels, weights = args.labels, [it.spec.weights for it in args.engines]
+    (daemon_set,) = (each for each in objects(args) if each["kind"] == "DaemonSet")
+    return NodesPlan(
+        project=labels.project,
+        stack=labels.stack,
+        namespace=args.settings.namespace,
+        context=args.settings.context,
+        daemon_set=daemon_set["metadata"]["name"],
+        content=content(json.dumps(daemon_set, sort_keys=True)),
+        sent=tuple(
+            Sent(engine=each.kind, folder=each.folder, place=each.upload)
+            for each in sorted(weights, key=lambda each: each.kind)
+            if each.upload
+        ),
     )
 
 

@@ -1,6 +1,6 @@
 """The composition on a cluster: from a blueprint to what Pulumi declares there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pulumi
 
@@ -12,19 +12,21 @@ from components.kubernetes.stack import ClusterStack, ClusterStackArgs
 from components.labels import Labels
 from stacks import kubernetes_target
 from stacks.blueprint import Blueprint
-from stacks.cluster import cluster, flip_plan
+from stacks.cluster import cluster, flip_plan, nodes_plan
 from stacks.settings import Settings
 
 
-def look_at(settings: Settings) -> None:
-    """Looks at the cluster of the settings. Raises TargetError where the stack can't be there."""
+def look_at(settings: Settings) -> list[str]:
+    """The names of the stack's nodes. Raises TargetError where the stack can't be on the cluster."""
     its = settings.kubernetes
     assert its is not None, "only with target kubernetes"
-    kubernetes_target.look(settings, kubectl(its.namespace, its.context))
+    return kubernetes_target.look(settings, kubectl(its.namespace, its.context))
 
 
-def declare(plan: Blueprint, labels: Labels, keys: pulumi.Input[Mapping[str, str]]) -> ClusterStack:
-    """Declares the stack. `keys` maps tenants to API keys, as a secret."""
+def declare(
+    plan: Blueprint, labels: Labels, nodes: Sequence[str], keys: pulumi.Input[Mapping[str, str]]
+) -> ClusterStack:
+    """Declares the stack on these nodes. `keys` maps tenants to API keys, as a secret."""
     names = files.names()
     args = cluster(plan, labels, names.code, names.packages)
     return ClusterStack(
@@ -35,6 +37,9 @@ def declare(plan: Blueprint, labels: Labels, keys: pulumi.Input[Mapping[str, str
             context=args.settings.context,
             objects=objects(args),
             flip=flip_plan(plan, args),
+            nodes=nodes_plan(args),
+            names=nodes,
+            weights=[f"{spec.kind}: {spec.weights.source}" for spec in plan.specs],
             routing=args.routing,
             keys=pulumi.Output.from_input(keys).apply(
                 lambda found: api_keys.document(found, never_open=True)

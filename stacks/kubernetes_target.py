@@ -18,9 +18,9 @@ ENFORCED = "pod-security.kubernetes.io/enforce"
 """Label of a namespace: what its pods must be at least."""
 
 
-def look(settings: Settings, run: Run) -> None:
-    """Raises TargetError where the cluster can't be reached or is too old, there is no such namespace or it
-    takes no engine, or too few nodes are the stack's."""
+def look(settings: Settings, run: Run) -> list[str]:
+    """The names of the stack's nodes. Raises TargetError where the cluster can't be reached or is too old,
+    there is no such namespace or it takes no engine, or too few nodes are the stack's."""
     assert settings.kubernetes is not None
     namespace, hosts = settings.kubernetes.namespace, settings.kubernetes.hosts
     try:
@@ -44,6 +44,7 @@ def look(settings: Settings, run: Run) -> None:
     _check_version(version)
     _check_namespace(home, namespace)
     _check_nodes({each["metadata"]["name"]: _places(each, settings) for each in nodes}, settings.stack, hosts)
+    return sorted(each["metadata"]["name"] for each in nodes)
 
 
 def _check_version(version: str) -> None:

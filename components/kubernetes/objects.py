@@ -78,7 +78,7 @@ def objects(args: ClusterArgs) -> list[Object]:
     packages = [name(labels, f"packages-{each}") for each in args.packages]
     gateway = None
     if args.gateway_config is not None:
-        gateway = name(labels, f"gateway-{_content(args.gateway_config)}")
+        gateway = name(labels, f"gateway-{content(args.gateway_config)}")
         file = tensorzero.CONFIG_FILE.rpartition("/")[2]
         result.append(made.config_map(gateway, {file: args.gateway_config}, immutable=True))
     told: list[Object] = [
@@ -114,7 +114,7 @@ def deployments(made: Sequence[Object]) -> dict[str, str]:
     }
 
 
-def _content(*parts: object) -> str:
+def content(*parts: object) -> str:
     """Eight hexadecimal digits of what something consists of."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -182,7 +182,7 @@ class _Maker:
         told = name(labels, it.spec.name)
         its = labels.of("engine", engine=it.spec.name)
         pod = pods.engine(of_pods, it, told)
-        called = name(labels, f"{it.spec.name}-{_content(pod, its)}")
+        called = name(labels, f"{it.spec.name}-{content(pod, its)}")
         its |= {label("deployment"): called}
         made = self.make("Deployment", called, "engine")
         made["metadata"]["annotations"] = {PARALLEL: str(it.spec.parallel)}

@@ -46,6 +46,9 @@ GPU = "nvidia.com/gpu"
 CODE, WHEELS, LIVE = "/code", "/wheels", "/live"
 """Folders with the code of our services, with the proxy's packages, and with what the proxy is told."""
 
+RECEIVES = "receive"
+"""The container of a node's pod that takes in folders of weights."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOnCluster:
@@ -244,17 +247,40 @@ def beside(args: PodArgs) -> Object:
 def fetcher(args: PodArgs, all_of: Sequence[EngineOnCluster]) -> Object:
     """The pod that has every node fetch images and weights, and goes on so that they count as there."""
     kinds: list[EngineKind] = sorted({it.spec.kind for it in all_of})
+    volumes = [{"name": f"weights-{kind}", **args.store("weights", kind)} for kind in kinds]
+    first = []
+    if any(it.spec.weights.upload for it in all_of):
+        first = [_receiver(args)]
+        volumes += [
+            {"name": "weights", **args.store("weights")},
+            {"name": "code", "configMap": {"name": args.code["switch"]}},
+        ]
+    fetched = [_fetch(args, it) for it in sorted(all_of, key=lambda each: each.spec.name)]
     return args.pod(
         **args.on_nodes(any(it.gpus for it in all_of)),
         terminationGracePeriodSeconds=1,
-        initContainers=[_fetch(args, it) for it in sorted(all_of, key=lambda each: each.spec.name)],
+        initContainers=[*first, *fetched],
         containers=[
             args.container(
                 "there", pins.SWITCH, command=["sleep", "infinity"], resources=memory(SWITCH_RAM, 2**20)
             )
         ],
-        volumes=[{"name": f"weights-{kind}", **args.store("weights", kind)} for kind in kinds],
+        volumes=volumes,
     )
+
+
+def _receiver(args: PodArgs) -> Object:
+    """Takes in folders of weights, for as long as the pod is there."""
+    container = args.container(
+        RECEIVES,
+        pins.SWITCH,
+        restartPolicy="Always",
+        command=["sleep", "infinity"],
+        env=environment({"PYTHONPATH": f"{CODE}/switch.zip"}),
+        resources=memory(SWITCH_RAM, 2**20),
+        volumeMounts=mounts({"weights": engines.WEIGHTS_MOUNT, "code": CODE}, ("weights",)),
+    )
+    return as_root(container)
 
 
 def _fetch(args: PodArgs, it: EngineOnCluster) -> Object:
@@ -266,6 +292,7 @@ def _fetch(args: PodArgs, it: EngineOnCluster) -> Object:
         "DIGEST": weights.digest,
         "NEED": str(need),
         "SCRIPT": weights.script,
+        "SENT": "yes" if weights.upload else "",
     }
     container = args.container(
         f"fetch-{it.spec.kind}",
@@ -274,8 +301,13 @@ def _fetch(args: PodArgs, it: EngineOnCluster) -> Object:
         env=environment(told),
         volumeMounts=mounts({f"weights-{it.spec.kind}": engines.WEIGHTS_MOUNT}, (f"weights-{it.spec.kind}",)),
     )
-    container["securityContext"] |= {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
     container["securityContext"]["readOnlyRootFilesystem"] = False  # both tools write at home and in /tmp
+    return as_root(container)
+
+
+def as_root(container: Object) -> Object:
+    """As the owner of the node's folders, without any other right."""
+    container["securityContext"] |= {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
     return container
 
 

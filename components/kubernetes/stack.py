@@ -9,9 +9,9 @@ import pulumi
 from pulumi_command import local
 
 from components import facts, naming, pins
-from components.containers import PULL
 from components.facts import Variable
 from components.kubernetes.looked import FlipPlan
+from components.kubernetes.nodes import NodesPlan
 from components.kubernetes.objects import KEYS_FILE, LIVE, name
 from components.kubernetes.pods import Object
 from components.labels import Labels, label
@@ -19,6 +19,7 @@ from components.labels import Labels, label
 FLIP = "exec .venv/bin/python -m components.kubernetes.change"
 LOOK = "exec .venv/bin/python -m components.kubernetes.change look"
 SEEN = "exec .venv/bin/python -m components.kubernetes.change seen"
+NODES = "exec .venv/bin/python -m components.kubernetes.nodes"
 FILES = "exec .venv/bin/python -m components.kubernetes.files"
 REMOVE = "exec .venv/bin/python -m components.kubernetes.files remove"
 """What the steps do, in the project's folder. `exec`: a killed step is then a killed program."""
@@ -40,7 +41,8 @@ class Thing(pulumi.CustomResource):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterStackArgs:
-    """`objects` are those of `components.kubernetes.objects`. `keys` is the document of
+    """`objects` are those of `components.kubernetes.objects`. `names` are those of the stack's nodes, and
+    `weights` says from where each engine's are. `keys` is the document of
     `components.api_keys`, as a secret, and `tenants` who has one."""
 
     labels: Labels
@@ -48,6 +50,9 @@ class ClusterStackArgs:
     context: str
     objects: Sequence[Object]
     flip: FlipPlan
+    nodes: NodesPlan
+    names: Sequence[str]
+    weights: Sequence[str]
     routing: str
     keys: pulumi.Input[str]
     tenants: tuple[str, ...]
@@ -78,6 +83,15 @@ class ClusterStack(pulumi.ComponentResource):
         }
         files = self._step("files", FILES, told, delete=REMOVE)
         before = [self._object(each, depends_on=[files]) for each in args.objects if not follows(each)]
+        nodes = self._step(
+            "weights",
+            NODES,
+            # another node has the step run again
+            {**told, "WEIGHTS": "; ".join(args.weights), "NODES": ", ".join(sorted(args.names))},
+            stdin=args.nodes.text,
+            depends_on=before,
+            hide_diffs=["stdin"],
+        )
         flip = self._step(
             naming.child(naming.PREPARE, "step"),
             FLIP,
@@ -89,7 +103,7 @@ class ClusterStack(pulumi.ComponentResource):
                 "ROUTING": args.routing,  # a flip shows one line of it
             },
             stdin=args.flip.text,
-            depends_on=before,
+            depends_on=[*before, nodes],
             hide_diffs=["stdin"],  # the environment shows what changes in it
         )
         keys = self._keys()
@@ -113,15 +127,13 @@ class ClusterStack(pulumi.ComponentResource):
     def _object(self, made: Object, depends_on: Sequence[pulumi.Resource]) -> Thing:
         kind, thing = made["kind"], made["metadata"]["name"].removeprefix(f"{self._args.labels.stack}-")
         more: dict[str, Any] = {}
-        if is_engine(made):
-            annotations = {**made["metadata"]["annotations"], SKIP_AWAIT: "true"}
+        if is_engine(made) or kind == "DaemonSet":  # a step waits for them, and says more
+            annotations = {**made["metadata"].get("annotations", {}), SKIP_AWAIT: "true"}
             made = {**made, "metadata": {**made["metadata"], "annotations": annotations}}
+        if is_engine(made):
             more["ignore_changes"] = ["spec.replicas"]  # how many pods it has is the flip's, not Pulumi's
         elif (kind, thing) == ("ConfigMap", LIVE):
             more["ignore_changes"] = ["data", "metadata.annotations"]  # what serves is the flip's
-        elif kind == "DaemonSet":
-            # until images and weights are on every node, which Pulumi waits ten minutes for by itself
-            more["custom_timeouts"] = pulumi.CustomTimeouts(create=PULL, update=PULL)
         return Thing(f"{kind.lower()}-{thing}", made, self._options(depends_on=list(depends_on), **more))
 
     def _keys(self) -> Thing:

@@ -31,7 +31,12 @@ def program(monkeypatch: pytest.MonkeyPatch) -> tuple[Recorder, dict[str, Any], 
     monkeypatch.setattr(stacks.settings, "from_program", lambda root: settings)
     keys = {"acme": "0123456789abcdef"}
     monkeypatch.setattr(stacks.settings, "api_keys", lambda: pulumi.Output.secret(keys))
-    monkeypatch.setattr(stacks.kubernetes_target, "look", lambda settings, run: looked.append(settings))
+
+    def look(settings: object, run: object) -> list[str]:
+        looked.append(settings)
+        return ["node-1", "node-2", "node-3"]
+
+    monkeypatch.setattr(stacks.kubernetes_target, "look", look)
     monkeypatch.setattr(pulumi, "export", exported.__setitem__)
     recorder = Recorder.start("t4")
 
@@ -52,6 +57,7 @@ def test_the_program_looks_at_the_cluster_and_declares_no_docker_host(
     assert kinds == {"changeover", "command", "kubernetes", "pulumi"}
     assert set(exported) == {"endpoint", "engine", "model", "cutover", "routing", "gateway_config"}
     assert exported["engine"] == "vllm"
+    assert recorder.of("Command")["weights"]["environment"]["NODES"] == "node-1, node-2, node-3"
 
 
 def test_the_code_that_is_mounted_is_that_of_this_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,12 @@ import pulumi
 import pytest
 
 from components import api_keys, pins
+from components.kubernetes import nodes
 from components.kubernetes.looked import read_plan
 from components.kubernetes.objects import objects
 from components.kubernetes.stack import ClusterStack, ClusterStackArgs
 from components.labels import Labels
-from stacks.cluster import cluster, flip_plan
+from stacks.cluster import cluster, flip_plan, nodes_plan
 from tests.support.objects import plan
 from tests.support.recorder import Recorder
 
@@ -37,6 +38,9 @@ def build(**settings: object) -> Recorder:
                 context=args.settings.context,
                 objects=objects(args),
                 flip=flip_plan(blueprint, args),
+                nodes=nodes_plan(args),
+                names=("node-b", "node-a"),
+                weights=("vllm: here", "ollama: there"),
                 routing=args.routing,
                 keys=pulumi.Output.secret(document),
                 tenants=("acme",),
@@ -126,9 +130,23 @@ def test_what_is_live_is_not_pulumis() -> None:
     assert not proxy.ignoreChanges and "annotations" not in things(recorder)["deployment-proxy"]["metadata"]
 
 
-def test_weights_have_the_time_that_images_have() -> None:
-    timeouts = build().options("DaemonSet", "daemonset-weights").customTimeouts
-    assert (timeouts.create, timeouts.update) == ("2h", "2h")
+def test_a_step_waits_for_images_and_weights_and_not_the_plugin() -> None:
+    recorder = build()
+    annotations = things(recorder)["daemonset-weights"]["metadata"]["annotations"]
+    assert annotations == {"pulumi.com/skipAwait": "true"}
+    assert {"daemonset-weights", "files"} <= needs(recorder, "weights") and "weights" in needs(recorder, FLIP)
+    step = recorder.of("Command")["weights"]
+    assert step["environment"]["NODES"] == "node-a, node-b", "another one has it run again"
+    assert step["environment"]["WEIGHTS"] == "vllm: here; ollama: there"
+    told = nodes.read_plan(step["stdin"])
+    assert told.daemon_set == "t4-weights" and told.sent == ()
+
+
+def test_what_a_node_gets_has_the_step_run_again_and_a_flip_does_not() -> None:
+    def told(**settings: object) -> str:
+        return str(build(**settings).of("Command")["weights"]["stdin"])
+
+    assert told() == told(engine="ollama") != told(model="qwen-2.5-coder-0.5b")
 
 
 def test_the_step_is_told_the_plan_and_shows_a_line_of_the_routing() -> None:

@@ -26,16 +26,23 @@ class Node:
             f"mkdir -p {self.folder}/source; [ -e {self.weights} ] || printf weights >{self.weights}; "
             f"echo fetched >>{self.root}/log"
         )
-        path = "/usr/bin:/bin"
-        environment = {"FOLDER": FOLDER, "DIGEST": DIGEST, "NEED": "1", "SCRIPT": script, "PATH": path}
+        path = f"{self.root}/bin:/usr/bin:/bin"
+        environment = {"FOLDER": FOLDER, "DIGEST": DIGEST, "NEED": "1", "SCRIPT": script, "SENT": ""}
         return subprocess.run(
             ["/bin/sh", "-c", text],
-            env={**environment, **told},
+            env={**environment, **told, "PATH": path},
             capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
         )
+
+    def disk(self, free: int) -> None:
+        """So many KiB are free from now on."""
+        df = self.root / "bin" / "df"
+        df.parent.mkdir()
+        df.write_text(f"#!/bin/sh\necho Filesystem Blocks Used Available\necho disk 9999 1 {free} 1% /\n")
+        df.chmod(0o755)
 
     @property
     def fetched(self) -> int:
@@ -91,3 +98,19 @@ def test_other_weights_of_the_same_folder_are_fetched(node: Node) -> None:
 def test_a_disk_that_is_too_small_is_said_before_anything_is_fetched(node: Node) -> None:
     done = node.run("fetch", NEED=str(2**50))
     assert done.returncode == 1 and f"need {2**50} KiB, and " in done.stdout and node.fetched == 0
+
+
+def test_what_is_there_in_part_counts_for_what_is_needed(node: Node) -> None:
+    node.run("fetch", SCRIPT="exit 3")
+    (node.folder / "part").write_bytes(bytes(2**20))
+    node.disk(1000)
+    assert node.run("fetch", NEED="3000").returncode == 1 and node.fetched == 0
+    assert node.run("fetch", NEED="2000").returncode == 0
+
+
+def test_a_folder_that_is_sent_is_waited_for(node: Node) -> None:
+    with pytest.raises(subprocess.TimeoutExpired) as waits:
+        node.run("fetch", timeout=1, SENT="yes")
+    assert b"come from the machine on which" in (waits.value.stdout or b"") and node.fetched == 0
+    node.weights.parent.mkdir()
+    assert node.run("fetch", SENT="yes").returncode == 0 and node.fetched == 1

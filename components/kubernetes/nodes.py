@@ -1,0 +1,233 @@
+"""`python -m components.kubernetes.nodes`: waits until images and weights are on every node of a stack.
+
+The pods of a DaemonSet fetch what is public. A folder of the offline builder's models is sent to each of
+them.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common import cache_root
+from components.kubernetes.change import selector
+from components.kubernetes.kubectl import ClusterError, Run, Send, kubectl, sender
+from components.kubernetes.pods import RECEIVES
+from switch.plan import load
+from switch.shared import WEIGHTS
+
+LOOK_SECONDS = 5
+LASTS_SECONDS = 120
+"""So long a node may lack an image or a place before it is given up: a registry may answer again."""
+ENDED = 3
+"""How often a container may have been started again before it is given up."""
+LONGEST_SECONDS = 2 * 3600
+"""As long as a Docker host may take for an image."""
+TAIL = 20
+NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
+FAILS = "CrashLoopBackOff"
+HERE, NOT_HERE = "here", "not here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A folder of weights that is sent: `place` is its name among the builder's models."""
+
+    engine: str
+    folder: str
+    place: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodesPlan:
+    """What the program tells the step. `content` changes with whatever the DaemonSet's pods do."""
+
+    project: str
+    stack: str
+    namespace: str
+    context: str
+    daemon_set: str
+    content: str
+    sent: tuple[Sent, ...]
+
+    @property
+    def text(self) -> str:
+        """As JSON, which `read_plan` reads."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+
+def read_plan(text: str) -> NodesPlan:
+    """Raises ValueError."""
+    plan: NodesPlan = load(NodesPlan, json.loads(text))
+    return plan
+
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """What keeps a node from having its images and weights. `container` is empty where no container is it."""
+
+    container: str
+    why: str
+    at_once: bool
+    """Whether waiting has been tried already."""
+
+
+def all_there(daemon_set: Object) -> bool:
+    """Whether every node has what this version of the DaemonSet brings."""
+    status = daemon_set.get("status") or {}
+    wanted = status.get("desiredNumberScheduled", 0)
+    return bool(
+        status.get("observedGeneration") == daemon_set["metadata"]["generation"]
+        and wanted > 0
+        and wanted == status.get("updatedNumberScheduled", 0) == status.get("numberReady", 0)
+    )
+
+
+def trouble_of(pod: Object) -> Trouble | None:
+    """What keeps the pod of a node from going on, as far as it shows."""
+    for condition in pod["status"].get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return Trouble(container="", why=condition.get("message", "it has no place"), at_once=False)
+    for each in _containers(pod):
+        waiting = (each.get("state") or {}).get("waiting") or {}
+        reason = waiting.get("reason", "")
+        if reason in NO_IMAGE:
+            why = f"{reason}: {waiting.get('message', '')}".removesuffix(": ")
+            return Trouble(container=each["name"], why=why, at_once=False)
+        if reason == FAILS and each.get("restartCount", 0) >= ENDED:
+            why = f"it has failed {each['restartCount']} times"
+            return Trouble(container=each["name"], why=why, at_once=True)
+    return None
+
+
+def receives(pod: Object) -> bool:
+    """Whether a folder can be sent to it now."""
+    return any(
+        each["name"] == RECEIVES and "running" in (each.get("state") or {}) for each in _containers(pod)
+    )
+
+
+def _containers(pod: Object) -> list[Object]:
+    status = pod["status"]
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+
+
+def node_of(pod: Object) -> str:
+    return str(pod["spec"].get("nodeName") or pod["metadata"]["name"])
+
+
+@dataclass
+class Nodes:
+    """The nodes of one stack, on a cluster that is reached by `run` and `send`."""
+
+    plan: NodesPlan
+    run: Run
+    send: Send
+    models: Path
+    """Where the builder's models are."""
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    say: Callable[[str], None] = lambda line: print(line, flush=True)
+
+    def __post_init__(self) -> None:
+        self._since: dict[tuple[str, str], float] = {}
+        self._said = set[str]()
+
+    def bring(self) -> None:
+        """Comes back once each node has all. Raises ClusterError."""
+        for each in self.plan.sent:
+            if not (self.models / each.place).is_dir():
+                raise ClusterError(
+                    f"the model {each.place} is not in {self.models}. To build it, run: make up. What "
+                    "serves goes on as before"
+                )
+        until = self.clock() + LONGEST_SECONDS
+        while not all_there(self._get("daemonset", self.plan.daemon_set)):
+            pods = self._pods()
+            for pod in pods:
+                self._help(pod)
+            if self.clock() > until:
+                raise ClusterError(
+                    f"not all nodes have images and weights after {LONGEST_SECONDS // 3600} h. What serves "
+                    "goes on as before. What they do: "
+                    f"kubectl --namespace {self.plan.namespace} describe pods --selector {self._mine}"
+                )
+            self.sleep(LOOK_SECONDS)
+        self.say("Every node has images and weights.")
+
+    def _help(self, pod: Object) -> None:
+        """Sends what a pod waits for, and raises ClusterError where nothing helps."""
+        node = node_of(pod)
+        if (trouble := trouble_of(pod)) is not None:
+            since = self._since.setdefault((node, trouble.container), self.clock())
+            if trouble.at_once or self.clock() - since >= LASTS_SECONDS:
+                self._give_up(pod, trouble)
+            self._once(f"{node}: {trouble.why}")
+        else:
+            for known in [key for key in self._since if key[0] == node]:
+                del self._since[known]
+        if self.plan.sent and receives(pod):
+            for each in self.plan.sent:
+                self._bring_folder(pod["metadata"]["name"], node, each)
+
+    def _bring_folder(self, pod: str, node: str, it: Sent) -> None:
+        into = ["exec", "--stdin", pod, "--container", RECEIVES, "--"]
+        place = f"{WEIGHTS}/{it.engine}/{it.folder}/source"
+        look = f"if [ -d {place} ]; then echo {HERE}; else echo {NOT_HERE}; fi"
+        if self.run([*into, "sh", "-c", look], "").strip() == HERE:
+            return
+        self.say(f"{node}: the weights {it.folder} are sent")
+        receive = ["python3", "-m", "switch", "receive", "--engine", it.engine, "--folder", it.folder]
+        self.send(self.models / it.place, [*into, *receive])
+
+    def _give_up(self, pod: Object, trouble: Trouble) -> None:
+        log = ""
+        if trouble.at_once:
+            words = ["logs", pod["metadata"]["name"], "--container", trouble.container, f"--tail={TAIL}"]
+            with contextlib.suppress(ClusterError):
+                log = "".join(f"\n  {line}" for line in self.run([*words, "--previous"], "").splitlines())
+        of = f"{trouble.container}: " if trouble.container else ""
+        raise ClusterError(
+            f"the node {node_of(pod)} does not get its images and weights ({of}{trouble.why}). What serves "
+            f"goes on as before. Mend it and run: pulumi up{log}"
+        )
+
+    def _once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self.say(line)
+
+    @property
+    def _mine(self) -> str:
+        return selector(self.plan.project, self.plan.stack, "weights")
+
+    def _get(self, *words: str) -> Any:
+        return json.loads(self.run(["get", *words, "--output", "json"], ""))
+
+    def _pods(self) -> list[Object]:
+        """Those that stay."""
+        found = self._get("pods", "--selector", self._mine)["items"]
+        return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+
+
+def main(text: str) -> int:
+    """Carries out the plan in `text`. The exit status."""
+    try:
+        plan = read_plan(text)
+        where = (plan.namespace, plan.context)
+        Nodes(plan, kubectl(*where), sender(*where), cache_root() / "models").bring()
+    except (ClusterError, ValueError, KeyError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.stdin.read()))
