@@ -36,6 +36,7 @@ def declare(
             namespace=args.settings.namespace,
             context=args.settings.context,
             objects=objects(args),
+            files=names,
             flip=flip_plan(plan, args),
             nodes=nodes_plan(args),
             names=nodes,

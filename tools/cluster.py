@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 
 from common import StepFailed, say
-from components.kubernetes.change import selector
-from components.kubernetes.kubectl import ClusterError, Run, kubectl
+from components.kubernetes.kubectl import ClusterError, Run, kubectl, selector
 from components.kubernetes.looked import live_of, seen_of
 from components.kubernetes.objects import LIVE, name
 from components.kubernetes.rolling import PodSeen

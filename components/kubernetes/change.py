@@ -24,7 +24,7 @@ from advise.load import HOUR, LoggedRequest
 from advise.log import requests
 from components.kubernetes.certificate import Record
 from components.kubernetes.flip import INSIST, refused
-from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl
+from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl, selector
 from components.kubernetes.looked import (
     FlipPlan,
     Lease,
@@ -52,12 +52,6 @@ TAIL = 15
 
 class Taken(ClusterError):
     """Another update changes the stack."""
-
-
-def selector(project: str, stack: str, role: str = "") -> str:
-    """What of the cluster is the stack's, and of these what has a role."""
-    labels = {"project": project, "stack": stack, **({"role": role} if role else {})}
-    return ",".join(f"{label(key)}={value}" for key, value in labels.items())
 
 
 def live_words(run: Run, mine: str, now: float) -> str:

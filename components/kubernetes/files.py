@@ -15,13 +15,13 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.code import ROOT, Code
-from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl
+from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl, selector
 from components.labels import Labels
 from components.proxy import LOCK, PYTHON
 
@@ -92,6 +92,17 @@ def fetch(folder: Path) -> None:
         )
 
 
+def mounted(things: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The ConfigMaps that pods mount, or those that would be made of a Deployment or DaemonSet."""
+    found = set[str]()
+    for each in things:
+        spec = each["spec"].get("template", each)["spec"]
+        for volume in spec.get("volumes") or []:
+            sources = [volume, *(volume.get("projected", {}).get("sources") or [])]
+            found |= {source["configMap"]["name"] for source in sources if "configMap" in source}
+    return found
+
+
 @dataclass(frozen=True)
 class Files:
     """The files of one stack, on a cluster that is reached by `run`. `fetch` fills a folder with packages."""
@@ -125,8 +136,26 @@ class Files:
 
     def remove(self) -> None:
         """Takes all of them away, also those of older code: the stack is gone."""
-        selector = ",".join(f"{key}={value}" for key, value in self.labels.of("code").items())
-        self.run(["delete", "configmaps", "--selector", selector], "")
+        self.run(["delete", "configmaps", "--selector", self._selector("code")], "")
+
+    def tidy(self, wanted: Names) -> list[str]:
+        """Takes away what neither is wanted nor anything mounts, and gives its names: what served before the
+        last change stays, so that a way back finds it."""
+        keep = {self.name(f"{package}-{digest}") for package, digest in wanted.code.items()}
+        keep |= {self.name(f"packages-{each}") for each in wanted.packages}
+        keep |= mounted(self._get("pods,deployments,daemonsets", ""))
+        there = {each["metadata"]["name"] for each in self._get("configmaps", "code")}
+        gone = sorted(there - keep)
+        if gone:
+            self.run(["delete", "configmaps", *gone], "")
+        return gone
+
+    def _get(self, kinds: str, role: str) -> list[Any]:
+        said = self.run(["get", kinds, "--selector", self._selector(role), "--output", "json"], "")
+        return list(json.loads(said)["items"])
+
+    def _selector(self, role: str) -> str:
+        return selector(self.labels.project, self.labels.stack, role)
 
     def there(self, thing: str) -> bool:
         try:
@@ -164,10 +193,13 @@ def main(environment: Mapping[str, str], words: Sequence[str] = ()) -> int:
             files.remove()
             return 0
         made = files.bring(wanted, ROOT / ".changeover" / "wheels" / f"{lock}-amd64")
+        gone = files.tidy(wanted)
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"On the cluster now: {', '.join(made)}." if made else "All files are on the cluster.")
+    if gone:
+        print(f"No longer there, since nothing uses them: {', '.join(gone)}.")
     return 0
 
 

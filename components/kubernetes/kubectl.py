@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from components.labels import label
+
 
 class ClusterError(Exception):
     """The cluster did not do what it was asked for. The text is the person's who types `pulumi up`."""
@@ -17,6 +19,12 @@ class Missing(ClusterError):
 
 Run = Callable[[Sequence[str], str], str]
 """Runs `kubectl` with these words and this on stdin, and gives what it prints. Raises ClusterError."""
+
+
+def selector(project: str, stack: str, role: str = "") -> str:
+    """What of the cluster is the stack's, and of these what has a role."""
+    labels = {"project": project, "stack": stack, **({"role": role} if role else {})}
+    return ",".join(f"{label(key)}={value}" for key, value in labels.items())
 
 
 Send = Callable[[Path, Sequence[str]], None]

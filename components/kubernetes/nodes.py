@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common import cache_root
-from components.kubernetes.change import selector
-from components.kubernetes.kubectl import ClusterError, Run, Send, kubectl, sender
+from components.kubernetes.kubectl import ClusterError, Run, Send, kubectl, selector, sender
 from components.kubernetes.pods import RECEIVES
 from switch.plan import load
 from switch.shared import WEIGHTS

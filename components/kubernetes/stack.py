@@ -10,6 +10,7 @@ from pulumi_command import local
 
 from components import facts, naming, pins
 from components.facts import Variable
+from components.kubernetes.files import Names
 from components.kubernetes.looked import FlipPlan
 from components.kubernetes.nodes import NodesPlan
 from components.kubernetes.objects import KEYS_FILE, LIVE, name
@@ -41,14 +42,15 @@ class Thing(pulumi.CustomResource):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterStackArgs:
-    """`objects` are those of `components.kubernetes.objects`. `names` are those of the stack's nodes, and
-    `weights` says from where each engine's are. `keys` is the document of
+    """`objects` are those of `components.kubernetes.objects`, made with `files`. `names` are those of the
+    stack's nodes, and `weights` says from where each engine's are. `keys` is the document of
     `components.api_keys`, as a secret, and `tenants` who has one."""
 
     labels: Labels
     namespace: str
     context: str
     objects: Sequence[Object]
+    files: Names
     flip: FlipPlan
     nodes: NodesPlan
     names: Sequence[str]
@@ -81,7 +83,10 @@ class ClusterStack(pulumi.ComponentResource):
             "NAMESPACE": args.namespace,
             "CONTEXT": args.context,
         }
-        files = self._step("files", FILES, told, delete=REMOVE)
+        # the step runs again where these are others: what is mounted is called by them
+        code = ", ".join(f"{package} {digest}" for package, digest in sorted(args.files.code.items()))
+        lock = ", ".join(args.files.packages)
+        files = self._step("files", FILES, {**told, "CODE": code, "LOCK": lock}, delete=REMOVE)
         before = [self._object(each, depends_on=[files]) for each in args.objects if not follows(each)]
         nodes = self._step(
             "weights",

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from components.kubernetes import files
-from components.kubernetes.files import PART_BYTES, PARTS, Files, names, packed, parts
+from components.kubernetes.files import PART_BYTES, PARTS, Files, mounted, names, packed, parts
 from components.kubernetes.kubectl import ClusterError, Missing, kubectl
 from components.kubernetes.objects import objects
 from components.kubernetes.pods import WHEELS
@@ -33,6 +33,7 @@ class Cluster:
     def __init__(self) -> None:
         self.there: dict[str, dict[str, Any]] = {}
         self.fetched = 0
+        self.using = list[dict[str, Any]]()
 
     def run(self, words: Sequence[str], stdin: str) -> str:
         match list(words):
@@ -44,6 +45,16 @@ class Cluster:
                 made = json.loads(stdin)
                 assert made["metadata"]["name"] not in self.there
                 self.there[made["metadata"]["name"]] = made
+                return ""
+            case ["get", "configmaps", "--selector", _, *_]:
+                named = [{"metadata": {"name": each}} for each in self.there]
+                return json.dumps({"items": named})
+            case ["get", "pods,deployments,daemonsets", "--selector", told, *_]:
+                assert told == "changeover.project=changeover,changeover.stack=fleet"
+                return json.dumps({"items": self.using})
+            case ["delete", "configmaps", *names]:
+                for each in names:
+                    del self.there[each]
                 return ""
         raise AssertionError(words)
 
@@ -73,6 +84,26 @@ def test_all_that_is_mounted_is_there_after_it_and_once_only(tmp_path: Path) -> 
     assert set(at.there) == mounted == {f"fleet-{each}" for each in made} and len(made) == 2 + PARTS
     assert all(each["immutable"] and each["metadata"]["namespace"] == "llm" for each in at.there.values())
     assert at.bring(tmp_path) == [] and at.fetched == 1
+
+
+def test_what_nothing_uses_is_taken_away_and_what_serves_is_not(tmp_path: Path) -> None:
+    at = Cluster()
+    at.bring(tmp_path)
+    wanted, there = set(at.there), ("fleet-proxy-1", "fleet-switch-1", "fleet-switch-2", "fleet-switch-3")
+    at.there |= {name: {} for name in there}
+    of_pod = {"volumes": [{"configMap": {"name": "fleet-switch-1"}}, {"emptyDir": {}}]}
+    of_others = {"volumes": [{"projected": {"sources": [{"configMap": {"name": "fleet-switch-2"}}]}}]}
+    at.using = [{"spec": of_pod}, {"spec": {"template": {"spec": of_others}}}, {"spec": {"containers": []}}]
+    tidy = Files(LABELS, "llm", at.run, at.fetch).tidy
+    assert tidy(names()) == ["fleet-proxy-1", "fleet-switch-3"]
+    assert set(at.there) == wanted | {"fleet-switch-1", "fleet-switch-2"} and tidy(names()) == []
+
+
+def test_what_is_mounted_is_found_in_the_objects_as_they_are_made() -> None:
+    args = cluster(plan("t4"), LABELS, names().code, names().packages)
+    of_pods = [each for each in objects(args) if each["kind"] in ("Deployment", "DaemonSet")]
+    named = {f"fleet-{package}-{digest}" for package, digest in args.code.items()}
+    assert mounted(of_pods) >= named | {f"fleet-packages-{each}" for each in args.packages}
 
 
 def test_what_is_missing_is_made_and_packages_that_are_here_are_not_fetched_again(tmp_path: Path) -> None:
@@ -200,6 +231,6 @@ def test_the_step_is_told_whose_files_they_are_by_its_environment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = {"PROJECT": "changeover", "STACK": "fleet", "NAMESPACE": "llm", "CONTEXT": ""}
-    monkeypatch.setattr(files, "kubectl", lambda namespace, context: lambda words, stdin: "")
+    monkeypatch.setattr(files, "kubectl", lambda namespace, context: lambda words, stdin: '{"items": []}')
     assert files.main(told) == 0
     assert "All files are on the cluster." in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pulumi
 import pytest
 
 from components import api_keys, pins
-from components.kubernetes import nodes
+from components.kubernetes import files, nodes
 from components.kubernetes.looked import read_plan
 from components.kubernetes.objects import objects
 from components.kubernetes.stack import ClusterStack, ClusterStackArgs
@@ -21,7 +21,7 @@ FLIP = "prepare-step"
 KEY = "0123456789abcdef-secret"
 
 
-def build(**settings: object) -> Recorder:
+def build(code: str = "2", **settings: Any) -> Recorder:
     """The stack `t4` with these settings changed, all that was registered of it."""
     recorder = Recorder.start("t4")
 
@@ -37,6 +37,7 @@ def build(**settings: object) -> Recorder:
                 namespace=args.settings.namespace,
                 context=args.settings.context,
                 objects=objects(args),
+                files=files.Names(code={"switch": code, "proxy": "1"}, packages=("0-0", "0-1")),
                 flip=flip_plan(blueprint, args),
                 nodes=nodes_plan(args),
                 names=("node-b", "node-a"),
@@ -143,7 +144,7 @@ def test_a_step_waits_for_images_and_weights_and_not_the_plugin() -> None:
 
 
 def test_what_a_node_gets_has_the_step_run_again_and_a_flip_does_not() -> None:
-    def told(**settings: object) -> str:
+    def told(**settings: Any) -> str:
         return str(build(**settings).of("Command")["weights"]["stdin"])
 
     assert told() == told(engine="ollama") != told(model="qwen-2.5-coder-0.5b")
@@ -158,6 +159,14 @@ def test_the_step_is_told_the_plan_and_shows_a_line_of_the_routing() -> None:
     assert "delete" not in flip, "the pods go with their Deployments"
     assert steps["files"]["delete"].endswith("files remove")
     assert all(step["create"] == step["update"] for step in steps.values())
+
+
+def test_other_code_is_brought_before_anything_mounts_it() -> None:
+    def told(code: str) -> dict[str, str]:
+        return dict(build(code).of("Command")["files"]["environment"])
+
+    assert told("2")["CODE"] == "proxy 1, switch 2" and told("2")["LOCK"] == "0-0, 0-1"
+    assert told("2") != told("3")
 
 
 def test_no_key_is_anywhere_and_its_digest_only_where_it_is_secret() -> None:
@@ -178,7 +187,7 @@ def test_a_flip_changes_its_step_and_what_proxies_and_gateway_are_told() -> None
 
 
 @pytest.mark.parametrize("setting", [{"hosts": 4}, {"atOnce": 2}])
-def test_more_hosts_change_no_engine(setting: dict[str, object]) -> None:
+def test_more_hosts_change_no_engine(setting: dict[str, Any]) -> None:
     before, after = build(), build(**setting)
     one, other = ({each.name: each.inputs for each in of.resources} for of in (before, after))
     changed = {name for name in one if one[name] != other[name]}
