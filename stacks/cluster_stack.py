@@ -10,7 +10,7 @@ from components.kubernetes.kubectl import kubectl
 from components.kubernetes.objects import objects
 from components.kubernetes.stack import ClusterStack, ClusterStackArgs
 from components.labels import Labels
-from stacks import kubernetes_target
+from stacks import kubernetes_target, ours
 from stacks.blueprint import Blueprint
 from stacks.cluster import cluster, flip_plan, nodes_plan
 from stacks.settings import Settings
@@ -20,7 +20,7 @@ def look_at(settings: Settings) -> list[str]:
     """The names of the stack's nodes. Raises TargetError where the stack can't be on the cluster."""
     its = settings.kubernetes
     assert its is not None, "only with target kubernetes"
-    return kubernetes_target.look(settings, kubectl(its.namespace, its.context))
+    return kubernetes_target.look(settings, kubectl(its.namespace, its.context), ours.on_cluster())
 
 
 def declare(

@@ -2,25 +2,34 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from components.kubernetes.kubectl import ClusterError, Missing, Run
+from components.kubernetes.kubectl import ClusterError, Missing, Run, selector
+from components.kubernetes.looked import ACTIVE
+from components.kubernetes.objects import LIVE
 from components.kubernetes.pods import GPU, NODE
-from stacks.settings import Settings
+from stacks.owner import NOTHING
+from stacks.settings import PROJECT, Settings
 from stacks.target_error import TargetError
 
 OLDEST = (1, 29)
 """The oldest Kubernetes in which a container can go on beside others from before they start until they have
 ended (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers): the gate is one."""
 
+KINDS = "deployments,daemonsets,services,configmaps,secrets,networkpolicies,poddisruptionbudgets,leases"
+"""Of what a stack has."""
+
 ENFORCED = "pod-security.kubernetes.io/enforce"
 """Label of a namespace: what its pods must be at least."""
 
 
-def look(settings: Settings, run: Run) -> list[str]:
-    """The names of the stack's nodes. Raises TargetError where the cluster can't be reached or is too old,
-    there is no such namespace or it takes no engine, or too few nodes are the stack's."""
+def look(settings: Settings, run: Run, ours: Collection[str]) -> list[str]:
+    """The names of the stack's nodes. `ours` are the ids of what this state has made on a cluster.
+
+    Raises TargetError where the cluster can't be reached or is too old, there is no such namespace or it
+    takes no engine, a stack of this name there is another state's, or too few nodes are the stack's.
+    """
     assert settings.kubernetes is not None
     namespace, hosts = settings.kubernetes.namespace, settings.kubernetes.hosts
     try:
@@ -32,6 +41,10 @@ def look(settings: Settings, run: Run) -> list[str]:
                 f"changeover:namespace: there is no namespace {namespace} in the cluster. "
                 f"Run: kubectl create namespace {namespace}"
             ) from None
+        try:
+            there = json.loads(run(["get", "configmap", f"{settings.stack}-{LIVE}", "--output", "json"], ""))
+        except Missing:
+            there = None
         select = f"{NODE}={settings.stack}"
         nodes = json.loads(run(["get", "nodes", "--selector", select, "--output", "json"], ""))["items"]
     except ClusterError as error:
@@ -43,6 +56,8 @@ def look(settings: Settings, run: Run) -> list[str]:
         ) from None
     _check_version(version)
     _check_namespace(home, namespace)
+    if there is not None:
+        _check_owner(there, ours, settings)
     _check_nodes({each["metadata"]["name"]: _places(each, settings) for each in nodes}, settings.stack, hosts)
     return sorted(each["metadata"]["name"] for each in nodes)
 
@@ -65,6 +80,28 @@ def _check_namespace(home: Mapping[str, Any], name: str) -> None:
             "(pulumi config set namespace NAME), or run: "
             f"kubectl label namespace {name} {ENFORCED}=privileged --overwrite"
         )
+
+
+def _check_owner(live: Mapping[str, Any], ours: Collection[str], settings: Settings) -> None:
+    """A first update that was killed may have made what no state knows: nothing has served of it."""
+    metadata = live["metadata"]
+    active = (metadata.get("annotations") or {}).get(ACTIVE)
+    if not active or metadata["uid"] in ours:
+        return
+    assert settings.kubernetes is not None
+    stack, namespace = settings.stack, settings.kubernetes.namespace
+    lines = [
+        f"the stack `{stack}` in the namespace {namespace} of this cluster belongs to another state, and "
+        f"{active} serves there since {metadata['creationTimestamp']} or later. {NOTHING} You can do one of "
+        "these:",
+        "use its own state: go to that folder, or name the place of its state in CHANGEOVER_BACKEND",
+        "make a second stack beside it: another name (pulumi stack init NAME), or pulumi config set "
+        "namespace NAME",
+        "remove it, if its state is lost; nothing serves until the next update has ended, and weights stay "
+        f"on their nodes: kubectl --namespace {namespace} delete {KINDS} "
+        f"--selector {selector(PROJECT, stack)}",
+    ]
+    raise TargetError("\n  ".join(lines))
 
 
 def _places(node: Mapping[str, Any], settings: Settings) -> int:

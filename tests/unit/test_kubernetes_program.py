@@ -10,6 +10,7 @@ import pulumi
 import pytest
 
 import stacks.kubernetes_target
+import stacks.ours
 import stacks.settings
 from common import StepFailed
 from components.kubernetes.looked import ACTIVE, TO
@@ -32,11 +33,17 @@ def program(monkeypatch: pytest.MonkeyPatch) -> tuple[Recorder, dict[str, Any], 
     keys = {"acme": "0123456789abcdef"}
     monkeypatch.setattr(stacks.settings, "api_keys", lambda: pulumi.Output.secret(keys))
 
-    def look(settings: object, run: object) -> list[str]:
-        looked.append(settings)
+    def look(settings: object, run: object, ours: object) -> list[str]:
+        looked.append(ours)
         return ["node-1", "node-2", "node-3"]
 
     monkeypatch.setattr(stacks.kubernetes_target, "look", look)
+    state = {
+        "urn:live": {"type": "kubernetes:core/v1:ConfigMap", "outputs": {"metadata": {"uid": "our-uid"}}},
+        "urn:step": {"type": "command:local:Command", "outputs": {"stdout": "done"}},
+        "urn:none": {"type": "pulumi:providers:kubernetes"},
+    }
+    monkeypatch.setattr(stacks.ours, "_resources", lambda: state)
     monkeypatch.setattr(pulumi, "export", exported.__setitem__)
     recorder = Recorder.start("t4")
 
@@ -52,7 +59,7 @@ def test_the_program_looks_at_the_cluster_and_declares_no_docker_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder, exported, looked = program(monkeypatch)
-    assert len(looked) == 1
+    assert looked == [{"our-uid"}]
     kinds = {each.typ.partition(":")[0] for each in recorder.resources}
     assert kinds == {"changeover", "command", "kubernetes", "pulumi"}
     assert set(exported) == {"endpoint", "engine", "model", "cutover", "routing", "gateway_config"}

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from components.kubernetes.kubectl import ClusterError, Missing
-from stacks.kubernetes_target import ENFORCED, look
+from components.kubernetes.looked import ACTIVE
+from components.kubernetes.objects import objects
+from components.labels import Labels
+from stacks.cluster import cluster
+from stacks.kubernetes_target import ENFORCED, KINDS, look
 from stacks.target_error import TargetError
 from tests.support.objects import plan
 
@@ -35,6 +39,7 @@ class Cluster:
     nodes: list[Object] = field(default_factory=lambda: [node(name) for name in "abc"])
     namespace: bool = True
     answers: bool = True
+    live: Object | None = None
 
     def run(self, words: Sequence[str], stdin: str) -> str:
         if not self.answers:
@@ -46,18 +51,49 @@ class Cluster:
                 if not self.namespace:
                     raise Missing(f'Error from server (NotFound): namespaces "{name}" not found')
                 return json.dumps({"metadata": {"name": name, "labels": self.labels}})
+            case ["get", "configmap", "t4-live", *_]:
+                if self.live is None:
+                    raise Missing('Error from server (NotFound): configmaps "t4-live" not found')
+                return json.dumps({"metadata": {"creationTimestamp": "2026-11-29T10:00:00Z", **self.live}})
             case ["get", "nodes", "--selector", "changeover.stack=t4", *_]:
                 return json.dumps({"items": self.nodes})
         raise AssertionError(words)
 
-    def look(self, **settings: object) -> None:
-        look(plan("t4", **settings).settings, self.run)
+    def look(self, **settings: object) -> list[str]:
+        return look(plan("t4", **settings).settings, self.run, frozenset({"our-uid"}))
 
 
 @pytest.mark.parametrize("version", ["v1.29.0", "v1.35.4", "v1.33.5-eks-113cf36", "v2.0.0"])
 def test_a_cluster_that_can_have_the_stack_is_taken(version: str) -> None:
     Cluster(version=version).look()
     Cluster(labels={ENFORCED: "privileged"}).look()
+
+
+def test_the_nodes_are_named() -> None:
+    assert Cluster(nodes=[node(name) for name in "cab"]).look() == ["a", "b", "c"]
+
+
+SERVES = {ACTIVE: "t4-vllm-00000001"}
+
+
+def test_a_stack_of_this_state_is_changed_and_so_is_what_a_killed_first_update_has_left() -> None:
+    Cluster(live={"uid": "our-uid", "annotations": SERVES}).look()
+    Cluster(live={"uid": "another"}).look()
+    Cluster(live={"uid": "another", "annotations": {ACTIVE: ""}}).look()
+
+
+def test_a_stack_of_another_state_is_not_touched_and_each_way_on_is_said() -> None:
+    text = refusal(Cluster(live={"uid": "another", "annotations": SERVES}), namespace="llm")
+    assert "`t4` in the namespace llm of this cluster belongs to another state" in text
+    assert "t4-vllm-00000001 serves there since 2026-11-29T10:00:00Z or later. Nothing was changed." in text
+    assert "CHANGEOVER_BACKEND" in text and "pulumi config set namespace NAME" in text
+    assert text.endswith("--selector changeover.project=changeover,changeover.stack=t4")
+
+
+def test_what_removes_a_stack_names_every_kind_that_it_has() -> None:
+    kinds = {each["kind"] for each in objects(cluster(plan("t4"), Labels(project="p", stack="t4")))}
+    plural = {f"{kind.lower()[:-1]}ies" if kind.endswith("y") else f"{kind.lower()}s" for kind in kinds}
+    assert plural | {"secrets", "leases"} == set(KINDS.split(","))
 
 
 def refusal(cluster: Cluster, **settings: object) -> str:
