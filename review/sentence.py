@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from components import naming
 from components.facts import POD_BY_POD, wait_in
 from components.labels import labels_in
-from review import changes, policies
+from review import changes, cluster, policies
 from review.drift import drift, lasting
 from review.events import UNKNOWN_TEXT, Change, Preview
 
@@ -141,7 +141,7 @@ def _gateway(preview: Preview) -> str:
 def _others(preview: Preview) -> list[str]:
     """What happens besides a move of the engine and the gateway's part in it, in words."""
     stops = down(preview)
-    said = [*clients(preview), *_gateway_setting(preview), *_weights(preview), *stops]
+    said = [*clients(preview), *_gateway_setting(preview), *_weights(preview), *cluster.said(preview), *stops]
     if not stops and changes.replaced(preview, naming.EDGE):
         gone = changes.is_gone(preview, naming.EDGE)
         until = "and until then requests are refused" if gone else "so requests are refused for some seconds"

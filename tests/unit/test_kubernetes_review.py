@@ -1,12 +1,15 @@
 """What a review says of a change on a cluster."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from components.facts import POD_BY_POD
+from review import cluster
 from review.events import Change, Preview
 from review.sentence import sentence
+from tests.unit.test_kubernetes_stack import build, things
 
 STEP = "command:local:Command"
 OLD, NEW = "ollama-0a1b2c3d", "vllm-4e5f6a7b"
@@ -60,3 +63,47 @@ def test_other_settings_of_the_same_engine_are_no_flip() -> None:
 def test_what_is_no_change_of_the_engine_says_that_it_stays(change: Change) -> None:
     said = sentence(preview(change, engine=("vllm", "vllm")))
     assert "the engine stays vLLM" in said
+
+
+def told(name: str, **sides: tuple[str, str]) -> Change:
+    """A step of which these variables differ."""
+    before, after = ({key: both[side] for key, both in sides.items()} for side in (0, 1))
+    return changed(STEP, name, {"environment": before}, {"environment": after})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (told("prepare-step", HOSTS=("3", "4"), ENGINE=(NEW, NEW)), "4 hosts serve instead of 3"),
+        (told("prepare-step", AT_ONCE=("1", "2"), ENGINE=(NEW, NEW)), "takes 2 of them away at a time"),
+        (
+            told("weights", NODES=("a, b", "a, c, d")),
+            "waited for on `c`, `d`; no longer among its nodes: `b`",
+        ),
+        (
+            changed("kubernetes:apps/v1:DaemonSet", "daemonset-weights"),
+            "each node gets other images or weights",
+        ),
+        (changed("kubernetes:apps/v1:Deployment", "deployment-proxy"), "the proxies are replaced one by one"),
+        (told("served", LIVE=("a: 3", "a: 2")), "pods that were changed by hand are put right (now: a: 2)"),
+        (told("files", CODE=("proxy 1", "proxy 2")), "the pods get other code of this project"),
+    ],
+)
+def test_what_changes_besides_the_engine_is_said(change: Change, words: str) -> None:
+    said = sentence(preview(change, engine=("vllm", "vllm")))
+    assert words in said and "the engine stays vLLM" in said
+
+
+def test_the_step_that_follows_a_flip_says_nothing_of_hands() -> None:
+    said = sentence(preview(step(OLD, NEW), told("served", LIVE=("a: 3", "")), *FOLLOW[:2]))
+    assert "by hand" not in said and "the proxies are replaced one by one" in said
+
+
+def test_a_docker_host_has_none_of_this() -> None:
+    assert cluster.said(replace(preview(*FOLLOW), outputs_after={"cutover": "hold"})) == []
+
+
+def test_the_names_are_those_of_the_program() -> None:
+    recorder = build()
+    assert {cluster.FLIP, cluster.SERVED, cluster.WEIGHTS, cluster.FILES} <= recorder.of("Command").keys()
+    assert {cluster.PROXIES, cluster.NODES} <= things(recorder).keys()

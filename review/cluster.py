@@ -1,0 +1,53 @@
+"""What a review says of a change on a cluster, besides its engine. Pure."""
+
+from collections.abc import Iterator
+
+from components import naming
+from components.facts import POD_BY_POD
+from review import changes
+from review.events import Change, Preview
+
+FLIP = naming.child(naming.PREPARE, "step")
+PROXIES, NODES, SERVED, WEIGHTS, FILES = (
+    "deployment-proxy",
+    "daemonset-weights",
+    "served",
+    "weights",
+    "files",
+)
+"""Names of resources, as `components.kubernetes.stack` gives them."""
+
+
+def said(preview: Preview) -> list[str]:
+    """In words; empty on a Docker host."""
+    if preview.output("cutover")[1] != POD_BY_POD:
+        return []
+    there = {each.name: each for each in preview.changes if each.op == "changed"}
+    words = [each for name, change in there.items() for each in _of(name, change)]
+    if SERVED in there and FLIP not in there:  # else it follows that step
+        before, after = changes.told(there[SERVED], "LIVE")
+        if before != after:
+            words.append(f"pods that were changed by hand are put right (now: {after or 'none'})")
+    if NODES in there:
+        words.append("each node gets other images or weights, while what serves goes on")
+    if PROXIES in there:
+        words.append("the proxies are replaced one by one, and each finishes what it has begun")
+    return words
+
+
+def _of(name: str, change: Change) -> Iterator[str]:
+    if name == FLIP:
+        before, after = changes.told(change, "HOSTS")
+        if before != after:
+            yield f"{after} hosts serve instead of {before}"
+        before, after = changes.told(change, "AT_ONCE")
+        if before != after:
+            yield f"a change of engine takes {after} of them away at a time, instead of {before}"
+    elif name == WEIGHTS:
+        old, new = (set(str(each or "").split(", ")) for each in changes.told(change, "NODES"))
+        if added := sorted(new - old - {""}):
+            yield f"images and weights are waited for on {', '.join(f'`{each}`' for each in added)}"
+        if gone := sorted(old - new - {""}):
+            yield f"no longer among its nodes: {', '.join(f'`{each}`' for each in gone)}"
+    elif name == FILES:
+        yield "the pods get other code of this project"
