@@ -91,6 +91,7 @@ def main() -> None:
     for name, of in POLICIES.items():
         policy = permissions.document(of(PROJECT))
         if not check:
+            (ROOT / name).parent.mkdir(exist_ok=True)
             (ROOT / name).write_text(policy)
         elif policy != (ROOT / name).read_text():
             sys.exit(f"{name} is stale. Run: make render")
