@@ -55,16 +55,21 @@ def ssh_config(stack: str) -> Path:
     return ROOT / SSH_FILES / stack / "config"
 
 
-def reach(stack: str, mine: str | None) -> None:
-    """Has this process's `docker` talk to the stack's host from here on. Raises StepFailed where it can't.
-
-    `mine` is the instance that the stack's state has made.
-    """
+def refuse_cluster(stack: str) -> None:
+    """Raises StepFailed for a stack that has no Docker host."""
     if is_on_cluster(stack):
         raise StepFailed(
             f"this asks the Docker host of a stack, and `{stack}` is on a cluster, which has none. What "
             f"serves there: make status STACK={stack}"
         )
+
+
+def reach(stack: str, mine: str | None) -> None:
+    """Has this process's `docker` talk to the stack's host from here on. Raises StepFailed where it can't.
+
+    `mine` is the instance that the stack's state has made.
+    """
+    refuse_cluster(stack)
     settings = on_aws(stack)
     if settings is None:
         return

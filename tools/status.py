@@ -6,7 +6,7 @@ import sys
 
 from common import StepFailed, main_guard, say
 from tools import advice, cluster, port
-from tools.host import is_on_cluster
+from tools.host import is_on_cluster, refuse_cluster
 from tools.owner import look
 
 
@@ -19,6 +19,7 @@ def containers_of(stack: str, role: str) -> list[str]:
 
     Raises NoContainer where none runs, and StepFailed where the stack is another state's.
     """
+    refuse_cluster(stack)
     if shutil.which("docker") is None:
         raise StepFailed("there is no `docker` command here. Install Docker, and run the same command again")
     look(stack)

@@ -19,7 +19,7 @@ from stacks.settings import from_values
 from tests.support.objects import STACKS
 from tests.support.played_cluster import Kubectl, Played
 from tests.support.recorder import Recorder
-from tools import cluster, down, host, up
+from tools import adopt, cluster, down, host, status, up
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
@@ -109,8 +109,14 @@ def test_a_tool_that_asks_a_docker_host_says_that_a_cluster_has_none(
     (tmp_path / "Pulumi.fleet.yaml").write_text("config:\n  changeover:target: kubernetes\n")
     assert host.is_on_cluster("fleet", tmp_path) and not host.is_on_aws("fleet", tmp_path)
     monkeypatch.setattr(host, "is_on_cluster", lambda stack: True)
-    with pytest.raises(StepFailed, match="on a cluster, which has none"):
-        host.reach("fleet", None)
+    monkeypatch.setenv("PATH", str(tmp_path))  # there is no docker
+    for ask in (
+        lambda: host.reach("fleet", None),
+        lambda: status.switch_of("fleet"),
+        lambda: adopt.adopt("fleet"),
+    ):
+        with pytest.raises(StepFailed, match="on a cluster, which has none"):
+            ask()
 
 
 def test_up_and_down_say_what_to_run_instead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
