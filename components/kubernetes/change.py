@@ -37,6 +37,7 @@ from components.kubernetes.looked import (
     read_plan,
     seen_of,
 )
+from components.kubernetes.pods import WAITS
 from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import label
@@ -243,19 +244,17 @@ class Change:
         look(self.run, self.proxies, self.clock())
 
     def last_words(self, pod: str) -> list[str]:
-        """What gate and engine of a pod wrote last."""
-        found = []
-        for container in ("gate", "engine"):
-            words = ["logs", pod, "--container", container, f"--tail={TAIL}"]
-            try:
-                try:  # of the run that failed, where it was started again
-                    said = self.run([*words, "--previous"], "")
-                except ClusterError:
-                    said = self.run(words, "")
-            except ClusterError as error:
-                said = f"(its log can't be read: {error})"
-            found += [f"  {container}: {line}" for line in said.splitlines()]
-        return found
+        """What gate and engine of a pod wrote last; before its engine has begun, what that waits for."""
+        engine = self._log(pod, "engine") or self._log(pod, WAITS)
+        return [*self._log(pod, "gate"), *engine] or ["  (no log of it can be read)"]
+
+    def _log(self, pod: str, container: str) -> list[str]:
+        words = ["logs", pod, "--container", container, f"--tail={TAIL}"]
+        for which in (["--previous"], []):  # of the run that failed, where it was started again
+            with contextlib.suppress(ClusterError):
+                said = self.run([*words, *which], "")
+                return [f"  {container}: {line}" for line in said.splitlines()]
+        return []
 
     # one at a time
 

@@ -46,6 +46,9 @@ GPU = "nvidia.com/gpu"
 CODE, WHEELS, LIVE = "/code", "/wheels", "/live"
 """Folders with the code of our services, with the proxy's packages, and with what the proxy is told."""
 
+WAITS = "weights-here"
+"""The container of an engine's pod that ends once the weights are there: the engine begins then."""
+
 RECEIVES = "receive"
 """The container of a node's pod that takes in folders of weights."""
 
@@ -221,7 +224,7 @@ def weights_here(args: PodArgs, it: EngineOnCluster) -> Object:
     """Waits for the weights on the node: it starts nothing, and says so."""
     weights = it.spec.weights
     return args.container(
-        "weights-here",
+        WAITS,
         pins.SWITCH,
         command=["/bin/sh", "-c", plain(program("kubernetes/here"))],
         env=environment({"FOLDER": weights.folder, "DIGEST": weights.digest}),

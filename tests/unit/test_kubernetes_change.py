@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from components.kubernetes.change import (
 from components.kubernetes.flip import INSIST
 from components.kubernetes.kubectl import ClusterError
 from components.kubernetes.looked import ACTIVE, TO, FlipPlan, Live, live_of, read_plan, seen_of
+from components.kubernetes.pods import WAITS
 from components.labels import Labels, label
 from proxy.finding import Wanted, parse_wanted
 from proxy.route import FLEET_FILE
@@ -43,6 +45,25 @@ def plan(to: str = NEW, hosts: int = 3) -> FlipPlan:
         at_once=1,
         load=100,
     )
+
+
+@pytest.mark.parametrize(
+    ("logs", "said"),
+    [
+        ({"gate": "fails", "engine": "out of memory"}, ["  gate: fails", "  engine: out of memory"]),
+        ({"gate": "waits", WAITS: "none here"}, ["  gate: waits", f"  {WAITS}: none here"]),
+        ({}, ["  (no log of it can be read)"]),
+    ],
+)
+def test_the_last_words_of_an_engine_that_has_not_begun_are_what_it_waits_for(
+    logs: dict[str, str], said: list[str]
+) -> None:
+    def run(words: Sequence[str], stdin: str) -> str:
+        if words[-1] == "--previous" or words[3] not in logs:
+            raise ClusterError("container is waiting to start: PodInitializing")
+        return logs[words[3]] + "\n"
+
+    assert Change(plan(), run).last_words("pod-1") == said
 
 
 def serving(seed: int = 0, *, good: tuple[str, ...] = (OLD, NEW), hosts: int = 3) -> Kubectl:
