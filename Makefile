@@ -12,7 +12,7 @@ CACHE := $(or $(CHANGEOVER_CACHE),$(HOME)/.cache/changeover)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 COMPILE := $(VENV)/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate
-PYTEST := $(VENV)/bin/pytest -v --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(VENV)/bin/pytest -v --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export PIP_CACHE_DIR := $(CACHE)/pip
 export UV_CACHE_DIR := $(CACHE)/uv
 export STACK

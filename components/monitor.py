@@ -24,7 +24,8 @@ LEFT_FREE = "1GiB"
 """Of the disk; with less the store takes nothing new, and so fills no disk that weights are on."""
 
 STALE_SECONDS = 6 * SCRAPE_SECONDS
-"""A value that is older counts for nothing, in a page as in an alert."""
+"""An older value counts for nothing in an alert. The store itself keeps no such bound: after a gap that is
+longer, it would count a small counter's whole value as an increase."""
 
 CONFIG_MOUNT, HISTORY_MOUNT = "/config", "/history"
 
@@ -42,8 +43,6 @@ def store_command() -> list[str]:
         f"-vmui.customDashboardsPath={CONFIG_MOUNT}/{PAGES}",
         f"-vmalert.proxyURL=http://{ALERTS_ALIAS}:{ALERTS_PORT}",
         "-search.latencyOffset=1s",  # a flip is looked at while it happens; the default hides 30 s
-        # what was last seen before a restart here is not what is: by default it would stay so for 5 minutes
-        f"-search.maxStalenessInterval={STALE_SECONDS}s",
         "-http.disableCORS",  # else any page that a browser here shows could read it
         *(
             f"-{what}AuthKey=file://{CONFIG_MOUNT}/key"
@@ -62,6 +61,8 @@ def alerts_command(port: int, receiver: str) -> list[str]:
         "-rule.evalDelay=5s",
         f"-httpListenAddr=:{ALERTS_PORT}",
         f"-datasource.url={there}",
+        # by default what the store saw last before it was killed stays so for 5 minutes
+        f"-datasource.queryStep={STALE_SECONDS}s",
         f"-remoteWrite.url={there}",
         f"-remoteRead.url={there}",  # an alert that fires goes on after a restart
         f"-external.url=http://{LOOPBACK}:{port}",

@@ -34,12 +34,16 @@ class Admission:
         self.running: Counter[str] = Counter()
         self._heard: dict[str, float] = {}
         """When a byte of an answer came last from each engine."""
-        self.waiting = 0
         self._queue: OrderedDict[asyncio.Future[Route], bytes] = OrderedDict()
         """Who waits, the next one first, and which conversation each goes on with."""
         self._not_before = 0.0
         self._next: asyncio.TimerHandle | None = None
         self._ended = False
+
+    @property
+    def waiting(self) -> int:
+        """How many wait. Who is let in counts as `running` in the same moment."""
+        return len(self._queue)
 
     def change(self, route: Route) -> None:
         """From now on this route is in force."""
@@ -104,7 +108,6 @@ class Admission:
         waiter: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
         self._queue[waiter] = conversation
         self._queue.move_to_end(waiter, last=not first)
-        self.waiting += 1
         self._let_in()
         try:
             return await waiter
@@ -114,7 +117,6 @@ class Admission:
             raise
         finally:
             self._queue.pop(waiter, None)
-            self.waiting -= 1
 
     def leave(self, route: Route) -> None:
         """The request that came in by `route` has ended."""

@@ -6,12 +6,12 @@ import json
 import logging
 import logging.handlers
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 
 from proxy.answers import Usage
 from proxy.route import NOBODY
@@ -112,7 +112,7 @@ class Books:
                 ("held", "How long a request waited before an engine was asked."),
             )
         )
-        self.running = Gauge("changeover_running", "Requests at an engine.", ("engine",), registry=registry)
+        self._running = Gauge("changeover_running", "Requests at an engine.", ("engine",), registry=registry)
         self.waiting = Gauge("changeover_waiting", "Requests that are waiting.", registry=registry)
         self.silent = Gauge(
             "changeover_engine_silent_seconds",
@@ -126,6 +126,9 @@ class Books:
             ("what",),
             registry=registry,
         )
+        self._engines: set[str] = set()
+        self._scraped: set[tuple[str, ...]] = set()
+        """The series that a scrape of all has had."""
 
     def enter(self, record: Record, now: float) -> None:
         self._log.info(record.line(now))
@@ -143,12 +146,42 @@ class Books:
             if count is not None:
                 self._tokens.labels(*by, kind).inc(count)
 
+    def at_engines(self, running: Mapping[str, int]) -> None:
+        """So many requests are at each engine. One that was ever asked stays, with 0: a store that was killed
+        would believe its last number for minutes if it vanished."""
+        self._engines.update(running)
+        for engine in self._engines:
+            self._running.labels(engine).set(running.get(engine, 0))
+
     async def exposed(self, names: Sequence[str] = ()) -> bytes:
         """What a scrape is answered: all series, or those of these names. Thousands of them take 50 ms and
-        more, in which answers go on."""
+        more, in which answers go on.
+
+        In the first scrape of all that has it a counter is 0, whatever it is: a store counts how much it has
+        grown since, and of a large one that is new it can't tell that it grew at all.
+        """
         # the library's own type for a part of a registry is not one of a whole
-        asked: Any = self.registry.restricted_registry(names) if names else self.registry
+        asked: Any = self.registry.restricted_registry(names) if names else self
         return await asyncio.to_thread(generate_latest, asked)
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of a scrape of all, as the library asks a registry for them."""
+        for metric in self.registry.collect():
+            if metric.type in ("counter", "histogram"):
+                metric.samples = [
+                    sample if self._was_scraped(sample.name, sample.labels) else sample._replace(value=0)
+                    for sample in metric.samples
+                    if not sample.name.endswith("_created")  # when it began, which nobody asks for
+                ]
+            yield metric
+
+    def _was_scraped(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Whether a scrape has had this series; from now on one has."""
+        series = (name, *labels.values())
+        if series in self._scraped:
+            return True
+        self._scraped.add(series)
+        return False
 
     def close(self) -> None:
         for handler in self._log.handlers:

@@ -345,9 +345,7 @@ class Proxy:
         }
 
     async def _metrics(self, names: Sequence[str] = ()) -> bytes:
-        self.books.running.clear()
-        for name, count in self.admission.running.items():
-            self.books.running.labels(name).set(count)
+        self.books.at_engines(self.admission.running)
         self.books.waiting.set(self.admission.waiting)
         self.books.silent.clear()
         for name, seconds in self.admission.silent().items():

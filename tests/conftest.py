@@ -1,4 +1,4 @@
-"""How the tests are shared out between workers (`--numprocesses 3 --dist loadfile`): mostly they wait."""
+"""How the tests are shared out between workers (`--numprocesses 2 --dist loadfile`): mostly they wait."""
 
 import pytest
 from xdist.remote import Producer  # type: ignore[import-untyped]

@@ -68,8 +68,8 @@ def written(root: Path, stack: str) -> dict[str, str]:
 
 def twin(root: Path, stack: str) -> str:
     """The first stack before `stack`, by the alphabet, with just its rendered files; empty where none has."""
-    others = (name for name in stacks(root) if name < stack)
-    return next((name for name in others if written(root, name) == written(root, stack)), "")
+    own = written(root, stack)
+    return next((name for name in stacks(root) if name < stack and written(root, name) == own), "")
 
 
 def stale(root: Path, stack: str) -> list[str]:

@@ -140,7 +140,7 @@ def to_commit(stack: str, then: Update, settings: dict[str, Any]) -> str:
             *changed,
             f"and then: make render && git commit -a -m 'Go back on {stack}'",
         ]
-    moved = git("log", "--oneline", f"{then.commit}..HEAD", "--", *PROGRAM, ":!stacks/*/*").splitlines()
+    moved = git("log", "--oneline", f"{then.commit}..HEAD", "--", *PROGRAM).splitlines()
     if moved:
         parts += [
             "The program has moved on since; these commits no longer run there:",

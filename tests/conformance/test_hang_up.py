@@ -21,12 +21,14 @@ from tests.support.way import DOMAIN, Way, any_certificate, eventually
 pytestmark = pytest.mark.engine
 
 EVENT = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
+EVENT_SECONDS = 0.05
+"""Between two events of a slow engine."""
 SLOW = {
     "streamed, before the first byte": Script(
         headers=STREAM_HEADERS, parts=((30, EVENT),), framing="chunked"
     ),
     "streamed, after it": Script(
-        headers=STREAM_HEADERS, parts=((0, EVENT), *(((0.05, EVENT),) * 600)), framing="chunked"
+        headers=STREAM_HEADERS, parts=((0, EVENT), *(((EVENT_SECONDS, EVENT),) * 600)), framing="chunked"
     ),
     "streamed, a silent engine": Script(
         headers=STREAM_HEADERS, parts=((0, EVENT), (30, EVENT)), framing="chunked"
@@ -79,12 +81,17 @@ def test_so_it_does_in_each_other_protocol(served: Recorded) -> None:
 
 
 def test_what_was_seen_of_an_answer_that_was_broken_off_is_counted(served: Recorded) -> None:
+    before, began, seen = len(served.way.access_log()), time.monotonic(), b""
     query = served.engine.tell(SLOW["streamed, after it"])
-    with sent(served.way.port, request(CHAT + query, body(stream=True))):
-        time.sleep(1)
-    eventually(lambda: served.way.access_log()[-1]["hung_up"])
-    line = served.way.access_log()[-1]
-    assert line["tokens"] == "events" and 5 < line["completion_tokens"] < 25 and line["prompt_tokens"] is None
+    with sent(served.way.port, request(CHAT + query, body(stream=True))) as client:
+        while seen.count(EVENT) < 8:
+            part = client.recv(65536)
+            assert part, seen
+            seen += part
+    eventually(lambda: len(served.way.access_log()) > before)
+    line, most = served.way.access_log()[-1], (time.monotonic() - began) / EVENT_SECONDS + 1
+    assert line["hung_up"] and line["tokens"] == "events" and line["prompt_tokens"] is None
+    assert 8 <= line["completion_tokens"] <= most, (line, most)
 
 
 @pytest.fixture(

@@ -126,7 +126,6 @@ def test_make_down_is_refused_before_anything_is_deleted(project: AwsProject) ->
     nothing_to_do(project)
 
 
-@pytest.mark.long
 def test_a_domain_gets_its_record_and_the_way_for_certificates(
     project: AwsProject, emulator: Emulator, machines: Machines
 ) -> None:

@@ -170,7 +170,7 @@ def wipe() -> None:
 def test_a_branch_that_flips_is_a_diff_of_a_few_lines_that_needs_no_credentials(team: Team) -> None:
     team.git("switch", "--quiet", "--create", "flip")
     team.change("Serve with vLLM", engine="vllm")
-    lines = team.git("diff", "--unified=0", "main", "--", SETTINGS, f"stacks/{STACK}").splitlines()
+    lines = team.git("diff", "--unified=0", "main", "--", SETTINGS, f"rendered/{STACK}").splitlines()
     changed = [line for line in lines if line[0] in "+-" and line[1] not in "+-"]
     routing = (team.clone / "rendered" / STACK / "routing.toml").read_text()
     first, second = re.findall(r'"([a-z]+-[0-9a-f]{8})"', routing.splitlines()[1])

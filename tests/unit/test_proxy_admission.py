@@ -46,6 +46,22 @@ def test_no_more_are_at_an_engine_than_it_works_on_and_the_rest_follows_in_order
     run(story)
 
 
+def test_nobody_counts_twice_not_even_in_the_moment_of_being_let_in() -> None:
+    async def story(admission: Admission) -> None:
+        def there() -> int:
+            return admission.waiting + sum(admission.running.values())
+
+        asks = [asyncio.create_task(admission.enter()) for _ in range(3)]
+        await settle()
+        assert there() == 3
+        admission.change(OPEN)
+        assert there() == 3 and admission.running[ENGINE.name] == 1
+        admission.leave(await asks[0])
+        assert there() == 2 and admission.running[ENGINE.name] == 1
+
+    run(story)
+
+
 def test_a_hold_lets_nobody_in_and_a_release_lets_in_those_who_waited() -> None:
     async def story(admission: Admission) -> None:
         asks = [asyncio.create_task(admission.enter()) for _ in range(3)]

@@ -1,5 +1,6 @@
 """What is written down of a request, and that nothing else is."""
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -70,3 +71,41 @@ def test_counters_know_a_tenant_only_where_a_key_names_it(capsys: pytest.Capture
         assert f'changeover_requests_total{{{by},status="200",tenant="{tenant}"}} 1.0' in page
         assert f'changeover_tokens_total{{{by},kind="completion",tenant="{tenant}"}} 2.0' in page
         assert f'changeover_first_byte_seconds_count{{{by},tenant="{tenant}"}} 1.0' in page
+
+
+def page(books: Books, *names: str) -> dict[str, float]:
+    """The series of a scrape."""
+    lines = (each for each in asyncio.run(books.exposed(names)).decode().splitlines() if each[0] != "#")
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def answered(books: Books, status: int = 200) -> None:
+    books.enter(Record(0.0, "/v1/chat/completions", engine="vllm-1", status=status, cut=status == 200), 1.0)
+
+
+def test_a_counter_is_zero_in_its_first_scrape_and_whole_in_every_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    by = 'endpoint="/v1/chat/completions",engine="vllm-1"'
+    good, bad = (f'changeover_requests_total{{{by},status="{status}",tenant="-"}}' for status in (200, 500))
+    cut, took = (f'changeover_{name}{{{by},tenant="-"}}' for name in ("cut_total", "request_seconds_count"))
+    books = Books(None, "host")
+    for _ in range(40):
+        answered(books)
+    assert page(books, "changeover_requests_total")[good] == 40
+    seen = page(books)
+    assert [seen[name] for name in (good, cut, took)] == [0, 0, 0]
+    answered(books, 500)
+    seen = page(books)
+    assert [seen[name] for name in (good, bad, cut, took)] == [40, 0, 40, 41]
+    assert page(books)[bad] == 1
+    assert not any(name.partition("{")[0].endswith("_created") for name in page(books))
+
+
+def test_an_engine_that_was_asked_once_says_0_for_ever(capsys: pytest.CaptureFixture[str]) -> None:
+    books = Books(None, "host")
+    books.at_engines({"ollama-1": 2})
+    assert page(books)['changeover_running{engine="ollama-1"}'] == 2
+    books.at_engines({"vllm-1": 1})
+    seen = page(books)
+    assert [seen[f'changeover_running{{engine="{name}"}}'] for name in ("ollama-1", "vllm-1")] == [0, 1]
