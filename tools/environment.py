@@ -105,7 +105,8 @@ def install_tools() -> None:
         if not ready:
             say("Pulumi: its vendor can't be reached, or has nothing for this machine")
             say("Pulumi: building CLI and plugins from package registries")
-        tools = offline.tools.build()  # at once where nothing in offline/ has changed
+        # at once where nothing in offline/ has changed
+        tools = offline.tools.build(cluster=_has_cluster())
         offline.tools.install(tools, PULUMI_HOME)
         source = tools.bin
     for program in source.iterdir():
@@ -118,6 +119,15 @@ def install_tools() -> None:
 def _built() -> bool:
     """Whether the plugins of this checkout were built here and not downloaded."""
     return (PULUMI_HOME / "plugins" / f"resource-docker-v{pins.DOCKER_PLUGIN}" / "ORIGIN").exists()
+
+
+def _has_cluster() -> bool:
+    """Whether a stack of this checkout is on a cluster."""
+    # not at the top: the one imports this module, and both need Pulumi
+    from stacks.settings import stacks
+    from tools.host import is_on_cluster
+
+    return any(is_on_cluster(stack) for stack in stacks(ROOT))
 
 
 def _version(program: Path) -> str:

@@ -1,0 +1,130 @@
+"""A stack on a cluster of three machines, under a load: the real Pulumi engine, Kubernetes, proxies and
+gateways, and the test engine as both engines."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.kubernetes.files import names
+from tests.support.cluster.cluster import NAMESPACE, wait
+from tests.support.cluster.images import BROKEN
+from tests.support.cluster.project import ClusterProject, load, on_cluster
+from tests.support.project import CommandFailed, kill_group
+
+pytestmark = pytest.mark.engine
+
+CLIENTS, ABORTS = 6, 5
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProject]:
+    with on_cluster(tmp_path_factory.mktemp("project"), "flips") as project:
+        yield project
+
+
+def kinds(project: ClusterProject) -> dict[str, int]:
+    """How many hosts serve with each kind of engine."""
+    return {engine.partition("-")[0]: count for engine, count in project.serving().items()}
+
+
+def test_the_first_update_brings_three_hosts_and_the_second_one_changes_nothing(
+    project: ClusterProject,
+) -> None:
+    assert kinds(project) == {"ollama": 3}
+    assert project.changes() == {}
+    project.pulumi("preview", "--refresh", "--expect-no-changes")
+
+
+def test_every_node_has_a_host_and_no_pod_has_a_token(project: ClusterProject) -> None:
+    pods = [*project.pods("engine"), *project.pods("proxy")]
+    assert {pod["spec"]["nodeName"] for pod in project.pods("engine")} == set(project.cluster.nodes)
+    mounts = [
+        mount["mountPath"]
+        for pod in pods
+        for container in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
+        for mount in container.get("volumeMounts", [])
+    ]
+    assert pods and not [each for each in mounts if "serviceaccount" in each]
+
+
+def test_the_code_of_this_folder_is_on_the_cluster_and_nothing_else_of_it(project: ClusterProject) -> None:
+    found = project.cluster.get("configmaps", "--selector", f"{project.mine},changeover.role=code")["items"]
+    wanted = names()
+    expected = {f"{project.stack}-{package}-{digest}" for package, digest in wanted.code.items()}
+    expected |= {f"{project.stack}-packages-{each}" for each in wanted.packages}
+    assert {each["metadata"]["name"] for each in found} == expected
+
+
+def test_flips_back_and_forth_lose_nothing_and_nobody_waits(project: ClusterProject) -> None:
+    with load(project, clients=CLIENTS, aborts=ABORTS) as there:
+        there.wait_for_answers(there.round)
+        for engine in ("vllm", "ollama", "vllm"):
+            project.configure(engine=engine)
+            project.up()
+            assert kinds(project) == {engine: 3}
+            there.wait_for_answers(there.round)
+    assert not there.bad, there.summary()
+    flips = project.certificates()[-3:]
+    assert [(each["result"], each["fewest"]) for each in flips] == [("committed", 2)] * 3
+    assert project.changes() == {}
+
+
+def test_an_engine_that_fails_its_gate_takes_one_host_away_and_what_served_comes_back(
+    project: ClusterProject,
+) -> None:
+    before = project.serving()
+    project.pin(vllm=BROKEN)
+    project.configure(engine="vllm", context=2048)
+    with load(project, clients=CLIENTS) as there:
+        there.wait_for_answers(there.round)
+        with pytest.raises(CommandFailed) as failed:
+            project.up()
+        there.wait_for_answers(there.round)
+    assert not there.bad, there.summary()
+    assert project.serving() == before
+    said = str(failed.value)
+    assert "does not serve" in said and "comes back on every host" in said and "as before" in said
+    assert project.certificates()[-1]["fewest"] == 2
+    project.pin()
+    project.configure(context=1024)
+    project.up()
+    assert project.serving() == before and project.changes() == {}
+
+
+def test_a_pod_that_is_killed_costs_what_had_begun_there_and_nothing_else(project: ClusterProject) -> None:
+    with load(project, clients=CLIENTS) as there:
+        there.wait_for_answers(there.round)
+        pod = project.pods("engine")[0]["metadata"]["name"]
+        began = time.monotonic()
+        project.cluster.kubectl(
+            *("delete", "pod", pod, "--namespace", NAMESPACE, "--force", "--grace-period=0", "--wait=false")
+        )
+        wait(lambda: sum(project.serving().values()) == 3, 60, "another pod serves in its place")
+        there.wait_for_answers(there.round)
+    lost = [each for each in there.bad if not each.cut]
+    assert not lost, there.summary()
+    assert all(began <= each.ended <= began + 15 for each in there.bad), there.summary()
+
+
+@pytest.mark.parametrize("seconds", [4, 9])
+def test_an_update_that_is_killed_costs_nothing_and_the_next_one_goes_on(
+    project: ClusterProject, seconds: int, tmp_path: Path
+) -> None:
+    (before,) = kinds(project)
+    after = "ollama" if before == "vllm" else "vllm"
+    with load(project, clients=CLIENTS) as there:
+        there.wait_for_answers(there.round)
+        project.configure(engine=after)
+        update = project.start("up", "--yes", "--skip-preview", log=tmp_path / "log")
+        wait(lambda: after in kinds(project), 120, "the flip is under way")
+        time.sleep(seconds)
+        kill_group(update)
+        assert update.returncode == -signal.SIGKILL
+        project.pulumi("cancel", "--yes")
+        project.up()
+        there.wait_for_answers(there.round)
+    assert kinds(project) == {after: 3}
+    assert not there.bad, there.summary()

@@ -1,0 +1,123 @@
+"""A copy of the project with a stack on a test's cluster."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import offline.images
+import offline.tools
+from bench.stack import pin_fast_engine
+from components.kubernetes.kubectl import selector
+from components.kubernetes.objects import name
+from stacks.settings import PROJECT
+from tests.support.cluster.cluster import NAMESPACE, Cluster, wait
+from tests.support.cluster.images import GOOD
+from tests.support.load import Load
+from tests.support.project import Project
+from tools.environment import ROOT
+from tools.up import place_model
+
+TENANT, KEY = "tester", "0123456789abcdef0123456789abcdef"
+
+
+class ClusterProject(Project):
+    """As `Project`, with both engines the test engine."""
+
+    def __init__(self, folder: Path, stack: str, cluster: Cluster, **settings: object) -> None:
+        self.cluster = cluster
+        self.home = folder / "pulumi"
+        offline.tools.install(offline.tools.build(cluster=True), self.home)
+        chosen: dict[str, object] = {
+            "engine": "ollama",
+            "target": "kubernetes",
+            "hosts": cluster.count,
+            "namespace": NAMESPACE,
+            "model": "tiny",
+            "images": "offline",
+            "context": 1024,
+            "parallel": 4,
+        }
+        super().__init__(folder, stack, **chosen, **settings)
+        self.pin()
+        self.pulumi("config", "set", "--secret", "--path", f"apiKeys.{TENANT}", KEY)
+        cluster.give(stack)
+
+    def pin(self, *, vllm: str = GOOD) -> None:
+        """Which version of the test engine is vLLM."""
+        place = self.folder / "components/pins.py"
+        place.write_text((ROOT / "components/pins.py").read_text())
+        pin_fast_engine(self.folder, GOOD, vllm=vllm)
+
+    def command(self, *words: str) -> Sequence[str]:
+        variables = {**self.cluster.variables, "PULUMI_HOME": str(self.home)}
+        variables["PATH"] = f"{self.cluster.programs}:{self.environment['PATH']}"
+        return self.cluster.enter(
+            "env", *(f"{key}={value}" for key, value in variables.items()), *super().command(*words)
+        )
+
+    @property
+    def mine(self) -> str:
+        """Selects what is the stack's."""
+        return selector(PROJECT, self.stack)
+
+    def pods(self, role: str) -> list[dict[str, Any]]:
+        return list(self.cluster.get("pods", "--selector", selector(PROJECT, self.stack, role))["items"])
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL on the cluster's network, where nobody knows names."""
+        spec = self.cluster.get("service", name(self.labels, "endpoint"))["spec"]
+        return f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}/v1"
+
+    def serving(self) -> dict[str, int]:
+        """How many pods are ready of each engine, by its name."""
+        found: dict[str, int] = {}
+        for pod in self.pods("engine"):
+            conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions") or []}
+            if conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]:
+                engine = pod["metadata"]["labels"]["changeover.engine"]
+                found[engine] = found.get(engine, 0) + 1
+        return found
+
+    def certificates(self) -> list[dict[str, Any]]:
+        """Of its changes, the first one first."""
+        files = sorted((self.folder / "certificates" / self.stack).glob("*.json"))
+        return [json.loads(file.read_text()) for file in files]
+
+    def remove(self) -> None:
+        """After a test; what is on nodes stays there until the cluster ends."""
+        kinds = "deployments,daemonsets,services,configmaps,secrets,networkpolicies,poddisruptionbudgets,leases"
+        self.cluster.kubectl("delete", "--namespace", NAMESPACE, kinds, "--selector", self.mine)
+        self.cluster.kubectl(
+            *("delete", "pods", "--namespace", NAMESPACE, "--selector", self.mine),
+            *("--grace-period=0", "--force", "--ignore-not-found"),
+        )
+        wait(lambda: not self.cluster.get("pods", "--selector", self.mine)["items"], 60, "its pods have ended")
+
+
+class ClusterLoad(Load):
+    """A load on the cluster's network."""
+
+    cluster: Cluster
+
+    async def _run(self) -> None:
+        self.cluster.on_network()
+        await super()._run()
+
+
+def load(project: ClusterProject, **more: Any) -> ClusterLoad:
+    made = ClusterLoad(project.endpoint, "tiny", api_key=KEY, **more)
+    made.cluster = project.cluster
+    return made
+
+
+@contextmanager
+def on_cluster(folder: Path, stack: str, **settings: object) -> Iterator[ClusterProject]:
+    """A deployed stack on a cluster of its own."""
+    place_model(offline.images.tiny_model())
+    with Cluster() as cluster:
+        project = ClusterProject(folder, stack, cluster, **settings)
+        project.up()
+        yield project
