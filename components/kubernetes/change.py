@@ -29,6 +29,7 @@ from components.kubernetes.looked import (
     FlipPlan,
     Lease,
     Live,
+    is_ready,
     is_serving,
     lease_object,
     lease_of,
@@ -37,6 +38,7 @@ from components.kubernetes.looked import (
     read_plan,
     seen_of,
 )
+from components.kubernetes.nodes import node_of
 from components.kubernetes.pods import WAITS
 from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
@@ -119,8 +121,9 @@ class Change:
         if reached(seen, plan.to, plan.hosts) and live == live.ended(plan.to, plan.engine):
             self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
             return 0
-        if live.active and not proven and not live.to and not self.insist and (why := self.too_busy(live)):
-            raise ClusterError(why)
+        if live.active and not proven and not live.to and not self.insist:
+            if why := self.lacking() or self.too_busy(live):
+                raise ClusterError(why)
         others = any(each.replicas for name, each in seen.items() if name != plan.to)
         old = live.preferred if live.active else ""
         record = Record(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.clock())
@@ -135,6 +138,20 @@ class Change:
         status = self.back(live, *lost)
         self.keep(record.files("failed", self.clock(), f"{lost[0]}: {lost[1]}"))
         return status
+
+    def lacking(self) -> str:
+        """Which nodes lack weights or images, with what to do; empty: none does."""
+        plan, of_nodes = self.plan, selector(self.plan.project, self.plan.stack, "weights")
+        pods = self.get("pods", "--selector", of_nodes)["items"]
+        nodes = sorted(node_of(pod) for pod in pods if not is_ready(pod))
+        if not nodes:
+            return ""
+        return (
+            f"these nodes lack images or weights: {', '.join(nodes)}. Nothing was changed. What a node's pod "
+            f"does: kubectl --namespace {plan.namespace} describe pods --selector {of_nodes}. One that is "
+            "deleted comes again, and fetches what is missing. To change the engine all the same, with hosts "
+            f"that may not come back: {INSIST}=1 pulumi up"
+        )
 
     def too_busy(self, live: Live) -> str:
         """Why the change must not begin now; empty: it may."""

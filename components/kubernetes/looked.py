@@ -169,6 +169,12 @@ def is_serving(pod: Object) -> bool:
     return pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
 
 
+def is_ready(pod: Object) -> bool:
+    """Whether all of its containers say that they are ready."""
+    conditions = pod.get("status", {}).get("conditions") or []
+    return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
+
+
 def lease_object(name: str, plan: FlipPlan, holder: str, now: float, seconds: int, version: str) -> Object:
     """One that `holder` has for so many seconds from now on; empty: nobody has it. Without a `version` it is
     a new one."""

@@ -46,6 +46,9 @@ GPU = "nvidia.com/gpu"
 CODE, WHEELS, LIVE = "/code", "/wheels", "/live"
 """Folders with the code of our services, with the proxy's packages, and with what the proxy is told."""
 
+THERE_SECONDS = 5
+"""Between two looks whether a node still has its weights."""
+
 WAITS = "weights-here"
 """The container of an engine's pod that ends once the weights are there: the engine begins then."""
 
@@ -248,7 +251,8 @@ def beside(args: PodArgs) -> Object:
 
 
 def fetcher(args: PodArgs, all_of: Sequence[EngineOnCluster]) -> Object:
-    """The pod that has every node fetch images and weights, and goes on so that they count as there."""
+    """The pod that has every node fetch images and weights. It goes on, and is ready as long as they are
+    there."""
     kinds: list[EngineKind] = sorted({it.spec.kind for it in all_of})
     volumes = [{"name": f"weights-{kind}", **args.store("weights", kind)} for kind in kinds]
     first = []
@@ -258,18 +262,34 @@ def fetcher(args: PodArgs, all_of: Sequence[EngineOnCluster]) -> Object:
             {"name": "weights", **args.store("weights")},
             {"name": "code", "configMap": {"name": args.code["switch"]}},
         ]
-    fetched = [_fetch(args, it) for it in sorted(all_of, key=lambda each: each.spec.name)]
+    ordered = sorted(all_of, key=lambda each: each.spec.name)
+    fetched = [_fetch(args, it) for it in ordered]
     return args.pod(
         **args.on_nodes(any(it.gpus for it in all_of)),
         terminationGracePeriodSeconds=1,
         initContainers=[*first, *fetched],
         containers=[
             args.container(
-                "there", pins.SWITCH, command=["sleep", "infinity"], resources=memory(SWITCH_RAM, 2**20)
+                "there",
+                pins.SWITCH,
+                command=["sleep", "infinity"],
+                resources=memory(SWITCH_RAM, 2**20),
+                readinessProbe={
+                    "exec": {"command": ["/bin/sh", "-c", " && ".join(map(_marked, ordered))]},
+                    "periodSeconds": THERE_SECONDS,
+                    "failureThreshold": 1,
+                },
+                volumeMounts=mounts({f"weights-{kind}": f"{engines.WEIGHTS_MOUNT}/{kind}" for kind in kinds}),
             )
         ],
         volumes=volumes,
     )
+
+
+def _marked(it: EngineOnCluster) -> str:
+    """A command that fails where an engine's weights are not on the node any more."""
+    weights = it.spec.weights
+    return f"grep -qx {weights.digest} {engines.WEIGHTS_MOUNT}/{it.spec.kind}/{weights.folder}/.complete"
 
 
 def _receiver(args: PodArgs) -> Object:

@@ -97,6 +97,13 @@ def proxy(name: str, **metadata: str) -> Object:
     return {"kind": "Pod", "metadata": {"name": name, **metadata}, "status": {"phase": "Running"}}
 
 
+def weights(node: str, there: bool) -> Object:
+    """The pod of a node that has its weights, or lacks them."""
+    ready = {"type": "Ready", "status": "True" if there else "False"}
+    metadata = {"name": f"weights-on-{node}"}
+    return {"metadata": metadata, "spec": {"nodeName": node}, "status": {"conditions": [ready]}}
+
+
 @dataclass
 class Kubectl:
     """Answers as `kubectl` does that reaches the cluster. Each second that is slept it has some turns."""
@@ -114,6 +121,8 @@ class Kubectl:
     broken: int = 0
     """So many of the next commands fail."""
     version: int = 0
+    weights: dict[str, bool] = field(default_factory=dict)
+    """Whether each node has its weights."""
 
     def clock(self) -> float:
         return self.now
@@ -142,6 +151,8 @@ class Kubectl:
                 self.live["metadata"]["annotations"] = said["metadata"]["annotations"]
                 self.live["data"] |= said["data"]
                 return ""
+            case ["get", "pods", "--selector", told, *_] if told.endswith(f"{label('role')}=weights"):
+                return json.dumps({"items": [weights(name, there) for name, there in self.weights.items()]})
             case ["get", "pods", *_]:
                 return json.dumps({"items": [proxy("proxy-1"), proxy("proxy-2", deletionTimestamp="2026")]})
             case ["get", "deployments", *_]:

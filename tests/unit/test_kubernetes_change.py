@@ -287,6 +287,16 @@ def test_where_nobody_knows_what_comes_it_is_not_begun_unless_somebody_insists()
     assert at.played.replicas == {OLD: 3, NEW: 0}
 
 
+def test_where_a_node_lacks_its_weights_it_is_not_begun_unless_somebody_insists() -> None:
+    at = serving()
+    at.weights = {"node1": True, "node2": False, "node3": False}
+    with pytest.raises(ClusterError, match=rf"lack images or weights: node2, node3\. .*{INSIST}=1"):
+        change(at, plan()).flip()
+    assert at.played.replicas == {OLD: 3, NEW: 0}
+    assert change(at, plan(OLD)).flip() == 0, "what serves is what is wanted"
+    assert change(at, plan(), insist=True).flip() == 0
+
+
 def test_more_and_fewer_hosts_of_the_same_engine_are_no_flip() -> None:
     at = serving()
     busy(at, 100)

@@ -283,3 +283,18 @@ def test_the_store_on_a_node_is_the_stacks_own() -> None:
     volumes = [volume for _, pod in templates(made("t4")) for volume in pod["volumes"]]
     paths = {volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume}
     assert paths == {f"{pods.STORE}/t4/{each}" for each in ("weights/ollama", "weights/vllm", "cache/vllm")}
+
+
+def test_a_node_is_ready_only_as_long_as_it_has_the_weights_of_each_engine() -> None:
+    of = made("cpu")
+    (fetches,) = kind(of, "DaemonSet")
+    pod = fetches["spec"]["template"]["spec"]
+    (there,) = pod["containers"]
+    (_, _, looks) = there["readinessProbe"]["exec"]["command"]
+    folders = {mount["name"]: mount["mountPath"] for mount in there["volumeMounts"]}
+    assert folders == {f"weights-{each}": f"/weights/{each}" for each in ("ollama", "vllm")}
+    for each in pod["initContainers"]:
+        if each["name"].startswith("fetch-"):
+            told = {one["name"]: one["value"] for one in each["env"]}
+            mark = f"/weights/{each['name'].removeprefix('fetch-')}/{told['FOLDER']}/.complete"
+            assert f"grep -qx {told['DIGEST']} {mark}" in looks
