@@ -269,7 +269,11 @@ class Cluster:
     def variables(self) -> Mapping[str, str]:
         """With which `kubectl` is found, and finds the cluster."""
         admin = Control(folder=self.control.folder).config(configuration.ADMIN)
-        return {"KUBECONFIG": str(admin), "PATH": f"{self.programs}:{os.environ['PATH']}"}
+        return {
+            "KUBECONFIG": str(admin),
+            "KUBECACHEDIR": str(self.folder / "kubectl"),
+            "PATH": f"{self.programs}:{os.environ['PATH']}",
+        }
 
     def enter(self, *words: str) -> list[str]:
         """The command that runs another one on the cluster's network, and everywhere else as it is here."""
