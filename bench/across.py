@@ -19,8 +19,8 @@ from typing import Any
 from bench.flip import read
 from bench.flips import Record, record, summary
 from bench.stack import machine, table
-from tests.support.cluster.project import ClusterLoad, ClusterProject, load, on_cluster
 from tests.support.cluster.images import LOAD_SECONDS
+from tests.support.cluster.project import ClusterLoad, ClusterProject, load, on_cluster
 
 COLUMNS = ("to", "flips", "sent", "aborted", "failed", "cut", "lost at most", "longest gap")
 MORE = ("p50 outside", "p99 outside", "p50 inside", "p99 inside", "total")
@@ -66,7 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=15, help="flips there and back (default: 15)")
     parser.add_argument("--clients", type=int, default=6, help="clients of the load (default: 6)")
-    parser.add_argument("--aborts", type=int, default=8, help="hang up on one of so many; 0: none (default: 8)")
+    parser.add_argument(
+        "--aborts", type=int, default=8, help="hang up on one of so many; 0: none (default: 8)"
+    )
     parser.add_argument("--json", type=Path, default=Path("flips-across.jsonl"), help="the file of results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, on_cluster(Path(folder), "bench") as project:

@@ -16,6 +16,11 @@ from tools.owner import found
 FAST_PROGRAM = ROOT / "bench" / "fast_program.sh"
 """What stands in for both engines' programs: it starts the test engine."""
 
+FAST_PROGRAMS = {pins.OLLAMA: "/bin/ollama", pins.VLLM_CPU: "/usr/local/bin/vllm"}
+"""Where it stands in each engine's image."""
+
+FAST_ENGINE = ROOT / "tests" / "support" / "fast_engine.py"
+
 
 @contextmanager
 def deployed(stack: str, *, fast: bool = False, delay: float = 0, **settings: object) -> Iterator[Project]:
@@ -69,31 +74,29 @@ def use_fast_engine(folder: Path, version: str, delay: float = 0) -> None:
 
     Two runs at a time need two versions: making the images anew changes what the tags mean.
     """
-    make_fast_engine(folder, version, delay=delay)
-    pin_fast_engine(folder, version)
-
-
-def make_fast_engine(folder: Path, version: str, *, delay: float = 0, mode: str = "ok") -> list[str]:
-    """Makes the images of the test engine, and gives their names. `mode` is what `fast_engine` calls so;
-    `folder` is one for files of a moment."""
-    made = []
-    for pin in (pins.OLLAMA, pins.VLLM_CPU):
-        image = pin.offline.replace(pin.version, version)
-        program = "/bin/ollama" if pin is pins.OLLAMA else "/usr/local/bin/vllm"
+    for pin, program in FAST_PROGRAMS.items():
         container = docker("create", pins.SWITCH.offline).strip()
         try:
             engine = folder / "fast-engine"
-            told = f"FAST_DELAY={delay:g} FAST_MODE={mode}"
-            engine.write_text(FAST_PROGRAM.read_text().replace("FAST_DELAY=0", told))
+            engine.write_text(fast_program(delay))
             engine.chmod(0o755)
             docker("cp", str(engine), f"{container}:{program}")
-            docker("cp", str(ROOT / "tests/support/fast_engine.py"), f"{container}:/fast_engine.py")
-            docker("commit", container, image)
+            docker("cp", str(FAST_ENGINE), f"{container}:/{FAST_ENGINE.name}")
+            docker("commit", container, fast_image(pin, version))
         finally:
             docker("rm", container)
         engine.unlink()
-        made.append(image)
-    return made
+    pin_fast_engine(folder, version)
+
+
+def fast_program(delay: float, mode: str = "ok") -> str:
+    """The program of both engines' images; `mode` is what the test engine calls so."""
+    return FAST_PROGRAM.read_text().replace("FAST_DELAY=0", f"FAST_DELAY={delay:g} FAST_MODE={mode}")
+
+
+def fast_image(pin: pins.Image, version: str) -> str:
+    """Its name, in place of that of `pin`."""
+    return pin.offline.replace(pin.version, version)
 
 
 def pin_fast_engine(folder: Path, version: str, *, vllm: str = "") -> None:
@@ -107,7 +110,7 @@ def pin_fast_engine(folder: Path, version: str, *, vllm: str = "") -> None:
 
 def remove_fast_engine(version: str) -> None:
     """Removes the images that `use_fast_engine` made, once no container needs them."""
-    names = [pin.offline.replace(pin.version, version) for pin in (pins.OLLAMA, pins.VLLM_CPU)]
+    names = [fast_image(pin, version) for pin in FAST_PROGRAMS]
     if here := [name for name in names if docker("images", "--quiet", name).strip()]:
         docker("rmi", *here)
 

@@ -121,9 +121,9 @@ class Change:
         if reached(seen, plan.to, plan.hosts) and live == live.ended(plan.to, plan.engine):
             self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
             return 0
-        if live.active and not proven and not live.to and not self.insist:
-            if why := self.lacking() or self.too_busy(live):
-                raise ClusterError(why)
+        begins = live.active and not proven and not live.to
+        if begins and not self.insist and (why := self.lacking() or self.too_busy(live)):
+            raise ClusterError(why)
         others = any(each.replicas for name, each in seen.items() if name != plan.to)
         old = live.preferred if live.active else ""
         record = Record(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.clock())

@@ -52,8 +52,7 @@ def users(nodes: int) -> dict[str, tuple[str, tuple[str, ...]]]:
 def tokens(nodes: int) -> str:
     """The file with everybody's token, which is the name of who has it: nobody else reaches this API."""
     lines = [
-        ",".join([name, user, name, f'"{",".join(groups)}"'])
-        for name, (user, groups) in users(nodes).items()
+        ",".join([name, user, name, f'"{",".join(groups)}"']) for name, (user, groups) in users(nodes).items()
     ]
     return "\n".join([*lines, ""])
 

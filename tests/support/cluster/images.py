@@ -1,22 +1,26 @@
 """What a node of a test's cluster has in its containerd: our services' images, and the test engine as both
-engines."""
+engines. No Docker is needed for them: they are written as archives, each layer once."""
 
+import hashlib
+import io
+import json
+import platform
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
-import offline.images
-from bench.stack import FAST_PROGRAM, make_fast_engine, remove_fast_engine
+from bench.stack import FAST_ENGINE, FAST_PROGRAMS, fast_image, fast_program
 from components import pins
-from offline.images import RECIPES
+from offline.images import PATH, RECIPES, parts, put_over
 from offline.steps import cached, key_of
 from tests.support.cluster.configuration import PAUSE
-from tests.support.project import docker
-from tools.environment import ROOT
 
 GOOD, BROKEN = "0.0.0-cluster", "0.0.0-broken"
 """Versions of the test engine: one that serves, and one that fails its gate."""
@@ -26,12 +30,16 @@ LOAD_SECONDS = 2
 SERVICES = (pins.SWITCH, pins.GATEWAY)
 DATABASES = ("io.containerd.metadata.v1.bolt/meta.db", "io.containerd.snapshotter.v1.overlayfs/metadata.db")
 """What containerd writes in place. All other files of its images it only reads."""
+WORDS = {"CMD": "Cmd", "ENTRYPOINT": "Entrypoint", "WORKDIR": "WorkingDir", "USER": "User"}
+"""Instructions of a Dockerfile by what an image's configuration calls them; the others are of no use here."""
+OCI = "application/vnd.oci.image"
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def store() -> Path:
     """A containerd's folder with the images, which no containerd uses. Raises StepFailed."""
-    engine = [FAST_PROGRAM.read_bytes(), (ROOT / "tests/support/fast_engine.py").read_bytes()]
-    key = key_of(*(RECIPES[pin.name].key() for pin in SERVICES), *engine, repr(MODES), str(LOAD_SECONDS))
+    engine = [*(fast_program(LOAD_SECONDS, mode) for mode in MODES.values()), FAST_ENGINE.read_bytes()]
+    key = key_of(*(RECIPES[pin.name].key() for pin in SERVICES), *engine, Path(__file__).read_bytes())
     return cached("cluster-images", key, _fill)
 
 
@@ -44,34 +52,103 @@ def copy(images: Path, folder: Path) -> None:
 
 
 def _fill(folder: Path, log: Path) -> None:
-    offline.images.build([pin.name for pin in SERVICES])
-    names = [*(pin.offline for pin in SERVICES), PAUSE.removeprefix("docker.io/")]
-    with _pause(), tempfile.TemporaryDirectory() as temporary:
-        try:
-            for version, mode in MODES.items():
-                names += make_fast_engine(Path(temporary), version, delay=LOAD_SECONDS, mode=mode)
-            with _containerd(folder / "containerd", Path(temporary), log) as socket:
-                words = ["ctr", "--address", str(socket), "--namespace", "k8s.io", "images", "import", "-"]
-                with subprocess.Popen(["docker", "save", *names], stdout=subprocess.PIPE) as saved:
-                    subprocess.run(words, stdin=saved.stdout, stdout=subprocess.DEVNULL, check=True)
-        finally:
-            for version in MODES:
-                remove_fast_engine(version)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        place = Path(temporary)
+        layout = Layout(place / "layout")
+        base = layout.layer(lambda out: _copy(parts(pins.SWITCH.name)[0], out))
+        layout.image(f"docker.io/{pins.SWITCH.offline}", [base], _configured(pins.SWITCH))
+        layout.image(PAUSE, [base], {"Cmd": ["sleep", "infinity"]})
+        gateway = layout.layer(lambda out: put_over(*parts(pins.GATEWAY.name), out))
+        layout.image(f"docker.io/{pins.GATEWAY.offline}", [base, gateway], _configured(pins.GATEWAY))
+        for version, mode in MODES.items():
+            for pin, program in FAST_PROGRAMS.items():
+                files = {
+                    program: fast_program(LOAD_SECONDS, mode).encode(),
+                    f"/{FAST_ENGINE.name}": FAST_ENGINE.read_bytes(),
+                }
+                layout.image(
+                    f"docker.io/{fast_image(pin, version)}", [base, layout.layer(_archive(files))], {}
+                )
+        layout.close()
+        with _containerd(folder / "containerd", place, log) as socket:
+            words = ["ctr", "--address", str(socket), "--namespace", "k8s.io", "images", "import", "-"]
+            with subprocess.Popen(
+                ["tar", "-C", layout.folder, "-cf", "-", "."], stdout=subprocess.PIPE
+            ) as tar:
+                subprocess.run(words, stdin=tar.stdout, stdout=subprocess.DEVNULL, check=True)
 
 
-@contextmanager
-def _pause() -> Iterator[None]:
-    """The image that does nothing, for a moment among Docker's."""
-    container = docker("create", pins.SWITCH.offline).strip()
-    name = PAUSE.removeprefix("docker.io/")
-    try:
-        docker("commit", "--change", 'CMD ["sleep", "infinity"]', container, name)
-    finally:
-        docker("rm", container)
-    try:
-        yield
-    finally:
-        docker("rmi", name)
+def _copy(file: Path, out: IO[bytes]) -> None:
+    with file.open("rb") as content:
+        shutil.copyfileobj(content, out)
+
+
+def _archive(files: Mapping[str, bytes]) -> Callable[[IO[bytes]], None]:
+    """Writes an archive of programs."""
+
+    def write(out: IO[bytes]) -> None:
+        with tarfile.open(fileobj=out, mode="w|", format=tarfile.GNU_FORMAT) as tar:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name.removeprefix("/"))
+                member.size, member.mode = len(content), 0o755
+                tar.addfile(member, io.BytesIO(content))
+
+    return write
+
+
+def _configured(pin: pins.Image) -> dict[str, Any]:
+    """What the image's recipe says in a Dockerfile's words."""
+    found = {}
+    for word, _, value in (change.partition(" ") for change in RECIPES[pin.name].changes):
+        if word in WORDS:
+            found[WORDS[word]] = json.loads(value) if value.startswith("[") else value
+    return found
+
+
+@dataclass
+class Layout:
+    """Images as files (https://github.com/opencontainers/image-spec/blob/main/image-layout.md)."""
+
+    folder: Path
+    manifests: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        (self.folder / "blobs" / "sha256").mkdir(parents=True)
+
+    def layer(self, write: Callable[[IO[bytes]], None]) -> dict[str, Any]:
+        """One of what `write` writes, as manifests name it."""
+        file = self.folder / "layer"
+        with file.open("wb") as out:
+            write(out)
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        size = file.stat().st_size
+        file.replace(self.folder / "blobs" / "sha256" / digest)
+        return {"mediaType": f"{OCI}.layer.v1.tar", "digest": f"sha256:{digest}", "size": size}
+
+    def image(self, name: str, layers: Sequence[dict[str, Any]], configured: Mapping[str, Any]) -> None:
+        told = {
+            "architecture": MACHINES[platform.machine()],
+            "os": "linux",
+            "config": {"Env": [f"PATH={PATH}"], **configured},
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
+        }
+        config = self._text(f"{OCI}.config.v1+json", told)
+        kind = f"{OCI}.manifest.v1+json"
+        manifest = {"schemaVersion": 2, "mediaType": kind, "config": config, "layers": list(layers)}
+        named = {"annotations": {"io.containerd.image.name": name}}
+        self.manifests.append({**self._text(kind, manifest), **named})
+
+    def _text(self, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        raw = json.dumps(content).encode()
+        digest = hashlib.sha256(raw).hexdigest()
+        (self.folder / "blobs" / "sha256" / digest).write_bytes(raw)
+        return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(raw)}
+
+    def close(self) -> None:
+        index = {"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": self.manifests}
+        (self.folder / "index.json").write_text(json.dumps(index))
+        (self.folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
 
 @contextmanager
@@ -79,10 +156,13 @@ def _containerd(root: Path, temporary: Path, log: Path) -> Iterator[Path]:
     """Runs one that serves no cluster, and gives its socket."""
     socket, file = temporary / "socket", temporary / "config.toml"
     file.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
-    words = ["containerd", "--config", file, "--root", root, "--state", temporary / "state"]
+    words = ["containerd", "--config", str(file), "--root", str(root), "--state", str(temporary / "state")]
     with log.open("ab") as out:
         process = subprocess.Popen(
-            ["unshare", "--mount", *words, "--address", socket], stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            ["unshare", "--mount", *words, "--address", str(socket)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
         )
     try:
         until = time.monotonic() + 30
@@ -94,5 +174,3 @@ def _containerd(root: Path, temporary: Path, log: Path) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait(30)
-
-

@@ -88,13 +88,17 @@ class ClusterProject(Project):
 
     def remove(self) -> None:
         """After a test; what is on nodes stays there until the cluster ends."""
-        kinds = "deployments,daemonsets,services,configmaps,secrets,networkpolicies,poddisruptionbudgets,leases"
+        kinds = (
+            "deployments,daemonsets,services,configmaps,secrets,networkpolicies,poddisruptionbudgets,leases"
+        )
         self.cluster.kubectl("delete", "--namespace", NAMESPACE, kinds, "--selector", self.mine)
         self.cluster.kubectl(
             *("delete", "pods", "--namespace", NAMESPACE, "--selector", self.mine),
             *("--grace-period=0", "--force", "--ignore-not-found"),
         )
-        wait(lambda: not self.cluster.get("pods", "--selector", self.mine)["items"], 60, "its pods have ended")
+        wait(
+            lambda: not self.cluster.get("pods", "--selector", self.mine)["items"], 60, "its pods have ended"
+        )
 
 
 class ClusterLoad(Load):
