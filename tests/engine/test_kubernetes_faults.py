@@ -107,4 +107,4 @@ def ready(project: ClusterProject, node: str) -> bool:
     """Whether a node says that it has its weights."""
     (pod,) = [pod for pod in project.pods("weights") if pod["spec"]["nodeName"] == node]
     conditions = {each["type"]: each["status"] for each in pod["status"]["conditions"]}
-    return conditions["Ready"] == "True"
+    return bool(conditions["Ready"] == "True")

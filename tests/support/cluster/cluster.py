@@ -317,7 +317,7 @@ def run(*words: str, **more: Any) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False, **more)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def _gone(group: Path) -> bool:

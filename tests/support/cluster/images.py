@@ -38,8 +38,9 @@ MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 def store() -> Path:
     """A containerd's folder with the images, which no containerd uses. Raises StepFailed."""
-    engine = [*(fast_program(LOAD_SECONDS, mode) for mode in MODES.values()), FAST_ENGINE.read_bytes()]
-    key = key_of(*(RECIPES[pin.name].key() for pin in SERVICES), *engine, Path(__file__).read_bytes())
+    services = [RECIPES[pin.name].key() for pin in SERVICES]
+    programs = [fast_program(LOAD_SECONDS, mode) for mode in MODES.values()]
+    key = key_of(*services, *programs, FAST_ENGINE.read_bytes(), Path(__file__).read_bytes())
     return cached("cluster-images", key, _fill)
 
 

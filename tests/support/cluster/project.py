@@ -106,6 +106,10 @@ class ClusterLoad(Load):
 
     cluster: Cluster
 
+    def __enter__(self) -> "ClusterLoad":
+        super().__enter__()
+        return self
+
     async def _run(self) -> None:
         self.cluster.on_network()
         await super()._run()
