@@ -42,8 +42,8 @@ def capacity(report: Mapping[str, Any], settings: Settings, peak: tuple[str, int
     said = [
         f"On {report['card']}, measured on {report['day']}, "
         + ", ".join(f"{NAMES[kind]} serves {_users(measured[kind])}" for kind in KINDS if kind in measured)
-        + f" at the same time, with the first token within {limits['first_p95']:g} s (p95), "
-        f"{limits['user']:g} tokens a second for each and no error."
+        + f" at the same time, with the first token within {limits['first_p95']:g} s and "
+        f"{limits['user']:g} tokens a second for 95 of 100, and no error."
     ]
     if peak[1] == 0:
         said.append("There was no request that could be compared with that.")

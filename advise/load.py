@@ -1,4 +1,4 @@
-"""How many requests there are at the same time, from a log of requests or from what a monitor has kept.
+"""How many concurrent requests there are, from a log of requests or from what a monitor has kept.
 
 A request counts from when it came until its answer ended, also while it waits because the engine has enough
 to do: its user is there. While requests are held, in a change of the engine or after a crash, nothing counts:
@@ -42,6 +42,7 @@ class LoggedRequest:
 
     @property
     def began(self) -> float:
+        """When the request arrived."""
         return self.ended - self.total
 
     @property
@@ -52,6 +53,7 @@ class LoggedRequest:
 
     @property
     def at_engine(self) -> bool:
+        """Whether an engine was asked."""
         return self.engine != NOBODY
 
     @property
@@ -76,7 +78,7 @@ Window = tuple[float, float]
 
 @dataclass
 class Hour:
-    """An hour by the clock (UTC). `levels`: for how many seconds so many requests were there at a time."""
+    """An hour by the clock (UTC). `levels`: for how many seconds there were so many concurrent requests."""
 
     levels: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
     crowded: float = 0
@@ -89,6 +91,7 @@ class Hour:
     hung_up: int = 0
 
     def add(self, other: "Hour") -> None:
+        """Adds what is known of another hour, or of another part of this one."""
         for level, seconds in other.levels.items():
             self.levels[level] += seconds
         self.crowded += other.crowded
@@ -119,7 +122,7 @@ class Traffic:
 @dataclass
 class Share:
     """One tenant's part. `work` are the seconds that its requests were at an engine; `most` its own most
-    requests at a time, None where only its sums are known."""
+    concurrent requests, None where only its sums are known."""
 
     requests: int = 0
     failed: int = 0
@@ -299,7 +302,7 @@ def _cut(windows: Iterable[Window]) -> Iterator[Window]:
 
 
 def percentile(levels: Mapping[int, float], share: float) -> int:
-    """The fewest requests at a time that weren't exceeded for this share (0 to 1) of the time."""
+    """The smallest number of concurrent requests that wasn't exceeded for this share (0 to 1) of the time."""
     every = sum(levels.values())
     so_far = 0.0
     for level, seconds in sorted(levels.items()):
@@ -310,7 +313,7 @@ def percentile(levels: Mapping[int, float], share: float) -> int:
 
 
 def most(levels: Mapping[int, float]) -> int:
-    """The most requests at the same time, for however short a time."""
+    """The most concurrent requests, for however short a time."""
     return max((level for level, seconds in levels.items() if seconds > 1e-9), default=0)
 
 

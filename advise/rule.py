@@ -1,10 +1,10 @@
 """Which engine the rules of thumb advise for a traffic, and the numbers that it stands on.
 
-The rules are those of the document that this project began with: regularly more than 15 requests at a time:
-vLLM; fewer than 10: Ollama. What it calls users at a time are requests at a time here: somebody who reads an
+The rules are those of the document that this project began with: regularly more than 15 concurrent requests:
+vLLM; fewer than 10: Ollama. What it calls users at a time are concurrent requests here: somebody who reads an
 answer asks for nothing. Exactly:
 
-- A day's figure is that of its busiest hour by the clock (UTC): the most requests at a time, but for the 5 %
+- A day's figure is that of its busiest hour by the clock (UTC): the most concurrent requests, but for the 5 %
   of the hour's time with the most (p95). Days count that are over, are known from their first minute on, and
   had a request.
 - *Regularly above 15*: the figure is above 15 on at least half of these days.
@@ -32,8 +32,8 @@ Verdict = Literal["upgrade", "stay", "undecided", "too little"]
 
 @dataclass(frozen=True)
 class Day:
-    """`busiest` is the hour (0 to 23, UTC) with the highest p95, which is `figure`; `most` the most requests
-    at a time of the day. `whole`: the day is over, and known from its beginning."""
+    """`busiest` is the hour (0 to 23, UTC) with the highest p95, which is `figure`; `most` the most
+    concurrent requests of the day. `whole`: the day is over, and known from its beginning."""
 
     name: str
     whole: bool
@@ -46,6 +46,7 @@ class Day:
 
     @property
     def counts(self) -> bool:
+        """Whether the rules look at this day."""
         return self.whole and self.requests > 0
 
 
@@ -169,7 +170,7 @@ def _too_little(traffic: Traffic, known: Sequence[Day]) -> Advice:
         None,
         (
             f"Too little is known: {have}, and {requests} requests in all since {_time(traffic.since)}.",
-            f"So far there were at most {highest.most} requests at the same time, on {highest.name}.",
+            f"So far there were at most {highest.most} concurrent requests, on {highest.name}.",
             _needed(),
         ),
         f"{have}; advice: none yet, {LEAST_DAYS} are needed",
@@ -192,7 +193,7 @@ def _line(days: int, figure: int, short: str) -> str:
 
 
 def _when(day: Day) -> str:
-    return f"at most {day.most} at the same time on {day.name}, p95 {day.figure} from {day.busiest:02}:00"
+    return f"at most {day.most} concurrent requests on {day.name}, p95 {day.figure} from {day.busiest:02}:00"
 
 
 def _time(at: float) -> str:

@@ -1,9 +1,12 @@
-"""How soon an engine is idle once the client of a long answer has hung up, through the endpoint.
+"""How soon an engine is idle after the client of a long answer has hung up, through the endpoint.
 
-Both real engines, streamed and not, in the middle of the answer: before its first token Ollama does not look
-at its client. vLLM is idle when its own metrics say that no request runs; its CPU is not asked, since it
-spins for a second after each request. Ollama, which tells nothing, is idle when its container uses no CPU,
-which is read on the machine of the Docker engine.
+Run: `python -m bench.aborts`. It deploys a stack with both real engines on this machine's Docker engine.
+
+Clients of each engine hang up in the middle of an answer, streamed and not streamed: before its first token
+Ollama does not look at its client. vLLM is idle when its own metrics say that no request runs; its CPU is not
+looked at, since it spins for a second after each request. Ollama has no such metrics, and is idle when its
+container uses no CPU, which is read in /proc of this machine. The table is in seconds; the program
+fails if an engine was idle later than after one second.
 """
 
 import argparse
@@ -30,14 +33,16 @@ LIMIT = 1.0
 """Seconds within which the engine has to be idle."""
 CONTEXT = 4096
 TOKENS: dict[EngineKind, int] = {"ollama": 100_000, "vllm": CONTEXT - 100}
-"""More than an engine makes until its client hangs up, and until `LIMIT` after that: for Ollama, which shifts
-its context, that is up to the request, for vLLM, which is told not to end before, what the context holds."""
+"""How many tokens each engine is asked for: more than it makes until its client hangs up, and until `LIMIT`
+after that. Ollama shifts its context, so it may be any number; vLLM is told not to end before, and makes as
+many as the context holds."""
 SEEN_AT_WORK = 1.5
-"""Seconds: an engine that was not seen at work for so long has ended its answer. On a busy machine it waits
-for its turn, too."""
+"""Seconds. An engine that was not seen at work for so long has ended its answer; on a busy machine it may
+also wait for its turn for a while."""
 EVERY = 0.05
+"""Seconds between two looks at the CPU time of Ollama's container."""
 IDLE_SHARE = 0.2
-"""Of one core, between two looks at it: less is idle."""
+"""The share of one core that Ollama's container may use between two looks and still counts as idle."""
 
 WATCH_VLLM = f"""
 import re, time, urllib.request
@@ -49,8 +54,11 @@ while True:
 """
 
 
-class Watch(threading.Thread):
-    """What an engine does, look by look, in `seen`: [seconds since the epoch, whether it works]."""
+class EngineWatcher(threading.Thread):
+    """Looks at an engine again and again, until `ended` is set.
+
+    `seen` has a pair for each look: when it was, in seconds since the epoch, and whether the engine worked.
+    """
 
     def __init__(self, kind: EngineKind, container: str) -> None:
         super().__init__(daemon=True)
@@ -59,6 +67,7 @@ class Watch(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
+        """What the thread does, by the kind of the engine."""
         (self._vllm if self.kind == "vllm" else self._ollama)()
 
     def _vllm(self) -> None:
@@ -79,22 +88,26 @@ class Watch(threading.Thread):
             at, used = now, more
 
     def works(self, since: float) -> bool:
-        """Whether it was seen at work after `since`."""
+        """Whether the engine was seen at work after `since`, in seconds since the epoch."""
         return self.last_work(since) > 0
 
     def idle(self) -> bool:
-        """Whether it was looked at in the last two seconds, and never seen at work."""
+        """Whether the engine was looked at in the last two seconds, and never seen at work in them."""
         looks = [works for at, works in self.seen if at > time.time() - 2]
         return bool(looks) and not any(looks)
 
     def last_work(self, since: float) -> float:
-        """Seconds after `since` at which it was last seen at work; 0: it was not."""
+        """How many seconds after `since` (seconds since the epoch) the engine was last seen at work.
+
+        0 if it was not seen at work since then.
+        """
         return max((at - since for at, works in self.seen if works and at > since), default=0.0)
 
 
 @contextmanager
-def watching(kind: EngineKind, container: str) -> Iterator[Watch]:
-    watch = Watch(kind, container)
+def watching(kind: EngineKind, container: str) -> Iterator[EngineWatcher]:
+    """A watcher of the engine in a container, which looks at it until the block ends."""
+    watch = EngineWatcher(kind, container)
     watch.start()
     try:
         yield watch
@@ -104,7 +117,10 @@ def watching(kind: EngineKind, container: str) -> Iterator[Watch]:
 
 
 def ask(endpoint: str, model: str, tokens: int, *, stream: bool) -> http.client.HTTPConnection:
-    """Asks for a long answer. Of one that is streamed the first token is there."""
+    """Asks an endpoint for a chat of `tokens` tokens, and returns the connection on which it arrives.
+
+    Of an answer that is streamed, the first token has arrived. Raises SystemExit for a status other than 200.
+    """
     url = urllib.parse.urlsplit(endpoint)
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
     messages = [{"role": "user", "content": "Count."}]
@@ -120,7 +136,8 @@ def ask(endpoint: str, model: str, tokens: int, *, stream: bool) -> http.client.
 
 
 def hang_up(connection: http.client.HTTPConnection) -> float:
-    """When it was done, in seconds since the epoch."""
+    """Closes a connection in both directions, as a client that goes away; says when, in seconds since the
+    epoch."""
     assert connection.sock is not None
     connection.sock.shutdown(socket.SHUT_RDWR)
     now = time.time()
@@ -128,8 +145,12 @@ def hang_up(connection: http.client.HTTPConnection) -> float:
     return now
 
 
-def one(watch: Watch, endpoint: str, model: str, after: float, *, stream: bool) -> float:
-    """Seconds from the client's hanging up to the engine's last work."""
+def one(watch: EngineWatcher, endpoint: str, model: str, after: float, *, stream: bool) -> float:
+    """One request that is aborted `after` so many seconds of work.
+
+    Returns how many seconds after its client hung up the engine was last at work. Raises SystemExit if the
+    answer had ended before.
+    """
     eventually(watch.idle, 60, "the engine is idle before the request")
     asked = time.time()
     connection = ask(endpoint, model, TOKENS[watch.kind], stream=stream)
@@ -166,7 +187,10 @@ def main() -> None:
 
 
 def measured(project: Project, kind: EngineKind, count: int, after: float) -> list[list[object]]:
-    """The table's rows for the engine that serves."""
+    """The table's rows for the engine that serves: streamed and not streamed, `count` requests each.
+
+    A client hangs up `after` so many seconds of work.
+    """
     outputs, rows = project.outputs(), list[list[object]]()
     with watching(kind, project.live()) as watch:
         for stream in (True, False):

@@ -1,7 +1,8 @@
-"""What asks in a measurement: one function for each kind, run by name in a container beside what is measured.
+"""The client of the measurements: it sends requests from a container next to what is measured.
 
-`python3 -m bench.client NAME` reads what to do as one line of JSON on stdin, and writes what it has seen as
-JSON to stdout. It needs aiohttp, and of the project only `measure`.
+Nobody types it: `bench.ways.Client` runs `python3 -m bench.client NAME` in that container. NAME is one of the
+functions below. It reads one line of JSON from stdin, the `plan` that says what to do, and writes what it has
+seen as JSON to stdout. It needs aiohttp, and of the project only `measure`.
 """
 
 import argparse
@@ -25,10 +26,14 @@ from measure.client import KIND, PATH, level, session
 TURNS_BEFORE = 10
 """Requests of each size on each way that don't count: nothing is warm yet."""
 FAILURES = (OSError, http.client.HTTPException)
+"""What may be raised where an answer does not come, or not whole."""
 
 
 def body(size: int, **more: Any) -> bytes:
-    """A chat of exactly so many bytes, or the shortest: source code in messages of 4,000 characters."""
+    """The body of a chat request of exactly `size` bytes, or the shortest if that is longer.
+
+    Its messages are source code, of 4,000 characters each. `more` are further fields of the request.
+    """
     source = Path(argparse.__file__).read_text()
     parts = [source[at : at + 4000] for at in range(0, len(source), 4000)]
     ask = {"model": "tiny", "max_tokens": 1, "temperature": 0, **more, "messages": []}
@@ -45,7 +50,7 @@ def body(size: int, **more: Any) -> bytes:
 
 
 def _answered(way: http.client.HTTPConnection, raw: bytes) -> bool:
-    """Asks over a connection that stays open, and whether a good answer came."""
+    """Asks over a connection that stays open. Whether a whole answer with status 200 came."""
     try:
         way.request("POST", PATH, raw, KIND)
         answer = way.getresponse()
@@ -56,9 +61,12 @@ def _answered(way: http.client.HTTPConnection, raw: bytes) -> bool:
 
 
 def turns(plan: Any) -> Any:
-    """Asks `ways` (name → host and port) by turns, over connections that stay open, `n` times each, with
-    `bytes` of body. Gives `seen`, [began, seconds] of each answer by way on the clock of `time.monotonic`,
-    and how many were `lost`."""
+    """Asks several ways by turns, one request at a time, over connections that stay open.
+
+    The plan has `ways` (name → host and port), `n`, how often each is asked, and `bytes`, the size of a body.
+    Gives `seen`, which has for each way a pair [began, seconds] for each good answer, on the clock of
+    `time.monotonic`, and `lost`, how many answers were not good.
+    """
     raw, seen, lost = body(plan["bytes"]), {name: list[list[float]]() for name in plan["ways"]}, 0
     open_ = {name: http.client.HTTPConnection(*place) for name, place in plan["ways"].items()}
     for turn in range(-TURNS_BEFORE, plan["n"]):
@@ -72,7 +80,12 @@ def turns(plan: Any) -> Any:
 
 
 def small(plan: Any) -> Any:
-    """Asks for something small again and again at `place`, `pause` seconds in between, until stdin ends."""
+    """Sends short requests, one after another, until stdin ends.
+
+    The plan has `place` (host and port) and `pause`, the seconds between two requests. Gives `seen`, a pair
+    [began, seconds] for each good answer on the clock of `time.monotonic`, and `lost`, how many answers were
+    not good.
+    """
     ended = threading.Event()
 
     def wait() -> None:
@@ -93,8 +106,12 @@ def small(plan: Any) -> Any:
 
 
 async def streams(plan: Any) -> Any:
-    """`n` streams at once from `place`, each of which must have `events`, numbered from 0 on without a gap.
-    Gives the seconds that each event was on its way, and how many streams were `lost`."""
+    """Asks for `n` streams at once at `place` (host and port).
+
+    Each stream must have so many `events`, numbered from 0 on without a gap, and begins `apart` seconds after
+    the one before it. Gives `late`, the seconds that each event took from the engine to here, and `lost`, how
+    many streams were not whole.
+    """
     raw = body(0, stream=True)
     url = f"http://{plan['place'][0]}:{plan['place'][1]}{PATH}"
     said = re.compile(rb'"n": ?(\d+), ?"sent": ?([\d.]+)')
@@ -124,8 +141,11 @@ async def streams(plan: Any) -> Any:
 
 
 async def crowd(plan: Any) -> Any:
-    """`n` requests of `bytes` at once to `place`. Gives when each was `answered`, in seconds since the epoch,
-    and how many were `lost`."""
+    """Sends `n` requests at once to `place` (host and port), each with a body of `bytes` bytes.
+
+    Each begins `apart` seconds after the one before it. Gives `answered`, when each good answer had arrived,
+    in seconds since the epoch, and `lost`, how many answers were not good.
+    """
     raw = body(plan["bytes"])
     url = f"http://{plan['place'][0]}:{plan['place'][1]}{PATH}"
 
@@ -144,8 +164,11 @@ async def crowd(plan: Any) -> Any:
 
 
 async def users(plan: Any) -> Any:
-    """`n` users at `place` who each ask `each` times, one time after another, for `tokens` tokens. Gives the
-    `seconds` that all of it took, and how many answers were `lost` or had another length."""
+    """Asks as `n` users at once at `place` (host and port).
+
+    Each asks `each` times, one request after another, for `tokens` tokens. Gives the `seconds` that all of it
+    took, and `lost`, how many answers were not good or had another length.
+    """
     raw = body(0, max_tokens=plan["tokens"])
     url = f"http://{plan['place'][0]}:{plan['place'][1]}{PATH}"
 
@@ -171,7 +194,9 @@ AT_ONCE: dict[str, Callable[[Any], Coroutine[Any, Any, Any]]] = {
     "users": users,
     "level": level,
 }
+"""By name, what sends many requests at once."""
 ONE_BY_ONE: dict[str, Callable[[Any], Any]] = {"turns": turns, "small": small}
+"""By name, what sends one request after another."""
 
 
 def main() -> None:

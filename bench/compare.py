@@ -1,4 +1,7 @@
-"""The same change of engine by the ways that people use today, under the same load as `bench.flip`.
+"""The same change of the engine by the ways that people use today, under the same load as in `bench.flip`.
+
+Run: `python -m bench.compare -n 1`. It needs `docker-compose`, and deploys a stack whose weights all ways
+use.
 
 - `docker stop, docker run`: one engine on the endpoint's port, stopped and replaced by hand
 - `docker-compose up -d`: gateway and engine in a compose file whose engine is changed
@@ -6,7 +9,8 @@
   gateway's config is edited, `docker-compose restart`
 - `pulumi up`: Changeover, as deployed
 
-Engines, images, weights, options and load are the same in each.
+Engines, images, weights, options and load are the same in each. The table counts what clients lost, and has
+the longest time between two answers, in seconds.
 """
 
 import argparse
@@ -36,11 +40,14 @@ from tests.support import load as traffic
 from tests.support.project import Project, docker, free_port
 
 CONTEXT, PARALLEL = 1024, 4
+"""Of both engines, in every way: tokens, and concurrent requests."""
 READY_SECONDS = 300
+"""Within which an engine must answer after it was started."""
 
 
 class Way(Protocol):
-    """One way to change the engine. `endpoint` is a base URL of the OpenAI API."""
+    """One way to change the engine. `endpoint` is a base URL of the OpenAI API, `model` the name for it
+    there."""
 
     endpoint: str
     model: str
@@ -50,19 +57,20 @@ class Way(Protocol):
 
 
 class Updated:
-    """Changeover's own."""
+    """The way of this project: a setting is changed, and then `pulumi up` is run."""
 
     def __init__(self, project: Project) -> None:
         self.project, outputs = project, project.outputs()
         self.endpoint, self.model = outputs["endpoint"], outputs["model"]
 
     def change(self, engine: EngineKind) -> None:
+        """Changes the setting `engine`, and updates the stack."""
         self.project.configure(engine=engine)
         self.project.up()
 
 
 class Composed:
-    """A gateway and engines in a compose file. `stack` is whose weights they serve."""
+    """A gateway and engines in a compose file in `folder`. They serve the weights of the stack `stack`."""
 
     def __init__(self, folder: Path, stack: str) -> None:
         self.folder, self.stack = folder, stack
@@ -71,6 +79,8 @@ class Composed:
         self.model = tensorzero.qualified("tiny")
 
     def write(self, services: dict[str, Any], routing: str) -> None:
+        """Writes the compose file with these services, and the gateway's config, which leads to the service
+        `routing`."""
         gateway = {
             "image": pins.GATEWAY.offline,
             "command": ["--config-file", "/config/tensorzero.toml"],
@@ -90,9 +100,11 @@ class Composed:
         (self.folder / "tensorzero.toml").write_text(config)
 
     def volume(self, engine: str) -> str:
+        """The name of the volume that has an engine's weights."""
         return Labels(project=PROJECT, stack=self.stack).name(naming.child(engine, "weights"))
 
     def service(self, engine: EngineKind) -> dict[str, Any]:
+        """An engine as a service of the compose file, with what its container has in a stack."""
         spec = _spec(engine)
         return {
             "image": spec.image.offline,
@@ -105,24 +117,29 @@ class Composed:
         }
 
     def compose(self, *words: str) -> None:
+        """Runs a command of docker-compose. Raises SystemExit if it fails."""
         _run("docker-compose", "--no-ansi", "-p", "bench-compare", *words, cwd=self.folder)
 
     def down(self) -> None:
+        """Removes the containers of the compose file."""
         self.compose("down", "--timeout", "5", "--remove-orphans")
 
 
 class UpAgain(Composed):
-    """One service `engine` that the file says is another one now."""
+    """The compose file has one service `engine`, and what that is gets edited."""
 
     def change(self, engine: EngineKind) -> None:
+        """Edits the service, and has docker-compose replace its container."""
         self.write({"engine": self.service(engine)}, "engine")
         self.compose("up", "-d")
 
 
 class Beside(Composed):
-    """Both services at once for a while; the one that nobody needs any more is stopped last."""
+    """Both engines run at the same time for a while."""
 
     def change(self, engine: EngineKind) -> None:
+        """Starts the new engine and waits for it, restarts the gateway with a config that leads to it, and
+        stops the old engine."""
         before = [other for other in KINDS if self._runs(other)]
         self.write({kind: self.service(kind) for kind in KINDS}, before[0] if before else engine)
         self.compose("up", "-d", engine)
@@ -136,7 +153,7 @@ class Beside(Composed):
         return bool(docker("ps", "-q", "--filter", f"name=^bench-compare_{engine}_1$").strip())
 
     def _loaded(self, engine: str) -> bool:
-        """What `curl http://vllm:8000/v1/models` tells a person."""
+        """Whether an engine answers `/v1/models`, by which a person would see that it is ready."""
         address = docker(
             *("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"),
             f"bench-compare_{engine}_1",
@@ -145,7 +162,7 @@ class Beside(Composed):
 
 
 class ByHand(Composed):
-    """One engine on the endpoint's port, without a gateway."""
+    """One engine in a container, whose port is the endpoint's; there is no gateway."""
 
     NAME = "bench-compare-engine"
 
@@ -154,6 +171,7 @@ class ByHand(Composed):
         self.endpoint, self.model = f"http://127.0.0.1:{self.port}/v1", "tiny"
 
     def change(self, engine: EngineKind) -> None:
+        """Stops and removes the old engine's container, and runs the new one's."""
         self.down()
         spec = _spec(engine)
         docker(
@@ -164,6 +182,7 @@ class ByHand(Composed):
         )
 
     def down(self) -> None:
+        """Stops and removes the engine's container, if there is one."""
         if docker("ps", "-aq", "--filter", f"name=^{self.NAME}$").strip():
             docker("stop", self.NAME)
             docker("rm", self.NAME)
@@ -198,13 +217,16 @@ def _wait(ready: Callable[[], bool]) -> None:
 
 
 def served(way: Way) -> None:
-    """Waits until the endpoint gives a completion."""
+    """Waits until the endpoint of a way gives a completion. Raises SystemExit after `READY_SECONDS`."""
     ask = {"model": way.model, "messages": [{"role": "user", "content": "Count."}], "max_tokens": 1}
     _wait(lambda: _answers(f"{way.endpoint}/chat/completions", ask))
 
 
 def flip(name: str, way: Way, engine: EngineKind, load: traffic.Load, first: int) -> Record:
-    """One change, with the requests before, in and after it, from the load's `first` on."""
+    """One change to `engine` by a way, which the table calls `name`.
+
+    The record has the requests before, in and after it: those of the load from number `first` on.
+    """
     load.wait_for_answers(4 * load.clients)
     began = time.monotonic()
     way.change(engine)
@@ -217,7 +239,7 @@ def flip(name: str, way: Way, engine: EngineKind, load: traffic.Load, first: int
 
 
 def ways(project: Project) -> Iterator[tuple[str, Way]]:
-    """Each way, deployed with Ollama when it is its turn and taken down after it."""
+    """Each way with its name. At its turn it already serves Ollama, and afterwards it is taken down."""
     yield "`pulumi up`", Updated(project)
     kinds: dict[str, type[ByHand | UpAgain | Beside]] = {
         "`docker stop`, `docker run`": ByHand,
@@ -264,7 +286,7 @@ def main() -> None:
 
 
 def show(flips: list[Record]) -> str:
-    """The table over these changes, one row a way."""
+    """The table over all of these changes, with one row for each way."""
     shown = ("way", "flips", "sent", "failed", "cut", "longest gap")
     rows = []
     for name in dict.fromkeys(each["way"] for each in flips):

@@ -1,15 +1,18 @@
 """A crowd of users on both real engines: what the endpoint lets through, and a flip under them.
 
-Tokens per second are those of a number of answers, asked for by all users at once and again as each is
-answered: of the engine itself, and through the endpoint, by turns. The endpoint lets no more to an engine
-than it works on and a few, which must cost nothing. Then the engine is changed under the crowd: nothing may
-be lost, and the drain is as long as an answer.
+Run: `python -m bench.crowd`. It deploys a stack with both real engines on this machine's Docker engine.
+
+All users ask at once, and ask again as soon as they are answered. The first table has tokens per second, of
+the engine itself and through the endpoint, which are asked by turns. The endpoint lets no more requests to an
+engine than it works on and a few more, which must cost nothing. Then the engine is changed under the crowd:
+nothing may be lost, and the drain takes as long as an answer. The second table has that in seconds.
 """
 
 import argparse
 import json
 import statistics
 import sys
+import time
 
 from bench.stack import deployed, machine, table
 from bench.ways import EDGE_PORT, Client
@@ -17,25 +20,37 @@ from components.engines import PORT
 from components.gpu_memory import EngineKind
 from tests.support.load import Load
 from tests.support.project import Project, docker
+from tests.support.way import eventually
 
 TOKENS = 256
-"""Length of an answer. Were it shorter, what a request costs on the way would be taken from an engine that
-has the same cores."""
+"""Length of an answer while tokens per second are measured. With shorter answers the way would take a larger
+part of the cores, which the engine needs as well."""
 FLIP_TOKENS = (8, 32)
+"""The shortest and the longest answer, in tokens, while the engine is changed."""
+RESTARTED_SECONDS = 5
+"""By then the switch has seen that an engine ended."""
 DIRECT, THROUGH = "the engine itself", "through the endpoint"
 
 
 def network(project: Project) -> str:
-    """The one on which engines are."""
+    """The name of the Docker network on which a stack's engines are."""
     return project.labels.prefix
 
 
 def tokens(
     project: Project, kind: EngineKind, users: int, each: int, rounds: int, cores: str
 ) -> list[object]:
-    """The row of one engine, which serves now: tokens per second by both ways, and lost requests."""
+    """The row of the engine that serves: tokens per second by both ways, and how many requests were lost.
+
+    `users` ask `each` times in each of `rounds` rounds. If `cores` names any (`0-3`), the engine is kept to
+    these.
+    """
     if cores:
         docker("update", "--cpuset-cpus", cores, project.live())
+        # its threads are as many as there were cores: two that wait for each other on one core stand still
+        docker("restart", project.live())
+        time.sleep(RESTARTED_SECONDS)
+        eventually(project.settled, 300, f"{kind} serves again")
     (edge,) = project.containers("edge")
     places = {DIRECT: (project.live(), PORT), THROUGH: (edge, EDGE_PORT)}
     rates = {name: list[float]() for name in places}
@@ -56,7 +71,7 @@ def tokens(
 
 
 def flipped(project: Project, to: EngineKind, users: int) -> list[object]:
-    """The row of a flip to this engine under the crowd."""
+    """The row of a flip to the engine `to` under `users` users; durations in seconds."""
     outputs = project.outputs()
     load = Load(outputs["endpoint"], outputs["model"], clients=users, max_tokens=FLIP_TOKENS, timeout=600)
     with load:
@@ -72,6 +87,7 @@ def flipped(project: Project, to: EngineKind, users: int) -> list[object]:
 
 
 def say(line: str) -> None:
+    """Prints a line of progress, which is no part of the result, to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,15 +1,20 @@
-"""Flips back and forth under a load of which every request must come through whole that its client does not
-hang up on.
+"""Flips back and forth under load. Every request must be answered whole, unless its client hangs up on it.
 
-Each flip is a real `pulumi up`. Its result is appended to a file as it ends: run again, it goes on, and the
-table is over all of them. `beyond` is the hold less the drain and the engine's own loading, gate
-included: what the change itself costs its users. `ours` is the whole update less the same two.
+Run: `python -m bench.flip -n 25`. It deploys a stack on this machine's Docker engine; `--engine fast` takes
+the test engine in the place of both real engines.
+
+Each flip is a real `pulumi up`. Its result is appended to a file as soon as it has ended: if the program is
+run again, it continues, and the table is over all flips in the file. Durations are in seconds. `beyond` is
+the hold without the drain and without the engine's own loading, gate included: what the change itself costs
+its users. `ours` is the whole update without these two.
 """
 
 import argparse
 import json
 import sys
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +24,14 @@ from bench.flips import COLUMNS, Record, record, summary
 from bench.stack import deployed, machine, table
 from switch.protocols import PROTOCOLS
 from tests.support.load import Load
-from tests.support.project import Project
+from tests.support.project import Project, free_port
 
 PAUSE = {"real": 0.5, "fast": 0.1}
-"""Seconds that a client thinks between two requests: real engines need the machine for themselves too."""
+"""Seconds between two requests of a client, by the kind of the engines: real ones need the machine's cores
+for themselves, too."""
+
+ALERTS_SECONDS = 25
+"""After the last flip: by then the alerts, which look every 15 s, have seen all that was scraped of it."""
 
 MARKS = {
     "draining": "drained",
@@ -31,12 +40,14 @@ MARKS = {
     "starting": "released",
     "retiring": "old side gone",
 }
-"""What has happened when a phase of the switch ends."""
+"""What has happened when a phase of a change ends, in the words of the picture."""
 
 
 def flip(project: Project, load: Load, engine: str, mode: str, way: str, first: int) -> Record:
-    """One change to `engine`, with the requests before, in and after it, from the load's `first` on. `way` is
-    what the table calls it."""
+    """One flip to `engine` with the setting `cutover` at `mode`; the table calls it `way`.
+
+    The record has the requests before, in and after it: those of the load from number `first` on.
+    """
     project.configure(engine=engine, cutover=mode)
     load.wait_for_answers(load.round)
     offset, began = time.time() - time.monotonic(), time.monotonic()
@@ -66,7 +77,8 @@ def flip(project: Project, load: Load, engine: str, mode: str, way: str, first: 
 
 
 def inputs(project: Project) -> dict[str, Any]:
-    """What every resource was declared with; the gateway's name ends at random and is left out of it."""
+    """What every resource of the state was declared with, by its URN. The name of the gateway's container
+    ends at random, and is replaced in it."""
     # in plain text: a secret is encrypted anew in each update, and would differ
     text = project.pulumi("stack", "export", "--show-secrets")
     for gateway in project.containers("gateway"):
@@ -76,7 +88,10 @@ def inputs(project: Project) -> dict[str, Any]:
 
 
 def before_flips(project: Project, modes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The inputs in each mode at the first engine, before any flip. The first mode is set last."""
+    """The inputs of all resources in each mode, with the first engine and before any flip.
+
+    The first of the modes is the one that is set afterwards.
+    """
     known = {}
     for mode in reversed(modes):
         project.configure(engine="ollama", cutover=mode)
@@ -86,7 +101,8 @@ def before_flips(project: Project, modes: Sequence[str]) -> dict[str, dict[str, 
 
 
 def check(project: Project, before: dict[str, Any]) -> None:
-    """Back at the first engine: the preview is empty, and the inputs are those from before the first flip."""
+    """After a flip back to the first engine: raises SystemExit unless the preview is empty and all inputs are
+    those `before` the first flip."""
     if changes := project.changes():
         raise SystemExit(f"the preview after the way back is not empty: {changes}")
     if found := different(before, inputs(project)):
@@ -94,17 +110,25 @@ def check(project: Project, before: dict[str, Any]) -> None:
 
 
 def different(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The resources that are on one side only, or with other inputs."""
+    """The URNs of the resources that are on one side only, or have other inputs on the other side."""
     return sorted(urn for urn in before.keys() | now.keys() if before.get(urn) != now.get(urn))
 
 
+def fired(port: int, since: float) -> list[str]:
+    """The alerts that the monitor at this port has had since then, in seconds since the epoch."""
+    asked = {"query": 'ALERTS{alertstate="firing"}', "start": since, "end": time.time(), "step": 5}
+    url = f"http://127.0.0.1:{port}/api/v1/query_range?{urllib.parse.urlencode(asked)}"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return sorted({line["metric"]["alertname"] for line in json.load(answer)["data"]["result"]})
+
+
 def read(file: Path) -> list[Record]:
-    """The flips that earlier runs have left in `file`."""
+    """The flips that this run and earlier ones have left in `file`, a line of JSON each."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def show(flips: list[Record]) -> str:
-    """The table over these flips, one row for each way and engine."""
+    """The table over all of these flips, with one row for each way and engine."""
     ways = dict.fromkeys((each["way"], each["to"]) for each in flips)
     rows = [
         summary(f"{way} to {to}", [each for each in flips if (each["way"], each["to"]) == (way, to)])
@@ -114,7 +138,7 @@ def show(flips: list[Record]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--mode", choices=("hold", "overlap", "both"), default="both", help="(default: both)")
     parser.add_argument("-n", type=int, default=3, help="flips there and back in each mode (default: 3)")
     parser.add_argument("--clients", type=int, default=4, help="clients of the load (default: 4)")
@@ -137,6 +161,9 @@ def main() -> None:
     parser.add_argument(
         "--every", type=int, default=10, help="check the preview every N rounds (default: 10)"
     )
+    parser.add_argument(
+        "--monitor", action="store_true", help="with a monitor: say which alerts fire; any is a failure"
+    )
     parser.add_argument("--json", type=Path, help="the file of results (default: flips-ENGINE.jsonl)")
     parser.add_argument("--fresh", action="store_true", help="start over instead of continuing")
     parser.add_argument("--picture", type=Path, help="an SVG of the last two flips")
@@ -147,11 +174,13 @@ def main() -> None:
     if options.fresh:
         file.unlink(missing_ok=True)
     modes = ("hold", "overlap") if options.mode == "both" else (options.mode,)
-    checks, taken = 0, 0
+    checks, taken, alerts = 0, 0, list[str]()
+    port, began = free_port(), time.time()
+    monitor: dict[str, object] = {"monitor": True, "monitorPort": port} if options.monitor else {}
     without = ", no gateway" if options.gateway == "none" else ""
     stack = f"bench-flip-{options.engine}"
     fast = options.engine == "fast"
-    with deployed(stack, fast=fast, delay=options.delay, gateway=options.gateway) as project:
+    with deployed(stack, fast=fast, delay=options.delay, gateway=options.gateway, **monitor) as project:
         known = before_flips(project, modes)
         outputs = project.outputs()
         with Load(
@@ -178,6 +207,9 @@ def main() -> None:
                     if number % options.every == 0 or number == options.n - 1:
                         check(project, known[mode])
                         checks += 1
+        if options.monitor:
+            time.sleep(ALERTS_SECONDS)
+            alerts = fired(port, began)
     flips = read(file)
     hang_up = f" that hang up on one of {options.aborts} requests" if options.aborts else ""
     print(
@@ -189,9 +221,11 @@ def main() -> None:
         "\nThe preview was empty, and every input what it was before the first flip, in "
         f"{checks} of {checks} checks of this run."
     )
+    if options.monitor:
+        print(f"\nAlerts that fired in this run: {', '.join(alerts) or 'none'}.")
     if options.picture:
         picture.draw({f"{each['way']} to {each['to']}": each for each in flips[-2:]}, options.picture)
-    raise SystemExit(any(each[3] for one in flips for each in one["requests"]))
+    raise SystemExit(bool(alerts) or any(each[3] for one in flips for each in one["requests"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""What is told of flips: one record each, and the table over many of them. Pure."""
+"""What `bench.flip` and `bench.compare` keep of a flip, and the table over many of them. Pure.
+
+Nothing to run by itself. A `Record` is plain data, since it is kept as a line of JSON; durations are in
+seconds.
+"""
 
 import itertools
 import statistics
@@ -35,11 +39,13 @@ def record(
     ended: float,
     **more: Any,
 ) -> Record:
-    """One flip as plain data. `began` and `ended` are its own, on the clock of `outcomes`; seconds.
-    Whole answers in `texts` say what the streamed ones must be.
+    """One flip to the engine `to` as plain data; `way` is what the table calls it.
 
-    `requests` holds [begin, end, streamed, problem, aborted] of each, counted from the flip's begin; `gap` is
-    the longest time between two answers while it lasted.
+    `began` and `ended` are the flip's own, in seconds on the clock of `outcomes`. Whole answers in `texts`
+    say what the streamed ones must be. `more` are further entries of the record.
+
+    In the record, `requests` has [begin, end, streamed, problem, aborted] of each request, in seconds since
+    the flip began, `length` is the flip's own, and `gap` the longest time between two answers in it.
     """
     lost = {(each.began, each.streamed): each.problem for each in bad(outcomes, texts)}
     requests: list[list[Any]] = [
@@ -66,18 +72,22 @@ def record(
 
 
 def inside(flip: Record) -> list[list[Any]]:
-    """The requests that were under way at some moment of the flip."""
+    """Those `requests` of a flip's record that were under way at some moment of the flip."""
     return [each for each in flip["requests"] if each[1] > 0 and each[0] < flip["length"]]
 
 
 def answered(request: list[Any]) -> bool:
-    """Whether it has its whole answer: neither was anything lost nor did its client hang up."""
+    """Whether one of the `requests` of a record has its whole answer: nothing was lost, and its client did
+    not hang up."""
     return not (request[3] or request[4])
 
 
 def summary(way: str, flips: Sequence[Record]) -> list[object]:
-    """The table's row of these flips. Lost at most is 3/N: what N requests that nobody has aborted, and of
-    which none was lost, allow at 95 %."""
+    """The table's row of these flips, in the order of `COLUMNS`.
+
+    `lost at most` is the upper bound, at 95 % confidence, of the share of requests that are lost: 3/N, where
+    none of N requests was lost that their clients did not abort.
+    """
     requests = [each for flip in flips for each in flip["requests"]]
     lost = [each for each in requests if each[3]]
     cut = sum(str(each[3]).startswith("cut") for each in lost)
@@ -113,7 +123,7 @@ def _median(flips: Sequence[Record], key: str) -> float | str:
 
 
 def _percentiles(values: Sequence[float]) -> tuple[str, str]:
-    """p50 and p99 in seconds."""
+    """The 50th and the 99th percentile, in seconds; `-` for fewer than two values."""
     if len(values) < 2:
         return "-", "-"
     cuts = statistics.quantiles(values, n=100)

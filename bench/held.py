@@ -1,7 +1,10 @@
-"""Requests that are held, many at once, and then released: is each answered, and how soon?
+"""Many requests that are held at once and then released: is each answered, and how soon?
 
-With the gateway and without it, short prompts and prompts of 30 KB. Memory is that of proxy and edge, at rest
-and while all of the requests wait.
+Run: `python -m bench.held`. It starts a proxy, an edge, a gateway and an instant engine in Docker networks of
+their own.
+
+It measures with the gateway and without it, and with short prompts and prompts of 30 KB. The table has
+milliseconds from the release, and the memory of proxy and edge in MiB, at rest and while all requests wait.
 """
 
 import argparse
@@ -12,13 +15,17 @@ from bench.ways import NONE, WITH, Client, memory, place, say, started, where
 from tests.support.way import Way, eventually
 
 SIZES = {"short": 0, "30 KB": 30_000}
+"""By name, the bytes of a request's body; 0: as few as possible."""
 PATIENCE = 120
-"""Seconds in which all of the requests must have come to the proxy."""
+"""Seconds within which all of the requests must have arrived at the proxy."""
 
 
 def held(client: Client, ways: dict[str, Way], name: str, size: int, count: int) -> list[object]:
-    """One hold and its release: lost, seconds until the first and the last answer, MiB of proxy and edge
-    before and while they waited."""
+    """One hold of `count` requests of `size` bytes by the way `name`, and its release, as a row of the table.
+
+    The row has how many were held and lost, milliseconds from the release to the first and to the last
+    answer, and the MiB of the proxy and then of the edge, before and while the requests waited.
+    """
     way = ways[name]
     parts = [way.container("proxy-1"), way.container("edge")]
     rest = [memory(part) for part in parts]

@@ -1,6 +1,9 @@
-"""How long `make up` takes in a fresh clone, and typed again.
+"""How long `make up` takes in a fresh clone, and how long when it is typed again.
 
-`--cold` gives it an empty cache. It refuses while Docker has the offline images: they would not be built.
+Run: `python -m bench.make_up`. It clones what is committed in this checkout into a temporary folder.
+
+With `--cold` the clone has an empty cache, so that everything is built. It refuses that while Docker has the
+offline images, since they would not be built then. The table is in seconds.
 """
 
 import argparse
@@ -24,7 +27,8 @@ STACK = "bench-make-up"
 
 
 def clone(folder: Path) -> None:
-    """What is committed in this checkout, with a stack of its own that is like `local`."""
+    """Clones what is committed in this checkout into `folder`, with a stack whose settings are those of
+    `local` but for its port."""
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     settings = yaml.safe_load((folder / "Pulumi.local.yaml").read_text())
     settings["config"]["changeover:port"] = free_port()
@@ -32,14 +36,15 @@ def clone(folder: Path) -> None:
 
 
 def seconds(folder: Path, target: str, environment: Mapping[str, str]) -> float:
-    """The time of a make target. Its output goes to the terminal. Raises CalledProcessError."""
+    """How many seconds a make target takes in `folder`. Its output goes to stderr. Raises CalledProcessError
+    if it fails."""
     began = time.monotonic()
     subprocess.run(["make", target], cwd=folder, env=environment, stdout=sys.stderr, check=True)
     return time.monotonic() - began
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cold", action="store_true", help="with an empty cache: everything is built")
     cold = parser.parse_args().cold
     here = [each.pin.offline for each in RECIPES.values() if docker("images", "--quiet", each.pin.offline)]

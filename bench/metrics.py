@@ -1,9 +1,12 @@
 """What it costs the proxy to count a request, and to be scraped.
 
-The proxy's own code with this machine's Python, alone: the counters and histograms of a request, and its line
-in the access log, which goes to Docker's log and into a file. A scrape is one text of all series, which grow
-with tenants, engines and endpoints; how long anything else waits for its turn meanwhile is seen by something
-that wants one each millisecond.
+Run: `python -m bench.metrics`. It needs neither Docker nor a network: it runs the proxy's own code alone,
+with this machine's Python.
+
+To count a request is to enter it into counters and histograms, and to write its line in the access log, which
+goes to Docker's log and into a file. A scrape is one text of all series, of which there are more with more
+tenants, engines and endpoints. While it is made, a coroutine that wants its turn each millisecond shows how
+long others wait. The table has microseconds for a request, and milliseconds for a scrape and the wait.
 """
 
 import argparse
@@ -25,10 +28,11 @@ from proxy.answers import Usage
 from proxy.records import Books, Record
 
 ROUND = 1000
-"""Requests that are timed at once: the clock itself would be a part of the figure of one."""
+"""How many requests are timed together: timed alone, the clock itself would be a part of the figure."""
 
 
 def record(chance: random.Random, tenants: int) -> Record:
+    """A made-up request of one of so many tenants that has ended."""
     return Record(
         began=0,
         endpoint=ENDPOINT,
@@ -45,7 +49,7 @@ def record(chance: random.Random, tenants: int) -> Record:
 
 
 def entered(books: Books, rounds: int, tenants: int) -> list[float]:
-    """Seconds that a request takes to be entered, of each round."""
+    """For each of `rounds` rounds, the seconds that it takes to enter one request."""
     chance, seen = random.Random(1), []
     for _ in range(rounds):
         records = [record(chance, tenants) for _ in range(ROUND)]
@@ -57,7 +61,11 @@ def entered(books: Books, rounds: int, tenants: int) -> list[float]:
 
 
 async def scraped(books: Books, rounds: int) -> tuple[int, list[float], list[float]]:
-    """How many series there are, the seconds of each scrape, and of the longest wait for a turn in it."""
+    """Scrapes the books `rounds` times.
+
+    Returns how many series there are, the seconds that each scrape took, and for each the seconds of the
+    longest wait for a turn of the event loop meanwhile.
+    """
     seen, waits, text = [], [], b""
     for _ in range(rounds):
         longest, over = 0.0, asyncio.Event()

@@ -1,7 +1,9 @@
-"""What a monitor takes: memory and CPU of its two containers under 40 users, and what `make watch` takes.
+"""How much memory and CPU a monitor takes while users ask, and how much `make watch` takes.
 
-A deployed stack whose both engines are the test engine, with a key for each of some tenants, and users who
-ask all the time. The engine is changed once first, so that there are the time series of both. CPU is in
+Run: `python -m bench.monitor`. It deploys a stack on this machine's Docker engine, in which the test engine
+stands for both engines, with a key for each tenant.
+
+The engine is changed once before the measurement, so that there are the time series of both. CPU is in
 percent of one core, over as many seconds as are asked for; memory is what Docker counts at the end of them.
 `make watch` runs in a terminal of its own; what it starts on the host is the switch's `observe`.
 """
@@ -30,20 +32,22 @@ from tests.support.way import cpu_seconds, cpu_seconds_of
 from tools.environment import ROOT
 
 LIMITS = {"monitor": STORE_RAM, "alerts": ALERTS_RAM}
+"""The memory limit of each of the monitor's containers, in bytes, by its role."""
 MINUTE = 65
 """Seconds after which `make watch` has a whole minute of looks."""
 ROWS, COLUMNS = 45, 140
+"""The size of the terminal in which `make watch` draws, in characters."""
 WATCH = """
 import sys
 from tools import watch
 watch.switch_of = lambda stack: sys.argv[2]
 watch.watch(sys.argv[1])
 """
-"""Without the look whose the stack is: it is this program's."""
+"""The program of `make watch`, without its check whose the stack is: the stack is this program's."""
 
 
 def ask(port: int, query: str) -> float:
-    """What the store says of an expression with one value."""
+    """The value of an expression of the monitor's store, which must have just one; `port` is the store's."""
     url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     with urllib.request.urlopen(url, timeout=30) as answer:
         (found,) = json.load(answer)["data"]["result"]
@@ -51,7 +55,7 @@ def ask(port: int, query: str) -> float:
 
 
 def mib(container: str) -> float:
-    """What Docker counts of its memory."""
+    """The memory of a container in MiB, as Docker counts it."""
     said = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", container).split()[0]
     sizes = {"KiB": 2**-10, "MiB": 1, "GiB": 2**10}
     unit = next(each for each in sizes if said.endswith(each))
@@ -59,7 +63,7 @@ def mib(container: str) -> float:
 
 
 def used(containers: Mapping[str, str], seconds: float) -> dict[str, float]:
-    """Percent of a core that each uses in so many seconds."""
+    """How much CPU each of the containers uses in so many seconds, in percent of one core, by role."""
     before, began = {role: cpu_seconds(name) for role, name in containers.items()}, time.monotonic()
     time.sleep(seconds)
     took = time.monotonic() - began
@@ -68,7 +72,8 @@ def used(containers: Mapping[str, str], seconds: float) -> dict[str, float]:
 
 @contextlib.contextmanager
 def watching(stack: str, switch: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`make watch` in a terminal that takes whatever it draws."""
+    """`make watch` of a stack, in a terminal that takes whatever it draws, until the block ends. `switch` is
+    the name of the switch's container."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     command = [sys.executable, "-c", WATCH, stack, switch]
@@ -96,13 +101,16 @@ def watching(stack: str, switch: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def observing(switch: str) -> float:
-    """Seconds of CPU that `observe` has used on the host so far."""
+    """Seconds of CPU that the switch's `observe` has used on the host so far."""
     rows = docker("top", switch, "-eo", "pid,args").splitlines()[1:]
     return sum(cpu_seconds_of(row.split()[0]) for row in rows if "switch observe" in row)
 
 
 def measured(project: Project, port: int, seconds: float, tenants: int, users: int) -> list[str]:
-    """The tables."""
+    """Both tables with their titles: the monitor's containers, and `make watch`, over so many `seconds` each.
+
+    `port` is that of the monitor's store.
+    """
     containers = {role: project.containers(role)[0] for role in (*LIMITS, "proxy", "switch")}
     alone = used({role: containers[role] for role in ("proxy", "switch")}, seconds)
     cpu = used(containers, seconds)

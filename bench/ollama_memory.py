@@ -1,9 +1,12 @@
 """What Ollama takes of a GPU, against the sum of `components.gpu_memory`.
 
-Needs an NVIDIA GPU that nothing else uses (of several, the first), an `ollama` binary, and the model in its
-store under its name in the catalogue, as after `ollama cp qwen2.5-coder:7b qwen-2.5-coder-7b`. With `--edge`,
-memory of the GPU is held to find how little may be free before Ollama puts a part of the model on the CPU,
-which it does in silence; each start goes through the switch's own gate.
+Run: `python -m bench.ollama_memory 4096x4`. It needs an NVIDIA GPU that nothing else uses (of several, the
+first), an `ollama` binary, and the model in its store under its name in the catalogue, as after
+`ollama cp qwen2.5-coder:7b qwen-2.5-coder-7b`.
+
+The table is in GiB and seconds. With `--edge`, memory of the GPU is held to find how little may be free
+before Ollama puts a part of the model on the CPU, which it does in silence. Each start goes through the
+switch's own gate.
 """
 
 import argparse
@@ -32,7 +35,7 @@ from switch.gate import Answer, complete, wholly_on_gpu
 
 HOST, PORT, CHAT = "127.0.0.1", 18400, "/v1/chat/completions"
 RESOLUTION = 32 * 2**20
-"""Bytes to which the edge is found."""
+"""How exactly the least free memory is found, in bytes."""
 COLUMNS = (
     *("model, context × parallel", "weights", "KV cache", "overhead", "sum"),
     *("file", "size", "size_vram", "taken", "at most", "host RAM", "ready s", "freed s"),
@@ -43,6 +46,7 @@ class Held:
     """Memory of the first GPU that this process holds, by plain allocations of CUDA's driver."""
 
     PAGE = 2 * 2**20
+    """Bytes. Allocations are multiples of it."""
 
     def __init__(self) -> None:
         self.cuda = ctypes.CDLL("libcuda.so.1")
@@ -55,11 +59,12 @@ class Held:
         self.total = total.value
 
     def ask(self, function: str, *arguments: Any) -> None:
+        """Calls a function of CUDA's driver. Raises SystemExit if it fails."""
         if code := getattr(self.cuda, function)(*arguments):
             raise SystemExit(f"{function} of libcuda.so.1 failed with {code}")
 
     def leave(self, free: int) -> None:
-        """Holds as much as leaves `free` bytes to others, by what the driver says."""
+        """Holds so much memory that `free` bytes are left for others, as the driver counts them."""
         while self.blocks:
             self.ask("cuMemFree_v2", self.blocks.pop())
         while (size := (_free() - free) // self.PAGE * self.PAGE) > 0:
@@ -69,7 +74,12 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One start of Ollama: bytes and seconds. `taken` is of the GPU; `most` after a request on each slot."""
+    """What was seen of one start of Ollama, in bytes and seconds.
+
+    `file` is the size of the model's file, `size` and `on_gpu` what Ollama says of the loaded model, `taken`
+    the memory of the GPU that is gone when it is ready, `most` the same after a request on each slot, and
+    `host` the RAM. `freed` is how long the GPU's memory took to come back after its end.
+    """
 
     gate: Answer
     file: int
@@ -83,12 +93,14 @@ class Seen:
 
 
 def requests(load: Load) -> int:
+    """How many concurrent requests Ollama works on under this load."""
     return engine_sum("ollama", load).requests
 
 
 @contextmanager
 def serving(load: Load, binary: str, store: Path, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Ollama as the stack would start it, but for its address and its store."""
+    """Ollama as a stack would start it, but for its address and its store, until the block ends. It writes
+    its output to `log`."""
     spec = ollama(load)
     own = {"OLLAMA_HOST": f"{HOST}:{PORT}", "OLLAMA_MODELS": str(store), "CUDA_VISIBLE_DEVICES": "0"}
     environment = {**os.environ, **spec.environment, **own}
@@ -100,7 +112,10 @@ def serving(load: Load, binary: str, store: Path, log: IO[bytes]) -> Iterator[su
 
 
 def start(load: Load, binary: str, store: Path, log: IO[bytes]) -> Seen:
-    """One start up to a completion through the gate, a longer request on each slot, and its end."""
+    """Starts Ollama, takes it through the gate, sends a longer request on each slot, and ends it.
+
+    Raises SystemExit if it ends before it gives a completion, or if `store` does not have the model.
+    """
     before, ram = _free(), _available()
     with serving(load, binary, store, log) as server:
         began = time.monotonic()
@@ -136,7 +151,10 @@ def start(load: Load, binary: str, store: Path, log: IO[bytes]) -> Seen:
 
 
 def edge(load: Load, binary: str, store: Path, log: IO[bytes], held: Held) -> int:
-    """The least free memory, to `RESOLUTION`, at which the gate passes, looked for from the sum on."""
+    """The least free memory of the GPU with which the gate passes, in bytes, rounded up to `RESOLUTION`.
+
+    The search begins at the sum that the program has computed.
+    """
 
     def passes(free: int) -> bool:
         held.leave(free)

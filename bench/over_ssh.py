@@ -1,9 +1,12 @@
 """How long a preview without changes and a flip take where a session to the host takes seconds to open.
 
-The stack `dev` on the stand-ins of the tests: real are the Pulumi engine, the docker provider over Debian's
-`ssh` and `sshd`, and the program. Through AWS a session (`aws ssm start-session`) takes about two seconds to
-open; here it waits for as long. Each is measured with the connection shared, as the program has it, and with
-one for each command, as it would be without `ControlMaster`. As root only.
+Run, as root: `python -m bench.over_ssh`.
+
+It deploys the stack `dev` on the stand-ins of the tests. The Pulumi engine, the docker provider over Debian's
+`ssh` and `sshd`, and the program are real. Through AWS a session (`aws ssm start-session`) takes about two
+seconds to open; here it waits for as long. Preview and flip are each measured with the connection shared, as
+the program has it, and with one connection for each command, as it would be without `ControlMaster`. The
+table has seconds, and how many sessions were opened.
 """
 
 import argparse
@@ -21,8 +24,9 @@ from tests.support.aws.host.machines import Machines
 from tests.support.aws.project import AwsProject, deployable
 
 KEY = "bench-key-0123456789abcdef"
-"""An endpoint on AWS is never open."""
+"""The API key of a tenant: an endpoint on AWS is never open."""
 SHARED, OWN = "ControlMaster auto", "ControlMaster no"
+"""The line of the SSH configuration by which commands share a connection, and the one by which they don't."""
 
 
 class Sessions:
@@ -33,13 +37,14 @@ class Sessions:
         self.file = machines.agents.parent / "sessions"
 
     def share(self, shared: bool) -> None:
-        """Whether the program renders the connection as a shared one."""
+        """Has the program render the SSH configuration with a connection that is shared, or with one for each
+        command."""
         file = self.project.folder / "components/ssh_config.py"
         text = file.read_text()
         file.write_text(text.replace(OWN, SHARED) if shared else text.replace(SHARED, OWN))
 
     def hang_up(self) -> None:
-        """End what the last command left open: whoever comes next opens the first one."""
+        """Ends the connection that the last command left open, so that the next command opens one."""
         host = self.machines.only().instance
         command = ["ssh", "-F", f".changeover/ssh/{self.project.stack}/config", "-O", "exit", host]
         subprocess.run(
@@ -51,10 +56,11 @@ class Sessions:
         )
 
     def opened(self) -> int:
+        """How many sessions were opened so far."""
         return len(self.file.read_text().splitlines())
 
     def measured(self, what: Callable[[AwsProject], None]) -> tuple[float, int]:
-        """The seconds that it took, and the sessions that were opened for it."""
+        """How many seconds `what` took with the project, and how many sessions were opened for it."""
         self.hang_up()
         began, before = time.monotonic(), self.opened()
         what(self.project)
@@ -62,10 +68,12 @@ class Sessions:
 
 
 def preview(project: AwsProject) -> None:
+    """Previews the stack, which finds nothing to change."""
     project.pulumi("preview")
 
 
 def flip(project: AwsProject) -> None:
+    """Changes the engine to the other one, and updates the stack."""
     project.configure(engine="vllm" if project.outputs()["engine"] == "ollama" else "ollama")
     project.pulumi("up", "--yes", "--skip-preview")
 

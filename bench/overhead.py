@@ -1,12 +1,15 @@
-"""What edge, proxy and gateway add to a request against the engine alone, by the size of its prompt.
+"""What edge, proxy and gateway add to the time of a request, by the size of its prompt.
+
+Run: `python -m bench.overhead -n 100`. It starts the parts of each way in Docker networks of their own, and
+needs the repository's history for the way as it was.
 
 All ways are asked by turns in one run, one request at a time, over connections that stay open, from a
 container on their networks: the engine alone, the way with the gateway, the way without it, and the way as
 it was at a commit that had no proxy. The engine answers at once, so that the figures are those of the way.
-CPU is what each part of it has used for a request.
+Times are in milliseconds, and so is the CPU time that each part of the way has used for a request.
 
-Then what one waits for the prompts of others: short requests, one after another from a process of their own,
-while prompts of 16 MiB go the same way.
+The second table has how long short requests wait for the prompts of others: they are sent one after another
+from a process of their own, while prompts of 16 MiB go the same way.
 """
 
 import argparse
@@ -20,17 +23,22 @@ from bench.ways import ALONE, BEFORE, NONE, PARTS, WITH, Client, cpu, place, say
 from measure.levels import percentile
 
 SIZES = {"short": 0, "30 KB": 30_000, "1 MB": 1_000_000, "16 MiB": 16 * 2**20}
+"""By name, the bytes of a request's body; 0: as few as possible."""
 PART = {"short": 1.0, "30 KB": 1.0, "1 MB": 0.4, "16 MiB": 0.2}
-"""How many requests of each size, of as many as are asked for."""
+"""For each size, which part of the number of requests that is asked for is sent."""
 LARGEST, NOT_BEFORE = "16 MiB", ("16 MiB",)
-"""The way as it was could not take these."""
+"""The size of the other requests in the second table; and the sizes that the way as it was could not take."""
 PAUSE = 0.005
+"""Seconds between two short requests in the second table."""
 QUIET = 5.0
-"""Seconds in which short requests have the way for themselves, as a measure of the machine."""
+"""Seconds in which the short requests of the second table have the way for themselves, for comparison."""
 
 
 def added(client: Client, ways: dict[str, Any], most: int) -> tuple[list[list[object]], int]:
-    """Rows of the first table, and how many requests were lost."""
+    """The rows of the first table, with what each way adds; and how many requests were lost.
+
+    `most` is the number of short requests for each way.
+    """
     rows: list[list[object]] = []
     lost, least = 0, dict[str, float]()
     for size, length in SIZES.items():
@@ -60,7 +68,8 @@ def added(client: Client, ways: dict[str, Any], most: int) -> tuple[list[list[ob
 
 
 def waited(client: Client, ways: dict[str, Any], count: int) -> tuple[list[list[object]], int]:
-    """Rows of the second table, and how many requests were lost."""
+    """The rows of the second table, with what short requests wait for `count` large ones; and how many
+    requests were lost."""
     rows: list[list[object]] = []
     lost = 0
     for name in (ALONE, *(name for name in ways if name != BEFORE)):

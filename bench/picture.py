@@ -1,4 +1,7 @@
-"""The picture of flips as SVG: requests over time, each a line from its start to its end."""
+"""The picture of flips as SVG: requests over time, each a bar from its start to its end.
+
+Run: `python -m bench.flip --picture FILE`, which draws the last two flips.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,18 +11,21 @@ from measure.picture import HELD, LEFT, WIDTH, svg
 from measure.picture import text as _text
 
 LANE, ROW = 9, 13
+"""Height of a request's lane and of a row of labels, in pixels."""
 COLOURS = {"streamed": "#2b7bba", "whole": "#e39a34", "aborted": "#9aa5b1", "failed": "#d0021b"}
 BEFORE, AFTER = 2.0, 3.0
 """Seconds that are shown before the flip begins and after it ends."""
 
 
 def draw(panels: Mapping[str, Record], file: Path) -> None:
-    """One panel a flip, all on one scale, with the legend below."""
+    """Writes the picture to `file`: one panel for each flip, by its title, all on one scale, and the legend
+    below."""
     first = -BEFORE
     last = max(flip["length"] for flip in panels.values()) + AFTER
     scale = (WIDTH - 2 * LEFT) / (last - first)
 
-    def x(seconds: float) -> float:
+    def across(seconds: float) -> float:
+        """Pixels from the left of the picture, of so many seconds after the flip began."""
         place: float = LEFT + (min(max(seconds, first), last) - first) * scale
         return round(place, 1)
 
@@ -30,9 +36,9 @@ def draw(panels: Mapping[str, Record], file: Path) -> None:
         ends: list[float] = []  # of the last label in each row
         labels = []
         for label, at in flip["marks"]:
-            row = next((n for n, end in enumerate(ends) if end <= x(at)), len(ends))
-            ends[row : row + 1] = [x(at) + 7 * len(label)]
-            labels.append((label, x(at), row))
+            row = next((n for n, end in enumerate(ends) if end <= across(at)), len(ends))
+            ends[row : row + 1] = [across(at) + 7 * len(label)]
+            labels.append((label, across(at), row))
         top += 20 + ROW * len(ends)
         lanes: list[float] = []
         bars = []
@@ -43,29 +49,29 @@ def draw(panels: Mapping[str, Record], file: Path) -> None:
             lanes[lane : lane + 1] = [end]
             kind = "aborted" if aborted else "streamed" if streamed else "whole"
             colour = COLOURS["failed" if problem else kind]
-            left, y = x(begin), top + lane * LANE
-            wide = max(x(end) - left - 0.6, 2.5 if problem else 0.8)
+            left, down = across(begin), top + lane * LANE
+            wide = max(across(end) - left - 0.6, 2.5 if problem else 0.8)
             bars.append(
-                f'<rect x="{left}" y="{y + 1}" width="{wide:.1f}" height="{LANE - 2}" fill="{colour}"/>'
+                f'<rect x="{left}" y="{down + 1}" width="{wide:.1f}" height="{LANE - 2}" fill="{colour}"/>'
             )
         height = len(lanes) * LANE
         if flip.get("held_from") is not None:
-            left, right = x(flip["held_from"]), x(flip["held_from"] + flip["hold"])
+            left, right = across(flip["held_from"]), across(flip["held_from"] + flip["hold"])
             lines.append(
                 f'<rect x="{left}" y="{top - 5}" width="{right - left:.1f}" height="{height + 10}" '
                 f'fill="{HELD}"/>'
             )
         lines += bars
         for label, at, row in labels:
-            y = top - 8 - ROW * (len(ends) - 1 - row)
+            down = top - 8 - ROW * (len(ends) - 1 - row)
             lines.append(
-                f'<path d="M{at} {y + 2}V{top + height}" stroke="#556" stroke-width="0.8" '
+                f'<path d="M{at} {down + 2}V{top + height}" stroke="#556" stroke-width="0.8" '
                 'stroke-dasharray="2 2" fill="none"/>'
             )
-            lines.append(_text(at + 2, y, label))
+            lines.append(_text(at + 2, down, label))
         top += height + 4
         for second in range(0, int(flip["length"] + AFTER) + 1, 5):
-            lines.append(_text(x(second), top + 10, f"{second} s", anchor="middle", colour="#667"))
+            lines.append(_text(across(second), top + 10, f"{second} s", anchor="middle", colour="#667"))
         top += 24
     left = float(LEFT)
     held = any(flip.get("held_from") is not None for flip in panels.values())

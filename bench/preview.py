@@ -1,6 +1,9 @@
 """How long a preview without changes takes, against a minimal program with as many Docker resources.
 
-The two are previewed by turns, so that a busy machine slows both.
+Run: `python -m bench.preview`. It deploys both on this machine's Docker engine.
+
+The two are previewed by turns, so that a busy machine slows both. The table has the medians in seconds, and
+their ratio.
 """
 
 import argparse
@@ -18,26 +21,28 @@ import pulumi, pulumi_docker as docker
 provider = docker.Provider("host", host={host!r})
 opts = pulumi.ResourceOptions(provider=provider)
 image = docker.RemoteImage("image-0", name={image!r}, keep_locally=True, opts=opts)
-for n in range(1, {images}):
-    docker.RemoteImage(f"image-{{n}}", name={image!r}, keep_locally=True, opts=opts)
-for n in range({networks}):
-    docker.Network(f"network-{{n}}", name=f"bench-minimal-{{n}}", opts=opts)
-for n in range({volumes}):
-    docker.Volume(f"volume-{{n}}", name=f"bench-minimal-{{n}}", opts=opts)
-for n in range({containers}):
-    docker.Container(f"bench-minimal-{{n}}", image=image.image_id, command=["sleep", "3600"], opts=opts)
+for number in range(1, {images}):
+    docker.RemoteImage(f"image-{{number}}", name={image!r}, keep_locally=True, opts=opts)
+for number in range({networks}):
+    docker.Network(f"network-{{number}}", name=f"bench-minimal-{{number}}", opts=opts)
+for number in range({volumes}):
+    docker.Volume(f"volume-{{number}}", name=f"bench-minimal-{{number}}", opts=opts)
+for number in range({containers}):
+    name = f"bench-minimal-{{number}}"
+    docker.Container(name, image=image.image_id, command=["sleep", "3600"], opts=opts)
 """
+"""The minimal program, with the numbers of Docker resources to be filled in."""
 
 
 def seconds(project: Project) -> float:
-    """The time of one preview, which must find nothing to do."""
+    """How many seconds one preview takes, which must find nothing to do."""
     began = time.monotonic()
     project.pulumi("preview", "--expect-no-changes")
     return time.monotonic() - began
 
 
 def counts(project: Project) -> dict[str, int]:
-    """How many Docker resources of each kind the stack has."""
+    """How many Docker resources of each kind a stack has, by the names in the minimal program."""
     state = json.loads(project.pulumi("stack", "export"))
     kinds = [each["type"].rsplit(":", 1)[1] for each in state["deployment"]["resources"]]
     names = {"images": "RemoteImage", "networks": "Network", "volumes": "Volume", "containers": "Container"}
@@ -45,7 +50,7 @@ def counts(project: Project) -> dict[str, int]:
 
 
 def minimal(folder: Path, full: Project) -> Project:
-    """A stack with the same Docker resources and nothing else, deployed."""
+    """Deploys a stack with as many Docker resources as `full` has and nothing else, in `folder`."""
     project = Project(folder, "bench-minimal")
     state = json.loads(full.pulumi("stack", "export"))
     resources = state["deployment"]["resources"]
@@ -57,7 +62,7 @@ def minimal(folder: Path, full: Project) -> Project:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("-n", type=int, default=9, help="previews of each program (default: 9)")
     count = parser.parse_args().n
     with deployed("bench-preview") as full:

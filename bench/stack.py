@@ -1,4 +1,7 @@
-"""A stack of its own for a measurement, taken away again afterwards; and how tables are printed."""
+"""A stack of its own for a measurement, which is removed afterwards; and how tables are printed.
+
+Nothing to run by itself: the other modules of `bench` use it.
+"""
 
 import os
 import tempfile
@@ -14,7 +17,7 @@ from tools.environment import ROOT
 from tools.owner import found
 
 FAST_PROGRAM = ROOT / "bench" / "fast_program.sh"
-"""What stands in for both engines' programs: it starts the test engine."""
+"""The program that stands in for those of both engines, and starts the test engine."""
 
 FAST_PROGRAMS = {pins.OLLAMA: "/bin/ollama", pins.VLLM_CPU: "/usr/local/bin/vllm"}
 """Where it stands in each engine's image."""
@@ -24,8 +27,11 @@ FAST_ENGINE = ROOT / "tests" / "support" / "fast_engine.py"
 
 @contextmanager
 def deployed(stack: str, *, fast: bool = False, delay: float = 0, **settings: object) -> Iterator[Project]:
-    """A deployed stack with offline images and the tiny model; `fast`: the test engine is both, and needs
-    `delay` seconds to start."""
+    """A deployed stack with offline images and the model `tiny`, until the block ends.
+
+    With `fast`, the test engine stands for both engines, and needs `delay` seconds to start. `settings` are
+    further settings of the stack. Raises StepFailed if another run has a stack of this name.
+    """
     with tempfile.TemporaryDirectory() as folder:
         refuse_another_run(stack)
         if fast:
@@ -43,8 +49,11 @@ def deployed(stack: str, *, fast: bool = False, delay: float = 0, **settings: ob
 
 @contextmanager
 def fast_project(folder: Path, stack: str, *, delay: float = 0, **settings: object) -> Iterator[Project]:
-    """A deployed stack whose both engines are the test engine, in images of its own, which needs `delay`
-    seconds to start."""
+    """A deployed stack in which the test engine stands for both engines, until the block ends.
+
+    The test engine has images of its own, and needs `delay` seconds to start. `folder` is where the project
+    is copied to.
+    """
     version = f"0.0.0-{stack}"
     project = Project(folder, stack, **offline_settings(**settings))
     project.wipe()
@@ -58,7 +67,8 @@ def fast_project(folder: Path, stack: str, *, delay: float = 0, **settings: obje
 
 
 def refuse_another_run(stack: str) -> None:
-    """Raises StepFailed where a stack of this name is another run's, or a killed one's."""
+    """Raises StepFailed if the Docker host has a stack of this name already: another run's, or one that a run
+    has left that was killed."""
     there = found(stack)
     if there.of():
         whose = there.owner.id if there.owner else UNKNOWN
@@ -69,10 +79,10 @@ def refuse_another_run(stack: str) -> None:
 
 
 def use_fast_engine(folder: Path, version: str, delay: float = 0) -> None:
-    """Pin both engines of a copied project to images of the test engine, made from the switch's image. It
-    needs `delay` seconds to start.
+    """Pins both engines of the copied project in `folder` to images of the test engine, which it makes from
+    the switch's image. The test engine needs `delay` seconds to start.
 
-    Two runs at a time need two versions: making the images anew changes what the tags mean.
+    Two runs at the same time need two versions: making the images anew changes what their tags mean.
     """
     for pin, program in FAST_PROGRAMS.items():
         container = docker("create", pins.SWITCH.offline).strip()
@@ -109,20 +119,20 @@ def pin_fast_engine(folder: Path, version: str, *, vllm: str = "") -> None:
 
 
 def remove_fast_engine(version: str) -> None:
-    """Removes the images that `use_fast_engine` made, once no container needs them."""
+    """Removes the images of this version that `use_fast_engine` made. No container may use them any more."""
     names = [fast_image(pin, version) for pin in FAST_PROGRAMS]
     if here := [name for name in names if docker("images", "--quiet", name).strip()]:
         docker("rmi", *here)
 
 
 def machine() -> str:
-    """The size of this machine in words: figures mean little without it."""
+    """How many cores and GiB of memory this machine has, in words: figures mean little without it."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
     return f"{os.cpu_count()} cores, {memory:.0f} GiB"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; numbers with one digit after the point."""
+    """A Markdown table; a float has one digit after the point."""
     cells = [
         header,
         ["---"] * len(header),

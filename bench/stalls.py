@@ -1,10 +1,12 @@
 """Stops each process for a while, in each phase of a change in both modes, and counts what was lost.
 
-The real switch, proxy, edge and Docker, the program's own script that `pulumi up` runs for both phases, a
-plain gateway and the engine made for tests, on Docker engines of their own (as root only). All times are as
-in a deployment. What was at an engine that hangs for longer than the switch's patience is cut; nothing else
-may be lost, a change is taken back for no stall below the leases, and afterwards just what is meant to serve
-serves.
+Run, as root: `python -m bench.stalls`. It starts Docker engines of its own. `--process`, `--moment` and
+`--seconds` choose some of the cases.
+
+Switch, proxy, edge and Docker are real, and so is the script that `pulumi up` runs for both phases; the
+gateway is a plain one, and the engines are test engines. All times are as in a deployment. The answers of an
+engine that hangs for longer than the switch's patience are cut. Nothing else may be lost, no stall that is
+shorter than the leases may take a change back, and afterwards just what is meant to serve serves.
 """
 
 import argparse
@@ -34,20 +36,25 @@ from tests.support.dockerd import Dockerd
 from tests.support.switch_stack import NETWORK, PREFIX, PYTHON, Stack, coordinator, docker, labelled, wait
 
 PROCESSES = ("edge", "proxy", "gateway", "old engine", "new engine", "switch", "docker")
+"""What is stopped."""
 MOMENTS = ("draining", "loading", "prepared", "committing", "committed")
+"""When it is stopped: in a phase of the change, between prepare and commit, in the commit, or after it."""
 MODES: tuple[Mode, ...] = ("hold", "overlap")
 Case = tuple[str, str, Mode, int]
-"""Process, moment, mode, and for how many seconds it is stopped."""
+"""A process, the moment and the mode, and for how many seconds the process is stopped."""
 SECONDS = times(drain=120, load=300)
-"""With `drainSeconds` and `loadSeconds` as they are by default."""
+"""The times of a plan, with the default values of the settings `drainSeconds` and `loadSeconds`."""
 LOADING = 12
 """Seconds that the new engine takes to load."""
 RUNNING = 1000
-"""Tokens of 20 ms each of an answer that runs when a change begins: what its drain waits for."""
+"""Tokens, of 20 ms each, of an answer that runs when a change begins, so that its drain has to wait."""
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
-    """What can be: nothing of an engine is running that has not begun to load, or was stopped by a hold."""
+    """All of the cases that are asked for and can occur.
+
+    An engine that has not begun to load, or that a hold has stopped, can't be stopped.
+    """
     found = []
     for seconds, process, moment, mode in itertools.product(
         options.seconds, options.process, options.moment, MODES
@@ -63,7 +70,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
 
 
 class Change:
-    """One change of a stack, with a stall in it."""
+    """One change of a stack to a new engine and a new gateway, in which a process is stopped for a while."""
 
     def __init__(self, stack: Stack, dockerd: Dockerd, folder: Path, case: Case) -> None:
         self.stack, self.dockerd, self.log = stack, dockerd, folder / "log"
@@ -72,6 +79,7 @@ class Change:
         self.stalled = False
 
     def container(self) -> str:
+        """The container whose process is stopped, without the prefix of its name."""
         new = self.moment in ("committing", "committed")
         return {
             "edge": "edge",
@@ -83,7 +91,7 @@ class Change:
         }[self.process]
 
     def stall(self) -> None:
-        """Stops the process for so long."""
+        """Stops the process for the seconds of the case, and lets it go on."""
         self.stalled = True
         if self.process == "docker":
             self.dockerd.stand_still(self.seconds)
@@ -97,6 +105,7 @@ class Change:
             return  # it was taken for hung, ended, and started again
 
     def plan(self, gateway: str = "") -> Plan:
+        """The plan of the change; one to prepare has no `gateway`."""
         plan = self.stack.plan(self.new, gateway, cutover=self.mode, gate_timeout=GATE_TIMEOUT)
         routing = plan.routing
         for key, limit in (("hold", 1080), ("first_token", FIRST_TOKEN_SECONDS), ("answer", REQUEST_SECONDS)):
@@ -104,6 +113,8 @@ class Change:
         return replace(plan, seconds=SECONDS, routing=routing)
 
     def phase(self) -> str:
+        """The phase of the change that is under way; empty if there is none, or the switch does not
+        answer."""
         try:
             return str((self.stack.status()["under_way"] or {}).get("phase", ""))
         except AssertionError:
@@ -111,7 +122,10 @@ class Change:
 
     @contextmanager
     def stalling(self, phases: tuple[str, ...], script: subprocess.Popen[bytes]) -> Iterator[None]:
-        """Meanwhile the process is stopped once, when the change comes to one of these phases."""
+        """Until the block ends, the process is stopped once, as soon as the change is in one of these phases.
+
+        `script` is what carries out the change; when it has ended, nothing is stopped any more.
+        """
 
         def watch() -> None:
             while script.poll() is None:
@@ -125,7 +139,11 @@ class Change:
         thread.join()
 
     def step(self, verb: str, phases: tuple[str, ...]) -> bool:
-        """One of both phases, as `pulumi up` carries it out; whether it succeeded."""
+        """Carries out `prepare` or `commit` as `pulumi up` does, with a stall in one of `phases` if there are
+        any.
+
+        Returns whether it succeeded.
+        """
         plan = self.plan(self.gateway if verb == "commit" else "")
         with coordinator(plan, self.log, verb) as script:
             with self.stalling(phases, script) if phases else nullcontext():
@@ -133,7 +151,7 @@ class Change:
             return script.returncode == 0
 
     def run(self) -> dict[str, Any]:
-        """What came of it."""
+        """Carries out the change, and returns what came of it, as data for a line of JSON."""
         self.stack.lost()
         self.stack.make_engine(self.new, delay=LOADING)
         said = ""
@@ -172,7 +190,7 @@ class Change:
         return result
 
     def is_right(self) -> bool:
-        """Whether, in the end, just what is meant to serve serves."""
+        """Whether just what is meant to serve serves, at the latest after 400 s."""
         end = time.monotonic() + 400
         while time.monotonic() < end:
             try:
@@ -186,7 +204,7 @@ class Change:
 
 @contextmanager
 def running(stack: Stack) -> Iterator[list[str]]:
-    """One long answer that runs meanwhile; in the end the list has what was wrong with it."""
+    """One long answer that runs until the block ends; then the list has what was wrong with it."""
     name = f"{PREFIX}-long"
     text = stack.client.replace('"max_tokens": 4', f'"max_tokens": {RUNNING}').replace(
         "while True", "if True"
@@ -218,7 +236,7 @@ def running(stack: Stack) -> Iterator[list[str]]:
 
 
 def bad(result: dict[str, Any]) -> str:
-    """What of a result must not be; empty: it is as it should be."""
+    """What is wrong with the result of a change, in words; empty if nothing is."""
     below = result["seconds"] <= 20
     engine = result["process"].endswith("engine")
     return "; ".join(
@@ -235,7 +253,8 @@ def bad(result: dict[str, Any]) -> str:
 
 
 def work(number: int, options: argparse.Namespace) -> None:
-    """Every n-th case, on a Docker engine of its own; a line of JSON for each."""
+    """Carries out the cases of worker `number`, on a Docker engine of its own; prints a line of JSON for
+    each."""
     mine = cases(options)[number :: options.jobs]
     with tempfile.TemporaryDirectory() as name:
         dockerd = Dockerd(Path(name))
@@ -261,7 +280,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, nargs="+", default=[5, 20, 90], help="(default: 5 20 90)")
     parser.add_argument("--process", nargs="+", default=PROCESSES, choices=PROCESSES, help="(default: all)")
     parser.add_argument("--moment", nargs="+", default=MOMENTS, choices=MOMENTS, help="(default: all)")
-    parser.add_argument("--jobs", type=int, default=4, help="Docker engines at a time (default: 4)")
+    parser.add_argument("--jobs", type=int, default=4, help="Docker engines at once (default: 4)")
     parser.add_argument("--json", type=Path, help="a file that each result is added to, a line each")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -271,7 +290,7 @@ def main() -> None:
     if os.geteuid() != 0:
         parser.error("only root can start Docker engines")
     wanted = cases(options)
-    print(f"{len(wanted)} changes, {options.jobs} at a time", flush=True)
+    print(f"{len(wanted)} changes, {options.jobs} at once", flush=True)
     results: list[dict[str, Any]] = []
     lock = threading.Lock()
 

@@ -1,7 +1,10 @@
 """Stops and kills gateway and proxy by turns under many clients, and counts what was lost.
 
-A gateway that ends, in either way, loses nothing, nor does a proxy that is stopped. A proxy that is killed
-cuts the answers of which it had given a part, and loses nothing else.
+Run: `python -m bench.stops`. It deploys a stack on this machine's Docker engine.
+
+A gateway that ends loses nothing, in either way, nor does a proxy that is stopped. A proxy that is killed
+cuts the answers of which it had given a part, and loses nothing else; the program fails if anything else is
+lost.
 """
 
 import argparse
@@ -13,11 +16,11 @@ from tests.support.project import Project, docker
 
 STOP, KILL = "stop", "kill"
 GRACE = "120"
-"""Seconds: longer than any of these answers takes."""
+"""From SIGTERM to SIGKILL, in seconds: longer than any answer here takes."""
 
 
 def end(container: str, way: str) -> None:
-    """Ends a container, lets it be gone for a moment, and starts it again."""
+    """Stops or kills a container, by `way`, and starts it again after half a second."""
     docker("stop", "--time", GRACE, container) if way == STOP else docker("kill", container)
     time.sleep(0.5)
     docker("start", container)
@@ -58,6 +61,7 @@ def main() -> None:
 
 
 def one(project: Project, role: str) -> str:
+    """The name of the only container that a project has of a role."""
     (container,) = project.containers(role)
     return container
 

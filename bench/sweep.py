@@ -1,10 +1,12 @@
-"""What a growing number of users gets of both engines: through the endpoint, and of the engine itself.
+"""What a growing number of users gets from both engines: through the endpoint, and from the engine itself.
 
-All users of a level ask at once, and again as each is answered, with prompts and answers of the same lengths,
-of which no two begin alike. Both ways have their turns at each level. The table's times are seconds, but for
-the milliseconds `for each token`; tokens are those that the engine's `usage` says. With --url it asks what is
-there, a stack of yours or an engine, and deploys nothing; its API key, where it needs one, is
+Run: `python -m bench.sweep`. It deploys a stack on this machine's Docker engine. With --url it asks what is
+there, a stack of yours or an engine, and deploys nothing; its API key, if it needs one, is taken from
 OPENAI_API_KEY. With --read it asks nobody, and prints and draws what --json has kept.
+
+All users of a level ask at once, and ask again as soon as they are answered, with prompts and answers of the
+same lengths; no two prompts begin alike. At each level both ways have their turns. The table's times are
+seconds, but for the milliseconds `for each token`. Tokens are those that the engine's `usage` says.
 """
 
 import argparse
@@ -26,15 +28,16 @@ from measure.picture import picture
 from measure.sweep import Sweep
 
 ASKED = ("levels", "tokens", "prompt", "each", "least", "seconds")
+"""The options that are fields of a `Sweep`, too."""
 
 
 def asks(inside: Client, plan: Mapping[str, Any]) -> Any:
-    """Asks from a container in the stack's network."""
+    """Carries out a plan of `measure.client` from a container in the stack's network."""
     return inside.do(plan["do"], **plan)
 
 
 def stacks(options: argparse.Namespace, sweep: Sweep) -> list[dict[str, Any]]:
-    """Both engines in a stack of its own, one after the other."""
+    """The levels of both engines, one after the other, in a stack that is deployed for it."""
     found = list[dict[str, Any]]()
     with deployed(
         "bench-sweep",
@@ -58,12 +61,13 @@ def stacks(options: argparse.Namespace, sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def prompt_of(levels: Sequence[Mapping[str, Any]]) -> str:
-    """How long the prompts were, as the engines counted them."""
+    """The median length of the prompts in tokens, as the engines counted them; `-` if they didn't."""
     counted = [level["prompt"] for level in levels if level["prompt"]]
     return f"{statistics.median(counted):.0f}" if counted else "-"
 
 
 def numbers(text: str) -> tuple[int, ...]:
+    """The integers of a list such as `1,2,4`."""
     return tuple(int(each) for each in text.split(","))
 
 

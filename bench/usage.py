@@ -1,7 +1,10 @@
-"""How long `make usage` reads an access log for: made-up requests, in the files that proxies leave.
+"""How long `make usage` takes to read an access log of made-up requests, in the files that proxies leave.
+
+Run: `python -m bench.usage`. It needs neither Docker nor a network.
 
 The proxy's own code writes the lines, and the proxy's own program reads them, with this machine's Python.
-Each request is of one of some tenants, streamed or not, and one in fifty was broken off.
+Each request belongs to one of some tenants, is streamed or not, and one in fifty was broken off. The table
+has seconds of time and of CPU.
 """
 
 import argparse
@@ -24,10 +27,14 @@ from tools.environment import ROOT
 ENDPOINT, MODEL, ENGINES = "/v1/chat/completions", "qwen-2.5-coder-7b", ("ollama-e68d4c1b", "vllm-29f59b46")
 READ = "import json, sys; from pathlib import Path; from proxy.usage import lines, summed; "
 READ += "json.dump(summed(lines(Path(sys.argv[1]))), sys.stdout)"
+"""The program that sums up the log in a folder, as `make usage` runs it in a proxy's container."""
 
 
 def write(folder: Path, count: int, tenants: int) -> int:
-    """Writes so many lines, a new file where one is full; returns their bytes."""
+    """Writes `count` lines into files in `folder`, beginning another file when one is full.
+
+    Returns how many bytes they have.
+    """
     chance, written, files = random.Random(count), 0, 0
     made = lines(chance, tenants)
     while count:
@@ -42,7 +49,7 @@ def write(folder: Path, count: int, tenants: int) -> int:
 
 
 def lines(chance: random.Random, tenants: int) -> Iterator[str]:
-    """Lines of an access log without end."""
+    """Made-up lines of an access log, without end, of requests of so many tenants."""
     while True:
         cut = chance.random() < 0.02
         usage = Usage() if cut else Usage(chance.randrange(10, 4000), chance.randrange(1, 800))
@@ -65,7 +72,10 @@ def lines(chance: random.Random, tenants: int) -> Iterator[str]:
 
 
 def read(folder: Path, count: int) -> tuple[float, float]:
-    """Seconds, and seconds of CPU, in which a new process has read it all."""
+    """How many seconds, and seconds of CPU, a new process takes to sum up the log in `folder`.
+
+    It must have `count` requests.
+    """
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", READ, folder], cwd=ROOT, check=True, capture_output=True, text=True

@@ -1,4 +1,7 @@
-"""Whole ways of a request on Docker networks of their own, and a client of the measurements beside them."""
+"""Whole ways of a request on Docker networks of their own, and the client that measures them.
+
+Nothing to run by itself: `bench.overhead`, `bench.held`, `bench.streams` and others use it.
+"""
 
 import contextlib
 import io
@@ -21,8 +24,11 @@ from tools.environment import ROOT
 
 ENGINE = ROOT / "tests/support/instant_engine.py"
 ALONE, WITH, NONE, BEFORE = "engine alone", "gateway: tensorzero", "gateway: none", "as it was"
+"""What the tables call each way."""
 PARTS = ("edge", "proxy", "gateway")
+"""The parts of a way, in the order in which a request meets them."""
 EDGE_PORT = 8080
+"""The TCP port at which an edge is asked on its network."""
 
 RENDER = """
 import json, sys
@@ -30,7 +36,7 @@ from components import caddyfile, tensorzero
 engine, name, max_body = sys.argv[1:]
 provider = tensorzero.Provider(kind="vllm", api_base=f"http://{engine}:8000/v1/", model_name=name)
 limits = tensorzero.Timeouts(total=600, first_token=300, stream=600)
-model = tensorzero.ChatModel(name=name, providers=(provider,), timeouts=limits)
+model = tensorzero.Model(name=name, providers=(provider,), timeouts=limits)
 edge = caddyfile.EdgeConfig(listen=":8080", models=(name,), hold_seconds=60, max_body_bytes=int(max_body))
 print(json.dumps({
     "gateway": tensorzero.render(tensorzero.GatewayConfig(models=(model,))),
@@ -38,7 +44,8 @@ print(json.dumps({
     "open": f"{caddyfile.KEYS_FOLDER}/{caddyfile.OPEN}",
 }))
 """
-"""Run by the modules of the commit that had no proxy."""
+"""The program that renders the configuration of gateway and edge. It runs with the modules of the commit that
+had no proxy, and so calls them by the names that they have there."""
 
 
 class WayBefore(Way):
@@ -47,6 +54,7 @@ class WayBefore(Way):
     commit = "0fb29bc"
 
     def start(self) -> None:
+        """Starts gateway and edge, and waits until both answer."""
         texts = self._rendered()
         for name, image, command, files in (
             ("gateway", pins.GATEWAY, list(tensorzero.COMMAND), {tensorzero.CONFIG_FILE: texts["gateway"]}),
@@ -88,7 +96,11 @@ class WayBefore(Way):
 
 @contextlib.contextmanager
 def started(*names: str, commit: str = "", at_a_time: int = 64, **engine: object) -> Iterator[dict[str, Way]]:
-    """These ways, each with an instant engine of its own that has `engine` in its environment."""
+    """The ways of these names, started, until the block ends.
+
+    Each has an instant engine of its own, which works on `at_a_time` requests at once and has `engine` in its
+    environment. `commit` is that of the way as it was.
+    """
     with contextlib.ExitStack() as stack:
         ways: dict[str, Way] = {}
         for name in names:
@@ -105,14 +117,15 @@ def started(*names: str, commit: str = "", at_a_time: int = 64, **engine: object
 
 
 def place(ways: dict[str, Way], name: str) -> tuple[str, int]:
-    """Host and port at which a way is asked, from one of the networks; ALONE is the first way's engine."""
+    """Host and port at which the way `name` is asked from its network. `ALONE` is the engine of the first
+    way."""
     if name == ALONE:
         return next(iter(ways.values())).container("vllm"), engines.PORT
     return ways[name].container("edge"), EDGE_PORT
 
 
 class Client:
-    """A container on these networks. What it does is `bench.client`, one process each time."""
+    """A container on these Docker networks, in which functions of `bench.client` run."""
 
     def __init__(self, *networks: str) -> None:
         first, *others = networks
@@ -139,7 +152,7 @@ class Client:
         docker("rm", "-f", self.name)
 
     def begin(self, what: str, **plan: Any) -> subprocess.Popen[str]:
-        """Begins what a function of `bench.client` does."""
+        """Begins the function `what` of `bench.client` with this plan, in a process of its own."""
         process = subprocess.Popen(
             ["docker", "exec", "-i", self.name, "python3", "-m", "bench.client", what],
             stdin=subprocess.PIPE,
@@ -152,25 +165,29 @@ class Client:
         return process
 
     def end(self, process: subprocess.Popen[str]) -> Any:
-        """Tells it to end, where it goes on until then, and gives its result."""
+        """The result of a function that was begun; one that goes on until it is told to end is told so.
+
+        Raises SystemExit if it failed.
+        """
         out, _ = process.communicate()
         if process.returncode:
             raise SystemExit(f"the client failed with status {process.returncode}")
         return json.loads(out)
 
     def do(self, what: str, **plan: Any) -> Any:
+        """The result of a function of `bench.client`. Raises SystemExit if it failed."""
         return self.end(self.begin(what, **plan))
 
 
 def cpu(way: Way) -> dict[str, float]:
-    """CPU seconds that each part of a way has used so far; 0 of one that it does not have."""
+    """How many seconds of CPU each part of a way has used so far; 0 for a part that it does not have."""
     there = docker("ps", "--filter", f"label=test={way.run}", "--format", "{{.Names}}").split()
     names = {part: [name for name in there if name.startswith(way.container(part))] for part in PARTS}
     return {part: sum(map(cpu_seconds, containers)) for part, containers in names.items()}
 
 
 def memory(container: str) -> float:
-    """MiB that a container takes, by what its memory limit goes."""
+    """The memory of a container in MiB, as Docker counts it against its limit."""
     said = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", container).split()[0]
     for unit, factor in (("GiB", 1024.0), ("MiB", 1.0), ("KiB", 1 / 1024), ("B", 1 / 2**20)):
         if said.endswith(unit):
@@ -179,9 +196,10 @@ def memory(container: str) -> float:
 
 
 def where() -> str:
-    """The machine, and how much else it has to do right now."""
+    """The size of this machine and its load average, in words, for a table's heading."""
     return f"{machine()}, load average {os.getloadavg()[0]:.1f} at the start"
 
 
 def say(line: str) -> None:
+    """Prints a line of progress, which is no part of the result, to stderr."""
     print(line, file=sys.stderr, flush=True)

@@ -39,7 +39,8 @@ interrupted() {
   [ "$2" != prepare ] || said=$(switch abandon --engine "$ENGINE" 2>&1)
   case "$said" in
     "") echo "Interrupted: the change is given up, and what served before is brought back now. Requests wait" \
-      "until then, and are answered." ;;
+      "until then, and are answered. If its engine was already stopped, it has to load again, which takes" \
+      "$(seconds load) s at most." ;;
     *"no change to"*) echo "Interrupted: no change had begun." ;;
     *) echo "Interrupted: nobody follows the change any more. Requests stay held for as long as the switch waits" \
       "for somebody, which is $(($(seconds lease_following) + $(seconds lease_prepared))) s at most, and until" \

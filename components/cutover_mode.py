@@ -36,9 +36,11 @@ class MemoryNeed:
 
     @property
     def both(self) -> int:
+        """Bytes that both engines and the services need together."""
         return sum(self.each.values()) + self.services
 
     def alone(self, kind: EngineKind) -> int:
+        """Bytes that one engine and the services need together."""
         return self.each[kind] + self.services
 
     @property
@@ -47,6 +49,8 @@ class MemoryNeed:
         return "both engines and the services" if self.services else "both engines"
 
     def fits_both(self, margin: int = 0) -> bool:
+        """Whether both engines fit, with `margin` bytes to spare; False if it is not known how much there
+        is."""
         return self.there is not None and self.both + margin <= self.there
 
 
@@ -75,10 +79,12 @@ class Cutover:
 
     @property
     def expected(self) -> float:
+        """Seconds that a request waits in a change to `engine`, as estimated; 0 in overlap."""
         return 0 if self.mode == "overlap" else self.waits[self.engine].expected
 
     @property
     def worst(self) -> float:
+        """Seconds that a request waits in a change to `engine` if every step takes its full time-out."""
         return self.waits[self.engine].worst
 
     @property

@@ -27,6 +27,7 @@ class Choice:
 
     @property
     def command(self) -> str:
+        """What to type to choose it."""
         path = "--path " if "." in self.key else ""
         return f"pulumi config set {path}{self.key} {self.value}"
 
@@ -43,6 +44,7 @@ class UnworkableSetting:
 
     @property
     def allowed(self) -> str:
+        """Why the setting cannot work and what would, in words."""
         if not self.choices:
             return f"{self.why}; no single setting would make it fit"
         each = [f"{one.key} {one.value}{f' ({one.words})' if one.words else ''}" for one in self.choices]

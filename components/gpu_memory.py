@@ -1,7 +1,7 @@
 """What each engine gets of the memory: weights + KV cache + overhead, against the GPUs and the host.
 
 An engine has the GPU for itself while it serves, so it gets what the GPU has: vLLM all the KV cache that is
-left, Ollama as many requests at a time as fit and it does well. Only where both are asked to run beside each
+left, Ollama as many concurrent requests as fit and it does well. Only where both are asked to run beside each
 other do they share it.
 
 Pure arithmetic in bytes, written out so that a reviewer can check it. With several GPUs a sum is that of one
@@ -38,14 +38,14 @@ with Chunked Prefill") and take more memory from the KV cache.
 """
 
 TYPICAL_TOKENS = 2048
-"""Tokens of a request of typical length, prompt and answer together: what the number of requests at a time is
-planned for, where it is `auto`. More of such requests than fit would be computed again and again."""
+"""Tokens of a request of typical length, prompt and answer together: what the number of concurrent requests
+is planned for, where it is `auto`. More of such requests than fit would be computed again and again."""
 
 MARGIN = 1 * GIB
 """What is left free of a GPU beside a sum that has estimates among its terms."""
 
 OLLAMA_REQUESTS = 8
-"""The most requests at a time that `auto` gives Ollama on a GPU: each takes its whole context of the KV
+"""The most concurrent requests that `auto` gives Ollama on a GPU: each takes its whole context of the KV
 cache, used or not. A choice; nobody has published Ollama on a T4 with more than one."""
 
 VLLM_REQUESTS = 256
@@ -151,6 +151,7 @@ class Gpu:
 
     @property
     def words(self) -> str:
+        """The GPUs' name for a sentence, after `on`."""
         return self.name if self.count == 1 else f"each of {self.count} {self.name}"
 
 
@@ -206,8 +207,8 @@ class Load:
     """What the engines are asked to hold, and on what. `context` is in tokens, memory in bytes.
 
     `gpu` is None on a CPU, `host_memory` None where it is not known. `quantization` overrides the catalogue's
-    first one by engine. `parallel` says by engine how many requests it works on at a time; for an engine that
-    is missing there it follows from the memory.
+    first one by engine. `parallel` says by engine how many concurrent requests it works on; for an engine
+    that is missing there it follows from the memory.
 
     `gpu_memory` is what an engine may take of each GPU, None: all but a margin. With `together` both engines
     have to fit beside each other. `services` is what of the host's RAM what is no engine may take.
@@ -224,12 +225,15 @@ class Load:
     services: int = SERVICES_RAM
 
     def quantization_of(self, kind: EngineKind) -> Quantization:
+        """The quantization of an engine's weights."""
         return self.model.source_of(kind, self.quantization.get(kind)).quantization
 
     def with_quantization(self, kind: EngineKind, quantization: Quantization) -> "Load":
+        """The same load, with another quantization of one engine's weights."""
         return replace(self, quantization={**self.quantization, kind: quantization})
 
     def with_parallel(self, kind: EngineKind, requests: int) -> "Load":
+        """The same load, with another number of concurrent requests in one engine."""
         return replace(self, parallel={**self.parallel, kind: requests})
 
     @property
@@ -254,7 +258,7 @@ class Sum:
     """The memory of one engine, in bytes, by what it is for, and what it can do with it.
 
     `total` is that of each GPU, or of the host's RAM where there is none; `host` is the RAM in either case.
-    `requests` are worked on at a time, and their KV cache holds so many `tokens` in all.
+    It works on `requests` concurrent requests, whose KV cache holds so many `tokens` in all.
     """
 
     kind: EngineKind
@@ -268,6 +272,7 @@ class Sum:
 
     @property
     def total(self) -> int:
+        """Bytes of each GPU, or of the host's RAM where there is none."""
         return self.weights + self.kv_cache + self.overhead
 
 
@@ -309,7 +314,7 @@ def cuda_graphs(requests: int) -> int:
 
 
 def vllm_overhead(model: Model, requests: int) -> int:
-    """Bytes beside weights and KV cache of vLLM on each GPU with so many requests at a time."""
+    """Bytes beside weights and KV cache of vLLM on each GPU with so many concurrent requests."""
     sampler = SAMPLER_BYTES * model.vocabulary * requests
     return GPU_OVERHEAD["vllm"] + CUDA_GRAPH * cuda_graphs(requests) + sampler
 
@@ -347,7 +352,7 @@ def engine_sum(kind: EngineKind, load: Load) -> Sum:
 
 
 def _ollama_requests(load: Load) -> int:
-    """Requests at a time in Ollama: as asked, or the most that fit. Where a model embeds it is one, whatever
+    """Concurrent requests in Ollama: as asked, or the most that fit. Where a model embeds it is one, whatever
     Ollama is told (`load` in server/sched.go of 0.17.4)."""
     if load.model.embeds:
         return 1

@@ -59,6 +59,7 @@ class InstanceType:
 
     @property
     def family(self) -> str:
+        """The part of the name before the dot, as in `g4dn`."""
         return self.name.partition(".")[0]
 
 

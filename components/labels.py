@@ -27,6 +27,7 @@ class Labels:
 
     @property
     def prefix(self) -> str:
+        """How the names of all of the stack's things on the host begin."""
         return f"{self.project}-{self.stack}"
 
     def name(self, thing: str) -> str:

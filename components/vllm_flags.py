@@ -44,8 +44,12 @@ OWN: dict[str, str] = {
     "--kv-offloading-size": "the sum of memory doesn't include it",
     "--speculative-config": "the sum of memory doesn't include the second model",
     "--enable-lora": "the sum of memory doesn't include adapters",
+    "--enable-log-requests": "it would write prompts into the log, and no log of a stack has any",
+    "--enable-log-outputs": "it would write answers into the log, and no log of a stack has any",
+    "--max-log-len": "it says how much of a prompt is logged, and no log of a stack has any",
 }
-"""Flags that the program sets or whose memory its sum would not count, with the reason."""
+"""Flags that the program sets, whose memory its sum would not count, or that break what it promises, with the
+reason."""
 
 REMOVED = (
     "--swap-space", "--task", "--device", "--disable-log-requests", "--use-v2-block-manager",

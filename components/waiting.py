@@ -91,6 +91,7 @@ class Bounds:
 
     @property
     def fixed(self) -> int:
+        """The part of the longest wait that no setting changes, in seconds."""
         return DRAINED_GRACE + 2 * MEMORY_FREE + LEASE_PREPARED + GATEWAY_ANSWERS + DOCKER_SLACK
 
     @property
@@ -138,6 +139,7 @@ def first_fetch(images: Iterable[Image], weights: Iterable[EngineKind], load: Lo
 
 
 def other_than(kind: EngineKind) -> EngineKind:
+    """The other kind of engine."""
     return next(each for each in KINDS if each != kind)
 
 

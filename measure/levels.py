@@ -16,10 +16,10 @@ Asked = Mapping[str, Any]
 its answer and `prompt`, as the engine's `usage` says; `problem`, empty where it is good."""
 
 COLUMNS = (
-    *("engine", "way", "users", "answers", "bad", "tokens/s", "for each user", "first token p50", "p95"),
-    *("for each token", "tokens each", "GPU %", "W", "MiB"),
+    *("engine", "way", "users", "answers", "bad", "tokens/s", "for each user", "p5"),
+    *("first token p50", "p95", "for each token", "tokens each", "GPU %", "W", "MiB"),
 )
-"""Of the table: seconds, but for milliseconds `for each token`."""
+"""Of the table: seconds, but for milliseconds `for each token`. `p5` is of the rate for each user."""
 
 
 def judged(events: Iterable[tuple[float, str]], limit: int) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def row(asked: Sequence[Asked], users: int) -> dict[str, Any]:
     """The figures of one level; seconds, and tokens a second. None where no answer is good.
 
     `rate` is that of all users together, from the first request to the end of the last answer; `user` the
-    median of what one answer gives, its wait for the first token included; `token` the median of the time
-    between two tokens, once they come.
+    median of what one answer gives, its wait for the first token included, and `user_p5` what all but one in
+    twenty give at least; `token` the median of the time between two tokens, once they come.
     """
     good = [each for each in asked if not each["problem"]]
     problems = [str(each["problem"]) for each in asked if each["problem"]]
@@ -76,15 +76,17 @@ def row(asked: Sequence[Asked], users: int) -> dict[str, Any]:
     found["problems"] = {each: problems.count(each) for each in sorted(set(problems))}
     if not good:
         return found | dict.fromkeys(
-            ("seconds", "rate", "user", "first_p50", "first_p95", "token", "tokens", "prompt")
+            ("seconds", "rate", "user", "user_p5", "first_p50", "first_p95", "token", "tokens", "prompt")
         )
     seconds = max(each["ended"] for each in asked) - min(each["began"] for each in asked)
     waits = [each["first"] - each["began"] for each in good]
+    rates = [each["tokens"] / (each["ended"] - each["began"]) for each in good]
     between = [(each["last"] - each["first"]) / (each["tokens"] - 1) for each in good if each["tokens"] > 1]
     return found | {
         "seconds": seconds,
         "rate": sum(each["tokens"] for each in good) / seconds,
-        "user": statistics.median(each["tokens"] / (each["ended"] - each["began"]) for each in good),
+        "user": statistics.median(rates),
+        "user_p5": percentile(rates, 5),
         "first_p50": percentile(waits, 50),
         "first_p95": percentile(waits, 95),
         "token": statistics.median(between) if between else None,
@@ -104,7 +106,8 @@ def cells(level: Mapping[str, Any]) -> list[object]:
     gpu = level.get("gpu") or {}
     return [
         *(level[key] for key in ("engine", "way", "users", "answers", "bad")),
-        *(_number(level[key], digits) for key, digits in (("rate", 1), ("user", 1))),
+        # what an older version has measured has no `user_p5`
+        *(_number(level.get(key), 1) for key in ("rate", "user", "user_p5")),
         *(_number(level[key], 3) for key in ("first_p50", "first_p95")),
         _number(None if token is None else token * 1000, 1),
         _number(level["tokens"], 1),

@@ -43,11 +43,11 @@ def curves(
             ]
             _line(found, places, names.index(name), dots=True)
         if limit is not None:
-            y = round(top + PANEL * (1 - limit / most), 1)
+            down = round(top + PANEL * (1 - limit / most), 1)
             found.append(
-                f'<path d="M{LEFT + AXIS} {y}H{WIDTH - LEFT}" stroke="{LIMIT}" stroke-dasharray="5 4"/>'
+                f'<path d="M{LEFT + AXIS} {down}H{WIDTH - LEFT}" stroke="{LIMIT}" stroke-dasharray="5 4"/>'
             )
-            found.append(text(WIDTH - LEFT, y - 3, f"limit: {limit:g}", anchor="end", colour=LIMIT))
+            found.append(text(WIDTH - LEFT, down - 3, f"limit: {limit:g}", anchor="end", colour=LIMIT))
         for position, each in enumerate(users):
             found.append(
                 text(
@@ -68,38 +68,40 @@ def over_time(
     last = max([*every, *(until for _, until, *_ in spans)], default=1.0) or 1.0
     scale = (WIDTH - 2 * LEFT - AXIS) / last
 
-    def x(at: float) -> float:
+    def across(at: float) -> float:
+        """Pixels from the left of the picture at which the second `at` is."""
         return round(LEFT + AXIS + at * scale, 1)
 
     found: list[str] = []
     top, names = 8, _names(panels)
     rows: list[float] = []
     for begins, _, what, _ in spans:
-        row = next((n for n, end in enumerate(rows) if end <= x(begins)), len(rows))
-        rows[row : row + 1] = [x(begins) + 6.5 * len(what) + 6]
-        found.append(text(x(begins) + 2, top + 10 + 13 * row, what, colour="#556"))
+        row = next((n for n, end in enumerate(rows) if end <= across(begins)), len(rows))
+        rows[row : row + 1] = [across(begins) + 6.5 * len(what) + 6]
+        found.append(text(across(begins) + 2, top + 10 + 13 * row, what, colour="#556"))
     top += 13 * len(rows) + (6 if rows else 0)
     for title, lines in panels.items():
         mark = len(found)
         begins_at = top
         top, most = _head(found, title, lines, top, 0.0)
         shades = [
-            f'<rect x="{x(begins)}" y="{top}" width="{max(1.0, x(until) - x(begins)):.1f}" height="{PANEL}" '
-            f'fill="{HELD}"/>'
+            f'<rect x="{across(begins)}" y="{top}" width="{max(1.0, across(until) - across(begins)):.1f}" '
+            f'height="{PANEL}" fill="{HELD}"/>'
             for begins, until, _, shaded in spans
             if shaded
         ]
         found[mark:mark] = shades
         found += [
-            f'<path d="M{x(begins)} {begins_at}V{top + PANEL}" stroke="#556" stroke-width="0.8" '
+            f'<path d="M{across(begins)} {begins_at}V{top + PANEL}" stroke="#556" stroke-width="0.8" '
             'stroke-dasharray="2 2" fill="none"/>'
             for begins, *_ in spans
         ]
         for name, points in lines.items():
-            places = [(x(at), round(top + PANEL * (1 - value / most), 1)) for at, value in points]
+            places = [(across(at), round(top + PANEL * (1 - value / most), 1)) for at, value in points]
             _line(found, places, names.index(name), dots=False)
         for second in _ticks(last):
-            found.append(text(x(second), top + PANEL + 14, f"{second:g} s", anchor="middle", colour="#667"))
+            label = f"{second:g} s"
+            found.append(text(across(second), top + PANEL + 14, label, anchor="middle", colour="#667"))
         top += PANEL + 30
     return _legend(found, names, top)
 
@@ -124,9 +126,9 @@ def _head(
     unit = 10 ** math.floor(math.log10(apart))
     most = 4 * next(unit * each for each in APART if apart < unit * each or math.isclose(apart, unit * each))
     for part in range(5):
-        y = round(top + PANEL * (1 - part / 4), 1)
-        found.append(f'<path d="M{LEFT + AXIS} {y}H{WIDTH - LEFT}" stroke="{HELD}" stroke-width="1"/>')
-        found.append(text(LEFT + AXIS - 4, y + 4, f"{most * part / 4:.4g}", anchor="end", colour="#667"))
+        down = round(top + PANEL * (1 - part / 4), 1)
+        found.append(f'<path d="M{LEFT + AXIS} {down}H{WIDTH - LEFT}" stroke="{HELD}" stroke-width="1"/>')
+        found.append(text(LEFT + AXIS - 4, down + 4, f"{most * part / 4:.4g}", anchor="end", colour="#667"))
     return top, most
 
 
@@ -159,10 +161,17 @@ def svg(height: int, lines: Sequence[str]) -> str:
 
 
 def text(
-    x: float, y: float, said: str, *, weight: str = "normal", anchor: str = "start", colour: str = "#223"
+    across: float,
+    down: float,
+    said: str,
+    *,
+    weight: str = "normal",
+    anchor: str = "start",
+    colour: str = "#223",
 ) -> str:
+    """What is `said`, as an element of an SVG, at pixels from its left and from its top."""
     return (
-        f'<text x="{x}" y="{y}" font-weight="{weight}" text-anchor="{anchor}" fill="{colour}">'
+        f'<text x="{across}" y="{down}" font-weight="{weight}" text-anchor="{anchor}" fill="{colour}">'
         f"{html.escape(said)}</text>"
     )
 
@@ -172,13 +181,13 @@ def picture(levels: Iterable[Mapping[str, Any]], limits: Mapping[str, float] | N
     are of a level's figures, by their keys."""
     titles = {
         "rate": "tokens a second, of all users together, over users at once",
-        "user": "tokens a second of one user, over users at once",
+        "user_p5": "tokens a second that 95 of 100 users get, over users at once",
         "first_p95": "seconds until the first token (p95), over users at once",
     }
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {title: {} for title in titles.values()}
     for level in levels:
         for key, title in titles.items():
-            if level[key] is not None:
+            if level.get(key) is not None:  # an older version has not measured all of it
                 name = f"{level['engine']}, {level['way']}" if level.get("way") else str(level["engine"])
                 panels[title].setdefault(name, []).append((level["users"], level[key]))
     return curves(panels, {titles[key]: value for key, value in (limits or {}).items()})

@@ -17,7 +17,7 @@ Ask = Callable[[Mapping[str, Any]], Any]
 """Does what the function of `measure.client` does that a plan names as `do`."""
 
 
-class Watch(Protocol):
+class Metering(Protocol):
     """A context manager around what is measured; `found` is afterwards what `measure.meter.summary` says."""
 
     found: dict[str, float]
@@ -47,7 +47,7 @@ class Sweep:
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
     keep: Callable[[Mapping[str, Any]], None] = lambda level: None
     """Is given each level as soon as it is there."""
-    meter: Callable[[], Watch] = Meter
+    meter: Callable[[], Metering] = Meter
     pieces: int = 0
     """Of a prompt. Measured once, so that every engine gets the same text."""
     empty: float = 0

@@ -60,10 +60,11 @@ def alerts(watched: Watched) -> Sequence[Alert]:
 
 
 def _requests(status: str) -> Sequence[Alert]:
-    # Of a series that the store has not had for 10 minutes `increase` takes a small value for growth.
+    # After a gap of the window and 5 minutes `increase` takes a small value for growth.
     errors = 'sum(increase_prometheus(changeover_requests_total{status=~"5.."}[5m]))'
     every = "sum(increase_prometheus(changeover_requests_total[5m]))"
-    quantile = "histogram_quantile(0.95, sum by (le) (increase(changeover_first_byte_seconds_bucket[10m])))"
+    first = "sum by (le) (increase_prometheus(changeover_first_byte_seconds_bucket[10m]))"
+    quantile = f"histogram_quantile(0.95, {first})"
     return (
         Alert(
             "Errors",

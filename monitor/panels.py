@@ -10,6 +10,9 @@ from monitor.watched import Watched
 
 SPAN = "$span"
 """Stands in an expression for the window of a rate; who renders it knows how far two points are apart."""
+GROWTH = "$growth"
+"""Stands for the function that says by how much a counter has grown in a window. The store's own `increase`
+takes a small value for growth where it does not know the value before it."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def _change() -> Page:
 
 
 def _tenants() -> Page:
-    day = "increase(changeover_tokens_total[1d])"
+    day = f"{GROWTH}(changeover_tokens_total[1d])"
     return Page(
         "3-tenants",
         "Who uses it?",

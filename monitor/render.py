@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from monitor.alerts import Alert, alerts
-from monitor.panels import SPAN, Page, Panel, Query, pages
+from monitor.panels import GROWTH, SPAN, Page, Panel, Query, pages
 from monitor.watched import Watched
 
 SCRAPE_SECONDS = 5
@@ -21,7 +21,8 @@ PAGES = "vmui"
 STORE_SPAN = "4i"
 """The window of a rate on the store's own page: four times as far as two of its points are apart. So nothing
 between them is left out, however long the time that is shown."""
-GRAFANA_SPAN = "$__rate_interval"
+STORE_GROWTH = "increase_prometheus"
+GRAFANA_SPAN, GRAFANA_GROWTH = "$__rate_interval", "increase"
 
 COLUMNS, HEIGHT = 24, 8
 """Of Grafana's grid: all of its columns, and the height of a panel."""
@@ -124,13 +125,13 @@ def vmui(page: Page) -> str:
 
 def in_store(query: Query) -> str:
     """A panel's query as it is put to the store."""
-    return query.expr.replace(SPAN, STORE_SPAN)
+    return query.expr.replace(SPAN, STORE_SPAN).replace(GROWTH, STORE_GROWTH)
 
 
 def grafana(stack: str, found: Sequence[Page]) -> str:
     """One dashboard with a row for each page, for `Import` in Grafana; it asks for the data source."""
     panels: list[Mapping[str, Any]] = []
-    y = 0
+    row = 0
     for page in found:
         panels.append(
             {
@@ -138,15 +139,15 @@ def grafana(stack: str, found: Sequence[Page]) -> str:
                 "title": page.title,
                 "collapsed": False,
                 "id": len(panels) + 1,
-                "gridPos": {"x": 0, "y": y, "w": COLUMNS, "h": 1},
+                "gridPos": {"x": 0, "y": row, "w": COLUMNS, "h": 1},
                 "panels": [],
             }
         )
-        y += 1
+        row += 1
         for number, panel in enumerate(page.panels):
-            place = {"x": number % 2 * COLUMNS // 2, "y": y, "w": COLUMNS // 2, "h": HEIGHT}
+            place = {"x": number % 2 * COLUMNS // 2, "y": row, "w": COLUMNS // 2, "h": HEIGHT}
             panels.append(_grafana_panel(panel, len(panels) + 1, place))
-            y += HEIGHT if number % 2 or number == len(page.panels) - 1 else 0
+            row += HEIGHT if number % 2 or number == len(page.panels) - 1 else 0
     return _text(
         {
             "uid": f"changeover-{stack}"[:40],
@@ -180,7 +181,7 @@ def _grafana_panel(panel: Panel, id: int, place: Mapping[str, int]) -> Mapping[s
             {
                 "refId": chr(ord("A") + number),
                 "datasource": source,
-                "expr": query.expr.replace(SPAN, GRAFANA_SPAN),
+                "expr": query.expr.replace(SPAN, GRAFANA_SPAN).replace(GROWTH, GRAFANA_GROWTH),
                 "legendFormat": query.alias,
             }
             for number, query in enumerate(panel.queries)

@@ -27,6 +27,8 @@ class Subject:
     context: int
 
     def body(self, content: str = "Write a long story about the sea.", **more: Any) -> str:
+        """The body of a chat request with one message; `more` are further fields, or other values of
+        these."""
         asked = {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0}
         return json.dumps({**asked, "max_tokens": 8, **more})
 

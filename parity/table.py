@@ -41,6 +41,7 @@ def differences(content: Mapping[str, Any]) -> list[str]:
 
 
 def names(content: Mapping[str, Any]) -> dict[str, str]:
+    """The name of each engine that was compared, by its kind."""
     return {kind: content["engines"][kind]["name"] for kind in KINDS}
 
 

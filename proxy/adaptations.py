@@ -41,6 +41,8 @@ Edit = tuple[Span, bytes]
 Make = Callable[[bytes, Reading, int | None], Iterable[Edit]]
 """Gives the edits for a body and an engine with this context, in tokens; None: it is not known."""
 
+_TRUE = frozenset(("true", "t", "yes", "y", "on", "1"))
+"""Words that vLLM takes for true, as Pydantic does."""
 _INTEGER = re.compile(rb"-?[0-9]{1,19}")
 _LARGEST = 2**63 - 1
 """What Ollama reads into an `int`. It refuses a number that is none of these by itself."""
@@ -99,12 +101,25 @@ def _usage(raw: bytes, reading: Reading, _: int | None) -> Iterable[Edit]:
     elif raw[span[0]] != ord("{"):
         yield span, b'{"include_usage":true}'
     else:
-        there = [at for name, at in _options(raw, span) if name == "include_usage"]
-        if there:
-            yield from ((at, b"true") for at in there)
-        else:
-            comma = b"," if any(True for _ in _options(raw, span)) else b""
-            yield (span[0] + 1, span[0] + 1), b'"include_usage":true' + comma
+        options = list(_options(raw, span))
+        there = [at for name, at in options if name == "include_usage"]
+        yield from ((at, b"true") for at in there)
+        if not there:
+            yield (span[0] + 1, span[0] + 1), b'"include_usage":true' + (b"," if options else b"")
+        # without the other one it asked for nothing, and with it for a usage in each event
+        in_each = (at for name, at in options if name == "continuous_usage_stats")
+        yield from ((at, b"false") for at in in_each if _is_true(raw[slice(*at)]))
+
+
+def _is_true(said: bytes) -> bool:
+    """Whether vLLM takes this value for true: also 1, however it is written, and some words."""
+    if said[0] in b"[{":
+        return False
+    try:
+        value = json.loads(said)
+    except ValueError:  # more digits than Python reads
+        return False
+    return value.lower() in _TRUE if isinstance(value, str) else bool(value == 1)
 
 
 def _options(raw: bytes, span: Span) -> Iterable[tuple[str, Span]]:
@@ -145,7 +160,8 @@ BODY = (
         ("ollama", "vllm"),
         (CHAT, COMPLETIONS),
         "tokens are counted from the usage that the engine reports; its chunk is taken out again. vLLM 0.32"
-        " says its system_fingerprint in that chunk then, and not in the last one before it",
+        " says its system_fingerprint in that chunk then, and not in the last one before it. A"
+        " continuous_usage_stats beside it, which alone means nothing, becomes false",
         _usage,
     ),
 )
@@ -275,7 +291,7 @@ def renamed(raw: bytes, model: str, asked: str) -> bytes:
                 # of a stream of messages or of responses: the answer as it is so far
                 edits.append((span, renamed(said, model, asked)))
             elif name == "error" or (name == "message" and raw[span[0]] == ord('"')):
-                quoted = said
+                quoted = re.sub(_in_full(model), asked.encode(), said)
                 for quote in ("'", "`", '\\"'):
                     quoted = quoted.replace(
                         f"{quote}{model}{quote}".encode(), f"{quote}{asked}{quote}".encode()
@@ -284,6 +300,14 @@ def renamed(raw: bytes, model: str, asked: str) -> bytes:
     except ValueError:  # no JSON, or no text
         return raw
     return _edited(raw, edits)
+
+
+def _in_full(model: str) -> bytes:
+    """A pattern of the name as Ollama says it in errors about what its model can't do, with registry and tag
+    (`types/model/name.go` of 0.17.4)."""
+    missing = ("registry.ollama.ai/library/", "registry.ollama.ai/", "")[min(model.count("/"), 2)]
+    full = missing + model + ("" if ":" in model else ":latest")
+    return rb"(?<![\w./:-])" + re.escape(full).encode() + rb"(?![\w./:-])"
 
 
 def _edited(raw: bytes, edits: Iterable[Edit]) -> bytes:

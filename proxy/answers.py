@@ -8,7 +8,7 @@ from typing import Any
 from proxy.adaptations import renamed
 
 _BETWEEN = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_DATA = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+_DATA = re.compile(rb"(?:^|[\r\n])data: ?([^\r\n]*)")
 
 
 @dataclass
@@ -84,6 +84,8 @@ class Events:
         if data is None or data.group(1) == b"[DONE]":
             return event
         self.seen += 1
+        if _DATA.search(event, data.end()):
+            return event  # JSON in several lines, as no engine says it
         if b'"usage"' in event:
             try:
                 said = json.loads(data.group(1))

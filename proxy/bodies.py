@@ -23,6 +23,9 @@ LARGE_BYTES = 64 * 2**10
 
 
 class Bodies:
+    """The bodies of all requests: how many bytes they have together, and the process that reads large
+    ones."""
+
     def __init__(self) -> None:
         self._held = 0
         self._readers = _new_readers()
@@ -60,7 +63,7 @@ class Bodies:
             self._held -= held
 
     async def read(self, raw: bytes) -> Reading:
-        """Raises Refusal."""
+        """What a body says, as far as the proxy looks at it. Raises Refusal."""
         try:
             if len(raw) < LARGE_BYTES:
                 return read(raw)
@@ -76,6 +79,7 @@ class Bodies:
         return await asyncio.get_running_loop().run_in_executor(self._readers, read, raw)
 
     def close(self) -> None:
+        """Ends the process that reads large bodies."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
 

@@ -25,27 +25,41 @@ RESERVED = ("localhost", "test", "local", "internal", "home.arpa")
 
 
 def is_local(host: str) -> bool:
-    """Whether a host, as a header or an origin names it, with or without a port, can be no other site's."""
-    name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    try:
-        return ipaddress.ip_address(name).is_loopback or ipaddress.ip_address(name).is_private
-    except ValueError:
-        pass
+    """Whether a host, as a `Host` header names it, with or without a port, can be no other site's."""
+    name = _name(host)
+    if name is None:
+        return False
+    if (address := _address(name)) is not None:
+        return address.is_loopback or address.is_private
     return "." not in name or any(name == each or name.endswith(f".{each}") for each in RESERVED)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, with or without a port, is the machine itself on which the browser runs."""
+    name = _name(host)
+    if name is None:
+        return False
+    if (address := _address(name)) is not None:
+        return address.is_loopback
+    return name == "localhost" or name.endswith(".localhost")
+
+
 def refused(headers: Mapping[str, str], origins: Collection[str]) -> Refusal | None:
-    """Why a request that needs no key is refused; None: it is not."""
+    """Why a request that needs no key is refused; None: it is not.
+
+    A page may ask if it comes from the browser's own machine or from where the endpoint itself is, or if its
+    site is one of `origins`. A page of another machine in the same network may not: nobody here decides
+    what such a machine's pages do. What is no browser sends no `Origin`, wherever it runs.
+    """
     host, origin = headers.get("Host", ""), headers.get("Origin")
     if not is_local(host):
-        return refusals.foreign("host", host)
+        return refusals.foreign_host(host)
     if origin is None or origin in origins or "*" in origins:
         return None
-    try:
-        local = is_local(urlsplit(origin).netloc) and bool(urlsplit(origin).netloc)
-    except ValueError:
-        local = False
-    return None if local else refusals.foreign("origin", origin)
+    site = _site(origin)
+    if site and (is_loopback(site) or site.lower() == host.lower()):
+        return None
+    return refusals.foreign_origin(origin)
 
 
 def allowed(headers: Mapping[str, str], origins: Collection[str]) -> dict[str, str]:
@@ -59,3 +73,26 @@ def allowed(headers: Mapping[str, str], origins: Collection[str]) -> dict[str, s
 def is_preflight(method: str, headers: Mapping[str, str]) -> bool:
     """Whether a browser asks, without any key, what a page may send."""
     return method == "OPTIONS" and "Origin" in headers and "Access-Control-Request-Method" in headers
+
+
+def _name(host: str) -> str | None:
+    """A host without its port and a dot at its end, in lower case; None: it is no host."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return None
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+def _site(origin: str) -> str:
+    """The host and port of an origin; empty where it has none, as `null` and files."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""

@@ -44,6 +44,7 @@ def session() -> ClientSession:
 
 
 async def listen(handler: Handler, port: int) -> web.ServerRunner:
+    """Serves requests at a TCP port until the runner is cleaned up."""
     # Who hangs up cancels the handler, and so the engine's work.
     server = web.Server(
         handler,
@@ -61,16 +62,18 @@ async def listen(handler: Handler, port: int) -> web.ServerRunner:
 
 
 def query(request: web.BaseRequest) -> str:
-    """As it came, with its question mark, or nothing."""
+    """The query of a request's address as it came, with its question mark; empty where there is none."""
     _, mark, text = request.raw_path.partition("?")
     return mark + text
 
 
 def is_stream(answer: ClientResponse) -> bool:
+    """Whether an answer is a stream of server-sent events."""
     return answer.content_type == "text/event-stream"
 
 
 def refused(refusal: Refusal, protocol: Protocol = OPENAI) -> web.Response:
+    """A refusal as a whole answer, in the client's protocol."""
     return web.Response(
         status=refusal.status,
         body=protocol.error(refusal),
@@ -79,13 +82,14 @@ def refused(refusal: Refusal, protocol: Protocol = OPENAI) -> web.Response:
 
 
 def answered(answer: ClientResponse) -> web.StreamResponse:
-    """The head of a client's answer: the engine's."""
+    """The head of a client's answer, made of the head of the engine's."""
     response = web.StreamResponse(status=answer.status, reason=answer.reason)
     response.headers.extend(adaptations.headers_back(answer.headers.items()))
     return response
 
 
 async def begin(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Sends the head of an answer to the client."""
     response.headers.update(request.get(MORE_HEADERS, {}))
     if request.transport is not None:
         # Linux says that there is room again when a third of it is: with the megabytes that it takes by
@@ -99,13 +103,13 @@ async def begin(request: web.BaseRequest, response: web.StreamResponse) -> None:
 
 
 async def write(request: web.BaseRequest, response: web.StreamResponse, out: bytes) -> None:
-    """Raises ConnectionResetError where the client takes nothing."""
+    """Sends a part of an answer's body. Raises ConnectionResetError where the client takes nothing."""
     for at in range(0, len(out), PIECE_BYTES):
         await _taken(request, response.write(out[at : at + PIECE_BYTES]))
 
 
 async def end(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
-    """Raises ConnectionResetError where the client takes nothing."""
+    """Ends an answer. Raises ConnectionResetError where the client takes nothing."""
     await _taken(request, response.write_eof())
     return response
 

@@ -40,6 +40,7 @@ class LiveFiles:
                 print(f"{name} can't be used: {error!r}", file=sys.stderr, flush=True)
 
     async def watch(self) -> None:
+        """Looks at the files again and again, without end."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self.look()

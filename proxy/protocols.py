@@ -110,6 +110,9 @@ ENGINES = {
 }
 """What an engine is asked, each path with its protocol."""
 
+STREAMED = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
+"""Those of them that are answered in a stream where that is asked for. The others ignore it."""
+
 
 def of(path: str) -> Protocol:
     """The protocol in which whoever asks this path reads an error."""

@@ -107,8 +107,8 @@ class Books:
         self._first, self._total, self._held = (
             Histogram(f"changeover_{name}_seconds", text, by, buckets=SECONDS, registry=registry)
             for name, text in (
-                ("first_byte", "Until the first byte of an answer."),
-                ("request", "Until a request had ended."),
+                ("first_byte", "Time from a request's arrival to the first byte of its answer."),
+                ("request", "Time from a request's arrival to its end."),
                 ("held", "How long a request waited before an engine was asked."),
             )
         )
@@ -131,6 +131,7 @@ class Books:
         """The series that a scrape of all has had."""
 
     def enter(self, record: Record, now: float) -> None:
+        """Counts a request that has ended at `now`, and writes its line in the access log."""
         self._log.info(record.line(now))
         by = (record.endpoint, record.engine, record.tenant if record.known else NOBODY)
         self._requests.labels(*by, record.status).inc()
@@ -184,5 +185,6 @@ class Books:
         return False
 
     def close(self) -> None:
+        """Closes the files of the access log."""
         for handler in self._log.handlers:
             handler.close()

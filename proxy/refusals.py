@@ -17,36 +17,52 @@ class Refusal(Exception):
 
 
 def no_key() -> Refusal:
+    """For a request without an API key that is known, where one is needed."""
     text = "A valid API key is needed: Authorization: Bearer KEY, or x-api-key: KEY."
     return Refusal(401, text, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
-def foreign(what: str, value: str) -> Refusal:
+def foreign_host(host: str) -> Refusal:
+    """For a request under a host name of another site, where no API key is needed."""
     text = (
-        f"The {what} {value!r} belongs to another site. Without API keys only pages and names of this "
-        "machine may use the endpoint: set a key, or name the site in corsOrigins."
+        f"The host {host!r} belongs to another site. Without API keys the endpoint answers only under names "
+        "and addresses that no other site can have: use localhost, or set a key."
     )
-    return Refusal(403, text, f"foreign_{what}", what.capitalize())
+    return Refusal(403, text, "foreign_host", "Host")
+
+
+def foreign_origin(origin: str) -> Refusal:
+    """For a request of a page of another site, where no API key is needed."""
+    text = (
+        f"The origin {origin!r} belongs to another site. Without API keys only pages of this machine may use "
+        "the endpoint: set a key, or name the site in corsOrigins."
+    )
+    return Refusal(403, text, "foreign_origin", "Origin")
 
 
 def no_path() -> Refusal:
+    """For a path that the endpoint does not have."""
     return Refusal(404, "There is no endpoint at this path.", "not_found")
 
 
 def no_method(*allowed: str) -> Refusal:
+    """For a method other than these, which are allowed at the path."""
     text = f"Only {' and '.join(allowed)} can be used at this path."
     return Refusal(405, text, "method_not_allowed", headers={"Allow": ", ".join(allowed)})
 
 
 def no_model(name: str) -> Refusal:
+    """For a model of a name that the endpoint does not have."""
     return Refusal(404, f"The model {name!r} does not exist.", "model_not_found", "model")
 
 
 def too_large(limit: int) -> Refusal:
+    """For a body of more than `limit` bytes."""
     return Refusal(413, f"The request body is larger than {limit} bytes.", "request_too_large")
 
 
 def encoded(encoding: str) -> Refusal:
+    """For a body with a Content-Encoding, such as `gzip`."""
     text = f"Content-Encoding {encoding!r}: the request body must not be encoded."
     return Refusal(415, text, "unsupported_content_encoding", "Content-Encoding")
 

@@ -26,7 +26,7 @@ from proxy.http import BrokenOff
 from proxy.inner import Exchanges, GatewayGone
 from proxy.live import LOOK_SECONDS, LiveFiles
 from proxy.pods import Pods
-from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS
+from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS, STREAMED
 from proxy.reading import Reading
 from proxy.records import Books, Record
 from proxy.refusals import Refusal
@@ -72,6 +72,8 @@ class Proxy:
             takers["route.json"] = self._take_route
         self.live = LiveFiles(live, takers)
         self.tenants: Counter[str] = Counter()
+        self.waiting: Counter[str] = Counter()
+        """By tenant, as `tenants` are those at an engine."""
         self.draining = False
         self.books = Books(log, socket.gethostname())
         self._bodies = Bodies()
@@ -167,10 +169,10 @@ class Proxy:
                 record.model = reading.model
             elif self.admission.route.model is not None:
                 raise refusals.no_model(reading.model)
-            record.stream = reading.stream
+            record.stream = reading.stream and path in STREAMED
             known = conversation(raw, reading) if self.admission.pods is not None else b""
             ask = ClientRequest(request, path, raw, reading, record, waiting, known)
-            if not reading.stream:
+            if not record.stream:
                 return await self._serve(ask)
             async with waiting:
                 return await self._serve(ask)
@@ -213,15 +215,14 @@ class Proxy:
             except GatewayGone:
                 again = GATEWAY_AGAIN_SECONDS
             finally:
-                self.tenants[record.tenant] -= 1
-                if not self.tenants[record.tenant]:
-                    del self.tenants[record.tenant]
+                _less(self.tenants, record.tenant)
                 self.admission.leave(route)
             await self.admission.another(route, again)
             first = True
 
     async def _enter(self, until: float, ask: ClientRequest, *, first: bool) -> Route:
-        began = _now()
+        began, tenant = _now(), ask.record.tenant
+        self.waiting[tenant] += 1
         try:
             if began >= until:
                 raise TimeoutError
@@ -238,6 +239,7 @@ class Proxy:
         except TimeoutError:
             raise refusals.not_now("No engine answered in time. It may be starting; try again.") from None
         finally:
+            _less(self.waiting, tenant)
             ask.record.held += _now() - began
 
     async def _carry(self, ask: ClientRequest, route: Route) -> web.StreamResponse:
@@ -265,6 +267,9 @@ class Proxy:
                 self.admission.heard(to.name)
                 async with answer:
                     record.first = _now()
+                    record.stream = record.stream or http.is_stream(
+                        answer
+                    )  # `1` or `STREAM` asks for it, too
                     if exchange:
                         exchange.first.set_result(answer.status == 200)
                     give = self._give_stream if http.is_stream(answer) else self._give_whole
@@ -339,6 +344,7 @@ class Proxy:
             "running": dict(self.admission.running),
             "held": self.admission.waiting,
             "tenants": dict(self.tenants),
+            "waiting": dict(self.waiting),
             "keys": self.keys.digest,
             "draining": self.draining,
             "silent": self.admission.silent(),
@@ -367,6 +373,13 @@ class Proxy:
         await self._client.close()
         self.books.close()
         self._bodies.close()
+
+
+def _less(counts: Counter[str], name: str) -> None:
+    """One less of these; of 0 nothing is kept."""
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]
 
 
 def _now() -> float:

@@ -40,6 +40,7 @@ class Update:
 
     @property
     def words(self) -> str:
+        """The update in one line."""
         result = "" if self.ok else ", FAILED"
         day, time = self.started[:10], self.started[11:19]
         return (

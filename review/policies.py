@@ -48,6 +48,7 @@ class Violation:
 
     @property
     def words(self) -> str:
+        """The violation in one line: which policy, which resource, why, and what to do."""
         return f"{self.policy}: {self.resource}. {self.why} {self.do}"
 
 

@@ -61,6 +61,7 @@ class DockerLook(http.client.HTTPConnection):
             )
 
     def close(self) -> None:
+        """Closes the connection, and ends the SSH session that carries it."""
         super().close()
         self._end()
 

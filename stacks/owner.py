@@ -13,7 +13,7 @@ from components.catalogue import GIB
 from components.facts import variable
 from components.labels import Labels
 from components.weights import Weights
-from switch.owner import ANY, Owner, count, day
+from switch.owner import ANY, OwnerRecord, count, day
 
 UNKNOWN = "unknown"
 """Stands for the owner of a stack that was made before owners were written down."""
@@ -60,7 +60,7 @@ class FoundOnHost:
     """What a host has of a stack: every thing with its labels, whose it is, and what serves, in words."""
 
     things: tuple[Thing, ...]
-    owner: Owner | None
+    owner: OwnerRecord | None
     serves: str
 
     def of(self, role: str = "") -> list[Thing]:
@@ -193,7 +193,7 @@ def _another(other: str, host: FoundOnHost, stack: str) -> str:
     return "\n  ".join(lines)
 
 
-def _from(record: Owner) -> str:
+def _from(record: OwnerRecord) -> str:
     return f"from {record.folder} on {record.machine}"
 
 

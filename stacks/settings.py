@@ -81,7 +81,7 @@ class Settings:
     cors_origins: tuple[str, ...]
     context: int
     parallel: Mapping[EngineKind, int]
-    """Requests at a time by engine; of one that is missing the number follows from the memory."""
+    """Concurrent requests by engine; of one that is missing the number follows from the memory."""
     gateway: Literal["tensorzero", "none"]
     cutover: Literal["auto", "overlap", "hold"]
     standby: bool
@@ -379,7 +379,7 @@ def _name(raw: _Raw, model: Model) -> str:
 
 
 def _parallel(raw: _Raw) -> dict[EngineKind, int]:
-    """How many requests each engine is to work on at a time, where the settings say it."""
+    """How many concurrent requests each engine is to work on, where the settings say it."""
     value = raw.value("parallel")
     if isinstance(value, str) and value.startswith("{"):  # as Pulumi hands an object over
         value = json.loads(value)
@@ -398,7 +398,7 @@ def _parallel(raw: _Raw) -> dict[EngineKind, int]:
 
 
 def _count(raw: _Raw, key: str, value: object) -> int | None:
-    """A number of requests at a time, or None for `auto`."""
+    """A number of concurrent requests, or None for `auto`."""
     text = str(value)
     if text == "auto":
         return None

@@ -28,7 +28,7 @@ from switch.gc import Busy, collect
 from switch.journal import Journal
 from switch.machine import State, World
 from switch.observe import observe
-from switch.owner import Owner, ago
+from switch.owner import OwnerRecord, ago
 from switch.plan import EngineKind, Fetch, Gateway, PlanError, load, parse
 from switch.proxies import statuses
 from switch.report import report
@@ -84,7 +84,7 @@ def screen(seen: dict[str, Any], now: float) -> str:
     if seen["held_since"]:
         lines.append(f"held      requests wait since {ago(now - seen['held_since'])}")
     if seen["trouble"]:
-        lines.append(f"trouble   {seen['trouble']}; the switch keeps trying")
+        lines.append(f"trouble   {seen['trouble'].rstrip('.')}; the switch keeps trying")
     lines += [f"silent    {name} {how}" for name, how in seen["silent"].items()]
     if seen["healed"]:
         lines.append(f"put right {seen['healed']['what']}, {ago(now - seen['healed']['at'])} ago")
@@ -116,12 +116,14 @@ def _requests(proxies: dict[str, dict[str, Any] | None]) -> list[str]:
     there = [said for said in proxies.values() if said]
     running, held = (sum(sum(s["running"].values()) for s in there), sum(s["held"] for s in there))
     lines = [f"requests  {running} in flight, {held} waiting"] if there else []
-    tenants = Counter[str]()
+    tenants, waiting = Counter[str](), Counter[str]()
     for said in there:
         tenants.update(said["tenants"])
-    if tenants:
-        most = [f"{tenant} {count}" for tenant, count in tenants.most_common(TENANTS)]
-        lines.append(f"tenants   {', '.join(most)}{', …' if len(tenants) > TENANTS else ''}")
+        waiting.update(said["waiting"])
+    for title, counts in (("tenants ", tenants), ("waiting ", waiting)):
+        if counts:
+            most = [f"{tenant} {count}" for tenant, count in counts.most_common(TENANTS)]
+            lines.append(f"{title}  {', '.join(most)}{', …' if len(counts) > TENANTS else ''}")
     lines += [f"proxy     {name} does not answer" for name, said in proxies.items() if not said]
     return lines or ["proxy     none runs"]
 
@@ -137,50 +139,54 @@ def main(argv: list[str] | None = None) -> int:
     for verb, text in {
         "serve": "be the switch (process 1 of its container)",
         "prepare": "make the engine of the plan on stdin ready; `follow` shows how it goes",
-        "check": "look whether the plan on stdin could be carried out; changes nothing",
-        "look": "print whether the gateway's config and the keys are what was declared, a line each",
-        "exchange": "send the HTTP requests on stdin to containers of the stack, one JSON a line, and answer",
-        "observe": "all that can be watched, a line of JSON for each line on stdin",
-        "release": "keep nothing running any more, before the stack is taken down; stops nothing",
+        "check": "check whether the plan on stdin could be carried out; this changes nothing",
+        "look": "say whether the gateway's config and the keys are as they were declared, in a line each",
+        "exchange": "send the HTTP requests on stdin, a line of JSON each, to containers; print the answers",
+        "observe": "print all that can be watched, as a line of JSON for each line on stdin",
+        "release": "stop looking after engines, before the stack is taken down; this ends no container",
         "fetch": "fetch the weights that the JSON on stdin describes",
     }.items():
         verbs.add_parser(verb, help=text)
-    change = "an id that the coordinator has made for its change, the same each time"
+    change = "the id that the coordinator has given to its change"
     verbs.choices["prepare"].add_argument("--change", default="", help=change)
     committer = verbs.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
     committer.add_argument("--change", default="", help=change)
-    committer.add_argument("--seen", default="", help=f"what `{LIVE}` held, which the coordinator keeps")
+    committer.add_argument("--seen", default="", help=f"the content of `{LIVE}`, which the coordinator keeps")
     keeper = verbs.add_parser("keys", help="give the proxies the keys of the JSON on stdin, as digests")
-    keeper.add_argument("--seen", default="", help="what `look` said of the keys, which it says again then")
-    follower = verbs.add_parser("follow", help="print what is new, wait a little")
-    follower.add_argument("--engine", default="")
+    keeper.add_argument("--seen", default="", help="what `look` said of the keys, and is to say again")
+    follower = verbs.add_parser(
+        "follow", help="wait a few seconds for the change that is under way, and print what is new"
+    )
+    follower.add_argument("--engine", default="", help="the container that the change leads to")
     follower.add_argument("--change", default="", help=change)
-    abandoner = verbs.add_parser("abandon", help="give up a prepared change on purpose, and restore")
+    abandoner = verbs.add_parser("abandon", help="give up a prepared change, and go back to what served")
     abandoner.add_argument("--engine", required=True, help="the container that was to be prepared")
-    verbs.add_parser("status", help="one screen").add_argument("--json", action="store_true")
-    proof = verbs.add_parser("certificate", help="which change was the last, and its certificate in one line")
-    proof.add_argument("--tar", action="store_true", help="its two files instead, as a tar")
+    verbs.add_parser("status", help="print the state of the stack on one screen").add_argument(
+        "--json", action="store_true", help="print it as JSON"
+    )
+    proof = verbs.add_parser("certificate", help="print the last change, and its certificate in one line")
+    proof.add_argument("--tar", action="store_true", help="print the two files of the certificate as a tar")
     proof.add_argument(
-        "--change", default="", help="only where the last was this one, or this changed nothing"
+        "--change", default="", help="fail unless the last change was this one, or this one changed nothing"
     )
     freer = verbs.add_parser("gc", help="name weights and images that neither serve nor lead back")
     freer.add_argument("--free", action="store_true", help="free them")
-    owned = verbs.add_parser("own", help="keep that this stack belongs to a state, and what that knows")
-    owned.add_argument("--owner", required=True, help="the id in the state")
-    owned.add_argument("--changes", type=int, required=True, help="how many it counts")
-    owned.add_argument("--containers", nargs="*", default=[], help="ids of switch, proxy and edge in it")
-    owned.add_argument("--instead", required=True, help="the owner that it may replace, or `any`")
-    owned.add_argument("--folder", required=True)
-    owned.add_argument("--machine", required=True)
+    owned = verbs.add_parser("own", help="record which Pulumi state this stack belongs to")
+    owned.add_argument("--owner", required=True, help="the random id of the state")
+    owned.add_argument("--changes", type=int, required=True, help="how many changes the state has counted")
+    owned.add_argument("--containers", nargs="*", default=[], help="its ids of switch, proxy and edge")
+    owned.add_argument("--instead", required=True, help="the id of the owner that it may replace, or `any`")
+    owned.add_argument("--folder", required=True, help="the folder that the stack is changed from")
+    owned.add_argument("--machine", required=True, help="the machine that the stack is changed from")
     taker = verbs.add_parser("receive", help="unpack a tar from stdin into the weights' folder `source`")
-    taker.add_argument("--engine", choices=get_args(EngineKind), required=True)
-    taker.add_argument("--folder", required=True)
+    taker.add_argument("--engine", choices=get_args(EngineKind), required=True, help="whose weights they are")
+    taker.add_argument("--folder", required=True, help="the folder of the weights in the engine's volume")
     args = parser.parse_args(argv)
     docker = Docker(os.environ.get(shared.PROJECT, ""), os.environ.get(shared.STACK, ""))
     try:
         return _run(args, docker)
     except TimeoutError as error:
-        print(f"{args.verb}: no answer ({error})", flush=True)
+        print(f"{args.verb}: the switch gives no answer ({error})", flush=True)
         return daemon.UNAVAILABLE
     except (Failed, Busy, PlanError, DockerError, ValueError, OSError) as error:
         print(f"{args.verb}: {error}", flush=True)
@@ -220,7 +226,7 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
             _certificate(_state(), tar=args.tar, change=args.change)
         case "own":
             now = time.time()
-            said = Owner(args.owner, args.folder, args.machine, now, now, args.changes, args.containers)
+            said = OwnerRecord(args.owner, args.folder, args.machine, now, now, args.changes, args.containers)
             say(owner.write(JOURNAL, said, args.instead))
         case "gc":
             collect(_state(), docker, WEIGHTS, LOCKS, say, free=args.free)

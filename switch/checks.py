@@ -10,7 +10,7 @@ VALIDATE_SECONDS = 60
 ROOM = 100 * 2**20
 """Bytes that a change may need on the host's disk: the logs of a new engine and a new gateway, 30 MB at most
 each, and what Docker and the switch write of it."""
-REFRESH = "`pulumi up --refresh` fetches it again."
+REFRESH = "To fetch it again, run: pulumi up --refresh"
 
 
 class Failed(Exception):
@@ -29,7 +29,7 @@ def disk(journal: Path) -> tuple[int, str]:
     free = there.f_bavail * there.f_frsize
     return free, (
         f"{free / 2**20:.0f} MiB are free on the Docker host's disk (seen in the volume of the switch's "
-        "journal). Make room: `make gc`, or `docker image prune` on the Docker host"
+        "journal). To make room, run `make gc`, or `docker image prune` on the Docker host"
     )
 
 
@@ -51,8 +51,8 @@ def check(plan: Plan, docker: Docker, journal: Path, weights: Path, serves: Plan
         )
     if not complete_file(weights, engine.kind, engine.weights).exists():
         raise Failed(
-            f"the weights {engine.kind}/{engine.weights} are not on this host, or not whole. Fetch them "
-            "again: `pulumi up --replace '**weights**'`."
+            f"the weights {engine.kind}/{engine.weights} are not on this host, or not complete. To fetch "
+            "them again, run: pulumi up --replace '**weights**'"
         )
     if plan.gateway is None:
         return "checked: disk, image, weights"

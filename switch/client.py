@@ -23,6 +23,7 @@ class SocketConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
+        """Connects to the socket. Raises OSError where nothing listens."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)

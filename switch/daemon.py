@@ -10,6 +10,7 @@ of it begins. Only while these can't be written is it kept in memory alone, and 
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import queue
 import signal
@@ -61,6 +62,11 @@ UNAVAILABLE = 69
 """Exit status of the CLI where the switch gives no answer, which may have heard the request or not."""
 ANSWER_SECONDS = 20
 """For which the CLI waits for an answer; who has hung up is not answered, and what was asked not done."""
+LATE_SECONDS = POLL_SECONDS + 3
+"""After which a request of a coordinator is not done any more. `docker exec` leaves the CLI in the container
+when its own client is killed, so an open connection does not say that the coordinator is still there. If it
+is, it asks again."""
+STALLED = "the switch had stalled, and does nothing of what was asked before that"
 
 
 def steady() -> Callable[[], float]:
@@ -150,7 +156,7 @@ class Switch:
             _, room = disk(self.journal.folder)
             self.write_error = f"the switch can't write {what} ({error.strerror}): {room}"
         if bool(was) != bool(self.write_error):
-            print(self.write_error or "journal and proxies' file can be written again", flush=True)
+            print(self.write_error or "the journal and the proxies' file can be written again", flush=True)
         return not self.write_error
 
     def _say_live(self) -> None:
@@ -207,7 +213,7 @@ class Switch:
         self._looked = now
         seconds = 0.0 if looked is None else now - looked - LOOK_SECONDS
         if seconds > LOOK_SECONDS:
-            print(f"nothing could be looked at for {seconds:.0f} s: that counts for no deadline", flush=True)
+            print(f"nothing could be looked at for {seconds:.0f} s, which counts for no deadline", flush=True)
         return max(0.0, seconds)
 
     def _ask_proxies(self, world: machine.World) -> dict[str, Status]:
@@ -264,7 +270,7 @@ class Switch:
                 self.turn()
                 heard = time.monotonic()
             except (OSError, DockerError) as error:
-                print(f"no turn: {error}", flush=True)
+                print(f"the containers can't be looked at: {error}", flush=True)
                 if isinstance(error, ConnectionRefusedError) and time.monotonic() - heard > GIVE_UP_SECONDS:
                     # Docker has come back with another socket; a restarted container mounts that one
                     sys.exit("Docker can't be reached; the restart policy brings the switch back")
@@ -274,6 +280,7 @@ class Switch:
     # actions
 
     def perform(self, actions: list[Action]) -> None:
+        """Carries out actions in their order; those that take time, each in a thread of its own."""
         for action in actions:
             if action.do in machine.JOBS:
                 threading.Thread(target=self._report, args=(action,), daemon=True).start()
@@ -335,23 +342,30 @@ class Switch:
                 print(f"{action.container} can't be put on {action.network}: {error}", flush=True)
             return ActionFinished(action, False, str(error))
         except Exception as error:  # a job that dies unheard would leave the machine waiting for it
-            return ActionFinished(action, False, f"unexpected: {error!r}")
+            return ActionFinished(action, False, f"an unexpected error: {error!r}")
 
     # requests
 
     def answer(self, request: dict[str, Any], gone: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """The answer to one request of the CLI: lines to print, and the exit status.
 
-        Nothing is done for a client that has `gone`.
+        Nothing is done for a client that has `gone`, nor for a coordinator that asked `LATE_SECONDS` ago or
+        earlier. `at` in a request is when that was, by the monotonic clock, which a host's processes share.
         """
+        coordinates = request.get("verb") in ("prepare", "commit", "follow")
+        at = request.get("at", math.inf) if coordinates else math.inf
+
+        def late() -> bool:
+            return gone() or time.monotonic() - at > LATE_SECONDS
+
         try:
-            if gone():
-                return {"lines": [], "code": UNAVAILABLE}
+            if late():
+                return {"lines": [STALLED], "code": UNAVAILABLE}
             match request:
                 case {"verb": "prepare" | "commit" as verb, "plan": raw}:
-                    return self._ask(verb, parse(raw, verb), request, gone)
+                    return self._ask(verb, parse(raw, verb), request, late)
                 case {"verb": "follow", "engine": engine}:
-                    return self._follow(engine, request.get("change", ""), gone)
+                    return self._follow(engine, request.get("change", ""), late)
                 case {"verb": "abandon", "engine": engine}:
                     self.apply(Abandoned(engine))
                     self.events.put(None)
@@ -376,18 +390,18 @@ class Switch:
         verb: Literal["prepare", "commit"],
         plan: Plan,
         request: dict[str, Any],
-        gone: Callable[[], bool],
+        late: Callable[[], bool],
     ) -> dict[str, Any]:
         event = ChangeRequested(
             verb, plan, self.docker.world(), request.get("seen", ""), request.get("change", "")
         )
-        if gone():
-            return {"lines": [], "code": UNAVAILABLE}
+        if late():
+            return {"lines": [STALLED], "code": UNAVAILABLE}
         self.apply(event)
         self.events.put(None)
         return {"lines": [f"{verb}: {plan.engine.kind} ({plan.engine.container})"], "code": 0}
 
-    def _follow(self, engine: str, change: str, gone: Callable[[], bool]) -> dict[str, Any]:
+    def _follow(self, engine: str, change: str, late: Callable[[], bool]) -> dict[str, Any]:
         end = time.monotonic() + POLL_SECONDS
         with self._lock:
             if other := self._taken(engine, change):
@@ -395,8 +409,8 @@ class Switch:
             self.apply(Followed(read=False))
             while (left := end - time.monotonic()) > 0 and machine.answer(self.state) == ([], 75):
                 self._lock.wait(left)
-            if gone():
-                return {"lines": [], "code": UNAVAILABLE}
+            if late():
+                return {"lines": [STALLED], "code": UNAVAILABLE}
             if other := self._taken(engine, change):
                 return other
             lines, code = machine.answer(self.state)
@@ -538,7 +552,7 @@ def ask(path: Path, request: dict[str, Any], patience: float = 10) -> dict[str, 
                 if time.monotonic() > end:
                     raise
             else:
-                client.sendall(json.dumps(request).encode() + b"\n")
+                client.sendall(json.dumps({**request, "at": time.monotonic()}).encode() + b"\n")
                 with client.makefile() as answer:
                     return dict(json.loads(answer.readline() or "{}"))
         time.sleep(0.1)

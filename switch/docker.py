@@ -36,6 +36,8 @@ LEAST = {"CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"], "PidsLim
 
 
 class DockerError(Exception):
+    """Docker has refused a call. The text is its own message, `status` the HTTP status of its answer."""
+
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
@@ -121,10 +123,11 @@ class Docker:
                 self.call("POST", f"/containers/{name}/update", {"PidsLimit": limit})
             except DockerError as error:
                 if error.status not in (404, 409):  # it has gone, or is going
-                    print(f"the processes of {name} are not limited: {error}", flush=True)
+                    print(f"the number of processes of {name} can't be limited: {error}", flush=True)
             self._bounded.add((name, created))
 
     def start(self, name: str) -> None:
+        """Starts a container. One that runs is left alone."""
         self.call("POST", f"/containers/{name}/start", timeout=120)
 
     def stop(self, name: str, seconds: float) -> None:
@@ -161,6 +164,7 @@ class Docker:
                 raise
 
     def has_image(self, image: str) -> bool:
+        """Whether an image of this name or id is on the host."""
         try:
             self.call("GET", f"/images/{urllib.parse.quote(image, safe='/:@')}/json")
         except DockerError as error:

@@ -30,7 +30,7 @@ def exchange(raw: Any) -> dict[str, Any]:
     request: Request = load(Request, raw, "request")
     name(request.container, "request.container")
     if not request.path.startswith("/"):
-        raise PlanError(f"request.path is {request.path!r}; it must begin with a slash")
+        raise PlanError(f"request.path must begin with a slash, not be {request.path!r}")
     connection = http.client.HTTPConnection(request.container, request.port, timeout=request.timeout)
     return answer(connection, request, {})
 

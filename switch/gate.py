@@ -76,7 +76,7 @@ def complete(
     try:
         connection = connected(host, port, timeout)
     except OSError as error:  # refused, or a name that only a running container has
-        return Answer(False, f"does not listen yet ({error})", loading=True)
+        return Answer(False, f"it does not listen yet ({error})", loading=True)
     ask = protocol.ask(model, prompt, max_tokens=max_tokens, stream=stream)
     began = time.monotonic()
     deadline = began + timeout
@@ -97,7 +97,7 @@ def complete(
         if sense and over_and_over(whole.content):
             raise _Bad(f"it says one thing over and over: {whole.content[:40]!r}")
     except protocols.Broken as error:
-        return Answer(False, f"a bad {'streamed ' if stream else ''}completion: it says an error: {error}")
+        return Answer(False, f"a bad {'streamed ' if stream else ''}completion: it is an error: {error}")
     except _Bad as error:
         return Answer(False, f"a bad {'streamed ' if stream else ''}completion: {error}")
     except TimeoutError:
@@ -105,7 +105,7 @@ def complete(
     except BROKEN as error:
         return Answer(False, f"a completion broke off: {error or type(error).__name__}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        return Answer(False, f"a completion that is not {FORMATS[protocol.name]} format: {error!r}")
+        return Answer(False, f"a completion is not in {FORMATS[protocol.name]} format: {error!r}")
     took = round(time.monotonic() - began, 3)
     return Answer(
         True,
@@ -162,7 +162,8 @@ def sound(
     each = (counts[1] - counts[0]) / (MORE - FEW)
     if each <= 0:
         return Answer(
-            False, f"a prompt {MORE // FEW} times as long has {counts[1]} tokens, and had {counts[0]}"
+            False,
+            f"it counts {counts[0]} tokens in a prompt, and {counts[1]} in one {MORE // FEW} times as long",
         )
     pieces = max(FEW, FEW + int((prompt_tokens - counts[0]) / each))
     expected = counts[0] + (pieces - FEW) * each
@@ -170,7 +171,7 @@ def sound(
     if not answer.ok:
         return Answer(False, f"with a prompt of {expected:.0f} tokens: {answer.text}", final=answer.final)
     if answer.prompt_tokens < 0.9 * expected:
-        return Answer(False, f"of a prompt of {expected:.0f} tokens it read {answer.prompt_tokens}")
+        return Answer(False, f"it read {answer.prompt_tokens} tokens of a prompt of {expected:.0f}")
     return answer
 
 
@@ -228,7 +229,8 @@ def embed(
     each = (counts[1] - counts[0]) / (MORE - FEW)
     if each <= 0:
         return Answer(
-            False, f"a text {MORE // FEW} times as long has {counts[1]} tokens, and had {counts[0]}"
+            False,
+            f"it counts {counts[0]} tokens in a text, and {counts[1]} in one {MORE // FEW} times as long",
         )
     pieces = max(FEW, FEW + int((prompt_tokens - counts[0]) / each))
     expected = counts[0] + (pieces - FEW) * each
@@ -236,7 +238,7 @@ def embed(
     if not long.ok:
         return Answer(False, f"with a text of {expected:.0f} tokens: {long.text}", final=long.final)
     if long.prompt_tokens < 0.9 * expected:
-        return Answer(False, f"of a text of {expected:.0f} tokens it read {long.prompt_tokens}")
+        return Answer(False, f"it read {long.prompt_tokens} tokens of a text of {expected:.0f}")
     return answer
 
 
@@ -245,7 +247,7 @@ def _embedded(host: str, port: int, model: str, texts: Sequence[str], timeout: f
     try:
         connection = connected(host, port, timeout)
     except OSError as error:
-        return Answer(False, f"does not listen yet ({error})", loading=True)
+        return Answer(False, f"it does not listen yet ({error})", loading=True)
     try:
         ask = json.dumps({"model": model, "input": list(texts)})
         with asked(connection, "POST", "/v1/embeddings", ask, JSON) as answer:
@@ -257,7 +259,7 @@ def _embedded(host: str, port: int, model: str, texts: Sequence[str], timeout: f
         if problem := _not_vectors(vectors, len(texts)):
             return Answer(False, f"bad embeddings: {problem}")
         if whole["model"] not in (model, f"{model}:latest"):
-            return Answer(False, f"they come from the model {whole['model']!r}, not {model!r}")
+            return Answer(False, f"bad embeddings: they are from the model {whole['model']!r}, not {model!r}")
         if type(given) is not int or given < 1:
             return Answer(False, f"bad embeddings: usage says {given!r} prompt tokens")
     except TimeoutError:
@@ -265,7 +267,7 @@ def _embedded(host: str, port: int, model: str, texts: Sequence[str], timeout: f
     except BROKEN as error:
         return Answer(False, f"embeddings broke off: {error or type(error).__name__}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        return Answer(False, f"embeddings that are not OpenAI's format: {error!r}")
+        return Answer(False, f"the embeddings are not in OpenAI's format: {error!r}")
     took = round(time.monotonic() - began, 3)
     return Answer(True, prompt_tokens=given, facts={"stream": False, "tokens": given, "seconds": took})
 
@@ -276,10 +278,10 @@ def _not_vectors(vectors: Sequence[Sequence[float]], count: int) -> str:
     if len(vectors) != count or not all(lengths) or len(set(lengths)) > 1:
         return f"{len(vectors)} vectors of {', '.join(map(str, lengths)) or 'no'} numbers for {count} texts"
     if not all(math.isfinite(number) for each in vectors for number in each):
-        return "a number in them is none"
+        return "they contain something that is not a finite number"
     if not all(any(each) for each in vectors):
         return "they are all zeros"
-    return "two texts have the same one" if vectors[0] == vectors[1] else ""
+    return "two different texts have the same vector" if vectors[0] == vectors[1] else ""
 
 
 def wholly_on_gpu(answer: Answer, host: str, port: int) -> Answer:
@@ -338,7 +340,7 @@ def _judge(said: Said, max_tokens: int, model: str, *, silent: bool = False) -> 
         raise _Bad("it has no finish_reason")
     tokens, given, total = said.tokens, said.given, said.total
     if type(tokens) is not int or not least <= tokens <= max_tokens:
-        raise _Bad(f"usage says {tokens!r} completion tokens, at most {max_tokens} were asked for")
+        raise _Bad(f"usage says {tokens!r} completion tokens, and at most {max_tokens} were asked for")
     if model and said.model not in (model, f"{model}:latest"):
         raise _Bad(f"it comes from the model {said.model!r}, not {model!r}")
     if model and (type(given) is not int or given < 1 or total != given + tokens):

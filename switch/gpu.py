@@ -17,10 +17,10 @@ def meaning(said: str) -> str:
     if LOST not in said:
         return ""
     return (
-        "Containers on this host have lost the GPU, which the driver still has: a `systemctl daemon-reload` "
-        "does that, as a package's update runs it, where Docker's cgroups are systemd's. One that is started "
-        "again has it back (docker restart). It stays where `docker info` says `Cgroup Driver: cgroupfs`: "
-        '"exec-opts": ["native.cgroupdriver=cgroupfs"] in /etc/docker/daemon.json'
+        "Containers on this host have lost the GPU, which the driver still has. Where systemd manages "
+        "Docker's cgroups, every `systemctl daemon-reload` does that, and updates of packages run it. "
+        "`docker restart` gives a container the GPU back. To prevent it, let Docker manage its own cgroups "
+        '("exec-opts": ["native.cgroupdriver=cgroupfs"] in /etc/docker/daemon.json)'
     )
 
 

@@ -1,6 +1,6 @@
 """What the switch must still know after a kill or a reboot, in a volume: the state, and certificates.
 
-The state has one older self, which is what it was before its last write. A damaged state is replaced by it. A
+The previous state, as it was before the last write, is kept as well, and replaces a state that is damaged. A
 state that is older than what the proxies were told last is one that somebody has restored: what it says of
 what serves is not so any more.
 """
@@ -64,7 +64,7 @@ def _swapped(words: Mapping[str, str]) -> dict[str, str]:
 
 
 class Journal:
-    """`folder`/state.json with its older self, and in `folder`/certificates the newest 50.
+    """`folder`/state.json with the previous state (state.old), and in `folder`/certificates the newest 50.
 
     Raises OSError when it can't write.
     """
@@ -90,10 +90,10 @@ class Journal:
                 state = self._load(self.older)
             except (OSError, ValueError) as error:
                 lost = isinstance(error, FileNotFoundError)
-                why += f", and {'there is no older self' if lost else 'neither is its older self'}"
+                why += f", and {'there is no previous state' if lost else 'neither is the previous state'}"
                 state = self._unknown(State(), told, why, now)
             else:
-                state.damage = Damage(now, f"{why}; its older self was taken")
+                state.damage = Damage(now, f"{why}; the previous state was taken instead")
         if told and _is_older(state, told):
             why = f"{why}{' and ' if why else ''}it is older than what the proxies were told last"
             state = self._unknown(state, told, why, now)
@@ -135,7 +135,7 @@ class Journal:
 def _is_older(state: State, told: Route) -> bool:
     """Whether a state is older than what the proxies were told last, so that somebody must have restored it.
 
-    A release is in the journal before the proxies are told of it. Only the older self of a state in which one
+    A release is in the journal before the proxies are told of it. Only the previous state of one in which one
     was just decided is one release behind, and takes it back. A version that did not count releases has 0.
     """
     behind = told.release - state.releases

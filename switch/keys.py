@@ -40,7 +40,7 @@ def parse(raw: Any) -> str:
         raise PlanError("`open` must be true or false, and `keys` an object")
     for number, (digest, tenant) in enumerate(raw["keys"].items()):
         if not DIGEST.fullmatch(digest):
-            raise PlanError(f"name {number} of `keys` must be a SHA-256 in 64 small hexadecimal digits")
+            raise PlanError(f"name {number} of `keys` must be a SHA-256 in 64 lower-case hexadecimal digits")
         if not isinstance(tenant, str) or not TENANT.fullmatch(tenant):
             raise PlanError(f"value {number} of `keys` must be a tenant: letters, digits, '.', '_' and '-'")
     return json.dumps({"open": raw["open"], "keys": raw["keys"]}, indent=1, sort_keys=True) + "\n"
@@ -59,7 +59,7 @@ def apply(content: str, seen: str, folder: Path, memory: Path, proxies: Callable
         if time.monotonic() > deadline:
             raise Failed(
                 f"the keys are written, but {' and '.join(late)} did not take note of them within "
-                f"{WAIT_SECONDS} s. `docker logs {late[0]}` says more"
+                f"{WAIT_SECONDS} s. To see why, run: docker logs {late[0]}"
             )
         time.sleep(0.1)
     files.write(memory, json.dumps({"digest": digest, "seen": seen or AS_DECLARED}))

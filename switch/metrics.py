@@ -34,6 +34,7 @@ class Family:
     samples: Iterable[tuple[Mapping[str, str], float]]
 
     def lines(self) -> Iterable[str]:
+        """The metric in Prometheus' text format, line by line."""
         yield f"# HELP {self.name} {self.help}"
         yield f"# TYPE {self.name} {self.kind}"
         for labels, value in self.samples:
@@ -78,16 +79,18 @@ def families(
 
     active, change, last = seen["active"], seen["under_way"], seen["last"]
     engine = {"kind": active["kind"], "engine": active["name"], "model": active["model"]} if active else {}
-    yield gauge("engine", "What serves: always 1.", *([(engine, 1)] if active else []))
+    yield gauge("engine", "The engine that serves: always 1.", *([(engine, 1)] if active else []))
     yield gauge(
-        "engine_gated", "Whether what serves has passed the gate in its present run.", ({}, seen["gated"])
+        "engine_gated",
+        "Whether the engine that serves has passed the gate since it was last started.",
+        ({}, seen["gated"]),
     )
     yield gauge(
         "model_gpu_ratio",
         "The share of the model's memory that is on the GPU, as Ollama says it; vLLM has no other place.",
         *([({}, on_gpu)] if on_gpu is not None else []),
     )
-    yield Family("changeover_commits_total", "counter", "Changes of what serves.", [({}, commits)])
+    yield Family("changeover_commits_total", "counter", "How often what serves has changed.", [({}, commits)])
     held = now - seen["held_since"] if seen["held_since"] else 0
     yield gauge(
         "held_duration_seconds", "For how long requests have been held; 0 while they flow.", ({}, held)
@@ -113,7 +116,11 @@ def families(
             "Whether the last change failed; one that was given up on purpose did not.",
             ({}, bool(last["error"] and not last["abandoned"])),
         )
-        yield gauge("last_change_held_seconds", "How long it held requests.", ({}, last["held_seconds"] or 0))
+        yield gauge(
+            "last_change_held_seconds",
+            "How long the last change held requests.",
+            ({}, last["held_seconds"] or 0),
+        )
         steps = {step["phase"]: float(step["seconds"]) for step in last["steps"]}
         yield gauge(
             "last_change_step_seconds",
@@ -127,25 +134,37 @@ def _host(seen: Mapping[str, Any]) -> Iterable[Family]:
     memory, gpus = seen["memory"], seen["gpus"]
     busy, every = ticks()
     cpu = [({"mode": "busy"}, busy / TICKS), ({"mode": "idle"}, (every - busy) / TICKS)]
-    yield Family("changeover_host_cpu_seconds_total", "counter", "Of all CPUs of the host.", cpu)
+    yield Family(
+        "changeover_host_cpu_seconds_total",
+        "counter",
+        "Time that all CPUs of the host together were busy or idle.",
+        cpu,
+    )
     yield Family("changeover_host_memory_bytes", "gauge", "RAM of the host.", [({}, memory["size"])])
     room: list[tuple[Mapping[str, str], float]] = [({}, memory["free"])]
-    yield Family("changeover_host_memory_available_bytes", "gauge", "What of it programs may have.", room)
+    yield Family(
+        "changeover_host_memory_available_bytes",
+        "gauge",
+        "RAM of the host that programs can still have.",
+        room,
+    )
     yield from _kernel(Path("/proc"))
     disks = seen["disks"].items()
     sizes, left = ([({"volume": name}, disk[key]) for name, disk in disks] for key in ("size", "free"))
-    yield Family("changeover_disk_bytes", "gauge", "The disk of a volume of weights.", sizes)
-    yield Family("changeover_disk_free_bytes", "gauge", "What is free of it.", left)
+    yield Family("changeover_disk_bytes", "gauge", "Size of the disk that holds a volume of weights.", sizes)
+    yield Family(
+        "changeover_disk_free_bytes", "gauge", "Free space on the disk that holds a volume of weights.", left
+    )
     if not gpus or isinstance(gpus, str):
         if gpus:
-            yield Family("changeover_gpu_lost", "gauge", "The driver gives no answer.", [({}, 1)])
+            yield Family("changeover_gpu_lost", "gauge", "The GPU's driver gives no answer: 1.", [({}, 1)])
         return
     for key, name, text in (
-        ("busy", "gpu_utilization_ratio", "The share of time in which a kernel ran."),
-        ("used", "gpu_memory_used_bytes", "Memory in use."),
-        ("size", "gpu_memory_bytes", "All memory."),
-        ("watts", "gpu_power_watts", "What it draws."),
-        ("celsius", "gpu_temperature_celsius", "How hot it is."),
+        ("busy", "gpu_utilization_ratio", "The share of time in which the GPU ran a kernel."),
+        ("used", "gpu_memory_used_bytes", "Memory of the GPU in use."),
+        ("size", "gpu_memory_bytes", "All memory of the GPU."),
+        ("watts", "gpu_power_watts", "The power that the GPU draws."),
+        ("celsius", "gpu_temperature_celsius", "The temperature of the GPU."),
     ):
         values = [({"gpu": str(number)}, each[key]) for number, each in enumerate(gpus)]
         known = [
@@ -173,23 +192,26 @@ def _kernel(proc: Path) -> Iterable[Family]:
     yield Family(
         "changeover_host_load1",
         "gauge",
-        "Processes that ran or waited, of a minute.",
+        "Processes that ran or waited to run, on average over the last minute.",
         _known(load[0] if load else None),
     )
     yield Family(
         "changeover_host_boot_time_seconds", "gauge", "When the host was started.", _known(pairs.get("btime"))
     )
     swap = (pairs.get("SwapTotal", 0) - pairs.get("SwapFree", 0)) * 1024
-    yield Family("changeover_host_swap_used_bytes", "gauge", "What is in swap.", [({}, swap)])
+    yield Family("changeover_host_swap_used_bytes", "gauge", "Memory that is swapped out.", [({}, swap)])
     yield Family(
         "changeover_host_oom_kills_total",
         "counter",
-        "Processes ended for want of memory, the host's or a container's.",
+        "Processes that the kernel killed because the host or a container had no memory left.",
         _known(pairs.get("oom_kill")),
     )
     rows = [line.split() for line in said["diskstats"].splitlines()]
     disks = [row for row in rows if WHOLE_DISK.match(row[2])]
-    for column, name, text in ((5, "read", "Read from a disk."), (9, "written", "Written to a disk.")):
+    for column, name, text in (
+        (5, "read", "Bytes read from a disk."),
+        (9, "written", "Bytes written to a disk."),
+    ):
         done = [({"disk": row[2]}, float(row[column]) * SECTOR) for row in disks]
         yield Family(f"changeover_host_disk_{name}_bytes_total", "counter", text, done)
 

@@ -23,7 +23,7 @@ ANY = "any"
 
 
 @dataclass(frozen=True)
-class Owner:
+class OwnerRecord:
     """`since` and `at` (when it was said last) are in seconds since the epoch; `folder` and `machine` are
     where that was. `changes` is what the state counted then, and `containers` the ids in it of those of which
     a stack has one.
@@ -38,19 +38,19 @@ class Owner:
     containers: list[str] = field(default_factory=list)
 
 
-def parse(text: str) -> Owner | None:
+def parse(text: str) -> OwnerRecord | None:
     """The record from the text of its file; None where that is no record.
 
     The stack then belongs to the state that has its containers, as before there were owners.
     """
     try:
-        owner: Owner = load(Owner, json.loads(text), FILE, strict=False)
+        owner: OwnerRecord = load(OwnerRecord, json.loads(text), FILE, strict=False)
     except (ValueError, PlanError):
         return None
     return owner
 
 
-def read(journal: Path) -> Owner | None:
+def read(journal: Path) -> OwnerRecord | None:
     """The record in the folder `journal`; None where there is none that says anything."""
     try:
         return parse((journal / FILE).read_text(errors="replace"))
@@ -58,7 +58,7 @@ def read(journal: Path) -> Owner | None:
         return None
 
 
-def write(journal: Path, said: Owner, instead: str) -> str:
+def write(journal: Path, said: OwnerRecord, instead: str) -> str:
     """Keeps what an owner says of itself, and returns a line that says so.
 
     The record of another owner is replaced only where `instead` is its id, or `any`. Raises Failed, OSError.

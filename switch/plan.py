@@ -27,20 +27,23 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
+    """The engine that a change leads to."""
+
     name: str = ""
     """What proxies and the gateway's config call it; empty in a plan from before there were proxies."""
     kind: EngineKind
     container: str
-    """Empty only in the program, until Docker has made it."""
+    """Name of its container. Empty only in the program, until Docker has created the container."""
     port: int
+    """TCP port at which it answers on the stack's network."""
     model: str
-    """The name by which it knows the model."""
+    """The name by which the engine knows the model."""
     weights: str
-    """Folder under /weights/<kind>."""
+    """Folder of the weights under /weights/<kind>."""
     gpu_bytes: int
-    """Memory that must be free on each GPU before it starts; 0 without a GPU."""
+    """Bytes that must be free on each GPU before the engine starts; 0 without a GPU."""
     host_bytes: int
-    """RAM that it takes."""
+    """Bytes of RAM that the engine takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,28 +56,31 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Seconds:
+    """The time limits of a change, and of what serves after it; all in seconds."""
+
     drain: float
+    """For the requests that the old engine has when a change begins: within it they must have ended."""
     load: float
     """For one loading of an engine, its gate included."""
     request: float
-    """The longest answer: the proxy ends it then, and no drain can be longer."""
+    """For one answer: the proxy ends a longer one, so no drain can take longer."""
     stop: float
-    """From SIGTERM to SIGKILL for an engine."""
+    """From SIGTERM to SIGKILL, when an engine is stopped."""
     lease_following: float
-    """Without a `follow`, after which a coordinator is taken for dead."""
+    """Since the last `follow` of a coordinator, after which the switch takes it for dead."""
     lease_prepared: float
-    """From prepare to commit."""
+    """From the end of prepare to commit, after which the switch takes the coordinator for dead."""
     gateway: float
-    """In which the new gateway must answer."""
+    """For the first completion through a new gateway."""
     memory: float
-    """In which the memory of an engine that has ended is free on the GPU."""
+    """From the end of an engine until its memory is free on the GPU."""
     answers: float = 45
-    """So long what serves may give no answer to the smallest question, which waits for no prompt and in no
-    queue: the engines answer it beside their work."""
+    """For an answer of what serves to the smallest question. The engines answer that next to their work, so
+    it waits neither for a prompt nor in a queue."""
     tokens: float = FIRST_TOKEN_SECONDS + 180
-    """So long an engine may give no byte of any completion, though one is asked for, the switch's own
-    included. The proxy hangs up on every request after the first part of it: what came before the switch's
-    has ended."""
+    """Without a byte of any completion of an engine, though one is asked for, after which the engine is taken
+    for hung. The switch's own request for one token counts, too. The proxy hangs up on other requests after
+    `FIRST_TOKEN_SECONDS`, so what came before the switch's own has ended by then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +97,16 @@ class Trap:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
+    """What an engine must answer before it is active."""
+
     completions: int
+    """How many completions it must give, one after another."""
     max_tokens: int
+    """How many tokens a completion has at most."""
     timeout: float
     """Seconds for one completion. The first of Ollama, which loads in it, may take what is left of `load`."""
     tokens_per_second: float
-    """What the fastest of them must reach, the first aside where there are more; 0 is no floor."""
+    """What the fastest completion must reach; the first counts only if it is the only one. 0: no floor."""
     prompt_tokens: int = 0
     """Length of a long prompt that the engine has to read after its last completion; 0: none."""
     sense: bool = False
@@ -109,16 +119,21 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Gateway:
+    """The gateway that a change leads to."""
+
     image: str
     config: str
-    """Its configuration file."""
+    """The text of its configuration file."""
     path: str
+    """Path at which it is asked for a chat."""
     model: str
-    """What it wants as the name of the model."""
+    """The name of the model in a request to the gateway."""
     port: int
+    """TCP port at which it answers on the stack's network."""
     config_file: str
+    """Path of the configuration file in its container."""
     validate: tuple[str, ...]
-    """Arguments with which the image reads its config and exits."""
+    """Arguments with which the image reads its configuration and exits."""
     container: str = ""
     """Empty in `prepare`: the new gateway does not exist yet."""
 
@@ -141,6 +156,8 @@ class About:
 
     @property
     def all_images(self) -> list[str]:
+        """The images of the engine, of the gateway, and of everything else that the stack has at that
+        time."""
         return [image for image in (self.engine_image, self.gateway_image, *self.images) if image]
 
 
@@ -211,6 +228,18 @@ class Fetch:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
 
+IN_JSON = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    tuple: "a list",
+    dict: "an object",
+}
+"""What JSON calls a value of each type."""
+
+
 def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> Any:
     """`raw` (parsed JSON) as `kind`: a dataclass, a plain type, a literal, a list, a tuple of any length, a
     dict or `X | None`.
@@ -226,15 +255,16 @@ def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> An
         needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is MISSING}
         if unknown := sorted(set(raw) - set(hints)):
             if strict:
-                raise PlanError(f"{where} has the unknown key {unknown[0]!r}; known: {', '.join(hints)}")
+                keys = ", ".join(hints)
+                raise PlanError(f"{where} must not have the key {unknown[0]!r}; its keys are {keys}")
             raw = {key: value for key, value in raw.items() if key in hints}
         if missing := sorted(needed - set(raw)):
-            raise PlanError(f"{where} lacks the key {missing[0]!r}")
+            raise PlanError(f"{where} must have the key {missing[0]!r}")
         fields = {k: load(hints[k], v, f"{where}.{k}", strict=strict) for k, v in raw.items()}
         return typing.cast(Any, kind)(**fields)
     if origin is Literal:
         if raw not in args:
-            raise PlanError(f"{where} is {raw!r}; allowed: {', '.join(map(str, args))}")
+            raise PlanError(f"{where} must be {' or '.join(map(repr, args))}, not {raw!r}")
         return raw
     if origin in (types.UnionType, typing.Union):
         return None if raw is None else load(args[0], raw, where, strict=strict)
@@ -247,15 +277,14 @@ def load(kind: Any, raw: Any, where: str = "plan", *, strict: bool = True) -> An
     if kind is float and type(raw) is int:
         return float(raw)
     if type(raw) is not kind:
-        wanted = "list" if origin is tuple else getattr(kind, "__name__", kind)  # as JSON has it
-        raise PlanError(f"{where} must be {wanted}, not {raw!r}")
+        raise PlanError(f"{where} must be {IN_JSON.get(origin or kind, kind)}, not {raw!r}")
     return raw
 
 
 def name(text: str, where: str) -> str:
     """`text` if it is a plain file or container name (no slash, no leading dot), else PlanError."""
     if not NAME.fullmatch(text):
-        raise PlanError(f"{where} is {text!r}; it must be a plain name of letters, digits, '.', '_' and '-'")
+        raise PlanError(f"{where} must be a plain name of letters, digits, '.', '_' and '-', not {text!r}")
     return text
 
 
@@ -267,17 +296,21 @@ def parse(raw: Any, verb: Literal["prepare", "commit"]) -> Plan:
     if plan.routing:
         name(plan.engine.name, "plan.engine.name")
     elif plan.gateway is None:
-        raise PlanError("plan.gateway is null and plan.routing is empty; nothing would lead to the engine")
+        raise PlanError(
+            "plan.gateway must not be null where plan.routing is empty: nothing would lead to the engine"
+        )
     if verb == "commit" and plan.gateway:
         name(plan.gateway.container, "plan.gateway.container")
     elif plan.gateway_container:
-        raise PlanError("plan.gateway.container is for commit; prepare comes before the new gateway exists")
+        raise PlanError(
+            "plan.gateway.container must be empty in prepare, which comes before the new gateway exists"
+        )
     for section in (plan.seconds, plan.gate):
         for field, value in dataclasses.asdict(section).items():
             if type(value) not in (int, float):
                 continue
             if value < 0 or (value == 0 and field not in ("tokens_per_second", "prompt_tokens")):
                 raise PlanError(
-                    f"plan.{type(section).__name__.lower()}.{field} is {value}; it must be positive"
+                    f"plan.{type(section).__name__.lower()}.{field} must be positive, not {value:g}"
                 )
     return plan

@@ -32,6 +32,8 @@ class Status:
     draining: bool
     silent: dict[str, float] = field(default_factory=dict)
     """For how many seconds nothing has come from each engine, by name, from which something came before."""
+    waiting: dict[str, int] = field(default_factory=dict)
+    """Requests that wait, by tenant."""
 
 
 def statuses(containers: Iterable[str], seconds: float = SECONDS) -> dict[str, Status]:

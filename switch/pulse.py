@@ -40,8 +40,8 @@ SLACK_SECONDS = 3.0
 
 
 @dataclass
-class Run:
-    """What is known of one run of a container.
+class RunHealth:
+    """What is known of whether one run of a container answers.
 
     `asked` is for how many seconds the smallest question has had no answer, and `tokens` for how many no byte
     of a completion has come.
@@ -102,7 +102,7 @@ class Pulse:
 
     def __init__(self, proxies: Callable[[], Iterable[Status]]) -> None:
         self._proxies = proxies
-        self._runs: dict[tuple[str, str], Run] = {}
+        self._runs: dict[tuple[str, str], RunHealth] = {}
 
     def watch(self, watches: Iterable[Watch]) -> None:
         """Asks these from now on, and no others."""
@@ -113,7 +113,7 @@ class Pulse:
             if key in self._runs:
                 self._runs[key].watch = each
                 continue
-            run = self._runs[key] = Run(each)
+            run = self._runs[key] = RunHealth(each)
             for ask in (self._ask, self._listen) if each.role == "engine" else (self._ask,):
                 threading.Thread(target=ask, args=(run,), daemon=True).start()
 
@@ -130,7 +130,7 @@ class Pulse:
         """Which of the containers that are watched may yet turn out to hang, and what was noticed."""
         return {run.watch.container: why for run in list(self._runs.values()) if (why := run.silent())}
 
-    def _ask(self, run: Run) -> None:
+    def _ask(self, run: RunHealth) -> None:
         """Asks a run the smallest question, again and again."""
         while not run.over.is_set():
             began = time.monotonic()
@@ -138,7 +138,7 @@ class Pulse:
             run.over.wait(PAUSE_SECONDS if why else min(CALM_PAUSE_SECONDS, run.timeout))
             run.hears(why, time.monotonic() - began)
 
-    def _listen(self, run: Run) -> None:
+    def _listen(self, run: RunHealth) -> None:
         """Finds out whether tokens come from a run, for anybody, and asks for one when none has come for
         long."""
         while not run.over.is_set():
@@ -156,7 +156,7 @@ class Pulse:
         return min(said, default=float("inf"))
 
     @staticmethod
-    def _own_token(run: Run) -> None:
+    def _own_token(run: RunHealth) -> None:
         """Asks for a token, and waits for it for as long as the run is watched."""
         while not run.over.is_set():
             if token(run.watch, run.watch.plan.seconds.tokens):

@@ -59,7 +59,7 @@ def _damage(state: State) -> dict[str, Any] | None:
         return None
     told = damage.route
     if state.active:
-        known = "what serves and what leads back, as it was one write before; what serves is looked after"
+        known = "what serves and what leads back, as they were one write before; what serves is looked after"
         unknown = "what was written last"
     else:
         known = f"the proxies ask {told.engine} ({told.container})" if told else "nothing but what runs"

@@ -1,16 +1,21 @@
 """One line of `make advise`, for commands that look at something else and must neither wait for it nor fail.
 
 What was advised last is kept. Where that is older than an hour, another process looks anew: a command waits
-for it for a moment, and where it needs longer, the next command has it.
+for it for a moment, and where it needs longer, the next command has it. An advice that is another than before
+is said to be, for a week.
 """
 
 import contextlib
+import datetime
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from advise.rule import Verdict
 from tools.environment import HOME, ROOT
 
 KEPT = HOME / "advice"
@@ -23,22 +28,43 @@ GIVEN_UP_SECONDS = 120
 """By then whoever looks anew has ended."""
 
 
-def keep(stack: str, line: str, now: float) -> None:
+BEFORE: Mapping[str, str] = {"upgrade": "vLLM", "stay": "Ollama", "undecided": "undecided"}
+"""What was advised before, in words. Too little to advise anything is no advice, and no change of one."""
+
+
+def keep(stack: str, line: str, verdict: Verdict, now: float) -> None:
     """Keeps a line that is of `now`, in seconds since the epoch; an empty one where nothing can be advised.
     Raises OSError."""
     KEPT.mkdir(parents=True, exist_ok=True)
+    was = _content(stack)
+    known = {key: was.get(key) for key in ("verdict", "before", "since")}
+    if verdict in BEFORE and verdict != known["verdict"]:
+        known = {"verdict": verdict, "before": known["verdict"], "since": now}
     new = KEPT / f"{stack}.new"
-    new.write_text(json.dumps({"at": now, "line": line}) + "\n")
+    new.write_text(json.dumps({"at": now, "line": line, **known}) + "\n")
     new.replace(_file(stack))
 
 
 def kept(stack: str) -> tuple[str, float]:
     """What was kept last, and for how many seconds; nothing, and for ever, where there is none."""
+    content = _content(stack)
     try:
-        content = json.loads(_file(stack).read_text())
-        return str(content["line"]), time.time() - float(content["at"])
-    except (OSError, ValueError, KeyError, TypeError):
+        line, now = str(content["line"]), time.time()
+        since, before = float(content.get("since") or 0), BEFORE.get(str(content.get("before")))
+        if line and before and now - since < OLD_SECONDS:
+            day = datetime.datetime.fromtimestamp(since, datetime.UTC)
+            line += f" (since {day:%Y-%m-%d}; before: {before})"
+        return line, now - float(content["at"])
+    except (ValueError, KeyError, TypeError):
         return "", float("inf")
+
+
+def _content(stack: str) -> dict[str, Any]:
+    """Of the file; empty where there is none that can be read."""
+    try:
+        return dict(json.loads(_file(stack).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _file(stack: str) -> Path:

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import datetime
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -142,8 +143,6 @@ def stored(store: Store, now: float) -> Traffic:
     """What a store knows. Raises StepFailed."""
     first = midnight(now) - DAYS * STORE_DAY
     line, holds, served = list[SteadySpan](), list[Window](), list[tuple[float, str]]()
-    hours: dict[float, dict[str, float]] = {}
-    tenants: dict[str, Share] = {}
     for begins in (first + number * STORE_DAY for number in range(DAYS + 1)):
         ends = min(begins + STORE_DAY, now // SCRAPE_SECONDS * SCRAPE_SECONDS)
         if ends <= begins:
@@ -151,7 +150,7 @@ def stored(store: Store, now: float) -> Traffic:
         line += samples(store, begins, ends)
         holds += _holds(store, begins, ends)
         served += _kinds(store, begins, ends)
-        _counts(store, begins, ends, hours, tenants)
+    hours, tenants = _counts(store, first, now)
     if not line:
         raise StepFailed("the monitor's store does not have numbers of concurrent requests yet")
     since, holds = line[0].begins, merged(holds)
@@ -205,47 +204,44 @@ def _kinds(store: Store, begins: float, ends: float) -> Iterator[tuple[float, st
 
 
 def _counts(
-    store: Store,
-    begins: float,
-    ends: float,
-    hours: dict[float, dict[str, float]],
-    tenants: dict[str, Share],
-) -> None:
+    store: Store, begins: float, ends: float
+) -> tuple[dict[float, dict[str, float]], dict[str, Share]]:
     """Requests and errors by hour, and what each tenant had of them; the last hour as far as it is."""
-    for name, query in (
+    hours: dict[float, dict[str, float]] = {}
+    tenants: dict[str, Share] = {}
+    for name, counter in (
         ("requests", "changeover_requests_total"),
         ("failed", 'changeover_requests_total{status=~"5.."}'),
         ("failed", "changeover_cut_total"),
         ("hung_up", "changeover_hung_up_total"),
     ):
-        for at, _, value in _increases(store, query, "", begins, ends):
-            counts = hours.setdefault(at, {})
+        for at, tenant, value in growth(store, counter, begins, ends):
+            counts, share = hours.setdefault(at, {}), tenants.setdefault(tenant, Share())
             counts[name] = counts.get(name, 0) + value
-        for _, tenant, value in _increases(store, query, "tenant", begins, ends):
-            share = tenants.setdefault(tenant, Share())
             share.requests += round(value) if name == "requests" else 0
             share.failed += round(value) if name == "failed" else 0
-    for sign, query in ((1, "changeover_request_seconds_sum"), (-1, "changeover_held_seconds_sum")):
-        for _, tenant, value in _increases(store, query, "tenant", begins, ends):
+    for sign, counter in ((1, "changeover_request_seconds_sum"), (-1, "changeover_held_seconds_sum")):
+        for _, tenant, value in growth(store, counter, begins, ends):
             tenants.setdefault(tenant, Share()).work += sign * value
+    return hours, tenants
 
 
-def _increases(
-    store: Store, counter: str, by: str, begins: float, ends: float
-) -> Iterator[tuple[float, str, float]]:
-    """By the beginning of each hour: a label's value, and by how much the counter grew in that hour."""
-    of = f" by ({by})" if by else ""
-    whole = ends // HOUR * HOUR
-    if whole > begins:
-        query = f"sum{of} (increase({counter}[1h]))"
-        for labels, values in store.over(query, begins + HOUR, whole, HOUR):
-            for at, value in values:
-                yield at - HOUR, labels.get(by, ""), value
-    if ends > whole:
-        query = f"sum{of} (increase({counter}[{round(ends - whole)}s]))"
-        for labels, values in store.over(query, ends, ends, HOUR):
-            for _, value in values:
-                yield whole, labels.get(by, ""), value
+def growth(store: Store, counter: str, begins: float, ends: float) -> Iterator[tuple[float, str, float]]:
+    """By the beginning of each hour: a tenant, and by how much its counter grew in that hour.
+
+    The store's `increase` counts from the last value before an hour, however old that is, and so also what
+    came while the store was away. But where it knows of none it may take a small value for growth: there,
+    in a series' first hour, what counts is the growth since its first value, which is 0 of a new series. That
+    is decided by when a series begins in what is asked for, so all hours are asked for at once, and one more
+    before them, which is left out.
+    """
+    hour = f"{counter}[1h]"
+    known = f"range_first(tfirst_over_time({hour})) <= time() - {HOUR}"
+    query = f"sum by (tenant) ((increase({hour}) and ({known})) or increase_prometheus({hour}))"
+    for labels, values in store.over(query, begins, math.ceil(ends / HOUR) * HOUR, HOUR):
+        for at, value in values:
+            if at > begins:
+                yield at - HOUR, labels.get("tenant", ""), value
 
 
 # what is said
@@ -401,7 +397,7 @@ def say_all(stack: str) -> None:
 
 def keep(stack: str, said: Advice, now: float) -> None:
     """Keeps what is advised, for other commands to show."""
-    advice.keep(stack, "" if said.verdict == "too little" else said.short, now)
+    advice.keep(stack, "" if said.verdict == "too little" else said.short, said.verdict, now)
 
 
 def serves(stack: str, traffic: Traffic) -> str:

@@ -105,6 +105,7 @@ def install_tools() -> None:
         if not ready:
             say("Pulumi: its vendor can't be reached, or has nothing for this machine")
             say("Pulumi: building CLI and plugins from package registries")
+            say("Pulumi: the first time on a machine, this and the images after it take about 12 minutes")
         # at once where nothing in offline/ has changed
         tools = offline.tools.build(cluster=_has_cluster())
         offline.tools.install(tools, PULUMI_HOME)

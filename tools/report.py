@@ -29,7 +29,7 @@ from components.engines import PORT, EngineSpec
 from components.proxy import WHEELS_MOUNT
 from measure import report as reports
 from measure.levels import LEVELS, row
-from measure.report import Limits
+from measure.report import UserLimits
 from measure.sweep import Sweep
 from stacks.settings import RENDERED
 from tools.advise import midnight, requests_of
@@ -177,6 +177,7 @@ class Watcher:
             self._over.wait(EVERY_SECONDS)
 
     def window(self) -> "Window":
+        """A meter of what is seen until it is left."""
         return Window(self)
 
 
@@ -241,7 +242,7 @@ class Measurement:
     def __init__(self, both: Pair, options: argparse.Namespace, traffic: Excerpt | None) -> None:
         settings = both.settings
         self.both, self.traffic = both, traffic
-        self.limits = Limits(settings.report_first_token, settings.report_tokens_per_second)
+        self.limits = UserLimits(settings.report_first_token, settings.report_tokens_per_second)
         self.lost: threading.Event | None = None
         self.levels: dict[str, list[dict[str, Any]]] = {}
         self.again: dict[str, dict[str, Any]] = {}
@@ -313,6 +314,7 @@ def of_yesterday(stack: str, context: int, now: float) -> Excerpt:
 
 
 def card(both: Pair, cores: int) -> str:
+    """What the engines run on, in words, by the settings."""
     gpu = both.settings.gpu
     if gpu is None:
         return f"a CPU with {cores} cores"
@@ -336,6 +338,7 @@ def loading(change: Mapping[str, Any] | None, phase: str = "loading") -> float |
 
 
 def engine_of(both: Pair, spec: EngineSpec, measured: Measurement, start: float | None) -> dict[str, Any]:
+    """What the report says of one engine, which needed `start` seconds until it served."""
     load = both.settings.load
     return reports.engine(
         measured.levels[spec.kind],
@@ -473,6 +476,7 @@ def _clock(at: float) -> str:
 
 
 def write(root: Path, stack: str, content: Mapping[str, Any]) -> None:
+    """Writes a report's three files into the stack's rendered folder, and prints it."""
     folder = root / RENDERED / stack
     folder.mkdir(parents=True, exist_ok=True)
     text = reports.markdown(content)
@@ -483,6 +487,7 @@ def write(root: Path, stack: str, content: Mapping[str, Any]) -> None:
 
 
 def numbers(text: str) -> tuple[int, ...]:
+    """The integers of a list such as `1,2,4`, in ascending order."""
     return tuple(sorted({int(each) for each in text.split(",")}))
 
 

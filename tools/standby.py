@@ -34,6 +34,7 @@ TAKEN_BACK = (
 
 
 def docker(*words: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs a command of Docker. Raises StepFailed if it fails, unless `check` is False."""
     done = subprocess.run(["docker", *words], input=stdin, capture_output=True, text=True, check=False)
     if check and done.returncode != 0:
         raise StepFailed(f"docker {words[0]}: {(done.stderr or done.stdout).strip()}")
@@ -64,11 +65,13 @@ class Host:
         return found[0]
 
     def switch(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs a verb of the switch, whatever becomes of it."""
         options = ["-i"] if stdin is not None else []
         command = ["exec", *options, self.switch_name, "python3", "-m", "switch", *words]
         return docker(*command, stdin=stdin, check=False)
 
     def status(self) -> dict[str, Any]:
+        """What `switch status --json` says. Raises StepFailed where it says nothing."""
         done = self.switch("status", "--json")
         if done.returncode != 0:
             raise StepFailed(f"the switch does not answer: {(done.stderr or done.stdout).strip()}")

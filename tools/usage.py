@@ -5,10 +5,12 @@ events that had come are counted, in a column of their own. `CSV=file` writes th
 """
 
 import csv
+import datetime
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,7 @@ HEAD = (
     "USD",
 )
 """`unknown` are answers of which no token is known. `share` is a tenant's part of the day's tokens, and `USD`
-the same part of what the instance costs in a day."""
+the same part of what the instance costs in that day: today, until now."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,24 @@ class Row:
         return [self.day, self.tenant, *(str(count) for count in self.counts.values()), share, usd]
 
 
-def rows(days: Mapping[str, Mapping[str, Mapping[str, int]]], hourly: float | None) -> list[Row]:
-    """By day, and in it those with the most tokens first. `hourly` is the instance's price in USD."""
+def rows(days: Mapping[str, Mapping[str, Mapping[str, int]]], hourly: float | None, now: float) -> list[Row]:
+    """By day, and in it those with the most tokens first. `hourly` is the instance's price in USD; `now` is
+    in seconds since the epoch."""
     found = []
     for day, tenants in sorted(days.items()):
         tokens = {tenant: _tokens(counts) for tenant, counts in tenants.items()}
         every = sum(tokens.values()) or 1
         for tenant in sorted(tenants, key=lambda each: (-tokens[each], each)):
             share = tokens[tenant] / every
-            usd = None if hourly is None else share * hourly * HOURS
+            usd = None if hourly is None else share * hourly * _hours(day, now)
             found.append(Row(day, tenant, tenants[tenant], share, usd))
     return found
+
+
+def _hours(day: str, now: float) -> float:
+    """How much of the day (UTC) is over."""
+    begins = datetime.datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()
+    return min(max(0.0, (now - begins) / 3600), HOURS)
 
 
 def _tokens(counts: Mapping[str, int]) -> int:
@@ -97,7 +106,7 @@ def usage(stack: str) -> None:
     """Prints the table. Raises StepFailed."""
     settings = on_aws(stack)
     said = read(stack)
-    table = rows(said["days"], settings.hourly if settings else None)
+    table = rows(said["days"], settings.hourly if settings else None, time.time())
     if not table:
         say(f"stack `{stack}` has no request in its log.")
         return

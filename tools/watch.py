@@ -15,13 +15,21 @@ import termios
 import threading
 import time
 import tty
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, ConsoleDimensions, Group, RenderableType
+from rich.console import (
+    Console,
+    ConsoleDimensions,
+    ConsoleOptions,
+    Group,
+    RenderableType,
+    RenderResult,
+)
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -43,6 +51,8 @@ TENANTS = 8
 GIB = 2**30
 WIDTH = 100
 """Of a frame that goes to no terminal."""
+BAR = 14
+"""Characters of a bar."""
 
 
 class Feed:
@@ -116,6 +126,34 @@ def _read(line: str) -> dict[str, Any] | str:
 # what is shown
 
 
+class Pairs:
+    """Rows of two panels, each as wide as half of the screen.
+
+    A table would measure all that is in them several times before it draws it, which costs more than to draw.
+    """
+
+    def __init__(self, *rows: tuple[Panel, Panel]) -> None:
+        self.rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        half = options.max_width // 2
+        widths = half - 1, options.max_width - half
+        for row in self.rows:
+            drawn = [
+                console.render_lines(panel, options.update(width=width, height=None))
+                for panel, width in zip(row, widths, strict=True)
+            ]
+            height = max(len(lines) for lines in drawn)
+            left, right = (
+                Segment.set_shape(lines, width, height) for lines, width in zip(drawn, widths, strict=True)
+            )
+            for number in range(height):
+                yield from left[number]
+                yield Segment(" ")
+                yield from right[number]
+                yield Segment.line()
+
+
 def frame(
     stack: str, line: Mapping[str, Any] | None, minute: rates.Minute, wrong: str, height: int
 ) -> RenderableType:
@@ -129,22 +167,21 @@ def frame(
     head.add_column()
     head.add_column(justify="right")
     head.add_row(title, clock)
-    two = Table.grid(expand=True, padding=(0, 1, 0, 0))
-    two.add_column(ratio=1)
-    two.add_column(ratio=1)
-    two.add_row(
-        Panel(_serves(status, line["now"]), title="engine", title_align="left"),
-        Panel(_requests(status, minute), title="requests", title_align="left"),
-    )
-    two.add_row(
-        Panel(_last_minute(minute), title=f"last {minute.seconds:.0f} s", title_align="left"),
-        Panel(_machine(line, minute), title="machine", title_align="left"),
+    pairs = Pairs(
+        (
+            Panel(_serves(status, line["now"]), title="engine", title_align="left"),
+            Panel(_requests(status, minute), title="requests", title_align="left"),
+        ),
+        (
+            Panel(_last_minute(minute), title=f"last {minute.seconds:.0f} s", title_align="left"),
+            Panel(_machine(line, minute), title="machine", title_align="left"),
+        ),
     )
     alerts = [*([wrong] if wrong else []), *_alerts(status)]
     # a switch of an older version says nothing of a monitor's
     alerts += [f"{each['severity']}: {each['summary']}" for each in line.get("alerts", [])]
     said = Group(*(Text(each, "bold red") for each in alerts)) if alerts else Text("nothing", "green")
-    rows: list[RenderableType] = [head, Panel(said, title="alerts", title_align="left"), two]
+    rows: list[RenderableType] = [head, Panel(said, title="alerts", title_align="left"), pairs]
     room = max(1, (height - 20 - len(alerts)) // 2)
     for name, lines in line["logs"].items():
         shown = Text("\n".join(lines[-room:]) or "nothing yet", no_wrap=True, overflow="ellipsis")
@@ -189,19 +226,18 @@ def _requests(status: Mapping[str, Any], minute: rates.Minute) -> Table:
     said = [each for each in status["proxies"].values() if each]
     running = sum(sum(each["running"].values()) for each in said)
     waiting = sum(each["held"] for each in said)
-    tenants: dict[str, int] = {}
+    there, wait = Counter[str](), Counter[str]()
     for each in said:
-        for tenant, count in each["tenants"].items():
-            tenants[tenant] = tenants.get(tenant, 0) + count
+        there.update(each["tenants"])
+        wait.update(each.get("waiting", {}))  # a switch of an older version does not say whose they are
     rows: list[tuple[str, RenderableType]] = [
         ("at the engine", Text(str(running), "bold")),
-        ("waiting", Text(str(waiting), "bold yellow" if waiting else "")),
+        ("held" if status["held_since"] else "waiting", Text(str(waiting), "bold yellow" if waiting else "")),
     ]
-    for tenant in sorted({*tenants, *minute.tenants}, key=lambda each: (-tenants.get(each, 0), each))[
-        :TENANTS
-    ]:
-        ended = minute.tenants.get(tenant, 0)
-        rows.append((tenant, f"{tenants.get(tenant, 0)} now, {ended:.0f} ended"))
+    now = there + wait
+    for tenant in sorted({*now, *minute.tenants}, key=lambda each: (-now[each], each))[:TENANTS]:
+        waits = f"{wait[tenant]} waiting, " if wait[tenant] else ""
+        rows.append((tenant, f"{there[tenant]} now, {waits}{minute.tenants.get(tenant, 0):.0f} ended"))
     return _grid(rows)
 
 
@@ -248,13 +284,12 @@ def _known(value: float | None, unit: str) -> str:
     return f"{'unknown' if value is None else f'{value:.0f}'} {unit}"
 
 
-def _bar(value: float | None, most: float, unit: str) -> RenderableType:
+def _bar(value: float | None, most: float, unit: str) -> Text:
     if value is None:
         return Text("not known yet")
-    row = Table.grid(padding=(0, 1, 0, 0))
+    full = round(BAR * min(1.0, max(0.0, value / most))) if most else 0
     text = f"{value:.0f} %" if unit == "%" else f"{value:.1f} of {most:.1f} {unit}"
-    row.add_row(ProgressBar(total=most, completed=value, width=14), text)
-    return row
+    return Text.assemble(("━" * full, "bar.complete"), ("─" * (BAR - full), "bar.back"), f" {text}")
 
 
 def _alerts(status: Mapping[str, Any]) -> list[str]:

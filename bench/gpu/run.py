@@ -1,13 +1,14 @@
-"""What only a GPU can tell of both engines, in one go: `python3 bench/gpu/run.py`, without any network.
+"""What only a GPU can tell of both engines, in one go and without a network.
 
-It needs an NVIDIA card (it says which), Python 3.12 with PyTorch 2.11 for CUDA 13, and what
-`python -m bench.gpu.prepare` has written. In this order, and in less than 12 minutes:
+Run, on the machine with the GPU: `python3 bench/gpu/run.py`. It needs an NVIDIA card (it says which),
+Python 3.12 with PyTorch 2.11 for CUDA 13, and what `python -m bench.gpu.prepare` has written. It takes less
+than 12 minutes, for these steps in this order:
 
 1. vLLM starts as this program sets it for a T4's memory, and passes the switch's gate;
 2. what it takes of the card beside weights and KV cache, at rest and while it serves;
 3. the longest `logprobs`, `prompt_logprobs` and `echo`;
 4. the sweep of `bench.sweep`, of vLLM with these settings and with those of before, and of Ollama with 8, 4
-   and 16 requests at a time.
+   and 16 concurrent requests.
 
 The model has the shape of Qwen2.5-Coder-7B and random weights: AWQ for vLLM, Q4_K_M for Ollama. Each step has
 a time limit of its own, and adds what it finds to a file of JSON lines at once; its failure ends no other.
@@ -58,9 +59,11 @@ HOST = "127.0.0.1"
 TOTAL = 700.0
 """Seconds that all of it may take: below 12 minutes."""
 BEFORE_MEMORY = int(7.36 * GIB)
-"""What vLLM had of a T4 with the settings of before, and 4 requests at a time."""
+"""How many bytes of a T4 vLLM had with the settings of before, for 4 concurrent requests."""
 LEVELS = (1, 2, 4, 8, 16, 20, 32, 40, 64)
+"""The numbers of users of the sweep of vLLM with the settings of now."""
 FEWER = (1, 4, 8, 16, 40)
+"""The numbers of users of the other sweeps."""
 LOADED = (
     r"Model loading took .*",
     r"Graph capturing finished .*",
@@ -69,19 +72,20 @@ LOADED = (
     r"Available KV cache memory: .*",
     r"Using .* backend.*",
 )
-"""Lines of vLLM's log that are kept."""
+"""Regular expressions of those lines of vLLM's log that are kept in the results."""
 
 
 NO_CARD = "it needs the card, which was not found"
 
 
 class StepError(Exception):
-    """A step that found what can't be measured. The text says what."""
+    """A step can't measure what it should. The text says why."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """An NVIDIA GPU as its driver says it; memory in bytes."""
+    """An NVIDIA GPU, as its driver describes it. `total` is its memory in bytes, `compute` its capability
+    times ten."""
 
     name: str
     total: int
@@ -90,7 +94,8 @@ class Card:
 
     @property
     def gpu(self) -> Gpu:
-        """It as one of the program's, or as its own kind where the program doesn't know it."""
+        """The kind of GPU in `components.gpu_memory` that this card is, or one made of what the driver says,
+        if it is none of them."""
         name = self.name.replace("Tesla ", "NVIDIA ")
         fits = [each for each in GPUS.values() if name.startswith(" ".join(each.name.split()[:2]))]
         if known := [each for each in fits if each.usable <= self.total]:
@@ -100,12 +105,13 @@ class Card:
 
 
 def card_of(line: str) -> Card:
-    """The card of a line of `nvidia-smi`: name, MiB, capability, driver."""
+    """The card that a line of `nvidia-smi` describes: name, MiB, capability and driver."""
     name, total, compute, driver = (each.strip() for each in line.split(","))
     return Card(name, int(total) * MIB, round(float(compute) * 10), driver)
 
 
 def find_card() -> Card:
+    """The first card of this machine. Raises StepError if there is no driver."""
     if not shutil.which("nvidia-smi"):
         raise StepError("there is no NVIDIA driver here (no nvidia-smi)")
     query = "--query-gpu=name,memory.total,compute_cap,driver_version"
@@ -116,7 +122,7 @@ def find_card() -> Card:
 
 
 def used() -> int | None:
-    """Bytes of the first card that are taken, or None where there is none."""
+    """How many bytes of the first card's memory are taken; None if there is no card."""
     if not shutil.which("nvidia-smi"):
         return None
     query = ("--query-gpu=memory.used", "--format=csv,noheader,nounits")
@@ -125,18 +131,18 @@ def used() -> int | None:
 
 
 def now(gpu: Gpu) -> Load:
-    """The settings of now, with a T4's memory on whichever card."""
+    """The load with the settings of now, and with a T4's memory on whichever card it is."""
     there = min(GPUS["t4"].usable, gpu.usable) - MARGIN
     return Load(model=MODEL, context=CONTEXT, gpu=gpu, gpu_memory=there)
 
 
 def before(gpu: Gpu) -> Load:
-    """The settings of before: 4 requests in either engine, and room for both beside each other."""
+    """The load with the settings of before: 4 concurrent requests, and memory for both engines at once."""
     return Load(model=MODEL, context=CONTEXT, gpu=gpu, gpu_memory=BEFORE_MEMORY, parallel=both(4))
 
 
 def command(spec: EngineSpec, place: "Place") -> tuple[list[str], dict[str, str]]:
-    """Command and environment of an engine as its container has them, but for its files and addresses."""
+    """Command and environment of an engine, as its container has them but for files and addresses."""
     if spec.kind == "ollama":
         own = {
             "OLLAMA_HOST": f"{HOST}:{PORT}",
@@ -155,36 +161,42 @@ def command(spec: EngineSpec, place: "Place") -> tuple[list[str], dict[str, str]
 
 
 def cuda_libraries() -> list[Path]:
-    """Where PyTorch's packages have CUDA's, which Ollama's backend needs."""
+    """The folders with CUDA's libraries that came with PyTorch; Ollama's backend needs them."""
     places = [Path(each) / "nvidia/cu13/lib" for each in sys.path]
     return [each for each in places if each.is_dir()]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where things are on this machine. `packed` is what `bench.gpu.prepare` has written."""
+    """Where things are on this machine: `packed` is the folder that `bench.gpu.prepare` has written, and
+    `work` the one into which it is unpacked."""
 
     packed: Path
     work: Path
 
     @property
     def site(self) -> Path:
+        """The folder of vLLM's Python packages."""
         return self.work / "site"
 
     @property
     def model(self) -> Path:
+        """The folder of the model's configuration and tokenizer, for vLLM."""
         return self.work / "model"
 
     @property
     def gguf(self) -> Path:
+        """The file of the model, for Ollama."""
         return self.work / "model.gguf"
 
     @property
     def store(self) -> Path:
+        """The folder in which Ollama keeps models."""
         return self.work / "ollama-models"
 
     @property
     def ollama(self) -> Path:
+        """Ollama's program."""
         return self.work / "ollama/bin/ollama"
 
 
@@ -193,7 +205,12 @@ Command = Callable[[EngineSpec, Place], tuple[list[str], dict[str, str]]]
 
 @dataclass
 class Run:
-    """One run and what it has found. `engine` is the process that serves."""
+    """One run of all steps, and what it has found.
+
+    `engine` is the process that serves, `spec` what it was started from, `at_rest` how many bytes of the card
+    were taken before it, and `making` the process that writes Ollama's file. `total` is how many seconds the
+    run may take, of which `began` is the beginning; `failed` are the names of the steps that failed.
+    """
 
     place: Place
     out: Path
@@ -212,23 +229,29 @@ class Run:
 
     @property
     def log(self) -> Path:
+        """The file of the output of what this step has started."""
         return self.out / f"{self.step}.log"
 
     @property
     def gpu(self) -> Gpu:
+        """The kind of the card. Raises StepError if there is none."""
         if self.card is None:
             raise StepError(NO_CARD)
         return self.card.gpu
 
     def keep(self, **found: object) -> None:
-        """Adds a line to the results, and says it."""
+        """Adds a line of JSON to the results, with the step and the seconds since the beginning, and prints
+        it."""
         line = {"step": self.step, "at": round(time.monotonic() - self.began, 1), **found}
         with (self.out / "results.jsonl").open("a") as results:
             results.write(json.dumps(line) + "\n")
         print(json.dumps(line)[:400], flush=True)
 
     def take(self, name: str, seconds: float, action: Callable[["Run"], None]) -> None:
-        """One step: within its limit and what is left of the whole, and whatever becomes of it."""
+        """Carries out one step, in no more than `seconds` and what is left of the whole time.
+
+        If it fails, that is kept among the results, and the next step can begin.
+        """
         self.step = name
         left = self.total - (time.monotonic() - self.began)
         if left < 5:
@@ -248,7 +271,11 @@ class Run:
             self.keep(error=said, where=where, log=tail, seconds=round(time.monotonic() - began, 1))
 
     def start(self, kind: EngineKind, load: Load) -> None:
-        """Starts an engine and waits until it answers; keeps how long that took, and the memory taken."""
+        """Starts an engine and waits until it answers; keeps how long that took, and how much memory is
+        taken.
+
+        Raises StepError if it ends, or gives a bad answer.
+        """
         self.stop()
         self.spec = build(kind, load)
         self.at_rest = used()
@@ -303,6 +330,7 @@ class Run:
         raise StepError(f"ollama create: {done.stderr[-500:]}")
 
     def ask(self, *, stream: bool) -> Any:
+        """One completion of the switch's gate from what serves."""
         return complete(
             *(HOST, PORT, "/v1/chat/completions", MODEL.name),
             stream=stream,
@@ -312,12 +340,12 @@ class Run:
         )
 
     def taken(self) -> int | None:
-        """Bytes of the card that the engine has."""
+        """How many bytes of the card the engine has taken; None if there is no card."""
         there = used()
         return None if there is None or self.at_rest is None else there - self.at_rest
 
     def stop(self) -> None:
-        """Ends what serves and waits until the driver has its memory back."""
+        """Ends what serves, and waits until its memory is free, for 20 s at most."""
         if self.engine is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -333,6 +361,7 @@ class Run:
             time.sleep(0.2)
 
     def serving(self) -> EngineSpec:
+        """What the engine that serves was started from. Raises StepError if none serves."""
         if self.engine is None or self.spec is None or self.engine.poll() is not None:
             raise StepError("no engine serves")
         return self.spec
@@ -340,7 +369,7 @@ class Run:
 
 @contextlib.contextmanager
 def limit(seconds: float) -> Iterator[None]:
-    """Raises StepError in what takes longer, whatever it waits for."""
+    """Raises StepError in a block that takes longer than so many seconds, whatever it waits for."""
 
     def end(*_: object) -> None:
         raise StepError(f"it took more than {seconds:.0f} s")
@@ -355,6 +384,7 @@ def limit(seconds: float) -> Iterator[None]:
 
 
 def card(run: Run) -> None:
+    """Finds the card, and keeps what it is. Raises StepError if what was prepared is for another kind."""
     run.card = find_card()
     gpu, prepared = run.card.gpu, json.loads((run.place.packed / "payload.json").read_text())
     run.keep(
@@ -375,7 +405,7 @@ def card(run: Run) -> None:
 
 
 def unpack(run: Run) -> None:
-    """Unpacks what travelled. xz is slow, so each archive has a process of its own."""
+    """Unpacks what was carried here. xz is slow, so each archive has a process of its own."""
     run.place.work.mkdir(parents=True, exist_ok=True)
     code = "import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter='data')"
     found = sorted(run.place.packed.glob("*.tar.xz"))
@@ -389,7 +419,8 @@ def unpack(run: Run) -> None:
 
 
 def model(run: Run) -> None:
-    """Writes vLLM's files, and begins to write Ollama's, which takes its time and 4.4 GiB."""
+    """Writes the model's files for vLLM, and begins to write the one for Ollama, which takes 4.4 GiB and a
+    while."""
     if run.card is None:
         raise StepError(NO_CARD)
     for_vllm(run.shape, run.place.model)
@@ -404,15 +435,20 @@ def model(run: Run) -> None:
 
 
 def start_now(run: Run) -> None:
+    """Starts vLLM with the settings of now."""
     run.start("vllm", now(run.gpu))
 
 
 def start_before(run: Run) -> None:
+    """Starts vLLM with the settings of before."""
     run.start("vllm", before(run.gpu))
 
 
 def gate(run: Run) -> None:
-    """The switch's gate: three completions and a long prompt. The model is random, so no sense is asked."""
+    """Takes what serves through the switch's gate: three completions and a long prompt.
+
+    The model's weights are random, so it is not asked to follow an instruction.
+    """
     spec, load = run.serving(), now(run.gpu)
     for number in range(3):
         answer = run.ask(stream=number % 2 == 0)
@@ -433,7 +469,7 @@ def gate(run: Run) -> None:
 
 
 def overhead(run: Run, load: Load) -> dict[str, object]:
-    """What vLLM has of the card beside weights and KV cache, and what the sum says of it, in bytes."""
+    """How many bytes of the card vLLM takes beside weights and KV cache, and how many the program expects."""
     taken, memory = run.taken(), engine_sum("vllm", load)
     if taken is None:
         return {}
@@ -444,7 +480,11 @@ def overhead(run: Run, load: Load) -> dict[str, object]:
 
 
 def longest(run: Run) -> None:
-    """The largest answers that a client can ask for, one after the other; what the card and the host do."""
+    """Asks for the largest answers that a client can ask for, one after another.
+
+    Keeps for each its size in bytes, how long it took, what the card and the host did, and whether the engine
+    still serves.
+    """
     from measure.meter import Meter
 
     run.serving()
@@ -490,7 +530,7 @@ def longest(run: Run) -> None:
 
 
 def post(path: str, body: Mapping[str, object]) -> tuple[int, int]:
-    """Status and length of an answer."""
+    """Status and length, in bytes, of the answer to a request."""
     import http.client
 
     connection = http.client.HTTPConnection(HOST, PORT, timeout=120)
@@ -503,7 +543,8 @@ def post(path: str, body: Mapping[str, object]) -> tuple[int, int]:
 
 
 def sweep(run: Run, name: str, levels: Sequence[int]) -> None:
-    """The levels of what serves; each is kept as soon as it is there."""
+    """Sweeps what serves over so many users (`levels`), by the name `name`; each level is kept as soon as it
+    has been measured."""
     from measure.client import here  # needs what travelled
     from measure.sweep import Sweep
 
@@ -527,7 +568,8 @@ def sweep(run: Run, name: str, levels: Sequence[int]) -> None:
 
 
 def ollama(run: Run, requests: int, levels: Sequence[int]) -> None:
-    """Ollama with so many requests at a time: whether all of it is on the card, and its levels."""
+    """Starts Ollama for so many concurrent requests, keeps whether all of it is on the card, and sweeps
+    it."""
     run.start("ollama", replace(now(run.gpu), gpu_memory=None, parallel=both(requests)))
     split = wholly_on_gpu(run.ask(stream=False), HOST, PORT)
     run.keep(wholly_on_gpu="yes" if split.ok else split.text)
@@ -535,7 +577,7 @@ def ollama(run: Run, requests: int, levels: Sequence[int]) -> None:
 
 
 def steps(run: Run) -> list[tuple[str, float, Callable[[Run], None]]]:
-    """Name, limit in seconds and action, in the order of what matters most."""
+    """The steps, the most important first: name, time limit in seconds, and what is done."""
     few = [each for each in FEWER if each in run.levels] or list(run.levels)
     found: list[tuple[str, float, Callable[[Run], None]]] = [
         ("card", 15, card),
@@ -558,7 +600,7 @@ def steps(run: Run) -> list[tuple[str, float, Callable[[Run], None]]]:
 
 
 def everything(run: Run) -> int:
-    """All steps, one after the other; how many failed."""
+    """Carries out all steps, one after another; returns how many failed."""
     run.out.mkdir(parents=True, exist_ok=True)
     try:
         for name, seconds, action in steps(run):

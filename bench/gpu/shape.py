@@ -4,6 +4,8 @@ vLLM needs a configuration and a tokenizer, and makes the weights up by itself (
 ones too. Ollama needs a file: GGUF with the types that Q4_K_M gives each tensor. Both know the same tokens:
 one for each byte, and as many made-up words as the vocabulary has room for, so that whatever a random model
 says can be read.
+
+Nothing to run by itself: `bench.gpu.run` uses it.
 """
 
 import json
@@ -17,7 +19,7 @@ from typing import BinaryIO
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (END, START, STOP, "<tool_call>", "</tool_call>")
 MERGES = ("Ġ t", "h e", "Ġt he")
-"""None would do, but llama.cpp and Ollama want some."""
+"""The merges of the tokenizer. It needs none, but llama.cpp and Ollama want some."""
 CHAT = (
     "{% for message in messages %}"
     "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
@@ -35,7 +37,10 @@ TEMPLATE \"\"\"{{{{ range .Messages }}}}<|im_start|>{{{{ .Role }}}}
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Counts, as the published config.json of Qwen/Qwen2.5-Coder-7B-Instruct has them."""
+    """The dimensions of a model, with those in the config.json of Qwen/Qwen2.5-Coder-7B-Instruct as default.
+
+    `vocabulary` and `context` are in tokens, the others are counts.
+    """
 
     hidden: int = 3584
     inner: int = 18944
@@ -47,25 +52,28 @@ class Shape:
 
     @property
     def head(self) -> int:
+        """How many values a head of the attention has."""
         return self.hidden // self.heads
 
 
 def byte_tokens() -> list[str]:
-    """How GPT-2's tokenizer writes each byte: itself where it can be printed, else from U+0100 on."""
+    """How GPT-2's tokenizer writes each of the 256 bytes: as itself if it can be printed, otherwise from
+    U+0100 on."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [each for each in range(256) if each not in plain]
     return [chr(each) if each in plain else chr(256 + others.index(each)) for each in range(256)]
 
 
 def tokens(shape: Shape) -> list[str]:
-    """Every token by its number; the special ones are the last."""
+    """Every token of the vocabulary, by its number; the special ones are the last."""
     merged = [each.replace(" ", "") for each in MERGES]
     words = shape.vocabulary - 256 - len(merged) - len(SPECIAL)
     return [*byte_tokens(), *merged, *(f"Ġw{n}" for n in range(words)), *SPECIAL]
 
 
 def for_vllm(shape: Shape, folder: Path) -> None:
-    """Writes configuration and tokenizer as a Hugging Face repository has them, with AWQ's types."""
+    """Writes configuration and tokenizer into `folder`, as a Hugging Face repository of an AWQ model has
+    them."""
     every = tokens(shape)
     number = {token: n for n, token in enumerate(every)}
     config = {
@@ -127,7 +135,10 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class Kind:
-    """How a tensor's numbers are written: `number` in ggml, so many `values` in a block of `size` bytes."""
+    """How the numbers of a tensor are written in a GGUF file.
+
+    `number` is the kind's own in ggml. A block has so many `values` in `size` bytes; `block` makes one.
+    """
 
     number: int
     values: int
@@ -138,18 +149,19 @@ class Kind:
 PLAIN = Kind(0, 1, 4, lambda _: struct.pack("<f", 1.0))
 ZERO = Kind(0, 1, 4, lambda _: bytes(4))
 # Scales by which values are about 0.015 from 0, as those of a trained model: activations stay within 16 bits.
-Q4_K = Kind(12, BLOCK, 144, lambda r: struct.pack("<ee", 1e-4, 7.5e-4) + r.randbytes(140))
-Q6_K = Kind(14, BLOCK, 210, lambda r: r.randbytes(208) + struct.pack("<e", 1e-5))
+Q4_K = Kind(12, BLOCK, 144, lambda chance: struct.pack("<ee", 1e-4, 7.5e-4) + chance.randbytes(140))
+Q6_K = Kind(14, BLOCK, 210, lambda chance: chance.randbytes(208) + struct.pack("<e", 1e-5))
 
 
 def more_bits(layer: int, layers: int) -> bool:
-    """Whether Q4_K_M gives values and the way down 6 bits in this layer (`use_more_bits` of llama.cpp)."""
+    """Whether Q4_K_M writes `attn_v` and `ffn_down` of this layer with 6 bits (`use_more_bits` of
+    llama.cpp)."""
     eighth = layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 
 
 def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...], Kind]]:
-    """Name, dimensions (the innermost first) and kind of each, in the file's order."""
+    """Name, dimensions (the innermost first) and kind of each tensor of the model, in the file's order."""
     hidden, key = shape.hidden, shape.kv_heads * shape.head
     yield "token_embd.weight", (hidden, shape.vocabulary), Q4_K
     for layer in range(shape.layers):
@@ -173,7 +185,8 @@ def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...], Kind]]:
 
 
 def for_ollama(shape: Shape, file: Path) -> None:
-    """Writes a GGUF file of random Q4_K_M weights: 4.4 GiB for 7B. Blocks repeat after some thousands."""
+    """Writes a GGUF file of random Q4_K_M weights, which has 4.4 GiB for a 7B model. Blocks repeat after some
+    thousands."""
     every = list(tensors(shape))
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as out:

@@ -44,10 +44,12 @@ class AwsSettings:
 
     @property
     def region(self) -> str:
+        """The AWS region of the availability zone."""
         return self.zone[:-1]
 
     @property
     def volumes_gib(self) -> int:
+        """The size of both volumes of the instance together, in GiB."""
         return ROOT_GIB + self.data_gib
 
     @property

@@ -8,7 +8,7 @@ from switch.machine.state import State, Transaction
 from switch.machine.turn import Turn
 from switch.machine.views import gated
 
-REPAIR = "`pulumi up --refresh` makes again what is missing."
+REPAIR = "`pulumi up --refresh` creates what is missing again."
 
 
 def begin(turn: Turn, fresh: Transaction) -> None:
@@ -61,7 +61,7 @@ def end(turn: Turn, phase: Literal["committed", "failed"]) -> None:
     change.ended = turn.now
     if phase == "committed":
         state.seen, state.commits = change.seen, state.commits + 1
-        if state.damage and change.began >= state.damage.since:  # not one that only the older self has ended
+        if state.damage and change.began >= state.damage.since:  # not one that only the previous state ended
             state.damage = None
     else:
         if restored and change.held is not None and not state.trouble and state.active:
@@ -91,17 +91,17 @@ def what_serves(state: State, held_seconds: float | None = None) -> str:
         return "Nothing serves: no engine was active before."
     named = f"{active.plan.engine.kind} ({active.plan.engine.container})"
     if state.trouble:
-        return f"NOTHING SERVES: {named} is not back: {state.trouble}. The switch keeps trying."
+        return f"NOTHING SERVES: {named} is not back: {state.trouble.rstrip('.')}. The switch keeps trying."
     held = f" again, requests were held for {held_seconds:.1f} s" if held_seconds else ", as before"
     return f"{named} serves{held}."
 
 
 def _what_to_do(state: State, change: Transaction) -> str:
     active = state.active
-    again = "put right what failed and run `pulumi up` again"
+    again = "fix what failed, and run `pulumi up` again"
     if change.way == "overlap" and not change.gated_at:
-        again += ", by hold if memory was short for both (`pulumi config set cutover hold`)"
+        again += " (after `pulumi config set cutover hold`, if there was too little memory for both engines)"
     if active is None or active.plan.engine.kind == change.plan.engine.kind:
-        return f"{again}, or set back what was changed and run `pulumi up`"
+        return f"{again}; or take back what was changed in the settings, and run `pulumi up`."
     kind = active.plan.engine.kind
-    return f"{again}; to stay with {kind}: `pulumi config set engine {kind}`"
+    return f"{again}. To stay with {kind}, run: pulumi config set engine {kind}"

@@ -45,7 +45,7 @@ def change_requested(turn: Turn, event: ChangeRequested) -> None:
         to, left = change.plan.engine, max(0.0, change.lease - turn.now)
         soon = f" If its `pulumi up` was interrupted, it is undone within {left:.0f} s." if left else ""
         raise Occupied(
-            f"a change to {to.kind} ({to.container}) is under way, {change.phase} for "
+            f"a change to {to.kind} ({to.container}) is under way: it has been {change.phase} for "
             f"{turn.now - change.since:.0f} s.{soon}"
         )
 
@@ -78,9 +78,9 @@ def _refuse_impossible(turn: Turn, event: ChangeRequested) -> None:
         # an edge from before there were proxies asks for the old name until the end of the update
         old = active.plan.engine.model
         raise Refused(
-            f"the model is called {old!r} at the endpoint, and the edge of the version before this one "
-            f"knows no other name until it is brought to this one: `pulumi config set name {old}` and "
-            f"`pulumi up`, and then the other name. {serves}"
+            f"the endpoint's name of the model is {old!r}, and an edge of the version before this one knows "
+            f"no other name until it has been updated. Run `pulumi config set name {old}` and `pulumi up` "
+            f"first, and give the model its new name after that. {serves}"
         )
     if event.verb == "commit" and plan.gateway and plan.gateway.container not in event.world:
         raise Refused(f"the gateway {plan.gateway.container} does not exist. {serves} {REPAIR}")
@@ -124,7 +124,7 @@ def started(turn: Turn, event: Started) -> None:
         ending.sent = False  # a kill may have come between writing it down and the signal
     change = turn.leased
     if change and change.phase == "checking":
-        fail(turn, "the switch was restarted while it checked")
+        fail(turn, "the switch was restarted while it checked the change")
     elif change and (change.phase != "prepared" or change.asked == "commit"):
         # one that was asked to commit may have been told to have failed, by a state that was not kept
         fail(turn, "the switch was restarted in the middle of the change")

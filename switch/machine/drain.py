@@ -12,11 +12,11 @@ def published(turn: Turn) -> bool:
 def without_note(turn: Turn) -> list[str]:
     """Which proxies have not taken note of what the state says, in words. One that can't be asked has not."""
     if not published(turn):
-        return ["the proxies were not told yet what they are to do"]
+        return ["the proxies had not been told the new route"]
     number = turn.route.number if turn.route else 0
     running = [proxy.name for proxy in turn.role("proxy") if proxy.running]
     return [
-        f"{name} " + ("had not taken note of it" if name in turn.proxies else "did not answer")
+        f"{name} " + ("had not taken note of the new route" if name in turn.proxies else "did not answer")
         for name in running
         if name not in turn.proxies or turn.proxies[name].applied != number
     ]
@@ -31,4 +31,8 @@ def at_work(turn: Turn, serves: str = "") -> list[str]:
         name: sum(count for engine, count in status.running.items() if engine not in left)
         for name, status in turn.proxies.items()
     }
-    return [f"{name} still had {count} requests" for name, count in counts.items() if count]
+    return [
+        f"{name} still had {count} request{'' if count == 1 else 's'}"
+        for name, count in counts.items()
+        if count
+    ]

@@ -62,8 +62,8 @@ def _too_slow(gating: Gating, engine: Container, plan: Plan) -> str:
         return ""
     which = "fastest completion" + (" after the first" if plan.gate.completions > 1 else "")
     return (
-        f"{engine.kind} is too slow: {gating.fastest:.1f} tokens per second in its {which}, and {floor:g} "
-        "are wanted (the setting `gateTokensPerSecond`)"
+        f"{engine.kind} is too slow: it reached {gating.fastest:.1f} tokens per second in its {which}, and "
+        f"the setting `gateTokensPerSecond` asks for {floor:g}"
     )
 
 

@@ -54,8 +54,8 @@ def too_small_for_both(turn: Turn, change: Transaction) -> str:
     ):
         if size and one + other > size:
             return (
-                f"{old.kind} as it serves and {new.engine.kind} as it is wanted need {gib(one)} + "
-                f"{gib(other)}, and there are {gib(size)} {what}"
+                f"the {old.kind} that serves and the new {new.engine.kind} need {gib(one)} + {gib(other)}, "
+                f"and there are only {gib(size)} {what}"
             )
     return ""
 

@@ -45,8 +45,8 @@ def checking(turn: Turn, change: Transaction) -> None:
         # after a hold, what it has left has to make room first, whatever the settings say
         fail(
             turn,
-            f"{crowded}, and the setting `cutover` says overlap. `pulumi config set cutover auto` lets "
-            "requests wait for such a change",
+            f"{crowded}, and the setting `cutover` allows nothing but overlap. To let requests wait during "
+            "such a change, run: pulumi config set cutover auto",
         )
         return
     change.crowded, change.way = crowded, "hold" if crowded else way
@@ -179,7 +179,7 @@ def decide(turn: Turn, change: Transaction) -> None:
 def retiring(turn: Turn, change: Transaction) -> None:
     """The old gateway and the old engine end, once nothing of them is left to be answered."""
     new, engine = change.plan.gateway_container, change.plan.engine
-    late = turn.now - change.since >= TAKE_NOTE_SECONDS
+    late = turn.seconds_in_phase(change) >= TAKE_NOTE_SECONDS
     if turn.route is None or (not late and without_note(turn)):
         return  # a gateway that was told to end takes no more requests
     if not end_gateways(turn, other_gateways(turn, new), patience(change.plan)):

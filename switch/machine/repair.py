@@ -3,7 +3,7 @@ shifted."""
 
 from switch.machine.events import Action, Container, Tick
 from switch.machine.phases import FORMER_NAME_SECONDS
-from switch.machine.state import Endpoint, Terminating
+from switch.machine.state import NetworkEndpoint, Terminating
 from switch.machine.transitions import LEASED
 from switch.machine.turn import MOST_PAUSE_SECONDS, Turn
 
@@ -30,7 +30,9 @@ def shift_deadlines(turn: Turn, seconds: float) -> None:
 
 def no_later_than_now(turn: Turn) -> None:
     """The clock may have been set either way while the switch was away. No time that was kept is later than
-    now, and no deadline further off than when it was given; who holds a lease gets time to follow."""
+    now, and no deadline further off than when it was given; who holds a lease gets time to follow. What is to
+    end may still have answers, which a clock that was set forward must not cut: it has its whole time again.
+    """
     state, now = turn.state, turn.now
     for change in (state.transaction, state.waiting, state.last):
         if change:
@@ -39,8 +41,10 @@ def no_later_than_now(turn: Turn) -> None:
             change.held = None if change.held is None else min(change.held, now)
             soon, late = change.plan.seconds.lease_following, change.plan.seconds.lease_prepared
             change.lease = now + min(max(change.lease - now, soon), max(soon, late))
+    if state.transaction:
+        state.transaction.stalled = now - state.transaction.since
     for ending in state.terminating.values():
-        ending.at = min(ending.at, now)
+        ending.at = now
     for name, until in state.also.items():
         state.also[name] = None if until is None else min(until, now + FORMER_NAME_SECONDS)
     if state.active:
@@ -76,7 +80,7 @@ def reconnect(turn: Turn) -> None:
         kept = state.endpoints.get(container.name)
         if state.network in container.networks and (kept is None or set(kept.also) <= set(also)):
             aliases = list(container.networks[state.network])
-            state.endpoints[container.name] = Endpoint(container.created, aliases, also=also)
+            state.endpoints[container.name] = NetworkEndpoint(container.created, aliases, also=also)
         elif kept and turn.now > kept.asked + CONNECT_AGAIN_SECONDS:
             _connect(turn, container, kept)
 
@@ -92,7 +96,7 @@ def _learn_network(turn: Turn) -> None:
         state.network = min(set().union(*switches) & set().union(*engines), default="")
 
 
-def _connect(turn: Turn, container: Container, kept: Endpoint) -> None:
+def _connect(turn: Turn, container: Container, kept: NetworkEndpoint) -> None:
     kept.asked = turn.now
     name, active = container.name, turn.state.active
     for network, aliases in ((turn.state.network, kept.aliases), *kept.also.items()):
@@ -125,15 +129,15 @@ def _give_up(turn: Turn, name: str, why: str) -> None:
     )
     said = f"{container.kind or container.role} ({name}) hangs: {why}"
     if container.role == "proxy":
-        turn.heal(f"{said}. It was started anew")
+        turn.heal(f"{said}. It was restarted")
         return
-    turn.heal(f"{said}. It was ended")
+    turn.heal(f"{said}. It was stopped")
     if change is None and container.role == "engine":
         turn.trouble(said)
     elif change is None:
         state.trouble = said
     else:
-        turn.say(f"{said}. Nothing is waited for that is there")
+        turn.say(f"{said}. The change does not wait for its requests")
         if change.way == "overlap" and name == change.old_engine and turn.leased:
             state.held = turn.now if state.held is None else state.held
             change.way, change.held = "hold", state.held

@@ -44,8 +44,11 @@ class Terminating:
 
 
 @dataclass
-class Endpoint:
-    """What a container is called on the stack's networks, so that it can be put back there."""
+class NetworkEndpoint:
+    """The names of a container on the stack's networks, so that it can be put back there if it is taken off.
+
+    Docker calls the place of a container on a network its endpoint.
+    """
 
     created: float
     """Of the container: it tells it from another one of its name."""
@@ -205,7 +208,7 @@ class State:
     retry_at: float = 0
     network: str = ""
     """The stack's own."""
-    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    endpoints: dict[str, NetworkEndpoint] = field(default_factory=dict)
     """By container, of all that were ever seen on that network and are still there."""
     healed: str = ""
     """What was last put right without a change."""

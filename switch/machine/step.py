@@ -91,7 +91,7 @@ def _do_next(turn: Turn) -> bool:
 
 def _do_phase(turn: Turn, change: Transaction) -> None:
     if turn.leased and turn.now > change.lease:
-        fail(turn, "nobody followed it any more: `pulumi up` was interrupted")
+        fail(turn, "`pulumi up` was interrupted: nobody follows the change any more")
         return
     waits_for_commit = (change.phase, change.asked) == ("prepared", "prepare")
     if turn.leased and change.unheard and not waits_for_commit:

@@ -111,9 +111,9 @@ def sent(port: int, raw: bytes, *, seconds: float = 60) -> Any:
         yield client
 
 
-def request(path: str, raw: bytes, *lines: str) -> bytes:
+def request(path: str, raw: bytes, *lines: str, host: str = "test") -> bytes:
     """A request of HTTP/1.1, to the byte."""
-    head = [f"POST {path} HTTP/1.1", "Host: test", "Content-Type: application/json", *lines]
+    head = [f"POST {path} HTTP/1.1", f"Host: {host}", "Content-Type: application/json", *lines]
     if not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in lines):
         head.append(f"Content-Length: {len(raw)}")
     return "\r\n".join([*head, "", ""]).encode() + raw
@@ -126,6 +126,16 @@ def read_all(client: socket.socket) -> bytes:
         while part := client.recv(65536):
             parts.append(part)
     return b"".join(parts)
+
+
+def read_until(client: socket.socket, text: bytes) -> bytes:
+    """What comes until this has."""
+    raw = b""
+    while text not in raw:
+        part = client.recv(65536)
+        assert part, raw
+        raw += part
+    return raw
 
 
 def within(seconds: float, record: Any) -> float:

@@ -1,11 +1,13 @@
 """The whole way with recording engines, once with the gateway and once without."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
 
 from tests.conformance.asking import Answer, Engine, ask
+from tests.support.recording_engine import Script
 from tests.support.way import Way
 
 
@@ -28,6 +30,12 @@ class Recorded:
 
     def post(self, body: bytes, path: str = "/v1/chat/completions", **headers: str) -> Answer:
         return self.ask("POST", path, body, **headers)
+
+    def each(self, told: Script, paths: Collection[str], raw: bytes) -> dict[str, Answer]:
+        """What is answered at each of these paths, all asked at once, where the engine gives this answer."""
+        query = self.engine.tell(told)
+        with ThreadPoolExecutor(len(paths)) as pool:
+            return dict(zip(paths, pool.map(lambda path: self.post(raw, path + query), paths), strict=True))
 
 
 @pytest.fixture(scope="session", params=[True, False], ids=["tensorzero", "no gateway"])

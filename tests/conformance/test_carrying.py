@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from proxy.protocols import COUNT_TOKENS, ENGINES, MESSAGES
+from proxy.protocols import COMPLETIONS, COUNT_TOKENS, ENGINES, MESSAGES, RESPONSES, STREAMED
 from tests.conformance.asking import CHAT, body, read_all, request, sent
 from tests.conformance.conftest import Recorded
 from tests.conformance.generate import cases, edited, for_ollama
@@ -114,11 +114,12 @@ def test_a_long_query_and_large_headers_are_no_reason_to_refuse(served: Recorded
     assert ("user-agent", "a" * 20_000) in [(name.lower(), value) for name, value in record.headers]
 
 
-@pytest.mark.parametrize("path", [f"{CHAT}/", f"{CHAT}//"])
-def test_a_trailing_slash_does_no_harm(served: Recorded, path: str) -> None:
-    assert served.post(body(), path).status == 200
-    assert served.engine.record().path == CHAT
-    assert served.ask("GET", "/v1/models/").status == 200
+@pytest.mark.parametrize("slashes", ["/", "//"])
+def test_a_trailing_slash_does_no_harm(served: Recorded, slashes: str) -> None:
+    for path in ENGINES:
+        assert served.post(body(), path + slashes).status == 200
+    assert [record.path for record in served.engine.records()] == list(ENGINES)
+    assert served.ask("GET", f"/v1/models{slashes}").status == 200
 
 
 def test_embeddings_go_to_the_engine_too(served: Recorded) -> None:
@@ -150,9 +151,9 @@ def test_an_answer_comes_back_in_its_own_bytes(served: Recorded, name: str, fram
         told = Script(
             status=status, headers=headers, parts=((0, raw[:half]), (0.02, raw[half:])), framing=framing
         )
-        answer = served.post(body(), CHAT + served.engine.tell(told))
-        assert (answer.status, answer.body == raw, answer.cut) == (status, True, False)
-        assert answer.headers["x-request-id"] == "7"
+        for path, answer in served.each(told, ENGINES, body()).items():
+            assert (path, answer.status, answer.body == raw, answer.cut) == (path, status, True, False)
+            assert answer.headers["x-request-id"] == "7"
 
 
 @pytest.mark.parametrize("status", ERRORS)
@@ -162,11 +163,11 @@ def test_an_engines_error_is_that_error_and_it_is_asked_once(
 ) -> None:
     raw = json.dumps({"error": {"message": f"told {status}", "code": status}}).encode()
     told = Script(status=status, headers=(*JSON_HEADERS, ("Retry-After", "7")), parts=((0, raw),))
-    answer = served.post(body(stream=stream), CHAT + served.engine.tell(told))
-    assert (answer.status, answer.body, answer.headers["retry-after"]) == (status, raw, "7")
-    assert "x-should-retry" not in answer.headers
+    for path, answer in served.each(told, ENGINES, body(stream=stream)).items():
+        assert (path, answer.status, answer.body) == (path, status, raw)
+        assert answer.headers["retry-after"] == "7" and "x-should-retry" not in answer.headers
     time.sleep(0.3)
-    assert len(served.engine.records()) == 1
+    assert sorted(record.path.partition("?")[0] for record in served.engine.records()) == sorted(ENGINES)
     assert not (served.ollama if served.engine is served.vllm else served.vllm).records()
 
 
@@ -195,21 +196,22 @@ def test_a_stream_comes_back_in_its_own_bytes(served: Recorded, name: str, wants
     parts = tuple((0.001, part) for part in STREAMS[name])
     told = Script(headers=STREAM_HEADERS, parts=parts, framing="chunked")
     fields = {"stream_options": {"include_usage": True}} if wants_usage else {}
-    answer = served.post(body(stream=True, **fields), CHAT + served.engine.tell(told))
-    assert answer.status == 200 and not answer.cut
-    assert answer.body == b"".join(STREAMS[name])
-    assert answer.headers["content-type"] == STREAM_HEADERS[0][1]
+    for path, answer in served.each(told, STREAMED, body(stream=True, **fields)).items():
+        assert (path, answer.status, answer.cut) == (path, 200, False)
+        assert answer.body == b"".join(STREAMS[name])
+        assert answer.headers["content-type"] == STREAM_HEADERS[0][1]
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 @pytest.mark.parametrize(
     "fields", [{}, {"stream_options": None}, {"stream_options": {"include_usage": False}}]
 )
 def test_the_usage_that_a_client_did_not_ask_for_is_counted_and_not_given(
-    served: Recorded, fields: dict[str, object]
+    served: Recorded, fields: dict[str, object], path: str
 ) -> None:
-    plain = served.post(body(stream=True, **fields))
+    plain = served.post(body(stream=True, **fields), path)
     assert json.loads(served.engine.record().body)["stream_options"] == {"include_usage": True}
-    wanted = served.post(body(stream=True, stream_options={"include_usage": True}))
+    wanted = served.post(body(stream=True, stream_options={"include_usage": True}), path)
     assert b'"usage"' not in plain.body and plain.body.endswith(b"data: [DONE]\n\n")
     assert plain.body.count(b"data:") == wanted.body.count(b"data:") - 1
     lines = served.way.access_log()[-2:]
@@ -218,17 +220,32 @@ def test_the_usage_that_a_client_did_not_ask_for_is_counted_and_not_given(
     ] * 2
 
 
+@pytest.mark.parametrize("path", [RESPONSES, MESSAGES])
+def test_the_usage_that_a_protocol_says_anyway_is_counted_and_given(served: Recorded, path: str) -> None:
+    raw = body(stream=True, max_output_tokens=16)
+    answer = served.post(raw, path)
+    assert served.engine.record().body == raw and b'"usage": {' in answer.body
+    eventually(lambda: served.way.access_log()[-1]["endpoint"] == path)
+    line = served.way.access_log()[-1]
+    assert (line["prompt_tokens"], line["completion_tokens"], line["tokens"]) == (7, 5, "reported")
+
+
 def test_events_come_when_the_engine_makes_them(served: Recorded) -> None:
     parts = tuple((0.2, event(str(number))) for number in range(5))
-    told = Script(headers=STREAM_HEADERS, parts=parts, framing="chunked")
-    raw = request(CHAT + served.engine.tell(told), body(stream=True), "Connection: close")
-    times, seen = list[float](), b""
-    with sent(served.way.port, raw) as client:
-        while part := client.recv(65536):
-            seen += part
-            while len(times) < seen.count(b"data:"):
-                times.append(time.monotonic())
-    assert len(times) == 5 and 0.6 < times[-1] - times[0] < 1.5
+    query = served.engine.tell(Script(headers=STREAM_HEADERS, parts=parts, framing="chunked"))
+
+    def times(path: str) -> list[float]:
+        found, seen = list[float](), b""
+        with sent(served.way.port, request(path + query, body(stream=True), "Connection: close")) as client:
+            while part := client.recv(65536):
+                seen += part
+                while len(found) < seen.count(b"data:"):
+                    found.append(time.monotonic())
+        return found
+
+    with ThreadPoolExecutor(len(STREAMED)) as pool:
+        for path, came in zip(STREAMED, pool.map(times, STREAMED), strict=True):
+            assert len(came) == 5 and 0.6 < came[-1] - came[0] < 1.5, (path, came)
 
 
 def test_bodies_in_chunks_and_those_that_are_announced_first_arrive_whole(served: Recorded) -> None:
@@ -267,18 +284,26 @@ def test_many_large_requests_at_once_arrive_whole_or_are_refused_for_now(served:
     assert sorted(record.body for record in served.engine.records()) == sorted(good)
 
 
+SAYS_ITS_MODEL = {CHAT: 5, COMPLETIONS: 5, RESPONSES: 2, MESSAGES: 1}
+"""How often a stream of the recording engine does."""
+
+
 def test_a_name_of_before_is_still_answered_in_both_directions(served: Recorded) -> None:
     served.way.route(also=["old"])
+    error = b'{"type":"error","error":{"message":"The model `tiny` does not exist."}}'
+    told = served.engine.tell(Script(status=404, parts=((0, error),)))
+    limits = {"max_tokens": 3, "max_output_tokens": 3}
+    raw = json.dumps({"model": "old", "x": {"model": "old"}, **limits}).encode()
     try:
-        raw = b'{"model": "old", "messages": [], "x": {"model": "old"}, "max_tokens": 3}'
-        answer = served.post(raw)
-        assert served.engine.record().body == raw.replace(b'"old"', b'"tiny"', 1)
-        assert json.loads(answer.body)["model"] == "old"
-        stream = served.post(b'{"model":"old","stream":true}').body
-        assert stream.count(b'"model": "old"') == 5 and b"tiny" not in stream
-        told = Script(status=404, parts=((0, b'{"error":{"message":"The model `tiny` does not exist."}}'),))
-        missing = served.post(raw, CHAT + served.engine.tell(told))
-        assert missing.body == b'{"error":{"message":"The model `old` does not exist."}}'
+        for path in ENGINES:
+            served.engine.forget()
+            answer = json.loads(served.post(raw, path).body)
+            assert served.engine.record().body == raw.replace(b'"old"', b'"tiny"', 1)
+            assert answer.get("model") == (None if path == COUNT_TOKENS else "old"), path
+            assert served.post(raw, path + told).body == error.replace(b"tiny", b"old"), path
+        for path, times in SAYS_ITS_MODEL.items():
+            stream = served.post(b'{"model":"old","stream":true}', path).body
+            assert stream.count(b'"model": "old"') == times and b"tiny" not in stream, path
         names = [model["id"] for model in json.loads(served.ask("GET", "/v1/models").body)["data"]]
         assert names == ["tiny", "old"]
     finally:
@@ -286,11 +311,11 @@ def test_a_name_of_before_is_still_answered_in_both_directions(served: Recorded)
 
 
 def test_nothing_of_what_is_asked_or_answered_is_written_down(served: Recorded) -> None:
-    told = Script(parts=((0, b'{"a-private-answer": 1}'),))
-    raw = body(x="a-private-prompt")
-    served.post(
-        raw, CHAT + served.engine.tell(told) + "&a-private-query", Authorization="Bearer a-private-key"
-    )
-    eventually(lambda: served.way.access_log()[-1]["status"] == 200)
+    query = served.engine.tell(Script(parts=((0, b'{"a-private-answer": 1}'),)))
+    before = len(served.way.access_log())
+    for path in ENGINES:
+        raw = body(x="a-private-prompt")
+        served.post(raw, f"{path}{query}&a-private-query", Authorization="Bearer a-private-key")
+    eventually(lambda: len(served.way.access_log()) == before + len(ENGINES))
     for name in ("edge", "proxy-1"):
         assert served.way.said(name) and "a-private" not in served.way.said(name)

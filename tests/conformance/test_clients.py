@@ -41,7 +41,7 @@ ENDPOINT, NAME = "http://127.0.0.1:8080", "qwen-2.5-coder-0.5b"
 
 @dataclass
 class Used:
-    """A way with one engine, and the clients that use it."""
+    """A way with two test engines, of which `vllm` serves, and the clients that use it."""
 
     way: Way
     folder: Path
@@ -66,7 +66,8 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
     installed, folder = clients.install(), tmp_path_factory.mktemp("clients")
     place(folder, installed)
     with Way() as way:
-        way.start_engine("vllm", Path(fast_engine.__file__), FAST_TOKENS="0.01")
+        for kind in way.kinds:
+            way.start_engine(kind, Path(fast_engine.__file__), FAST_TOKENS="0.01")
         way.start()
         eventually(lambda: ask(way.port, "GET", "/v1/models").status == 200)
         programs = started(folder, installed, f"http://127.0.0.1:{way.port}", way.name)
@@ -145,17 +146,24 @@ def test_a_client_asks_again_by_itself_after_a_503(used: Used) -> None:
         assert each.seconds > RETRY_AFTER_SECONDS, (name, each)
 
 
-def test_a_stream_that_is_held_comes_whole_to_every_client(used: Used) -> None:
-    used.way.hold_seconds = int(HOLD_SECONDS) + 60
-    used.way.route(held=True)
+def test_a_stream_that_is_held_comes_whole_to_every_client_from_another_engine(used: Used) -> None:
+    way, since = used.way, len(used.way.access_log())
+    way.hold_seconds = int(HOLD_SECONDS) + 60
+    way.route(held=True)
     try:
         asked = at_once(used.programs.values(), "held")
         time.sleep(HOLD_SECONDS)
+        way.start_gateway("ollama")
+        way.route("ollama")
+        said = asked.ended()
     finally:
-        used.way.route()
-    said = asked.ended()
+        way.start_gateway("vllm")
+        way.route("vllm")
     for name, each in said.items():
         assert each.gave == "harbour" and each.seconds >= HOLD_SECONDS - 1, (name, each)
+    eventually(lambda: len(used.lines(since, stream=True)) >= len(STEPS), 10, "all are in the log")
+    engines = [line["engine"] for line in used.lines(since, stream=True)]
+    assert engines == [way.specs["ollama"].name] * len(STEPS)
 
 
 def test_what_fails_after_a_word_is_an_error_to_every_client_and_no_empty_answer(used: Used) -> None:

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import socket
+import ssl
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +15,8 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, StreamEnded
 
 from proxy.protocols import COMPLETIONS, MESSAGES, RESPONSES
-from tests.conformance.asking import CHAT, Engine, body, request, sent, within
+from proxy.waiting import WORD
+from tests.conformance.asking import CHAT, Engine, body, read_until, request, sent, within
 from tests.conformance.conftest import Recorded
 from tests.support.recording_engine import STREAM_HEADERS, Record, Script
 from tests.support.way import DOMAIN, Way, any_certificate, eventually
@@ -50,11 +53,9 @@ def test_who_hangs_up_ends_the_work(served: Recorded, name: str, half: bool) -> 
     with sent(served.way.port, request(CHAT + query, body(stream=name.startswith("streamed")))) as client:
         time.sleep(1)
         served.engine.record()
+        hang_up(client, half=half)
         if half:
-            client.shutdown(socket.SHUT_WR)
             time.sleep(1.2)
-        else:
-            client.close()
         assert within(1, lambda: last(served.engine)) < 2
     eventually(lambda: len(served.way.access_log()) > before)
     line = served.way.access_log()[-1]
@@ -140,12 +141,11 @@ class Http2:
     """A client of one connection, which lives on when one of its requests is given up."""
 
     def __init__(self, port: int) -> None:
-        context = any_certificate()
-        context.set_alpn_protocols(["h2"])
-        line = socket.create_connection(("127.0.0.1", port), timeout=30)
-        self._line = context.wrap_socket(line, server_hostname=DOMAIN)
+        self._line = tls_line(port, "h2")
         self._protocol = H2Connection()
         self._protocol.initiate_connection()
+        self._said = defaultdict[int, bytes](bytes)
+        self._ended = set[int]()
 
     def __enter__(self) -> "Http2":
         return self
@@ -166,19 +166,53 @@ class Http2:
         self._protocol.reset_stream(number, ErrorCodes.CANCEL)
         self._send()
 
+    def hears(self, number: int, text: bytes) -> None:
+        """Returns once this has come on the stream."""
+        while text not in self._said[number]:
+            self._listen()
+
     def answer(self, number: int) -> bytes:
         """The body of the answer on this stream, once it has ended."""
-        raw = b""
-        while True:
-            for event in self._protocol.receive_data(self._line.recv(2**16)):
-                if isinstance(event, DataReceived) and event.stream_id == number:
-                    raw += event.data
-                if isinstance(event, StreamEnded) and event.stream_id == number:
-                    return raw
-            self._send()
+        while number not in self._ended:
+            self._listen()
+        return self._said[number]
+
+    def _listen(self) -> None:
+        raw = self._line.recv(2**16)
+        assert raw, "the edge has hung up"
+        for event in self._protocol.receive_data(raw):
+            if isinstance(event, DataReceived):
+                self._said[event.stream_id] += event.data
+            if isinstance(event, StreamEnded):
+                self._ended.add(event.stream_id)
+        self._send()
 
     def _send(self) -> None:
         self._line.sendall(self._protocol.data_to_send())
+
+
+def tls_line(port: int, protocol: str = "http/1.1") -> ssl.SSLSocket:
+    context = any_certificate()
+    context.set_alpn_protocols([protocol])
+    return context.wrap_socket(
+        socket.create_connection(("127.0.0.1", port), timeout=30), server_hostname=DOMAIN
+    )
+
+
+@contextlib.contextmanager
+def asked_by_tls(port: int, path: str, body: bytes) -> Iterator[ssl.SSLSocket]:
+    """A connection of HTTP/1.1 on which this was asked."""
+    with tls_line(port) as line:
+        line.sendall(request(path, body, host=DOMAIN))
+        yield line
+
+
+def hang_up(client: socket.socket, *, half: bool) -> None:
+    """Closes it, or only the side on which is sent: what is answered would still be read."""
+    if half:
+        client.shutdown(socket.SHUT_WR)
+    else:
+        client.close()
 
 
 @pytest.mark.parametrize("name", SLOW)
@@ -196,34 +230,92 @@ def test_a_request_that_is_given_up_alone_ends_alone(tls: tuple[Way, Engine], na
         assert client.answer(other) == b"{}"
 
 
+def held(way: Way) -> int:
+    """How many requests wait in the proxy."""
+    return int(way.status("proxy-1")["held"])
+
+
+STREAM_AND_HALF = [(stream, half) for stream in (False, True) for half in (False, True)]
+
+
 def test_who_hangs_up_while_held_never_reaches_an_engine(served: Recorded) -> None:
-    served.way.route(held=True)
+    way = served.way
+    way.route(held=True)
     try:
-        raw = request(CHAT, body())
-        with sent(served.way.port, raw), sent(served.way.port, raw) as other:
-            eventually(lambda: served.way.status("proxy-1")["held"] == 2)
-            other.close()
-            eventually(lambda: served.way.status("proxy-1")["held"] == 1, 1)
-        eventually(lambda: served.way.status("proxy-1")["held"] == 0, 1)
+        with contextlib.ExitStack() as stack:
+            clients = [
+                (stack.enter_context(sent(way.port, request(CHAT, body(stream=stream)))), half)
+                for stream, half in STREAM_AND_HALF
+            ]
+            eventually(lambda: held(way) == len(clients))
+            while clients:
+                client, half = clients.pop()
+                hang_up(client, half=half)
+                eventually(lambda: held(way) == len(clients), 1)
     finally:
-        served.way.route()
+        way.route()
     time.sleep(0.3)
     assert served.engine.records() == []
-    assert [line["hung_up"] for line in served.way.access_log()[-2:]] == [True, True]
+    lines = way.access_log()[-len(STREAM_AND_HALF) :]
+    assert [line["hung_up"] for line in lines] == [True] * len(STREAM_AND_HALF)
+
+
+def test_who_hangs_up_after_a_word_never_reaches_the_engine(tls: tuple[Way, Engine]) -> None:
+    """A stream that is held for long has begun, with a comment; and it ends alone on its connection."""
+    way, engine = tls
+    engine.forget()
+    way.route(held=True)
+    try:
+        with Http2(way.port) as client, contextlib.ExitStack() as stack:
+            whole, streamed, stays = [client.ask(CHAT, body(stream=each)) for each in (False, True, True)]
+            lines = [
+                (stack.enter_context(asked_by_tls(way.port, CHAT, body(stream=True))), half)
+                for half in (False, True)
+            ]
+            eventually(lambda: held(way) == 5)
+            for number in (streamed, stays):
+                client.hears(number, WORD)
+            for line, _ in lines:
+                read_until(line, WORD)
+            client.give_up(whole)
+            eventually(lambda: held(way) == 4, 1)
+            client.give_up(streamed)
+            eventually(lambda: held(way) == 3, 1)
+            while lines:
+                line, half = lines.pop()
+                hang_up(line, half=half)
+                eventually(lambda: held(way) == 1 + len(lines), 1)
+            way.route()
+            answer = client.answer(stays)
+    finally:
+        way.route()
+    assert answer.startswith(WORD) and answer.endswith(b"data: [DONE]\n\n")
+    assert len(engine.records()) == 1
 
 
 def test_who_hangs_up_in_the_queue_never_reaches_the_engine() -> None:
-    with Way(kinds=("vllm",), at_a_time=2) as way:
+    with Way(kinds=("vllm",), at_a_time=2, tls=True) as way:
         engine = Engine(way, "vllm")
         way.start()
-        query = engine.tell(Script(parts=((3, json.dumps({"usage": None}).encode()),)))
-        raw = request(CHAT + query, body())
-        with sent(way.port, raw) as first, sent(way.port, raw) as second:
+        path = CHAT + engine.tell(Script(parts=((6, json.dumps({"usage": None}).encode()),)))
+        with (
+            asked_by_tls(way.port, path, body()) as first,
+            Http2(way.port) as client,
+            contextlib.ExitStack() as stack,
+        ):
+            second = client.ask(path, body())
             eventually(lambda: len(engine.records()) == 2)
-            with sent(way.port, raw), sent(way.port, raw):
-                eventually(lambda: way.status("proxy-1")["held"] == 2)
-            eventually(lambda: way.status("proxy-1")["held"] == 0, 1)
-            assert first.recv(100).startswith(b"HTTP/1.1 200") and second.recv(100).startswith(
-                b"HTTP/1.1 200"
-            )
+            lines = [
+                (stack.enter_context(asked_by_tls(way.port, path, body(stream=stream))), half)
+                for stream, half in STREAM_AND_HALF
+            ]
+            numbers = [client.ask(path, body(stream=stream)) for stream in (False, True)]
+            eventually(lambda: held(way) == len(lines) + len(numbers))
+            for number in numbers:
+                client.give_up(number)
+            for line, half in lines:
+                hang_up(line, half=half)
+            eventually(lambda: held(way) == 0, 1)
+            assert first.recv(100).startswith(b"HTTP/1.1 200")
+            assert json.loads(client.answer(second)) == {"usage": None}
         assert len(engine.records()) == 2

@@ -1,15 +1,19 @@
 """Both real engines: through the endpoint they answer as they do when asked directly, in bytes."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from components.gpu_memory import EngineKind
+from proxy.answers import whole
+from proxy.protocols import COMPLETIONS, COUNT_TOKENS, MESSAGES, RESPONSES
 from tests.conformance.asking import CHAT, Answer, ask, body, request, sent
-from tests.support.way import Way, cpu_seconds, eventually
+from tests.support.way import CONTEXT, Way, cpu_seconds, eventually
 
 pytestmark = pytest.mark.engine
 
@@ -111,6 +115,11 @@ FIELDS: dict[str, dict[str, Any]] = {
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     },
+    "stream, usage in each alone": {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+    "stream, usage in each, but no": {
+        "stream": True,
+        "stream_options": {"include_usage": False, "continuous_usage_stats": 1},
+    },
     "stream 1": {"stream": 1},
     "STREAM": {"STREAM": True},
     "stream, json_schema": {"stream": True, "response_format": schema()},
@@ -122,11 +131,129 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 """What is added to a request of eight tokens at temperature 0."""
 
+USUAL: dict[str, dict[str, Any]] = {
+    COMPLETIONS: {"prompt": "Count.", "max_tokens": 8, "temperature": 0},
+    RESPONSES: {"input": "Count.", "max_output_tokens": 8, "temperature": 0},
+    MESSAGES: {"messages": [USER], "max_tokens": 8, "temperature": 0},
+    COUNT_TOKENS: {"messages": [USER]},
+}
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}}
+FUNCTION = {"type": "function", "name": "weather", "parameters": WEATHER}
+ABLE = {"name": "weather", "input_schema": WEATHER}
+CALLED = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": '{"city":"x"}'}
+USED = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "x"}}
+IMAGE = {"type": "base64", "media_type": "image/png", "data": PIXEL.partition(",")[2]}
+
+
+def items(*said: dict[str, Any]) -> dict[str, Any]:
+    return {"input": list(said)}
+
+
+OTHER_FIELDS: dict[str, dict[str, dict[str, Any]]] = {
+    COMPLETIONS: {
+        "nothing more": {},
+        "two prompts": {"prompt": ["Count.", "Say."]},
+        "a prompt of tokens": {"prompt": [1, 2, 3]},
+        "a prompt a number": {"prompt": 7},
+        "an empty prompt": {"prompt": ""},
+        "no prompt": {"prompt": None},
+        "suffix": {"prompt": "def f(", "suffix": "return x"},
+        "fill in the middle": {"prompt": "<|fim_prefix|>def f(<|fim_suffix|>return x<|fim_middle|>"},
+        "echo": {"echo": True},
+        "logprobs 2": {"logprobs": 2},
+        "n 2": {"n": 2},
+        "best_of below n": {"n": 2, "best_of": 1},
+        "stop": {"stop": ["a"]},
+        "max_tokens a text": {"max_tokens": "3"},
+        "temperature a text": {"temperature": "hot"},
+        "stream": {"stream": True},
+        "stream, usage": {"stream": True, "stream_options": {"include_usage": True}},
+        "stream, logprobs": {"stream": True, "logprobs": 2},
+        "stream, refused": {"stream": True, "temperature": "hot"},
+    },
+    RESPONSES: {
+        "nothing more": {},
+        "items": items(USER),
+        "parts": items({"role": "user", "content": [{"type": "input_text", "text": "Count."}]}),
+        "image": items({"role": "user", "content": [{"type": "input_image", "image_url": PIXEL}]}),
+        "instructions": {"instructions": "Be brief."},
+        "an answer before": items(USER, {"role": "assistant", "content": "1, 2,"}, USER),
+        "tools": {"tools": [FUNCTION]},
+        "tools required": {"tools": [FUNCTION], "tool_choice": "required"},
+        "tools named": {"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "weather"}},
+        "tools none": {"tools": [FUNCTION], "tool_choice": "none"},
+        "tool result": items(
+            USER, CALLED, {"type": "function_call_output", "call_id": "call_1", "output": "7 °C"}
+        ),
+        "json_schema": {"text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}},
+        "format nonsense": {"text": {"format": {"type": "nonsense"}}},
+        "an answer that is not kept": {"previous_response_id": "resp_1"},
+        "an answer that is none": {"previous_response_id": "1"},
+        "reasoning": {"reasoning": {"effort": "low"}},
+        "of OpenAI's own": {"store": False, "metadata": {"a": "b"}, "truncation": "auto", "user": "me"},
+        "logprobs": {"top_logprobs": 2, "include": ["message.output_text.logprobs"]},
+        "an input a number": {"input": 7},
+        "no input": {"input": None},
+        "temperature a text": {"temperature": "hot"},
+        "stream": {"stream": True},
+        "stream, tools required": {"stream": True, "tools": [FUNCTION], "tool_choice": "required"},
+        "stream, refused": {"stream": True, "temperature": "hot"},
+    },
+    MESSAGES: {
+        "nothing more": {},
+        "system a text": {"system": "Be brief."},
+        "system parts": {"system": [{"type": "text", "text": "Be brief."}]},
+        "parts": messages({"role": "user", "content": [{"type": "text", "text": "a"}]}),
+        "image": messages({"role": "user", "content": [{"type": "image", "source": IMAGE}]}),
+        "assistant last": messages(USER, {"role": "assistant", "content": "1, 2,"}),
+        "another role": messages({"role": "critic", "content": "Bad."}),
+        "stop_sequences": {"stop_sequences": ["a"]},
+        "stop_sequences a text": {"stop_sequences": "a"},
+        "thinking": {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+        "tools": {"tools": [ABLE]},
+        "tools any": {"tools": [ABLE], "tool_choice": {"type": "any"}},
+        "tools named": {"tools": [ABLE], "tool_choice": {"type": "tool", "name": "weather"}},
+        "tools none": {"tools": [ABLE], "tool_choice": {"type": "none"}},
+        "tool result": messages(
+            USER,
+            {"role": "assistant", "content": [USED]},
+            {
+                "role": "user",
+                "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "7 °C"}],
+            },
+        ),
+        "top_k and top_p": {"top_k": 3, "top_p": 0.5},
+        "unknown fields": {"x": {"y": [1]}, "metadata": {"user_id": "me"}},
+        "no messages": messages(),
+        "messages a text": {"messages": "hi"},
+        "no max_tokens": {"max_tokens": None},
+        "temperature a text": {"temperature": "hot"},
+        "stream": {"stream": True},
+        "stream, tools any": {"stream": True, "tools": [ABLE], "tool_choice": {"type": "any"}},
+        "stream, refused": {"stream": True, "temperature": "hot"},
+    },
+    COUNT_TOKENS: {
+        "nothing more": {},
+        "system and tools": {"system": "Be brief.", "tools": [ABLE]},
+        "no messages": messages(),
+        "messages a text": {"messages": "hi"},
+    },
+}
+"""What is added to a request of `USUAL`. Each has a limit, without which Ollama itself would not end soon."""
+
 START = b'"messages":[{"role":"user","content":"Count."}],"max_tokens":8,"temperature":0'
 REQUESTS: dict[str, tuple[str, bytes]] = {
     **{
         name: (CHAT, body(**{"max_tokens": 8, "temperature": 0, "messages": [USER], **fields}))
         for name, fields in FIELDS.items()
+    },
+    **{
+        f"{path.removeprefix('/v1/')}: {name}": (
+            path,
+            json.dumps({"model": "tiny", **USUAL[path], **fields}).encode(),
+        )
+        for path, rows in OTHER_FIELDS.items()
+        for name, fields in rows.items()
     },
     "spaces": (CHAT, b' \n{ "model" :\t"tiny" ,' + START + b" }\r\n"),
     "the model escaped": (CHAT, b'{"model":"t\\u0069ny",' + START + b"}"),
@@ -138,8 +265,8 @@ REQUESTS: dict[str, tuple[str, bytes]] = {
 }
 
 VARIES = (
-    (rb'"id":\s*"[^"]*"', b'"id":""'),
-    (rb'"created":\s*[0-9]+', b'"created":0'),
+    (rb'"((?:[a-z]+_)?id)":\s*"[^"]*"', rb'"\1":""'),
+    (rb'"(created|created_at|completed_at)":\s*[0-9]+', rb'"\1":0'),
     (rb',"system_fingerprint":"[^"]*"', b""),
 )
 """What no two answers of an engine have in common. vLLM says its fingerprint in a stream's usage if that is
@@ -160,7 +287,7 @@ def seen(answer: Answer) -> Seen:
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Way]:
-    with Way() as way:
+    with Way(first_token_seconds=110) as way:  # of an answer that comes whole, the first byte is the last
         for kind in way.kinds:
             way.start_real_engine(kind)
         eventually(lambda: all(answers(way, kind) for kind in way.kinds), 300, "both engines answer")
@@ -196,22 +323,83 @@ def way(request: pytest.FixtureRequest, started: Way, kind: EngineKind) -> Way:
     return started
 
 
-def test_the_endpoint_answers_as_the_engine_does(way: Way, kind: EngineKind) -> None:
-    """What differs is asked again: an engine that has read a prompt before may round otherwise, and vLLM puts
+def compared(way: Way, kind: EngineKind, name: str, asked: str) -> tuple[int, str]:
+    """The status of one of `REQUESTS`, and in what its answer to a client that asks for the model as `asked`
+    differs from what the engine itself says.
+
+    What differs is asked again: an engine that has read a prompt before may round otherwise, and vLLM puts
     tokens into one event that came while it was busy. What the endpoint does to an answer, it does each time.
     """
-    different, statuses = dict[str, str](), set()
-    for name, (path, raw) in REQUESTS.items():
-        for _ in range(TRIES):
-            direct, through = (seen(ask(port, "POST", path, raw)) for port in (way.ports[kind], way.port))
-            if direct == through:
-                break
-        else:
-            different[name] = where(direct, through)
-        statuses.add(direct[0])
-    print(f"{len(REQUESTS) - len(different)} of {len(REQUESTS)} alike")
+    path, raw = REQUESTS[name]
+    renamed = raw.replace(f'"{way.name}"'.encode(), f'"{asked}"'.encode())
+    for _ in range(TRIES):
+        direct = seen(ask(way.ports[kind], "POST", path, raw))
+        through = seen(ask(way.port, "POST", path, renamed))
+        said = direct[3] if asked == way.name else OWN_NAME.sub(asked.encode(), direct[3])
+        expected = (direct[0], direct[1], direct[2], said)
+        if expected == through:
+            return direct[0], ""
+    return direct[0], where(expected, through)
+
+
+OWN_NAME = re.compile(rb"registry\.ollama\.ai/library/tiny:latest|\btiny\b")
+"""How an engine may say the model's name, in answers in which it has no other meaning."""
+
+
+def test_the_endpoint_answers_as_the_engine_does(way: Way, kind: EngineKind) -> None:
+    said = {name: compared(way, kind, name, way.name) for name in REQUESTS}
+    different = {name: each for name, (_, each) in said.items() if each}
+    print(f"{len(said) - len(different)} of {len(said)} alike")
     assert not different
-    assert statuses >= {200, 400}
+    assert {status for status, _ in said.values()} >= {200, 400}
+
+
+NAMED = (
+    *("nothing more", "stream", "another role", "no content", "messages a text", "format nonsense", "image"),
+    *("reasoning_effort", "temperature a text", "a prompt beyond the context", "stream, refused"),
+    *("top_logprobs 21", "a schema that is none", "embeddings of a text"),
+    *(
+        f"{path.removeprefix('/v1/')}: {name}"
+        for path, rows in OTHER_FIELDS.items()
+        for name in rows
+        if name in ("nothing more", "suffix", "image", "reasoning", "thinking", "stream", "stream, refused")
+        or name.endswith((" a number", " a text", "another role", "nonsense", "is none"))
+    ),
+)
+"""Those of `REQUESTS` that are refused, and one good answer of each kind."""
+
+
+def test_under_another_name_that_is_all_that_differs_in_answers_and_errors(
+    way: Way, kind: EngineKind
+) -> None:
+    way.route(kind, also=["asked"])
+    said = {name: compared(way, kind, name, "asked") for name in NAMED}
+    different = {name: each for name, (_, each) in said.items() if each}
+    assert not different
+    assert sum(status >= 400 for status, _ in said.values()) > 10
+
+
+def test_an_answer_of_ollama_without_a_limit_is_as_long_as_the_context_whatever_the_prompt(
+    started: Way,
+) -> None:
+    """It forgets the oldest as it goes on; vLLM ends where prompt and answer fill the context."""
+    started.gateway = False
+    started.route("ollama")
+    long = {"role": "user", "content": "one two " * 300}
+    asks: dict[str, dict[str, Any]] = {
+        CHAT: {"messages": [long]},
+        COMPLETIONS: {"prompt": long["content"]},
+        RESPONSES: {"input": long["content"]},
+        MESSAGES: {"messages": [long], "max_tokens": 100_000},
+    }
+    with ThreadPoolExecutor(len(asks)) as pool:
+        raws = [json.dumps({"model": "tiny", **fields}).encode() for fields in asks.values()]
+        answers = list(pool.map(lambda path, raw: ask(started.port, "POST", path, raw), asks, raws))
+    for path, answer in zip(asks, answers, strict=True):
+        assert answer.status == 200, answer
+        used = whole(answer.body)
+        assert used.prompt and CONTEXT // 2 < used.prompt < CONTEXT, (path, used)
+        assert used.completion == CONTEXT, (path, used)
 
 
 def figure(way: Way, name: str) -> float:

@@ -5,13 +5,15 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from proxy.protocols import COMPLETIONS, MESSAGES, RESPONSES
-from tests.conformance.asking import CHAT, Answer, Engine, ask, body, request, sent
+from proxy.protocols import STREAMED
+from proxy.waiting import WORD
+from tests.conformance.asking import CHAT, Answer, Engine, ask, body, read_all, read_until, request, sent
 from tests.support import fast_engine
 from tests.support.load import Load, Outcome, bad
 from tests.support.project import docker
@@ -53,19 +55,44 @@ def lost_otherwise(load: Load) -> list[Outcome]:
 
 
 def test_a_proxy_that_is_killed_loses_what_had_bytes_of_its_answer_and_nothing_else(way: Way) -> None:
-    made = random.Random(12)
+    made, cut = random.Random(12), list[int]()
     with load_on(way) as load:
         load.wait_for_answers(16)
         for number in range(KILLS):
             time.sleep(made.random() * 0.9)
             way.kill(newest(way))
             load.wait_for_answers(10)
+            cut.append(sum(each.cut for each in load.outcomes))
             if number % 6 == 5:  # Docker doubles its wait before each restart
                 docker("restart", "--time", "30", way.container(newest(way)))
                 load.wait_for_answers(10)
     lost = bad(load.outcomes)
     assert not lost_otherwise(load), load.summary()
     assert len(lost) <= KILLS * 8 and len(load.outcomes) > KILLS * 10
+    assert len(set(cut)) > KILLS // 2, f"most kills have to meet a stream: {cut}"
+
+
+def test_a_proxy_that_is_killed_in_a_hold_loses_streams_that_had_a_word_and_nothing_else(way: Way) -> None:
+    way.route(held=True)
+    try:
+        with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
+            raw = request(CHAT, body(stream=True), "Connection: close")
+            streams = [stack.enter_context(sent(way.port, raw)) for _ in range(2)]
+            whole = [pool.submit(ask, way.port, "POST", CHAT, body(max_tokens=1)) for _ in range(2)]
+            eventually(lambda: way.status(newest(way)).get("held") == 4)
+            for client in streams:
+                read_until(client, WORD)
+            young = stack.enter_context(sent(way.port, raw))
+            eventually(lambda: way.status(newest(way)).get("held") == 5)
+            way.kill(newest(way))
+            for client in streams:
+                assert not read_all(client).endswith(b"0\r\n\r\n"), "only its end says that it was cut"
+            eventually(lambda: way.status(newest(way)).get("held") == 3)
+            way.route()
+            assert [each.result().status for each in whole] == [200, 200]
+            assert read_all(young).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    finally:
+        way.route()
 
 
 def test_a_proxy_that_takes_over_cuts_nobody(way: Way) -> None:
@@ -134,7 +161,7 @@ def test_a_hold_ends_for_everybody_at_once_and_nobody_is_dropped(way: Way) -> No
 
 @pytest.fixture(params=GATEWAYS)
 def recorded(request: pytest.FixtureRequest) -> Iterator[tuple[Way, Engine]]:
-    with Way(gateway=request.param, kinds=("vllm",), at_a_time=4) as way:
+    with Way(gateway=request.param, kinds=("vllm",), at_a_time=len(STREAMED)) as way:
         engine = Engine(way, "vllm")
         way.start()
         yield way, engine
@@ -145,14 +172,12 @@ def chat(way: Way, query: str, stream: bool = False) -> Answer:
 
 
 GOOD = Script(parts=((0, b'{"usage": null}'),))
-ANSWERED = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
-"""The paths that are answered in streams, too. As many requests are at an engine at once here."""
 
 
 def each_path(way: Way, engine: Engine, told: Script, stream: bool) -> dict[str, tuple[Answer, int]]:
-    """What a request for each of `ANSWERED`, all at once, is answered, and how often its engine was asked."""
+    """What a request for each of `STREAMED`, all at once, is answered, and how often its engine was asked."""
     engine.forget()
-    queries = {path: engine.tell(told) for path in ANSWERED}
+    queries = {path: engine.tell(told) for path in STREAMED}
     with ThreadPoolExecutor(len(queries)) as pool:
         asks = {
             path: pool.submit(ask, way.port, "POST", path + query, body(stream=stream))
@@ -188,8 +213,8 @@ def test_a_stream_that_breaks_off_is_cut_for_the_client_too(recorded: tuple[Way,
     )
     for path, (answer, asked) in each_path(way, engine, told, True).items():
         assert (path, answer.cut, answer.status, asked) == (path, True, 200, 1)
-    lines = way.access_log()[-len(ANSWERED) :]
-    assert {line["endpoint"] for line in lines if line["cut"]} == set(ANSWERED)
+    lines = way.access_log()[-len(STREAMED) :]
+    assert {line["endpoint"] for line in lines if line["cut"]} == set(STREAMED)
 
 
 def test_an_engine_that_is_not_there_yet_is_waited_for(recorded: tuple[Way, Engine]) -> None:

@@ -55,7 +55,11 @@ def second(first: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "line",
-    ["make up", "make down", "WEIGHTS=delete make down", "make status", "YES=1 make gc", "YES=1 make parity"],
+    [
+        *("make up", "make down", "WEIGHTS=delete make down", "make status", "ONCE=1 make watch"),
+        *("make usage", "make advise", "make dashboard"),
+        *("YES=1 make gc", "YES=1 make parity", "YES=1 make report"),
+    ],
 )
 def test_a_fresh_clone_is_refused_everything_and_told_whose_it_is(
     first: Path, second: Path, line: str

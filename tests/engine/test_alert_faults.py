@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from monitor.alerts import alerts
-from tests.support.monitored import Monitored, crash, watched
+from monitor.panels import pages
+from tests.support.monitored import Monitored, crash, watched, without_data
 from tests.support.switch_stack import GATEWAY_IMAGE, PREFIX, SWITCH, build_gateway, docker, wait
 
 pytestmark = pytest.mark.engine
@@ -228,3 +229,15 @@ def test_a_fault_fires_its_alerts_and_no_others(stack: Monitored, fault: Fault) 
 def test_no_alert_goes_on_once_all_is_well_again(stack: Monitored) -> None:
     stack.to("vllm" if stack.engine.startswith("ollama") else "ollama")
     wait(lambda: not stack.firing(), 90, "one goes on")
+
+
+def test_every_query_of_every_panel_returns_data_where_there_is_a_card(stack: Monitored) -> None:
+    """What vLLM itself exposes is in `test_monitor`, on a stack with vLLM and without a card."""
+    stack.to("ollama")  # vLLM does not say where its model is
+    shown = pages(replace(watched(), vllm=False))
+    assert any(page.name == "6-gpu" for page in shown)
+
+    def empty() -> list[str]:
+        return without_data(shown, stack.lines)
+
+    wait(lambda: not empty(), 40, f"these have no data: {empty()}")

@@ -195,7 +195,13 @@ def changes() -> Values:
     }
 
 
-QUIET = {"well": {}, "ten changes": changes()}
+def away() -> Values:
+    """A store that comes back after a gap, in which a few requests had waited for long, and none since."""
+    counts = {"1": 0, "30": 0, "100": 9, "+Inf": 9}
+    return {bucket(le): f"_x{8 * MINUTE} {count}x{12 * MINUTE}" for le, count in counts.items()}
+
+
+QUIET = {"well": {}, "ten changes": changes(), "away": away()}
 
 
 def unit_test(

@@ -432,7 +432,7 @@ def reaches_what_scrapes(project: AwsProject, jobs: set[str]) -> None:
 
 
 @pytest.mark.long
-def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays(
+def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays_but_what_it_has_kept(
     project: AwsProject, host: Host, machines: Machines
 ) -> None:
     project.configure(monitor=True)
@@ -442,7 +442,13 @@ def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays(
     reaches_what_scrapes(project, {"switch", "proxy"})  # Ollama has no metrics
     project.configure(monitor=None)
     project.up()
-    assert "monitor" not in host.inside("docker", "ps", "--all", "--format", "{{.Names}}")
+    names = host.inside("docker", "ps", "--all", "--format", "{{.Names}}").split()
+    assert names and not [name for name in names if "monitor" in name or "alerts" in name]
+    volumes = host.inside("docker", "volume", "ls", "--format", "{{.Name}}").split()
+    assert {name for name in volumes if "monitor" in name} == {
+        "changeover-dev-monitor-config",
+        "changeover-dev-monitor-history",
+    }, "they stay until `make gc`"
     nothing_to_do(project)
 
 

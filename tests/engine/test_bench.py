@@ -12,9 +12,12 @@ from tools.environment import ROOT
 pytestmark = pytest.mark.engine
 
 
-def test_flips_there_and_back_in_both_modes_lose_no_request_of_any_protocol(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gateway", ["tensorzero", pytest.param("none", marks=pytest.mark.long)])
+def test_flips_there_and_back_in_both_modes_lose_no_request_of_any_protocol(
+    tmp_path: Path, gateway: str
+) -> None:
     results = tmp_path / "flips.jsonl"
-    command = ["-m", "bench.flip", "--engine", "fast", "-n", "1", "--protocols", "all"]
+    command = ["-m", "bench.flip", "--engine", "fast", "-n", "1", "--protocols", "all", "--gateway", gateway]
     done = subprocess.run(
         [sys.executable, *command, "--json", str(results)],
         cwd=ROOT,
@@ -25,7 +28,9 @@ def test_flips_there_and_back_in_both_modes_lose_no_request_of_any_protocol(tmp_
     assert done.returncode == 0, done.stdout + done.stderr
     flips = read(results)
     assert [(flip["way"], flip["to"]) for flip in flips] == [
-        (way, engine) for way in ("hold", "overlap") for engine in ("vllm", "ollama")
+        (f"{mode}{', no gateway' if gateway == 'none' else ''}", engine)
+        for mode in ("hold", "overlap")
+        for engine in ("vllm", "ollama")
     ]
     assert all(flip["requests"] for flip in flips)
     assert any(request[4] for flip in flips for request in flip["requests"]), "a client has hung up"

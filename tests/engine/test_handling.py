@@ -95,25 +95,33 @@ def test_ctrl_c_gives_the_change_up_at_once_and_says_so(project: Project, tmp_pa
     if times == 1:  # the second makes Pulumi end without another word of its steps
         assert "Interrupted: the change is given up, and what served before is brought back now" in said
         assert "Requests wait until then, and are answered." in said
+        assert "it has to load again, which takes 300 s at most." in said
     project.pulumi("cancel", "--yes")
     project.up()
     assert project.live() != serves and project.changes() == {}
 
 
-def test_an_update_that_is_cancelled_and_another_one_lose_nothing_and_converge(
-    project: Project, tmp_path: Path
+@pytest.mark.parametrize("changed", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_an_update_that_is_cancelled_and_another_one_lose_nothing_say_what_happens_and_converge(
+    project: Project, tmp_path: Path, changed: bool
 ) -> None:
-    wanted = other(kind(project))
-    project.configure(engine=wanted, cutover="hold")
+    """The other one wants another change, and waits for the first, or the same one, and takes its place."""
+    wanted, log = other(kind(project)), tmp_path / "first"
+    project.configure(engine=wanted, cutover="hold", context=4096)
     with slowly(project) as slow, load_on(project) as load:
-        first = draining(project, tmp_path / "first")
+        first = draining(project, log)
         project.pulumi("cancel", "--yes")
-        project.configure(context=4090)
-        project.up()
+        if changed:
+            project.configure(context=4090)
+        said = project.up()
         first.wait(300)
         wait(project.settled, 60)
         load.wait_for_answers(6)
     assert not load.bad and not problems(slow), f"{load.summary()} {slow.summary()}"
+    if changed:
+        assert f"waiting for another change: a change to {wanted} " in said and "is under way" in said, said
+    else:
+        assert "Another `pulumi up` has taken the place of this one" in log.read_text(), log.read_text()
     project.up()
     assert kind(project) == wanted and project.changes() == {}
 
@@ -185,6 +193,18 @@ def test_two_hundred_heads_that_come_slowly_keep_nobody_out(project: Project) ->
             for client in clients:
                 client.sendall(part)
             load.wait_for_answers(20)
+    assert not load.bad, load.summary()
+
+
+@pytest.mark.long
+def test_a_connection_whose_head_is_not_whole_after_a_minute_is_ended(project: Project) -> None:
+    at = urlsplit(project.outputs()["endpoint"])
+    with load_on(project) as load, socket.create_connection((str(at.hostname), at.port or 0), 90) as client:
+        began = time.monotonic()
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
+        said = client.recv(1000)
+        assert 55 < time.monotonic() - began < 75 and said == b"", said
+        load.wait_for_answers(6)
     assert not load.bad, load.summary()
 
 

@@ -5,6 +5,7 @@ The patience is shorter than it is outside of tests, and every other time is as 
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from switch.metrics import PATH, PORT
 from tests.engine.test_switch_on_docker import gateway_image, made, stack
 from tests.support.switch_stack import (
     CLIENT,
     NETWORK,
     PREFIX,
     PYTHON,
+    SWITCH,
     Stack,
     coordinator,
     docker,
@@ -45,6 +48,15 @@ def hang(stack: Stack, container: str, how: str) -> None:
             os.kill(pid(container), signal.SIGSTOP)
         case "frozen":
             docker("exec", f"{PREFIX}-{container}", "touch", "/tmp/frozen")
+
+
+def metrics() -> str:
+    """What the switch's page of metrics says now."""
+    url = f"http://127.0.0.1:{PORT}{PATH}"
+    return docker(
+        *("exec", f"{PREFIX}-switch", "python3", "-c"),
+        f"import urllib.request as r; print(r.urlopen('{url}', timeout=10).read().decode())",
+    )
 
 
 @contextmanager
@@ -81,13 +93,16 @@ def asking_for(tokens: int, name: str = "slow") -> Iterator[None]:
 )
 def test_what_hangs_is_said_at_once_given_up_and_brought_back(stack: Stack, role: str, how: str) -> None:
     name = {"engine": stack.engine, "gateway": stack.gateway, "proxy": "proxy-1"}[role]
-    started = stack.started(name)
+    started, logged = stack.started(name), docker("logs", SWITCH)
+    silent = f'changeover_silent{{container="{PREFIX}-{name}"}} 1.0'
     hang(stack, name, how)
-    wait(lambda: f"{PREFIX}-{name}" in stack.status()["silent"], 60, "it is not said")
+    wait(lambda: f"{PREFIX}-{name}" in stack.status()["silent"] and silent in metrics(), 60, "it is not said")
     wait(lambda: stack.started(name) != started, 90, "it is not brought back")
     wait(stack.serves, 60)
+    assert silent not in metrics()
     healed = stack.status()["healed"]["what"]
     assert healed.startswith(f"{'ollama' if role == 'engine' else role} ({PREFIX}-{name}) hangs"), healed
+    assert healed in docker("logs", SWITCH).removeprefix(logged)
     assert stack.status()["trouble"] == ""
     # a stream that had begun in what hung can't be saved; everything else waits, and gets its answer
     lost = stack.lost()
@@ -100,11 +115,19 @@ def test_what_hangs_is_said_at_once_given_up_and_brought_back(stack: Stack, role
 
 
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
-@pytest.mark.parametrize("role", ["engine", "gateway"])
-def test_a_flip_away_from_what_hangs_succeeds(stack: Stack, role: str, cutover: str) -> None:
+@pytest.mark.parametrize(
+    ("role", "how"),
+    [
+        ("engine", "paused"),
+        ("gateway", "paused"),
+        pytest.param("engine", "stopped", marks=pytest.mark.long),
+        pytest.param("gateway", "stopped", marks=pytest.mark.long),
+    ],
+)
+def test_a_flip_away_from_what_hangs_succeeds(stack: Stack, role: str, how: str, cutover: str) -> None:
     new, gateway = stack.new_names()
     stack.make_engine(new)
-    hang(stack, stack.engine if role == "engine" else stack.gateway, "paused")
+    hang(stack, stack.engine if role == "engine" else stack.gateway, how)
     code, said = stack.flip(new, gateway, seconds=NEEDED, cutover=cutover)
     assert code == 0, said
     assert stack.serves() and all("LOST 200" in line for line in stack.lost())
@@ -178,8 +201,9 @@ def phase(stack: Stack) -> str:
     return str((stack.status()["under_way"] or {}).get("phase", ""))
 
 
+@pytest.mark.parametrize("seconds", [8, pytest.param(60, marks=pytest.mark.long)])
 def test_a_switch_that_is_stopped_in_a_drain_is_waited_for_and_the_change_goes_on(
-    stack: Stack, tmp_path: Path
+    stack: Stack, tmp_path: Path, seconds: float
 ) -> None:
     new, gateway = stack.new_names()
     stack.make_engine(new)
@@ -187,7 +211,7 @@ def test_a_switch_that_is_stopped_in_a_drain_is_waited_for_and_the_change_goes_o
     with asking_for(1000), coordinator(stack.plan(new, seconds={"drain": 60}), log) as script:
         wait(lambda: phase(stack) == "draining")
         with switch_stopped():
-            time.sleep(35)
+            time.sleep(seconds)
         assert script.wait(120) == 0, log.read_text()
     said = log.read_text()
     assert "gives no answer; waiting for it" in said and "gate 3/3" in said and "certificate" not in said
@@ -213,6 +237,32 @@ def test_a_change_whose_coordinator_has_gone_while_the_switch_was_stopped_is_not
             time.sleep(5)
         try:
             time.sleep(25)  # what it had still asked in the container has hung up as well
+        finally:
+            os.kill(number, signal.SIGCONT)
+        wait(stack.settled, 60)
+    assert "interrupted" in stack.status()["last"]["error"]
+    assert stack.started(stack.engine) == started, "an engine was stopped for a change that nobody wants"
+    assert new not in stack.names() and stack.serves() and stack.lost() == []
+
+
+def test_what_was_asked_before_a_short_stall_is_not_done_after_it_for_a_coordinator_that_has_gone(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """The stall is shorter than the CLI waits for its answer; and the CLI outlives its client."""
+    new, _ = stack.new_names()
+    stack.make_engine(new)
+    started = stack.started(stack.engine)
+    follow = ["docker", "exec", SWITCH, "python3", "-m", "switch", "follow"]
+    with asking_for(400):
+        with coordinator(stack.plan(new, seconds={"drain": 60}), tmp_path / "log"):
+            wait(lambda: phase(stack) == "draining")
+            number = pid("switch")
+            os.kill(number, signal.SIGSTOP)
+        try:
+            with subprocess.Popen(follow) as asked:  # as if it had ended just after it had asked
+                time.sleep(3)
+                asked.kill()
+            time.sleep(5)
         finally:
             os.kill(number, signal.SIGCONT)
         wait(stack.settled, 60)

@@ -22,12 +22,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from components import pins
-from tests.support.project import Project, docker, offline_settings
+from tests.support.project import CommandFailed, Project, docker, offline_settings, patched
 from tests.support.switch_stack import wait
 
 pytestmark = pytest.mark.engine
 
 MARKER = "xyzzymarker"
+KEY = f"{MARKER}0123456789abcdef"
+"""Of a tenant: what looks for the marker finds it, too."""
 STACK = "noprompt"
 MAX_MIB = 1
 
@@ -95,16 +97,63 @@ def bodies() -> Iterator[bytes]:
     yield json.dumps(chat(user=MARKER * (MAX_MIB * 2**20 // len(MARKER)))).encode()
 
 
+def others() -> Iterator[tuple[str, bytes]]:
+    """Path and body of requests in every other protocol: good ones, and some that are refused on the way."""
+    said = [{"role": "user", "content": f"Say {MARKER}."}]
+    wrong = [{"role": MARKER, "content": [{"type": MARKER, "text": MARKER}]}]
+    tool = {"name": MARKER, "description": MARKER, "input_schema": {"type": MARKER}}
+    text = {"format": {"type": "json_schema", "name": MARKER, "schema": {"type": MARKER}}}
+    message = {"max_tokens": 8, "system": MARKER, "messages": said}
+    asks: dict[str, list[dict[str, Any]]] = {
+        "/v1/completions": [
+            {"prompt": MARKER, "max_tokens": 8},
+            {"prompt": [MARKER, MARKER], "max_tokens": 8, "stream": True},
+            {"prompt": {MARKER: MARKER}},
+            {"prompt": MARKER, "suffix": MARKER, "logprobs": MARKER},
+            {"prompt": f"{MARKER} " * 4000},
+        ],
+        "/v1/responses": [
+            {"input": MARKER, "instructions": MARKER, "max_output_tokens": 8},
+            {"input": said, "max_output_tokens": 8, "stream": True},
+            {"input": wrong, "metadata": {MARKER: MARKER}},
+            {"input": {MARKER: MARKER}, "previous_response_id": MARKER},
+            {"input": MARKER, "text": text, "tools": [{"type": MARKER, "name": MARKER}]},
+        ],
+        "/v1/messages": [
+            message,
+            {**message, "stream": True},
+            {**message, "messages": wrong},
+            {**message, "messages": MARKER},
+            {**message, "system": {MARKER: MARKER}, "max_tokens": MARKER},
+            {**message, "tools": [tool], "tool_choice": {"type": MARKER, "name": MARKER}},
+            {"messages": said, "metadata": {"user_id": MARKER}},
+        ],
+        "/v1/messages/count_tokens": [{"messages": said}, {"messages": wrong}, {"messages": MARKER}],
+        "/v1/embeddings": [
+            {"input": MARKER},
+            {"input": [MARKER, 1]},
+            {"input": {MARKER: MARKER}},
+            {"input": MARKER, "encoding_format": MARKER, "dimensions": MARKER},
+        ],
+    }
+    for path, each in asks.items():
+        for ask in each:
+            yield path, json.dumps({"model": "tiny", **ask}).encode()
+        yield path, json.dumps({"model": MARKER, **each[0]}).encode()
+        yield path, json.dumps({"model": "tiny", **each[0]}).encode()[:-3]
+
+
 class Client:
     """Asks the endpoint and looks at no answer: what is wanted here is what it leaves behind."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str = "none") -> None:
         self.host, self.port = str(urlsplit(url).hostname), urlsplit(url).port or 0
-        self.statuses = set[int]()
+        self.key, self.statuses = key, set[int]()
 
     def ask(self, body: bytes, path: str = "/v1/chat/completions") -> None:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=240)
-        headers = {"Content-Type": "application/json", "X-Request-Id": "id", "Authorization": "Bearer none"}
+        headers = {"Content-Type": "application/json", "X-Request-Id": "id"}
+        headers["Authorization"] = f"Bearer {self.key}"
         with suppress(OSError, http.client.HTTPException):
             connection.request("POST", path, body, headers)
             answer = connection.getresponse()
@@ -168,6 +217,36 @@ def kill(project: Project, role: str) -> None:
     os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", name)), signal.SIGKILL)
 
 
+def ready(project: Project) -> bool:
+    """`settled`, where the switch may be away just now."""
+    try:
+        return project.settled()
+    except (CommandFailed, ValueError):
+        return False
+
+
+def broken(project: Project) -> None:
+    """The process that computes is killed; the server in front of it says an error after what it has sent."""
+    name, started = project.live(), "{{.State.StartedAt}}"
+    before = docker("inspect", "-f", started, name)
+    rows = docker("top", name, "-eo", "pid,ppid,rss").splitlines()[1:]
+    processes = [[int(each) for each in row.split()] for row in rows]
+    parents = {parent for _, parent, _ in processes}
+    os.kill(max((rss, pid) for pid, _, rss in processes if pid not in parents)[1], signal.SIGKILL)
+    with suppress(AssertionError):  # Ollama's server goes on, and vLLM's ends after a while
+        wait(lambda: docker("inspect", "-f", started, name) != before, 15)
+    wait(lambda: ready(project), 180, "nothing serves again")
+
+
+def given_up(project: Project) -> None:
+    """The engine that serves hangs, until it has been started anew."""
+    name, started = project.live(), "{{.State.StartedAt}}"
+    before = docker("inspect", "-f", started, name)
+    docker("pause", name)
+    wait(lambda: docker("inspect", "-f", started, name) != before, 120, "it is not given up")
+    wait(lambda: ready(project), 180, "nothing serves again")
+
+
 @pytest.mark.parametrize(
     ("engine", "gateway"),
     [
@@ -183,8 +262,8 @@ def test_no_failure_puts_a_prompt_into_a_log(project: Project, engine: str, gate
     client = Client(project.outputs()["endpoint"])
     for body in bodies():
         client.ask(body)
-    client.ask(json.dumps({"model": "tiny", "input": [MARKER]}).encode(), "/v1/embeddings")
-    client.ask(json.dumps(chat()).encode(), "/v1/completions")
+    for path, body in others():
+        client.ask(body, path)
     assert {200, 400, 404, 413} <= client.statuses
     whole = json.dumps(chat(max_tokens=200, stream=True)).encode()
     for seconds in (0.0, 0.05, 0.5):
@@ -194,12 +273,41 @@ def test_no_failure_puts_a_prompt_into_a_log(project: Project, engine: str, gate
 
     def settled(role: str) -> None:
         kill(project, role)
-        wait(project.settled, 180, f"{role}: nothing serves again")
+        wait(lambda: ready(project), 180, f"{role}: nothing serves again")
 
-    roles = ["engine", "proxy", *(["gateway"] if gateway != "none" else [])]
+    roles = ["engine", "proxy", *(["gateway"] if gateway != "none" else []), "edge", "switch"]
     for role in roles:
         client.while_asking(lambda role=role: settled(role))  # type: ignore[misc]
+    client.while_asking(lambda: broken(project))
+    client.while_asking(lambda: given_up(project))
     found = leaks(project)
     project.configure(engine="ollama" if engine == "vllm" else "vllm")
+    project.pulumi("config", "set", "--secret", "--path", "apiKeys.tester", KEY)
     client.while_asking(project.up)  # held, and answered by the other one
+    for key in (KEY, KEY[:-1]):
+        with_key = Client(project.outputs()["endpoint"], key)
+        with_key.ask(json.dumps(chat()).encode())
+        assert with_key.statuses == {200 if key == KEY else 401}
+    project.pulumi("config", "rm", "--path", "apiKeys.tester")
     assert not (found + leaks(project)), "\n".join(found + leaks(project))
+
+
+@pytest.mark.long
+def test_a_prompt_that_has_waited_for_too_long_is_in_no_log(project: Project) -> None:
+    """With a budget that a change that succeeds would exceed, which is refused otherwise."""
+    with patched(project, "components/fit.py", "if budget >= bounds.worst:", "if budget >= 1:"):
+        project.configure(holdBudgetSeconds=1)
+        project.up()
+        client = Client(project.outputs()["endpoint"])
+
+        def held() -> None:
+            kill(project, "engine")
+            time.sleep(0.5)
+            client.ask(json.dumps(chat()).encode())
+            wait(lambda: ready(project), 180, "nothing serves again")
+
+        client.while_asking(held)
+        assert 503 in client.statuses
+        assert not leaks(project), "\n".join(leaks(project))
+        project.configure(holdBudgetSeconds=None)
+    project.up()

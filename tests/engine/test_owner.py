@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy as project_copy
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,14 @@ import pytest
 
 from bench.stack import remove_fast_engine, use_fast_engine
 from tests.support.load import Load
-from tests.support.project import NO_BYTECODE, CommandFailed, Project, docker, offline_settings
+from tests.support.project import (
+    NO_BYTECODE,
+    CommandFailed,
+    Project,
+    docker,
+    free_port,
+    offline_settings,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -208,21 +216,54 @@ def names(project: Project, kind: str, role: str) -> list[str]:
     return docker(*command, *labels, "--format", name).split()
 
 
-VOLUMES = ("ollama-weights", "vllm-weights", "vllm-cache", "journal", "live", "wheels", "log", "edge")
+VOLUMES = {
+    "ollama-weights": "ollama-weights",
+    "vllm-weights": "vllm-weights",
+    "vllm-cache": "vllm-cache",
+    "journal": "journal",
+    "live": "live",
+    "wheels": "wheels",
+    "log": "log",
+    "edge-volumes": "edge",
+    "monitor-volume": "monitor",
+    "history": "history",
+}
+"""The role of each volume, by what it is called here: edge and monitor have the role of their containers."""
+CONTAINERS = ("switch", "engine", "standby", "gateway", "proxy", "edge", "monitor", "alerts")
+NETWORKS = {"network": ["network"], "clients": ["clients"], "everything": ["network", "clients"]}
+MONITORS = ("monitor", "alerts", "monitor-volume", "history")
+SHORT = ("switch", "live", "everything")
+
+
+@contextmanager
+def with_monitor(project: Project, *, wanted: bool) -> Iterator[None]:
+    """The stack has a monitor meanwhile, if it is wanted."""
+    if not wanted:
+        yield
+        return
+    project.configure(monitor=True, monitorPort=free_port())
+    project.up()
+    try:
+        yield
+    finally:
+        project.configure(monitor=None, monitorPort=None)
+        project.up()
 
 
 @pytest.mark.parametrize(
     "what",
     [
-        *("switch", "live", "everything"),
-        *(
-            pytest.param(each, marks=pytest.mark.long)
-            for each in ("engine", "network", "gateway", "proxy", "edge", "standby", *VOLUMES)
-            if each != "live"
-        ),
+        pytest.param(each, marks=() if each in SHORT else pytest.mark.long)
+        for each in (*CONTAINERS, *VOLUMES, *NETWORKS)
     ],
 )
 def test_what_is_missing_is_said_and_made_again(owner: Project, what: str) -> None:
+    with with_monitor(owner, wanted=what in MONITORS):
+        lose(owner, what)
+
+
+def lose(owner: Project, what: str) -> None:
+    """Takes it away; it is said, made again, and the stack serves."""
     serves = owner.live()
     gone: list[str]
     match what:
@@ -231,16 +272,18 @@ def test_what_is_missing_is_said_and_made_again(owner: Project, what: str) -> No
             gone = [each for each in engines if (each == serves) is (what == "engine")]
         case "network" | "everything":
             gone = [name for name in owner.everything() if name]
+        case "clients":  # Docker removes no network that a container is on
+            gone = names(owner, "container", "edge")
         case volume if volume in VOLUMES:
             # Docker removes no volume that a container uses
-            lost = set(names(owner, "volume", volume))
+            lost = set(names(owner, "volume", VOLUMES[volume]))
             gone = [each for each in owner.everything() if lost & set(volumes_of(each))]
         case role:
             gone = names(owner, "container", role)
     assert gone
     docker("rm", "--force", *gone)
-    if what in ("network", "everything"):
-        lost = set(names(owner, "network", "network"))
+    for role in NETWORKS.get(what, []):
+        lost = set(names(owner, "network", role))
         docker("network", "rm", *lost)
         gone += lost
     if what in (*VOLUMES, "everything"):

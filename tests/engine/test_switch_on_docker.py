@@ -423,10 +423,10 @@ def test_gc_frees_an_image_that_neither_serves_nor_leads_back(stack: Stack) -> N
         stack.make_engine(once, image=image)
         assert stack.flip(once, gateway, image=image)[0] == 0
         assert f"image {image}" not in gc(), "it serves"
-        for n, (engine, new_gateway) in enumerate(others):
+        for number, (engine, new_gateway) in enumerate(others):
             stack.make_engine(engine)
             assert stack.flip(engine, new_gateway)[0] == 0
-            if n == 0:
+            if number == 0:
                 # as Pulumi does at the end of an update
                 docker("rm", "-f", "-v", f"{PREFIX}-{once}")
                 assert f"image {image}" not in gc("--free"), "it is the way back"

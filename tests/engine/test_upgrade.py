@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from bench.stack import remove_fast_engine, use_fast_engine
+from stacks.owner import of_export
+from switch import owner, shared
 from switch.docker import ENGINE_PROCESSES, PROCESSES
 from tests.support.load import Load, Outcome
 from tests.support.project import CommandFailed, Project, docker, offline_settings
@@ -78,6 +80,14 @@ def lost(load: Load) -> list[Outcome]:
     return [each for each in load.bad if each not in closed]
 
 
+def owner_of(project: Project) -> dict[str, Any] | None:
+    """What the host has written down of whose the stack is."""
+    (switch,) = project.containers("switch", running=True)
+    look = f"cat {shared.JOURNAL}/{owner.FILE} 2>/dev/null || true"
+    said = docker("exec", switch, "sh", "-c", look).strip()
+    return dict(json.loads(said)) if said else None
+
+
 def inspected(project: Project, role: str) -> dict[str, Any]:
     """What Docker says of the running container of a role."""
     (name,) = project.containers(role, running=True)
@@ -95,9 +105,13 @@ def test_a_stack_of_the_old_version_comes_here_under_load_and_loses_nothing(
     project.up()
     assert project.containers("proxy") == []
     before_it = {role: inspected(project, role)["Id"] for role in ("edge", "engine")}
+    assert owner_of(project) is None, "the old version wrote down no owner"
     project.use_sources(ROOT)
     load = up_under_load(project)
     assert not lost(load), load.summary()
+    record, state = owner_of(project), of_export(json.loads(project.pulumi("stack", "export")))
+    assert record and state.id and record["id"] == state.id
+    assert record["folder"] == str(project.folder.resolve())
     for (
         role,
         id,

@@ -107,16 +107,16 @@ Event = tuple[bool, Json]
 """Whether it takes the time of a token, and what it says."""
 
 
-def openai_usage(a: Answer) -> Json:
-    return {"prompt_tokens": a.given, "completion_tokens": a.used, "total_tokens": a.total}
+def openai_usage(answer: Answer) -> Json:
+    return {"prompt_tokens": answer.given, "completion_tokens": answer.used, "total_tokens": answer.total}
 
 
-def chat(a: Answer) -> Json:
-    message: Json = {"role": "assistant", "content": a.text}
-    if a.call:
-        message["tool_calls"] = [chat_call(a.call)]
-    choice = {"index": 0, "message": message, "finish_reason": a.finish}
-    return {**a.base, "object": "chat.completion", "choices": [choice], "usage": openai_usage(a)}
+def chat(answer: Answer) -> Json:
+    message: Json = {"role": "assistant", "content": answer.text}
+    if answer.call:
+        message["tool_calls"] = [chat_call(answer.call)]
+    choice = {"index": 0, "message": message, "finish_reason": answer.finish}
+    return {**answer.base, "object": "chat.completion", "choices": [choice], "usage": openai_usage(answer)}
 
 
 def chat_call(call: tuple[str, str]) -> Json:
@@ -124,37 +124,37 @@ def chat_call(call: tuple[str, str]) -> Json:
     return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def chat_events(a: Answer) -> Iterator[Event]:
-    base = {**a.base, "object": "chat.completion.chunk"}
-    deltas: list[Json] = [{"content": word} for word in a.words]
-    if a.call:
-        deltas = [{"tool_calls": [{"index": 0, **chat_call(a.call)}]}]
+def chat_events(answer: Answer) -> Iterator[Event]:
+    base = {**answer.base, "object": "chat.completion.chunk"}
+    deltas: list[Json] = [{"content": word} for word in answer.words]
+    if answer.call:
+        deltas = [{"tool_calls": [{"index": 0, **chat_call(answer.call)}]}]
     for delta in deltas:
         choice = {"index": 0, "delta": {"role": "assistant", **delta}, "finish_reason": None}
         yield True, {**base, "choices": [choice]}
-    yield False, {**base, "choices": [{"index": 0, "delta": {}, "finish_reason": a.finish}]}
-    if (a.asked.get("stream_options") or {}).get("include_usage"):
-        yield False, {**base, "choices": [], "usage": openai_usage(a)}
+    yield False, {**base, "choices": [{"index": 0, "delta": {}, "finish_reason": answer.finish}]}
+    if (answer.asked.get("stream_options") or {}).get("include_usage"):
+        yield False, {**base, "choices": [], "usage": openai_usage(answer)}
 
 
-def completion(a: Answer) -> Json:
-    choice = {"index": 0, "text": a.text, "logprobs": None, "finish_reason": a.finish}
-    return {**a.base, "object": "text_completion", "choices": [choice], "usage": openai_usage(a)}
+def completion(answer: Answer) -> Json:
+    choice = {"index": 0, "text": answer.text, "logprobs": None, "finish_reason": answer.finish}
+    return {**answer.base, "object": "text_completion", "choices": [choice], "usage": openai_usage(answer)}
 
 
-def completion_events(a: Answer) -> Iterator[Event]:
-    base = {**a.base, "object": "text_completion"}
-    for word in a.words:
+def completion_events(answer: Answer) -> Iterator[Event]:
+    base = {**answer.base, "object": "text_completion"}
+    for word in answer.words:
         yield True, {**base, "choices": [{"index": 0, "text": word, "logprobs": None, "finish_reason": None}]}
-    end = {"index": 0, "text": "", "logprobs": None, "finish_reason": a.finish}
+    end = {"index": 0, "text": "", "logprobs": None, "finish_reason": answer.finish}
     yield False, {**base, "choices": [end]}
-    if (a.asked.get("stream_options") or {}).get("include_usage"):
-        yield False, {**base, "choices": [], "usage": openai_usage(a)}
+    if (answer.asked.get("stream_options") or {}).get("include_usage"):
+        yield False, {**base, "choices": [], "usage": openai_usage(answer)}
 
 
-def response(a: Answer, *, ended: bool = True) -> Json:
-    cut = ended and a.finish == "length"
-    base = {key: value for key, value in a.base.items() if key != "created"}
+def response(answer: Answer, *, ended: bool = True) -> Json:
+    cut = ended and answer.finish == "length"
+    base = {key: value for key, value in answer.base.items() if key != "created"}
     return {
         **base,
         "object": "response",
@@ -162,34 +162,34 @@ def response(a: Answer, *, ended: bool = True) -> Json:
         "status": "incomplete" if cut else "completed" if ended else "in_progress",
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "error": None,
-        "instructions": a.asked.get("instructions"),
+        "instructions": answer.asked.get("instructions"),
         "metadata": {},
-        "output": [response_item(a)] if ended else [],
+        "output": [response_item(answer)] if ended else [],
         "parallel_tool_calls": True,
         "temperature": 0,
         "tool_choice": "auto",
-        "tools": a.asked.get("tools") or [],
+        "tools": answer.asked.get("tools") or [],
         "top_p": 1,
         "text": {"format": {"type": "text"}},
         "usage": {
-            "input_tokens": a.given,
+            "input_tokens": answer.given,
             "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": a.used,
+            "output_tokens": answer.used,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": a.total,
+            "total_tokens": answer.total,
         }
         if ended
         else None,
     }
 
 
-def response_item(a: Answer, *, begun: bool = False) -> Json:
+def response_item(answer: Answer, *, begun: bool = False) -> Json:
     status = "in_progress" if begun else "completed"
-    if a.call:
-        name, arguments = a.call
+    if answer.call:
+        name, arguments = answer.call
         item = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": name}
         return {**item, "arguments": "" if begun else arguments, "status": status}
-    content = [] if begun else [response_part(a.text)]
+    content = [] if begun else [response_part(answer.text)]
     return {"type": "message", "id": "msg_1", "role": "assistant", "content": content, "status": status}
 
 
@@ -197,53 +197,53 @@ def response_part(text: str) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def response_events(a: Answer) -> Iterator[Event]:
+def response_events(answer: Answer) -> Iterator[Event]:
     def events() -> Iterator[tuple[bool, str, Json]]:
-        yield False, "response.created", {"response": response(a, ended=False)}
-        yield False, "response.in_progress", {"response": response(a, ended=False)}
-        item: Json = {"item_id": response_item(a)["id"], "output_index": 0}
+        yield False, "response.created", {"response": response(answer, ended=False)}
+        yield False, "response.in_progress", {"response": response(answer, ended=False)}
+        item: Json = {"item_id": response_item(answer)["id"], "output_index": 0}
         part: Json = {**item, "content_index": 0}
-        begun: Json = {"output_index": 0, "item": response_item(a, begun=True)}
+        begun: Json = {"output_index": 0, "item": response_item(answer, begun=True)}
         yield False, "response.output_item.added", begun
-        if a.call:
-            name, arguments = a.call
+        if answer.call:
+            name, arguments = answer.call
             yield True, "response.function_call_arguments.delta", {**item, "delta": arguments}
             done = {**item, "name": name, "arguments": arguments}
             yield False, "response.function_call_arguments.done", done
         else:
             yield False, "response.content_part.added", {**part, "part": response_part("")}
-            for word in a.words:
+            for word in answer.words:
                 yield True, "response.output_text.delta", {**part, "delta": word, "logprobs": []}
-            yield False, "response.output_text.done", {**part, "text": a.text, "logprobs": []}
-            yield False, "response.content_part.done", {**part, "part": response_part(a.text)}
-        yield False, "response.output_item.done", {"output_index": 0, "item": response_item(a)}
-        yield False, "response.completed", {"response": response(a)}
+            yield False, "response.output_text.done", {**part, "text": answer.text, "logprobs": []}
+            yield False, "response.content_part.done", {**part, "part": response_part(answer.text)}
+        yield False, "response.output_item.done", {"output_index": 0, "item": response_item(answer)}
+        yield False, "response.completed", {"response": response(answer)}
 
     for number, (token, kind, event) in enumerate(events()):
         yield token, {"type": kind, "sequence_number": number, **event}
 
 
-def message(a: Answer) -> Json:
-    content: list[Json] = [{"type": "text", "text": a.text}]
-    if a.call:
-        name, arguments = a.call
+def message(answer: Answer) -> Json:
+    content: list[Json] = [{"type": "text", "text": answer.text}]
+    if answer.call:
+        name, arguments = answer.call
         content = [{"type": "tool_use", "id": "toolu_1", "name": name, "input": json.loads(arguments)}]
-    base = {key: value for key, value in a.base.items() if key != "created"}
-    reason = {"length": "max_tokens", "tool_calls": "tool_use"}.get(a.finish, "end_turn")
-    usage = {"input_tokens": a.given, "output_tokens": a.used}
+    base = {key: value for key, value in answer.base.items() if key != "created"}
+    reason = {"length": "max_tokens", "tool_calls": "tool_use"}.get(answer.finish, "end_turn")
+    usage = {"input_tokens": answer.given, "output_tokens": answer.used}
     about = {"type": "message", "role": "assistant", "stop_sequence": None}
     return {**base, **about, "content": content, "stop_reason": reason, "usage": usage}
 
 
-def message_events(a: Answer) -> Iterator[Event]:
-    whole = message(a)
+def message_events(answer: Answer) -> Iterator[Event]:
+    whole = message(answer)
     begun: Json = {"content": [], "stop_reason": None, "usage": {**whole["usage"], "output_tokens": 0}}
     yield False, {"type": "message_start", "message": {**whole, **begun}}
     (block,) = whole["content"]
-    deltas: list[Json] = [{"type": "text_delta", "text": word} for word in a.words]
+    deltas: list[Json] = [{"type": "text_delta", "text": word} for word in answer.words]
     empty: Json = {"text": ""}
-    if a.call:
-        deltas, empty = [{"type": "input_json_delta", "partial_json": a.call[1]}], {"input": {}}
+    if answer.call:
+        deltas, empty = [{"type": "input_json_delta", "partial_json": answer.call[1]}], {"input": {}}
     yield False, {"type": "content_block_start", "index": 0, "content_block": {**block, **empty}}
     for delta in deltas:
         yield True, {"type": "content_block_delta", "index": 0, "delta": delta}

@@ -22,7 +22,7 @@ class Refuse(Exception):
         super().__init__(message)
 
 
-class Engine(BaseHTTPRequestHandler):
+class FaultyEngine(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     fault: ClassVar[str] = ""

@@ -5,6 +5,7 @@ host's memory is a file in the place of the kernel's.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from components.monitor import (
 )
 from monitor import render
 from monitor.alerts import Alert, alerts
+from monitor.panels import Page
 from monitor.watched import Watched
 from switch import metrics
 from switch.plan import Plan
@@ -91,6 +93,22 @@ def sooner(alert: Alert, factor: int = FACTOR) -> Alert:
     return replace(alert, expr=expr, seconds=alert.seconds // factor)
 
 
+def without_data(shown: Iterable[Page], lines: Callable[[str], Iterable[Any]]) -> list[str]:
+    """The queries of these pages that have no number, as where something is divided by 0. `lines` has the
+    time series of an expression, as the store gives them for a span of time."""
+    return [
+        f"{page.name}: {panel.title}: {query.expr}"
+        for page in shown
+        for panel in page.panels
+        for query in panel.queries
+        if not any(
+            math.isfinite(float(value))
+            for line in lines(render.in_store(query))
+            for _, value in line["values"]
+        )
+    ]
+
+
 def watched(switch: str = "switch") -> Watched:
     """What there is to watch of this stack; its gateway, a double, exposes nothing."""
     return Watched(
@@ -124,6 +142,7 @@ class Monitored(Stack):
     product. Its page is at `port` of the loopback address."""
 
     def __init__(self) -> None:
+        self.began = time.time()
         self.port, self.configuration, self.history = free_port(), f"{PREFIX}-config", f"{PREFIX}-history"
         self.folder = Path(tempfile.mkdtemp(prefix="monitored-"))
         self.folder.chmod(0o755)
@@ -231,6 +250,11 @@ class Monitored(Stack):
     def values(self, query: str) -> list[Any]:
         """The time series of an expression, with their values now."""
         return list(self.get("/api/v1/query", query=query)["data"]["result"])
+
+    def lines(self, query: str) -> list[Any]:
+        """The time series of an expression since the stack is there, as the page asks for them."""
+        asked = {"query": query, "start": self.began, "end": time.time(), "step": render.SCRAPE_SECONDS}
+        return list(self.get("/api/v1/query_range", **asked)["data"]["result"])
 
     def sees_all(self) -> bool:
         """Whether switch and proxy are scraped, and vmalert has looked at its rules."""

@@ -44,7 +44,7 @@ Cutover = Literal["hold", "overlap", "tight"]
 """`tight` is an overlap on a host that has room for one engine only."""
 
 
-P = ParamSpec("P")
+Parameters = ParamSpec("Parameters")
 SECONDS = Seconds(
     drain=20,
     load=60,
@@ -108,7 +108,7 @@ def plan(
     )
 
 
-def as_told(make: Callable[P, Plan]) -> Callable[P, dict[str, Any]]:
+def as_told(make: Callable[Parameters, Plan]) -> Callable[Parameters, dict[str, Any]]:
     """The same as the switch is told it."""
     return lambda *args, **more: dict(json.loads(make(*args, **more).text))
 
@@ -216,6 +216,11 @@ class Host:
         """What the switch's clock is ahead of the true time, and the host's, which it reads at its start."""
         self.stalled = 0.0
         """For how long the switch could not look before its next turn."""
+        self.stall_at: Callable[[], float] = lambda: 0.0
+        """For how many seconds the switch, or Docker, stands still before a turn."""
+        self.entered: tuple[str, str] | None = None
+        self.entered_at = self.now
+        """The change and phase that the switch is in, and since when by the true time."""
 
     # the host
 
@@ -347,6 +352,8 @@ class Host:
             )
             assert not unwritten, "active changed and a kill would have forgotten it"
         was, self.state = self.state, new
+        if self.entered != (entered := (change.id, change.phase) if change else None):
+            self.entered, self.entered_at = entered, self.now
         if not unwritten:
             self.journal = new
         self.noted(event, was, actions)
@@ -389,7 +396,7 @@ class Host:
             return
         if active and active.plan.engine.container == box.name and not gated(self.state, self.seen):
             return  # it has failed the gate, after it was started by somebody else
-        if change and change.phase == "retiring" and self.now - change.since >= patience:
+        if change and change.phase == "retiring" and self.now - self.entered_at >= patience:
             return
         engine = box.name.removeprefix("stack-")
         for name, proxy in self.proxies.items():
@@ -444,7 +451,7 @@ class Host:
         for _, action in self.jobs:
             if action.do in ("start", "stop") and self.rng.random() < 0.5:
                 self.carry_out(action)
-        self.jobs, self.heard = [], []
+        self.jobs, self.heard, self.stalled = [], [], 0.0
         if self.rng.random() < self.reboots:
             self.reboot()
         self.state = journal.loads(journal.dumps(self.journal))
@@ -467,6 +474,8 @@ class Host:
                 return True
             if self.kill_at():
                 self.kill()
+            if seconds := self.stall_at():
+                self.stall(seconds)
             self.turn()
             self.pass_time(self.rng.choice((0.1, 0.1, 0.5)))
         return until()

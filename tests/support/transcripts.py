@@ -37,7 +37,7 @@ from tests.support.simulated_host import (
 from tools.environment import ROOT
 
 FOLDER = ROOT / "tests" / "unit" / "transcripts"
-T = TypeVar("T")
+Value = TypeVar("Value")
 WIDTH = 106
 COLUMNS = "{:<30} {:<18} {:<24} {}"
 """What happens, the phases that are entered then, what the proxies are told, and the actions."""
@@ -187,7 +187,7 @@ class Transcript:
         return f"{head}\n\nseconds {columns}\n{self.happens().text().lstrip(chr(10))}"
 
 
-def checked(value: T, wanted: T) -> None:
+def checked(value: Value, wanted: Value) -> None:
     assert value == wanted, f"{value}, not {wanted}"
 
 
@@ -262,7 +262,7 @@ def something_hangs() -> TranscribedHost:
     host.hang(OLD)
     assert host.run(60, lambda: bool(host.state.terminating))
     assert host.run(60, host.settled)
-    host.says("A proxy hangs: it is started anew, and nothing else is touched.")
+    host.says("A proxy hangs: it is restarted, and nothing else is touched.")
     host.run(5)
     host.hang(PROXY)
     assert host.run(60, lambda: host.boxes[PROXY].runs == 1)

@@ -26,7 +26,7 @@ from typing import Any
 from common import cache_root
 from components import caddyfile, catalogue, engines, pins, proxy, routing, tensorzero
 from components.containers import NOBODY
-from components.gpu_memory import EngineKind, Load, both
+from components.gpu_memory import EDGE_RAM, PROXY_RAM, EngineKind, Load, both
 from switch.shared import PROXY_PORT
 from tests.support.containers import put_files, remove_labelled, unpack
 from tests.support.project import docker, free_port
@@ -81,6 +81,7 @@ def wheels() -> Path:
 @dataclass
 class Way:
     """`gateway`: whether TensorZero decides, or there is none. `at_a_time`: how many an engine works on.
+    `origins`: the sites whose pages may use it, from the next `route` on.
 
     `source` is where the proxy's code is taken from. Used as a context manager; `url` is the endpoint's root.
     """
@@ -94,6 +95,7 @@ class Way:
     max_body: int = MAX_BODY
     kinds: tuple[EngineKind, ...] = ("vllm", "ollama")
     name: str = MODEL
+    origins: tuple[str, ...] = ()
     source: Path = ROOT / "proxy"
     run: str = field(default_factory=lambda: f"way-{uuid.uuid4().hex[:8]}")
     number: int = 0
@@ -141,6 +143,7 @@ class Way:
                     answer_seconds=self.answer_seconds,
                     request_bytes=self.max_body,
                 ),
+                origins=self.origins,
             )
         )
         for spec in self.specs.values():
@@ -285,7 +288,7 @@ class Way:
                 f"{self.source}:/app/proxy:ro",
             ),
             *("-e", "PYTHONPATH=/app:/wheels", "-e", "PYTHONUNBUFFERED=1", "-e", "PYTHONDONTWRITEBYTECODE=1"),
-            *("--memory", "512m"),
+            *_limit(PROXY_RAM),
             command=["python3", "-m", "proxy"],
         )
         docker("start", self.container(name))
@@ -305,6 +308,7 @@ class Way:
             "edge",
             pins.EDGE.offline,
             *("-p", f"127.0.0.1:{self.port}:{port}"),
+            *_limit(EDGE_RAM),
             command=["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"],
         )
         put_files(self.container("edge"), {"/etc/caddy/Caddyfile": caddyfile.render(config)})
@@ -343,11 +347,22 @@ class Way:
         )
         return done.stdout
 
-    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
-        """Sends a signal to the container's process, as nobody who uses Docker would: it is started again."""
-        pid = int(docker("inspect", "-f", "{{.State.Pid}}", self.container(name)))
-        if pid:
-            os.kill(pid, number)
+    def kill(self, name: str) -> None:
+        """Kills the container's process, as nobody who uses Docker would: so it is started again, which this
+        waits for."""
+        eventually(lambda: self._pid(name), otherwise=f"{name} runs")
+        killed = self._pid(name)
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: self._pid(name) not in (0, killed), otherwise=f"{name} is started again")
+
+    def starts(self, name: str) -> tuple[int, bool]:
+        """How often Docker has started a container again, and whether the last one took too much memory."""
+        said = docker("inspect", "-f", "{{.RestartCount}} {{.State.OOMKilled}}", self.container(name)).split()
+        return int(said[0]), said[1] == "true"
+
+    def _pid(self, name: str) -> int:
+        """Of the container's process, as it is here; 0: there is none."""
+        return int(docker("inspect", "-f", "{{.State.Pid}}", self.container(name)))
 
     def _runs(self, name: str, *command: str) -> bool:
         words = ["docker", "exec", self.container(name), *command]
@@ -356,6 +371,11 @@ class Way:
     def _create(self, name: str, image: str, *options: str, command: list[str]) -> None:
         labels = ["--label", f"test={self.run}", "--name", self.container(name)]
         docker("create", "--network", self.run, *labels, *options, image, *command)
+
+
+def _limit(memory: int) -> list[str]:
+    """As the product limits a container to so many bytes."""
+    return ["--memory", str(memory), "--memory-swap", "-1"]
 
 
 def cpu_seconds(container: str) -> float:

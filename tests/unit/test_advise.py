@@ -58,7 +58,7 @@ def test_office_hours_of_a_few_users_say_stay_with_their_numbers() -> None:
 
 
 def test_many_users_each_day_say_upgrade_also_where_they_wait_in_line() -> None:
-    """An engine that works on 8 at a time never has 20 of them, and still 20 users are there."""
+    """An engine that works on 8 concurrent requests never has 20 of them, and still 20 users are there."""
     crowd = [
         Arrival(MONDAY + day * DAY + 9 * HOUR + second, 20)
         for day in range(5)
@@ -81,7 +81,7 @@ def test_one_spike_is_named_and_decides_nothing() -> None:
     said = advise(traffic(served(week(6) + spike)), "ollama", "local")
     assert said.verdict == "stay" and said.figure == 6
     assert said.words[2] == (
-        "An occasional spike: at most 40 at the same time on 2025-11-26, p95 40 from 10:00."
+        "An occasional spike: at most 40 concurrent requests on 2025-11-26, p95 40 from 10:00."
     )
 
 
@@ -136,7 +136,7 @@ def steady(begins: float, seconds: float, every: float, length: float) -> list[A
 
 
 def test_a_hold_of_minutes_is_no_load_and_neither_is_what_has_piled_up_in_it() -> None:
-    """Three requests at a time, and then 300 that have waited for five minutes."""
+    """Three concurrent requests, and then 300 that have waited for five minutes."""
     at, hold = MONDAY + 9 * HOUR, (MONDAY + 9 * HOUR + 600, MONDAY + 9 * HOUR + 900)
     arrivals = steady(at, 3600, 1, 3)
     seen = traffic(served(arrivals, at_a_time=50, holds=[hold]))
@@ -172,7 +172,7 @@ def test_one_day_is_too_little_and_is_said() -> None:
         assert said.verdict == "too little" and said.engine is None
         whole = "1 whole day with requests" if until == MONDAY + DAY else "0 whole days with requests"
         assert said.words[0].startswith(f"Too little is known: {whole}, and 360 requests")
-        assert said.words[1] == "So far there were at most 40 requests at the same time, on 2025-11-24."
+        assert said.words[1] == "So far there were at most 40 concurrent requests, on 2025-11-24."
         assert "at least 3 days" in said.words[2]
         assert said.short == f"{whole}; advice: none yet, 3 are needed"
 

@@ -15,8 +15,8 @@ import pytest
 
 from advise.capacity import capacity
 from advise.load import HOUR, LoggedRequest, percentile
+from advise.rule import Verdict, days
 from advise.rule import advise as advised
-from advise.rule import days
 from common import StepFailed
 from stacks.blueprint import blueprint
 from stacks.settings import Settings, from_files
@@ -128,22 +128,21 @@ class MadeStore(advise.Store):
             return [({}, [(at, sum(at - a for a, b in self.holds if a <= at < b)) for at in moments])]
         if "changeover_engine" in query:
             return [({"kind": "ollama"}, [(at, 1.0) for at in moments])]
-        return list(self.increases(query, moments))
+        return list(self.growth(query, moments))
 
     def waiting(self, at: float) -> float:
         return sum(each.began <= at < each.admitted for each in self.requests)
 
-    def increases(self, query: str, moments: Sequence[float]) -> Iterator[tuple[dict[str, str], Any]]:
-        counter, _, span = query.partition("increase(")[2].removesuffix("))").rpartition("[")
-        seconds = HOUR if span == "1h]" else float(span.removesuffix("s]"))
-        tenants = sorted({each.tenant for each in self.requests}) if "by (tenant)" in query else [None]
-        for tenant in tenants:
-            mine = [each for each in self.requests if tenant in (None, each.tenant)]
+    def growth(self, query: str, moments: Sequence[float]) -> Iterator[tuple[dict[str, str], Any]]:
+        (counter,) = set(re.findall(r"increase\w*\((.*?)\[1h\]\)", query))
+        assert query.startswith("sum by (tenant) (")
+        for tenant in sorted({each.tenant for each in self.requests}):
+            mine = [each for each in self.requests if tenant == each.tenant]
             values = [
-                (at, sum(self.value(each, counter) for each in mine if at - seconds < each.ended <= at))
+                (at, sum(self.value(each, counter) for each in mine if at - HOUR < each.ended <= at))
                 for at in moments
             ]
-            yield ({} if tenant is None else {"tenant": tenant}), [each for each in values if each[1]]
+            yield {"tenant": tenant}, [each for each in values if each[1]]
 
     def value(self, each: LoggedRequest, counter: str) -> float:
         return {
@@ -254,10 +253,37 @@ def test_a_new_line_is_waited_for_a_fresh_one_is_taken_and_an_old_one_is_not_sho
     assert advice.Line("local").text() == "new"
     looks(tmp_path, monkeypatch, "exit 1")
     assert advice.Line("local")._process is None, "nobody looks again for an hour"
-    advice.keep("local", "old", time.time() - advice.FRESH_SECONDS - 1)
+    advice.keep("local", "old", "stay", time.time() - advice.FRESH_SECONDS - 1)
     assert advice.Line("local").text() == "old", "what looks anew has failed"
-    advice.keep("local", "ancient", time.time() - advice.OLD_SECONDS - 1)
+    advice.keep("local", "ancient", "stay", time.time() - advice.OLD_SECONDS - 1)
     assert advice.Line("local").text() == ""
+
+
+def test_an_advice_that_is_another_than_before_is_said_to_be_for_a_week(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advice, "KEPT", tmp_path / "kept")
+    now = NOW
+
+    def after(days: float, verdict: Verdict) -> str:
+        nonlocal now
+        now += days * DAY
+        monkeypatch.setattr(time, "time", lambda: now)
+        advice.keep("local", "" if verdict == "too little" else f"advice: {verdict}", verdict, now)
+        return advice.kept("local")[0]
+
+    assert after(0, "too little") == ""
+    assert after(1, "stay") == "advice: stay", "there was none before"
+    assert after(1, "stay") == "advice: stay"
+    assert after(1, "upgrade") == "advice: upgrade (since 2025-12-04; before: Ollama)"
+    assert after(1, "too little") == "", "such as after `monitor: false`"
+    assert after(1, "upgrade") == "advice: upgrade (since 2025-12-04; before: Ollama)"
+    assert after(5, "upgrade") == "advice: upgrade"
+    assert after(1, "undecided") == "advice: undecided (since 2025-12-12; before: vLLM)"
+    (tmp_path / "kept" / "local.json").write_text('{"line": "of an older version", "at": 1}')
+    assert advice.kept("local")[0] == "of an older version"
+    (tmp_path / "kept" / "local.json").write_text("[1]")
+    assert advice.kept("local") == ("", float("inf")) and after(0, "stay") == "advice: stay"
 
 
 def test_where_no_other_process_can_be_started_there_is_no_line(
@@ -281,7 +307,7 @@ def test_make_status_ends_with_the_line_and_is_as_it_was_without_one(
     monkeypatch.setattr(port, "trouble", lambda stack: "")
     status.status("local")
     assert capsys.readouterr().out == ""
-    advice.keep("local", "4 concurrent requests; advice: stay", time.time())
+    advice.keep("local", "4 concurrent requests; advice: stay", "stay", time.time())
     status.status("local")
     assert capsys.readouterr().out == "4 concurrent requests; advice: stay\n"
     (programs / "docker").write_text("#!/bin/sh\nexit 1\n")
@@ -310,7 +336,7 @@ def test_with_a_report_there_is_a_capacity_and_the_distance_to_the_peak() -> Non
     said = capacity(report(settings, 8, 40, more=True), settings, ("Today's peak", 12))
     assert said == [
         "On NVIDIA T4, measured on 2025-11-28, Ollama serves 8 users, vLLM serves 40 users or more at the "
-        "same time, with the first token within 2 s (p95), 5 tokens a second for each and no error.",
+        "same time, with the first token within 2 s and 5 tokens a second for 95 of 100, and no error.",
         "Today's peak of 12 concurrent requests is 4 more than Ollama serves.",
         "Today's peak of 12 concurrent requests is 28 fewer than vLLM serves.",
     ]

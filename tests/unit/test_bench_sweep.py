@@ -68,7 +68,7 @@ def asked(began: float, first: float, ended: float, problem: str = "") -> dict[s
 def test_a_level_is_counted_from_its_first_request_to_the_end_of_its_last() -> None:
     level = row([asked(10, 11, 12), asked(10, 12, 14), asked(12, 13, 15)], 2)
     assert level["seconds"] == 5 and level["rate"] == pytest.approx(33 / 5)
-    assert level["user"] == pytest.approx(11 / 3)
+    assert (level["user"], level["user_p5"]) == pytest.approx((11 / 3, 11 / 4))
     assert (level["first_p50"], level["first_p95"]) == (1, 2)
     assert level["token"] == pytest.approx(0.2)
     assert (level["answers"], level["bad"], level["tokens"], level["prompt"]) == (3, 0, 11, 7)
@@ -83,7 +83,14 @@ def test_what_is_bad_has_taken_its_time_and_given_nothing() -> None:
 def test_a_level_without_one_good_answer_has_no_figures() -> None:
     level = row([asked(0, 1, 2, "HTTP 500")], 1)
     assert level["rate"] is None and level["bad"] == 1
-    assert cells({"engine": "vllm", "way": "itself", **level})[5:] == ["-"] * 9
+    assert cells({"engine": "vllm", "way": "itself", **level})[5:] == ["-"] * 10
+
+
+def test_levels_that_an_older_version_has_kept_can_still_be_read() -> None:
+    level = {"engine": "vllm", "way": "itself", **row([asked(0, 1, 2)], 1)}
+    del level["user_p5"]
+    assert cells(level)[5:8] == ["5.5", "5.5", "-"]
+    assert picture([level]).count("<polyline") == 2
 
 
 def test_the_card_is_told_as_busy_at_a_power_and_with_the_most_memory() -> None:

@@ -1,13 +1,18 @@
-"""`change.sh` with a host that somebody else has: what comes from there is text in plain files, no more."""
+"""`change.sh` with a host that somebody else has: what comes from there is text in plain files, no more.
+And what is said where the script is killed, as by Ctrl-C."""
 
+import contextlib
 import io
 import os
+import signal
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.simulated_host import NEW, SECONDS, plan
 from tests.unit.test_aws_settings import ROOT
 
 DOCKER = """#!/bin/sh
@@ -122,3 +127,71 @@ def test_nothing_is_written_through_a_link_that_is_there(tmp_path: Path) -> None
     (folder / f"{NAME}.md").symlink_to(tmp_path / "outside")
     _, there = changed(tmp_path, member(f"{NAME}.md", "# a change\n"))
     assert there == {f"{NAME}.md": "# a change\n"}
+
+
+FOLLOWED = """#!/bin/sh
+# a test double of Docker's CLI and of the switch behind it, whose change goes on
+case "$*" in
+  *" abandon "*) echo "$*" >{folder}/abandoned; echo "{says}" ;;
+  *" follow "*) touch {folder}/follows; sleep 60 ;;
+esac
+"""
+
+
+def killed(folder: Path, verb: str, says: str = "") -> str:
+    """What is said after the script was killed while it followed a change. `says` is what the switch answers
+    where it is told to give the change up.
+    """
+    (folder / "docker").write_text(FOLLOWED.format(folder=folder, says=says))
+    (folder / "docker").chmod(0o755)
+    more = {"PATH": f"{folder}:{os.environ['PATH']}", "SWITCH": "switch", "STACK": "dev", "ENGINE": NEW}
+    with (folder / "log").open("wb") as log:
+        script = subprocess.Popen(
+            ["sh", ROOT / "components" / "change.sh", verb],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env={**os.environ, **more},
+            start_new_session=True,
+        )
+    assert script.stdin
+    script.stdin.write(plan().text.encode())
+    script.stdin.close()
+    end = time.monotonic() + 60
+    try:
+        while not (folder / "follows").exists():
+            assert time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.05)
+        script.kill()
+        script.wait()
+        while "`make status STACK=dev`" not in (said := (folder / "log").read_text()):
+            assert time.monotonic() < end, said
+            time.sleep(0.05)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(script.pid, signal.SIGKILL)  # what it has left behind, and the double
+    return " ".join(said.split())
+
+
+def test_ctrl_c_while_an_engine_is_made_ready_gives_the_change_up_and_says_how_long_requests_wait(
+    tmp_path: Path,
+) -> None:
+    said = killed(tmp_path, "prepare")
+    assert (tmp_path / "abandoned").read_text().endswith(f"switch abandon --engine {NEW}\n")
+    assert "the change is given up, and what served before is brought back now" in said
+    assert "Requests wait until then, and are answered." in said
+    assert f"it has to load again, which takes {SECONDS.load} s at most." in said
+
+
+def test_ctrl_c_in_a_commit_says_that_requests_stay_held_and_for_how_long(tmp_path: Path) -> None:
+    said = killed(tmp_path, "commit")
+    assert not (tmp_path / "abandoned").exists(), "what is being committed can only be left to its lease"
+    seconds = SECONDS.lease_following + SECONDS.lease_prepared
+    assert "nobody follows the change any more. Requests stay held for as long as the switch waits" in said
+    assert f"which is {seconds} s at most" in said and "If the change is committed by then, it stays." in said
+
+
+def test_ctrl_c_where_no_change_had_begun_says_so(tmp_path: Path) -> None:
+    said = killed(tmp_path, "prepare", says=f"refused: no change to {NEW} is under way")
+    assert "Interrupted: no change had begun." in said and "Requests" not in said

@@ -12,7 +12,7 @@ import yaml
 
 from monitor import exposed, render
 from monitor.alerts import alerts
-from monitor.panels import SPAN, pages
+from monitor.panels import GROWTH, SPAN, pages
 from monitor.watched import Watched
 from proxy.records import SECONDS, Books
 from switch import metrics
@@ -152,7 +152,15 @@ def test_the_stores_pages_and_grafanas_dashboard_have_the_same_panels() -> None:
     assert len({each["id"] for each in dashboard["panels"]}) == len(dashboard["panels"])
     spots = [(each["gridPos"]["x"], each["gridPos"]["y"]) for each in dashboard["panels"]]
     assert len(set(spots)) == len(spots), "no panel is on another"
-    assert SPAN not in "".join(files.values())
+    every = "".join(files.values())
+    assert SPAN not in every and GROWTH not in every
+
+
+def test_the_store_is_asked_for_growth_by_the_function_that_invents_none_after_a_gap() -> None:
+    files = render.files(ALL)
+    asked = "".join(text for name, text in files.items() if name != render.GRAFANA)
+    assert "increase_prometheus(" in asked and "increase(" not in asked
+    assert "increase(" in files[render.GRAFANA], "Prometheus has no other"
 
 
 def test_the_rules_are_the_alerts_and_each_says_what_to_type() -> None:

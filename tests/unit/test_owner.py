@@ -28,7 +28,7 @@ from stacks.owner import (
 from stacks.settings import from_values
 from switch import owner
 from switch.checks import Failed
-from switch.owner import Owner
+from switch.owner import OwnerRecord
 
 ROOT = Path(__file__).parents[2]
 LABELS = Labels(project="changeover", stack="local")
@@ -48,11 +48,11 @@ def state(id: str | None = "aaaa", changes: int | None = 3, things: Sequence[Thi
     return Known(id=id, changes=changes, things=tuple(things), again={})
 
 
-def record(id: str = "aaaa", changes: int = 3, place: tuple[str, str] = THERE) -> Owner:
-    return Owner(id, *place, since=0.0, at=86400.0, changes=changes)
+def record(id: str = "aaaa", changes: int = 3, place: tuple[str, str] = THERE) -> OwnerRecord:
+    return OwnerRecord(id, *place, since=0.0, at=86400.0, changes=changes)
 
 
-def host(owner: Owner | None, things: Sequence[Thing] = ALL) -> FoundOnHost:
+def host(owner: OwnerRecord | None, things: Sequence[Thing] = ALL) -> FoundOnHost:
     return FoundOnHost(things=tuple(things), owner=owner, serves="ollama serves tiny")
 
 
@@ -207,10 +207,10 @@ def test_a_record_is_kept_for_its_owner_and_goes_to_another_only_in_the_place_of
 ) -> None:
     assert owner.read(tmp_path) is None
     owner.write(tmp_path, record(changes=1), "")
-    later = Owner("aaaa", *HERE, since=5.0, at=6.0, changes=2)
+    later = OwnerRecord("aaaa", *HERE, since=5.0, at=6.0, changes=2)
     owner.write(tmp_path, later, "")
-    assert owner.read(tmp_path) == Owner("aaaa", *HERE, since=0.0, at=6.0, changes=2)
-    other = Owner("bbbb", *THERE, since=7.0, at=8.0, changes=3)
+    assert owner.read(tmp_path) == OwnerRecord("aaaa", *HERE, since=0.0, at=6.0, changes=2)
+    other = OwnerRecord("bbbb", *THERE, since=7.0, at=8.0, changes=3)
     for instead in ("", "cccc", "unknown"):
         with pytest.raises(Failed, match="belongs to the state aaaa"):
             owner.write(tmp_path, other, instead)

@@ -20,7 +20,7 @@ from stacks.settings import SettingsError, from_values
 from switch.exchange import exchange
 from switch.plan import parse
 from tests.support import faulty_engine
-from tests.support.faulty_engine import Engine
+from tests.support.faulty_engine import FaultyEngine
 from tools import parity, standby
 from tools.render import ROOT
 
@@ -32,7 +32,7 @@ NAMES = {kind: each["name"] for kind, each in ENGINES.items()}
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Engine)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FaultyEngine)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server.server_address[1]
@@ -102,7 +102,7 @@ def test_a_good_engine_does_in_each_probe_what_openai_says(good: dict[str, str])
 def test_exactly_the_seeded_difference_is_found(
     port: int, good: dict[str, str], fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Engine, "fault", fault)
+    monkeypatch.setattr(FaultyEngine, "fault", fault)
     assert differences(table("tiny", ENGINES, {"ollama": good, "vllm": found(port)})) == [fault]
 
 
@@ -168,13 +168,13 @@ def test_the_endpoint_is_asked_as_its_clients_do_and_no_key_is_shown(
     }
     given = list[str | None]()
     monkeypatch.setattr(parity, "pulumi", lambda *words, **_: json.dumps(said[words[0]]))
-    post = Engine.do_POST
+    post = FaultyEngine.do_POST
 
-    def do_post(engine: Engine) -> None:
+    def do_post(engine: FaultyEngine) -> None:
         given.append(engine.headers.get("Authorization"))
         post(engine)
 
-    monkeypatch.setattr(Engine, "do_POST", do_post)
+    monkeypatch.setattr(FaultyEngine, "do_POST", do_post)
     assert parity.probe(parity.endpoint("dev", ROOT), SUBJECT, True, "the endpoint") == good
     assert set(given) == {f"Bearer {keys['acme']}" if keys else None}
     assert "key" not in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """What the proxy changes in a request and an answer, row by row, and that it changes nothing else."""
 
+import itertools
 import json
 import random
 import time
@@ -62,7 +63,31 @@ ROWS: list[tuple[str, Fields, Fields | None, Fields | None]] = [
         {"stream_options": {"include_usage": True, "a": 1}},
         {"stream_options": {"include_usage": True, "a": 1}},
     ),
+    (
+        "a stream that wants it in each event, but does not want it",
+        {"stream": True, "stream_options": {"continuous_usage_stats": True, "include_usage": False}},
+        {"stream_options": {"continuous_usage_stats": False, "include_usage": True}},
+        {"stream_options": {"continuous_usage_stats": False, "include_usage": True}},
+    ),
+    (
+        "a stream that wants it in each event alone, in a word",
+        {"stream": True, "stream_options": {"continuous_usage_stats": "Yes"}},
+        {"stream_options": {"continuous_usage_stats": False, "include_usage": True}},
+        {"stream_options": {"continuous_usage_stats": False, "include_usage": True}},
+    ),
+    (
+        "a stream with an option that the engine refuses",
+        {"stream": True, "stream_options": {"continuous_usage_stats": "perhaps"}},
+        {"stream_options": {"continuous_usage_stats": "perhaps", "include_usage": True}},
+        {"stream_options": {"continuous_usage_stats": "perhaps", "include_usage": True}},
+    ),
     ("a stream that wants it", {"stream": True, "stream_options": {"include_usage": True}}, None, None),
+    (
+        "a stream that wants it in each event",
+        {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+        None,
+        None,
+    ),
     ("a stream with nonsense", {"stream": True, "stream_options": 7}, None, None),
     ("no stream", {"stream": False}, None, None),
     ("a stream in words", {"stream": "true"}, None, None),
@@ -83,6 +108,82 @@ def test_each_row_of_the_table_adds_what_it_says_and_no_more(
         assert (sent(raw, kind) is raw) == (added is None)
         assert sent(raw, kind, path="/v1/embeddings") is raw
     assert adds_usage(raw, read(raw)) is bool(vllm)
+
+
+YES = ("true", '"usage"', '"yes"', "1", "0", "[]", '{"include_usage":false}')
+"""Values of `include_usage` by which a client has asked for it, or for something that the engine refuses."""
+NO = ("false", "null")
+IN_EACH = ("true", "1", "1.0", "1e0", "10e-1", '"true"', '"T"', '"On"', '"y"', '"1"', '"\\u0074rue"')
+"""Values of `continuous_usage_stats` by which a usage comes in each event."""
+IN_NONE = (
+    *("false", "null", "0", "2", "-1", '"perhaps"', '""', "[true]", '{"a":1}'),
+    *("1" * 5000, "[" * 500 + "]" * 500),
+)
+OTHER_OPTIONS = (
+    *('"a":[1,{"include_usage":false}]', '"include_usage ":false', '"INCLUDE_USAGE":null', '"":{}'),
+    *('"stream_options":{"include_usage":true}', '"b":1e400', '"c":"include_usage"', r'"\ud800":"\""'),
+)
+KEYS = ('"include_usage"', r'"include\u005fusage"')
+NO_OPTIONS = ("7", "true", "false", '"usage"', "[]", '[{"include_usage":true}]', "0.0", '""')
+"""What is not `stream_options`: the engine says so itself."""
+
+
+def options(chance: random.Random) -> tuple[str, str, bool]:
+    """An object as a client may write it, as both engines get it, and whether it asks for the usage."""
+    members = list[tuple[str, str, str]]()  # key, value, and the value that there is to be
+    asks = chance.random() < 0.3
+    for _ in range(chance.choice((0, 0, 1, 2))):
+        members.append((chance.choice(KEYS), chance.choice((*YES, *NO)), "true"))
+    if asks or members:  # the last one counts
+        members.append((chance.choice(KEYS), chance.choice(YES if asks else NO), "true"))
+    says = bool(members)
+    for _ in range(chance.choice((0, 0, 1, 2))):
+        value = chance.choice((*IN_EACH, *IN_NONE))
+        becomes = "false" if value in IN_EACH else value
+        members.insert(chance.randrange(len(members) + 1), ('"continuous_usage_stats"', value, becomes))
+    for other in chance.sample(OTHER_OPTIONS, chance.choice((0, 0, 1, 2))):
+        key, _, value = other.partition(":")
+        members.insert(chance.randrange(len(members) + 1), (key, value, value))
+    white = [chance.choice(("", "", " ", "\n\t")) for _ in range(4)]
+
+    def written(pairs: list[tuple[str, str]]) -> str:
+        inside = f"{white[0]},{white[1]}".join(f"{key}{white[2]}:{white[1]}{value}" for key, value in pairs)
+        return f"{white[3]}{inside}{white[0]}"
+
+    said = written([(key, value) for key, value, _ in members])
+    if asks:
+        return f"{{{said}}}", f"{{{said}}}", True
+    added = "" if says else '"include_usage":true' + ("," if members else "")
+    return f"{{{said}}}", f"{{{added}{written([(key, value) for key, _, value in members])}}}", False
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_stream_options_say_the_usage_comes_once_and_the_rest_stays(seed: int) -> None:
+    """What has to come out is put together beside what goes in, and read by nobody."""
+    chance, asked = random.Random(seed), 0
+    for _ in range(300):
+        said, becomes, asks = options(chance)
+        if chance.random() < 0.3:
+            asks = chance.random() < 0.7
+            said = chance.choice(NO_OPTIONS) if asks else "null"
+            becomes = said if asks else '{"include_usage":true}'
+        asked += asks
+        before = chance.choice(("", '"stream_options":{"include_usage":true},', '"stream":false,'))
+        rest = ['"model":"tiny"', f'"max_tokens":{chance.choice((7, 7.0))}', '"x":{"stream_options":{}}']
+        members = [before + '"stream" : true', *chance.sample(rest, 3)]
+        at = chance.randrange(1, 5)
+        raw, expected = (
+            ("{ " + ",".join([*members[:at], f'"stream_options": {each}', *members[at:]]) + "}\n").encode()
+            for each in (said, becomes)
+        )
+        for path, kind in itertools.product((CHAT, COMPLETIONS), ("ollama", "vllm")):
+            assert sent(raw, kind, path=path) == expected, raw
+        for path in (RESPONSES, MESSAGES, EMBEDDINGS):
+            assert sent(raw, "vllm", path=path) is raw
+        assert adds_usage(raw, read(raw)) == (not asks), raw
+        gets = json.loads(expected, parse_int=str)["stream_options"]
+        assert asks or (gets["include_usage"] is True and gets.get("continuous_usage_stats") is not True)
+    assert 50 < asked < 250
 
 
 ENDLESS: tuple[Any, ...] = (None, -1, -(10**18), 0, CONTEXT + 1, 2**63 - 1)
@@ -188,6 +289,21 @@ def test_an_answer_has_the_name_that_was_asked_for_and_is_else_as_it_was() -> No
     error = b'{"error": {"message": "The model `new` does not exist, or \'new\' or \\"new\\" neither"}}'
     assert b"`old`" in renamed(error, "new", "old")
     assert b"new" not in renamed(error, "new", "old")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("tiny", "registry.ollama.ai/library/tiny:latest"),
+        ("coder:7b", "registry.ollama.ai/library/coder:7b"),
+        ("Qwen/coder", "registry.ollama.ai/Qwen/coder:latest"),
+        ("hf.co/Qwen/coder.GGUF:Q4_K_M", "hf.co/Qwen/coder.GGUF:Q4_K_M"),
+    ],
+)
+def test_a_name_that_ollama_says_in_full_is_the_asked_one_too(model: str, said: str) -> None:
+    raw = f'{{"error":{{"message":"{said} does not support insert","x":"{model}x"}},"x":"{said}"}}'.encode()
+    expected = f'{{"error":{{"message":"old does not support insert","x":"{model}x"}},"x":"{said}"}}'.encode()
+    assert renamed(raw, model, "old") == expected
 
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}

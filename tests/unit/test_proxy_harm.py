@@ -152,6 +152,20 @@ def test_a_run_of_one_class_is_found_wherever_it_begins(text: str) -> None:
             assert not has_long_run(b'{"x":"","y":[' + almost + b"]}")
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_run_among_words_is_found_wherever_it_is(seed: int) -> None:
+    """Where there are words no run is looked for in most of a body."""
+    chance = random.Random(seed)
+    words = "some words, and more " * 2000
+    run = chance.choice(CLASSES)
+    count = RUN // len(run)
+    for length, there in ((count, True), (count - 1, False)):
+        before, after = (words[: chance.randrange(30_000)] + end for end in ("1", ""))
+        text = before + run * length + "1" + after
+        raw = json.dumps({"x": [words, {"y": text}]}, ensure_ascii=chance.random() < 0.5).encode()
+        assert has_long_run(raw) is there, (run, length)
+
+
 def test_what_is_long_and_broken_is_no_run() -> None:
     chance = random.Random(16)
     words = " ".join(chance.choice(("größe", "a1", "--", "\n", "漢字")) for _ in range(200_000))

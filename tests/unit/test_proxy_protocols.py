@@ -10,7 +10,16 @@ import pytest
 
 from proxy import protocols, waiting
 from proxy.answers import Events, Usage
-from proxy.protocols import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, ENGINES, MESSAGES, RESPONSES
+from proxy.protocols import (
+    CHAT,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    EMBEDDINGS,
+    ENGINES,
+    MESSAGES,
+    RESPONSES,
+    STREAMED,
+)
 from proxy.refusals import Refusal
 from tests.support.recording_engine import STREAM_HEADERS, Script
 from tests.unit.test_proxy_serving import BODY, Bench, quiet, request, run
@@ -19,8 +28,7 @@ assert quiet, "a fixture that is used in this module too"
 
 KEY = "sk-of-acme"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
-STREAMED = b'{"model":"tiny","stream":true}'
-STREAMS = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
+STREAM = b'{"model":"tiny","stream":true}'
 
 
 def status(answer: bytes) -> int:
@@ -122,7 +130,7 @@ def test_a_stream_of_each_protocol_says_the_asked_name_and_what_it_used(stream: 
 def test_a_completion_that_streams_is_counted_as_a_chat_is(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         for path in (COMPLETIONS, RESPONSES):
-            await bench.ask(request(path, STREAMED))
+            await bench.ask(request(path, STREAM))
         asked = [b"include_usage" in record.body for record in bench.engine.records]
         assert asked == [True, False]
 
@@ -153,12 +161,12 @@ GOOD = Script(headers=STREAM_HEADERS, parts=((0, b"data: {}\n\n"),), framing="ch
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize("path", STREAMED)
 def test_a_stream_that_is_held_says_so_and_then_has_the_engines_events(tmp_path: Path, path: str) -> None:
     async def story(bench: Bench) -> None:
         bench.route(held_since=1.0)
         bench.engine.scripts["told"] = GOOD
-        rest = await told_to_wait(bench, request(f"{path}?answer=told", STREAMED), words=2)
+        rest = await told_to_wait(bench, request(f"{path}?answer=told", STREAM), words=2)
         assert not bench.engine.records
         bench.route()
         answer = await rest
@@ -176,12 +184,33 @@ def test_who_does_not_stream_or_does_not_wait_hears_nothing_before_the_answer(tm
     async def story(bench: Bench) -> None:
         # long at an engine is not held
         bench.engine.scripts["told"] = Script(headers=STREAM_HEADERS, parts=((0.4, b"data: {}\n\n"),))
-        assert waiting.WORD not in await bench.ask(request(f"{CHAT}?answer=told", STREAMED))
+        assert waiting.WORD not in await bench.ask(request(f"{CHAT}?answer=told", STREAM))
         bench.route(held_since=1.0)
         asking = asyncio.create_task(bench.ask(request(CHAT, BODY)))
         await asyncio.sleep(0.4)
         bench.route()
         assert waiting.WORD not in await asking
+
+    run(story, tmp_path)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("code", [200, 400])
+@pytest.mark.parametrize("path", [path for path in ENGINES if path not in STREAMED])
+def test_where_nothing_streams_nothing_is_said_before_the_answer_whatever_is_asked_for(
+    tmp_path: Path, path: str, code: int
+) -> None:
+    raw = b'{"data":[],"input_tokens":7}'
+
+    async def story(bench: Bench) -> None:
+        bench.engine.scripts["told"] = Script(status=code, parts=((0, raw),))
+        bench.route(held_since=1.0)
+        asking = asyncio.create_task(bench.ask(request(f"{path}?answer=told", STREAM)))
+        await asyncio.sleep(0.4)
+        assert bench.proxy.admission.waiting == 1
+        bench.route()
+        answer = await asking
+        assert (status(answer), content(answer)) == (code, raw)
 
     run(story, tmp_path)
 
@@ -194,15 +223,15 @@ ERRORS = {
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(("path", "error"), [*itertools.product(STREAMS, ERRORS)])
+@pytest.mark.parametrize(("path", "error"), [*itertools.product(STREAMED, ERRORS)])
 def test_what_fails_after_a_word_ends_in_the_protocols_own_error_event(
     tmp_path: Path, path: str, error: str
 ) -> None:
     async def story(bench: Bench) -> None:
         bench.engine.scripts["told"] = Script(status=400, parts=((0, ERRORS[error]),))
-        assert status(await bench.ask(request(f"{path}?answer=told", STREAMED))) == 400, "without a word"
+        assert status(await bench.ask(request(f"{path}?answer=told", STREAM))) == 400, "without a word"
         bench.route(held_since=1.0)
-        rest = await told_to_wait(bench, request(f"{path}?answer=told", STREAMED))
+        rest = await told_to_wait(bench, request(f"{path}?answer=told", STREAM))
         bench.route()
         answer = await rest
         assert status(answer) == 200
@@ -212,11 +241,11 @@ def test_what_fails_after_a_word_ends_in_the_protocols_own_error_event(
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize("path", STREAMED)
 def test_who_was_told_to_wait_and_waited_for_nothing_hears_it_as_an_event(tmp_path: Path, path: str) -> None:
     async def story(bench: Bench) -> None:
         bench.route(held_since=1.0)
-        check_error_event(path, content(await bench.ask(request(path, STREAMED))), "No engine answered")
+        check_error_event(path, content(await bench.ask(request(path, STREAM))), "No engine answered")
 
     run(story, tmp_path, hold_seconds=1)
 
@@ -242,7 +271,7 @@ def test_a_proxy_that_ends_keeps_whom_it_has_told_to_wait_and_nobody_else(tmp_pa
         bench.route(held_since=1.0)
         bench.engine.scripts["told"] = GOOD
         silent = asyncio.create_task(bench.ask(request(CHAT, BODY)))
-        told = await told_to_wait(bench, request(f"{CHAT}?answer=told", STREAMED))
+        told = await told_to_wait(bench, request(f"{CHAT}?answer=told", STREAM))
         draining = asyncio.create_task(bench.proxy.drain())
         assert await silent == b"", "another proxy is asked, by the edge"
         await asyncio.sleep(0.2)
@@ -259,7 +288,7 @@ def test_a_client_that_hangs_up_after_a_word_leaves_nothing_behind(tmp_path: Pat
     async def story(bench: Bench) -> None:
         bench.route(held_since=1.0)
         reader, writer = await asyncio.open_connection("127.0.0.1", bench.outer)
-        writer.write(request(CHAT, STREAMED))
+        writer.write(request(CHAT, STREAM))
         await reader.readuntil(waiting.WORD)
         writer.close()
         for _ in range(100):

@@ -23,7 +23,7 @@ from proxy.records import Books, Record
 from proxy.server import Proxy
 from switch import observe
 from tests.support.project import free_port
-from tests.support.recording_engine import JSON_HEADERS, Engine, Script
+from tests.support.recording_engine import JSON_HEADERS, STREAM_HEADERS, Engine, Script
 
 CHAT = "/v1/chat/completions"
 NAME = "vllm-00000001"
@@ -277,6 +277,28 @@ def test_a_gateway_decides_and_hears_the_end(tmp_path: Path) -> None:
             assert (await bench.ask(request())).startswith(b"HTTP/1.1 200 ")
             await until(lambda: not bench.proxy.status()["running"] and not bench.proxy.exchanges.asking)
         assert b'"completion_tokens": 5' in heard[0]
+
+    run(story, tmp_path)
+
+
+def test_an_engine_that_does_not_serve_is_refused_to_a_gateway_that_asks_for_it(tmp_path: Path) -> None:
+    """It falls back on the other one, with the same id."""
+
+    async def story(bench: Bench) -> None:
+        heard = list[bytes]()
+
+        async def ask(bench: Bench, number: str) -> bytes:
+            other = request(f"/ollama-00000002{CHAT}", b"{}", f"x-changeover-id: {number}")
+            heard.append(await bench.ask(other, bench.inner))
+            heard.append(await decide(bench, number))
+            return heard[-1]
+
+        async with await gateway(ask, bench):
+            assert (await bench.ask(request())).startswith(b"HTTP/1.1 200 ")
+            await until(lambda: not bench.proxy.status()["running"] and not bench.proxy.exchanges.asking)
+        assert heard[0].startswith(b"HTTP/1.1 503 ") and b"not gated" in heard[0]
+        assert heard[1].startswith(b"HTTP/1.1 200 ")
+        assert len(bench.engine.records) == 1
 
     run(story, tmp_path)
 
@@ -631,6 +653,42 @@ def test_a_gateway_that_is_given_up_is_not_waited_for(tmp_path: Path) -> None:
             assert bench.proxy.status()["held"] == 1
             bench.route()
             assert b" 200 " in (await asking).splitlines()[0]
+
+    run(story, tmp_path)
+
+
+def test_the_status_says_whose_requests_are_at_the_engine_and_whose_wait(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        path = bench.tell(Script(parts=((0.5, b"{}"),)))
+        asks = [asyncio.create_task(bench.ask(request(path, BODY, "X-Tenant-ID: alice"))) for _ in range(5)]
+        await until(lambda: bench.proxy.admission.waiting == 1)
+        assert (bench.proxy.status()["tenants"], bench.proxy.status()["waiting"]) == (
+            {"alice": 4},
+            {"alice": 1},
+        )
+        bench.route(held_since=1.0)
+        asks.append(asyncio.create_task(bench.ask(request(path, BODY, "X-Tenant-ID: bob"))))
+        await until(lambda: bench.proxy.status()["tenants"] == {})
+        assert bench.proxy.status()["waiting"] == {"alice": 1, "bob": 1}
+        bench.route()
+        assert all([(await each).startswith(b"HTTP/1.1 200 ") for each in asks])
+        assert (bench.proxy.status()["tenants"], bench.proxy.status()["waiting"]) == ({}, {})
+
+    run(story, tmp_path)
+
+
+@pytest.mark.parametrize("asked", ["true", "1", "false"])
+def test_the_log_says_streamed_where_the_engine_streams_however_that_was_asked_for(
+    tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = list[Record]()
+    monkeypatch.setattr(Books, "enter", lambda self, record, now: entered.append(record))
+
+    async def story(bench: Bench) -> None:
+        headers = STREAM_HEADERS if asked != "false" else Script().headers
+        path = bench.tell(Script(headers=headers, parts=((0, b"data: [DONE]\n\n"),), framing="chunked"))
+        await bench.ask(request(path, f'{{"model":"tiny","stream":{asked}}}'.encode()))
+        assert [record.stream for record in entered] == [asked != "false"]
 
     run(story, tmp_path)
 

@@ -27,7 +27,7 @@ from components.proxy import WHEELS_MOUNT
 from measure import client, report
 from measure.client import here
 from measure.levels import row
-from measure.report import Limits, claims, engine, markdown, page, served, verdict
+from measure.report import UserLimits, claims, engine, markdown, page, served, verdict
 from measure.sweep import Sweep
 from stacks.blueprint import blueprint
 from stacks.settings import from_files
@@ -39,7 +39,7 @@ from tools.environment import ROOT
 from tools.render import MEASURED
 from tools.report import BOOT, sample
 
-LIMITS = Limits(first=5, tokens=5)
+LIMITS = UserLimits(first=5, tokens=5)
 
 
 def level(
@@ -55,6 +55,7 @@ def level(
         "seconds": 10.0,
         "rate": rate,
         "user": rate / users,
+        "user_p5": rate / users,
         "first_p50": first / 2,
         "first_p95": first,
         "token": users / rate,
@@ -126,6 +127,12 @@ def test_served_is_the_most_users_for_whom_and_for_all_fewer_the_limits_hold(
 ) -> None:
     seen = [level("vllm", n, rate, first, bad=bad) for n, rate, first, bad in levels]
     assert served(seen, LIMITS) == (users, more)
+
+
+def test_users_are_not_served_where_more_than_one_in_twenty_gets_too_few_tokens() -> None:
+    slow = {**level("vllm", 8, 80.0, 0.1), "user_p5": LIMITS.tokens - 0.1}
+    assert served([slow], LIMITS) == (0, False)
+    assert served([{**slow, "user_p5": LIMITS.tokens}], LIMITS) == (8, True)
 
 
 def test_a_level_without_a_good_answer_serves_nobody() -> None:

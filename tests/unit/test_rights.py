@@ -174,7 +174,7 @@ def test_an_edge_and_engines_that_are_there_are_not_made_anew_for_their_rights()
         assert not ignored & {"image", "ports", "memory"}, name
 
 
-class Engine(socketserver.ThreadingUnixStreamServer):
+class DockerEngine(socketserver.ThreadingUnixStreamServer):
     """Docker's API for as much as a look at the stack's containers takes; 404 for what it does not have."""
 
     def __init__(self, path: Path, roles: dict[str, str]) -> None:
@@ -183,7 +183,7 @@ class Engine(socketserver.ThreadingUnixStreamServer):
 
 
 class _Handler(socketserver.StreamRequestHandler):
-    server: Engine
+    server: DockerEngine
 
     def handle(self) -> None:
         method, path, _ = self.rfile.readline().decode().split()
@@ -211,7 +211,7 @@ def test_the_switch_limits_the_processes_of_each_container_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "docker.sock"
-    with Engine(path, {"a": "edge", "b": "engine", "c": "switch", "d": "gateway"}) as engine:
+    with DockerEngine(path, {"a": "edge", "b": "engine", "c": "switch", "d": "gateway"}) as engine:
         threading.Thread(target=engine.serve_forever, args=(0.01,), daemon=True).start()
         docker = Docker("p", "s", str(path))
 
@@ -235,7 +235,7 @@ def test_the_switch_limits_the_processes_of_each_container_once(
         engine.roles["f"], engine.refuses = "proxy", True
         for _ in range(2):  # a host that can't is said once, and nothing else depends on it
             look()
-        assert capsys.readouterr().out.count("are not limited: no pids cgroup here") == 1
+        assert capsys.readouterr().out.count("can't be limited: no pids cgroup here") == 1
         engine.shutdown()
 
 

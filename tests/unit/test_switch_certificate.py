@@ -22,21 +22,21 @@ STEPS = (("checking", 0.5), ("draining", 0.3), ("stopping", 0.2), ("loading", 20
 
 
 def transaction(**changed: Any) -> Transaction:
-    t = Transaction("1", plan(NEW, gateway=NEW_GATEWAY), "commit", 1_800_000_000.0, 0)
-    t.old_kind, t.old_plan, t.phase = "ollama", plan(OLD, gateway=OLD_GATEWAY), "committed"
-    t.ended, t.held_seconds, t.most_waiting = t.began + 24, 21.04, 7
-    t.steps = [{"phase": phase, "at": t.began, "seconds": seconds} for phase, seconds in STEPS]
-    t.gates = [{"at": t.began, "engine": NEW, "stream": True, "tokens": 8, "seconds": 0.5}]
-    return dataclasses.replace(t, **changed)
+    change = Transaction("1", plan(NEW, gateway=NEW_GATEWAY), "commit", 1_800_000_000.0, 0)
+    change.old_kind, change.old_plan, change.phase = "ollama", plan(OLD, gateway=OLD_GATEWAY), "committed"
+    change.ended, change.held_seconds, change.most_waiting = change.began + 24, 21.04, 7
+    change.steps = [{"phase": phase, "at": change.began, "seconds": seconds} for phase, seconds in STEPS]
+    change.gates = [{"at": change.began, "engine": NEW, "stream": True, "tokens": 8, "seconds": 0.5}]
+    return dataclasses.replace(change, **changed)
 
 
 def test_a_certificate_says_what_changed_how_long_it_took_and_what_the_gate_saw() -> None:
-    c = certificate.certificate(transaction())
-    assert c["name"] == "20270115T080000Z-ollama-to-vllm"
-    assert (c["from"]["container"], c["to"]["image"]) == (OLD, f"{NEW}:1")
-    assert c["held"] == {"seconds": 21.0, "requests": 7}
-    assert c["gate"] == [{"engine": NEW, "streamed": True, "tokens": 8, "seconds": 0.5, "rate": 16.0}]
-    page = markdown(c)
+    content = certificate.certificate(transaction())
+    assert content["name"] == "20270115T080000Z-ollama-to-vllm"
+    assert (content["from"]["container"], content["to"]["image"]) == (OLD, f"{NEW}:1")
+    assert content["held"] == {"seconds": 21.0, "requests": 7}
+    assert content["gate"] == [{"engine": NEW, "streamed": True, "tokens": 8, "seconds": 0.5, "rate": 16.0}]
+    page = markdown(content)
     assert page.startswith("# ollama → vllm: committed\n")
     assert "24.0 s in all, by hold, held for 21.0 s, 7 requests at most." in page
     assert "| loading | 20.0 |" in page
@@ -45,8 +45,9 @@ def test_a_certificate_says_what_changed_how_long_it_took_and_what_the_gate_saw(
 def test_another_model_under_the_same_name_shows_by_its_weights() -> None:
     new, old = plan(NEW, gateway=NEW_GATEWAY), plan(OLD, gateway=OLD_GATEWAY)
     engine = dataclasses.replace(new.engine, weights="qwen2.5-coder-7b")
-    t = transaction(old_plan=old, plan=dataclasses.replace(new, engine=engine))
-    assert f"| weights | {old.engine.weights} | qwen2.5-coder-7b |" in markdown(certificate.certificate(t))
+    change = transaction(old_plan=old, plan=dataclasses.replace(new, engine=engine))
+    page = markdown(certificate.certificate(change))
+    assert f"| weights | {old.engine.weights} | qwen2.5-coder-7b |" in page
 
 
 def test_it_proposes_to_correct_a_loading_time_that_is_far_off_and_no_other() -> None:
@@ -77,8 +78,8 @@ def test_the_diff_is_that_of_the_gateways_config_and_of_the_routing() -> None:
     old = plan(OLD, gateway=OLD_GATEWAY)
     assert old.gateway
     gateway = dataclasses.replace(old.gateway, config='routing = ["ollama", "vllm"]\n')
-    t = transaction(old_plan=dataclasses.replace(old, gateway=gateway))
-    diff = certificate.certificate(t)["diff"]
+    change = transaction(old_plan=dataclasses.replace(old, gateway=gateway))
+    diff = certificate.certificate(change)["diff"]
     assert diff[3:5] == ['-routing = ["ollama", "vllm"]', "+x = 1"]
     assert diff[5] == "--- routing before" and diff[-2:] == [
         '-engines = ["ollama-1"]',
@@ -89,9 +90,9 @@ def test_the_diff_is_that_of_the_gateways_config_and_of_the_routing() -> None:
 def test_without_a_gateway_the_diff_is_that_of_the_routing_alone() -> None:
     new, old = plan(NEW, gateway=None), plan(OLD, gateway=OLD_GATEWAY)
     about = dataclasses.replace(new.about, gateway_image="")
-    c = certificate.certificate(transaction(plan=dataclasses.replace(new, about=about), old_plan=old))
-    assert c["diff"][0] == "--- routing before"
-    assert "| gateway | gateway:1 | – |" in markdown(c)
+    content = certificate.certificate(transaction(plan=dataclasses.replace(new, about=about), old_plan=old))
+    assert content["diff"][0] == "--- routing before"
+    assert "| gateway | gateway:1 | – |" in markdown(content)
 
 
 def test_a_failed_change_says_so_and_a_first_one_comes_from_nothing() -> None:
@@ -103,9 +104,9 @@ def test_a_failed_change_says_so_and_a_first_one_comes_from_nothing() -> None:
 
 
 def test_the_short_form_is_bound_to_the_whole() -> None:
-    c = certificate.certificate(transaction())
-    assert hashlib.sha256(text(c).encode()).hexdigest()[:12] in short(c)
-    assert short({**c, "seconds": 1}) != short(c)
+    content = certificate.certificate(transaction())
+    assert hashlib.sha256(text(content).encode()).hexdigest()[:12] in short(content)
+    assert short({**content, "seconds": 1}) != short(content)
 
 
 class Images(Docker):

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,10 +153,9 @@ class Rig:
             (self.weights / kind / "tiny-1" / ".complete").touch()
         self.switch = self.boot()
 
-    def boot(self) -> Switch:
-        self.switch = Switch(
-            self.docker, self.journal, self.weights, self.live, self.shared, lambda: self.now
-        )
+    def boot(self, clock: Callable[[], float] | None = None) -> Switch:
+        clock = clock or (lambda: self.now)
+        self.switch = Switch(self.docker, self.journal, self.weights, self.live, self.shared, clock)
         self.switch.events.put(Started(self.switch.route.held_since))
         self.switch.turn()
         return self.switch
@@ -178,8 +178,8 @@ class Rig:
             time.sleep(0.002)
 
     def phase(self) -> str:
-        t = self.switch.state.transaction
-        return t.phase if t else ""
+        change = self.switch.state.transaction
+        return change.phase if change else ""
 
     def ask(self, verb: str, raw: dict[str, Any]) -> dict[str, Any]:
         return self.switch.answer({"verb": verb, "plan": raw})
@@ -379,7 +379,7 @@ def test_a_bad_plan_and_a_second_change_are_refused_in_words(rig: Rig) -> None:
     raw = raw_plan()
     raw["engine"]["colour"] = "red"
     told = rig.ask("prepare", raw)
-    assert told["code"] == 1 and "plan.engine has the unknown key 'colour'" in told["lines"][0]
+    assert told["code"] == 1 and "plan.engine must not have the key 'colour'" in told["lines"][0]
     assert rig.ask("prepare", raw_plan())["code"] == 0
     told = rig.ask("prepare", raw_plan(OLD))
     assert told["code"] == 75 and "is under way" in told["lines"][0]
@@ -585,12 +585,12 @@ def refused_by_gc(rig: Rig) -> str:
 
 
 def status(rig: Rig) -> str:
-    r = report(rig.switch.state, rig.docker.world(), {}, rig.weights, rig.now)
-    json.dumps(r)
-    return cli.screen(r, rig.now)
+    seen = report(rig.switch.state, rig.docker.world(), {}, rig.weights, rig.now)
+    json.dumps(seen)
+    return cli.screen(seen, rig.now)
 
 
-def test_a_damaged_journal_is_replaced_by_its_older_self_and_what_is_killed_then_is_revived(
+def test_a_damaged_journal_is_replaced_by_the_previous_state_and_what_is_killed_then_is_revived(
     rig: Rig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flip(rig)
@@ -603,7 +603,7 @@ def test_a_damaged_journal_is_replaced_by_its_older_self_and_what_is_killed_then
     assert (state.active, state.back, state.commits) == (before.active, before.back, before.commits)
     assert rig.route["container"] == NEW and rig.route["held_since"] is None
     said = status(rig)
-    assert f"vllm ({NEW}) serves" in said and "journal   was damaged" in said and "older self" in said
+    assert f"vllm ({NEW}) serves" in said and "journal   was damaged" in said and "previous state" in said
     assert "nothing is freed before `pulumi up`" in refused_by_gc(rig)
     found = rig.switch.state.damage
     rig.now += 100
@@ -622,7 +622,7 @@ def test_a_damaged_journal_is_replaced_by_its_older_self_and_what_is_killed_then
 def test_with_both_selves_damaged_what_runs_goes_on_and_is_said_as_what_it_is(rig: Rig) -> None:
     flip(rig)
     rig.journal.folder.joinpath(owner.FILE).write_text(
-        json.dumps(dataclasses.asdict(owner.Owner("a", "f", "m", 1, 1, 7)))
+        json.dumps(dataclasses.asdict(owner.OwnerRecord("a", "f", "m", 1, 1, 7)))
     )
     told = rig.route
     for file in (rig.journal.file, rig.journal.older):
@@ -765,8 +765,8 @@ def test_a_journal_is_whole_at_any_moment_of_a_write(tmp_path: Path) -> None:
 
 def test_the_newest_certificates_are_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    for n in range(KEPT + 3):
-        journal.archive(Transaction(str(n), plan(), "prepare", float(n), 0))
+    for number in range(KEPT + 3):
+        journal.archive(Transaction(str(number), plan(), "prepare", float(number), 0))
     names = sorted(each.name for each in journal.certificates.iterdir())
     assert len(names) == 2 * KEPT and names[0] == "19700101T000003Z-none-to-vllm.json"
 
@@ -871,8 +871,49 @@ def test_what_a_client_that_has_gone_had_asked_for_is_not_done(rig: Rig) -> None
     rig.turns(lambda: rig.phase() == "draining")
     came = iter([False, True])  # it was there, and had hung up when there was something to say
     told = rig.switch.answer({"verb": "follow", "engine": ""}, lambda: next(came))
-    assert told == {"lines": [], "code": daemon.UNAVAILABLE}
+    assert told == {"lines": [daemon.STALLED], "code": daemon.UNAVAILABLE}
     assert rig.follow()["lines"][0].startswith("checked"), "what it did not hear is told to the next"
+
+
+def test_what_a_coordinator_asked_before_a_stall_is_not_done_since_it_may_have_gone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection stays open: `docker exec` leaves the CLI in the container when its client is killed."""
+
+    def asked(verb: str, ago: float, **more: Any) -> int:
+        return int(rig.switch.answer({"verb": verb, "at": time.monotonic() - ago, **more})["code"])
+
+    late = daemon.LATE_SECONDS + 1
+    assert asked("prepare", late, plan=raw_plan()) == daemon.UNAVAILABLE
+    assert rig.switch.state.transaction is None
+    assert asked("prepare", 0, plan=raw_plan()) == 0
+    rig.requests["ollama-1"] = 1
+    rig.turns(lambda: rig.phase() == "draining")
+    assert asked("follow", 0, engine="") == 75
+    rig.now += 2
+    before = rig.switch.state
+    assert asked("follow", late, engine="") == daemon.UNAVAILABLE
+    assert rig.switch.state == before, "its lease is as it was"
+    monkeypatch.setattr(daemon, "POLL_SECONDS", 1.5)
+    assert asked("follow", daemon.LATE_SECONDS - 1, engine="") == daemon.UNAVAILABLE, "late by the end of it"
+    assert asked("abandon", late, engine=NEW) == 0, "what leads back is done whenever it comes"
+
+
+def test_the_cli_says_when_it_asked(rig: Rig, tmp_path: Path) -> None:
+    heard, path = list[dict[str, Any]](), tmp_path / "s.sock"
+
+    def answer(request: dict[str, Any], gone: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        heard.append(request)
+        return {}
+
+    rig.switch.answer = answer  # type: ignore[method-assign]
+    server = daemon.listen(rig.switch, path)
+    try:
+        daemon.ask(path, {"verb": "follow"})
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert 0 <= time.monotonic() - heard[0]["at"] < 60
 
 
 def test_a_client_that_hangs_up_on_the_socket_is_known_to_have_gone(rig: Rig, tmp_path: Path) -> None:
@@ -983,6 +1024,36 @@ def test_a_clock_that_jumps_over_a_restart_of_the_switch_ends_no_hold_late(rig: 
     rig.boot()
     rig.turns(lambda: rig.phase() == "failed")
     assert rig.now - began < 100 and rig.docker.boxes[OLD].running and rig.route["held_since"] is None
+
+
+@pytest.mark.parametrize("phase", ["serving", "draining", "loading", "prepared"])
+def test_after_a_reboot_what_served_is_started_and_gated_before_requests_flow(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """Every container has ended, Docker starts no engine, and the monotonic clock begins at 0."""
+    rig.now, booted = 1e9, [1e9 - 5e5]
+    host = SimpleNamespace(time=lambda: rig.now, monotonic=lambda: rig.now - booted[0], sleep=time.sleep)
+    monkeypatch.setattr(daemon, "time", host)
+    rig.boot(daemon.steady())
+    if phase != "serving":
+        rig.requests["ollama-1"] = int(phase == "draining")
+        rig.ask("prepare", raw_plan())
+        rig.turns(lambda: rig.phase() == phase)
+    for name in rig.docker.boxes:
+        rig.docker._set(name, running=name == PROXY, started_at="the second boot")
+    rig.requests.clear()
+    rig.docker.orders.clear()
+    rig.now += 60
+    booted[0] = began = rig.now
+    rig.boot(daemon.steady())
+    assert rig.route["held_since"], "nothing is asked that does not run"
+    ended = "" if phase == "serving" else "failed"
+    rig.turns(lambda: rig.route["held_since"] is None and rig.phase() == ended)
+    assert rig.now - began < 120, "it waits for no time of the clock before"
+    assert rig.docker.boxes[OLD].running and rig.docker.boxes[OLD_GATEWAY].running
+    assert f"start {NEW}" not in rig.docker.orders and not rig.docker.boxes[NEW].running
+    active = rig.switch.state.active
+    assert active and active.gated_at == rig.docker.boxes[OLD].started_at
 
 
 def test_an_engine_that_has_lost_the_gpu_is_said_to_have(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

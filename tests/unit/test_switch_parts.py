@@ -58,17 +58,17 @@ def without(raw: dict[str, Any], section: str, key: str) -> dict[str, Any]:
     ("change", "said"),
     [
         ({"engine": 3}, "plan.engine must be an object"),
-        ({"cutover": "swap"}, "plan.cutover is 'swap'; allowed: hold, overlap"),
-        ({"memory": {"gpu": 0}}, "plan.memory lacks the key 'host'"),
-        ({"more": 1}, "plan has the unknown key 'more'"),
-        (without(raw_plan(), "seconds", "drain"), "plan.seconds lacks the key 'drain'"),
-        (raw_plan(seconds=replace(SECONDS, drain=0)), "plan.seconds.drain is 0.0; it must be positive"),
-        (raw_plan(gateway="g"), "plan.gateway.container is for commit"),
+        ({"cutover": "swap"}, "plan.cutover must be 'hold' or 'overlap', not 'swap'"),
+        ({"memory": {"gpu": 0}}, "plan.memory must have the key 'host'"),
+        ({"more": 1}, "plan must not have the key 'more'"),
+        (without(raw_plan(), "seconds", "drain"), "plan.seconds must have the key 'drain'"),
+        (raw_plan(seconds=replace(SECONDS, drain=0)), "plan.seconds.drain must be positive, not 0"),
+        (raw_plan(gateway="g"), "plan.gateway.container must be empty in prepare"),
         (
             {"gate": {"completions": True, "max_tokens": 8, "timeout": 60, "tokens_per_second": 1}},
-            "plan.gate.completions must be int",
+            "plan.gate.completions must be an integer",
         ),
-        (raw_plan("../vllm"), "plan.engine.container is '../vllm'"),
+        (raw_plan("../vllm"), "plan.engine.container must be a plain name"),
     ],
 )
 def test_a_wrong_plan_is_refused_with_its_key(change: dict[str, Any], said: str) -> None:
@@ -159,7 +159,7 @@ def once(port: int, stream: bool, timeout: float = 5, patience: float = 0) -> An
         ("ok", ""),
         ("error", "HTTP 500"),
         ("missing", "HTTP 404"),
-        ("garbage", "not OpenAI's format|without \\[DONE\\]"),
+        ("garbage", "not in OpenAI's format|without \\[DONE\\]"),
         ("empty", "no content"),
         ("lying", "10000 completion tokens"),
         ("promptless", "0 prompt tokens"),
@@ -217,7 +217,7 @@ def test_a_model_with_sense_may_not_say_one_thing_over_and_over(
         ("ok", ""),
         ("deaf", "asked to say only 'harbour', it said 'w0 w1"),
         ("endless", "over and over"),
-        ("cuts", "of a prompt of 300 tokens it read 100"),
+        ("cuts", "it read 100 tokens of a prompt of 300"),
         ("short", "with a prompt of 300 tokens: HTTP 500: "),
         ("promptless", "0 prompt tokens"),
     ],
@@ -247,11 +247,11 @@ def test_what_a_model_cannot_do_is_not_asked_of_it(port: int, monkeypatch: pytes
         ("ok", ""),
         ("error", "HTTP 500"),
         ("missing", "HTTP 404"),
-        ("garbage", "not OpenAI's format"),
+        ("garbage", "not in OpenAI's format"),
         ("other", "the model 'other', not 'tiny'"),
         ("zeros", "they are all zeros"),
-        ("alike", "two texts have the same one"),
-        ("cuts", "of a text of 301 tokens it read 100"),
+        ("alike", "two different texts have the same vector"),
+        ("cuts", "it read 100 tokens of a text of 301"),
         ("short", "with a text of 301 tokens: HTTP 500: "),
     ],
 )
@@ -277,7 +277,7 @@ def test_an_engine_that_does_not_listen_yet_is_loading_when_it_is_asked_for_embe
         ([[1.0, 2.0]], "1 vectors of 2 numbers for 2 texts"),
         ([[1.0, 2.0], [1.0]], "2 vectors of 2, 1 numbers for 2 texts"),
         ([[], []], "2 vectors of 0, 0 numbers for 2 texts"),
-        ([[1.0, float("nan")], [1.0, 2.0]], "a number in them is none"),
+        ([[1.0, float("nan")], [1.0, 2.0]], "they contain something that is not a finite number"),
         ([[0.0, 0.0], [1.0, 2.0]], "they are all zeros"),
         ([[1.0, 2.0], [1.0, 3.0]], ""),
     ],
@@ -520,8 +520,8 @@ def test_docker_errors_and_output_are_read_as_docker_sends_them(
 def state(phase: str = "") -> State:
     there = State(active=Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", 100.0))
     if phase:
-        t = Transaction("1", plan(), "prepare", 900.0, 0, phase=load(Any, phase), since=950.0)
-        there.transaction = there.last = t
+        change = Transaction("1", plan(), "prepare", 900.0, 0, phase=load(Any, phase), since=950.0)
+        there.transaction = there.last = change
     return there
 
 
@@ -625,37 +625,38 @@ def test_live_repeats_what_its_coordinator_keeps_until_something_else_serves() -
 
 def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
-    s = state("loading")
-    s.trouble, s.held = "it is loud", 990.0
+    there = state("loading")
+    there.trouble, there.held = "it is loud", 990.0
     one = Status(7, {"ollama-1": 3}, 5, {"acme": 6, "beta": 2}, "", False)
+    one = replace(one, waiting={"gamma": 5})
     told = {PROXY: one, "stack-proxy-2": Status(7, {"vllm-2": 1}, 0, {"beta": 9}, "", True), "late": None}
-    s.healed, s.healed_at = f"ollama ({OLD}) hangs: it is quiet. It was ended", 880.0
+    there.healed, there.healed_at = f"ollama ({OLD}) hangs: it is quiet. It was stopped", 880.0
     silent = {OLD: "has not answered for 12 s"}
-    r = report(s, box(OLD, True), told, tmp_path, 1000.0, silent=silent)
-    json.dumps(r)
-    text = cli.screen(r, 1000.0)
+    seen = report(there, box(OLD, True), told, tmp_path, 1000.0, silent=silent)
+    json.dumps(seen)
+    text = cli.screen(seen, 1000.0)
     assert len(text.splitlines()) <= 24
     for part in (
         f"ollama ({OLD}) serves",
         "requests  4 in flight, 5 waiting",
-        "tenants   beta 11, acme 6\n",
+        "tenants   beta 11, acme 6\nwaiting   gamma 5\n",
         "proxy     late does not answer",
         "wait since 10 s",
         "it is loud",
         f"silent    {OLD} has not answered for 12 s",
-        "it is quiet. It was ended, 2.0 min ago",
+        "it is quiet. It was stopped, 2.0 min ago",
         "loading for 50 s",
         "weights/vllm",
     ):
         assert part in text
-    assert s.last
-    s.last.phase, s.last.abandoned, s.last.error = "failed", True, "given up as asked"
-    text = cli.screen(report(s, box(OLD, True), told, tmp_path, 1000.0), 1000.0)
+    assert there.last
+    there.last.phase, there.last.abandoned, there.last.error = "failed", True, "given up as asked"
+    text = cli.screen(report(there, box(OLD, True), told, tmp_path, 1000.0), 1000.0)
     assert "given up as asked" in text and "failed" not in text
     text = cli.screen(report(State(), {}, {}, tmp_path, 1.0), 1.0)
     assert "no change has been committed" in text and "proxy     none runs" in text
-    s.active = Active(plan(OLD, gateway=None), "run 0", 1.0)
-    text = cli.screen(report(s, {}, told, tmp_path, 1.0), 1.0)
+    there.active = Active(plan(OLD, gateway=None), "run 0", 1.0)
+    text = cli.screen(report(there, {}, told, tmp_path, 1.0), 1.0)
     assert "gateway   none: the proxies ask the engine" in text
 
 
@@ -709,12 +710,12 @@ def test_the_modules_are_laid_out_beside_their_archive_once(tmp_path: Path) -> N
 
 def test_what_is_scraped_is_prometheus_own_format_and_says_what_is(tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
-    s = state("loading")
-    s.trouble, s.held, s.commits = 'it is "loud"\nand \\ odd', 990.0, 7
-    r = report(s, box(OLD, True), {}, tmp_path, 1000.0, silent={OLD: "has not answered for 12 s"})
-    r["gpus"] = [{"busy": 50.0, "free": 1, "used": 2, "size": 3, "watts": None, "celsius": 60.0}]
+    there = state("loading")
+    there.trouble, there.held, there.commits = 'it is "loud"\nand \\ odd', 990.0, 7
+    seen = report(there, box(OLD, True), {}, tmp_path, 1000.0, silent={OLD: "has not answered for 12 s"})
+    seen["gpus"] = [{"busy": 50.0, "free": 1, "used": 2, "size": 3, "watts": None, "celsius": 60.0}]
     families = {
-        each.name: each for each in text_string_to_metric_families(metrics.page(r, s.commits, 1000.0))
+        each.name: each for each in text_string_to_metric_families(metrics.page(seen, there.commits, 1000.0))
     }
 
     def value(name: str, **labels: str) -> float:
@@ -732,7 +733,7 @@ def test_what_is_scraped_is_prometheus_own_format_and_says_what_is(tmp_path: Pat
     assert families["changeover_gpu_power_watts"].samples == [], "what the card does not tell is left out"
     assert value("changeover_disk_free_bytes", volume="vllm") > 0
     assert value("changeover_host_boot_time_seconds") > 1e9 and value("changeover_host_load1") >= 0
-    assert value("changeover_host_memory_bytes") == r["memory"]["size"], "to the last byte"
+    assert value("changeover_host_memory_bytes") == seen["memory"]["size"], "to the last byte"
     assert families["changeover_model_gpu_ratio"].samples == []
     idle = [
         each.value

@@ -13,7 +13,7 @@ import pytest
 from switch import pulse
 from switch.machine import Watch
 from switch.proxies import Status
-from switch.pulse import PAUSE_SECONDS, Pulse, Run, question, token
+from switch.pulse import PAUSE_SECONDS, Pulse, RunHealth, question, token
 from tests.support.simulated_host import OLD, OLD_GATEWAY, plan
 
 PLAN = plan(OLD, gateway=OLD_GATEWAY)
@@ -32,7 +32,7 @@ def wait(what: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-class Engine(BaseHTTPRequestHandler):
+class HangingEngine(BaseHTTPRequestHandler):
     """Answers what is small, and completions once `goes_on` is set."""
 
     goes_on = threading.Event()
@@ -55,8 +55,8 @@ class Engine(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def engine() -> Iterator[type[Engine]]:
-    class Mine(Engine):
+def engine() -> Iterator[type[HangingEngine]]:
+    class Mine(HangingEngine):
         goes_on, asked, port = threading.Event(), [], 0
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Mine)
@@ -76,7 +76,9 @@ def stopped() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_any_answer_will_do_and_none_or_no_connection_is_said(engine: type[Engine], stopped: int) -> None:
+def test_any_answer_will_do_and_none_or_no_connection_is_said(
+    engine: type[HangingEngine], stopped: int
+) -> None:
     assert question(watch(engine.port), 20) == ""  # type: ignore[attr-defined]
     assert question(watch(stopped), 0.2) == "no answer"
     assert question(watch(1), 20) == "it does not listen"
@@ -84,7 +86,7 @@ def test_any_answer_will_do_and_none_or_no_connection_is_said(engine: type[Engin
     assert question(watch(stopped, ending=True), 0.2) == "no answer", "and yet it may hang"
 
 
-def test_a_head_is_no_token(engine: type[Engine]) -> None:
+def test_a_head_is_no_token(engine: type[HangingEngine]) -> None:
     assert not token(watch(engine.port), 0.3)  # type: ignore[attr-defined]
     engine.goes_on.set()
     assert token(watch(engine.port), 20)  # type: ignore[attr-defined]
@@ -94,7 +96,7 @@ def test_a_head_is_no_token(engine: type[Engine]) -> None:
 
 
 def test_it_hangs_after_its_patience_and_an_answer_in_between_begins_it_anew() -> None:
-    run = Run(watch())
+    run = RunHealth(watch())
     for _ in range(3):
         run.hears("no answer", run.timeout + PAUSE_SECONDS)
     assert not run.hangs() and "has not answered for 37 s (no answer)" in run.silent()
@@ -108,14 +110,14 @@ def test_it_hangs_after_its_patience_and_an_answer_in_between_begins_it_anew() -
 
 
 def test_a_time_in_which_the_switch_was_stopped_counts_for_nothing() -> None:
-    run = Run(watch())
+    run = RunHealth(watch())
     run.hears("no answer", 90)
     run.listens(float("inf"), 3600)
     assert not run.silent() and run.asked == run.tokens == 0
 
 
 def test_bytes_that_proxies_have_are_as_good_as_own_ones() -> None:
-    run = Run(watch())
+    run = RunHealth(watch())
     for _ in range(1000):
         run.listens(5, 2)
     assert run.tokens == 5
@@ -127,7 +129,7 @@ def test_bytes_that_proxies_have_are_as_good_as_own_ones() -> None:
 
 
 def test_only_what_hangs_is_found_and_what_is_watched_no_more_is_forgotten(
-    engine: type[Engine], stopped: int
+    engine: type[HangingEngine], stopped: int
 ) -> None:
     good = watch(engine.port, 2)  # type: ignore[attr-defined]
     hung = watch(stopped, 2, container=OLD_GATEWAY, role="gateway")
@@ -144,7 +146,7 @@ def test_only_what_hangs_is_found_and_what_is_watched_no_more_is_forgotten(
 
 
 def test_an_engine_that_answers_and_gives_no_token_is_asked_for_one_itself_and_then_hangs(
-    engine: type[Engine], monkeypatch: pytest.MonkeyPatch
+    engine: type[HangingEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pulse, "PAUSE_SECONDS", 0.05)
     ago = 0.0

@@ -26,7 +26,7 @@ FULL = shutil.disk_usage("/")._replace(free=2**20)
 PINNED = (pins.GATEWAY, pins.EDGE, pins.SWITCH, pins.OLLAMA, pins.VLLM_CPU)
 
 
-class Engine:
+class DockerEngine:
     """A Docker engine that has what it is given, and can pull what is in `registry`."""
 
     def __init__(
@@ -68,7 +68,7 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setenv("DOCKER_HOST", "unix:///var/run/docker.sock")
     monkeypatch.setattr("stacks.targets.docker.Provider", lambda name, host: None)
 
-    def look(engine: Engine, **values: object) -> None:
+    def look(engine: DockerEngine, **values: object) -> None:
         monkeypatch.setattr(targets, "DockerLook", lambda path: contextlib.nullcontext(engine))
         network = {"id": NETWORK, "name": LABELS.prefix}
         made = {"urn:x::network": {"type": "docker:index/network:Network", "outputs": network}}
@@ -84,8 +84,8 @@ def plan(**values: object) -> Blueprint:
 
 def test_public_images_that_are_here_or_in_their_registry_will_do(look: Callable[..., None]) -> None:
     names = [image.pulled for image in PINNED]
-    look(Engine(images=names))
-    look(Engine(images=names[1:], registry=(pins.GATEWAY.public,)))
+    look(DockerEngine(images=names))
+    look(DockerEngine(images=names[1:], registry=(pins.GATEWAY.public,)))
 
 
 def test_a_stack_of_another_plugin_is_left_to_that_plugin(look: Callable[..., None]) -> None:
@@ -93,19 +93,19 @@ def test_a_stack_of_another_plugin_is_left_to_that_plugin(look: Callable[..., No
     with pytest.raises(
         TargetError, match="was made with a Docker plugin that is built on another planet"
     ) as refused:
-        look(Engine(images=images, plugin="built on another planet"))
+        look(DockerEngine(images=images, plugin="built on another planet"))
     assert "make down" in str(refused.value)
-    look(Engine(images=images, plugin=docker_plugin_origin()))
+    look(DockerEngine(images=images, plugin=docker_plugin_origin()))
 
 
 def test_a_gateway_that_is_not_wanted_need_not_be_had(look: Callable[..., None]) -> None:
     without = [image.pulled for image in PINNED if image != pins.GATEWAY]
-    look(Engine(images=without), gateway="none")
+    look(DockerEngine(images=without), gateway="none")
 
 
 def test_a_public_image_that_can_not_be_had_is_named_with_the_reason(look: Callable[..., None]) -> None:
     with pytest.raises(TargetError) as refused:
-        look(Engine(images=[image.pulled for image in PINNED if image != pins.EDGE]))
+        look(DockerEngine(images=[image.pulled for image in PINNED if image != pins.EDGE]))
     assert "the image caddy:2.11.9 is not on the Docker host and can't be pulled" in str(refused.value)
     assert "no route to the registry" in str(refused.value) and "IMAGES=offline" in str(refused.value)
 
@@ -113,7 +113,7 @@ def test_a_public_image_that_can_not_be_had_is_named_with_the_reason(look: Calla
 def test_too_little_disk_for_the_first_weights_is_found_before_anything_is_made(
     look: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(images=[image.pulled for image in PINNED])
+    engine = DockerEngine(images=[image.pulled for image in PINNED])
     monkeypatch.setattr("shutil.disk_usage", lambda path: FULL)
     with pytest.raises(TargetError, match=r"need \d+\.\d GiB, and 0\.0 GiB are free for Docker's volumes"):
         look(engine)
@@ -126,11 +126,11 @@ def test_what_has_to_be_fetched_first_is_said_with_how_long_it_takes(
     monkeypatch.setattr("stacks.targets.pulumi.info", said.append)
     here = [image.pulled for image in PINNED if image != pins.VLLM_CPU]
     volumes = tuple(LABELS.name(f"{kind}-weights") for kind in ("ollama", "vllm"))
-    look(Engine(images=here, registry=(pins.VLLM_CPU.public,), volumes=volumes))
+    look(DockerEngine(images=here, registry=(pins.VLLM_CPU.public,), volumes=volumes))
     assert said == ["first fetch: 4 min = 3.0 GB of images at 12.5 MB/s (estimate)"]
-    look(Engine(images=[*here, pins.VLLM_CPU.pulled], volumes=volumes[:1]))
+    look(DockerEngine(images=[*here, pins.VLLM_CPU.pulled], volumes=volumes[:1]))
     assert said[1].startswith("first fetch: ") and "of weights" in said[1] and "of images" not in said[1]
-    look(Engine(images=[*here, pins.VLLM_CPU.pulled], volumes=volumes))
+    look(DockerEngine(images=[*here, pins.VLLM_CPU.pulled], volumes=volumes))
     assert len(said) == 2
 
 
@@ -139,7 +139,7 @@ def test_weights_that_have_a_volume_need_no_more_disk_to_look(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: FULL)
     volumes = tuple(LABELS.name(f"{kind}-weights") for kind in ("ollama", "vllm"))
-    look(Engine(images=[image.pulled for image in PINNED], volumes=volumes))
+    look(DockerEngine(images=[image.pulled for image in PINNED], volumes=volumes))
 
 
 DOCKER = """\

@@ -1,6 +1,7 @@
 """What each tenant has used, from the proxy's own log."""
 
 import csv
+import datetime
 import json
 import random
 from pathlib import Path
@@ -11,6 +12,9 @@ from proxy import usage as summing
 from proxy.answers import Usage
 from proxy.records import Books, Record
 from tools import usage
+
+LATER = datetime.datetime(2026, 11, 20, tzinfo=datetime.UTC).timestamp()
+"""All days of these logs are over."""
 
 
 def test_what_the_proxy_writes_is_what_is_summed(tmp_path: Path) -> None:
@@ -61,7 +65,7 @@ def line(day: str, tenant: str, prompt: int, completion: int) -> str:
 
 def test_a_tenants_share_is_that_of_the_days_tokens_and_of_the_price() -> None:
     log = [line("2026-11-02", "a", 10, 20), line("2026-11-02", "b", 60, 10), line("2026-11-01", "a", 1, 1)]
-    table = usage.rows(summing.summed(log)["days"], hourly=0.5)
+    table = usage.rows(summing.summed(log)["days"], 0.5, LATER)
     assert [(row.day, row.tenant) for row in table] == [
         ("2026-11-01", "a"),
         ("2026-11-02", "b"),
@@ -69,11 +73,18 @@ def test_a_tenants_share_is_that_of_the_days_tokens_and_of_the_price() -> None:
     ]
     assert [row.share for row in table] == pytest.approx([1, 0.7, 0.3])
     assert [row.usd for row in table] == pytest.approx([12, 8.4, 3.6])
-    assert usage.rows(summing.summed(log)["days"], None)[0].usd is None
+    assert usage.rows(summing.summed(log)["days"], None, LATER)[0].usd is None
+
+
+def test_of_today_only_the_hours_so_far_cost_something() -> None:
+    days = summing.summed([line("2026-11-01", "a", 1, 1), line("2026-11-02", "a", 1, 1)])["days"]
+    at_six = datetime.datetime(2026, 11, 2, 6, tzinfo=datetime.UTC).timestamp()
+    assert [row.usd for row in usage.rows(days, 0.5, at_six)] == pytest.approx([12, 3])
+    assert usage.rows(days, 0.5, at_six - 24 * 3600)[1].usd == 0, "the host's clock may be ahead"
 
 
 def test_the_csv_has_a_row_for_each_tenant_and_day_and_plain_numbers(tmp_path: Path) -> None:
-    table = usage.rows(summing.summed([line("2026-11-02", "a", 10, 20)])["days"], hourly=0.5)
+    table = usage.rows(summing.summed([line("2026-11-02", "a", 10, 20)])["days"], 0.5, LATER)
     usage.write(tmp_path / "usage.csv", table)
     head, row = csv.reader((tmp_path / "usage.csv").read_text().splitlines())
     assert tuple(head) == usage.HEAD
@@ -82,5 +93,5 @@ def test_the_csv_has_a_row_for_each_tenant_and_day_and_plain_numbers(tmp_path: P
 
 
 def test_of_no_tokens_at_all_there_is_a_share_of_nothing() -> None:
-    (row,) = usage.rows(summing.summed([line("2026-11-02", "a", 0, 0)])["days"], 1.0)
+    (row,) = usage.rows(summing.summed([line("2026-11-02", "a", 0, 0)])["days"], 1.0, LATER)
     assert (row.share, row.usd) == (0.0, 0.0)

@@ -49,11 +49,14 @@ def test_a_flag_whose_memory_or_access_the_program_answers_for(flag: str) -> Non
         ("--dtype float32", "the sum of memory assumes 16 bits"),
         ("--ssl-keyfile /key", "without TLS"),
         ("--hf-overrides.x 1 --port 1", "engines are reached only inside the stack"),
+        ("--enable-log-requests", "it would write prompts into the log"),
+        ("--enable_log_outputs", "it would write answers into the log"),
+        ("--max-log-len=100", "it says how much of a prompt is logged"),
         ("max-num-seqs 4", "a flag must begin with --"),
         ("--chat-template 'open", "cannot be read as a command line"),
     ],
 )
-def test_what_a_t4_cannot_do_or_the_sum_does_not_count(flag: str, why: str) -> None:
+def test_what_a_t4_cannot_do_the_sum_does_not_count_or_a_log_must_not_have(flag: str, why: str) -> None:
     assert any(why in each.why for each in refusals([flag], T4))
 
 

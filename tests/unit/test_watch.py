@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import queue
+import sys
 from typing import Any
 
 import pytest
@@ -33,7 +35,7 @@ class Stack:
 
     def line(self, **status: Any) -> dict[str, Any]:
         active = {"kind": "ollama", "model": "tiny", "since": 400.0}
-        said = {"running": {"ollama-1": 3}, "held": 2, "tenants": {"alice": 4}}
+        said = {"running": {"ollama-1": 3}, "held": 2, "tenants": {"alice": 4}, "waiting": {"bob": 2}}
         shown: dict[str, Any] = {
             "active": active,
             "gated": True,
@@ -154,6 +156,7 @@ def test_a_frame_says_what_serves_what_comes_and_what_the_machine_does() -> None
         "at the engine  3",
         "waiting        2",
         "alice          4 now, 0 ended",
+        "bob            0 now, 2 waiting, 0 ended",
         "2.0 a second, 20 in all",
         "p50 0.10 s, p95 0.50 s",
         "5.0 a second",
@@ -163,6 +166,22 @@ def test_a_frame_says_what_serves_what_comes_and_what_the_machine_does() -> None
         "it loads",
     ):
         assert words in said, (words, said)
+
+
+def test_panels_stand_in_pairs_and_a_bar_can_be_read_without_colours() -> None:
+    said = shown(Stack().line(), rates.Minute(10, cpu=0.5))
+    titles = [row for row in said.splitlines() if row.startswith("╭")]
+    assert any("engine ─" in row and "requests ─" in row for row in titles)
+    assert any("last 10 s ─" in row and "machine ─" in row for row in titles)
+    assert f"{'━' * 7}{'─' * 7} 50 %" in said
+    assert watch._bar(None, 0, "GiB").plain == "not known yet"
+    assert watch._bar(1.0, 0, "GiB").plain == f"{'─' * 14} 1.0 of 0.0 GiB"
+    assert watch._bar(120.0, 100, "%").plain == f"{'━' * 14} 120 %"
+
+
+def test_who_waits_in_a_hold_is_held() -> None:
+    said = shown(Stack().line(held_since=990.0), rates.Minute(10))
+    assert "held           2" in said and "waiting        2" not in said
 
 
 def test_each_look_is_a_frame_in_a_change_and_every_other_one_else() -> None:
@@ -233,3 +252,42 @@ def test_the_first_request_of_a_proxy_counts() -> None:
     stack.now += 1
     minute = rates.minute([before, stack.look()])
     assert minute.requests and minute.tokens and minute.first[0]
+
+
+class Said:
+    """The switch's lines of two looks, 4 s apart, in the place of a `Feed`."""
+
+    def __init__(self, stack: str) -> None:
+        self.lines: queue.Queue[dict[str, Any]] = queue.Queue()
+        made = Stack()
+        for made.now in (1000.0, 1004.0):
+            self.lines.put(made.line())
+
+    def __enter__(self) -> "Said":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("output", "once", "frames"),
+    [(Terminal, "1", 1), (io.StringIO, "", 1), (Terminal, "", 0), (Terminal, "0", 0)],
+)
+def test_once_prints_one_frame_in_a_terminal_too_and_nothing_else_stops_it_from_following(
+    output: type[io.StringIO], once: str, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = list[str]()
+    monkeypatch.setattr(watch, "Feed", Said)
+    monkeypatch.setattr(watch, "follow", lambda stack, *_: followed.append(stack))
+    monkeypatch.setattr(sys, "stdout", out := output())
+    monkeypatch.setenv("ONCE", once)
+    watch.watch("local")
+    assert out.getvalue().count("stack local") == frames
+    assert followed == ([] if frames else ["local"])
+    assert "\x1b[?1049h" not in out.getvalue(), "a frame is printed, and no screen of its own is opened"

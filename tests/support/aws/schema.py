@@ -18,7 +18,7 @@ from pulumi import _types
 from pulumi.runtime.rpc import UNKNOWN
 
 Json = dict[str, Any]
-P = ParamSpec("P")
+Parameters = ParamSpec("Parameters")
 
 
 _IMPORTING = threading.RLock()
@@ -38,12 +38,12 @@ class Schema:
     outputs: frozenset[str]
 
 
-def kept(read: Callable[P, Schema]) -> Callable[P, Schema]:
+def kept(read: Callable[Parameters, Schema]) -> Callable[Parameters, Schema]:
     """`read`, each schema once, and by one thread at a time."""
-    cached: Callable[P, Schema] = cache(read)  # type: ignore[assignment]
+    cached: Callable[Parameters, Schema] = cache(read)  # type: ignore[assignment]
 
     @wraps(read)
-    def locked(*args: P.args, **kwargs: P.kwargs) -> Schema:
+    def locked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Schema:
         with _IMPORTING:
             return cached(*args, **kwargs)
 

@@ -1,0 +1,75 @@
+"""Many large requests at once, in proxies and an edge with the product's own limits of memory."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.conformance.asking import CHAT, Engine, ask, body, read_all, request, sent
+from tests.support.recording_engine import STREAM_HEADERS, Script
+from tests.support.way import Way, eventually
+
+pytestmark = [pytest.mark.engine, pytest.mark.long]
+
+LARGE = body(x="z1" * (15 * 2**19))
+"""15 MiB: nearly as large as one may be if nothing else is set."""
+HELD, UPLOADS = 20, 40
+"""Held, which is more than the proxy keeps, and on their way, which is about what the edge has room for."""
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[tuple[Way, Engine]]:
+    with Way(kinds=("vllm",)) as way:
+        engine = Engine(way, "vllm")
+        way.start()
+        yield way, engine
+
+
+@pytest.fixture
+def way(made: tuple[Way, Engine]) -> Iterator[Way]:
+    """Nothing in it has ended when the test has."""
+    way, engine = made
+    yield way
+    engine.forget()
+    assert [way.starts(name) for name in ("edge", "proxy-1")] == [(0, False)] * 2
+
+
+def test_of_more_than_can_be_held_the_rest_is_refused_for_now_and_nothing_ends(way: Way) -> None:
+    way.route(held=True)
+    try:
+        with ThreadPoolExecutor(HELD) as pool:
+            asks = [pool.submit(ask, way.port, "POST", CHAT, LARGE) for _ in range(HELD)]
+
+            def all_are_there() -> bool:
+                return sum(each.done() for each in asks) + int(way.status("proxy-1")["held"]) == HELD
+
+            eventually(all_are_there, 60)
+            way.route()
+            answers = [each.result() for each in asks]
+    finally:
+        way.route()
+    refused = [answer for answer in answers if answer.status != 200]
+    assert 0 < len(refused) <= 5, [answer.status for answer in answers]
+    assert {(answer.status, "retry-after" in answer.headers) for answer in refused} == {(503, True)}
+
+
+def test_many_slow_uploads_end_nothing_and_hold_up_no_stream(way: Way, made: tuple[Way, Engine]) -> None:
+    event = b"data: {}\n\n"
+    told = Script(headers=STREAM_HEADERS, parts=((0.1, event),) * 300, framing="chunked")
+    query = made[1].tell(told)
+    raw = request(CHAT, LARGE, "Connection: close")
+    with contextlib.ExitStack() as stack:
+        stream = request(CHAT + query, body(stream=True), "Connection: close")
+        reading = stack.enter_context(sent(way.port, stream))
+        clients = [stack.enter_context(sent(way.port, raw[:-8])) for _ in range(UPLOADS)]
+        began = time.monotonic()
+        assert ask(way.port, "POST", CHAT, body()).status == 200 and time.monotonic() - began < 5
+        for client in clients:
+            client.sendall(raw[-8:])
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            answers = list(pool.map(read_all, clients))
+        assert {answer.split(b" ", 2)[1] for answer in answers} <= {b"200", b"503"}
+        assert sum(answer.startswith(b"HTTP/1.1 200") for answer in answers) > 5
+        assert read_all(reading).count(event) == 300
