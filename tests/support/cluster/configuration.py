@@ -214,6 +214,7 @@ class Control:
             f"--kubeconfig={self.config('controllers')}",
             f"--service-account-private-key-file={self.key}",
             f"--root-ca-file={self.certificate}",
+            "--use-service-account-credentials",  # each controller may do what its role says
             "--leader-elect=false",
         ]
 
