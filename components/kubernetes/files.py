@@ -182,17 +182,22 @@ class Files:
         self.run(["create", "--filename", "-"], json.dumps(made))
 
 
+def packages(wanted: Names) -> Path:
+    """The folder in which the proxy's packages are kept once they were fetched."""
+    lock = wanted.packages[0].partition("-")[0]
+    return ROOT / ".changeover" / "wheels" / f"{lock}-amd64"
+
+
 def main(environment: Mapping[str, str], words: Sequence[str] = ()) -> int:
     """Whose files they are is in PROJECT, STACK, NAMESPACE and CONTEXT. With the word `remove` they go."""
     labels = Labels(project=environment["PROJECT"], stack=environment["STACK"])
     namespace, wanted = environment["NAMESPACE"], names()
     files = Files(labels, namespace, kubectl(namespace, environment["CONTEXT"]))
-    lock = wanted.packages[0].partition("-")[0]
     try:
         if words == ["remove"]:
             files.remove()
             return 0
-        made = files.bring(wanted, ROOT / ".changeover" / "wheels" / f"{lock}-amd64")
+        made = files.bring(wanted, packages(wanted))
         gone = files.tidy(wanted)
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)

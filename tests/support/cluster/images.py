@@ -54,8 +54,7 @@ def copy(images: Path, folder: Path) -> None:
 
 def _fill(folder: Path, log: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        place = Path(temporary)
-        layout = Layout(place / "layout")
+        layout = Layout(Path(temporary, "layout"))
         base = layout.layer(lambda out: _copy(parts(pins.SWITCH.name)[0], out))
         layout.image(f"docker.io/{pins.SWITCH.offline}", [base], _configured(pins.SWITCH))
         layout.image(PAUSE, [base], {"Cmd": ["sleep", "infinity"]})
@@ -63,15 +62,17 @@ def _fill(folder: Path, log: Path) -> None:
         layout.image(f"docker.io/{pins.GATEWAY.offline}", [base, gateway], _configured(pins.GATEWAY))
         for version, mode in MODES.items():
             for pin, program in FAST_PROGRAMS.items():
+                # in the base /bin is a link to it, which a folder of this name would hide
+                place = program if program.startswith("/usr/") else f"/usr{program}"
                 files = {
-                    program: fast_program(LOAD_SECONDS, mode).encode(),
+                    place: fast_program(LOAD_SECONDS, mode).encode(),
                     f"/{FAST_ENGINE.name}": FAST_ENGINE.read_bytes(),
                 }
                 layout.image(
                     f"docker.io/{fast_image(pin, version)}", [base, layout.layer(_archive(files))], {}
                 )
         layout.close()
-        with _containerd(folder / "containerd", place, log) as socket:
+        with _containerd(folder / "containerd", Path(temporary), log) as socket:
             words = ["ctr", "--address", str(socket), "--namespace", "k8s.io", "images", "import", "-"]
             with subprocess.Popen(
                 ["tar", "-C", layout.folder, "-cf", "-", "."], stdout=subprocess.PIPE

@@ -9,8 +9,11 @@ from typing import Any
 import offline.images
 import offline.tools
 from bench.stack import pin_fast_engine
+from components.kubernetes.files import fetch, names, packages
 from components.kubernetes.kubectl import selector
 from components.kubernetes.objects import name
+from components.proxy import LOCK
+from offline.steps import cached, key_of
 from stacks.settings import PROJECT
 from tests.support.cluster.cluster import NAMESPACE, Cluster, wait
 from tests.support.cluster.images import GOOD
@@ -41,6 +44,10 @@ class ClusterProject(Project):
         }
         super().__init__(folder, stack, **chosen, **settings)
         self.pin()
+        # the cluster's network is no other, and on it no package registry can be reached
+        wheels = packages(names()).relative_to(ROOT)
+        (folder / wheels.parent).mkdir(parents=True)
+        (folder / wheels).symlink_to(_wheels())
         self.pulumi("config", "set", "--secret", "--path", f"apiKeys.{TENANT}", KEY)
         cluster.give(stack)
 
@@ -99,6 +106,11 @@ class ClusterProject(Project):
         wait(
             lambda: not self.cluster.get("pods", "--selector", self.mine)["items"], 60, "its pods have ended"
         )
+
+
+def _wheels() -> Path:
+    """The proxy's packages, as an update fetches them."""
+    return cached("cluster-wheels", key_of(LOCK.read_bytes()), lambda folder, _: fetch(folder))
 
 
 class ClusterLoad(Load):
