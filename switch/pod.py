@@ -7,6 +7,8 @@ to answer, before its engine is told to end. None of them needs to know the clus
 """
 
 import json
+import os
+import signal
 import socket
 import sys
 import time
@@ -253,6 +255,8 @@ def pod_of(it: PodPlan) -> Pod:
 
 
 def main(words: Sequence[str]) -> None:
+    # it is told to end once its engine has ended; as the first process of a container it would not hear that
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     file = Path(words[0])
     pod = pod_of(read(file))
     listen(pod)

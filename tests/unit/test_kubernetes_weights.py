@@ -114,3 +114,14 @@ def test_a_folder_that_is_sent_is_waited_for(node: Node) -> None:
     assert b"come from the machine on which" in (waits.value.stdout or b"") and node.fetched == 0
     node.weights.parent.mkdir()
     assert node.run("fetch", SENT="yes").returncode == 0 and node.fetched == 1
+
+
+def test_what_waits_for_weights_ends_when_it_is_told_to(node: Node) -> None:
+    """As the first process of a container it would hear only what it has asked for, and hold up its node."""
+    text = program("kubernetes/here").replace("/weights", str(node.root))
+    told = {"FOLDER": FOLDER, "DIGEST": DIGEST, "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(["/bin/sh", "-c", text], env=told, stdout=subprocess.PIPE, text=True) as waits:
+        assert waits.stdout is not None
+        assert waits.stdout.readline() == f"this node does not have the weights {FOLDER} yet\n"
+        waits.terminate()
+        assert waits.wait(3) == 143

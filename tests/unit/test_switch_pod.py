@@ -1,6 +1,7 @@
 """What is beside an engine in its pod: the gate after each start, and an end that nobody notices."""
 
 import json
+import signal
 import socket
 import threading
 import time
@@ -283,3 +284,20 @@ def test_who_asks_for_the_drain_gets_no_answer_before_its_end(server: tuple[Pod,
 def test_an_engine_that_has_ended_does_not_listen(server: tuple[Pod, str]) -> None:
     _, url = server
     assert listens(int(url.rpartition(":")[2])) and not listens(free_port())
+
+
+def test_the_gate_ends_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As the first process of its container it hears SIGTERM only where it has asked for it: without that a
+    pod that has ended all it answered would hold its GPU for as long as an answer may last."""
+    file, before = tmp_path / "pod.json", signal.getsignal(signal.SIGTERM)
+    file.write_text(TOLD.text)
+    monkeypatch.setattr(module, "listen", lambda pod: None)
+    monkeypatch.setattr(module, "watch", lambda *_: None)
+    ended = list[int]()
+    monkeypatch.setattr(module.os, "_exit", ended.append)
+    try:
+        module.main([str(file)])
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == [0]
