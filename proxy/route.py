@@ -14,6 +14,9 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 NOBODY = "-"
 ROUTING_FILE, FLEET_FILE = "routing.toml", "fleet.json"
 """On a cluster: what `parse_routing` reads, and what `proxy.finding.parse_wanted` does."""
+LEAVES_SECONDS = 10
+"""On a cluster: so long a proxy that is to end goes on as before, but for asking its clients to come by other
+connections. The nodes learn meanwhile that it ends; nothing says when the last of them has."""
 BESIDE = "127.0.0.1"
 """Address of what is in the proxy's own pod."""
 

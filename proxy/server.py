@@ -30,7 +30,16 @@ from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS, STREAMED
 from proxy.reading import Reading
 from proxy.records import Books, Record
 from proxy.refusals import Refusal
-from proxy.route import FLEET_FILE, ROUTING_FILE, Keys, Route, parse, parse_keys, parse_routing
+from proxy.route import (
+    FLEET_FILE,
+    LEAVES_SECONDS,
+    ROUTING_FILE,
+    Keys,
+    Route,
+    parse,
+    parse_keys,
+    parse_routing,
+)
 from proxy.waiting import Waiting
 
 PORT = 8080
@@ -74,6 +83,8 @@ class Proxy:
         self.tenants: Counter[str] = Counter()
         self.waiting: Counter[str] = Counter()
         """By tenant, as `tenants` are those at an engine."""
+        self.leaving = False
+        """Whether clients are asked to come by another connection the next time."""
         self.draining = False
         self.books = Books(log, socket.gethostname())
         self._bodies = Bodies()
@@ -147,7 +158,8 @@ class Proxy:
         self, request: web.BaseRequest, path: str, record: Record, waiting: Waiting
     ) -> web.StreamResponse:
         origins = self.admission.route.origins
-        request[http.MORE_HEADERS] = allowed = browsers.allowed(request.headers, origins)
+        allowed = browsers.allowed(request.headers, origins)
+        request[http.MORE_HEADERS] = {**allowed, **({"Connection": "close"} if self.leaving else {})}
         if allowed and browsers.is_preflight(request.method, request.headers):
             record.status = 204
             return web.Response(status=204, headers=browsers.PREFLIGHT)
@@ -361,9 +373,11 @@ class Proxy:
     # its own end
 
     async def drain(self) -> None:
-        """Ends when all that is at an engine is answered. What waits is left to another proxy."""
+        """Ends when all that is at an engine is answered. What waits is left to another proxy, but on a
+        cluster, where no edge is there to ask that."""
         self.draining = True
-        self.admission.end()
+        if self.finder is None:
+            self.admission.end()
         while self.admission.running or self.exchanges.asking or self.admission.waiting:
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -400,6 +414,9 @@ async def serve(live: Path, log: Path | None) -> None:
     front = await http.listen(proxy.outer, PORT)
     print(f"the proxy listens, with route {proxy.admission.route.number}", flush=True)
     await stop.wait()
+    if proxy.finder is not None:
+        proxy.leaving = True
+        await asyncio.sleep(LEAVES_SECONDS)
     for site in list(front.sites):
         await site.stop()
     print(f"stopping: {sum(proxy.admission.running.values())} requests at an engine", flush=True)

@@ -19,6 +19,7 @@ from components.gpu_memory import GATEWAY_RAM, PROXY_RAM, SWITCH_RAM
 from components.labels import Labels, label
 from components.plan import STOP_GRACE
 from components.shell import program
+from proxy.route import LEAVES_SECONDS
 from switch import pod_plan
 from switch.plan import EngineKind
 from switch.pod_plan import PodPlan
@@ -35,10 +36,6 @@ STORE = "/var/lib/changeover"
 
 USER = 65534
 """User and group without any rights."""
-
-HEARS_SECONDS = 5
-"""So long a proxy that is to end goes on as before. The nodes learn meanwhile that it ends, and send no new
-connection; nothing says when the last of them has."""
 
 GPU = "nvidia.com/gpu"
 """NVIDIA's device plugin calls GPUs so, and nodes that are for them alone have a taint of this name."""
@@ -346,7 +343,6 @@ def proxies(args: PodArgs, live: Sequence[Object], packages: Sequence[str], gate
         ports=[{"name": "endpoint", "containerPort": proxy.PORT}],
         resources=memory(PROXY_RAM),
         readinessProbe=probe(PROXY_STATUS, PROXY_PORT, period=2, failures=2),
-        lifecycle={"preStop": {"exec": {"command": ["sleep", str(HEARS_SECONDS)]}}},
         volumeMounts=mounts({"live": LIVE, "code": CODE, "wheels": WHEELS, "log": "/log"}, ("log",)),
     )
     unpacked = args.container(
@@ -386,7 +382,7 @@ def proxies(args: PodArgs, live: Sequence[Object], packages: Sequence[str], gate
         ]
     return args.pod(
         affinity={"podAntiAffinity": _apart(args.labels, "proxy", required=False)},
-        terminationGracePeriodSeconds=proxy.GRACE + HEARS_SECONDS,
+        terminationGracePeriodSeconds=proxy.GRACE + LEAVES_SECONDS,
         initContainers=first,
         containers=[main],
         volumes=volumes,

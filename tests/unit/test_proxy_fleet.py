@@ -328,3 +328,38 @@ def test_what_has_begun_of_a_pod_that_is_lost_goes_on(tmp_path: Path) -> None:
         asking.cancel()
 
     serving(story, tmp_path)
+
+
+def test_a_proxy_that_is_to_end_asks_its_clients_to_come_by_other_connections(tmp_path: Path) -> None:
+    """No edge is there to ask again what comes by a connection that ends in the same moment."""
+
+    async def story(made: Two) -> None:
+        body = b'{"model":"tiny","messages":[]}'
+        asked = request(body=body).replace(b"Connection: close", b"Connection: keep-alive")
+        for leaving in (False, True):
+            made.proxy.leaving = leaving
+            reader, writer = await asyncio.open_connection(HOSTS[0], made.bench.outer)
+            writer.write(asked)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ") and (b"Connection: close" in head) is leaving
+            writer.close()
+
+    serving(story, tmp_path)
+
+
+def test_what_waits_in_a_proxy_that_ends_is_answered_by_it(tmp_path: Path) -> None:
+    async def story(made: Two) -> None:
+        there = made.proxy.admission.pods
+        assert there is not None
+        pods = there.fleet
+        made.proxy.admission.change_fleet(Fleet(pods=(), preferred=ENGINE.name))
+        asking = asyncio.create_task(made.ask())
+        await until(lambda: made.proxy.admission.waiting == 1)
+        ending = asyncio.create_task(made.proxy.drain())
+        await asyncio.sleep(0.05)
+        assert not ending.done()
+        made.proxy.admission.change_fleet(pods)
+        assert (await asking).startswith(b"HTTP/1.1 200 ")
+        await asyncio.wait_for(ending, 1)
+
+    serving(story, tmp_path)
