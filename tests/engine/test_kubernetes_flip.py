@@ -80,7 +80,7 @@ def test_flips_back_and_forth_lose_nothing_and_nobody_waits(project: ClusterProj
 def test_an_engine_that_fails_its_gate_takes_one_host_away_and_what_served_comes_back(
     project: ClusterProject,
 ) -> None:
-    before = project.serving()
+    before, (serves,) = project.serving(), kinds(project)
     project.pin(vllm=BROKEN)
     project.configure(engine="vllm", context=2048)
     with load(project, clients=CLIENTS) as there:
@@ -94,7 +94,7 @@ def test_an_engine_that_fails_its_gate_takes_one_host_away_and_what_served_comes
     assert "does not serve" in said and "comes back on every host" in said and "as before" in said
     assert project.certificates()[-1]["fewest"] == 2
     project.pin()
-    project.configure(context=1024)
+    project.configure(engine=serves, context=1024)
     project.up()
     assert project.serving() == before and project.changes() == {}
 
