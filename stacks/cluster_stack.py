@@ -40,7 +40,8 @@ def declare(
             flip=flip_plan(plan, args),
             nodes=nodes_plan(args),
             names=nodes,
-            weights=[f"{spec.kind}: {spec.weights.source}" for spec in plan.specs],
+            # whichever engine serves: nodes have the weights of both
+            weights=sorted(f"{spec.kind}: {spec.weights.source}" for spec in plan.specs),
             routing=args.routing,
             keys=pulumi.Output.from_input(keys).apply(
                 lambda found: api_keys.document(found, never_open=True)

@@ -15,13 +15,16 @@ from typing import Any
 
 from common import cache_root
 from components.kubernetes.kubectl import ClusterError, Run, Send, kubectl, selector, sender
-from components.kubernetes.pods import RECEIVES
+from components.kubernetes.pods import RECEIVES, THERE
 from switch.plan import load
 from switch.shared import WEIGHTS
 
 LOOK_SECONDS = 5
 LASTS_SECONDS = 120
 """So long a node may lack an image or a place before it is given up: a registry may answer again."""
+GONE_SECONDS = 30
+"""So long a node may be without the weights that it had, before its pod is made anew: that one fetches
+them."""
 ENDED = 3
 """How often a container may have been started again before it is given up."""
 LONGEST_SECONDS = 2 * 3600
@@ -113,6 +116,14 @@ def receives(pod: Object) -> bool:
     )
 
 
+def has_lost(pod: Object) -> bool:
+    """Whether all that it fetches was there once, and is not now."""
+    return any(
+        each["name"] == THERE and "running" in (each.get("state") or {}) and not each.get("ready")
+        for each in _containers(pod)
+    )
+
+
 def _containers(pod: Object) -> list[Object]:
     status = pod["status"]
     return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
@@ -137,6 +148,7 @@ class Nodes:
 
     def __post_init__(self) -> None:
         self._since: dict[tuple[str, str], float] = {}
+        self._gone = dict[str, float]()
         self._said = set[str]()
 
     def bring(self) -> None:
@@ -172,9 +184,20 @@ class Nodes:
         else:
             for known in [key for key in self._since if key[0] == node]:
                 del self._since[known]
+        self._renew(pod, node)
         if self.plan.sent and receives(pod):
             for each in self.plan.sent:
                 self._bring_folder(pod["metadata"]["name"], node, each)
+
+    def _renew(self, pod: Object, node: str) -> None:
+        """Has a node fetch again what it has lost."""
+        name = pod["metadata"]["name"]
+        if not has_lost(pod):
+            self._gone.pop(name, None)
+        elif self.clock() - self._gone.setdefault(name, self.clock()) >= GONE_SECONDS:
+            self.say(f"{node}: its weights are gone, and are fetched again")
+            self.run(["delete", "pod", name, "--wait=false"], "")
+            del self._gone[name]
 
     def _bring_folder(self, pod: str, node: str, it: Sent) -> None:
         into = ["exec", "--stdin", pod, "--container", RECEIVES, "--"]

@@ -49,8 +49,8 @@ THERE_SECONDS = 5
 WAITS = "weights-here"
 """The container of an engine's pod that ends once the weights are there: the engine begins then."""
 
-RECEIVES = "receive"
-"""The container of a node's pod that takes in folders of weights."""
+RECEIVES, THERE = "receive", "there"
+"""The containers of a node's pod that take in folders of weights, and go on once all are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +267,7 @@ def fetcher(args: PodArgs, all_of: Sequence[EngineOnCluster]) -> Object:
         initContainers=[*first, *fetched],
         containers=[
             args.container(
-                "there",
+                THERE,
                 pins.SWITCH,
                 command=["sleep", "infinity"],
                 resources=memory(SWITCH_RAM, 2**20),

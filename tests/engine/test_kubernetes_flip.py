@@ -68,6 +68,8 @@ def test_flips_back_and_forth_lose_nothing_and_nobody_waits(project: ClusterProj
         there.wait_for_answers(there.round)
         for engine in ("vllm", "ollama", "vllm"):
             project.configure(engine=engine)
+            changed = {name for name in project.changes() if not name.startswith("configmap-gateway-")}
+            assert changed <= {"prepare-step", "served", "configmap-routing", "deployment-proxy"}
             project.up()
             assert kinds(project) == {engine: 3}
             there.wait_for_answers(there.round)

@@ -13,6 +13,7 @@ import pytest
 
 from components.kubernetes.kubectl import ClusterError, sender
 from components.kubernetes.nodes import (
+    GONE_SECONDS,
     LASTS_SECONDS,
     LONGEST_SECONDS,
     Nodes,
@@ -23,6 +24,7 @@ from components.kubernetes.nodes import (
     read_plan,
     trouble_of,
 )
+from components.kubernetes.pods import THERE
 from components.labels import Labels
 from stacks.cluster import cluster, nodes_plan
 from switch.weights import receive
@@ -53,6 +55,11 @@ def waiting(name: str, reason: str, message: str = "", again: int = 0) -> dict[s
 
 
 RUNS = status("receive", running={})
+LOST = {**status(THERE, running={}), "ready": False}
+
+
+def has_lost_one(container: dict[str, Any]) -> bool:
+    return container["name"] == THERE and not container["ready"]
 
 
 class Cluster:
@@ -63,12 +70,13 @@ class Cluster:
         self.root, self.sent, self.states = root, sent, states
         self.now, self.said, self.uploads = 1000.0, list[str](), 0
         self.conditions = dict[str, list[dict[str, str]]]()
+        self.renewed = list[str]()
         self.logs = "the weights tiny need 9 KiB, and 1 KiB are free on this node\n"
         (root / "models" / "tiny-1").mkdir(parents=True)
         (root / "models" / "tiny-1" / "config.json").write_text("{}")
 
     def done(self, node: str) -> bool:
-        wrong = any("waiting" in each["state"] for each in self.states[node])
+        wrong = any("waiting" in each["state"] or has_lost_one(each) for each in self.states[node])
         there = (self.root / node / it.engine / it.folder / "source" for it in self.sent)
         return not wrong and node not in self.conditions and all(each.is_dir() for each in there)
 
@@ -86,6 +94,10 @@ class Cluster:
                 return subprocess.check_output(here, text=True)
             case ["logs", _, "--container", _, _, "--previous"]:
                 return self.logs
+            case ["delete", "pod", pod, "--wait=false"]:
+                self.states[pod] = []
+                self.renewed.append(pod)
+                return ""
         raise AssertionError(words)
 
     def pod(self, node: str) -> dict[str, Any]:
@@ -259,3 +271,11 @@ def test_a_pod_that_is_gone_meanwhile_and_a_folder_that_is_not_there_are_errors(
     (big / "model").write_bytes(bytes(2**22))
     with pytest.raises(ClusterError, match="pod is gone"):
         sender("llm", "")(big, ["exec", "pod"])
+
+
+def test_a_node_that_has_lost_its_weights_fetches_them_again(tmp_path: Path) -> None:
+    at = Cluster(tmp_path, a=[], b=[LOST])
+    began = at.now
+    at.bring()
+    assert at.renewed == ["b"] and at.now - began >= GONE_SECONDS
+    assert at.said[0] == "node-b: its weights are gone, and are fetched again"

@@ -25,9 +25,12 @@ ROOT = Path(__file__).parents[2]
 OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
 
 
-def program(monkeypatch: pytest.MonkeyPatch) -> tuple[Recorder, dict[str, Any], list[object]]:
+def program(
+    monkeypatch: pytest.MonkeyPatch, engine: str = "vllm"
+) -> tuple[Recorder, dict[str, Any], list[object]]:
     """What it declares, what it exports, and what it has looked at."""
-    settings = from_values("t4", {**STACKS["t4"], "apiKeys": {"acme": "0123456789abcdef"}}, ROOT)
+    chosen = {**STACKS["t4"], "engine": engine, "apiKeys": {"acme": "0123456789abcdef"}}
+    settings = from_values("t4", chosen, ROOT)
     looked, exported = list[object](), dict[str, Any]()
     monkeypatch.setattr(stacks.settings, "from_program", lambda root: settings)
     keys = {"acme": "0123456789abcdef"}
@@ -73,6 +76,11 @@ def test_the_code_that_is_mounted_is_that_of_this_folder(monkeypatch: pytest.Mon
     volumes = {each["name"]: each for each in proxy.inputs["spec"]["template"]["spec"]["volumes"]}
     name = volumes["code"]["configMap"]["name"]
     assert name.startswith("t4-proxy-") and name != "t4-proxy-code"
+
+
+def test_nodes_need_the_same_whichever_engine_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = (program(monkeypatch, engine)[0].of("Command") for engine in ("vllm", "ollama"))
+    assert one["weights"] == other["weights"] and one["files"] == other["files"]
 
 
 def cluster_of(to: str = "") -> Kubectl:
