@@ -1,8 +1,11 @@
 """What pages of several sites get of the endpoint in headless Chromium, as a table and as a picture.
 
-Without API keys and with them: a page of a site that `corsOrigins` names, of the browser's own machine, of
-another site, of another machine in the network, and of a site whose name leads to the endpoint. Each asks the
-same. Chromium has to be there (on Debian: apt-get install chromium).
+Run: `python -m bench.browsers`. It needs Chromium (on Debian: apt-get install chromium), and starts the parts
+of the endpoint in a Docker network of their own.
+
+Without API keys and with them, the same is asked by a page of a site that `corsOrigins` names, of the
+browser's own machine, of another site, of another machine in the network, and of a site whose name leads to
+the endpoint.
 """
 
 import argparse

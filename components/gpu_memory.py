@@ -106,7 +106,8 @@ The rest is an estimate of what a larger model's buffers take.
 """
 
 PROXY_RAM = 512 * MIB
-"""RAM that a proxy may take: held bodies up to 256 MiB in all, Python, and what is being carried."""
+"""RAM that a proxy may take: held bodies up to 256 MiB in all, Python, and what is being carried. With 17
+bodies of 15 MiB held it had 311 MiB, and 60 MiB more in the process that reads them."""
 
 EDGE_RAM = 1024 * MIB
 """RAM that the edge may take. It has every request's body whole until the answer begins, and what goes beyond

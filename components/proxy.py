@@ -30,6 +30,10 @@ PYTHON = "3.11"
 
 WHEELS_MOUNT = "/wheels"
 
+ENVIRONMENT = ("PYTHONUNBUFFERED=1", f"MALLOC_MMAP_THRESHOLD_={64 * 1024}")
+"""glibc is to give back what is large as soon as it is free. By itself it raises its threshold until it keeps
+all of it, with holes in it: a proxy that held 255 MiB of bodies had 490 MiB then, and has 311 MiB so."""
+
 GRACE = plan.REQUEST_SECONDS + 30
 """Seconds from SIGTERM to SIGKILL: a proxy that is replaced takes nothing new and ends what it carries."""
 
@@ -97,7 +101,7 @@ class Proxy(pulumi.ComponentResource):
             command=["python3", "-m", "proxy"],
             envs=[
                 f"PYTHONPATH={WHEELS_MOUNT}/{zipped}:{WHEELS_MOUNT}",
-                "PYTHONUNBUFFERED=1",
+                *ENVIRONMENT,
             ],
             **rights(user=NOBODY),
             volumes=[

@@ -43,6 +43,7 @@ Make = Callable[[bytes, Reading, int | None], Iterable[Edit]]
 
 _TRUE = frozenset(("true", "t", "yes", "y", "on", "1"))
 """Words that vLLM takes for true, as Pydantic does."""
+_COMMA = re.compile(rb"\s*,\s*")
 _INTEGER = re.compile(rb"-?[0-9]{1,19}")
 _LARGEST = 2**63 - 1
 """What Ollama reads into an `int`. It refuses a number that is none of these by itself."""
@@ -159,7 +160,8 @@ BODY = (
         "stream_options.include_usage",
         ("ollama", "vllm"),
         (CHAT, COMPLETIONS),
-        "tokens are counted from the usage that the engine reports; its chunk is taken out again. vLLM 0.32"
+        "tokens are counted from the usage that the engine reports; its chunk is taken out again, and so are"
+        " the zeros that Ollama 0.17.4 then says in each chunk of a completion. vLLM 0.32"
         " says its system_fingerprint in that chunk then, and not in the last one before it. A"
         " continuous_usage_stats beside it, which alone means nothing, becomes false",
         _usage,
@@ -291,7 +293,7 @@ def renamed(raw: bytes, model: str, asked: str) -> bytes:
                 # of a stream of messages or of responses: the answer as it is so far
                 edits.append((span, renamed(said, model, asked)))
             elif name == "error" or (name == "message" and raw[span[0]] == ord('"')):
-                quoted = re.sub(_in_full(model), asked.encode(), said)
+                quoted = re.sub(_unquoted(model), asked.encode(), said)
                 for quote in ("'", "`", '\\"'):
                     quoted = quoted.replace(
                         f"{quote}{model}{quote}".encode(), f"{quote}{asked}{quote}".encode()
@@ -302,12 +304,29 @@ def renamed(raw: bytes, model: str, asked: str) -> bytes:
     return _edited(raw, edits)
 
 
-def _in_full(model: str) -> bytes:
-    """A pattern of the name as Ollama says it in errors about what its model can't do, with registry and tag
-    (`types/model/name.go` of 0.17.4)."""
+def without(raw: bytes, name: str) -> bytes:
+    """A JSON object without its member of this name, and else in its own bytes. What is no JSON stays."""
+    before = None
+    try:
+        for each, (_, end) in members(raw, len(raw) - len(raw.lstrip())):
+            if each == name:
+                if before is not None:
+                    return raw[:before] + raw[end:]
+                comma = _COMMA.match(raw, end)
+                return raw[: raw.index(b"{") + 1] + raw[comma.end() if comma else end :]
+            before = end
+    except ValueError:
+        pass
+    return raw
+
+
+def _unquoted(model: str) -> bytes:
+    """A pattern of the name where an error says it without quotes, of what its model can't do: Ollama 0.17.4
+    with registry and tag (`types/model/name.go`), and vLLM of images (`multimodal/registry.py`)."""
     missing = ("registry.ollama.ai/library/", "registry.ollama.ai/", "")[min(model.count("/"), 2)]
-    full = missing + model + ("" if ":" in model else ":latest")
-    return rb"(?<![\w./:-])" + re.escape(full).encode() + rb"(?![\w./:-])"
+    full = re.escape(missing + model + ("" if ":" in model else ":latest"))
+    forms = rf"{full}(?![\w./:-])|{re.escape(model)}(?= is not a multimodal model)"
+    return rf"(?<![\w./:-])(?:{forms})".encode()
 
 
 def _edited(raw: bytes, edits: Iterable[Edit]) -> bytes:

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.adaptations import renamed
+from proxy.adaptations import renamed, without
 
 _BETWEEN = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _DATA = re.compile(rb"(?:^|[\r\n])data: ?([^\r\n]*)")
@@ -50,7 +50,8 @@ def whole(raw: bytes) -> Usage:
 class Events:
     """A stream of server-sent events, which are given on whole and in their own bytes.
 
-    With `adds_usage` the engine was asked for a usage that the client did not want: that event is left out.
+    With `adds_usage` the engine was asked for a usage that the client did not want: that event is left out,
+    and so are the zeros that Ollama 0.17.4 then says in each event of a completion (middleware/openai.go).
     `model` and `asked` are the model's names at the engine and at the client.
     """
 
@@ -80,25 +81,27 @@ class Events:
         return self._event(rest) if rest.strip() else rest
 
     def _event(self, event: bytes) -> bytes:
-        data = _DATA.search(event)
-        if data is None or data.group(1) == b"[DONE]":
+        found = _DATA.search(event)
+        if found is None or found.group(1) == b"[DONE]":
             return event
         self.seen += 1
-        if _DATA.search(event, data.end()):
+        if _DATA.search(event, found.end()):
             return event  # JSON in several lines, as no engine says it
+        data = becomes = found.group(1)
         if b'"usage"' in event:
             try:
-                said = json.loads(data.group(1))
+                said = json.loads(data)
             except (ValueError, RecursionError):
                 return event
             if isinstance(said, dict):
                 for inside in (said.get("message"), said.get("response")):
                     self.usage.see(inside.get("usage") if isinstance(inside, dict) else None)
-                if self.usage.see(said.get("usage")) and said.get("choices") == []:
+                used, choices = said.get("usage"), said.get("choices")
+                if choices and isinstance(used, dict) and not any(used.values()):
+                    becomes = without(data, "usage") if self.adds_usage else data
+                elif self.usage.see(used) and choices == []:
                     self.seen -= 1
                     if self.adds_usage:
                         return b""
-        if self.model != self.asked:
-            start, end = data.span(1)
-            return event[:start] + renamed(data.group(1), self.model, self.asked) + event[end:]
-        return event
+        becomes = renamed(becomes, self.model, self.asked)
+        return event if becomes is data else event[: found.start(1)] + becomes + event[found.end(1) :]

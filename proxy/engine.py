@@ -1,7 +1,6 @@
 """Asking an engine."""
 
 import asyncio
-import io
 from collections.abc import Mapping
 
 from aiohttp import ClientConnectorError, ClientError, ClientResponse, ClientSession, ConnectionTimeoutError
@@ -30,8 +29,8 @@ async def ask(
     try:
         async with asyncio.timeout_at(until):
             url = URL(f"http://{engine.host}:{engine.port}{target}", encoded=True)
-            # a stream of bytes is written in parts, between which others have their turn
-            answer = await client.post(url, data=io.BytesIO(body), headers=headers, allow_redirects=False)
+            headers = {"content-length": str(len(body)), **headers}
+            answer = await client.post(url, data=http.pieces(body), headers=headers, allow_redirects=False)
             chunk = await answer.content.readany()
             if not chunk and http.is_stream(answer):
                 raise EngineGone(asked=True)

@@ -7,7 +7,6 @@ answer of ours, in step with the engine's.
 
 import asyncio
 import contextlib
-import io
 import re
 import secrets
 import socket
@@ -164,12 +163,14 @@ class Exchanges:
         """Carries an ask as it stands, to another proxy or to an engine."""
         try:
             raw = b"".join([part async for part in request.content.iter_any()])  # `read` takes 1 MiB at most
-            number = {gateway.ID: request.headers[gateway.ID]} if gateway.ID in request.headers else {}
+            more = {gateway.ID: request.headers[gateway.ID]} if gateway.ID in request.headers else {}
+            if raw:
+                more["content-length"] = str(len(raw))
             async with self._client.request(
                 request.method,
                 URL(f"{url}{http.query(request)}", encoded=True),
-                data=io.BytesIO(raw) if raw else None,
-                headers={**adaptations.headers_in(request.headers), **number},
+                data=http.pieces(raw) if raw else None,
+                headers={**adaptations.headers_in(request.headers), **more},
                 allow_redirects=False,
             ) as answer:
                 response = http.answered(answer)

@@ -80,7 +80,7 @@ ANSWERS: dict[str, tuple[str, str, bytes | None, int]] = {
     "messages": ("POST", MESSAGES, body(max_tokens=2), 200),
     "a streamed chat": ("POST", CHAT, body(max_tokens=2, stream=True), 200),
     "a streamed completion": ("POST", COMPLETIONS, body(max_tokens=2, stream=True, prompt="hi"), 200),
-    "a streamed response": ("POST", RESPONSES, body(max_output_tokens=2, stream=True, input="hi"), 200),
+    "a streamed response": ("POST", RESPONSES, body(max_tokens=2, stream=True, input="hi"), 200),
     "streamed messages": ("POST", MESSAGES, body(max_tokens=2, stream=True), 200),
     "no JSON": ("POST", CHAT, b"[", 400),
     "an unknown model": ("POST", CHAT, body(model="other"), 404),

@@ -214,10 +214,12 @@ def test_the_usage_that_a_client_did_not_ask_for_is_counted_and_not_given(
     wanted = served.post(body(stream=True, stream_options={"include_usage": True}), path)
     assert b'"usage"' not in plain.body and plain.body.endswith(b"data: [DONE]\n\n")
     assert plain.body.count(b"data:") == wanted.body.count(b"data:") - 1
-    lines = served.way.access_log()[-2:]
-    assert [(line["prompt_tokens"], line["completion_tokens"], line["tokens"]) for line in lines] == [
-        (7, 5, "reported")
-    ] * 2
+
+    def counted() -> list[tuple[object, ...]]:
+        lines = served.way.access_log()[-2:]
+        return [(line["prompt_tokens"], line["completion_tokens"], line["tokens"]) for line in lines]
+
+    eventually(lambda: counted() == [(7, 5, "reported")] * 2, 10, "both are in the log")
 
 
 @pytest.mark.parametrize("path", [RESPONSES, MESSAGES])
@@ -316,6 +318,6 @@ def test_nothing_of_what_is_asked_or_answered_is_written_down(served: Recorded) 
     for path in ENGINES:
         raw = body(x="a-private-prompt")
         served.post(raw, f"{path}{query}&a-private-query", Authorization="Bearer a-private-key")
-    eventually(lambda: len(served.way.access_log()) == before + len(ENGINES))
+    eventually(lambda: len(served.way.access_log()) >= before + len(ENGINES))
     for name in ("edge", "proxy-1"):
         assert served.way.said(name) and "a-private" not in served.way.said(name)

@@ -21,7 +21,7 @@ HELD, UPLOADS = 20, 40
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[tuple[Way, Engine]]:
-    with Way(kinds=("vllm",)) as way:
+    with Way(kinds=("vllm",), hold_seconds=100) as way:
         engine = Engine(way, "vllm")
         way.start()
         yield way, engine
@@ -45,7 +45,7 @@ def test_of_more_than_can_be_held_the_rest_is_refused_for_now_and_nothing_ends(w
             def all_are_there() -> bool:
                 return sum(each.done() for each in asks) + int(way.status("proxy-1")["held"]) == HELD
 
-            eventually(all_are_there, 60)
+            eventually(all_are_there, 90, "what is not held is refused")
             way.route()
             answers = [each.result() for each in asks]
     finally:

@@ -3,13 +3,14 @@
 import copy
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,17 @@ def pulumi_yaml(name: str) -> str:
     return yaml.safe_dump({"name": name, "runtime": runtime})
 
 
+PORTS = range(16_384, 32_768)
+"""Linux gives connections those above, one of which may take a port between the look and its use."""
+
+
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody uses now, on any address."""
+    while True:
+        port = secrets.choice(PORTS)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("", port))
+            return port
 
 
 def offline_settings(**more: object) -> dict[str, object]:

@@ -287,7 +287,8 @@ class Way:
                 "-v",
                 f"{self.source}:/app/proxy:ro",
             ),
-            *("-e", "PYTHONPATH=/app:/wheels", "-e", "PYTHONUNBUFFERED=1", "-e", "PYTHONDONTWRITEBYTECODE=1"),
+            *("-e", "PYTHONPATH=/app:/wheels", "-e", "PYTHONDONTWRITEBYTECODE=1"),
+            *(word for variable in proxy.ENVIRONMENT for word in ("-e", variable)),
             *_limit(PROXY_RAM),
             command=["python3", "-m", "proxy"],
         )

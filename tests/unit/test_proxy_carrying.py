@@ -306,6 +306,11 @@ def test_a_name_that_ollama_says_in_full_is_the_asked_one_too(model: str, said: 
     assert renamed(raw, model, "old") == expected
 
 
+def test_a_name_that_vllm_says_of_images_is_the_asked_one_too() -> None:
+    raw = b'{"error":{"message":"new is not a multimodal model","x":"renew is not a multimodal model; new"}}'
+    assert renamed(raw, "new", "old") == raw.replace(b'"new', b'"old')
+
+
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 

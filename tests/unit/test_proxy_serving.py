@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -433,6 +434,37 @@ def test_bodies_that_take_too_much_together_are_refused_for_now(
         assert (await bench.ask(request(CHAT, raw))).startswith(b"HTTP/1.1 200 ")
 
     run(story, tmp_path)
+
+
+def test_the_bodies_of_requests_that_are_at_an_engine_are_there_once(tmp_path: Path) -> None:
+    """aiohttp makes a second copy of an `io.BytesIO`: 256 MiB of bodies would take as much again."""
+    raw, there, end = b'{"model":"tiny","x":"' + b"z1" * 1_000_000 + b'"}', list[int](), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head, left = await reader.readuntil(b"\r\n\r\n"), len(raw)
+        assert b"\r\ncontent-length: %d\r\n" % left in head.lower()
+        while left:
+            left -= len(await reader.read(2**16))
+        there.append(left)
+        await end.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        writer.close()
+
+    async def story(bench: Bench) -> None:
+        asked = request(CHAT, raw)
+        tracemalloc.start()
+        try:
+            asks = [asyncio.create_task(bench.ask(asked)) for _ in range(4)]
+            await until(lambda: len(there) == 4)
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            end.set()
+        assert all([(await each).endswith(b"ok") for each in asks])
+        # one more is what was last sent to the process that reads, and some is the rest of it all
+        assert 4 * len(raw) < taken < 7 * len(raw)
+
+    run(story, tmp_path, serve)
 
 
 def test_a_probe_is_not_queued_behind_a_crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

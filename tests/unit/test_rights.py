@@ -161,6 +161,13 @@ def test_what_the_services_may_take_is_what_engines_leave() -> None:
     assert blueprint(there).plan().memory.host - blueprint(watched).plan().memory.host == MONITOR_RAM
 
 
+def test_a_proxy_gives_back_at_once_what_a_large_body_took() -> None:
+    recorder = Recorder.start("local")
+    build(from_files("local", ROOT))
+    (proxy,) = [each for each in declared(recorder) if each.type == CONTAINER and role(each) == "proxy"]
+    assert "MALLOC_MMAP_THRESHOLD_=65536" in proxy.inputs["envs"]
+
+
 def test_an_edge_and_engines_that_are_there_are_not_made_anew_for_their_rights() -> None:
     recorder = Recorder.start("local")
     build(from_files("local", ROOT))
