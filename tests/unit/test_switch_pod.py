@@ -294,7 +294,7 @@ def test_the_gate_ends_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(module, "listen", lambda pod: None)
     monkeypatch.setattr(module, "watch", lambda *_: None)
     ended = list[int]()
-    monkeypatch.setattr(module.os, "_exit", ended.append)
+    monkeypatch.setattr("os._exit", ended.append)
     try:
         module.main([str(file)])
         signal.raise_signal(signal.SIGTERM)
