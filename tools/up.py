@@ -188,6 +188,8 @@ def prepare_tests() -> None:
     environment.set_up()
     build_offline(monitor=True)
     offline.tools.build_docker_engine()
+    offline.tools.build_cluster()
+    offline.tools.build(cluster=True)
     offline.tools.build_one(offline.tools.VMALERT_TOOL, offline.tools.go_version())
     offline.clients.install()
 
