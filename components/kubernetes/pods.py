@@ -143,12 +143,12 @@ def mounts(folders: Mapping[str, str], writable: Sequence[str] = ()) -> list[Obj
     ]
 
 
-def probe(path: str, port: int, *, period: int, failures: int) -> Object:
+def probe(path: str, port: int, *, period: int, failures: int, timeout: int = 3) -> Object:
     return {
         "httpGet": {"path": path, "port": port},
         "periodSeconds": period,
         "failureThreshold": failures,
-        "timeoutSeconds": 3,
+        "timeoutSeconds": timeout,
     }
 
 
@@ -179,7 +179,8 @@ def engine(args: PodArgs, it: EngineOnCluster, told: str) -> Object:
         resources={"requests": {"memory": str(it.plan.engine.host_bytes)}, **limits},
         readinessProbe=probe(pod_plan.READY, pod_plan.PORT, period=1, failures=2),
         livenessProbe={
-            **probe(pod_plan.ALIVE, pod_plan.PORT, period=5, failures=2),
+            # where a node has no core to spare the gate takes its time, which is no reason to end an engine
+            **probe(pod_plan.ALIVE, pod_plan.PORT, period=10, failures=3, timeout=10),
             "terminationGracePeriodSeconds": STOP_GRACE,  # it has failed: no answer is waited for
         },
         lifecycle={"preStop": {"httpGet": {"path": pod_plan.DRAIN, "port": pod_plan.PORT}}},
