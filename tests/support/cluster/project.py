@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import offline.images
 import offline.tools
 from bench.stack import pin_fast_engine
@@ -15,7 +17,7 @@ from components.kubernetes.objects import name
 from components.proxy import LOCK
 from offline.steps import cached, key_of
 from stacks.settings import PROJECT
-from tests.support.cluster.cluster import NAMESPACE, Cluster, wait
+from tests.support.cluster.cluster import NAMESPACE, Cluster
 from tests.support.cluster.images import GOOD
 from tests.support.load import Load
 from tests.support.project import Project
@@ -93,19 +95,11 @@ class ClusterProject(Project):
         files = sorted((self.folder / "certificates" / self.stack).glob("*.json"))
         return [json.loads(file.read_text()) for file in files]
 
-    def remove(self) -> None:
-        """After a test; what is on nodes stays there until the cluster ends."""
-        kinds = (
-            "deployments,daemonsets,services,configmaps,secrets,networkpolicies,poddisruptionbudgets,leases"
-        )
-        self.cluster.kubectl("delete", "--namespace", NAMESPACE, kinds, "--selector", self.mine)
-        self.cluster.kubectl(
-            *("delete", "pods", "--namespace", NAMESPACE, "--selector", self.mine),
-            *("--grace-period=0", "--force", "--ignore-not-found"),
-        )
-        wait(
-            lambda: not self.cluster.get("pods", "--selector", self.mine)["items"], 60, "its pods have ended"
-        )
+    def end_plugins(self) -> None:
+        """Ends what `pulumi` has started and, killed, left behind: the plugin for clusters goes on."""
+        for process in psutil.process_iter(["cmdline"]):
+            if (process.info["cmdline"] or [""])[0].startswith(f"{self.home}/"):
+                process.kill()
 
 
 def _wheels() -> Path:
@@ -139,5 +133,8 @@ def on_cluster(folder: Path, stack: str, **settings: object) -> Iterator[Cluster
     place_model(offline.images.tiny_model())
     with Cluster() as cluster:
         project = ClusterProject(folder, stack, cluster, **settings)
-        project.up()
-        yield project
+        try:
+            project.up()
+            yield project
+        finally:
+            project.end_plugins()
