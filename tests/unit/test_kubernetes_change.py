@@ -337,7 +337,7 @@ def test_the_plan_is_what_the_objects_are_called() -> None:
     assert made.to.startswith(f"t4-{made.engine}-") and made.engine.startswith("vllm-")
     assert (made.service, made.live, made.hosts, made.at_once) == ("t4-engines", "t4-live", 3, 1)
     assert read_plan(made.text) == made
-    with pytest.raises(ValueError, match="unknown key"):
+    with pytest.raises(ValueError, match="must not have the key 'host'"):
         read_plan(made.text.replace('"hosts"', '"host"'))
 
 
