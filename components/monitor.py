@@ -36,6 +36,7 @@ def store_command() -> list[str]:
         f"-storageDataPath={HISTORY_MOUNT}",
         f"-retentionPeriod={KEPT_DAYS}d",
         f"-storage.minFreeDiskSpaceBytes={LEFT_FREE}",
+        "-inmemoryDataFlushInterval=1s",  # what is later is lost if it is killed; the default is 5 s
         f"-httpListenAddr=:{STORE_PORT}",
         f"-promscrape.config={CONFIG_MOUNT}/{SCRAPE}",
         "-promscrape.configCheckInterval=15s",

@@ -279,9 +279,8 @@ class Proxy:
                 self.admission.heard(to.name)
                 async with answer:
                     record.first = _now()
-                    record.stream = record.stream or http.is_stream(
-                        answer
-                    )  # `1` or `STREAM` asks for it, too
+                    # `1` or `STREAM` asks for it, too
+                    record.stream = record.stream or http.is_stream(answer)
                     if exchange:
                         exchange.first.set_result(answer.status == 200)
                     give = self._give_stream if http.is_stream(answer) else self._give_whole

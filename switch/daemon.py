@@ -66,7 +66,7 @@ LATE_SECONDS = POLL_SECONDS + 3
 """After which a request of a coordinator is not done any more. `docker exec` leaves the CLI in the container
 when its own client is killed, so an open connection does not say that the coordinator is still there. If it
 is, it asks again."""
-STALLED = "the switch had stalled, and does nothing of what was asked before that"
+STALLED = "the switch had stalled, and does nothing of what was asked before that. Run: pulumi up"
 
 
 def steady() -> Callable[[], float]:

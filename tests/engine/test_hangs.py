@@ -226,6 +226,13 @@ def test_a_switch_that_is_stopped_in_a_drain_is_waited_for_and_the_change_goes_o
     assert stack.serves() and stack.lost() == []
 
 
+def assert_given_up(stack: Stack, new: str, started: str) -> None:
+    """A change to `new` was taken back before the old engine, which `started` then, was stopped."""
+    assert "interrupted" in stack.status()["last"]["error"]
+    assert stack.started(stack.engine) == started, "an engine was stopped for a change that nobody wants"
+    assert new not in stack.names() and stack.serves() and stack.lost() == []
+
+
 def test_a_change_whose_coordinator_has_gone_while_the_switch_was_stopped_is_not_carried_out(
     stack: Stack, tmp_path: Path
 ) -> None:
@@ -243,9 +250,7 @@ def test_a_change_whose_coordinator_has_gone_while_the_switch_was_stopped_is_not
         finally:
             os.kill(number, signal.SIGCONT)
         wait(stack.settled, 60)
-    assert "interrupted" in stack.status()["last"]["error"]
-    assert stack.started(stack.engine) == started, "an engine was stopped for a change that nobody wants"
-    assert new not in stack.names() and stack.serves() and stack.lost() == []
+    assert_given_up(stack, new, started)
 
 
 def test_what_was_asked_before_a_short_stall_is_not_done_after_it_for_a_coordinator_that_has_gone(
@@ -269,9 +274,7 @@ def test_what_was_asked_before_a_short_stall_is_not_done_after_it_for_a_coordina
         finally:
             os.kill(number, signal.SIGCONT)
         wait(stack.settled, 60)
-    assert "interrupted" in stack.status()["last"]["error"]
-    assert stack.started(stack.engine) == started, "an engine was stopped for a change that nobody wants"
-    assert new not in stack.names() and stack.serves() and stack.lost() == []
+    assert_given_up(stack, new, started)
 
 
 def test_a_failed_change_prints_no_certificate_of_another(stack: Stack, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ pytestmark = pytest.mark.engine
 TENANT, KEY = "acme", "a-key-of-a-test-0123456789"
 LONG_HELD = 3
 """Seconds, a bound of the histograms: who was held longer waited for the change."""
+KEPT_SECONDS = 5
+"""After so long what a store was told is on its disk: it writes it every second."""
 NO_SCHEMA = {"type": "json_schema", "json_schema": {"name": "none", "schema": "none"}}
 """A form of an answer at which Ollama 0.17.4 fails with HTTP 500 (`Completion` in its `llm/server.go`)."""
 
@@ -200,6 +202,9 @@ def test_a_change_under_load_loses_nothing_while_the_monitor_is_killed(
     with Load(outputs["endpoint"], outputs["model"], api_key=KEY) as load:
         watched.load = load
         load.wait_for_answers(8)
+        # a store that is killed counts a series from the first value that it did not lose
+        kept = f"count(changeover_requests_total offset {KEPT_SECONDS}s)"
+        wait(lambda: watched.value(kept) == 3, 60, "the store does not have a series for each status")
         update = project.start("up", "--yes", "--skip-preview", log=log)
         wait(lambda: "loading" in log.read_text() or update.poll() is not None, 120)
         for role in ("monitor", "alerts"):

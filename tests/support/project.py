@@ -66,14 +66,18 @@ def pulumi_yaml(name: str) -> str:
 PORTS = range(16_384, 32_768)
 """Linux gives connections those above, one of which may take a port between the look and its use."""
 
+_GIVEN: set[int] = set()
+
 
 def free_port() -> int:
-    """A TCP port that nobody uses now, on any address."""
+    """A TCP port that nobody uses now, on any address, and that nobody here was given before."""
     while True:
         port = secrets.choice(PORTS)
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("", port))
-            return port
+            if port not in _GIVEN:
+                _GIVEN.add(port)
+                return port
 
 
 def offline_settings(**more: object) -> dict[str, object]:
