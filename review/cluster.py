@@ -22,17 +22,29 @@ def said(preview: Preview) -> list[str]:
     """In words; empty on a Docker host."""
     if preview.output("cutover")[1] != POD_BY_POD:
         return []
-    there = {each.name: each for each in preview.changes if each.op == "changed"}
+    there = _changed(preview)
     words = [each for name, change in there.items() for each in _of(name, change)]
-    if SERVED in there and FLIP not in there:  # else it follows that step
-        before, after = changes.told(there[SERVED], "LIVE")
-        if before != after:
-            words.append(f"pods that were changed by hand are put right (now: {after or 'none'})")
+    if (sides := by_hand(preview)) is not None:
+        words.append(f"each engine gets back the pods that it had (now: {sides[1]})")
     if NODES in there:
         words.append("each node gets other images or weights, while what serves goes on")
     if PROXIES in there:
         words.append("the proxies are replaced one by one, and each finishes what it has begun")
     return words
+
+
+def by_hand(preview: Preview) -> tuple[str, str] | None:
+    """Which pods there were to be after the last update, and which there are to be now; None where nobody has
+    changed that."""
+    there = _changed(preview)
+    if SERVED not in there or FLIP in there:  # it follows that step
+        return None
+    before, after = changes.told(there[SERVED], "LIVE")
+    return None if before == after else (str(before or "none"), str(after or "none"))
+
+
+def _changed(preview: Preview) -> dict[str, Change]:
+    return {each.name: each for each in preview.changes if each.op == "changed"}
 
 
 def _of(name: str, change: Change) -> Iterator[str]:

@@ -82,6 +82,7 @@ def flip_plan(plan: Blueprint, args: ClusterArgs) -> FlipPlan:
         hosts=args.settings.hosts,
         at_once=args.settings.at_once,
         load=plan.settings.bounds.load,
+        nodes=replace(nodes_plan(args), content=""),  # other weights of the standby are no change
     )
 
 

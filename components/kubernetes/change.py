@@ -8,6 +8,7 @@ from doing so at once.
 
 import base64
 import contextlib
+import datetime
 import json
 import os
 import secrets
@@ -19,16 +20,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from advise.busiest import busiest_minute
+from advise.busiest import Busiest, busiest_minute
 from advise.load import HOUR, LoggedRequest
 from advise.log import requests
+from common import cache_root
 from components.kubernetes.certificate import Record
 from components.kubernetes.flip import INSIST, refused
-from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl, selector
+from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl, selector, sender
 from components.kubernetes.looked import (
     FlipPlan,
     Lease,
     Live,
+    busiest_of,
+    busiest_patch,
     is_ready,
     is_serving,
     lease_object,
@@ -38,7 +42,7 @@ from components.kubernetes.looked import (
     read_plan,
     seen_of,
 )
-from components.kubernetes.nodes import node_of
+from components.kubernetes.nodes import Nodes, node_of
 from components.kubernetes.pods import WAITS
 from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
@@ -83,6 +87,8 @@ class Change:
     run: Run
     insist: bool = False
     """Whether it begins whatever comes meanwhile."""
+    nodes: Callable[[], None] = lambda: None
+    """Comes back once every node has its images and weights. Raises ClusterError where one gets none."""
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     say: Callable[[str], None] = lambda line: print(line, flush=True)
@@ -104,6 +110,8 @@ class Change:
 
     def flip(self) -> int:
         """Brings the stack to the plan, or back. The exit status."""
+        if not self.insist and self.begins(self.live()):
+            self.bring()  # before the lease, which would end meanwhile: this takes nothing from what serves
         self.take()
         try:
             status = self._flip()
@@ -121,8 +129,7 @@ class Change:
         if reached(seen, plan.to, plan.hosts) and live == live.ended(plan.to, plan.engine):
             self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
             return 0
-        begins = live.active and not proven and not live.to
-        if begins and not self.insist and (why := self.lacking() or self.too_busy(live)):
+        if self.begins(live) and (why := self.lacking() or self.too_busy(live)) and not self.insist:
             raise ClusterError(why)
         others = any(each.replicas for name, each in seen.items() if name != plan.to)
         old = live.preferred if live.active else ""
@@ -131,6 +138,8 @@ class Change:
         self.tell(live.begun(plan.to, flip=others))
         lost = self.roll(plan.to, proven=proven)
         if lost is None:
+            with contextlib.suppress(ClusterError):  # it is for the next change only
+                self.busiest()
             self.tell(live.ended(plan.to, plan.engine))
             self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
             self.keep(record.files("committed", self.clock()))
@@ -138,6 +147,22 @@ class Change:
         status = self.back(live, *lost)
         self.keep(record.files("failed", self.clock(), f"{lost[0]}: {lost[1]}"))
         return status
+
+    def begins(self, live: Live) -> bool:
+        """Whether this is a change that nothing of has been done yet: one that has begun goes on whatever
+        there is."""
+        return bool(live.active and live.active != self.plan.to and not live.to)
+
+    def bring(self) -> None:
+        """Has nodes get what they have lost since the step ran that brings it: else a pod of the change would
+        wait on one for what nobody brings."""
+        try:
+            self.nodes()
+        except ClusterError as error:
+            more = ""
+            with contextlib.suppress(ClusterError):
+                more = self.lacking()
+            raise ClusterError(f"{error}\n{more}".strip()) from None
 
     def lacking(self) -> str:
         """Which nodes lack weights or images, with what to do; empty: none does."""
@@ -155,10 +180,25 @@ class Change:
 
     def too_busy(self, live: Live) -> str:
         """Why the change must not begin now; empty: it may."""
-        places, now = places_of(self.get("deployments", "--selector", self.mine)["items"]), self.clock()
+        places = places_of(self.get("deployments", "--selector", self.mine)["items"])
         if live.active not in places:
             return ""  # nothing serves
-        found = list[LoggedRequest]()
+        try:
+            busiest, since = self.busiest()
+        except ClusterError as error:
+            return f"{error}. Nothing was changed. To change all the same: {INSIST}=1 pulumi up"
+        if busiest is None and since > self.clock() - HOUR:
+            at = datetime.datetime.fromtimestamp(since, datetime.UTC)
+            self.say(f"What came before {at:%H:%M} UTC is not known: the proxies' logs begin then.")
+        return refused(busiest, self.settings, places[live.active], places[self.plan.to])
+
+    def busiest(self) -> tuple[Busiest | None, float]:
+        """The busiest minute of the last hour, and since when there are logs, in seconds since the epoch.
+
+        It is kept for the next change: proxies are replaced after each one, and their logs go with them.
+        Raises ClusterError where a log can't be read.
+        """
+        now, found, since = self.clock(), list[LoggedRequest](), 0.0
         for pod in self.get("pods", "--selector", self.proxies)["items"]:
             if not is_serving(pod):
                 continue
@@ -166,14 +206,21 @@ class Change:
             ask = f"python3 -m proxy.traffic {now - HOUR!r} | base64 -w 0"
             try:
                 said = self.run(["exec", name, "--container", "proxy", "--", "sh", "-c", ask], "")
-                found += requests(base64.b64decode(said))[0]
+                its, begins = requests(base64.b64decode(said))
             except (ClusterError, OSError, ValueError) as error:
                 raise ClusterError(
-                    f"the log of {name} can't be read, so nobody knows whether the change fits: {error}. "
-                    f"Nothing was changed. To change all the same: {INSIST}=1 pulumi up"
+                    f"the log of {name} can't be read, so nobody knows whether the change fits: {error}"
                 ) from None
-        busiest = busiest_minute(found, now - HOUR, now)
-        return refused(busiest, self.settings, places[live.active], places[self.plan.to])
+            found += its
+            since = max(since, now if begins is None else begins)
+        before = busiest_of(self.get("configmap", self.plan.live))
+        both = (busiest_minute(found, now - HOUR, now), before)
+        there = [each for each in both if each is not None and each.at >= now - HOUR]
+        most = max(there, key=lambda each: each.requests, default=None)
+        if most is not None:
+            patch = json.dumps(busiest_patch(most))
+            self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
+        return most, since
 
     def back(self, live: Live, pod: str, why: str) -> int:
         """Brings back what served, since a new pod won't serve. The exit status."""
@@ -358,8 +405,11 @@ def main(words: Sequence[str], environment: Mapping[str, str], text: str) -> int
             print(live_words(run, selector(environment["PROJECT"], environment["STACK"]), time.time()))
             return 0
         plan = read_plan(text)
-        run, keep = kubectl(plan.namespace, plan.context), partial(_keep, Path("certificates", plan.stack))
-        return Change(plan, run, insist=bool(environment.get(INSIST)), keep=keep).flip()
+        where = (plan.namespace, plan.context)
+        run, keep = kubectl(*where), partial(_keep, Path("certificates", plan.stack))
+        nodes = Nodes(plan.nodes, run, sender(*where), cache_root() / "models")
+        change = Change(plan, run, insist=bool(environment.get(INSIST)), nodes=nodes.bring, keep=keep)
+        return change.flip()
     except (ClusterError, ValueError, KeyError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -4,10 +4,12 @@ Pure."""
 import datetime
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from advise.busiest import Busiest
 from components.kubernetes.flip import Places
+from components.kubernetes.nodes import NodesPlan
 from components.kubernetes.rolling import DeploymentSeen, PodSeen, Seen
 from components.labels import label
 from proxy.route import FLEET_FILE
@@ -15,9 +17,10 @@ from switch.plan import load
 
 Object = Mapping[str, Any]
 
-ACTIVE, TO = label("active"), label("to")
+ACTIVE, TO, BUSIEST = label("active"), label("to"), label("busiest")
 """Annotations of the ConfigMap that the proxies are told by: the Deployment that serves since the last flip
-that has ended, and the one to which a flip is under way."""
+that has ended, the one to which a flip is under way, and the busiest minute that a flip has seen: the proxies'
+logs go with them, which follow every flip."""
 
 
 PARALLEL = label("parallel")
@@ -29,8 +32,8 @@ class FlipPlan:
     """What the program tells the step of a flip.
 
     `to` is the Deployment that is to serve, and `engine` the name of its engine. `service` is that of all
-    pods, and `live` the ConfigMap that the proxies are told by. `load` is in
-    seconds.
+    pods, and `live` the ConfigMap that the proxies are told by. `load` is in seconds. `nodes` is what each
+    node has to have before a pod of it is changed.
     """
 
     project: str
@@ -44,11 +47,12 @@ class FlipPlan:
     hosts: int
     at_once: int
     load: float
+    nodes: NodesPlan
 
     @property
     def text(self) -> str:
         """As JSON, which `read_plan` reads."""
-        return json.dumps(vars(self), indent=1, sort_keys=True) + "\n"
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
 
 def read_plan(text: str) -> FlipPlan:
@@ -94,6 +98,20 @@ def live_of(config_map: Object) -> Live:
         preferred=str(told["preferred"]),
         flip=told["flip"] is True,
     )
+
+
+def busiest_of(config_map: Object) -> Busiest | None:
+    """The busiest minute that a flip has seen; None where none has."""
+    said = (config_map["metadata"].get("annotations") or {}).get(BUSIEST)
+    try:
+        return Busiest(**json.loads(said)) if said else None
+    except (ValueError, TypeError):
+        return None  # somebody else has written it
+
+
+def busiest_patch(busiest: Busiest) -> dict[str, Any]:
+    """What of the ConfigMap keeps it."""
+    return {"metadata": {"annotations": {BUSIEST: json.dumps(asdict(busiest))}}}
 
 
 def places_of(items: Iterable[Object]) -> dict[str, Places]:

@@ -22,6 +22,7 @@ from switch.shared import WEIGHTS
 LOOK_SECONDS = 5
 LASTS_SECONDS = 120
 """So long a node may lack an image or a place before it is given up: a registry may answer again."""
+AWAY = "its node does not answer"
 GONE_SECONDS = 30
 """So long a node may be without the weights that it had, before its pod is made anew: that one fetches
 them."""
@@ -46,7 +47,8 @@ class Sent:
 
 @dataclass(frozen=True, kw_only=True)
 class NodesPlan:
-    """What the program tells the step. `content` changes with whatever the DaemonSet's pods do."""
+    """What the program tells the step. `content` changes with whatever the DaemonSet's pods do, and is empty
+    where that is no reason to run again."""
 
     project: str
     stack: str
@@ -106,7 +108,16 @@ def trouble_of(pod: Object) -> Trouble | None:
         if reason == FAILS and each.get("restartCount", 0) >= ENDED:
             why = f"it has failed {each['restartCount']} times"
             return Trouble(container=each["name"], why=why, at_once=True)
+    if pod["metadata"].get("deletionTimestamp") or _is_silent(pod):
+        return Trouble(container="", why=AWAY, at_once=False)
     return None
+
+
+def _is_silent(pod: Object) -> bool:
+    """Whether the cluster does not believe any more what the node said last: that all are ready."""
+    ready = [each["status"] for each in pod["status"].get("conditions") or [] if each["type"] == "Ready"]
+    there = [each for each in _containers(pod) if each["name"] == THERE]
+    return ready not in ([], ["True"]) and bool(there) and all(each.get("ready") for each in there)
 
 
 def receives(pod: Object) -> bool:
@@ -153,16 +164,15 @@ class Nodes:
 
     def bring(self) -> None:
         """Comes back once each node has all. Raises ClusterError."""
-        for each in self.plan.sent:
-            if not (self.models / each.place).is_dir():
-                raise ClusterError(
-                    f"the model {each.place} is not in {self.models}. To build it, run: make up. What "
-                    "serves goes on as before"
-                )
         until = self.clock() + LONGEST_SECONDS
         while not all_there(self._get("daemonset", self.plan.daemon_set)):
-            pods = self._pods()
-            for pod in pods:
+            for each in self.plan.sent:  # not before a node needs it: who flips need not have built it
+                if not (self.models / each.place).is_dir():
+                    raise ClusterError(
+                        f"the model {each.place} is not in {self.models}. To build it, run: make up. What "
+                        "serves goes on as before"
+                    )
+            for pod in self._pods():
                 self._help(pod)
             if self.clock() > until:
                 raise ClusterError(
@@ -180,6 +190,8 @@ class Nodes:
             since = self._since.setdefault((node, trouble.container), self.clock())
             if trouble.at_once or self.clock() - since >= LASTS_SECONDS:
                 self._give_up(pod, trouble)
+            if trouble.why == AWAY:  # it may only be on its way from one pod to the next
+                return
             self._once(f"{node}: {trouble.why}")
         else:
             for known in [key for key in self._since if key[0] == node]:
@@ -234,9 +246,11 @@ class Nodes:
         return json.loads(self.run(["get", *words, "--output", "json"], ""))
 
     def _pods(self) -> list[Object]:
-        """Those that stay."""
+        """Those that stay, and of a node that has none of these the one that ends."""
         found = self._get("pods", "--selector", self._mine)["items"]
-        return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+        stay = [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+        there = {node_of(pod) for pod in stay}
+        return [*stay, *(pod for pod in found if node_of(pod) not in there)]
 
 
 def main(text: str) -> int:

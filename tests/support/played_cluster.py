@@ -115,6 +115,8 @@ class Kubectl:
     """The ConfigMap."""
     log: list[list[Any]] = field(default_factory=list)
     """The proxies' access log, as `proxy.traffic` has its lines."""
+    began: float = 0
+    """Since when there is one."""
     lease: Object | None = None
     now: float = 1_800_000_000.0
     asked: list[list[str]] = field(default_factory=list)
@@ -148,8 +150,8 @@ class Kubectl:
                 return json.dumps(self.live)
             case ["patch", "configmap", _, "--type=merge", "--patch", patch]:
                 said = json.loads(patch)
-                self.live["metadata"]["annotations"] = said["metadata"]["annotations"]
-                self.live["data"] |= said["data"]
+                self.live["metadata"].setdefault("annotations", {}).update(said["metadata"]["annotations"])
+                self.live["data"] |= said.get("data", {})
                 return ""
             case ["get", "pods", "--selector", told, *_] if told.endswith(f"{label('role')}=weights"):
                 return json.dumps({"items": [weights(name, there) for name, there in self.weights.items()]})
@@ -164,7 +166,7 @@ class Kubectl:
                 self.played.scale(Scale(name, int(replicas.partition("=")[2])))
                 return ""
             case ["exec", "proxy-1", *_]:
-                lines = [*self.log, {"since": self.now - 7200, "unreadable": 0}]
+                lines = [*self.log, {"since": self.began, "unreadable": 0}]
                 raw = gzip.compress("\n".join(map(json.dumps, lines)).encode())
                 return base64.b64encode(raw).decode()
             case ["logs", pod, "--container", "gate", _, "--previous"]:

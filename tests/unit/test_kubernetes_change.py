@@ -19,7 +19,18 @@ from components.kubernetes.change import (
 )
 from components.kubernetes.flip import INSIST
 from components.kubernetes.kubectl import ClusterError
-from components.kubernetes.looked import ACTIVE, TO, FlipPlan, Live, live_of, read_plan, seen_of
+from components.kubernetes.looked import (
+    ACTIVE,
+    BUSIEST,
+    TO,
+    FlipPlan,
+    Live,
+    busiest_of,
+    live_of,
+    read_plan,
+    seen_of,
+)
+from components.kubernetes.nodes import NodesPlan
 from components.kubernetes.pods import WAITS
 from components.labels import Labels, label
 from proxy.finding import Wanted, parse_wanted
@@ -44,6 +55,15 @@ def plan(to: str = NEW, hosts: int = 3) -> FlipPlan:
         hosts=hosts,
         at_once=1,
         load=100,
+        nodes=NodesPlan(
+            project="changeover",
+            stack="fleet",
+            namespace="changeover",
+            context="",
+            daemon_set="fleet-weights",
+            content="",
+            sent=(),
+        ),
     )
 
 
@@ -263,13 +283,34 @@ def busy(at: Kubectl, users: int) -> None:
 def test_a_flip_is_refused_before_anything_is_changed_where_what_comes_does_not_fit() -> None:
     at = serving()
     busy(at, 17)
-    before, live = dict(at.played.replicas), json.dumps(at.live)
+    before, live = dict(at.played.replicas), live_of(at.live)
     with pytest.raises(
         ClusterError, match=r"there were 17\.0 requests at a time, and in a flip 2 hosts go on"
     ):
         change(at, plan()).flip()
-    assert (at.played.replicas, json.dumps(at.live)) == (before, live)
+    assert (at.played.replicas, live_of(at.live)) == (before, live)
     assert change(at, plan(), insist=True).flip() == 0
+
+
+def test_what_came_in_the_last_hour_is_known_after_the_proxies_of_then_and_their_logs_have_gone() -> None:
+    at, said = serving(), list[str]()
+    busy(at, 17)
+    assert change(at, plan(), insist=True).flip() == 0
+    at.log, at.began = [], at.now
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(OLD)).flip()
+    at.now += 3600
+    assert change(at, plan(OLD), said).flip() == 0
+    assert not [line for line in said if "is not known" in line]
+
+
+def test_a_log_that_begins_in_the_last_hour_is_said_to() -> None:
+    at, said = serving(), list[str]()
+    at.began = at.now - 600
+    assert change(at, plan(), said).flip() == 0
+    assert said[0] == "What came before 07:50 UTC is not known: the proxies' logs begin then."
+    at.live["metadata"]["annotations"][BUSIEST] = "somebody else's"
+    assert busiest_of(at.live) is None
 
 
 def test_a_flip_that_has_begun_is_ended_whatever_comes() -> None:
@@ -295,6 +336,43 @@ def test_where_a_node_lacks_its_weights_it_is_not_begun_unless_somebody_insists(
     assert at.played.replicas == {OLD: 3, NEW: 0}
     assert change(at, plan(OLD)).flip() == 0, "what serves is what is wanted"
     assert change(at, plan(), insist=True).flip() == 0
+
+
+def test_nodes_get_what_they_have_lost_before_anything_is_changed() -> None:
+    at = serving()
+    at.weights = {"node1": True, "node2": False}
+
+    def bring() -> None:
+        assert at.played.replicas == {OLD: 3, NEW: 0} and at.lease is None
+        at.weights["node2"] = True
+
+    assert change(at, plan(), nodes=bring).flip() == 0
+
+
+def test_what_keeps_a_node_from_it_is_said_with_the_nodes_and_how_to_insist() -> None:
+    at = serving()
+    at.weights = {"node1": True, "node2": False}
+
+    def bring() -> None:
+        raise ClusterError("the model tiny is not in /models. To build it, run: make up")
+
+    with pytest.raises(ClusterError) as error:
+        change(at, plan(), nodes=bring).flip()
+    first, second = str(error.value).splitlines()
+    assert first == "the model tiny is not in /models. To build it, run: make up"
+    assert "lack images or weights: node2" in second and f"{INSIST}=1 pulumi up" in second
+    assert at.played.replicas == {OLD: 3, NEW: 0} and at.lease is None
+    assert change(at, plan(), nodes=bring, insist=True).flip() == 0
+
+
+def test_no_node_is_looked_at_where_nothing_changes_or_a_change_goes_on() -> None:
+    def bring() -> None:
+        raise AssertionError
+
+    assert change(serving(), plan(OLD), nodes=bring).flip() == 0
+    at = serving()
+    at.live["metadata"]["annotations"][TO] = NEW
+    assert change(at, plan(), nodes=bring).flip() == 0
 
 
 def test_more_and_fewer_hosts_of_the_same_engine_are_no_flip() -> None:

@@ -71,6 +71,7 @@ class Cluster:
         self.now, self.said, self.uploads = 1000.0, list[str](), 0
         self.conditions = dict[str, list[dict[str, str]]]()
         self.renewed = list[str]()
+        self.ending, self.nodes = set[str](), dict[str, str]()
         self.logs = "the weights tiny need 9 KiB, and 1 KiB are free on this node\n"
         (root / "models" / "tiny-1").mkdir(parents=True)
         (root / "models" / "tiny-1" / "config.json").write_text("{}")
@@ -102,7 +103,9 @@ class Cluster:
 
     def pod(self, node: str) -> dict[str, Any]:
         told = {"initContainerStatuses": self.states[node], "conditions": self.conditions.get(node, [])}
-        return {"metadata": {"name": node}, "spec": {"nodeName": f"node-{node}"}, "status": told}
+        metadata = {"name": node, **({"deletionTimestamp": "2026"} if node in self.ending else {})}
+        place = self.nodes.get(node, f"node-{node}")
+        return {"metadata": metadata, "spec": {"nodeName": place}, "status": told}
 
     def send(self, folder: Path, words: Sequence[str]) -> None:
         pod, engine, name = words[2], words[words.index("--engine") + 1], words[words.index("--folder") + 1]
@@ -197,8 +200,8 @@ def test_a_fetch_that_fails_again_and_again_is_said_with_its_log(tmp_path: Path)
 
 
 def test_one_that_has_failed_twice_is_tried_again() -> None:
-    pod = {"status": {"initContainerStatuses": [waiting("fetch-vllm", "CrashLoopBackOff", again=2)]}}
-    assert trouble_of(pod) is None
+    told = {"initContainerStatuses": [waiting("fetch-vllm", "CrashLoopBackOff", again=2)]}
+    assert trouble_of({"metadata": {"name": "a"}, "status": told}) is None
 
 
 def test_a_node_without_a_place_for_the_pod_is_given_up(tmp_path: Path) -> None:
@@ -271,6 +274,37 @@ def test_a_pod_that_is_gone_meanwhile_and_a_folder_that_is_not_there_are_errors(
     (big / "model").write_bytes(bytes(2**22))
     with pytest.raises(ClusterError, match="pod is gone"):
         sender("llm", "")(big, ["exec", "pod"])
+
+
+def test_a_folder_that_no_node_needs_may_be_missing_on_this_machine(tmp_path: Path) -> None:
+    at = Cluster(tmp_path, TINY, a=[RUNS])
+    at.bring()
+    (tmp_path / "models" / "tiny-1" / "config.json").unlink()
+    (tmp_path / "models" / "tiny-1").rmdir()
+    at.bring()
+    assert at.said[-1] == "Every node has images and weights."
+
+
+THERE_NOW = {**status(THERE, running={}), "ready": True}
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_node_that_does_not_answer_any_more_is_given_up(tmp_path: Path, ends: bool) -> None:
+    at = Cluster(tmp_path, a=[RUNS, THERE_NOW])
+    at.conditions["a"] = [{"type": "Ready", "status": "Unknown"}]
+    if ends:
+        at.ending.add("a")
+        at.states["a"] = [RUNS, LOST]
+    assert "the node node-a does not get its images and weights (its node does not answer)" in at.refused()
+    assert LASTS_SECONDS <= at.now - 1000 < LASTS_SECONDS + 10
+    assert at.renewed == [] and at.uploads == 0 and at.said == []
+
+
+def test_a_pod_that_ends_is_no_trouble_where_another_one_is_there(tmp_path: Path) -> None:
+    at = Cluster(tmp_path, a=[RUNS], b=[waiting("fetch-vllm", "ContainerCreating")])
+    at.nodes["b"], at.ending = "node-a", {"a"}
+    pods = Nodes(told(), at.run, at.send, tmp_path)._pods()
+    assert [pod["metadata"]["name"] for pod in pods] == ["b"]
 
 
 def test_a_node_that_has_lost_its_weights_fetches_them_again(tmp_path: Path) -> None:

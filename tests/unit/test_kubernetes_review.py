@@ -7,6 +7,7 @@ import pytest
 
 from components.facts import POD_BY_POD
 from review import cluster
+from review.drift import drift
 from review.events import Change, Preview
 from review.sentence import sentence
 from tests.unit.test_kubernetes_stack import build, things
@@ -85,7 +86,6 @@ def told(name: str, **sides: tuple[str, str]) -> Change:
             "each node gets other images or weights",
         ),
         (changed("kubernetes:apps/v1:Deployment", "deployment-proxy"), "the proxies are replaced one by one"),
-        (told("served", LIVE=("a: 3", "a: 2")), "pods that were changed by hand are put right (now: a: 2)"),
         (told("files", CODE=("proxy 1", "proxy 2")), "the pods get other code of this project"),
     ],
 )
@@ -94,9 +94,21 @@ def test_what_changes_besides_the_engine_is_said(change: Change, words: str) -> 
     assert words in said and "the engine stays vLLM" in said
 
 
+def test_pods_that_were_changed_by_hand_are_said_to_be_and_are_drift() -> None:
+    seen = preview(told("served", LIVE=("a: 3", "a: 2")), engine=("vllm", "vllm"))
+    back = "each engine gets back the pods that it had (now: a: 2)"
+    assert sentence(seen) == f"`fleet`: what was changed by hand is put right; {back}"
+    assert drift(seen) == ["how many pods there are to be: a: 2, although Pulumi left a: 3"]
+    assert drift(preview(told("served", LIVE=("a: 3", "")))) == [
+        "how many pods there are to be: none, although Pulumi left a: 3"
+    ]
+
+
 def test_the_step_that_follows_a_flip_says_nothing_of_hands() -> None:
-    said = sentence(preview(step(OLD, NEW), told("served", LIVE=("a: 3", "")), *FOLLOW[:2]))
+    seen = preview(step(OLD, NEW), told("served", LIVE=("a: 3", "")), *FOLLOW[:2])
+    said = sentence(seen)
     assert "by hand" not in said and "the proxies are replaced one by one" in said
+    assert drift(seen) == []
 
 
 def test_a_docker_host_has_none_of_this() -> None:
