@@ -22,20 +22,19 @@ def status(stack: str) -> None:
         raise StepFailed(str(error)) from None
     assert settings is not None, "only for a stack on a cluster"
     try:
-        for line in lines(stack, kubectl(settings.namespace, settings.context), time.time):
+        for line in lines(stack, kubectl(settings.namespace, settings.context), time.time, settings.hosts):
             say(line)
     except ClusterError as error:
         raise StepFailed(f"the cluster does not say what serves: {error}") from None
 
 
-def lines(stack: str, run: Run, clock: Callable[[], float]) -> list[str]:
-    """What serves, what changes, and each pod with an engine. Raises ClusterError."""
+def lines(stack: str, run: Run, clock: Callable[[], float], hosts: int) -> list[str]:
+    """What serves, what changes, and each pod with an engine. `hosts` are to serve. Raises ClusterError."""
     labels = Labels(project=PROJECT, stack=stack)
     live = live_of(json.loads(run(["get", "configmap", name(labels, LIVE), "--output", "json"], "")))
     select = selector(PROJECT, stack)
     found = json.loads(run(["get", "deployments,pods", "--selector", select, "--output", "json"], ""))
     seen = seen_of(found["items"], clock())
-    hosts = sum(each.replicas for each in seen.values())
     serve = sum(each.serving for each in seen.values())
     said = [f"{live.preferred}: {serve} of {hosts} hosts serve"]
     if live.to:

@@ -1,5 +1,6 @@
 """What ends, or goes, under a stack on a cluster, with a load on it: what that costs, and what comes back."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,26 +82,33 @@ def test_a_node_that_is_emptied_costs_nothing_and_serves_again_afterwards(projec
     assert not there.bad, there.summary()
 
 
-def test_where_a_node_lacks_its_weights_no_change_begins(project: ClusterProject) -> None:
+def test_a_node_that_has_lost_its_weights_gets_them_before_a_change_begins_or_none_does(
+    project: ClusterProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = project.serving()
     (engine,) = {name.partition("-")[0] for name in before}
     new = "ollama" if engine == "vllm" else "vllm"
     node = project.cluster.nodes["node3"]
-    marks = node.folder / "lib" / Path(STORE).name / project.stack / "weights" / new
-    (mark,) = marks.glob("*/.complete")
-    text = mark.read_text()
-    mark.unlink()
-    try:
-        wait(lambda: ready(project, "node3") is False, 60, "the node says that it lacks them")
-        project.configure(engine=new)
-        with pytest.raises(CommandFailed, match="lack images or weights: node3"):
-            project.up()
+    (folder,) = (node.folder / "lib" / Path(STORE).name / project.stack / "weights" / new).glob("tiny-*")
+    shutil.rmtree(folder)
+    wait(lambda: ready(project, "node3") is False, 60, "the node says that it lacks them")
+    project.configure(engine=new)
+    with load(project, clients=CLIENTS) as there:
+        there.wait_for_answers(there.round)
+        with monkeypatch.context() as patch:
+            patch.setitem(project.environment, "CHANGEOVER_CACHE", str(tmp_path))  # it has no models
+            with pytest.raises(CommandFailed) as failed:
+                project.up()
+        assert "lack images or weights: node3" in str(failed.value) and "make up" in str(failed.value)
         assert project.serving() == before
-    finally:
-        mark.write_text(text)
-    wait(lambda: ready(project, "node3"), 60, "the node says that it has them")
-    project.up()
+        said = project.up()
+        there.wait_for_answers(there.round)
+    assert "node3: its weights are gone, and are fetched again" in said
+    assert "node3: the weights tiny-" in said
+    assert not there.bad, there.summary()
+    assert ready(project, "node3") and (folder / ".complete").exists()
     assert project.serving().keys() != before.keys() and sum(project.serving().values()) == 3
+    assert project.certificates()[-1]["fewest"] == 2
 
 
 def ready(project: ClusterProject, node: str) -> bool:

@@ -38,6 +38,7 @@ from proxy.route import FLEET_FILE
 from stacks.cluster import cluster, flip_plan
 from tests.support.objects import plan as blueprint
 from tests.support.played_cluster import Kubectl, Played, stamp
+from tools.github import CERTIFICATE
 
 OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
 
@@ -165,6 +166,7 @@ def test_a_change_leaves_a_certificate_of_what_served_all_the_time(good: tuple[s
     assert said["steps"][-1]["new"] == (3 if NEW in good else 0) and said["steps"][-1]["serve"] == 3
     assert bool(said["error"]) is (NEW not in good)
     page = kept[f"{name}.md"]
+    assert CERTIFICATE.fullmatch(f"{name}.md"), "CI posts it"
     assert page.startswith(f"# ollama-1 → vllm-2: {result}\n") and "When the fewest served, 2 did." in page
     assert ("It failed: fleet-vllm-2-" in page) is (NEW not in good)
     assert f"| after | {'vllm-2' if NEW in good else 'ollama-1'} |" in page

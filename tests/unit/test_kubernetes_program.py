@@ -94,8 +94,8 @@ def cluster_of(to: str = "") -> Kubectl:
 
 def test_the_status_says_what_serves_and_how_each_pod_is() -> None:
     at = cluster_of()
-    assert cluster.lines("fleet", at, at.clock) == [
-        "ollama-1: 2 of 3 hosts serve",
+    assert cluster.lines("fleet", at, at.clock, 4) == [
+        "ollama-1: 2 of 4 hosts serve",
         "  a: serves",
         "  b: ends what it answers",
         "  d: serves",
@@ -105,7 +105,7 @@ def test_the_status_says_what_serves_and_how_each_pod_is() -> None:
 
 def test_the_status_says_of_a_change_that_was_left_how_to_end_it() -> None:
     at = cluster_of(NEW)
-    assert cluster.lines("fleet", at, at.clock)[1] == (
+    assert cluster.lines("fleet", at, at.clock, 3)[1] == (
         f"a change to {NEW} is under way, or was left: 0 of 3 hosts have it. `pulumi up` ends it, with the "
         "settings of before or with the new ones"
     )

@@ -46,6 +46,8 @@ GROUP = "changeover-test-cluster"
 """A cgroup of every kind, in which all pods are."""
 CONTROLS = "control"
 CLONE_NEWNET = 0x40000000
+KERNEL = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
+BRIDGE = "machines"
 NAMESPACE = "changeover"
 START_SECONDS = 120
 
@@ -123,6 +125,7 @@ class Cluster:
         self._lock: IO[str] = self.folder.with_suffix(".lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._remove()  # what a killed run has left
+        self._kernel = kernel()
         self.began = time.monotonic()
         self.programs.mkdir(parents=True)
         for name in (*KUBERNETES, "kubectl"):
@@ -141,12 +144,31 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        """Ends all of it, and takes away its files."""
+        """Ends all of it, and takes away its files. Raises RuntimeError where something is left of it, or was
+        changed of this machine."""
         for machine in self.machines.values():
             machine.stop()
         self.machines.clear()
         self._remove()
-        self._lock.close()
+        try:
+            wait(lambda: not self._left(), 10, "the cluster leaves nothing")
+        except TimeoutError:
+            raise RuntimeError(f"the cluster has left: {self._left()}") from None
+        finally:
+            self._lock.close()
+
+    def _left(self) -> list[str]:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        links = [line.split()[1].partition("@")[0].rstrip(":") for line in run("ip", "-o", "link").splitlines()]
+        nodes = {configuration.node(number) for number in range(1, self.count + 1)}
+        return [
+            *(f"{name} is {value}" for name, value in kernel().items() if value != self._kernel[name]),
+            *(line for line in mounts if f"{self.folder}/" in line),
+            *(line for line in run("ps", "-eo", "args").splitlines() if f"{self.folder}/" in line),
+            *(f"the link {name}" for name in links if name == BRIDGE or name in nodes),
+            *(line for line in run("iptables-save").splitlines() if "KUBE-" in line),
+            *(str(group) for group in self._groups() if group.exists()),
+        ]
 
     def _remove(self) -> None:
         for group in self._groups():
@@ -167,9 +189,9 @@ class Cluster:
         told = Control(folder=self.control.folder)
         self._configure(told)
         network = ("ip", "link")
-        self.control.run(*network, "add", "machines", "type", "bridge")
-        self.control.run("ip", "address", "add", f"{CONTROL}/24", "dev", "machines")
-        self.control.run(*network, "set", "machines", "up")
+        self.control.run(*network, "add", BRIDGE, "type", "bridge")
+        self.control.run("ip", "address", "add", f"{CONTROL}/24", "dev", BRIDGE)
+        self.control.run(*network, "set", BRIDGE, "up")
         self.control.start(*told.etcd())
         self.control.start(*told.api())
         for number in range(1, self.count + 1):
@@ -200,7 +222,7 @@ class Cluster:
         there = ("peer", "name", "eth0", "netns", str(node.pid))
         here = ["nsenter", f"--target={self.control.pid}", "--net", "ip"]
         run(*here, "link", "add", name, "type", "veth", *there)
-        run(*here, "link", "set", name, "master", "machines", "up")
+        run(*here, "link", "set", name, "master", BRIDGE, "up")
         run(*here, "route", "add", configuration.pods_of(number), "via", address)
         node.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
         node.run("ip", "link", "set", "eth0", "up")
@@ -293,13 +315,31 @@ class Cluster:
             env={**os.environ, **self.variables},
         )
 
+    def warnings(self, *words: str) -> list[str]:
+        """What the API server warns of that `kubectl` is told to do."""
+        done = subprocess.run(
+            self.enter(str(self.programs / "kubectl"), *words),
+            env={**os.environ, **self.variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        mark = "Warning: "
+        return [line.removeprefix(mark) for line in done.stderr.splitlines() if line.startswith(mark)]
+
     def get(self, *words: str) -> Any:
         """In the namespace of the stacks, as far as it is in one."""
         return json.loads(self.kubectl("get", "--namespace", NAMESPACE, *words, "--output", "json"))
 
     def give(self, stack: str, *nodes: str) -> None:
-        """These nodes, or all of them, are the stack's."""
-        self.kubectl("label", "node", *(nodes or self.nodes), f"{NODE}={stack}", "--overwrite")
+        """These nodes, or all machines, are the stack's."""
+        if names := nodes or tuple(self.nodes):
+            self.kubectl("label", "node", *names, f"{NODE}={stack}", "--overwrite")
+
+
+def kernel() -> dict[str, str]:
+    """What the programs of a cluster would set of the kernel, which is this machine's, too."""
+    return {name: Path("/proc/sys", name).read_text().strip() for name in KERNEL}
 
 
 def wait(what: Callable[[], bool], seconds: float, whatever: str) -> None:

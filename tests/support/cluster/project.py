@@ -1,7 +1,8 @@
 """A copy of the project with a stack on a test's cluster."""
 
 import json
-from collections.abc import Iterator, Sequence
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from stacks.settings import PROJECT
 from tests.support.cluster.cluster import NAMESPACE, Cluster
 from tests.support.cluster.images import GOOD
 from tests.support.load import Load
-from tests.support.project import Project
+from tests.support.project import PASSPHRASE, SOURCES, TEAM, CommandFailed, Project
+from tools import environment
 from tools.environment import ROOT
 from tools.up import place_model
 
@@ -28,12 +30,20 @@ TENANT, KEY = "tester", "0123456789abcdef0123456789abcdef"
 
 
 class ClusterProject(Project):
-    """As `Project`, with both engines the test engine."""
+    """As `Project`, with both engines the test engine. Its folder is a checkout with the project's `make`."""
+
+    sources = (
+        *(*SOURCES, "tools", "review", "policy", "Makefile"),
+        *("requirements.lock", "requirements-dev.lock", ".gitignore"),
+    )
 
     def __init__(self, folder: Path, stack: str, cluster: Cluster, **settings: object) -> None:
         self.cluster = cluster
-        self.home = folder / "pulumi"
+        own = folder / environment.HOME.name
+        self.home = own / environment.PULUMI_HOME.name
         offline.tools.install(offline.tools.build(cluster=True), self.home)
+        (own / environment.BIN.name).symlink_to(environment.BIN)
+        (own / environment.PASSPHRASE.name).write_text(PASSPHRASE)
         chosen: dict[str, object] = {
             "engine": "ollama",
             "target": "kubernetes",
@@ -44,13 +54,17 @@ class ClusterProject(Project):
             "context": 1024,
             "parallel": 4,
         }
-        super().__init__(folder, stack, **chosen, **settings)
+        super().__init__(folder, stack, **{**chosen, **settings})
         self.pin()
         # the cluster's network is no other, and on it no package registry can be reached
         wheels = packages(names()).relative_to(ROOT)
         (folder / wheels.parent).mkdir(parents=True)
         (folder / wheels).symlink_to(_wheels())
         self.pulumi("config", "set", "--secret", "--path", f"apiKeys.{TENANT}", KEY)
+        (folder / "rendered" / stack).mkdir(parents=True)
+        self.git("init", "--quiet", "--initial-branch=main")
+        (folder / ".git" / "info" / "exclude").write_text("/state/\n")
+        self.commit("The project, with a stack")
         cluster.give(stack)
 
     def pin(self, *, vllm: str = GOOD) -> None:
@@ -65,6 +79,44 @@ class ClusterProject(Project):
         return self.cluster.enter(
             "env", *(f"{key}={value}" for key, value in variables.items()), *super().command(*words)
         )
+
+    def make(self, target: str, *, fails: int = 0, **more: str) -> str:
+        """What `make` of the project prints; `fails` is the exit status that it must have."""
+        told = {
+            **self.environment,
+            **self.cluster.variables,
+            **TEAM,
+            environment.BACKEND: self.environment["PULUMI_BACKEND_URL"],
+            **more,
+        }
+        # the packages are those of the checkout under test, so nothing is installed
+        words = ("make", "-s", "-o", ".venv/.synced", target, f"STACK={self.stack}")
+        return self._run(self.cluster.enter(*words), told, fails)
+
+    def git(self, *words: str) -> str:
+        return self._run(["git", *words], {**self.environment, **TEAM}, 0)
+
+    def commit(self, message: str, **settings: object) -> None:
+        """Changes settings, renders, and commits all."""
+        self.configure(**settings)
+        self.make("render")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+
+    def _run(self, words: Sequence[str], told: Mapping[str, str], fails: int) -> str:
+        done = subprocess.run(
+            words,
+            cwd=self.folder,
+            env=told,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != fails:
+            raise CommandFailed(f"{' '.join(words)} exited {done.returncode}:\n{done.stdout}")
+        return done.stdout
 
     @property
     def mine(self) -> str:
