@@ -104,10 +104,11 @@ class Machine:
 
 
 class Cluster:
-    """A context manager around whatever uses the cluster."""
+    """A context manager around whatever uses the cluster. Its nodes have the images of the test engine, or of
+    the `real` ones."""
 
-    def __init__(self, nodes: int = 3) -> None:
-        self.count = nodes
+    def __init__(self, nodes: int = 3, *, real: bool = False) -> None:
+        self.count, self.real = nodes, real
         self.folder = cache_root() / "cluster"
         self.programs = self.folder / "bin"
         self.machines: dict[str, Machine] = {}
@@ -121,7 +122,7 @@ class Cluster:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         debian.ensure(PROGRAMS, self.folder.parent / "apt.log")
         kubernetes, names = build_cluster()
-        store = images.store()
+        store = images.store(real=self.real)
         self._lock: IO[str] = self.folder.with_suffix(".lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._remove()  # what a killed run has left

@@ -1,5 +1,5 @@
-"""What a node of a test's cluster has in its containerd: our services' images, and the test engine as both
-engines. No Docker is needed for them: they are written as archives, each layer once."""
+"""What a node of a test's cluster has in its containerd: our services' images, and as both engines the test
+engine, or the real ones. No Docker is needed for them: they are written as archives, each layer once."""
 
 import hashlib
 import io
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,12 +37,16 @@ OCI = "application/vnd.oci.image"
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def store() -> Path:
-    """A containerd's folder with the images, which no containerd uses. Raises StepFailed."""
+def store(*, real: bool = False) -> Path:
+    """A containerd's folder with the images, which no containerd uses; with the `real` engines it has 6 GB.
+    Raises StepFailed."""
     services = [RECIPES[pin.name].key() for pin in SERVICES]
+    if real:
+        key = key_of(*services, *(RECIPES[pin.name].key() for pin in FAST_PROGRAMS), Path(__file__).read_bytes())
+        return cached("cluster-engines", key, partial(_fill, _real))
     programs = [fast_program(LOAD_SECONDS, mode) for mode in MODES.values()]
     key = key_of(*services, *programs, FAST_ENGINE.read_bytes(), Path(__file__).read_bytes())
-    return cached("cluster-images", key, _fill)
+    return cached("cluster-images", key, partial(_fill, _test))
 
 
 def copy(images: Path, folder: Path) -> None:
@@ -52,7 +57,7 @@ def copy(images: Path, folder: Path) -> None:
         shutil.copyfile(images / name, folder / name)
 
 
-def _fill(folder: Path, log: Path) -> None:
+def _fill(engines: Callable[["Layout", dict[str, Any]], None], folder: Path, log: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         layout = Layout(Path(temporary, "layout"))
         base = layout.layer(lambda out: _copy(parts(pins.SWITCH.name)[0], out))
@@ -60,17 +65,7 @@ def _fill(folder: Path, log: Path) -> None:
         layout.image(PAUSE, [base], {"Cmd": ["sleep", "infinity"]})
         gateway = layout.layer(lambda out: put_over(*parts(pins.GATEWAY.name), out))
         layout.image(f"docker.io/{pins.GATEWAY.offline}", [base, gateway], _configured(pins.GATEWAY))
-        for version, mode in MODES.items():
-            for pin, program in FAST_PROGRAMS.items():
-                # in the base /bin is a link to it, which a folder of this name would hide
-                place = program if program.startswith("/usr/") else f"/usr{program}"
-                files = {
-                    place: fast_program(LOAD_SECONDS, mode).encode(),
-                    f"/{FAST_ENGINE.name}": FAST_ENGINE.read_bytes(),
-                }
-                layout.image(
-                    f"docker.io/{fast_image(pin, version)}", [base, layout.layer(_archive(files))], {}
-                )
+        engines(layout, base)
         layout.close()
         with _containerd(folder / "containerd", Path(temporary), log) as socket:
             words = ["ctr", "--address", str(socket), "--namespace", "k8s.io", "images", "import", "-"]
@@ -78,6 +73,24 @@ def _fill(folder: Path, log: Path) -> None:
                 ["tar", "-C", layout.folder, "-cf", "-", "."], stdout=subprocess.PIPE
             ) as tar:
                 subprocess.run(words, stdin=tar.stdout, stdout=subprocess.DEVNULL, check=True)
+
+
+def _test(layout: "Layout", base: dict[str, Any]) -> None:
+    for version, mode in MODES.items():
+        for pin, program in FAST_PROGRAMS.items():
+            # in the base /bin is a link to it, which a folder of this name would hide
+            place = program if program.startswith("/usr/") else f"/usr{program}"
+            files = {
+                place: fast_program(LOAD_SECONDS, mode).encode(),
+                f"/{FAST_ENGINE.name}": FAST_ENGINE.read_bytes(),
+            }
+            layout.image(f"docker.io/{fast_image(pin, version)}", [base, layout.layer(_archive(files))], {})
+
+
+def _real(layout: "Layout", base: dict[str, Any]) -> None:
+    for pin in FAST_PROGRAMS:
+        engine = layout.layer(partial(put_over, *parts(pin.name)))
+        layout.image(f"docker.io/{pin.offline}", [base, engine], _configured(pin))
 
 
 def _copy(file: Path, out: IO[bytes]) -> None:
@@ -100,10 +113,12 @@ def _archive(files: Mapping[str, bytes]) -> Callable[[IO[bytes]], None]:
 
 def _configured(pin: pins.Image) -> dict[str, Any]:
     """What the image's recipe says in a Dockerfile's words."""
-    found = {}
+    found = dict[str, Any]()
     for word, _, value in (change.partition(" ") for change in RECIPES[pin.name].changes):
         if word in WORDS:
             found[WORDS[word]] = json.loads(value) if value.startswith("[") else value
+        elif word == "ENV":
+            found["Env"] = [f"PATH={PATH}", *value.split()]
     return found
 
 

@@ -1,5 +1,5 @@
-"""Nodes of which a real API server, its controllers and its scheduler have only what such nodes would say: they
-run nothing, and each pod on them is ready at once.
+"""Nodes of which a real API server, its controllers and its scheduler have only what such nodes would say:
+they run nothing, and each pod on them is ready at once.
 
 So a hundred of them fit on a small machine, for what asks the cluster alone.
 """

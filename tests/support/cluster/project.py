@@ -30,7 +30,8 @@ TENANT, KEY = "tester", "0123456789abcdef0123456789abcdef"
 
 
 class ClusterProject(Project):
-    """As `Project`, with both engines the test engine. Its folder is a checkout with the project's `make`."""
+    """As `Project`, with the test engine as both engines where the cluster has no others. Its folder is a
+    checkout with the project's `make`."""
 
     sources = (
         *(*SOURCES, "tools", "review", "policy", "Makefile"),
@@ -55,7 +56,8 @@ class ClusterProject(Project):
             "parallel": 4,
         }
         super().__init__(folder, stack, **{**chosen, **settings})
-        self.pin()
+        if not cluster.real:
+            self.pin()
         # the cluster's network is no other, and on it no package registry can be reached
         wheels = packages(names()).relative_to(ROOT)
         (folder / wheels.parent).mkdir(parents=True)
@@ -180,10 +182,12 @@ def load(project: ClusterProject, **more: Any) -> ClusterLoad:
 
 
 @contextmanager
-def on_cluster(folder: Path, stack: str, **settings: object) -> Iterator[ClusterProject]:
-    """A deployed stack on a cluster of its own."""
+def on_cluster(
+    folder: Path, stack: str, *, real: bool = False, **settings: object
+) -> Iterator[ClusterProject]:
+    """A deployed stack on a cluster of its own, with the test engine or with the `real` ones."""
     place_model(offline.images.tiny_model())
-    with Cluster() as cluster:
+    with Cluster(real=real) as cluster:
         project = ClusterProject(folder, stack, cluster, **settings)
         try:
             project.up()
