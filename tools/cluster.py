@@ -2,14 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from common import StepFailed, say
 from components.kubernetes.kubectl import ClusterError, Run, kubectl, selector
-from components.kubernetes.looked import live_of, seen_of
-from components.kubernetes.objects import LIVE, name
+from components.kubernetes.looked import is_ready, live_of, seen_of
+from components.kubernetes.objects import LIVE, PROXIES, name
 from components.kubernetes.rolling import PodSeen
-from components.labels import Labels
+from components.labels import Labels, label
 from stacks.settings import PROJECT, SettingsError, from_files
 from tools.environment import ROOT
 
@@ -36,7 +37,9 @@ def lines(stack: str, run: Run, clock: Callable[[], float], hosts: int) -> list[
     found = json.loads(run(["get", "deployments,pods", "--selector", select, "--output", "json"], ""))
     seen = seen_of(found["items"], clock())
     serve = sum(each.serving for each in seen.values())
-    said = [f"{live.preferred}: {serve} of {hosts} hosts serve"]
+    proxies = [each for each in found["items"] if each["kind"] == "Pod" and _role(each) == "proxy"]
+    ready = sum(is_ready(each) for each in proxies)
+    said = [f"{live.preferred}: {serve} of {hosts} hosts serve, behind {ready} of {PROXIES} proxies"]
     if live.to:
         there = seen[live.to].serving if live.to in seen else 0
         said.append(
@@ -48,6 +51,10 @@ def lines(stack: str, run: Run, clock: Callable[[], float], hosts: int) -> list[
         if each.replicas and not each.pods:
             said.append(f"  {deployment}: no pod yet")
     return said
+
+
+def _role(item: Mapping[str, Any]) -> str:
+    return str((item["metadata"].get("labels") or {}).get(label("role"), ""))
 
 
 def _state(pod: PodSeen) -> str:

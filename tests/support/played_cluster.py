@@ -97,6 +97,17 @@ def proxy(name: str, **metadata: str) -> Object:
     return {"kind": "Pod", "metadata": {"name": name, **metadata}, "status": {"phase": "Running"}}
 
 
+PROXIES = tuple(
+    {
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {label("role"): "proxy"}},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": status}]},
+    }
+    for name, status in (("proxy-1", "True"), ("proxy-2", "False"))
+)
+"""With their state; one of them is not ready."""
+
+
 def weights(node: str, there: bool) -> Object:
     """The pod of a node that has its weights, or lacks them."""
     ready = {"type": "Ready", "status": "True" if there else "False"}
@@ -160,7 +171,7 @@ class Kubectl:
             case ["get", "deployments", *_]:
                 return json.dumps({"items": self._deployments()})
             case ["get", "deployments,pods", *_]:
-                return json.dumps({"items": [*self._deployments(), *self._pods()]})
+                return json.dumps({"items": [*self._deployments(), *self._pods(), *PROXIES]})
             case ["scale", deployment, replicas]:
                 name = deployment.partition("/")[2]
                 self.played.scale(Scale(name, int(replicas.partition("=")[2])))

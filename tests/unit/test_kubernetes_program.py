@@ -95,7 +95,7 @@ def cluster_of(to: str = "") -> Kubectl:
 def test_the_status_says_what_serves_and_how_each_pod_is() -> None:
     at = cluster_of()
     assert cluster.lines("fleet", at, at.clock, 4) == [
-        "ollama-1: 2 of 4 hosts serve",
+        "ollama-1: 2 of 4 hosts serve, behind 1 of 2 proxies",
         "  a: serves",
         "  b: ends what it answers",
         "  d: serves",
