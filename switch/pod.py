@@ -34,6 +34,10 @@ LOOK_SECONDS = 0.25
 FORGET_SECONDS = 3.0
 """A proxy that has not asked for so long has gone. They ask several times a second."""
 
+STALLS_SECONDS = 10.0
+"""One that has something here may also be without a core for so long, and its answers would be cut. What it
+would send after that goes elsewhere, since nothing listens here any more."""
+
 TRIES = 3
 """So often the engine may fail a question of its gate."""
 
@@ -66,7 +70,11 @@ class Pod:
         """The answer to a proxy that has so many requests here, and has heard of the drain or not."""
         with self.lock:
             self.proxies[proxy] = Heard(running, knows, now)
-            others = [heard for name, heard in self._there(now).items() if name != proxy]
+            others = [
+                heard
+                for name, heard in self._there(now).items()
+                if name != proxy and now - heard.at < FORGET_SECONDS
+            ]
             return {
                 "engine": self.engine,
                 "ready": self.ready,
@@ -107,7 +115,9 @@ class Pod:
 
     def _there(self, now: float) -> dict[str, Heard]:
         self.proxies = {
-            name: heard for name, heard in self.proxies.items() if now - heard.at < FORGET_SECONDS
+            name: heard
+            for name, heard in self.proxies.items()
+            if now - heard.at < (STALLS_SECONDS if heard.running else FORGET_SECONDS)
         }
         return self.proxies
 

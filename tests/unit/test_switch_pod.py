@@ -18,7 +18,7 @@ from switch import pod as module
 from switch.gate import Answer
 from switch.machine import Watch
 from switch.plan import PlanError, Trap
-from switch.pod import FORGET_SECONDS, Pod, answer, gate, listen, listens, pod_of
+from switch.pod import FORGET_SECONDS, STALLS_SECONDS, Pod, answer, gate, listen, listens, pod_of
 from switch.pod_plan import ALIVE, DRAIN, READY, STATE, PodPlan
 from switch.pulse import Pulse
 from tests.support.project import free_port
@@ -164,10 +164,18 @@ def test_a_drain_ends_once_every_proxy_knows_of_it_and_has_nothing_there() -> No
 
 def test_a_proxy_that_has_gone_is_not_waited_for() -> None:
     pod = made()
-    pod.asked("a", 2, False, 10)
+    pod.asked("a", 0, False, 10)
     pod.drain(10)
     assert not pod.drained(10 + FORGET_SECONDS - 0.1)
     assert pod.drained(10 + FORGET_SECONDS)
+
+
+def test_a_proxy_that_stalls_with_answers_under_way_is_waited_for_a_little_longer() -> None:
+    pod = made()
+    pod.asked("a", 2, True, 10)
+    pod.drain(10)
+    assert not pod.drained(10 + STALLS_SECONDS - 0.1)
+    assert pod.drained(10 + STALLS_SECONDS)
 
 
 def test_where_no_proxy_has_asked_there_may_be_one_that_just_begins_to() -> None:
