@@ -64,8 +64,8 @@ def turns(plan: Any) -> Any:
     """Asks several ways by turns, one request at a time, over connections that stay open.
 
     The plan has `ways` (name → host and port), `n`, how often each is asked, `bytes`, the size of a body, and
-    perhaps an API `key`. Gives `seen`, which has for each way a pair [began, seconds] for each good answer, on
-    the clock of `time.monotonic`, and `lost`, how many answers were not good.
+    perhaps an API `key`. Gives `seen`, which has for each way a pair [began, seconds] for each good answer,
+    on the clock of `time.monotonic`, and `lost`, how many answers were not good.
     """
     raw, seen, lost = body(plan["bytes"]), {name: list[list[float]]() for name in plan["ways"]}, 0
     headers = {**KIND, **({"Authorization": f"Bearer {plan['key']}"} if "key" in plan else {})}

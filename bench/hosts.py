@@ -63,7 +63,9 @@ def main() -> None:
     for kind in KINDS:
         medians = [statistics.median(taken[stack, kind]) for stack in (few, many)]
         spans = [f"{min(taken[stack, kind]):.1f} to {max(taken[stack, kind]):.1f}" for stack in (few, many)]
-        rows.append([kind, count, medians[0], spans[0], medians[1], spans[1], f"{medians[1] / medians[0]:.2f}"])
+        rows.append(
+            [kind, count, medians[0], spans[0], medians[1], spans[1], f"{medians[1] / medians[0]:.2f}"]
+        )
     print(f"Previews, {heading}; seconds\n")
     names = [word for hosts in HOSTS for word in (f"{hosts} hosts, median", "from, to")]
     print(table(("preview", "N of each", *names, "ratio"), rows))

@@ -2,10 +2,10 @@
 
 Run: `python -m bench.service`. It needs Docker for the one host, and makes a cluster of three machines.
 
-Short requests are sent one at a time over connections that stay open, to one host and to the cluster by turns:
-to an engine alone, and through what stands in front of it, which is edge, proxy and gateway on one host, and
-Service, proxy and gateway on the cluster. Engines answer at once. What a way adds is what it takes more than
-its own engine alone.
+Short requests are sent one at a time over connections that stay open, to one host and to the cluster by
+turns: to an engine alone, and through what stands in front of it, which is edge, proxy and gateway on one
+host, and Service, proxy and gateway on the cluster. Engines answer at once. What a way adds is what it takes
+more than its own engine alone.
 """
 
 import argparse

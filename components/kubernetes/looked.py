@@ -19,8 +19,8 @@ Object = Mapping[str, Any]
 
 ACTIVE, TO, BUSIEST = label("active"), label("to"), label("busiest")
 """Annotations of the ConfigMap that the proxies are told by: the Deployment that serves since the last flip
-that has ended, the one to which a flip is under way, and the busiest minute that a flip has seen: the proxies'
-logs go with them, which follow every flip."""
+that has ended, the one to which a flip is under way, and the busiest minute that a flip has seen: the
+proxies, which follow every flip, take their logs with them."""
 
 
 PARALLEL = label("parallel")

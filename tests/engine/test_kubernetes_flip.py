@@ -54,13 +54,17 @@ def test_every_node_has_a_host_and_no_pod_has_a_token(project: ClusterProject) -
     assert pods and not [each for each in mounts if "serviceaccount" in each]
 
 
-def test_pods_are_restricted_but_for_the_folder_of_their_node_and_who_is_root(project: ClusterProject) -> None:
+def test_pods_are_restricted_but_for_the_folder_of_their_node_and_who_is_root(
+    project: ClusterProject,
+) -> None:
     enforced = "pod-security.kubernetes.io/enforce=restricted"
     first, *said = project.cluster.warnings(
         "label", "namespace", NAMESPACE, enforced, "--overwrite", "--dry-run=server"
     )
     assert "violate the new PodSecurity enforce level" in first
-    found = {name.split()[0]: set(why.split(", ")) for name, _, why in (line.partition(": ") for line in said)}
+    found = {
+        name.split()[0]: set(why.split(", ")) for name, _, why in (line.partition(": ") for line in said)
+    }
     folder, root = {"hostPath volumes", "restricted volume types"}, {"runAsNonRoot != true", "runAsUser=0"}
     for role, allowed in (("engine", folder | root), ("weights", folder | root), ("proxy", set())):
         its = {pod["metadata"]["name"] for pod in project.pods(role)}

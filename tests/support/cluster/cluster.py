@@ -160,7 +160,9 @@ class Cluster:
 
     def _left(self) -> list[str]:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
-        links = [line.split()[1].partition("@")[0].rstrip(":") for line in run("ip", "-o", "link").splitlines()]
+        links = [
+            line.split()[1].partition("@")[0].rstrip(":") for line in run("ip", "-o", "link").splitlines()
+        ]
         nodes = {configuration.node(number) for number in range(1, self.count + 1)}
         return [
             *(f"{name} is {value}" for name, value in kernel().items() if value != self._kernel[name]),

@@ -42,7 +42,9 @@ def store(*, real: bool = False) -> Path:
     Raises StepFailed."""
     services = [RECIPES[pin.name].key() for pin in SERVICES]
     if real:
-        key = key_of(*services, *(RECIPES[pin.name].key() for pin in FAST_PROGRAMS), Path(__file__).read_bytes())
+        key = key_of(
+            *services, *(RECIPES[pin.name].key() for pin in FAST_PROGRAMS), Path(__file__).read_bytes()
+        )
         return cached("cluster-engines", key, partial(_fill, _real))
     programs = [fast_program(LOAD_SECONDS, mode) for mode in MODES.values()]
     key = key_of(*services, *programs, FAST_ENGINE.read_bytes(), Path(__file__).read_bytes())
