@@ -34,7 +34,7 @@ class ClusterProject(Project):
     checkout with the project's `make`."""
 
     sources = (
-        *(*SOURCES, "tools", "review", "policy", "Makefile"),
+        *(*SOURCES, "tools", "review", "policy", "docs", "Makefile"),
         *("requirements.lock", "requirements-dev.lock", ".gitignore"),
     )
 
