@@ -69,7 +69,7 @@ def tenants_in(words: object) -> set[str]:
     return {name for name in str(words or "").split(", ") if name}
 
 
-MODE, FIRST_FETCH, TOOLS, ONLY = "mode: ", "first fetch: ", "tools: ", "only "
+MODE, HOSTS, FIRST_FETCH, TOOLS, ONLY = "mode: ", "hosts: ", "first fetch: ", "tools: ", "only "
 """How lines begin that the program says in a preview. `TOOLS` is followed by `ONLY` where only one of the
 engines finds the calls of tools."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from advise.busiest import Busiest
 from components.cutover_mode import Cutover
+from components.facts import HOSTS
 from components.gpu_memory import KINDS, EngineKind, Load, engine_sum, gib
 from components.kubernetes.settings import KubernetesSettings
 from components.plan import DRAINED_GRACE, REQUEST_SECONDS
@@ -61,7 +62,7 @@ class Flip:
         there = self.load.host_memory
         ram = f"{needs}, {'hostMemoryGiB not set' if there is None else f'{gib(there)} there'}"
         return [
-            f"hosts: {hosts}; a flip takes {at_once} of them away at a time, the first one alone",
+            f"{HOSTS}{hosts}; a flip takes {at_once} of them away at a time, the first one alone",
             *(f"  {kind}: {words}" for kind, words in cutover.sums.items()),
             f"  RAM of each: {ram}",
             *(

@@ -74,7 +74,13 @@ class ClusterStack(pulumi.ComponentResource):
         self._provider = pulumi.ProviderResource(
             "kubernetes",
             "cluster",
-            {"context": args.context or None, "namespace": args.namespace},
+            {
+                "context": args.context or None,
+                "namespace": args.namespace,
+                # else a changed one is deleted and made again, and where that is killed no pod can start
+                "enableConfigMapMutable": "true",
+                "enableSecretMutable": "true",
+            },
             pulumi.ResourceOptions(parent=self, version=pins.KUBERNETES_PLUGIN),
         )
         told: dict[Variable, pulumi.Input[str]] = {
@@ -113,7 +119,11 @@ class ClusterStack(pulumi.ComponentResource):
         )
         keys = self._keys()
         # Pods that a person has changed by hand show in the next preview, and its update puts them right.
-        seen = self._look(SEEN, told, after=[flip])
+        # Through the step's output it is unknown in the preview of a flip: how many pods there are after it
+        # is not how many there are now, and a plan that kept that would refuse its own update.
+        seen = pulumi.Output.all(self._look(SEEN, told, after=[flip]), flip.stdout).apply(
+            lambda both: str(both[0])
+        )
         served = self._step(
             "served", FLIP, {**told, "LIVE": seen}, stdin=args.flip.text, hide_diffs=["stdin"]
         )

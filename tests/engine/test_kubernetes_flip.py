@@ -93,6 +93,7 @@ def test_flips_back_and_forth_lose_nothing_and_nobody_waits(project: ClusterProj
         project.commit("To Ollama", engine="ollama")
         said = project.make("review")
         assert f"Engine of `{project.stack}`: vLLM → Ollama, pod by pod, and no request waits" in said
+        assert "in a flip 2 hosts go on serving" in said and "deleted first" not in said
         project.make("apply", REVIEW=f"reviews/{project.stack}")
         assert kinds(project) == {"ollama": 3}
         there.wait_for_answers(there.round)

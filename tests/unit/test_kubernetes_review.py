@@ -9,7 +9,9 @@ from components.facts import POD_BY_POD
 from review import cluster
 from review.drift import drift
 from review.events import Change, Preview
+from review.markdown import render
 from review.sentence import sentence
+from tests.support.objects import plan
 from tests.unit.test_kubernetes_stack import build, things
 
 STEP = "command:local:Command"
@@ -109,6 +111,15 @@ def test_the_step_that_follows_a_flip_says_nothing_of_hands() -> None:
     said = sentence(seen)
     assert "by hand" not in said and "the proxies are replaced one by one" in said
     assert drift(seen) == []
+
+
+def test_a_review_has_what_the_program_says_of_time_and_of_what_is_left_and_no_price_of_its_own() -> None:
+    lines = plan("t4").lines
+    seen = replace(preview(step(OLD, NEW), *FOLLOW), notes=("\n".join(lines),))
+    said = render(seen)
+    assert "Mode and memory:\n\n```\nhosts: 3; a flip takes 1 of them away at a time" in said
+    assert "in a flip 2 hosts go on serving" in said and "time of a flip to vllm: " in said
+    assert "Price: that of the cluster's hosts, which this program does not make." in said
 
 
 def test_a_docker_host_has_none_of_this() -> None:

@@ -101,7 +101,12 @@ def test_the_plugin_is_the_pinned_one_for_each_object_and_asks_the_cluster_of_th
     (provider,) = (each for each in recorder.requests if each.type == "pulumi:providers:kubernetes")
     assert provider.version == pins.KUBERNETES_PLUGIN
     (inputs,) = (each.inputs for each in recorder.resources if each.typ == "pulumi:providers:kubernetes")
-    assert inputs == {"context": "prod", "namespace": "llm"}
+    assert inputs == {
+        "context": "prod",
+        "namespace": "llm",
+        "enableConfigMapMutable": "true",
+        "enableSecretMutable": "true",
+    }
     of_objects = [each for each in recorder.requests if each.type.startswith("kubernetes:")]
     assert of_objects and all(each.version == pins.KUBERNETES_PLUGIN for each in of_objects)
     assert all("pulumi:providers:kubernetes::cluster" in each.provider for each in of_objects)
@@ -200,5 +205,6 @@ def test_pods_that_were_changed_by_hand_show_in_a_preview_and_are_put_right() ->
     assert served["environment"]["LIVE"] == "t4-vllm-00000001-0a1b2c3d: 3"
     assert served["update"] == recorder.of("Command")[FLIP]["update"]
     assert served["stdin"] == recorder.of("Command")[FLIP]["stdin"]
+    assert FLIP in needs(recorder, "served")
     (call,) = (each for each in recorder.calls if each.token == "command:local:run")
     assert call.args["command"].endswith("change seen")
