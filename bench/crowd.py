@@ -13,6 +13,7 @@ import json
 import statistics
 import sys
 import time
+from typing import Any
 
 from bench.stack import deployed, machine, table
 from bench.ways import EDGE_PORT, Client
@@ -29,12 +30,29 @@ FLIP_TOKENS = (8, 32)
 """The shortest and the longest answer, in tokens, while the engine is changed."""
 RESTARTED_SECONDS = 5
 """By then the switch has seen that an engine ended."""
+ENGINE_CORES: dict[str, Any] = {
+    "default": "",
+    "metavar": "CORES",
+    "help": "keep the engines to these (`0`, `0-3`). On a CPU an engine takes each core, and what else runs\n"
+    "takes from it what it needs; an engine on a GPU leaves the cores to that (default: all)",
+}
+"""Of the option."""
 DIRECT, THROUGH = "the engine itself", "through the endpoint"
 
 
 def network(project: Project) -> str:
     """The name of the Docker network on which a stack's engines are."""
     return project.labels.prefix
+
+
+def keep_to(project: Project, cores: str) -> None:
+    """Keeps both engines to these cores (`0-3`). The one that serves is started again; the other one starts
+    with them."""
+    docker("update", "--cpuset-cpus", cores, *project.containers("engine"))
+    # its threads are as many as there were cores: two that wait for each other on one core stand still
+    docker("restart", project.live())
+    time.sleep(RESTARTED_SECONDS)
+    eventually(project.settled, 300, f"{project.live()} serves again")
 
 
 def tokens(
@@ -46,11 +64,7 @@ def tokens(
     these.
     """
     if cores:
-        docker("update", "--cpuset-cpus", cores, project.live())
-        # its threads are as many as there were cores: two that wait for each other on one core stand still
-        docker("restart", project.live())
-        time.sleep(RESTARTED_SECONDS)
-        eventually(project.settled, 300, f"{kind} serves again")
+        keep_to(project, cores)
     (edge,) = project.containers("edge")
     places = {DIRECT: (project.live(), PORT), THROUGH: (edge, EDGE_PORT)}
     rates = {name: list[float]() for name in places}
@@ -101,13 +115,7 @@ def main() -> None:
     parser.add_argument(
         "--gateway", choices=("tensorzero", "none"), default="tensorzero", help="(default: tensorzero)"
     )
-    parser.add_argument(
-        "--engine-cores",
-        default="",
-        metavar="CORES",
-        help="keep the engine to these (`0`, `0-3`), for both ways. On a CPU an engine takes each core, and\n"
-        "the way takes from it what it needs; an engine on a GPU leaves them to the way (default: all)",
-    )
+    parser.add_argument("--engine-cores", **ENGINE_CORES)
     options = parser.parse_args()
     rates, flips = list[list[object]](), list[list[object]]()
     crowd = options.users, options.each, options.n, options.engine_cores

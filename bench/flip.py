@@ -46,10 +46,10 @@ MARKS = {
 def flip(project: Project, load: Load, engine: str, mode: str, way: str, first: int) -> Record:
     """One flip to `engine` with the setting `cutover` at `mode`; the table calls it `way`.
 
-    The record has the requests before, in and after it: those of the load from number `first` on.
+    The record has the requests since the flip before it, in it and after it: those of the load from number
+    `first` on.
     """
     project.configure(engine=engine, cutover=mode)
-    load.wait_for_answers(load.round)
     offset, began = time.time() - time.monotonic(), time.monotonic()
     project.up()
     ended = time.monotonic()
@@ -191,6 +191,7 @@ def main() -> None:
             aborts=options.aborts,
             protocols=list(PROTOCOLS) if options.protocols == "all" else ["chat"],
         ) as load:
+            load.wait_for_answers(load.round)
             for number in range(options.n):
                 for mode in modes:
                     for engine in ("vllm", "ollama"):

@@ -3,8 +3,8 @@
 Run: `python -m bench.report`. It deploys a stack with both real engines on this machine's Docker engine.
 
 In each round `make report` measures both engines, of which one gets the card only for that. Then the sweep
-asks each engine itself, while that one serves, with the same prompts and lengths. The table has the medians of
-all rounds: tokens per second in all, and the median and p95 of the seconds until the first token. The tokens
+asks each engine itself, while that one serves, with the same prompts and lengths. The table has medians over
+the rounds: tokens per second in all, and the median and p95 of the seconds until the first token. The tokens
 of prompts and answers must be equal.
 """
 
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.crowd import network
+from bench.crowd import ENGINE_CORES, keep_to, network
 from bench.stack import deployed, machine, table
 from bench.sweep import asks, numbers
 from bench.ways import Client
@@ -93,11 +93,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("-n", type=int, default=2, help="rounds (default: 2)")
     parser.add_argument("--levels", type=numbers, default=(1, 4, 16), help="users at once (default: 1,4,16)")
-    parser.add_argument("--tokens", type=int, default=64, help="of an answer (default: 64)")
+    parser.add_argument("--tokens", type=int, default=256, help="of an answer (default: 256)")
     parser.add_argument("--prompt", type=int, default=128, help="tokens of a prompt (default: 128)")
     parser.add_argument(
         "--seconds", type=float, default=10, help="of a level in which requests begin (default: 10)"
     )
+    parser.add_argument("--engine-cores", **ENGINE_CORES)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the last report's files there")
     options = parser.parse_args()
     report, sweep = Found(), Found()
@@ -107,6 +108,8 @@ def main() -> None:
             model=project.outputs()["model"],
             **{each: getattr(options, each) for each in ("levels", "tokens", "prompt", "seconds")},
         )
+        if options.engine_cores:
+            keep_to(project, options.engine_cores)
         for number in range(options.n):
             said = reported(project, options)
             for kind, levels in said.items():
@@ -128,7 +131,10 @@ def main() -> None:
     header = ["engine", "users", "rounds"]
     for measure in MEASURES.values():
         header += [f"{measure}: report", "sweep", "ratio"]
-    print(f"{options.n} rounds, {machine()}\n\n{table(header, rows(report, sweep))}")
+    cores = options.engine_cores or "all"
+    print(
+        f"{options.n} rounds, engines on cores {cores}, {machine()}\n\n{table(header, rows(report, sweep))}"
+    )
     wrong = unequal(report, sweep)
     print("\n".join(wrong))
     raise SystemExit(bool(wrong))

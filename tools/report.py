@@ -254,8 +254,6 @@ class Measurement:
             levels=options.levels,
             tokens=options.tokens,
             prompt=options.prompt,
-            each=1,
-            least=4,
             seconds=options.seconds,
             patience=PATIENCE,
             say=lambda line: print(f"  {line}", flush=True),

@@ -97,8 +97,6 @@ def test_the_sweep_says_of_the_same_engine_what_the_report_says(project: Project
             levels=(1, 4),
             tokens=32,
             prompt=64,
-            each=1,
-            least=4,
             seconds=2,
         )
         swept = sweep.engine("ollama", {"": f"http://{project.live()}:{PORT}"})
