@@ -5,7 +5,7 @@ from pathlib import Path
 import pulumi
 
 from components.cutover_mode import mode_changed
-from components.facts import Exported
+from components.facts import POD_BY_POD, Exported
 from components.labels import Labels
 from stacks import ours
 from stacks.blueprint import blueprint
@@ -19,30 +19,44 @@ try:
     settings = from_program(Path(__file__).parent)
     labels = Labels(project=PROJECT, stack=settings.stack)
     plan = blueprint(settings)
-    state = ours.known()
-    host = docker_host(plan, labels, state)
+    if settings.kubernetes is not None:
+        from stacks import cluster_stack  # not at the top: a stack on one host needs none of it
+
+        nodes = cluster_stack.look_at(settings)
+    else:
+        state = ours.known()
+        host = docker_host(plan, labels, state)
 except (SettingsError, TargetError) as error:
     raise pulumi.RunError(str(error)) from None
 
 pulumi.info("\n".join(plan.lines))
-if said := mode_changed(plan.cutover, settings.cutover, state.cutover):
-    pulumi.warn(said)
-if refused := no_flip(plan, Path(__file__).parent):
-    pulumi.warn(f"a change to the other engine is refused for now: {refused}")
-endpoint = Endpoint("endpoint", EndpointArgs(blueprint=plan, host=host, api_keys=api_keys(), no_flip=refused))
-
 outputs: dict[Exported, object] = {
-    "endpoint": endpoint.url,
     "engine": settings.engine,
     "model": settings.name,
-    "cutover": plan.cutover.mode,
-    "certificate": endpoint.certificate,
     "routing": plan.routing,
 }
 if plan.gateway_config is not None:
     outputs["gateway_config"] = plan.gateway_config
-if endpoint.ca is not None:
-    outputs["ca"] = endpoint.ca
+if settings.kubernetes is not None:
+    outputs |= {
+        "endpoint": cluster_stack.declare(plan, labels, nodes, api_keys()).url,
+        "cutover": POD_BY_POD,
+    }
+else:
+    if said := mode_changed(plan.cutover, settings.cutover, state.cutover):
+        pulumi.warn(said)
+    if refused := no_flip(plan, Path(__file__).parent):
+        pulumi.warn(f"a change to the other engine is refused for now: {refused}")
+    endpoint = Endpoint(
+        "endpoint", EndpointArgs(blueprint=plan, host=host, api_keys=api_keys(), no_flip=refused)
+    )
+    outputs |= {
+        "endpoint": endpoint.url,
+        "cutover": plan.cutover.mode,
+        "certificate": endpoint.certificate,
+    }
+    if endpoint.ca is not None:
+        outputs["ca"] = endpoint.ca
 if settings.aws is not None:
     outputs["cost"] = settings.aws.cost  # so that a preview shows what a change does to it
 for name, value in outputs.items():

@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,10 @@ def body(size: int, **more: Any) -> bytes:
     return raw.ljust(size).encode()
 
 
-def _answered(way: http.client.HTTPConnection, raw: bytes) -> bool:
+def _answered(way: http.client.HTTPConnection, raw: bytes, headers: Mapping[str, str] = KIND) -> bool:
     """Asks over a connection that stays open. Whether a whole answer with status 200 came."""
     try:
-        way.request("POST", PATH, raw, KIND)
+        way.request("POST", PATH, raw, headers)
         answer = way.getresponse()
         return bool(answer.read()) and answer.status == 200
     except FAILURES:
@@ -63,16 +63,17 @@ def _answered(way: http.client.HTTPConnection, raw: bytes) -> bool:
 def turns(plan: Any) -> Any:
     """Asks several ways by turns, one request at a time, over connections that stay open.
 
-    The plan has `ways` (name → host and port), `n`, how often each is asked, and `bytes`, the size of a body.
-    Gives `seen`, which has for each way a pair [began, seconds] for each good answer, on the clock of
-    `time.monotonic`, and `lost`, how many answers were not good.
+    The plan has `ways` (name → host and port), `n`, how often each is asked, `bytes`, the size of a body, and
+    perhaps an API `key`. Gives `seen`, which has for each way a pair [began, seconds] for each good answer,
+    on the clock of `time.monotonic`, and `lost`, how many answers were not good.
     """
     raw, seen, lost = body(plan["bytes"]), {name: list[list[float]]() for name in plan["ways"]}, 0
+    headers = {**KIND, **({"Authorization": f"Bearer {plan['key']}"} if "key" in plan else {})}
     open_ = {name: http.client.HTTPConnection(*place) for name, place in plan["ways"].items()}
     for turn in range(-TURNS_BEFORE, plan["n"]):
         for name, way in open_.items():
             began = time.monotonic()
-            good = _answered(way, raw)
+            good = _answered(way, raw, headers)
             lost += not good
             if good and turn >= 0:
                 seen[name].append([began, time.monotonic() - began])

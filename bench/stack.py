@@ -19,6 +19,11 @@ from tools.owner import found
 FAST_PROGRAM = ROOT / "bench" / "fast_program.sh"
 """The program that stands in for those of both engines, and starts the test engine."""
 
+FAST_PROGRAMS = {pins.OLLAMA: "/bin/ollama", pins.VLLM_CPU: "/usr/local/bin/vllm"}
+"""Where it stands in each engine's image."""
+
+FAST_ENGINE = ROOT / "tests" / "support" / "fast_engine.py"
+
 
 @contextmanager
 def deployed(stack: str, *, fast: bool = False, delay: float = 0, **settings: object) -> Iterator[Project]:
@@ -79,29 +84,43 @@ def use_fast_engine(folder: Path, version: str, delay: float = 0) -> None:
 
     Two runs at the same time need two versions: making the images anew changes what their tags mean.
     """
-    file = folder / "components/pins.py"
-    text = file.read_text()
-    for pin in (pins.OLLAMA, pins.VLLM_CPU):
-        text = text.replace(f'version="{pin.version}"', f'version="{version}"')
-        image = pin.offline.replace(pin.version, version)
-        program = "/bin/ollama" if pin is pins.OLLAMA else "/usr/local/bin/vllm"
+    for pin, program in FAST_PROGRAMS.items():
         container = docker("create", pins.SWITCH.offline).strip()
         try:
             engine = folder / "fast-engine"
-            engine.write_text(FAST_PROGRAM.read_text().replace("DELAY=0", f"DELAY={delay:g}"))
+            engine.write_text(fast_program(delay))
             engine.chmod(0o755)
             docker("cp", str(engine), f"{container}:{program}")
-            docker("cp", str(ROOT / "tests/support/fast_engine.py"), f"{container}:/fast_engine.py")
-            docker("commit", container, image)
+            docker("cp", str(FAST_ENGINE), f"{container}:/{FAST_ENGINE.name}")
+            docker("commit", container, fast_image(pin, version))
         finally:
             docker("rm", container)
         engine.unlink()
+    pin_fast_engine(folder, version)
+
+
+def fast_program(delay: float, mode: str = "ok") -> str:
+    """The program of both engines' images; `mode` is what the test engine calls so."""
+    return FAST_PROGRAM.read_text().replace("FAST_DELAY=0", f"FAST_DELAY={delay:g} FAST_MODE={mode}")
+
+
+def fast_image(pin: pins.Image, version: str) -> str:
+    """Its name, in place of that of `pin`."""
+    return pin.offline.replace(pin.version, version)
+
+
+def pin_fast_engine(folder: Path, version: str, *, vllm: str = "") -> None:
+    """Pin both engines of a copied project to those images; `vllm` is another version for vLLM alone."""
+    file = folder / "components/pins.py"
+    text = file.read_text()
+    for pin, its in ((pins.OLLAMA, version), (pins.VLLM_CPU, vllm or version)):
+        text = text.replace(f'version="{pin.version}"', f'version="{its}"')
     file.write_text(text)
 
 
 def remove_fast_engine(version: str) -> None:
     """Removes the images of this version that `use_fast_engine` made. No container may use them any more."""
-    names = [pin.offline.replace(pin.version, version) for pin in (pins.OLLAMA, pins.VLLM_CPU)]
+    names = [fast_image(pin, version) for pin in FAST_PROGRAMS]
     if here := [name for name in names if docker("images", "--quiet", name).strip()]:
         docker("rmi", *here)
 

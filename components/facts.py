@@ -20,6 +20,7 @@ Variable = (
     | Literal["IMAGE", "VOLUME", "LOGS", "CONFIG", "HISTORY", "CONTENT", "WEIGHTS", "AGAIN"]  # volumes
     | Literal["GPU", "GPUS", "DRIVER", "INSTANCE_TYPE", "DATA_MOUNT", "DATA_GIB"]  # an instance
     | Literal["REGION", "NAMESPACE", "PROBE", "DEADLINE"]
+    | Literal["CONTEXT", "HOSTS", "AT_ONCE", "NODES"]  # a cluster
 )
 """A key of a step's environment: the step's shell program reads it, or only who reads the preview."""
 
@@ -68,9 +69,13 @@ def tenants_in(words: object) -> set[str]:
     return {name for name in str(words or "").split(", ") if name}
 
 
-MODE, FIRST_FETCH, TOOLS, ONLY = "mode: ", "first fetch: ", "tools: ", "only "
+MODE, HOSTS, FIRST_FETCH, TOOLS, ONLY = "mode: ", "hosts: ", "first fetch: ", "tools: ", "only "
 """How lines begin that the program says in a preview. `TOOLS` is followed by `ONLY` where only one of the
 engines finds the calls of tools."""
+
+
+POD_BY_POD = "pod by pod"
+"""How an engine changes on a cluster: the mode, where one host has `hold` or `overlap`."""
 
 
 def wait(engine: str, words: str) -> str:

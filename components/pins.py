@@ -24,6 +24,10 @@ DOCKER_PLUGIN = "5.2.0"
 COMMAND_PLUGIN = "1.2.1"
 """pulumi-command: a `command` step has no read and dies with `pulumi up`; nothing relies on more."""
 
+KUBERNETES_PLUGIN = "4.24.0"
+"""pulumi-kubernetes: the one that package registries have as source. Its SDK is not used: objects are plain
+data. From 4.29.0 on the provider has to be told `upsertExistingObjects`, or what a killed update has made is
+in the way of the next."""
 
 DRIVER = 580
 """NVIDIA driver that the host needs at least: vLLM's image is built for CUDA 13. Ollama needs 550."""

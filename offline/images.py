@@ -18,7 +18,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -90,6 +90,23 @@ def build(names: Sequence[str] | None = None) -> dict[str, str]:
     return {recipe.pin.name: recipe.pin.offline for recipe in wanted}
 
 
+def parts(name: str) -> tuple[Path, Path | None]:
+    """What an image is made of, built where it is missing: the archive of its base, and the folder that goes
+    over it, if there is one. The name is one of `components.pins`. Raises StepFailed."""
+    recipe = RECIPES[name]
+    base = cached("images/base", _base_key(), _make_base) / "base.tar"
+    if recipe.fill is None:
+        return base, None
+    return base, cached(f"images/{name}", recipe.payload_key(), recipe.fill)
+
+
+def put_over(base: Path, payload: Path | None, out: IO[bytes]) -> None:
+    """Writes an archive of what goes over the base, without the names that the base has."""
+    with tarfile.open(base) as tar:
+        present = {member.name.removeprefix("./") for member in tar}
+    _put_over(present, payload, out)
+
+
 def tiny_model() -> Path:
     """The folder with a small random model that both engines serve, in Hugging Face format."""
     script = HERE / "tiny_model.py"
@@ -121,12 +138,7 @@ def _ensure(recipe: Recipe) -> None:
     with lock_path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _loaded_key(recipe.pin.offline) != recipe.key():  # another process may have loaded it meanwhile
-            base = cached("images/base", _base_key(), _make_base) / "base.tar"
-            payload = (
-                cached(f"images/{recipe.pin.name}", recipe.payload_key(), recipe.fill)
-                if recipe.fill
-                else None
-            )
+            base, payload = parts(recipe.pin.name)
             _load(recipe, base, payload)
             if payload:
                 _prune(payload)
@@ -168,12 +180,8 @@ def _load(recipe: Recipe, base: Path, payload: Path | None) -> None:
         assert importing.stdin is not None and importing.stderr is not None
         try:
             with importing.stdin as out:
-                present = _copy_members(base, out)
-                with tarfile.open(fileobj=out, mode="w|", format=tarfile.GNU_FORMAT) as over:
-                    for path, name in _members(payload):
-                        # Docker refuses a name that comes twice, be it a folder's.
-                        if name not in present:
-                            over.add(path, arcname=name, recursive=False, filter=_as_root)
+                # Docker refuses a name that comes twice, be it a folder's.
+                _put_over(_copy_members(base, out), payload, out)
         except BrokenPipeError:
             pass
         errors = importing.stderr.read().decode(errors="replace").strip()
@@ -203,6 +211,14 @@ def _copy_members(archive: Path, out: IO[bytes]) -> set[str]:
             out.write(chunk)
             left -= len(chunk)
     return {member.name.removeprefix("./") for member in members}
+
+
+def _put_over(present: Collection[str], payload: Path | None, out: IO[bytes]) -> None:
+    """Writes what is in `payload` as an archive, without the names that are there already."""
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.GNU_FORMAT) as over:
+        for path, name in _members(payload):
+            if name not in present:
+                over.add(path, arcname=name, recursive=False, filter=_as_root)
 
 
 def _members(payload: Path | None) -> list[tuple[Path, str]]:

@@ -1,4 +1,4 @@
-"""Pulumi's command line, its Python language host and its two plugins, built from package registries.
+"""Pulumi's command line, its Python language host and its plugins, built from package registries.
 
 On an open network all of this is downloaded from Pulumi; here it is compiled from the sources that the
 registries serve. The folders under `offline/go/` pin every module of each build.
@@ -8,13 +8,15 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import StepFailed, main_guard, say
-from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, PULUMI
+from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, KUBERNETES_PLUGIN, PULUMI
 from offline.steps import cached, go_environment, key_of, run
 
 SOURCES = Path(__file__).resolve().parent / "go"
@@ -35,6 +37,9 @@ class GoBuild:
     program: str
     stamps: Mapping[str, str] = field(default_factory=dict)
     """Go variables and the version that the linker puts into them."""
+    embeds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Module → files of it that are compiled in. Go embeds files of the program's own module only, so they
+    are copied beside its source."""
 
     def command(self, folder: Path) -> list[str]:
         """The command line that builds the program into `folder`."""
@@ -81,6 +86,19 @@ DOCKER_PROXY = GoBuild(
     source="docker-engine", package="github.com/docker/docker/cmd/docker-proxy", program="docker-proxy"
 )
 """What Docker's engine starts for a published port."""
+KUBERNETES = GoBuild(
+    source="kubernetes",
+    package=".",
+    program="kubernetes",
+    stamps={
+        "k8s.io/component-base/version.gitVersion": "v1.35.4",
+        "k8s.io/component-base/version.gitMajor": "1",
+        "k8s.io/component-base/version.gitMinor": "35",
+    },
+)
+"""All programs of Kubernetes and etcd, for the tests' clusters. No part of what is deployed."""
+COREDNS = GoBuild(source="coredns", package=".", program="coredns")
+"""Answers names in the tests' clusters. No part of what is deployed."""
 PLUGINS = {
     f"resource-command-v{COMMAND_PLUGIN}": GoBuild(
         source="command",
@@ -95,6 +113,23 @@ PLUGINS = {
         stamps={"main.version": DOCKER_PLUGIN},
     ),
 }
+CLUSTER_PLUGINS = {
+    f"resource-kubernetes-v{KUBERNETES_PLUGIN}": GoBuild(
+        source="kubernetes-plugin",
+        package=".",
+        program="pulumi-resource-kubernetes",
+        stamps={
+            "github.com/pulumi/pulumi-kubernetes/provider/v4/pkg/version.Version": KUBERNETES_PLUGIN,
+        },
+        embeds={
+            "github.com/pulumi/pulumi-kubernetes/provider/v4": (
+                "cmd/pulumi-resource-kubernetes/schema.json",
+                "cmd/pulumi-resource-kubernetes/terraform-mapping.json",
+            )
+        },
+    ),
+}
+"""What a stack on a cluster needs besides. It takes 8 minutes, and nobody else waits for it."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +140,17 @@ class Tools:
     plugins: Mapping[str, Path]
 
 
-def build() -> Tools:
-    """Build what is missing, two programs at a time; raise StepFailed if something can't be built."""
+def build(*, cluster: bool = False) -> Tools:
+    """Build what is missing, two programs at a time; with `cluster` what a stack on a cluster needs, too.
+
+    Raises StepFailed if something can't be built.
+    """
     go = go_version()
     with ThreadPoolExecutor(max_workers=2) as pool:
         # The longest first, so that the others fill the second place beside it.
+        wanted = {**(CLUSTER_PLUGINS if cluster else {}), **PLUGINS}
         cli = pool.submit(build_one, CLI, go)
-        plugins = {name: pool.submit(build_one, plugin, go) for name, plugin in PLUGINS.items()}
+        plugins = {name: pool.submit(build_one, plugin, go) for name, plugin in wanted.items()}
         host = pool.submit(build_one, LANGUAGE_HOST, go)
         try:
             return Tools(
@@ -127,6 +166,12 @@ def build_docker_engine() -> tuple[Path, Path]:
     """The programs of a newer Docker engine than Debian's. Raises StepFailed."""
     go = go_version()
     return build_one(DOCKERD, go) / DOCKERD.program, build_one(DOCKER_PROXY, go) / DOCKER_PROXY.program
+
+
+def build_cluster() -> tuple[Path, Path]:
+    """The programs of a test's cluster: Kubernetes' with etcd, and CoreDNS. Raises StepFailed."""
+    go = go_version()
+    return build_one(KUBERNETES, go) / KUBERNETES.program, build_one(COREDNS, go) / COREDNS.program
 
 
 def install(tools: Tools, home: Path) -> None:
@@ -177,10 +222,35 @@ def build_one(build: GoBuild, go: str) -> Path:
     content = [part for file in files for part in (str(file.relative_to(source)), file.read_bytes())]
 
     def compile_(folder: Path, log: Path) -> None:
-        run(build.command(folder), log=log, cwd=source, env=_environment())
+        with _whole(build, source, log) as here:
+            run(build.command(folder), log=log, cwd=here, env=_environment())
         (folder / "ORIGIN").write_text(ORIGIN)
 
     return cached(build.program, key_of(go, *build.command(Path("folder")), *content), compile_)
+
+
+@contextmanager
+def _whole(build: GoBuild, source: Path, log: Path) -> Iterator[Path]:
+    """The folder to build in: the source itself, or a copy with the files of other modules that it embeds."""
+    if not build.embeds:
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        here = Path(temporary) / source.name
+        shutil.copytree(source, here)
+        for module, files in build.embeds.items():
+            run(["go", "mod", "download", module], log=log, cwd=here, env=_environment())
+            folder = subprocess.run(
+                ["go", "list", "-m", "-f", "{{.Dir}}", module],
+                cwd=here,
+                env=_environment(),
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            ).stdout.strip()
+            for file in files:
+                shutil.copyfile(Path(folder) / file, here / Path(file).name)
+        yield here
 
 
 def _bin(cli: Path, host: Path) -> Path:

@@ -1,11 +1,14 @@
 """Who may ask the engine now: in the order in which they came, and no more at once than it works on.
 
-What waits here costs the engine nothing, and a drain takes as long as an answer, whatever the crowd.
+What waits here costs the engine nothing, and a drain takes as long as an answer, whatever the crowd. Where
+there are several engines, `proxy.pods` chooses one of them for who comes next.
 """
 
 import asyncio
 from collections import Counter, OrderedDict
+from dataclasses import replace
 
+from proxy.pods import GONE_SECONDS, Fleet, Pods
 from proxy.route import Route
 
 SWITCH_HEARS_SECONDS = 3.0
@@ -21,14 +24,18 @@ class Dropped(Exception):
 
 
 class Admission:
-    """`running` counts requests from their admission to their end, by engine."""
+    """`running` counts requests from their admission to their end, by the engine's name.
 
-    def __init__(self) -> None:
-        self.route = Route()
+    With `pods`, each request goes to one of these, and the engine that the route names is not asked.
+    """
+
+    def __init__(self, pods: Pods | None = None) -> None:
+        self.route, self.pods = Route(), pods
         self.running: Counter[str] = Counter()
         self._heard: dict[str, float] = {}
         """When a byte of an answer came last from each engine."""
-        self._queue: OrderedDict[asyncio.Future[Route], None] = OrderedDict()
+        self._queue: OrderedDict[asyncio.Future[Route], bytes] = OrderedDict()
+        """Who waits, the next one first, and which conversation each goes on with."""
         self._not_before = 0.0
         self._next: asyncio.TimerHandle | None = None
         self._ended = False
@@ -43,6 +50,28 @@ class Admission:
         self.route, self._not_before = route, 0.0
         self._let_in()
 
+    def change_fleet(self, fleet: Fleet) -> None:
+        """From now on these are the pods. Only with `pods`."""
+        assert self.pods is not None
+        self.pods.change(fleet)
+        self._let_in()
+
+    def gone(self, route: Route, *, asked: bool) -> float:
+        """The engine of this route has ended under a request, which it had got if it was `asked`, or can't be
+        reached. For how many seconds it may be waited for another one: none where others are there."""
+        assert route.engine is not None
+        if self.pods is not None:
+            loop = asyncio.get_running_loop()
+            self.pods.gone(route.engine.host, loop.time())
+            loop.call_later(
+                GONE_SECONDS + 0.001, self._let_in
+            )  # where there is no other, somebody waits for it
+            return 0
+        # It can't be reached, which holds for everybody, unless something else is to be asked now.
+        if not asked and route is self.route:
+            self.pause()
+        return SWITCH_HEARS_SECONDS
+
     def pause(self, seconds: float = SWITCH_HEARS_SECONDS) -> None:
         """Nobody is let in until there is another route, or so many seconds have gone by."""
         loop = asyncio.get_running_loop()
@@ -52,8 +81,14 @@ class Admission:
     async def another(self, than: Route, seconds: float) -> None:
         """Returns once there is another route, or this one ends, or so many seconds have gone by."""
         until = asyncio.get_running_loop().time() + seconds
-        while self.route is than and not self._ended and asyncio.get_running_loop().time() < until:
+        while self._in_force(than) and not self._ended and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.02)
+
+    def _in_force(self, route: Route) -> bool:
+        """Whether it is the route of now, by whichever of the pods."""
+        if self.pods is None:
+            return route is self.route
+        return route == replace(self.route, engine=route.engine)
 
     def end(self) -> None:
         """What waits, and what will come, is Dropped."""
@@ -62,16 +97,16 @@ class Admission:
             if not waiter.done():
                 waiter.set_exception(Dropped())
 
-    async def enter(self, *, first: bool = False, stays: bool = False) -> Route:
+    async def enter(self, *, first: bool = False, stays: bool = False, conversation: bytes = b"") -> Route:
         """The route by which to ask, once it is this one's turn. `first`: it was let in before; `stays`: no
-        other proxy can answer it.
+        other proxy can answer it; `conversation`: what `proxy.conversation` says of it.
 
         Every `enter` needs its `leave`. Raises Dropped.
         """
         if self._ended and not stays:
             raise Dropped
         waiter: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
-        self._queue[waiter] = None
+        self._queue[waiter] = conversation
         self._queue.move_to_end(waiter, last=not first)
         self._let_in()
         try:
@@ -86,6 +121,8 @@ class Admission:
     def leave(self, route: Route) -> None:
         """The request that came in by `route` has ended."""
         assert route.engine is not None, "nobody is let in without an engine"
+        if self.pods is not None:
+            self.pods.left(route.engine.host)
         self.count(route.engine.name, -1)
 
     def count(self, engine: str, by: int) -> None:
@@ -107,17 +144,30 @@ class Admission:
 
     def _let_in(self) -> None:
         """One who waits; the next of them follows a little later."""
-        route, engine, loop = self.route, self.route.engine, asyncio.get_running_loop()
-        if engine is None or not route.open or loop.time() < self._not_before:
+        loop = asyncio.get_running_loop()
+        while self._queue and next(iter(self._queue)).done():
+            self._queue.popitem(last=False)  # it has gone
+        if not self._queue or loop.time() < self._not_before:
             return
-        if self._queue and self.running[engine.name] < engine.at_a_time:
-            waiter, _ = self._queue.popitem(last=False)
-            if not waiter.done():
-                self.count(engine.name, 1)
-                waiter.set_result(route)
+        waiter, conversation = next(iter(self._queue.items()))
+        if (route := self._place(conversation)) is not None:
+            del self._queue[waiter]
+            waiter.set_result(route)
             if self._queue and self._next is None:
                 pace = min(PACE_SECONDS, CROWD_SECONDS / len(self._queue))
                 self._next = loop.call_later(pace, self._let_in_next)
+
+    def _place(self, conversation: bytes) -> Route | None:
+        """The route by which one more may ask, who counts from now on; None: nobody may."""
+        route, engine = self.route, self.route.engine
+        if self.pods is not None:
+            if route.held or not (engine := self.pods.pick(conversation, asyncio.get_running_loop().time())):
+                return None
+            route = replace(route, engine=engine)
+        elif engine is None or route.held or self.running[engine.name] >= engine.at_a_time:
+            return None
+        self.count(engine.name, 1)
+        return route
 
     def _let_in_next(self) -> None:
         self._next = None

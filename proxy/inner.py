@@ -129,7 +129,8 @@ class Exchanges:
         exchange = self.open.get(number)
         if exchange is None or exchange.chosen.done() or exchange.route.engine is None:
             return http.refused(refusals.not_now("This request has its answer already, or was given up."))
-        if exchange.route.engine.name != engine:
+        # By its content, or on a cluster by its kind, where both kinds and two of one kind may serve at once.
+        if engine not in (exchange.route.engine.name, exchange.route.engine.kind):
             return http.refused(refusals.not_now("This engine is not gated."))
         exchange.chosen.set_result(None)
         await request.read()

@@ -59,12 +59,16 @@ class Reading:
     """Those of `FORMATS` that are there, each time and however Ollama would read them."""
     long_run: bool = False
     """See `proxy.harm.has_long_run`."""
+    turns: Span | None = None
+    """Where what is asked stands: the value of one of `TURNS`."""
 
 
 KEPT = (
     *("stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens"),
     *("prompt_logprobs", "echo", "logprobs", "top_logprobs"),
 )
+TURNS = ("messages", "prompt", "input")
+"""What is asked, in the engines' protocols: the turns of a conversation, or a text."""
 FORMATS = ("response_format", "text")
 """Which form an answer is to have. Ollama takes their names in small and capital letters alike."""
 
@@ -76,6 +80,7 @@ def read(raw: bytes) -> Reading:
     except UnicodeDecodeError as error:
         raise Unreadable(f"The request body is not UTF-8, from byte {error.start} on.") from None
     model_at: Span | None = None
+    turns: Span | None = None
     kept: dict[str, Span] = {}
     formats: list[tuple[str, Span]] = []
     start = _after_space(raw, 0)
@@ -84,6 +89,8 @@ def read(raw: bytes) -> Reading:
             model_at = span
         elif name in KEPT:
             kept[name] = span
+        elif name in TURNS:
+            turns = span
         elif name.casefold() in FORMATS:
             formats.append((name.casefold(), span))
         elif name.startswith(RESERVED):
@@ -94,7 +101,7 @@ def read(raw: bytes) -> Reading:
         raise Unreadable("'model' must be a string.", "model")
     model = json.loads(raw[slice(*model_at)])
     stream = "stream" in kept and raw[slice(*kept["stream"])] == b"true"
-    return Reading(model, model_at, start + 1, stream, kept, tuple(formats), has_long_run(raw))
+    return Reading(model, model_at, start + 1, stream, kept, tuple(formats), has_long_run(raw), turns)
 
 
 def members(raw: bytes, at: int, *, whole: bool = True) -> Iterator[tuple[str, Span]]:
@@ -120,6 +127,21 @@ def members(raw: bytes, at: int, *, whole: bool = True) -> Iterator[tuple[str, S
             raise _broken(at)
     if whole and _after_space(raw, at + 1) != len(raw):
         raise _broken(_after_space(raw, at + 1))
+
+
+def items(raw: bytes, at: int) -> Iterator[Span]:
+    """Each item of the list at `at`, in order. Raises Unreadable, also where there is no list."""
+    if raw[at : at + 1] != b"[":
+        raise _broken(at)
+    at = _after_space(raw, at + 1)
+    while raw[at : at + 1] != b"]":
+        end = _value_end(raw, at)
+        yield at, end
+        at = _after_space(raw, end)
+        if raw[at : at + 1] == b",":
+            at = _after_space(raw, at + 1)
+        elif raw[at : at + 1] != b"]":
+            raise _broken(at)
 
 
 def _value_end(raw: bytes, at: int) -> int:

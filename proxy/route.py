@@ -12,6 +12,13 @@ from dataclasses import dataclass
 TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 NOBODY = "-"
+ROUTING_FILE, FLEET_FILE = "routing.toml", "fleet.json"
+"""On a cluster: what `parse_routing` reads, and what `proxy.finding.parse_wanted` does."""
+LEAVES_SECONDS = 10
+"""On a cluster: so long a proxy that is to end goes on as before, but for asking its clients to come by other
+connections. The nodes learn meanwhile that it ends; nothing says when the last of them has."""
+BESIDE = "127.0.0.1"
+"""Address of what is in the proxy's own pod."""
 
 COPY_BYTES = 2**18 - 512
 """The edge reads a body that is smaller whole before it asks a proxy, and asks again if that one ends. Of a
@@ -108,6 +115,23 @@ def parse(raw: bytes) -> Route:
     limits, given_up = Limits(**routing["limits"]), frozenset(said.get("given_up", ()))
     origins = tuple(routing.get("browsers", {}).get("origins", ()))
     return Route(number, held, engine, gateway, model, also, limits, given_up, origins)
+
+
+def parse_routing(raw: bytes) -> Route:
+    """The route on a cluster, in whose file stands the routing alone: which engines there are, the pods say,
+    and the gateway is beside the proxy. Raises ValueError, KeyError or TypeError for what is none."""
+    routing = tomllib.loads(raw.decode())
+    (model, table), *_ = routing["models"].items()
+    gateway = Gateway(BESIDE, routing["gateway"]["port"]) if "gateway" in routing else None
+    return Route(
+        number=1,
+        held=False,
+        gateway=gateway,
+        model=model,
+        also=tuple(table.get("aliases", ())),
+        limits=Limits(**routing["limits"]),
+        origins=tuple(routing.get("browsers", {}).get("origins", ())),
+    )
 
 
 @dataclass(frozen=True)

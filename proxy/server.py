@@ -16,18 +16,31 @@ from aiohttp import ClientError, ClientResponse, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from proxy import adaptations, answers, browsers, engine, http, inner, protocols, refusals
-from proxy.admission import SWITCH_HEARS_SECONDS, Admission, Dropped
+from proxy.admission import Admission, Dropped
 from proxy.answers import Events
 from proxy.bodies import Bodies
+from proxy.conversation import conversation
 from proxy.engine import EngineGone
+from proxy.finding import Finder
 from proxy.http import BrokenOff
 from proxy.inner import Exchanges, GatewayGone
 from proxy.live import LOOK_SECONDS, LiveFiles
+from proxy.pods import Pods
 from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS, STREAMED
 from proxy.reading import Reading
 from proxy.records import Books, Record
 from proxy.refusals import Refusal
-from proxy.route import COPY_BYTES, Keys, Route, parse, parse_keys
+from proxy.route import (
+    COPY_BYTES,
+    FLEET_FILE,
+    LEAVES_SECONDS,
+    ROUTING_FILE,
+    Keys,
+    Route,
+    parse,
+    parse_keys,
+    parse_routing,
+)
 from proxy.waiting import Waiting
 
 PORT = 8080
@@ -46,6 +59,8 @@ class ClientRequest:
     reading: Reading
     record: Record
     waiting: Waiting
+    conversation: bytes
+    """Empty where nothing is decided by it."""
 
     @property
     def stays(self) -> bool:
@@ -54,21 +69,37 @@ class ClientRequest:
 
 
 class Proxy:
-    """`live` is the folder with the switch's files, `log` the one for the access log."""
+    """`live` is the folder with the files that say what may be asked, `log` the one for the access log.
 
-    def __init__(self, live: Path, log: Path | None, *, inner_port: int = inner.PORT) -> None:
-        self.keys, self.admission = Keys(), Admission()
-        self.live = LiveFiles(live, {"route.json": self._take_route, "keys.json": self._take_keys})
+    `on_cluster` there are many engines, and the files are those of a cluster; else there is the one that the
+    switch's route names.
+    """
+
+    def __init__(
+        self, live: Path, log: Path | None, *, inner_port: int = inner.PORT, on_cluster: bool = False
+    ) -> None:
+        self.keys, self.admission = Keys(), Admission(Pods() if on_cluster else None)
+        self.finder = Finder(self.admission, socket.gethostname(), self._lose) if on_cluster else None
+        takers = {"keys.json": self._take_keys}
+        if self.finder is not None:
+            takers |= {ROUTING_FILE: self._take_routing, FLEET_FILE: self.finder.take}
+        else:
+            takers["route.json"] = self._take_route
+        self.live = LiveFiles(live, takers)
         self.tenants: Counter[str] = Counter()
         self.waiting: Counter[str] = Counter()
         """By tenant, as `tenants` are those at an engine."""
+        self.leaving = False
+        """Whether clients are asked to come by another connection the next time."""
         self.draining = False
         self.books = Books(log, socket.gethostname())
         self._bodies = Bodies()
         self._client = http.session()
         self.exchanges = Exchanges(self._client, self.admission, inner_port)
-        self._at_engines: dict[asyncio.Timeout, Route] = {}
-        """The time-out of each request that is at an engine, and the route by which it is there."""
+        self._at_engines: dict[asyncio.Timeout, tuple[Route, Record]] = {}
+        """Of each request that is at an engine: its time-out, the route it is there by, and its record."""
+        self._lost: set[asyncio.Timeout] = set()
+        """Those of requests whose pod is lost."""
 
     def _take_route(self, raw: bytes) -> None:
         route = parse(raw)
@@ -78,11 +109,22 @@ class Proxy:
         if not route.given_up:
             return
         # nothing comes of these any more: one without a byte is asked again, once there is an engine
-        for limit, its in self._at_engines.items():
+        for limit, (its, _) in self._at_engines.items():
             lost = its.engine and its.engine.name in route.given_up
             if lost and its.number < route.number and not limit.expired():
                 limit.reschedule(_now())
         self.exchanges.give_up(route.given_up)
+
+    def _lose(self, host: str) -> None:
+        """Nothing is heard of a pod any more. What had no byte from it is asked elsewhere; a stream that has
+        begun may go on, where only who speaks for the pod is gone."""
+        for limit, (its, record) in self._at_engines.items():
+            if its.engine and its.engine.host == host and record.first is None and not limit.expired():
+                self._lost.add(limit)
+                limit.reschedule(_now())
+
+    def _take_routing(self, raw: bytes) -> None:
+        self.admission.change(parse_routing(raw))
 
     def _take_keys(self, raw: bytes) -> None:
         self.keys = parse_keys(raw)
@@ -123,7 +165,8 @@ class Proxy:
         self, request: web.BaseRequest, path: str, record: Record, waiting: Waiting
     ) -> web.StreamResponse:
         origins = self.admission.route.origins
-        request[http.MORE_HEADERS] = allowed = browsers.allowed(request.headers, origins)
+        allowed = browsers.allowed(request.headers, origins)
+        request[http.MORE_HEADERS] = {**allowed, **({"Connection": "close"} if self.leaving else {})}
         if allowed and browsers.is_preflight(request.method, request.headers):
             record.status = 204
             return web.Response(status=204, headers=browsers.PREFLIGHT)
@@ -147,7 +190,8 @@ class Proxy:
             elif self.admission.route.model is not None:
                 raise refusals.no_model(reading.model)
             record.stream = reading.stream and path in STREAMED
-            ask = ClientRequest(request, path, raw, reading, record, waiting)
+            known = conversation(raw, reading) if self.admission.pods is not None else b""
+            ask = ClientRequest(request, path, raw, reading, record, waiting, known)
             if not record.stream:
                 return await self._serve(ask)
             async with waiting:
@@ -183,14 +227,11 @@ class Proxy:
                 return await self._carry(ask, route)
             except EngineGone as gone:
                 ends, since = ends + gone.asked, _now() if gone.asked else since
+                again = self.admission.gone(route, asked=gone.asked)
                 if ends > 1:
                     raise refusals.no_answer(
                         "The engine ended twice while it worked on this request."
                     ) from None
-                # It can't be reached, which holds for everybody, unless something else is to be asked now.
-                if not gone.asked and route is self.admission.route:
-                    self.admission.pause()
-                again = SWITCH_HEARS_SECONDS
             except GatewayGone:
                 again = GATEWAY_AGAIN_SECONDS
             finally:
@@ -209,7 +250,9 @@ class Proxy:
                 with ask.waiting.held():
                     while True:
                         try:
-                            return await self.admission.enter(first=first, stays=ask.stays)
+                            return await self.admission.enter(
+                                first=first, stays=ask.stays, conversation=ask.conversation
+                            )
                         except Dropped:
                             if not ask.stays:
                                 raise
@@ -232,7 +275,7 @@ class Proxy:
             exchange = await self.exchanges.ask(route, ask.reading.stream)
         try:
             async with asyncio.timeout(route.limits.answer_seconds) as limit:
-                self._at_engines[limit] = route
+                self._at_engines[limit] = route, record
                 answer, chunk = await engine.ask(
                     self._client,
                     to,
@@ -253,11 +296,12 @@ class Proxy:
         except TimeoutError:
             if record.status:
                 raise BrokenOff from None
-            if to.name in self.admission.route.given_up:
+            if to.name in self.admission.route.given_up or limit in self._lost:
                 raise EngineGone(asked=True) from None
             raise refusals.no_answer("The engine did not answer in time.", 504, "timeout") from None
         finally:
             del self._at_engines[limit]
+            self._lost.discard(limit)
             record.usage, record.events = events.usage, events.seen
             if exchange:
                 exchange.usage = events.usage
@@ -337,14 +381,17 @@ class Proxy:
 
     async def drain(self) -> None:
         """Ends when all is answered that is at an engine or that no other proxy can answer. What else waits
-        is left to another one."""
+        is left to another one, but on a cluster, where no edge is there to ask that."""
         self.draining = True
-        self.admission.end()
+        if self.finder is None:
+            self.admission.end()
         asyncio.get_running_loop().call_later(http.GONE_SECONDS, self._bodies.end)
         while self.admission.running or self.exchanges.asking or self._bodies.wanted:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def close(self) -> None:
+        if self.finder is not None:
+            await self.finder.close()
         await self._client.close()
         self.books.close()
         self._bodies.close()
@@ -363,9 +410,11 @@ def _now() -> float:
 
 async def serve(live: Path, log: Path | None) -> None:
     """Serves until SIGTERM, then ends what is under way."""
-    proxy = Proxy(live, log)
+    proxy = Proxy(live, log, on_cluster=(live / FLEET_FILE).exists())
     proxy.live.look()
-    watching = asyncio.create_task(proxy.live.watch())
+    watching = [asyncio.create_task(proxy.live.watch())]
+    if proxy.finder is not None:
+        watching.append(asyncio.create_task(proxy.finder.watch()))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -373,11 +422,15 @@ async def serve(live: Path, log: Path | None) -> None:
     front = await http.listen(proxy.outer, PORT)
     print(f"the proxy listens, with route {proxy.admission.route.number}", flush=True)
     await stop.wait()
+    if proxy.finder is not None:
+        proxy.leaving = True
+        await asyncio.sleep(LEAVES_SECONDS)
     for site in list(front.sites):
         await site.stop()
     print(f"stopping: {sum(proxy.admission.running.values())} requests at an engine", flush=True)
     await proxy.drain()
     await front.cleanup()
     await behind.cleanup()
-    watching.cancel()
+    for task in watching:
+        task.cancel()
     await proxy.close()

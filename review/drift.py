@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from components import naming
-from review import changes, policies
+from review import changes, cluster, policies
 from review.events import Change, Preview, property_of
 from switch.answers import NONE, Live, live_in
 
@@ -62,6 +62,8 @@ def _is_limit(change: Change) -> bool:
 
 def _by_hand(preview: Preview) -> Iterator[str]:
     """Changes by hand that no provider reads back, and that the program itself looks for in every preview."""
+    if (sides := cluster.by_hand(preview)) is not None:
+        yield f"how many pods there are to be: {sides[1]}, although Pulumi left {sides[0]}"
     for change in preview.changes:
         if change.op == "created":
             continue

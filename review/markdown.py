@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from components import naming
-from components.facts import FIRST_FETCH, MODE
+from components.facts import FIRST_FETCH, HOSTS, MODE, POD_BY_POD
 from review import policies
 from review.changes import moves
 from review.differences import engine_diffs, full, text_diffs
@@ -80,13 +80,15 @@ def _cutover(preview: Preview) -> list[str]:
     """Mode, sums and waits, as the program itself says them."""
     for note in preview.notes:
         lines = note.splitlines()
-        if modes := [n for n, line in enumerate(lines) if line.startswith(MODE)]:
+        if modes := [n for n, line in enumerate(lines) if line.startswith((MODE, HOSTS))]:
             return lines[modes[0] :]
     return []
 
 
 def _price(preview: Preview) -> str:
     before, after = preview.output("cost")
+    if preview.output("cutover")[1] == POD_BY_POD:
+        return "that of the cluster's hosts, which this program does not make."
     if before is None and after is None:
         return "none of its own, since it runs on this machine's Docker engine."
     if before == after:

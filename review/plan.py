@@ -16,18 +16,27 @@ def content(plan: str) -> str:
     """The plan's text in a form that is the same for every preview of the same change.
 
     Left out are when it was made, the seeds and random ends of new names, and what secrets are: of these the
-    settings that are checked out and the stack's state decide. Raises ValueError for what is no plan.
+    settings that are checked out and the stack's state decide. So is what a cluster answers when an object is
+    tried on it, with times, ids and counts that are others each time: what it is asked for stays. Raises
+    ValueError for what is no plan.
     """
     read = json.loads(plan)
     if "resourcePlans" not in read:
         raise ValueError("it has no `resourcePlans`")
     read.pop("manifest", None)
-    for each in read["resourcePlans"].values():
+    for urn, each in read["resourcePlans"].items():
         each.pop("seed", None)
+        if _type(urn).startswith("kubernetes:"):
+            each.pop("state", None)
     text = json.dumps(_still(read), indent=1, sort_keys=True)
     for name in sorted(set(_new_names(read["resourcePlans"]))):
         text = text.replace(name, f"{name[: -len(NEW)]}{NEW}")
     return text
+
+
+def _type(urn: str) -> str:
+    """Of a resource, from its URN, which has the types of its parents before it."""
+    return urn.split("::")[2].rpartition("$")[2]
 
 
 def _new_names(resources: dict[str, Any]) -> Iterator[str]:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from components import naming
-from components.facts import wait_in
+from components.facts import POD_BY_POD, wait_in
 from components.labels import labels_in
-from review import changes, policies
+from review import changes, cluster, policies
 from review.drift import drift, lasting
 from review.events import UNKNOWN_TEXT, Change, Preview
 
@@ -70,6 +70,8 @@ def _how(preview: Preview) -> str:
     """How the engine changes: mode, waiting, losses. Empty where nothing serves meanwhile."""
     if changes.deleted_first(preview):
         return ""
+    if preview.output("cutover")[1] == POD_BY_POD:
+        return f", {POD_BY_POD}, and no request waits as long as those that come fit the hosts that are left"
     mode, engine = (preview.output(name)[1] for name in ("cutover", "engine"))
     same, known = False, True
     if mode == "overlap" and changes.is_crowded(preview):
@@ -139,7 +141,7 @@ def _gateway(preview: Preview) -> str:
 def _others(preview: Preview) -> list[str]:
     """What happens besides a move of the engine and the gateway's part in it, in words."""
     stops = down(preview)
-    said = [*clients(preview), *_gateway_setting(preview), *_weights(preview), *stops]
+    said = [*clients(preview), *_gateway_setting(preview), *_weights(preview), *cluster.said(preview), *stops]
     if not stops and changes.replaced(preview, naming.EDGE):
         gone = changes.is_gone(preview, naming.EDGE)
         until = "and until then requests are refused" if gone else "so requests are refused for some seconds"

@@ -25,9 +25,11 @@ from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
 from components.gate import GATE_MAX_TOKENS, GATE_TIMEOUT, gate_prompt
+from components.kubernetes.flip import Flip
 from components.plan import REQUEST_SECONDS, times
 from monitor import render as monitor_render
 from monitor.watched import Watched
+from proxy.route import BESIDE
 from stacks.settings import Settings
 from switch import metrics
 from switch.plan import FIRST_TOKEN_SECONDS, About, Engine, Gate, Gateway, Memory, Plan
@@ -58,9 +60,19 @@ class Blueprint:
         tools = self.settings.model.tools
         return [
             f"engine: {self.settings.engine}",
-            *self.cutover.lines,
+            *(self.flip.lines if self.flip else self.cutover.lines),
             *([f"{facts.TOOLS}{tools.words}"] if tools else []),
         ]
+
+    @property
+    def flip(self) -> Flip | None:
+        """What a flip takes on a cluster; None on one host."""
+        settings = self.settings
+        if settings.kubernetes is None:
+            return None
+        return Flip(
+            settings=settings.kubernetes, cutover=self.cutover, load=settings.load, bounds=settings.bounds
+        )
 
     @property
     def active(self) -> EngineSpec:
@@ -207,24 +219,35 @@ def blueprint(settings: Settings) -> Blueprint:
     return Blueprint(
         settings=settings,
         specs=specs,
-        cutover=cutover_mode.choose(settings.cutover, settings.engine, settings.load, settings.bounds),
-        gateway_config=_toml(settings.name, specs) if with_gateway else None,
+        # on a cluster other pods serve while one changes, which has one engine at a time
+        cutover=cutover_mode.choose(
+            "hold" if settings.kubernetes else settings.cutover,
+            settings.engine,
+            settings.load,
+            settings.bounds,
+        ),
+        gateway_config=_toml(settings, specs) if with_gateway else None,
         routing=routing.render(routes),
     )
 
 
-def _toml(name: str, specs: tuple[EngineSpec, ...]) -> str:
-    """The gateway's TOML: each engine is asked through the proxy, by a path of its own."""
-    total = REQUEST_SECONDS + GATEWAY_SLACK
+def _toml(settings: Settings, specs: tuple[EngineSpec, ...]) -> str:
+    """The gateway's TOML: each engine is asked through the proxy, by a path of its own.
+
+    On a cluster the proxy is beside the gateway in its pod, and the path is the engine's kind, since there
+    two of one kind may serve at once.
+    """
+    total, on_cluster = REQUEST_SECONDS + GATEWAY_SLACK, settings.kubernetes is not None
+    at = f"http://{BESIDE if on_cluster else proxy.ALIAS}:{PROXY_PORT}"
     return tensorzero.render(
         tensorzero.GatewayConfig(
             models=(
                 tensorzero.ChatModel(
-                    name=name,
+                    name=settings.name,
                     providers=tuple(
                         tensorzero.Provider(
                             kind=spec.kind,
-                            api_base=f"http://{proxy.ALIAS}:{PROXY_PORT}/{spec.name}/v1/",
+                            api_base=f"{at}/{spec.kind if on_cluster else spec.name}/v1/",
                             model_name=spec.served,
                         )
                         for spec in specs

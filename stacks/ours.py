@@ -3,7 +3,8 @@
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pulumi
 
@@ -23,9 +24,20 @@ REFRESH = re.compile(r"--refresh(=(1|t|true))?|-[dfy]*r[dfy]*", re.IGNORECASE)
 
 def known() -> Known:
     """What Pulumi's state says of the running stack as the last update left it."""
+    return owner.known(_resources())
+
+
+def on_cluster() -> frozenset[str]:
+    """The ids of what the running stack has made on a cluster, as the last update left it."""
+    made = [(each.get("outputs") or {}).get("metadata") or {} for each in _resources().values()]
+    return frozenset(str(each["uid"]) for each in made if each.get("uid"))
+
+
+def _resources() -> Mapping[str, Mapping[str, Any]]:
     name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
     said = pulumi.runtime.invoke("pulumi:pulumi:readStackResourceOutputs", {"stackName": name}).value
-    return owner.known(said["outputs"])
+    outputs: Mapping[str, Mapping[str, Any]] = said["outputs"]
+    return outputs
 
 
 def refreshes() -> bool | None:

@@ -19,10 +19,11 @@ from components.catalogue import GIB, MIB, MODELS, Folder, Model, Quantization
 from components.fit import CONTEXT_MINIMUM, HOLD_BUDGET_MAXIMUM
 from components.gpu_memory import GPUS, KINDS, MONITOR_RAM, SERVICES_RAM, EngineKind, Gpu, Load, both
 from components.instance_types import GpuKey, InstanceType
+from components.kubernetes.settings import KubernetesSettings
 from components.plan import REQUEST_SECONDS
 from components.waiting import Bounds
 from parity.probes import PROBES
-from stacks import aws_settings
+from stacks import aws_settings, kubernetes_settings
 from switch.shared import TENANT
 
 PROJECT = "changeover"
@@ -30,11 +31,11 @@ PROJECT = "changeover"
 RENDERED = "rendered"
 """The folder that has one for each stack: what follows from its settings, and what was measured of it."""
 
-TARGETS = ("docker", "aws")
-"""Every target. Where its Docker host is: `stacks/targets.py`."""
+TARGETS = ("docker", "aws", "kubernetes")
+"""Every target. Where the Docker host of the first two is: `stacks/targets.py`."""
 
 MACHINE_KEYS = ("gpu", "gpuCount", "hostMemoryGiB", "port")
-"""What only the target `docker` must be told: on `aws` it follows from `instanceType`."""
+"""What the other targets must be told: on `aws` it follows from `instanceType`."""
 
 SYSTEM_GIB = 2
 """RAM of an instance that nothing counts: kernel, Docker, gateway, switch. An estimate."""
@@ -109,6 +110,8 @@ class Settings:
     """None where the stack has no monitor."""
     aws: AwsSettings | None
     """None on every other target."""
+    kubernetes: KubernetesSettings | None
+    """None on every other target. `gpu` and `host_memory` are each pod's then."""
 
     @property
     def load(self) -> Load:
@@ -122,7 +125,8 @@ class Settings:
             quantization=self.quantization,
             gpu_memory=self.gpu_memory,
             together=self.cutover == "overlap",
-            services=SERVICES_RAM + (MONITOR_RAM if self.monitor else 0),
+            # on Kubernetes they are in other pods than the engines
+            services=0 if self.kubernetes else SERVICES_RAM + (MONITOR_RAM if self.monitor else 0),
         )
 
     @property
@@ -222,7 +226,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
             "roles"
         )
         raw.problem("target", target, allowed, "pulumi stack rename …")
-    if images == "offline" and target != "docker":
+    if images == "offline" and target == "aws":
         raw.problem(
             "images", images, f"with target {target} it must be public", "pulumi config set images public"
         )
@@ -234,7 +238,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
             f"with images offline, allowed: {', '.join(made_here)} (no model hub is reached)",
             "pulumi config set model tiny",
         )
-    if target == "docker" and images == "public" and isinstance(model.vllm[0], Folder):
+    if target != "aws" and images == "public" and isinstance(model.vllm[0], Folder):
         raw.problem(
             "model",
             model.name,
@@ -266,25 +270,35 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
             "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)",
         )
     quantization = _quantization(raw, model)
-    aws, gpu, host_memory = None, None, None
+    aws, kubernetes, gpu, host_memory = None, None, None, None
+    others = {"aws": aws_settings.KEYS, "kubernetes": kubernetes_settings.KEYS}
+    for other, keys in others.items():
+        for key in keys if other != target else ():
+            if raw.value(key) != block[key]["default"]:  # Pulumi hands defaults over as if they had been set
+                # not its value: it may be a secret
+                raw.problem(key, "[set]", f"it applies only with target {other}", f"pulumi config rm {key}")
+    if target == "kubernetes":
+        kubernetes = kubernetes_settings.read(raw, stack)
+        kubernetes_settings.check_served(raw)
+        if deploying:
+            kubernetes_settings.check_deployable(raw, tenants=len(tenants))
     if target == "aws":
         sizes = sum(model.source_of(kind, quantization.get(kind)).size for kind in KINDS)
         aws = aws_settings.read(raw, weights_bytes=sizes)
         if deploying:
             aws_settings.check_deployable(raw, aws, tenants=len(tenants))
         for key in MACHINE_KEYS:
-            if raw.value(key) != block[key]["default"]:  # Pulumi hands defaults over as if they had been set
+            if raw.value(key) != block[key]["default"]:
                 raw.problem(
-                    key, raw.value(key), "it applies only with target docker", f"pulumi config rm {key}"
+                    key,
+                    raw.value(key),
+                    "it applies only with target docker or kubernetes",
+                    f"pulumi config rm {key}",
                 )
         instance = aws.instance
         gpu = replace(GPUS[instance.gpu], count=instance.gpus)
         host_memory = (instance.ram_gib - SYSTEM_GIB) * GIB
     else:
-        for key in aws_settings.KEYS:
-            if raw.value(key) != block[key]["default"]:
-                # not its value: it may be a secret
-                raw.problem(key, "[set]", "it applies only with target aws", f"pulumi config rm {key}")
         gpu, host_memory = _machine(raw)
         if gpu and images == "offline":
             raw.problem(
@@ -344,6 +358,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         report_tokens_per_second=raw.number("reportTokensPerSecond", 1, 1000, "tokens per second"),
         monitor=_monitor(raw),
         aws=aws,
+        kubernetes=kubernetes,
     )
     if model.embeds:
         _check_embeds(raw, settings)

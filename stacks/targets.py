@@ -203,6 +203,11 @@ def _check_port(look: DockerLook, settings: Settings, labels: Labels) -> None:
 
 def docker_host(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
     """The Docker host of the settings' target, after a look at what it has. Raises TargetError."""
+    if plan.settings.kubernetes:
+        raise TargetError(
+            "changeover:target: with kubernetes there is no Docker host; nothing was changed. "
+            "On one machine: pulumi config set target docker"
+        )
     if plan.settings.target == "aws":
         return aws_target(plan, labels, state)
     return docker_target(plan, labels, state)

@@ -24,7 +24,7 @@ from switch.shared import WEIGHTS
 from tools import docker_engine, owner, up
 from tools.ask import yes
 from tools.environment import PULUMI_HOME, ROOT, pulumi
-from tools.host import is_on_aws
+from tools.host import is_on_aws, refuse_cluster
 
 PROXY_SECONDS = 630
 """For what an old proxy still carries: see `components.proxy.GRACE`."""
@@ -96,6 +96,7 @@ def adopt(stack: str) -> None:
             f"each known by an id. {owners.NOTHING} If the state is lost: snapshot the data volume, delete "
             "by hand what the stack has, and create it again with `dataSnapshot`"
         )
+    refuse_cluster(stack)
     docker_engine.ensure()
     state, host = owner.state_of(stack), owner.found(stack)
     theirs = whose(stack, state, host)

@@ -7,14 +7,13 @@ nothing. Where `make report` was run, it also says how many users the card serve
 import argparse
 import contextlib
 import datetime
-import gzip
 import json
 import math
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -38,11 +37,11 @@ from advise.load import (
     of_samples,
     percentile,
 )
+from advise.log import requests
 from advise.rule import DAYS, Advice, advise, by_clock, days
 from common import StepFailed, main_guard, say
 from components.monitor import STORE_PORT
 from monitor.render import SCRAPE_SECONDS
-from proxy.traffic import FIELDS
 from stacks.settings import RENDERED, SettingsError, from_files
 from tools import advice
 from tools.environment import ROOT
@@ -60,25 +59,6 @@ def midnight(now: float) -> float:
 # the access log
 
 
-def request(line: Sequence[Any]) -> LoggedRequest:
-    """A line of `proxy.traffic`."""
-    said = dict(zip(FIELDS, line, strict=True))
-    return LoggedRequest(
-        ended=said["ended"],
-        total=said["total_ms"] / 1000,
-        held=said["held_ms"] / 1000,
-        engine=said["engine"],
-        tenant=said["tenant"],
-        failed=(said["status"] or 0) >= 500,
-        cut=said["cut"],
-        hung_up=said["hung_up"],
-        first=None if said["first_ms"] is None else said["first_ms"] / 1000,
-        prompt=said["prompt_tokens"],
-        completion=said["completion_tokens"],
-        stream=said["stream"],
-    )
-
-
 def requests_of(stack: str, since: float) -> tuple[list[LoggedRequest], float | None]:
     """The log's requests that ended since then, and when the log begins. Raises StepFailed."""
     proxy = containers_of(stack, "proxy")[0]
@@ -89,8 +69,7 @@ def requests_of(stack: str, since: float) -> tuple[list[LoggedRequest], float | 
         if "No module named proxy.traffic" in why:
             why = f"it is of an older version. Run: pulumi up --stack {stack}"
         raise StepFailed(f"{proxy} can't read its log: {why}")
-    *lines, end = (json.loads(line) for line in gzip.decompress(done.stdout).splitlines())
-    return [request(line) for line in lines], end["since"]
+    return requests(done.stdout)
 
 
 def from_log(stack: str, now: float) -> Traffic:

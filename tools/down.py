@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from common import StepFailed, cache_root, main_guard, say
 from components import naming
 from components.gpu_memory import KINDS
+from components.kubernetes.pods import STORE
 from components.labels import Labels
 from components.pins import EDGE, GATEWAY, MONITOR, OLLAMA, SWITCH, VLLM_CPU
 from stacks import owner as owners
@@ -17,7 +18,7 @@ from stacks.owner import FoundOnHost, Thing
 from stacks.settings import PROJECT
 from tools import environment, owner
 from tools.environment import ROOT, pulumi
-from tools.host import is_on_aws, on_aws, ssh_config
+from tools.host import is_on_aws, is_on_cluster, on_aws, ssh_config
 from tools.up import STACK
 
 KEPT = (*(naming.child(each, "weights") for each in KINDS), naming.VLLM_CACHE, naming.HISTORY)
@@ -64,6 +65,11 @@ def down(stack: str = STACK) -> None:
     A stack of another state on this Docker host is refused, unless `OWNER` names that. On AWS the weights
     always go, with the data volume, once `protect` is false. Raises StepFailed.
     """
+    if is_on_cluster(stack):
+        raise StepFailed(
+            f"this clears a Docker host up, and `{stack}` is on a cluster. "
+            f"Run: pulumi destroy --stack {stack}. Weights stay on its nodes, in {STORE}/{stack}"
+        )
     if is_on_aws(stack):
         _down_on_aws(stack)
         return

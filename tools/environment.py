@@ -4,6 +4,7 @@ Nothing outside the project's folder and the cache folder is touched: not the pe
 not their Docker.
 """
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -72,6 +73,8 @@ def pulumi(
 
     Raises StepFailed when it exits non-zero.
     """
+    if words[:1] == ("up",):
+        end_left()
     done = subprocess.run(
         [cli(), *words],
         cwd=cwd,
@@ -82,10 +85,27 @@ def pulumi(
         text=True,
         check=False,
     )
+    if done.returncode < 0:
+        end_left()
     if done.returncode != 0:
         detail = f":\n{done.stderr.strip()}" if capture else "; its message is above"
         raise StepFailed(f"`pulumi {' '.join(words)}` exited {done.returncode}{detail}")
     return done.stdout or ""
+
+
+def end_left() -> None:
+    """Ends plugins of this checkout whose `pulumi` was killed. Others end by themselves, and that for
+    Kubernetes doesn't: its health check of the CLI cancels a context that nothing looks at (pulumi 3.215,
+    `pkg/resource/provider/main.go`)."""
+    import psutil  # not at the top: this module is read before its packages are there
+
+    mine = f"{PULUMI_HOME / 'plugins'}{os.sep}"
+    for process in psutil.process_iter(["cmdline"]):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if (process.info["cmdline"] or [""])[0].startswith(mine):
+                parent = process.parent()
+                if parent is None or parent.name() != "pulumi":
+                    process.kill()
 
 
 def install_tools() -> None:
@@ -106,7 +126,8 @@ def install_tools() -> None:
             say("Pulumi: its vendor can't be reached, or has nothing for this machine")
             say("Pulumi: building CLI and plugins from package registries")
             say("Pulumi: the first time on a machine, this and the images after it take about 12 minutes")
-        tools = offline.tools.build()  # at once where nothing in offline/ has changed
+        # at once where nothing in offline/ has changed
+        tools = offline.tools.build(cluster=_has_cluster())
         offline.tools.install(tools, PULUMI_HOME)
         source = tools.bin
     for program in source.iterdir():
@@ -119,6 +140,15 @@ def install_tools() -> None:
 def _built() -> bool:
     """Whether the plugins of this checkout were built here and not downloaded."""
     return (PULUMI_HOME / "plugins" / f"resource-docker-v{pins.DOCKER_PLUGIN}" / "ORIGIN").exists()
+
+
+def _has_cluster() -> bool:
+    """Whether a stack of this checkout is on a cluster."""
+    # not at the top: the one imports this module, and both need Pulumi
+    from stacks.settings import stacks
+    from tools.host import is_on_cluster
+
+    return any(is_on_cluster(stack) for stack in stacks(ROOT))
 
 
 def _version(program: Path) -> str:

@@ -18,9 +18,18 @@ from tools.environment import ROOT
 
 def is_on_aws(stack: str, root: Path = ROOT) -> bool:
     """Whether the stack's file in `root` says so; its other settings may be wrong."""
+    return _target(stack, root) == "aws"
+
+
+def is_on_cluster(stack: str, root: Path = ROOT) -> bool:
+    """The same for Kubernetes."""
+    return _target(stack, root) == "kubernetes"
+
+
+def _target(stack: str, root: Path) -> str:
     file = root / f"Pulumi.{stack}.yaml"
     config = yaml.safe_load(file.read_text()).get("config") if file.exists() else None
-    return (config or {}).get(f"{PROJECT}:target") == "aws"
+    return str((config or {}).get(f"{PROJECT}:target", ""))
 
 
 def on_aws(stack: str) -> AwsSettings | None:
@@ -46,11 +55,21 @@ def ssh_config(stack: str) -> Path:
     return ROOT / SSH_FILES / stack / "config"
 
 
+def refuse_cluster(stack: str) -> None:
+    """Raises StepFailed for a stack that has no Docker host."""
+    if is_on_cluster(stack):
+        raise StepFailed(
+            f"this asks the Docker host of a stack, and `{stack}` is on a cluster, which has none. What "
+            f"serves there: make status STACK={stack}"
+        )
+
+
 def reach(stack: str, mine: str | None) -> None:
     """Has this process's `docker` talk to the stack's host from here on. Raises StepFailed where it can't.
 
     `mine` is the instance that the stack's state has made.
     """
+    refuse_cluster(stack)
     settings = on_aws(stack)
     if settings is None:
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 from components.aws import permissions
 from measure import report
 from parity import table
+from stacks import cluster
 from stacks.blueprint import Blueprint, blueprint
 from stacks.parity import no_flip, parity_problem
 from stacks.settings import PROJECT, RENDERED, SettingsError, from_files, stacks
@@ -28,7 +29,12 @@ def files(plan: Blueprint) -> dict[str, str]:
     return {
         "routing.toml": plan.routing,
         **({"tensorzero.toml": plan.gateway_config} if plan.gateway_config is not None else {}),
-        "Caddyfile": plan.edge_caddyfile(plan.known_name),
+        # on a cluster there is no edge: its Services are
+        **(
+            {"objects.yaml": cluster.rendered(plan)}
+            if plan.settings.kubernetes
+            else {"Caddyfile": plan.edge_caddyfile(plan.known_name)}
+        ),
         "cutover.txt": "\n".join([*plan.lines, ""]),
         **{f"monitor-{Path(path).name}": text for path, text in plan.monitor_files.items()},
         **{

@@ -26,7 +26,7 @@ from stacks.aws_target import SSH_FILES
 from stacks.settings import RENDERED, SettingsError
 from tools import advice, environment, owner, port
 from tools.environment import ROOT, pulumi
-from tools.host import is_on_aws, on_aws, reach
+from tools.host import is_on_aws, is_on_cluster, on_aws, reach
 from tools.render import stale, twin
 
 PLAN, TEXT, BOUND = "plan.json", "review.md", "bound.json"
@@ -256,9 +256,11 @@ def drift(stack: str) -> None:
     ):
         say(f"`{stack}` is {ASLEEP} ({there.instance} is {there.state}).")
         return
-    seen = preview_of(stack)
-    reach(stack, owner.state_of(stack).instance)
-    found, stays, silent = drift_words(seen), lasting(seen), port.trouble(stack)
+    seen, silent = preview_of(stack), ""
+    if not is_on_cluster(stack):
+        reach(stack, owner.state_of(stack).instance)
+        silent = port.trouble(stack)
+    found, stays = drift_words(seen), lasting(seen)
     for note in (notes := unconfirmed(seen)):
         say(f"`{stack}`: {note}.")
     again = {change.name for change in seen.drift if notes and change.type == MAIL}

@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 from common import StepFailed, main_guard, say
-from tools import advice, port
+from tools import advice, cluster, port
+from tools.host import is_on_cluster, refuse_cluster
 from tools.owner import look
 
 
@@ -18,6 +19,7 @@ def containers_of(stack: str, role: str) -> list[str]:
 
     Raises NoContainer where none runs, and StepFailed where the stack is another state's.
     """
+    refuse_cluster(stack)
     if shutil.which("docker") is None:
         raise StepFailed("there is no `docker` command here. Install Docker, and run the same command again")
     look(stack)
@@ -36,7 +38,10 @@ def switch_of(stack: str) -> str:
 
 
 def status(stack: str) -> None:
-    """Ask the stack's switch, and the endpoint's port. Raises StepFailed where one does not answer."""
+    """Ask the stack's switch, and the endpoint's port; on a cluster, ask that. Raises StepFailed where one
+    does not answer."""
+    if is_on_cluster(stack):
+        return cluster.status(stack)
     line = advice.Line(stack)
     switch = switch_of(stack)
     ask = ["docker", "exec", switch, "python3", "-m", "switch", "status"]
@@ -46,6 +51,7 @@ def status(stack: str) -> None:
         raise StepFailed(f"the endpoint can't be reached: {why}")
     if said := line.text():
         say(said)
+    return None
 
 
 if __name__ == "__main__":

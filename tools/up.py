@@ -22,7 +22,7 @@ from stacks.owner import gone, missing
 from stacks.settings import PROJECT, SettingsError, from_files
 from tools import debian, docker_engine, environment, owner, port, render
 from tools.environment import ROOT, pulumi
-from tools.host import is_on_aws, look, on_aws, ssh_config
+from tools.host import is_on_aws, is_on_cluster, look, on_aws, ssh_config
 from tools.keys import keys
 
 STACK = os.environ.get("STACK") or "local"
@@ -153,6 +153,11 @@ def prepare() -> None:
             f"there is no {CONFIG.name}. Create it with changeover:engine, changeover:target and "
             "changeover:model, as in Pulumi.local.yaml"
         )
+    if is_on_cluster(STACK):
+        raise StepFailed(
+            f"this sets a Docker host up, and `{STACK}` is on a cluster that is there. "
+            f"Run: make cli && pulumi up --stack {STACK}"
+        )
     on_aws = is_on_aws(STACK)
     if not on_aws:
         docker_engine.ensure()
@@ -183,6 +188,8 @@ def prepare_tests() -> None:
     environment.set_up()
     build_offline(monitor=True)
     offline.tools.build_docker_engine()
+    offline.tools.build_cluster()
+    offline.tools.build(cluster=True)
     offline.tools.build_one(offline.tools.VMALERT_TOOL, offline.tools.go_version())
     offline.clients.install()
 

@@ -28,6 +28,8 @@ SOURCES = (
     *("advise", "components", "measure", "monitor", "parity", "proxy", "stacks", "switch", "offline"),
 )
 
+PASSPHRASE = "a test's own"
+
 NO_BYTECODE = shutil.ignore_patterns("__pycache__")
 """For copies of the project: another test's program may write its bytecode just now."""
 
@@ -132,6 +134,8 @@ class Project:
 
     programs: Path | None = None
     """A folder of programs that go before all others for the project's program."""
+    sources: Sequence[str] = SOURCES
+    """What is copied of the project."""
 
     _outputs: tuple[object, dict[str, Any]] = None, {}
     """Of which state they are, and what `outputs` gave for it."""
@@ -148,7 +152,7 @@ class Project:
         self.environment = {
             **environment.process_environment(folder / ".venv"),
             "PULUMI_BACKEND_URL": environment.backend_in(folder / "state"),
-            "PULUMI_CONFIG_PASSPHRASE": "a test's own",
+            "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE,
         }
         self.environment.pop("PULUMI_CONFIG_PASSPHRASE_FILE")
         self.settings_file = folder / f"Pulumi.{stack}.yaml"
@@ -167,7 +171,7 @@ class Project:
 
     def use_sources(self, root: Path) -> None:
         """Makes this a copy of the project in `root`, perhaps of another version; its stack stays."""
-        for source in SOURCES:
+        for source in self.sources:
             here, there = self.folder / source, root / source
             if here.is_dir():
                 shutil.rmtree(here)

@@ -8,6 +8,7 @@ from typing import Any
 import pulumi
 from pulumi.runtime import mocks
 
+from components.kubernetes.stack import SEEN
 from components.plan import LIVE, LOOK, OWN
 
 SECRET = "4dabf18193072939515e22adb298388d"
@@ -21,6 +22,7 @@ ANSWERS = {
 SAID = {
     OWN: "this stack belongs now to the state 0a1b2c3d4e5f; changes: 3\n",
     LIVE: "changeover-local-ollama-0000",
+    SEEN: "t4-vllm-00000001-0a1b2c3d: 3",
     LOOK: "edge edited in place 0a1b\nkeys edited in place 2c3d\n",
 }
 """What the commands say that are run at every preview."""

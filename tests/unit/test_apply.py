@@ -121,6 +121,21 @@ def test_a_plan_that_allows_something_else_has_another_content(change: Callable[
     assert content(other) != content(MADE.read_text())
 
 
+def test_what_a_cluster_answers_to_a_trial_is_no_part_of_a_plan_and_what_it_is_asked_for_is() -> None:
+    def tried(kind: str, version: str, replicas: int) -> str:
+        goal = {"name": "proxy", "inputDiff": {"updates": {"spec": {"replicas": replicas}}}}
+        state = {"metadata": {"resourceVersion": version, "uid": f"uid-{version}"}, "__fieldManager": version}
+        plan = {"goal": goal, "steps": ["update"], "state": state}
+        return json.dumps({"resourcePlans": {f"urn:pulumi:s::p::changeover:index:X${kind}::proxy": plan}})
+
+    kind = "kubernetes:apps/v1:Deployment"
+    assert content(tried(kind, "1", 2)) == content(tried(kind, "2", 2))
+    assert content(tried(kind, "1", 2)) != content(tried(kind, "1", 3))
+    assert content(tried("docker:index/network:Network", "1", 2)) != content(
+        tried("docker:index/network:Network", "2", 2)
+    )
+
+
 def test_what_was_reviewed_is_applied_by_a_plan_of_the_same_content_that_was_made_here(
     cli: Cli, reviewed: Path
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common import StepFailed
-from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, PULUMI
+from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, KUBERNETES_PLUGIN, PULUMI
 from offline import tools
 
 BUILDS = [
@@ -19,7 +19,10 @@ BUILDS = [
     tools.VMALERT_TOOL,
     tools.DOCKERD,
     tools.DOCKER_PROXY,
+    tools.KUBERNETES,
+    tools.COREDNS,
     *tools.PLUGINS.values(),
+    *tools.CLUSTER_PLUGINS.values(),
 ]
 
 
@@ -74,6 +77,48 @@ def test_plugins_are_named_and_stamped_as_the_published_sdks_ask_for_them() -> N
         f"resource-command-v{COMMAND_PLUGIN}": COMMAND_PLUGIN,
         f"resource-docker-v{DOCKER_PLUGIN}": DOCKER_PLUGIN,
     }
+
+
+def test_the_plugin_for_clusters_is_stamped_with_the_version_that_is_asked_for() -> None:
+    ((name, build),) = tools.CLUSTER_PLUGINS.items()
+    assert name == f"resource-kubernetes-v{KUBERNETES_PLUGIN}"
+    assert list(build.stamps.values()) == [KUBERNETES_PLUGIN]
+    assert f"pulumi-kubernetes/sdk/v4 v{KUBERNETES_PLUGIN}" in go_module(build)
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_what_only_a_cluster_needs_is_built_for_one_only(
+    cluster: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built = list[str]()
+
+    def build_one(build: tools.GoBuild, go: str) -> Path:
+        built.append(build.program)
+        return tmp_path
+
+    monkeypatch.setattr(tools, "go_version", lambda: "go1.26.0")
+    monkeypatch.setattr(tools, "build_one", build_one)
+    monkeypatch.setattr(tools, "_bin", lambda cli, host: tmp_path)
+    found = tools.build(cluster=cluster)
+    assert ("pulumi-resource-kubernetes" in built) is cluster
+    assert set(found.plugins) == {*tools.PLUGINS, *(tools.CLUSTER_PLUGINS if cluster else ())}
+
+
+def test_embedded_files_of_another_module_lie_beside_a_copy_of_the_source(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source, module = tmp_path / "source", tmp_path / "module"
+    (module / "cmd").mkdir(parents=True)
+    (module / "cmd/schema.json").write_text("{}")
+    source.mkdir()
+    (source / "main.go").write_text("package main")
+    build = tools.GoBuild(source="source", package=".", program="it", embeds={"m": ("cmd/schema.json",)})
+    monkeypatch.setattr(tools, "run", lambda *_, **__: None)
+    told = subprocess.CompletedProcess([], 0, f"{module}\n", "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: told)
+    with tools._whole(build, source, tmp_path / "log") as here:
+        assert {file.name for file in here.iterdir()} == {"main.go", "schema.json"}
+    assert {file.name for file in source.iterdir()} == {"main.go"}
 
 
 def test_a_build_names_its_output_and_every_version_it_stamps() -> None:

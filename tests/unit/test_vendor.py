@@ -208,7 +208,7 @@ def test_where_the_vendors_cli_cannot_be_had_it_is_built(
     built = checkout / "built"
     built.mkdir(parents=True)
     (built / "pulumi").touch()
-    monkeypatch.setattr(offline.tools, "build", lambda: offline.tools.Tools(bin=built, plugins={}))
+    monkeypatch.setattr(offline.tools, "build", lambda *, cluster: offline.tools.Tools(bin=built, plugins={}))
     environment.install_tools()
     assert (checkout / "bin" / "pulumi").readlink() == built / "pulumi"
     said = capsys.readouterr().out

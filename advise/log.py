@@ -1,0 +1,35 @@
+"""The requests of the access log, as `proxy.traffic` writes them. Pure."""
+
+import gzip
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from advise.load import LoggedRequest
+from proxy.traffic import FIELDS
+
+
+def request(line: Sequence[Any]) -> LoggedRequest:
+    """A line of `proxy.traffic`."""
+    said = dict(zip(FIELDS, line, strict=True))
+    return LoggedRequest(
+        ended=said["ended"],
+        total=said["total_ms"] / 1000,
+        held=said["held_ms"] / 1000,
+        engine=said["engine"],
+        tenant=said["tenant"],
+        failed=(said["status"] or 0) >= 500,
+        cut=said["cut"],
+        hung_up=said["hung_up"],
+        first=None if said["first_ms"] is None else said["first_ms"] / 1000,
+        prompt=said["prompt_tokens"],
+        completion=said["completion_tokens"],
+        stream=said["stream"],
+    )
+
+
+def requests(raw: bytes) -> tuple[list[LoggedRequest], float | None]:
+    """All that it wrote: the requests, and since when there is a log, in seconds since the epoch; None:
+    there is none yet. Raises ValueError or OSError for what it did not write."""
+    *lines, end = (json.loads(line) for line in gzip.decompress(raw).splitlines())
+    return [request(line) for line in lines], end["since"]

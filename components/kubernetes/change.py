@@ -1,0 +1,419 @@
+"""`python -m components.kubernetes.change`: what the step of `pulumi up` does that changes which engine
+serves on a cluster. It reads a `FlipPlan` and prints how it goes.
+
+It is the cluster's own state that says how far a change is, and this process remembers nothing: where it is
+killed, all pods go on as they are, and the next one goes on from there, to either engine. A lease keeps two
+from doing so at once.
+"""
+
+import base64
+import contextlib
+import datetime
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from advise.busiest import Busiest, busiest_minute
+from advise.load import HOUR, LoggedRequest
+from advise.log import requests
+from common import cache_root
+from components.kubernetes.certificate import Record
+from components.kubernetes.flip import INSIST, refused
+from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl, selector, sender
+from components.kubernetes.looked import (
+    FlipPlan,
+    Lease,
+    Live,
+    busiest_of,
+    busiest_patch,
+    is_ready,
+    is_serving,
+    lease_object,
+    lease_of,
+    live_of,
+    places_of,
+    read_plan,
+    seen_of,
+)
+from components.kubernetes.nodes import Nodes, node_of
+from components.kubernetes.pods import WAITS
+from components.kubernetes.rolling import Seen, failed, reached, steps
+from components.kubernetes.settings import KubernetesSettings
+from components.labels import label
+
+LOOK_SECONDS = 1.0
+RENEW_SECONDS, LEASE_SECONDS = 5.0, 20
+PATIENCE_SECONDS = 120
+"""So long a cluster may give no answer in the middle of a change."""
+UNREACHABLE = "the cluster does not answer"
+TAIL = 15
+"""Lines that are shown of what a pod wrote last."""
+
+
+class Taken(ClusterError):
+    """Another update changes the stack."""
+
+
+def live_words(run: Run, mine: str, now: float) -> str:
+    """How many pods each engine is to have now, as a person may have changed it; UNREACHABLE where the
+    cluster does not say it."""
+    try:
+        found = json.loads(run(["get", "deployments,pods", "--selector", mine, "--output", "json"], ""))
+    except ClusterError:
+        return UNREACHABLE
+    seen = seen_of(found["items"], now)
+    return ", ".join(f"{name}: {each.replicas}" for name, each in sorted(seen.items()) if each.replicas)
+
+
+def look(run: Run, pods: str, now: float) -> None:
+    """Has these pods see at once what they are told: their nodes look every minute, and where a pod
+    changes."""
+    told = f"{label('told')}={now:.0f}"
+    run(["annotate", "pods", "--selector", pods, told, "--overwrite"], "")
+
+
+@dataclass
+class Change:
+    """One change, from the first look to the last. `clock` is in seconds since the epoch."""
+
+    plan: FlipPlan
+    run: Run
+    insist: bool = False
+    """Whether it begins whatever comes meanwhile."""
+    nodes: Callable[[], None] = lambda: None
+    """Comes back once every node has its images and weights. Raises ClusterError where one gets none."""
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    say: Callable[[str], None] = lambda line: print(line, flush=True)
+    keep: Callable[[Mapping[str, str]], None] = lambda files: None
+    """Keeps the files of the certificate, by name."""
+    record: Record | None = None
+    """What goes into it."""
+
+    def __post_init__(self) -> None:
+        self.holder = secrets.token_hex(6)
+        self._lease = Lease("", 0, "")
+        self._said = ""
+        self.settings = KubernetesSettings(
+            hosts=self.plan.hosts,
+            at_once=self.plan.at_once,
+            context=self.plan.context,
+            namespace=self.plan.namespace,
+        )
+
+    def flip(self) -> int:
+        """Brings the stack to the plan, or back. The exit status."""
+        if not self.insist and self.begins(self.live()):
+            self.bring()  # before the lease, which would end meanwhile: this takes nothing from what serves
+        self.take()
+        try:
+            status = self._flip()
+        except ClusterError:
+            self.release()
+            raise
+        self.release()
+        return status
+
+    def _flip(self) -> int:
+        plan, live, seen = self.plan, self.live(), self.seen()
+        if plan.to not in seen:
+            raise ClusterError(f"there is no Deployment {plan.to}. Nothing was changed.")
+        proven = live.active == plan.to
+        if reached(seen, plan.to, plan.hosts) and live == live.ended(plan.to, plan.engine):
+            self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
+            return 0
+        if self.begins(live) and (why := self.lacking() or self.too_busy(live)) and not self.insist:
+            raise ClusterError(why)
+        others = any(each.replicas for name, each in seen.items() if name != plan.to)
+        old = live.preferred if live.active else ""
+        record = Record(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.clock())
+        self.record = record
+        self.tell(live.begun(plan.to, flip=others))
+        lost = self.roll(plan.to, proven=proven)
+        if lost is None:
+            with contextlib.suppress(ClusterError):  # it is for the next change only
+                self.busiest()
+            self.tell(live.ended(plan.to, plan.engine))
+            self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
+            self.keep(record.files("committed", self.clock()))
+            return 0
+        status = self.back(live, *lost)
+        self.keep(record.files("failed", self.clock(), f"{lost[0]}: {lost[1]}"))
+        return status
+
+    def begins(self, live: Live) -> bool:
+        """Whether this is a change that nothing of has been done yet: one that has begun goes on whatever
+        there is."""
+        return bool(live.active and live.active != self.plan.to and not live.to)
+
+    def bring(self) -> None:
+        """Has nodes get what they have lost since the step ran that brings it: else a pod of the change would
+        wait on one for what nobody brings."""
+        try:
+            self.nodes()
+        except ClusterError as error:
+            more = ""
+            with contextlib.suppress(ClusterError):
+                more = self.lacking()
+            raise ClusterError(f"{error}\n{more}".strip()) from None
+
+    def lacking(self) -> str:
+        """Which nodes lack weights or images, with what to do; empty: none does."""
+        plan, of_nodes = self.plan, selector(self.plan.project, self.plan.stack, "weights")
+        pods = self.get("pods", "--selector", of_nodes)["items"]
+        nodes = sorted(node_of(pod) for pod in pods if not is_ready(pod))
+        if not nodes:
+            return ""
+        return (
+            f"these nodes lack images or weights: {', '.join(nodes)}. Nothing was changed. What a node's pod "
+            f"does: kubectl --namespace {plan.namespace} describe pods --selector {of_nodes}. One that is "
+            "deleted comes again, and fetches what is missing. To change the engine all the same, with hosts "
+            f"that may not come back: {INSIST}=1 pulumi up"
+        )
+
+    def too_busy(self, live: Live) -> str:
+        """Why the change must not begin now; empty: it may."""
+        places = places_of(self.get("deployments", "--selector", self.mine)["items"])
+        if live.active not in places:
+            return ""  # nothing serves
+        try:
+            busiest, since = self.busiest()
+        except ClusterError as error:
+            return f"{error}. Nothing was changed. To change all the same: {INSIST}=1 pulumi up"
+        if busiest is None and since > self.clock() - HOUR:
+            at = datetime.datetime.fromtimestamp(since, datetime.UTC)
+            self.say(f"What came before {at:%H:%M} UTC is not known: the proxies' logs begin then.")
+        return refused(busiest, self.settings, places[live.active], places[self.plan.to])
+
+    def busiest(self) -> tuple[Busiest | None, float]:
+        """The busiest minute of the last hour, and since when there are logs, in seconds since the epoch.
+
+        It is kept for the next change: proxies are replaced after each one, and their logs go with them.
+        Raises ClusterError where a log can't be read.
+        """
+        now, found, since = self.clock(), list[LoggedRequest](), 0.0
+        for pod in self.get("pods", "--selector", self.proxies)["items"]:
+            if not is_serving(pod):
+                continue
+            name = pod["metadata"]["name"]
+            ask = f"python3 -m proxy.traffic {now - HOUR!r} | base64 -w 0"
+            try:
+                said = self.run(["exec", name, "--container", "proxy", "--", "sh", "-c", ask], "")
+                its, begins = requests(base64.b64decode(said))
+            except (ClusterError, OSError, ValueError) as error:
+                raise ClusterError(
+                    f"the log of {name} can't be read, so nobody knows whether the change fits: {error}"
+                ) from None
+            found += its
+            since = max(since, now if begins is None else begins)
+        before = busiest_of(self.get("configmap", self.plan.live))
+        both = (busiest_minute(found, now - HOUR, now), before)
+        there = [each for each in both if each is not None and each.at >= now - HOUR]
+        most = max(there, key=lambda each: each.requests, default=None)
+        if most is not None:
+            patch = json.dumps(busiest_patch(most))
+            self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
+        return most, since
+
+    def back(self, live: Live, pod: str, why: str) -> int:
+        """Brings back what served, since a new pod won't serve. The exit status."""
+        plan = self.plan
+        said = [f"{plan.engine} does not serve: {pod}: {why}.", *self.last_words(pod)]
+        for line in said:
+            self.say(line)
+        if not live.active or live.active == plan.to or live.active not in self.seen():
+            self.say(
+                "There is nothing that served before. What there is stays as it is, so that you can look at "
+                "it. Then run: pulumi up"
+            )
+            return 1
+        self.say(f"What served before comes back on every host: {live.active}")
+        if (lost := self.roll(live.active, proven=True)) is not None:
+            self.say(
+                f"It does not come back on every host: {lost[0]}: {lost[1]}. `pulumi up` tries it again."
+            )
+            return 1
+        self.tell(live.begun("", flip=False))
+        self.say(
+            f"{live.preferred} serves from {plan.hosts} hosts, as before. Nothing was lost. `pulumi up` "
+            "tries the change again; with the settings of before it changes nothing."
+        )
+        return 1
+
+    def roll(self, to: str, *, proven: bool) -> tuple[str, str] | None:
+        """Goes on until `to` has all pods; else the pod of it that won't serve, and why."""
+        silent: float | None = None
+        while True:
+            try:
+                seen = self.seen()
+                self.renew()
+                self._progress(seen, to)
+                if reached(seen, to, self.plan.hosts):
+                    return None
+                if (lost := failed(seen, to, self.plan.load, proven=proven)) is not None:
+                    return lost
+                for each in steps(seen, to, self.settings, proven=proven):
+                    self.run(["scale", f"deployment/{each.deployment}", f"--replicas={each.replicas}"], "")
+                silent = None
+            except Taken:
+                raise
+            except ClusterError as error:
+                silent = self.clock() if silent is None else silent
+                if self.clock() - silent > PATIENCE_SECONDS:
+                    raise ClusterError(
+                        f"the cluster gave no answer for {PATIENCE_SECONDS} s: {error}. All pods go on as "
+                        "they are. Once it answers, run: pulumi up"
+                    ) from None
+            self.sleep(LOOK_SECONDS)
+
+    def _progress(self, seen: Seen, to: str) -> None:
+        serve = sum(each.serving for each in seen.values())
+        if self.record is not None:
+            self.record.saw(self.clock(), seen[self.plan.to].serving, serve)
+        said = f"{seen[to].serving} of {self.plan.hosts} hosts have {to}; {serve} serve"
+        if said != self._said:
+            self._said = said
+            self.say(said)
+
+    # what the cluster says and is told
+
+    def get(self, *words: str) -> Any:
+        return json.loads(self.run(["get", *words, "--output", "json"], ""))
+
+    @property
+    def proxies(self) -> str:
+        return selector(self.plan.project, self.plan.stack, "proxy")
+
+    @property
+    def mine(self) -> str:
+        return selector(self.plan.project, self.plan.stack)
+
+    def seen(self) -> Seen:
+        return seen_of(self.get("deployments,pods", "--selector", self.mine)["items"], self.clock())
+
+    def live(self) -> Live:
+        return live_of(self.get("configmap", self.plan.live))
+
+    def tell(self, live: Live) -> None:
+        """The proxies."""
+        patch = json.dumps(live.patch(self.plan.service))
+        self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
+        look(self.run, self.proxies, self.clock())
+
+    def last_words(self, pod: str) -> list[str]:
+        """What gate and engine of a pod wrote last; before its engine has begun, what that waits for."""
+        engine = self._log(pod, "engine") or self._log(pod, WAITS)
+        return [*self._log(pod, "gate"), *engine] or ["  (no log of it can be read)"]
+
+    def _log(self, pod: str, container: str) -> list[str]:
+        words = ["logs", pod, "--container", container, f"--tail={TAIL}"]
+        for which in (["--previous"], []):  # of the run that failed, where it was started again
+            with contextlib.suppress(ClusterError):
+                said = self.run([*words, *which], "")
+                return [f"  {container}: {line}" for line in said.splitlines()]
+        return []
+
+    # one at a time
+
+    @property
+    def _lease_name(self) -> str:
+        return f"{self.plan.stack}-flip"
+
+    def take(self) -> None:
+        """Waits for a change that nobody follows any more, and raises Taken where somebody does."""
+        first = None
+        while True:
+            try:
+                lease = lease_of(self.get("lease", self._lease_name))
+            except Missing:
+                lease = Lease("", 0, "")
+            if lease.until <= self.clock():
+                self._lease = lease
+                return self._hold()
+            if first is not None and lease.until != first:
+                raise Taken(
+                    f"another `pulumi up` changes the stack {self.plan.stack}, and this one has changed "
+                    "nothing. Once that has ended, run: pulumi up"
+                )
+            if first is None:
+                first = lease.until
+                self.say(
+                    "A change of this stack was under way a moment ago. Whether anybody still follows it "
+                    "shows soon."
+                )
+            self.sleep(LOOK_SECONDS)
+
+    def renew(self) -> None:
+        """Keeps the lease. Raises Taken where another one has it."""
+        if self._lease.until - self.clock() < LEASE_SECONDS - RENEW_SECONDS:
+            self._hold()
+
+    def release(self) -> None:
+        """Lets the next one begin at once. One who can't has its lease run out."""
+        with contextlib.suppress(ClusterError):
+            if self._lease.holder == self.holder:
+                free = lease_object(
+                    self._lease_name, self.plan, "", self.clock(), LEASE_SECONDS, self._lease.version
+                )
+                self.run(["replace", "--filename", "-", "--output", "json"], json.dumps(free))
+
+    def _hold(self) -> None:
+        version = self._lease.version
+        wanted = lease_object(self._lease_name, self.plan, self.holder, self.clock(), LEASE_SECONDS, version)
+        verb = "replace" if version else "create"
+        try:
+            said = self.run([verb, "--filename", "-", "--output", "json"], json.dumps(wanted))
+        except ClusterError as error:
+            if "(Conflict)" in str(error) or "(AlreadyExists)" in str(error):
+                raise Taken(
+                    f"another `pulumi up` has begun to change the stack {self.plan.stack}, and this one "
+                    "leaves it to that. Once that has ended, run: pulumi up"
+                ) from None
+            raise
+        self._lease = lease_of(json.loads(said))
+
+
+def _keep(folder: Path, files: Mapping[str, str]) -> None:
+    """What can't be kept is no reason for a change to have failed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    except OSError as error:
+        print(f"the certificate can't be written: {error}", file=sys.stderr)
+
+
+def main(words: Sequence[str], environment: Mapping[str, str], text: str) -> int:
+    """With the word `look`, the proxies of PROJECT and STACK, in NAMESPACE and CONTEXT, see what they are
+    told; with `seen` it is said which pods there are to be. Else the plan in `text` is carried out. The exit
+    status."""
+    try:
+        if words == ["look"]:
+            run = kubectl(environment["NAMESPACE"], environment["CONTEXT"])
+            look(run, selector(environment["PROJECT"], environment["STACK"], "proxy"), time.time())
+            print("The proxies look at what they are told.")
+            return 0
+        if words == ["seen"]:
+            run = kubectl(environment["NAMESPACE"], environment["CONTEXT"])
+            print(live_words(run, selector(environment["PROJECT"], environment["STACK"]), time.time()))
+            return 0
+        plan = read_plan(text)
+        where = (plan.namespace, plan.context)
+        run, keep = kubectl(*where), partial(_keep, Path("certificates", plan.stack))
+        nodes = Nodes(plan.nodes, run, sender(*where), cache_root() / "models")
+        change = Change(plan, run, insist=bool(environment.get(INSIST)), nodes=nodes.bring, keep=keep)
+        return change.flip()
+    except (ClusterError, ValueError, KeyError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ, sys.stdin.read()))

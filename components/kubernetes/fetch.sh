@@ -1,0 +1,40 @@
+#!/bin/sh
+# Fetches the weights $FOLDER on this node by $SCRIPT, which names its folders itself, unless they are there and as they
+# were when they came: their mark says $DIGEST, and every file has its sum. $NEED KiB are what they take.
+# Where $SENT is not empty, their folder `source` is sent here.
+# It runs when a node starts and when what it fetches is other, and reads all of them.
+set -eu
+place=/weights/$FOLDER
+if [ "$(cat "$place/.complete" 2>/dev/null)" = "$DIGEST" ]; then
+  cd "$place"
+  if sha256sum --check --quiet .sums; then
+    echo "the weights $FOLDER are here"
+    exit 0
+  fi
+  echo "the weights $FOLDER are not what they were when they came: they are fetched again"
+  cd /weights
+  rm -rf "$place.bad"
+  mv "$place" "$place.bad" # or what fetches them takes them for there
+  rm -rf "$place.bad"
+fi
+mkdir -p "$place"
+free=$(df -Pk /weights | while read -r _ _ _ free _; do echo "$free"; done | tail -n 1)
+have=$(du -sk "$place" | cut -f1)
+if [ "$((free + have))" -lt "$NEED" ]; then
+  echo "the weights $FOLDER need $NEED KiB, and $((free + have)) KiB are free for them on this node"
+  exit 1
+fi
+rm -f "$place/.complete"
+if [ -n "$SENT" ]; then
+  until [ -d "$place/source" ]; do
+    echo "the weights $FOLDER come from the machine on which \`pulumi up\` runs"
+    sleep 5
+  done
+fi
+/bin/sh -c "$SCRIPT"
+cd "$place"
+find . -type f ! -name .complete ! -name .sums -exec sha256sum {} + >"$place.sums"
+mv "$place.sums" .sums
+sync
+echo "$DIGEST" >.complete
+echo "the weights $FOLDER are here now"

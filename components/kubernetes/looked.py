@@ -1,0 +1,217 @@
+"""What `kubectl get -o json` says of a stack, and what is written to the cluster for whoever looks next.
+Pure."""
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from advise.busiest import Busiest
+from components.kubernetes.flip import Places
+from components.kubernetes.nodes import NodesPlan
+from components.kubernetes.rolling import DeploymentSeen, PodSeen, Seen
+from components.labels import label
+from proxy.route import FLEET_FILE
+from switch.plan import load
+
+Object = Mapping[str, Any]
+
+ACTIVE, TO, BUSIEST = label("active"), label("to"), label("busiest")
+"""Annotations of the ConfigMap that the proxies are told by: the Deployment that serves since the last flip
+that has ended, the one to which a flip is under way, and the busiest minute that a flip has seen: the
+proxies, which follow every flip, take their logs with them."""
+
+
+PARALLEL = label("parallel")
+"""Annotation of a Deployment: how many requests its engine works on at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlipPlan:
+    """What the program tells the step of a flip.
+
+    `to` is the Deployment that is to serve, and `engine` the name of its engine. `service` is that of all
+    pods, and `live` the ConfigMap that the proxies are told by. `load` is in seconds. `nodes` is what each
+    node has to have before a pod of it is changed.
+    """
+
+    project: str
+    stack: str
+    namespace: str
+    context: str
+    to: str
+    engine: str
+    service: str
+    live: str
+    hosts: int
+    at_once: int
+    load: float
+    nodes: NodesPlan
+
+    @property
+    def text(self) -> str:
+        """As JSON, which `read_plan` reads."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+
+def read_plan(text: str) -> FlipPlan:
+    """Raises ValueError."""
+    plan: FlipPlan = load(FlipPlan, json.loads(text))
+    return plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """What serves, and what the proxies are told. `active` is empty before the first engine served, and `to`
+    while no flip is under way."""
+
+    active: str = ""
+    to: str = ""
+    preferred: str = ""
+    flip: bool = False
+
+    def begun(self, to: str, *, flip: bool) -> "Live":
+        """A change to the Deployment `to` is under way; in a `flip` others serve as well."""
+        return replace(self, to=to, flip=flip)
+
+    def ended(self, active: str, engine: str) -> "Live":
+        """`active` has all pods, whose engine is `engine`."""
+        return Live(active=active, to="", preferred=engine, flip=False)
+
+    def patch(self, service: str) -> dict[str, Any]:
+        """What of the ConfigMap is to be as it says."""
+        told = {"service": service, "preferred": self.preferred, "flip": self.flip}
+        return {
+            "metadata": {"annotations": {ACTIVE: self.active, TO: self.to}},
+            "data": {FLEET_FILE: json.dumps(told, indent=1) + "\n"},
+        }
+
+
+def live_of(config_map: Object) -> Live:
+    """Raises ValueError, KeyError or TypeError where it is none of ours."""
+    annotations = config_map["metadata"].get("annotations") or {}
+    told = json.loads(config_map["data"][FLEET_FILE])
+    return Live(
+        active=annotations.get(ACTIVE, ""),
+        to=annotations.get(TO, ""),
+        preferred=str(told["preferred"]),
+        flip=told["flip"] is True,
+    )
+
+
+def busiest_of(config_map: Object) -> Busiest | None:
+    """The busiest minute that a flip has seen; None where none has."""
+    said = (config_map["metadata"].get("annotations") or {}).get(BUSIEST)
+    try:
+        return Busiest(**json.loads(said)) if said else None
+    except (ValueError, TypeError):
+        return None  # somebody else has written it
+
+
+def busiest_patch(busiest: Busiest) -> dict[str, Any]:
+    """What of the ConfigMap keeps it."""
+    return {"metadata": {"annotations": {BUSIEST: json.dumps(asdict(busiest))}}}
+
+
+def places_of(items: Iterable[Object]) -> dict[str, Places]:
+    """How many requests an engine of each Deployment works on at a time, by its name."""
+    found = {}
+    for item in items:
+        metadata = item["metadata"]
+        parallel = (metadata.get("annotations") or {}).get(PARALLEL)
+        if item["kind"] == "Deployment" and parallel:
+            engine = item["spec"]["template"]["metadata"]["labels"][label("engine")]
+            found[metadata["name"]] = Places(engine, int(parallel))
+    return found
+
+
+def seen_of(items: Iterable[Object], now: float) -> Seen:
+    """The Deployments of engines among these objects, with their pods. `now` is in seconds since the
+    epoch."""
+    pods, replicas = list[tuple[str, PodSeen]](), dict[str, int]()
+    for item in items:
+        labels = item["metadata"].get("labels") or {}
+        if labels.get(label("role")) != "engine":
+            continue
+        if item["kind"] == "Deployment":
+            replicas[item["metadata"]["name"]] = item["spec"].get("replicas", 1)
+        elif item["kind"] == "Pod" and item.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+            pods.append((labels.get(label("deployment"), ""), _pod(item, now)))
+    return {
+        name: DeploymentSeen(replicas=count, pods=tuple(pod for of, pod in pods if of == name))
+        for name, count in replicas.items()
+    }
+
+
+def _pod(item: Object, now: float) -> PodSeen:
+    metadata, status = item["metadata"], item.get("status", {})
+    conditions = {each["type"]: each for each in status.get("conditions") or []}
+    placed = conditions.get("PodScheduled", {}).get("status") == "True"
+    ready = conditions.get("Ready", {})
+    since = [metadata["creationTimestamp"], status.get("startTime"), ready.get("lastTransitionTime")]
+    engines = (each for each in status.get("containerStatuses") or [] if each["name"] == "engine")
+    return PodSeen(
+        name=metadata["name"],
+        ready=ready.get("status") == "True",
+        ends="deletionTimestamp" in metadata,
+        waits=None if placed else now - _seconds(metadata["creationTimestamp"]),
+        unready=now - max(_seconds(each) for each in since if each) if placed else 0,
+        restarts=sum(each.get("restartCount", 0) for each in engines),
+    )
+
+
+def _seconds(timestamp: str) -> float:
+    return datetime.datetime.fromisoformat(timestamp).timestamp()
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who changes the stack, and until when that is sure, in seconds since the epoch. `version` is that of
+    the object, which nobody may have changed since where it is replaced."""
+
+    holder: str
+    until: float
+    version: str
+
+
+def lease_of(item: Object) -> Lease:
+    """Raises KeyError, TypeError or ValueError where it is none of ours."""
+    spec = item["spec"]
+    until = _seconds(spec["renewTime"]) + spec["leaseDurationSeconds"] if spec.get("renewTime") else 0.0
+    return Lease(spec.get("holderIdentity") or "", until, item["metadata"]["resourceVersion"])
+
+
+def is_serving(pod: Object) -> bool:
+    """Whether a pod runs and is to go on."""
+    return pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether all of its containers say that they are ready."""
+    conditions = pod.get("status", {}).get("conditions") or []
+    return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
+
+
+def lease_object(name: str, plan: FlipPlan, holder: str, now: float, seconds: int, version: str) -> Object:
+    """One that `holder` has for so many seconds from now on; empty: nobody has it. Without a `version` it is
+    a new one."""
+    renewed = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {
+            "name": name,
+            "namespace": plan.namespace,
+            "labels": {
+                label("project"): plan.project,
+                label("stack"): plan.stack,
+                label("role"): "lease",
+            },
+            **({"resourceVersion": version} if version else {}),
+        },
+        "spec": {
+            "leaseDurationSeconds": seconds,
+            **({"holderIdentity": holder, "renewTime": renewed} if holder else {}),
+        },
+    }

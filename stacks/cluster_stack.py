@@ -1,0 +1,52 @@
+"""The composition on a cluster: from a blueprint to what Pulumi declares there."""
+
+from collections.abc import Mapping, Sequence
+
+import pulumi
+
+from components import api_keys
+from components.kubernetes import files
+from components.kubernetes.kubectl import kubectl
+from components.kubernetes.objects import objects
+from components.kubernetes.stack import ClusterStack, ClusterStackArgs
+from components.labels import Labels
+from stacks import kubernetes_target, ours
+from stacks.blueprint import Blueprint
+from stacks.cluster import cluster, flip_plan, nodes_plan
+from stacks.settings import Settings
+
+
+def look_at(settings: Settings) -> list[str]:
+    """The names of the stack's nodes. Raises TargetError where the stack can't be on the cluster."""
+    its = settings.kubernetes
+    assert its is not None, "only with target kubernetes"
+    return kubernetes_target.look(settings, kubectl(its.namespace, its.context), ours.on_cluster())
+
+
+def declare(
+    plan: Blueprint, labels: Labels, nodes: Sequence[str], keys: pulumi.Input[Mapping[str, str]]
+) -> ClusterStack:
+    """Declares the stack on these nodes. `keys` maps tenants to API keys, as a secret."""
+    names = files.names()
+    args = cluster(plan, labels, names.code, names.packages)
+    return ClusterStack(
+        "cluster",
+        ClusterStackArgs(
+            labels=labels,
+            namespace=args.settings.namespace,
+            context=args.settings.context,
+            objects=objects(args),
+            files=names,
+            flip=flip_plan(plan, args),
+            nodes=nodes_plan(args),
+            names=nodes,
+            # whichever engine serves: nodes have the weights of both
+            weights=sorted(f"{spec.kind}: {spec.weights.source}" for spec in plan.specs),
+            routing=args.routing,
+            keys=pulumi.Output.from_input(keys).apply(
+                lambda found: api_keys.document(found, never_open=True)
+            ),
+            tenants=plan.settings.tenants,
+            port=args.port,
+        ),
+    )

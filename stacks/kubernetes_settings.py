@@ -1,0 +1,96 @@
+"""The settings that only the target `kubernetes` has, and what it has none of yet."""
+
+import re
+from typing import Any, Protocol
+
+from components.kubernetes.settings import HOSTS_MAXIMUM, LONGEST_STACK, KubernetesSettings
+
+KEYS = ("hosts", "atOnce", "kubeContext", "namespace")
+
+CONTEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9@:/._+-]{0,252}")
+"""A context's name as the usual tools write it, ARNs of EKS included: it is a word of a command line."""
+
+NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+"""https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names"""
+
+STACK = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
+"""How the name of a Service must begin and end, which begins with the stack's."""
+
+CLUSTERS_OWN = "kube-"
+"""Namespaces that begin so are the cluster's own."""
+
+
+class Raw(Protocol):
+    """What the reader of settings offers: see `stacks/settings.py`."""
+
+    def value(self, key: str) -> Any: ...
+    def number(self, key: str, low: int, high: int, unit: str, why: str = "") -> int: ...
+    def problem(self, key: str, value: object, allowed: str, command: str) -> None: ...
+
+
+def read(raw: Raw, stack: str) -> KubernetesSettings:
+    """The settings of `stack` on Kubernetes; every problem is noted with `raw`."""
+    if len(stack) > LONGEST_STACK or not STACK.fullmatch(stack):
+        allowed = (
+            f"a stack's name of {LONGEST_STACK} small letters, digits and hyphens at most that begins with a "
+            "letter, since names in a cluster begin with it"
+        )
+        raw.problem("target", "kubernetes", f"{allowed}, and not {stack!r}", "pulumi stack rename …")
+    hosts = int(raw.value("hosts"))
+    if hosts == 1:
+        allowed = (
+            f"allowed: 2 to {HOSTS_MAXIMUM} hosts. For one, a cluster only adds parts: with target docker or "
+            "aws it serves as many users, and requests wait while its engine changes"
+        )
+        raw.problem("hosts", hosts, allowed, "pulumi config set target docker")
+    else:
+        hosts = raw.number("hosts", 2, HOSTS_MAXIMUM, "hosts")
+    return KubernetesSettings(
+        hosts=hosts,
+        at_once=raw.number("atOnce", 1, max(hosts - 1, 1), "hosts", ", so that one goes on serving"),
+        context=_matching(raw, "kubeContext", CONTEXT, "a context of `kubectl config get-contexts`"),
+        namespace=_namespace(raw),
+    )
+
+
+def check_deployable(raw: Raw, *, tenants: int) -> None:
+    """Notes what a stack needs to be deployed, and a reviewer can do without."""
+    if not tenants:
+        key = "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)"
+        allowed = "with target kubernetes: one key or more, since the whole cluster reaches the endpoint"
+        raw.problem("apiKeys", {}, allowed, key)
+
+
+def check_served(raw: Raw) -> None:
+    """Notes what there is with a Docker host only."""
+    if raw.value("cutover") == "overlap":
+        allowed = (
+            "with target kubernetes: auto or hold, since a pod has one engine, and others serve meanwhile"
+        )
+        raw.problem("cutover", "overlap", allowed, "pulumi config set cutover auto")
+    for key, why in (
+        ("monitor", "it is two containers of a Docker host"),
+        ("requireParity", "`make parity` compares the engines of a Docker host"),
+    ):
+        if raw.value(key):
+            raw.problem(
+                key, True, f"with target kubernetes: false, since {why}", f"pulumi config set {key} false"
+            )
+
+
+def _matching(raw: Raw, key: str, pattern: re.Pattern[str], what: str) -> str:
+    value = str(raw.value(key))
+    if value and not pattern.fullmatch(value):
+        raw.problem(key, value, what, f"pulumi config rm {key}")
+    return value
+
+
+def _namespace(raw: Raw) -> str:
+    name = str(raw.value("namespace"))
+    if not NAMESPACE.fullmatch(name) or name.startswith(CLUSTERS_OWN):
+        allowed = (
+            "a namespace that is there, of small letters, digits and hyphens, and none of the cluster's own "
+            f"({CLUSTERS_OWN}…)"
+        )
+        raw.problem("namespace", name, allowed, "pulumi config set namespace changeover")
+    return name

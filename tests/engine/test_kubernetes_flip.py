@@ -1,0 +1,195 @@
+"""A stack on a cluster of three machines, under a load: the real Pulumi engine, Kubernetes, proxies and
+gateways, and the test engine as both engines."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.kubernetes.files import names
+from tests.support.cluster.cluster import NAMESPACE, wait
+from tests.support.cluster.images import BROKEN
+from tests.support.cluster.project import ClusterProject, load, on_cluster
+from tests.support.project import CommandFailed, kill_group
+
+pytestmark = pytest.mark.engine
+
+CLIENTS, ABORTS = 6, 5
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProject]:
+    with on_cluster(tmp_path_factory.mktemp("project"), "flips") as project:
+        yield project
+
+
+def kinds(project: ClusterProject) -> dict[str, int]:
+    """How many hosts serve with each kind of engine."""
+    return {engine.partition("-")[0]: count for engine, count in project.serving().items()}
+
+
+def other(project: ClusterProject) -> str:
+    """The engine that does not serve."""
+    (serves,) = kinds(project)
+    return "ollama" if serves == "vllm" else "vllm"
+
+
+def test_the_first_update_brings_three_hosts_and_the_second_one_changes_nothing(
+    project: ClusterProject,
+) -> None:
+    assert kinds(project) == {"ollama": 3} and project.cluster.took < 120
+    assert project.make("drift") == f"`{project.stack}`: no drift.\n"
+
+
+def test_every_node_has_a_host_and_no_pod_has_a_token(project: ClusterProject) -> None:
+    pods = [*project.pods("engine"), *project.pods("proxy")]
+    assert {pod["spec"]["nodeName"] for pod in project.pods("engine")} == set(project.cluster.nodes)
+    mounts = [
+        mount["mountPath"]
+        for pod in pods
+        for container in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
+        for mount in container.get("volumeMounts", [])
+    ]
+    assert pods and not [each for each in mounts if "serviceaccount" in each]
+
+
+def test_pods_are_restricted_but_for_the_folder_of_their_node_and_who_is_root(
+    project: ClusterProject,
+) -> None:
+    enforced = "pod-security.kubernetes.io/enforce=restricted"
+    first, *said = project.cluster.warnings(
+        "label", "namespace", NAMESPACE, enforced, "--overwrite", "--dry-run=server"
+    )
+    assert "violate the new PodSecurity enforce level" in first
+    found = {
+        name.split()[0]: set(why.split(", ")) for name, _, why in (line.partition(": ") for line in said)
+    }
+    folder, root = {"hostPath volumes", "restricted volume types"}, {"runAsNonRoot != true", "runAsUser=0"}
+    for role, allowed in (("engine", folder | root), ("weights", folder | root), ("proxy", set())):
+        its = {pod["metadata"]["name"] for pod in project.pods(role)}
+        assert {why for name in its & found.keys() for why in found[name]} <= allowed, found
+    assert found, "one of several that are alike is named"
+
+
+def test_the_code_of_this_folder_is_on_the_cluster_and_nothing_else_of_it(project: ClusterProject) -> None:
+    found = project.cluster.get("configmaps", "--selector", f"{project.mine},changeover.role=code")["items"]
+    wanted = names()
+    expected = {f"{project.stack}-{package}-{digest}" for package, digest in wanted.code.items()}
+    expected |= {f"{project.stack}-packages-{each}" for each in wanted.packages}
+    assert {each["metadata"]["name"] for each in found} == expected
+
+
+def test_flips_back_and_forth_lose_nothing_and_nobody_waits(project: ClusterProject) -> None:
+    """By `pulumi up`, by a review that is applied, and by going back."""
+    with load(project, clients=CLIENTS, aborts=ABORTS) as there:
+        there.wait_for_answers(there.round)
+        project.commit("To vLLM", engine="vllm")
+        changed = {name for name in project.changes() if not name.startswith("configmap-gateway-")}
+        assert changed <= {"prepare-step", "served", "configmap-routing", "deployment-proxy"}
+        project.up()
+        assert kinds(project) == {"vllm": 3}
+        there.wait_for_answers(there.round)
+        project.commit("To Ollama", engine="ollama")
+        said = project.make("review")
+        assert f"Engine of `{project.stack}`: vLLM → Ollama, pod by pod, and no request waits" in said
+        assert "in a flip 2 hosts go on serving" in said and "deleted first" not in said
+        project.make("apply", REVIEW=f"reviews/{project.stack}")
+        assert kinds(project) == {"ollama": 3}
+        there.wait_for_answers(there.round)
+        project.make("rollback", YES="1")
+        assert kinds(project) == {"vllm": 3}
+        there.wait_for_answers(there.round)
+    assert not there.bad, there.summary()
+    flips = project.certificates()[-3:]
+    assert [(each["result"], each["fewest"]) for each in flips] == [("committed", 2)] * 3
+    project.commit("As it serves", engine="vllm")
+    assert project.make("drift") == f"`{project.stack}`: no drift.\n"
+
+
+def test_pods_that_are_taken_away_by_hand_are_drift_that_an_update_puts_right(
+    project: ClusterProject,
+) -> None:
+    ((engine, _),) = project.serving().items()
+    deployment = project.pods("engine")[0]["metadata"]["labels"]["changeover.deployment"]
+    scale = ("scale", "--namespace", NAMESPACE, f"deployment/{deployment}")
+    project.cluster.kubectl(*scale, "--replicas=2")
+    wait(lambda: project.serving() == {engine: 2}, 60, "one has gone")
+    assert project.make("status").startswith(f"{engine}: 2 of 3 hosts serve, behind 2 of 2 proxies\n")
+    said = project.make("drift", fails=2)
+    assert f"there are to be: {deployment}: 2, although Pulumi left {deployment}: 3" in said
+    project.up()
+    assert project.make("status").startswith(f"{engine}: 3 of 3 hosts serve, ")
+
+
+def test_an_engine_that_fails_its_gate_takes_one_host_away_and_what_served_comes_back(
+    project: ClusterProject,
+) -> None:
+    before, (serves,) = project.serving(), kinds(project)
+    project.pin(vllm=BROKEN)
+    project.configure(engine="vllm", context=2048)
+    with load(project, clients=CLIENTS) as there:
+        there.wait_for_answers(there.round)
+        with pytest.raises(CommandFailed) as failed:
+            project.up()
+        there.wait_for_answers(there.round)
+    assert not there.bad, there.summary()
+    assert project.serving() == before
+    said = str(failed.value)
+    assert "does not serve" in said and "comes back on every host" in said and "as before" in said
+    assert project.certificates()[-1]["fewest"] == 2
+    project.pin()
+    project.configure(engine=serves, context=1024)
+    project.up()
+    assert project.serving() == before and project.changes() == {}
+
+
+MOMENTS = [
+    pytest.param("Updating", marks=pytest.mark.long),
+    pytest.param("0 of 3 hosts have", marks=pytest.mark.long),
+    "1 of 3 hosts have",
+    pytest.param("2 of 3 hosts have", marks=pytest.mark.long),
+    pytest.param("3 of 3 hosts have", marks=pytest.mark.long),
+    pytest.param("serves from 3 hosts.", marks=pytest.mark.long),
+]
+"""What the flip says just before `pulumi up` is killed."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_update_that_is_killed_costs_nothing_and_the_next_one_goes_on(
+    project: ClusterProject, moment: str, tmp_path: Path
+) -> None:
+    after = other(project)
+    log = tmp_path / "log"
+    with load(project, clients=CLIENTS) as there:
+        there.wait_for_answers(there.round)
+        project.configure(engine=after)
+        update = project.start("up", "--yes", "--skip-preview", log=log)
+        wait(lambda: moment in log.read_text(), 180, f"the update says `{moment}`")
+        kill_group(update)
+        assert update.returncode == -signal.SIGKILL
+        there.wait_for_answers(there.round)
+        project.pulumi("cancel", "--yes")
+        project.up()
+        there.wait_for_answers(there.round)
+    assert kinds(project) == {after: 3}
+    assert not there.bad, there.summary()
+    assert project.changes() == {}
+
+
+def test_after_a_kill_the_engine_of_before_comes_back_everywhere(
+    project: ClusterProject, tmp_path: Path
+) -> None:
+    (before,) = kinds(project)
+    log = tmp_path / "log"
+    with load(project, clients=CLIENTS) as there:
+        project.configure(engine=other(project))
+        update = project.start("up", "--yes", "--skip-preview", log=log)
+        wait(lambda: "2 of 3 hosts have" in log.read_text(), 180, "the flip is under way")
+        kill_group(update)
+        project.pulumi("cancel", "--yes")
+        project.configure(engine=before)
+        project.up()
+        there.wait_for_answers(there.round)
+    assert kinds(project) == {before: 3}
+    assert not there.bad, there.summary()

@@ -1,0 +1,239 @@
+"""A test double of a cluster, as far as a flip sees it: Deployments, their pods, and `kubectl` in front of
+it.
+
+What its controllers and nodes do happens in turns, by chance, as it may on a real one: pods wait for a GPU,
+start, serve or fail their gate, and take their time to end.
+"""
+
+import base64
+import datetime
+import gzip
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.kubernetes.kubectl import ClusterError, Missing
+from components.kubernetes.looked import PARALLEL
+from components.kubernetes.rolling import DeploymentSeen, PodSeen, Scale, Seen
+from components.labels import label
+
+
+@dataclass
+class Played:
+    """A cluster with a GPU on each of its nodes. Pods end and start in their own time, by `chance`."""
+
+    chance: random.Random
+    hosts: int
+    good: frozenset[str]
+    """The Deployments whose engines pass their gate."""
+    replicas: dict[str, int] = field(default_factory=Counter)
+    pods: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Deployment and state by the pod's name: waits, starts, ready, failed or ends."""
+    made: int = 0
+
+    def scale(self, each: Scale) -> None:
+        self.replicas[each.deployment] = each.replicas
+
+    def of(self, name: str) -> dict[str, str]:
+        return {pod: state for pod, (of, state) in self.pods.items() if of == name}
+
+    def turn(self) -> None:
+        """Something happens, as the cluster's own controllers and nodes do it."""
+        for name, count in self.replicas.items():
+            there = {pod: state for pod, state in self.of(name).items() if state != "ends"}
+            order = sorted(there, key=lambda pod: (there[pod] == "ready", pod))
+            for pod in order[: max(0, len(there) - count)]:
+                self.pods[pod] = (name, "ends")
+                if there[pod] == "waits":
+                    del self.pods[pod]
+            for _ in range(count - len(there)):
+                self.made += 1
+                self.pods[f"{name}-{self.made}"] = (name, "waits")
+        for pod, (name, state) in list(self.pods.items()):
+            used = sum(other != "waits" for _, other in self.pods.values())
+            if self.chance.random() < 0.5:
+                continue
+            if state == "waits" and used < self.hosts:
+                self.pods[pod] = (name, "starts")
+            elif state == "starts":
+                self.pods[pod] = (name, "ready" if name in self.good else "failed")
+            elif state == "ends":
+                del self.pods[pod]
+
+    def seen(self) -> Seen:
+        return {
+            name: DeploymentSeen(
+                replicas=count,
+                pods=tuple(
+                    PodSeen(
+                        name=pod,
+                        ready=state == "ready",
+                        ends=state == "ends",
+                        waits=0 if state == "waits" else None,
+                        restarts=int(state == "failed"),
+                    )
+                    for pod, state in self.of(name).items()
+                ),
+            )
+            for name, count in self.replicas.items()
+        }
+
+    @property
+    def serve(self) -> int:
+        return sum(state == "ready" for _, state in self.pods.values())
+
+
+Object = dict[str, Any]
+
+
+def stamp(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def proxy(name: str, **metadata: str) -> Object:
+    return {"kind": "Pod", "metadata": {"name": name, **metadata}, "status": {"phase": "Running"}}
+
+
+PROXIES = tuple(
+    {
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {label("role"): "proxy"}},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": status}]},
+    }
+    for name, status in (("proxy-1", "True"), ("proxy-2", "False"))
+)
+"""With their state; one of them is not ready."""
+
+
+def weights(node: str, there: bool) -> Object:
+    """The pod of a node that has its weights, or lacks them."""
+    ready = {"type": "Ready", "status": "True" if there else "False"}
+    metadata = {"name": f"weights-on-{node}"}
+    return {"metadata": metadata, "spec": {"nodeName": node}, "status": {"conditions": [ready]}}
+
+
+@dataclass
+class Kubectl:
+    """Answers as `kubectl` does that reaches the cluster. Each second that is slept it has some turns."""
+
+    played: Played
+    parallel: dict[str, int]
+    """How many requests an engine of each Deployment works on at a time."""
+    live: Object
+    """The ConfigMap."""
+    log: list[list[Any]] = field(default_factory=list)
+    """The proxies' access log, as `proxy.traffic` has its lines."""
+    began: float = 0
+    """Since when there is one."""
+    lease: Object | None = None
+    now: float = 1_800_000_000.0
+    asked: list[list[str]] = field(default_factory=list)
+    broken: int = 0
+    """So many of the next commands fail."""
+    version: int = 0
+    weights: dict[str, bool] = field(default_factory=dict)
+    """Whether each node has its weights."""
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for _ in range(self.played.chance.randrange(1, 4)):
+            self.played.turn()
+
+    def __call__(self, words: Sequence[str], stdin: str) -> str:
+        self.asked.append(list(words))
+        if self.broken:
+            self.broken -= 1
+            raise ClusterError("Unable to connect to the server: EOF")
+        match list(words):
+            case ["get", "lease", name, *_]:
+                if self.lease is None:
+                    raise Missing(f'Error from server (NotFound): leases "{name}" not found')
+                return json.dumps(self.lease)
+            case ["create" | "replace" as verb, "--filename", "-", *_]:
+                return self._hold(verb, json.loads(stdin))
+            case ["get", "configmap", _, *_]:
+                return json.dumps(self.live)
+            case ["patch", "configmap", _, "--type=merge", "--patch", patch]:
+                said = json.loads(patch)
+                self.live["metadata"].setdefault("annotations", {}).update(said["metadata"]["annotations"])
+                self.live["data"] |= said.get("data", {})
+                return ""
+            case ["get", "pods", "--selector", told, *_] if told.endswith(f"{label('role')}=weights"):
+                return json.dumps({"items": [weights(name, there) for name, there in self.weights.items()]})
+            case ["get", "pods", *_]:
+                return json.dumps({"items": [proxy("proxy-1"), proxy("proxy-2", deletionTimestamp="2026")]})
+            case ["get", "deployments", *_]:
+                return json.dumps({"items": self._deployments()})
+            case ["get", "deployments,pods", *_]:
+                return json.dumps({"items": [*self._deployments(), *self._pods(), *PROXIES]})
+            case ["scale", deployment, replicas]:
+                name = deployment.partition("/")[2]
+                self.played.scale(Scale(name, int(replicas.partition("=")[2])))
+                return ""
+            case ["exec", "proxy-1", *_]:
+                lines = [*self.log, {"since": self.began, "unreadable": 0}]
+                raw = gzip.compress("\n".join(map(json.dumps, lines)).encode())
+                return base64.b64encode(raw).decode()
+            case ["logs", pod, "--container", "gate", _, "--previous"]:
+                raise ClusterError(f'previous terminated container "gate" in pod "{pod}" not found')
+            case ["logs", pod, "--container", container, *_]:
+                return f"the {container} of {pod} says why\n"
+            case ["annotate", *_]:
+                return ""
+        raise AssertionError(f"nobody has said what this does: {words}")
+
+    def _hold(self, verb: str, lease: Object) -> str:
+        there = self.lease and self.lease["metadata"]["resourceVersion"]
+        if verb == "create" and there:
+            raise ClusterError("Error from server (AlreadyExists): it exists")
+        if verb == "replace" and lease["metadata"]["resourceVersion"] != there:
+            raise ClusterError("Error from server (Conflict): the object has been modified")
+        self.version += 1
+        self.lease = {**lease, "metadata": {**lease["metadata"], "resourceVersion": str(self.version)}}
+        return json.dumps(self.lease)
+
+    def _deployments(self) -> list[Object]:
+        return [
+            {
+                "kind": "Deployment",
+                "metadata": {
+                    "name": name,
+                    "labels": {label("role"): "engine"},
+                    "annotations": {PARALLEL: str(self.parallel[name])},
+                },
+                "spec": {
+                    "replicas": count,
+                    "template": {"metadata": {"labels": {label("engine"): name.partition("-")[2]}}},
+                },
+            }
+            for name, count in self.played.replicas.items()
+        ]
+
+    def _pods(self) -> list[Object]:
+        found = []
+        for pod, (name, state) in self.played.pods.items():
+            conditions = [{"type": "PodScheduled", "status": "False" if state == "waits" else "True"}]
+            conditions.append({"type": "Ready", "status": "True" if state == "ready" else "False"})
+            item: Object = {
+                "kind": "Pod",
+                "metadata": {
+                    "name": pod,
+                    "labels": {label("role"): "engine", label("deployment"): name},
+                    "creationTimestamp": stamp(self.now),
+                },
+                "status": {
+                    "phase": "Running",
+                    "conditions": conditions,
+                    "containerStatuses": [{"name": "engine", "restartCount": int(state == "failed")}],
+                },
+            }
+            if state == "ends":
+                item["metadata"]["deletionTimestamp"] = stamp(self.now)
+            found.append(item)
+        return found

@@ -1,0 +1,460 @@
+"""The step of `pulumi up` that changes which engine serves on a cluster, on one that is played."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.kubernetes.change import (
+    LEASE_SECONDS,
+    PATIENCE_SECONDS,
+    UNREACHABLE,
+    Change,
+    Taken,
+    _keep,
+    live_words,
+)
+from components.kubernetes.flip import INSIST
+from components.kubernetes.kubectl import ClusterError
+from components.kubernetes.looked import (
+    ACTIVE,
+    BUSIEST,
+    TO,
+    FlipPlan,
+    Live,
+    busiest_of,
+    live_of,
+    read_plan,
+    seen_of,
+)
+from components.kubernetes.nodes import NodesPlan
+from components.kubernetes.pods import WAITS
+from components.labels import Labels, label
+from proxy.finding import Wanted, parse_wanted
+from proxy.route import FLEET_FILE
+from stacks.cluster import cluster, flip_plan
+from tests.support.objects import plan as blueprint
+from tests.support.played_cluster import Kubectl, Played, stamp
+from tools.github import CERTIFICATE
+
+OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
+
+
+def plan(to: str = NEW, hosts: int = 3) -> FlipPlan:
+    return FlipPlan(
+        project="changeover",
+        stack="fleet",
+        namespace="changeover",
+        context="",
+        to=to,
+        engine=to.partition("-")[2],
+        service="fleet-engines",
+        live="fleet-live",
+        hosts=hosts,
+        at_once=1,
+        load=100,
+        nodes=NodesPlan(
+            project="changeover",
+            stack="fleet",
+            namespace="changeover",
+            context="",
+            daemon_set="fleet-weights",
+            content="",
+            sent=(),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("logs", "said"),
+    [
+        ({"gate": "fails", "engine": "out of memory"}, ["  gate: fails", "  engine: out of memory"]),
+        ({"gate": "waits", WAITS: "none here"}, ["  gate: waits", f"  {WAITS}: none here"]),
+        ({}, ["  (no log of it can be read)"]),
+    ],
+)
+def test_the_last_words_of_an_engine_that_has_not_begun_are_what_it_waits_for(
+    logs: dict[str, str], said: list[str]
+) -> None:
+    def run(words: Sequence[str], stdin: str) -> str:
+        if words[-1] == "--previous" or words[3] not in logs:
+            raise ClusterError("container is waiting to start: PodInitializing")
+        return logs[words[3]] + "\n"
+
+    assert Change(plan(), run).last_words("pod-1") == said
+
+
+def serving(seed: int = 0, *, good: tuple[str, ...] = (OLD, NEW), hosts: int = 3) -> Kubectl:
+    """A cluster on which OLD serves from all hosts."""
+    played = Played(random.Random(seed), hosts, frozenset(good), {OLD: hosts, NEW: 0})
+    while played.serve < hosts:
+        played.turn()
+    told = {"service": "fleet-engines", "preferred": "ollama-1", "flip": False}
+    live = {"metadata": {"annotations": {ACTIVE: OLD}}, "data": {FLEET_FILE: json.dumps(told)}}
+    return Kubectl(played, {OLD: 8, NEW: 58}, live)
+
+
+def change(at: Kubectl, told: FlipPlan, said: list[str] | None = None, **more: Any) -> Change:
+    lines = [] if said is None else said
+    return Change(told, at, clock=at.clock, sleep=more.pop("sleep", at.sleep), say=lines.append, **more)
+
+
+def told(at: Kubectl) -> Wanted:
+    """What the proxies are told now."""
+    return parse_wanted(at.live["data"][FLEET_FILE].encode())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_flip_ends_with_the_new_engine_on_every_host_and_says_so(seed: int) -> None:
+    at, said = serving(seed), list[str]()
+    assert change(at, plan(), said).flip() == 0
+    assert at.played.replicas == {OLD: 0, NEW: 3}
+    assert said[-1] == "vllm-2 serves from 3 hosts." and any("1 of 3 hosts have" in line for line in said)
+    assert live_of(at.live) == Live(active=NEW, preferred="vllm-2")
+    assert change(at, plan(), said).flip() == 0 and said[-1].endswith("there is nothing to change.")
+
+
+def test_meanwhile_the_proxies_are_told_that_both_serve() -> None:
+    at, heard = serving(), set[tuple[bool, str]]()
+
+    def sleep(seconds: float) -> None:
+        heard.add((told(at).flip, told(at).preferred))
+        at.sleep(seconds)
+
+    assert change(at, plan(), sleep=sleep).flip() == 0
+    assert heard == {(True, "ollama-1")}
+    assert told(at) == Wanted("fleet-engines", "vllm-2", False)
+    notes = [each for each in at.asked if each[0] == "annotate"]
+    assert len(notes) == 2, "so that a node looks at once for what its pods are told"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_engine_that_fails_its_gate_is_taken_back_with_why_and_what_to_type(seed: int) -> None:
+    at, said = serving(seed, good=(OLD,)), list[str]()
+    assert change(at, plan(), said).flip() == 1
+    assert at.played.replicas == {OLD: 3, NEW: 0} and at.played.serve == 3
+    text = "\n".join(said)
+    assert "vllm-2 does not serve: fleet-vllm-2-" in text and "failed its gate" in text
+    assert "  gate: the gate of fleet-vllm-2-" in text and "  engine: the engine of fleet-vllm-2-" in text
+    assert said[-1].startswith("ollama-1 serves from 3 hosts, as before. Nothing was lost. `pulumi up` tries")
+    assert live_of(at.live) == Live(active=OLD, preferred="ollama-1")
+    assert change(at, plan(OLD)).flip() == 0, "with the settings of before there is nothing to do"
+
+
+@pytest.mark.parametrize("good", [(OLD, NEW), (OLD,)])
+def test_the_next_one_begins_at_once_after_one_that_has_ended(good: tuple[str, ...]) -> None:
+    at = serving(good=good)
+    change(at, plan()).flip()
+    began = at.now
+    change(at, plan(OLD)).take()
+    assert at.now == began
+
+
+@pytest.mark.parametrize("good", [(OLD, NEW), (OLD,)])
+def test_a_change_leaves_a_certificate_of_what_served_all_the_time(good: tuple[str, ...]) -> None:
+    at, kept = serving(good=good), dict[str, str]()
+    change(at, plan(), keep=kept.update).flip()
+    name = "20270115T080000Z-ollama-1-to-vllm-2"
+    assert set(kept) == {f"{name}.json", f"{name}.md"}
+    said = json.loads(kept[f"{name}.json"])
+    result = "committed" if NEW in good else "failed"
+    assert (said["result"], said["old"], said["new"]) == (result, "ollama-1", "vllm-2")
+    assert said["fewest"] == 2 and said["steps"][0] == {"seconds": 0.0, "new": 0, "serve": 3}
+    assert said["steps"][-1]["new"] == (3 if NEW in good else 0) and said["steps"][-1]["serve"] == 3
+    assert bool(said["error"]) is (NEW not in good)
+    page = kept[f"{name}.md"]
+    assert CERTIFICATE.fullmatch(f"{name}.md"), "CI posts it"
+    assert page.startswith(f"# ollama-1 → vllm-2: {result}\n") and "When the fewest served, 2 did." in page
+    assert ("It failed: fleet-vllm-2-" in page) is (NEW not in good)
+    assert f"| after | {'vllm-2' if NEW in good else 'ollama-1'} |" in page
+
+
+def test_where_nothing_changes_there_is_no_certificate_and_one_that_can_not_be_kept_fails_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at, kept = serving(), dict[str, str]()
+    change(at, plan(OLD), keep=kept.update).flip()
+    assert kept == {}
+    _keep(tmp_path / "one", {"a.md": "text"})
+    assert (tmp_path / "one" / "a.md").read_text() == "text"
+    _keep(tmp_path / "one" / "a.md", {"b.md": "text"})
+    assert "can't be written" in capsys.readouterr().err
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("to", [OLD, NEW])
+@pytest.mark.parametrize("seed", range(20))
+def test_after_a_kill_the_next_one_ends_with_either_engine(seed: int, to: str) -> None:
+    at = serving(seed)
+    left = at.played.chance.randrange(1, 25)
+
+    def sleep(seconds: float) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+        at.sleep(seconds)
+
+    try:
+        change(at, plan(), sleep=sleep).flip()
+    except Killed:
+        for _ in range(at.played.chance.randrange(5)):
+            at.sleep(1)
+            assert at.played.serve >= 2
+    assert change(at, plan(to)).flip() == 0
+    assert {name: count for name, count in at.played.replicas.items() if count} == {to: 3}
+    assert live_of(at.live) == Live(active=to, preferred=to.partition("-")[2])
+
+
+def test_what_a_killed_one_left_is_waited_for_no_longer_than_its_lease() -> None:
+    at = serving()
+
+    def kill(seconds: float) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        change(at, plan(), sleep=kill).flip()
+    began = at.now
+    second = change(at, plan())
+    second.take()
+    assert LEASE_SECONDS <= at.now - began < LEASE_SECONDS + 2
+
+
+def test_a_second_update_changes_nothing_while_the_first_one_goes_on() -> None:
+    at = serving()
+    first = change(at, plan())
+    first.take()
+
+    def sleep(seconds: float) -> None:
+        at.sleep(seconds)
+        first.renew()
+
+    before = dict(at.played.replicas)
+    with pytest.raises(Taken, match="has changed nothing"):
+        change(at, plan(), sleep=sleep).flip()
+    assert at.played.replicas == before
+
+
+def test_one_that_slept_too_long_leaves_it_to_who_has_taken_over() -> None:
+    at = serving()
+    first = change(at, plan())
+    first.take()
+    at.now += LEASE_SECONDS + 1
+    change(at, plan(OLD)).take()
+    with pytest.raises(Taken, match="leaves it to that"):
+        first.roll(NEW, proven=False)
+
+
+def test_a_cluster_that_gives_no_answer_for_a_while_is_waited_for() -> None:
+    at = serving()
+    turn = iter(range(1000))
+
+    def sleep(seconds: float) -> None:
+        at.sleep(seconds)
+        if next(turn) == 3:
+            at.broken = 30
+
+    assert change(at, plan(), sleep=sleep).flip() == 0
+
+
+def test_a_cluster_that_gives_none_for_long_is_left_as_it_is() -> None:
+    at = serving()
+
+    def sleep(seconds: float) -> None:
+        at.sleep(seconds)
+        at.broken = 5
+
+    with pytest.raises(ClusterError, match=f"no answer for {PATIENCE_SECONDS} s: Unable to connect") as error:
+        change(at, plan(), sleep=sleep).flip()
+    assert "All pods go on as they are" in str(error.value)
+
+
+def busy(at: Kubectl, users: int) -> None:
+    """So many requests at a time in one minute of the last hour."""
+    minute = (at.now - 1800) // 60 * 60
+    line = [minute + 60, 60_000, 0, 10, 200, "ollama-1", "acme", 1, 1, True, False, False]
+    at.log = [line] * users
+
+
+def test_a_flip_is_refused_before_anything_is_changed_where_what_comes_does_not_fit() -> None:
+    at = serving()
+    busy(at, 17)
+    before, live = dict(at.played.replicas), live_of(at.live)
+    with pytest.raises(
+        ClusterError, match=r"there were 17\.0 requests at a time, and in a flip 2 hosts go on"
+    ):
+        change(at, plan()).flip()
+    assert (at.played.replicas, live_of(at.live)) == (before, live)
+    assert change(at, plan(), insist=True).flip() == 0
+
+
+def test_what_came_in_the_last_hour_is_known_after_the_proxies_of_then_and_their_logs_have_gone() -> None:
+    at, said = serving(), list[str]()
+    busy(at, 17)
+    assert change(at, plan(), insist=True).flip() == 0
+    at.log, at.began = [], at.now
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(OLD)).flip()
+    at.now += 3600
+    assert change(at, plan(OLD), said).flip() == 0
+    assert not [line for line in said if "is not known" in line]
+
+
+def test_a_log_that_begins_in_the_last_hour_is_said_to() -> None:
+    at, said = serving(), list[str]()
+    at.began = at.now - 600
+    assert change(at, plan(), said).flip() == 0
+    assert said[0] == "What came before 07:50 UTC is not known: the proxies' logs begin then."
+    at.live["metadata"]["annotations"][BUSIEST] = "somebody else's"
+    assert busiest_of(at.live) is None
+
+
+def test_a_flip_that_has_begun_is_ended_whatever_comes() -> None:
+    at = serving()
+    at.live["metadata"]["annotations"][TO] = NEW
+    busy(at, 17)
+    assert change(at, plan()).flip() == 0
+
+
+def test_where_nobody_knows_what_comes_it_is_not_begun_unless_somebody_insists() -> None:
+    at = serving()
+    at.log = [["nonsense"]]
+    with pytest.raises(ClusterError, match=rf"can't be read.*{INSIST}=1 pulumi up"):
+        change(at, plan()).flip()
+    assert at.played.replicas == {OLD: 3, NEW: 0}
+
+
+def test_where_a_node_lacks_its_weights_it_is_not_begun_unless_somebody_insists() -> None:
+    at = serving()
+    at.weights = {"node1": True, "node2": False, "node3": False}
+    with pytest.raises(ClusterError, match=rf"lack images or weights: node2, node3\. .*{INSIST}=1"):
+        change(at, plan()).flip()
+    assert at.played.replicas == {OLD: 3, NEW: 0}
+    assert change(at, plan(OLD)).flip() == 0, "what serves is what is wanted"
+    assert change(at, plan(), insist=True).flip() == 0
+
+
+def test_nodes_get_what_they_have_lost_before_anything_is_changed() -> None:
+    at = serving()
+    at.weights = {"node1": True, "node2": False}
+
+    def bring() -> None:
+        assert at.played.replicas == {OLD: 3, NEW: 0} and at.lease is None
+        at.weights["node2"] = True
+
+    assert change(at, plan(), nodes=bring).flip() == 0
+
+
+def test_what_keeps_a_node_from_it_is_said_with_the_nodes_and_how_to_insist() -> None:
+    at = serving()
+    at.weights = {"node1": True, "node2": False}
+
+    def bring() -> None:
+        raise ClusterError("the model tiny is not in /models. To build it, run: make up")
+
+    with pytest.raises(ClusterError) as error:
+        change(at, plan(), nodes=bring).flip()
+    first, second = str(error.value).splitlines()
+    assert first == "the model tiny is not in /models. To build it, run: make up"
+    assert "lack images or weights: node2" in second and f"{INSIST}=1 pulumi up" in second
+    assert at.played.replicas == {OLD: 3, NEW: 0} and at.lease is None
+    assert change(at, plan(), nodes=bring, insist=True).flip() == 0
+
+
+def test_no_node_is_looked_at_where_nothing_changes_or_a_change_goes_on() -> None:
+    def bring() -> None:
+        raise AssertionError
+
+    assert change(serving(), plan(OLD), nodes=bring).flip() == 0
+    at = serving()
+    at.live["metadata"]["annotations"][TO] = NEW
+    assert change(at, plan(), nodes=bring).flip() == 0
+
+
+def test_more_and_fewer_hosts_of_the_same_engine_are_no_flip() -> None:
+    at = serving()
+    busy(at, 100)
+    at.played.hosts = 5
+    assert change(at, plan(OLD, 5)).flip() == 0 and at.played.replicas[OLD] == 5
+    assert change(at, plan(OLD, 2)).flip() == 0 and at.played.replicas[OLD] == 2
+
+
+@pytest.mark.parametrize("good", [(NEW,), ()])
+def test_the_first_engine_of_a_stack_serves_or_stays_to_be_looked_at(good: tuple[str, ...]) -> None:
+    at, said = serving(), list[str]()
+    at.played = Played(random.Random(1), 3, frozenset(good), {NEW: 0})
+    at.live["metadata"]["annotations"] = {}
+    assert change(at, plan(), said).flip() == (0 if good else 1)
+    if not good:
+        assert said[-1].startswith("There is nothing that served before.") and at.played.replicas == {NEW: 1}
+
+
+def test_what_there_is_to_be_is_said_in_a_line_for_a_preview() -> None:
+    at = serving()
+    assert live_words(at, "all", at.now) == f"{OLD}: 3"
+    at.played.replicas[NEW] = 1
+    assert live_words(at, "all", at.now) == f"{OLD}: 3, {NEW}: 1"
+    at.broken = 1
+    assert live_words(at, "all", at.now) == UNREACHABLE
+
+
+def test_a_deployment_that_is_not_there_changes_nothing() -> None:
+    at = serving()
+    with pytest.raises(ClusterError, match=r"there is no Deployment other\. Nothing was changed"):
+        change(at, plan("other")).flip()
+    assert at.played.replicas == {OLD: 3, NEW: 0}
+
+
+def test_the_plan_is_what_the_objects_are_called() -> None:
+    args = cluster(blueprint("t4"), Labels(project="changeover", stack="t4"))
+    made = flip_plan(blueprint("t4"), args)
+    assert made.to.startswith(f"t4-{made.engine}-") and made.engine.startswith("vllm-")
+    assert (made.service, made.live, made.hosts, made.at_once) == ("t4-engines", "t4-live", 3, 1)
+    assert read_plan(made.text) == made
+    with pytest.raises(ValueError, match="must not have the key 'host'"):
+        read_plan(made.text.replace('"hosts"', '"host"'))
+
+
+def test_a_pod_is_known_as_the_cluster_says_it() -> None:
+    def pod(name: str, ready: str, since: float, **status: Any) -> dict[str, Any]:
+        conditions = [
+            {"type": "PodScheduled", "status": "True"},
+            {"type": "Ready", "status": ready, "lastTransitionTime": stamp(since)},
+        ]
+        return {
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "labels": {label("role"): "engine", label("deployment"): NEW},
+                "creationTimestamp": stamp(1000),
+            },
+            "status": {"startTime": stamp(1010), "conditions": conditions, **status},
+        }
+
+    deployment = {
+        "kind": "Deployment",
+        "metadata": {"name": NEW, "labels": {label("role"): "engine"}},
+        "spec": {},
+    }
+    waits = pod("c", "False", 1000)
+    waits["status"] = {"conditions": [{"type": "PodScheduled", "status": "False"}]}
+    items = [
+        deployment,
+        pod("a", "True", 1060, containerStatuses=[{"name": "engine", "restartCount": 2}]),
+        pod("b", "False", 1005),
+        waits,
+        pod("d", "False", 1000, phase="Failed"),
+        {"kind": "Pod", "metadata": {"name": "e", "labels": {label("role"): "proxy"}}},
+    ]
+    seen = seen_of(items, 1100)[NEW]
+    assert seen.replicas == 1, "the cluster's own default"
+    a, b, c = seen.pods
+    assert (a.ready, a.restarts, a.waits) == (True, 2, None)
+    assert (b.ready, b.unready, b.waits) == (False, 90, None)
+    assert (c.ready, c.unready, c.waits) == (False, 0, 100)

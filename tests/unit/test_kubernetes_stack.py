@@ -1,0 +1,210 @@
+"""What the program declares of a stack on a cluster: in which order, with which options, and no secret."""
+
+import json
+from typing import Any
+
+import pulumi
+import pytest
+
+from components import api_keys, pins
+from components.kubernetes import files, nodes
+from components.kubernetes.looked import read_plan
+from components.kubernetes.objects import objects
+from components.kubernetes.stack import ClusterStack, ClusterStackArgs
+from components.labels import Labels
+from stacks.cluster import cluster, flip_plan, nodes_plan
+from tests.support.objects import plan
+from tests.support.recorder import Recorder
+
+FLIP = "prepare-step"
+"""As on one host: so a review knows it."""
+KEY = "0123456789abcdef-secret"
+
+
+def build(code: str = "2", **settings: Any) -> Recorder:
+    """The stack `t4` with these settings changed, all that was registered of it."""
+    recorder = Recorder.start("t4")
+
+    @pulumi.runtime.test  # type: ignore[untyped-decorator]
+    def program() -> None:
+        blueprint = plan("t4", **settings)
+        args = cluster(blueprint, Labels(project="changeover", stack="t4"))
+        document = api_keys.document({"acme": KEY}, never_open=True)
+        ClusterStack(
+            "cluster",
+            ClusterStackArgs(
+                labels=args.labels,
+                namespace=args.settings.namespace,
+                context=args.settings.context,
+                objects=objects(args),
+                files=files.Names(code={"switch": code, "proxy": "1"}, packages=("0-0", "0-1")),
+                flip=flip_plan(blueprint, args),
+                nodes=nodes_plan(args),
+                names=("node-b", "node-a"),
+                weights=("vllm: here", "ollama: there"),
+                routing=args.routing,
+                keys=pulumi.Output.secret(document),
+                tenants=("acme",),
+                port=args.port,
+            ),
+        )
+
+    program()
+    return recorder
+
+
+def things(recorder: Recorder) -> dict[str, dict[str, Any]]:
+    """Inputs of every object of the cluster, by its resource's name."""
+    return {each.name: each.inputs for each in recorder.resources if each.typ.startswith("kubernetes:")}
+
+
+def needs(recorder: Recorder, name: str) -> set[str]:
+    """The names of what a resource waits for, and what that waits for, and so on."""
+    requests = {each.name: each for each in recorder.requests}
+    found, more = set[str](), [name]
+    while more:
+        for urn in requests[more.pop()].dependencies:
+            other = urn.rpartition("::")[2]
+            if other not in found:
+                found.add(other)
+                more.append(other)
+    return found
+
+
+def engines(recorder: Recorder) -> list[str]:
+    return [name for name in things(recorder) if name.startswith(("deployment-vllm", "deployment-ollama"))]
+
+
+def test_every_object_that_is_reviewed_is_declared_as_it_is() -> None:
+    made = objects(cluster(plan("t4"), Labels(project="changeover", stack="t4")))
+    declared = things(build())
+    assert len(declared) == len(made) + 1, "and the keys"
+    for each in made:
+        name = f"{each['kind'].lower()}-{each['metadata']['name'].removeprefix('t4-')}"
+        there = declared[name]
+        assert there["kind"] == each["kind"] and there["metadata"]["name"] == each["metadata"]["name"]
+        for part in ("spec", "data", "immutable"):
+            assert there.get(part) == numbers(each.get(part))
+
+
+def numbers(value: Any) -> Any:
+    """As Pulumi hands numbers over."""
+    if isinstance(value, dict):
+        return {key: numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [numbers(each) for each in value]
+    return float(value) if type(value) is int else value
+
+
+def test_the_plugin_is_the_pinned_one_for_each_object_and_asks_the_cluster_of_the_settings() -> None:
+    recorder = build(kubeContext="prod", namespace="llm")
+    (provider,) = (each for each in recorder.requests if each.type == "pulumi:providers:kubernetes")
+    assert provider.version == pins.KUBERNETES_PLUGIN
+    (inputs,) = (each.inputs for each in recorder.resources if each.typ == "pulumi:providers:kubernetes")
+    assert inputs == {
+        "context": "prod",
+        "namespace": "llm",
+        "enableConfigMapMutable": "true",
+        "enableSecretMutable": "true",
+    }
+    of_objects = [each for each in recorder.requests if each.type.startswith("kubernetes:")]
+    assert of_objects and all(each.version == pins.KUBERNETES_PLUGIN for each in of_objects)
+    assert all("pulumi:providers:kubernetes::cluster" in each.provider for each in of_objects)
+    assert all(inputs["metadata"]["namespace"] == "llm" for inputs in things(recorder).values())
+
+
+def test_nothing_is_flipped_before_images_weights_and_engines_are_there_and_proxies_follow() -> None:
+    recorder = build()
+    before = needs(recorder, FLIP)
+    assert {"files", "daemonset-weights", "service-engines", "configmap-live", *engines(recorder)} <= before
+    assert not before & {"deployment-proxy", "configmap-routing", "secret-keys"}
+    for name in ("deployment-proxy", "configmap-routing", "service-endpoint"):
+        assert {FLIP, "served", "secret-keys"} <= needs(recorder, name)
+
+
+def test_what_is_live_is_not_pulumis() -> None:
+    recorder = build()
+    assert len(engines(recorder)) == 2
+    for name in engines(recorder):
+        request = recorder.options("Deployment", name)
+        assert list(request.ignoreChanges) == ["spec.replicas"]
+        annotations = things(recorder)[name]["metadata"]["annotations"]
+        assert annotations["pulumi.com/skipAwait"] == "true" and annotations["changeover.parallel"]
+    live = recorder.options("ConfigMap", "configmap-live")
+    assert list(live.ignoreChanges) == ["data", "metadata.annotations"]
+    proxy = recorder.options("Deployment", "deployment-proxy")
+    assert not proxy.ignoreChanges and "annotations" not in things(recorder)["deployment-proxy"]["metadata"]
+
+
+def test_a_step_waits_for_images_and_weights_and_not_the_plugin() -> None:
+    recorder = build()
+    annotations = things(recorder)["daemonset-weights"]["metadata"]["annotations"]
+    assert annotations == {"pulumi.com/skipAwait": "true"}
+    assert {"daemonset-weights", "files"} <= needs(recorder, "weights") and "weights" in needs(recorder, FLIP)
+    step = recorder.of("Command")["weights"]
+    assert step["environment"]["NODES"] == "node-a, node-b", "another one has it run again"
+    assert step["environment"]["WEIGHTS"] == "vllm: here; ollama: there"
+    told = nodes.read_plan(step["stdin"])
+    assert told.daemon_set == "t4-weights" and told.sent == ()
+
+
+def test_what_a_node_gets_has_the_step_run_again_and_a_flip_does_not() -> None:
+    def told(**settings: Any) -> str:
+        return str(build(**settings).of("Command")["weights"]["stdin"])
+
+    assert told() == told(engine="ollama") != told(model="qwen-2.5-coder-0.5b")
+
+
+def test_the_step_is_told_the_plan_and_shows_a_line_of_the_routing() -> None:
+    steps = build().of("Command")
+    flip = steps[FLIP]
+    told = read_plan(flip["stdin"])
+    assert told.to.startswith(f"t4-{told.engine}-") and told.hosts == 3
+    assert flip["environment"]["ENGINE"] == told.engine and "engines = [" in flip["environment"]["ROUTING"]
+    assert "delete" not in flip, "the pods go with their Deployments"
+    assert steps["files"]["delete"].endswith("files remove")
+    assert all(step["create"] == step["update"] for step in steps.values())
+
+
+def test_other_code_is_brought_before_anything_mounts_it() -> None:
+    def told(code: str) -> dict[str, str]:
+        return dict(build(code).of("Command")["files"]["environment"])
+
+    assert told("2")["CODE"] == "proxy 1, switch 2" and told("2")["LOCK"] == "0-0, 0-1"
+    assert told("2") != told("3")
+
+
+def test_no_key_is_anywhere_and_its_digest_only_where_it_is_secret() -> None:
+    recorder = build()
+    assert recorder.holders(KEY) == []
+    (digest,) = json.loads(api_keys.document({"acme": KEY}, never_open=True))["keys"]
+    assert sorted(recorder.holders(digest)) == ["keys-step", "secret-keys"]
+
+
+def test_a_flip_changes_its_step_and_what_proxies_and_gateway_are_told() -> None:
+    before, after = (build(engine=engine) for engine in ("ollama", "vllm"))
+    one, other = ({each.name: each.inputs for each in of.resources} for of in (before, after))
+    changed = {name for name in one.keys() & other.keys() if one[name] != other[name]}
+    live = {"configmap-live"}  # whose data is ignored
+    assert changed == {FLIP, "served", "configmap-routing", "deployment-proxy", *live}
+    for_one_only = {name.rpartition("-")[0] for name in one.keys() ^ other.keys()}
+    assert for_one_only == {"configmap-gateway"}
+
+
+@pytest.mark.parametrize("setting", [{"hosts": 4}, {"atOnce": 2}])
+def test_more_hosts_change_no_engine(setting: dict[str, Any]) -> None:
+    before, after = build(), build(**setting)
+    one, other = ({each.name: each.inputs for each in of.resources} for of in (before, after))
+    changed = {name for name in one if one[name] != other[name]}
+    assert changed - {"poddisruptionbudget-engines"} == {FLIP, "served"}
+
+
+def test_pods_that_were_changed_by_hand_show_in_a_preview_and_are_put_right() -> None:
+    recorder = build()
+    served = recorder.of("Command")["served"]
+    assert served["environment"]["LIVE"] == "t4-vllm-00000001-0a1b2c3d: 3"
+    assert served["update"] == recorder.of("Command")[FLIP]["update"]
+    assert served["stdin"] == recorder.of("Command")[FLIP]["stdin"]
+    assert FLIP in needs(recorder, "served")
+    (call,) = (each for each in recorder.calls if each.token == "command:local:run")
+    assert call.args["command"].endswith("change seen")

@@ -1,0 +1,156 @@
+"""What is looked at in a cluster before anything is changed, and how it is refused."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from components.kubernetes.kubectl import ClusterError, Missing
+from components.kubernetes.looked import ACTIVE
+from components.kubernetes.objects import objects
+from components.labels import Labels
+from stacks.cluster import cluster
+from stacks.kubernetes_target import ENFORCED, KINDS, look
+from stacks.target_error import TargetError
+from tests.support.objects import plan
+
+Object = dict[str, Any]
+
+
+def node(name: str, *, gpus: int = 1, ready: str = "True", taken: bool = False) -> Object:
+    return {
+        "metadata": {"name": name},
+        "spec": {"unschedulable": True} if taken else {},
+        "status": {
+            "conditions": [{"type": "Ready", "status": ready}],
+            "allocatable": {"cpu": "4", **({"nvidia.com/gpu": str(gpus)} if gpus else {})},
+        },
+    }
+
+
+@dataclass
+class Cluster:
+    """What `kubectl` says of one that is good for the stack, unless it is made otherwise."""
+
+    version: str = "v1.35.4"
+    labels: dict[str, str] | None = None
+    nodes: list[Object] = field(default_factory=lambda: [node(name) for name in "abc"])
+    namespace: bool = True
+    answers: bool = True
+    live: Object | None = None
+
+    def run(self, words: Sequence[str], stdin: str) -> str:
+        if not self.answers:
+            raise ClusterError("Unable to connect to the server: dial tcp 127.0.0.1:6443: connection refused")
+        match list(words):
+            case ["version", *_]:
+                return json.dumps({"serverVersion": {"gitVersion": self.version}})
+            case ["get", "namespace", name, *_]:
+                if not self.namespace:
+                    raise Missing(f'Error from server (NotFound): namespaces "{name}" not found')
+                return json.dumps({"metadata": {"name": name, "labels": self.labels}})
+            case ["get", "configmap", "t4-live", *_]:
+                if self.live is None:
+                    raise Missing('Error from server (NotFound): configmaps "t4-live" not found')
+                return json.dumps({"metadata": {"creationTimestamp": "2026-11-29T10:00:00Z", **self.live}})
+            case ["get", "nodes", "--selector", "changeover.stack=t4", *_]:
+                return json.dumps({"items": self.nodes})
+        raise AssertionError(words)
+
+    def look(self, **settings: object) -> list[str]:
+        return look(plan("t4", **settings).settings, self.run, frozenset({"our-uid"}))
+
+
+@pytest.mark.parametrize("version", ["v1.29.0", "v1.35.4", "v1.33.5-eks-113cf36", "v2.0.0"])
+def test_a_cluster_that_can_have_the_stack_is_taken(version: str) -> None:
+    Cluster(version=version).look()
+    Cluster(labels={ENFORCED: "privileged"}).look()
+
+
+def test_the_nodes_are_named() -> None:
+    assert Cluster(nodes=[node(name) for name in "cab"]).look() == ["a", "b", "c"]
+
+
+SERVES = {ACTIVE: "t4-vllm-00000001"}
+
+
+def test_a_stack_of_this_state_is_changed_and_so_is_what_a_killed_first_update_has_left() -> None:
+    Cluster(live={"uid": "our-uid", "annotations": SERVES}).look()
+    Cluster(live={"uid": "another"}).look()
+    Cluster(live={"uid": "another", "annotations": {ACTIVE: ""}}).look()
+
+
+def test_a_stack_of_another_state_is_not_touched_and_each_way_on_is_said() -> None:
+    text = refusal(Cluster(live={"uid": "another", "annotations": SERVES}), namespace="llm")
+    assert "`t4` in the namespace llm of this cluster belongs to another state" in text
+    assert "t4-vllm-00000001 serves there since 2026-11-29T10:00:00Z or later. Nothing was changed." in text
+    assert "CHANGEOVER_BACKEND" in text and "pulumi config set namespace NAME" in text
+    assert text.endswith("--selector changeover.project=changeover,changeover.stack=t4")
+
+
+def test_what_removes_a_stack_names_every_kind_that_it_has() -> None:
+    kinds = {each["kind"] for each in objects(cluster(plan("t4"), Labels(project="p", stack="t4")))}
+    plural = {f"{kind.lower()[:-1]}ies" if kind.endswith("y") else f"{kind.lower()}s" for kind in kinds}
+    assert plural | {"secrets", "leases"} == set(KINDS.split(","))
+
+
+def refusal(cluster: Cluster, **settings: object) -> str:
+    with pytest.raises(TargetError) as error:
+        cluster.look(**settings)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("version", ["v1.28.15", "v0.36.0", "next"])
+def test_one_that_is_too_old_is_refused(version: str) -> None:
+    said = f"the cluster runs Kubernetes {version}; allowed: 1.29 or newer"
+    assert said in refusal(Cluster(version=version))
+
+
+def test_one_that_can_not_be_reached_is_named_with_how_to_choose_another() -> None:
+    text = refusal(Cluster(answers=False))
+    assert "context (the current one) can't be looked at: Unable to connect" in text
+    assert "Nothing was changed" in text and "pulumi config set kubeContext NAME" in text
+    assert "context (prod)" in refusal(Cluster(answers=False), kubeContext="prod")
+
+
+def test_a_namespace_that_is_not_there_is_refused_with_what_makes_it() -> None:
+    text = refusal(Cluster(namespace=False), namespace="llm")
+    assert text.endswith("there is no namespace llm in the cluster. Run: kubectl create namespace llm")
+
+
+@pytest.mark.parametrize("level", ["restricted", "baseline"])
+def test_a_namespace_that_takes_no_engine_is_refused_with_what_lets_it(level: str) -> None:
+    text = refusal(Cluster(labels={ENFORCED: level}))
+    assert f"less than `{level}`" in text and f"{ENFORCED}=privileged --overwrite" in text
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        (
+            [],
+            "for 0 engines (there is none). Add nodes: kubectl label node NAME changeover.stack=t4",
+        ),
+        ([node("a"), node("b")], "for 2 engines (a 1, b 1)"),
+        ([node("a"), node("b"), node("c", ready="False")], "for 2 engines (a 1, b 1, c 0)"),
+        ([node("a"), node("b"), node("c", taken=True)], "for 2 engines (a 1, b 1, c 0)"),
+        ([node("a"), node("b"), node("c", gpus=0)], "or run: pulumi config set hosts 2"),
+    ],
+)
+def test_fewer_places_than_hosts_are_refused_with_those_that_there_are(
+    nodes: list[Object], said: str
+) -> None:
+    assert said in refusal(Cluster(nodes=nodes))
+
+
+def test_a_node_has_as_many_engines_as_its_cards_make() -> None:
+    Cluster(nodes=[node("a", gpus=8)]).look()
+    assert "for 2 engines (a 2)" in refusal(Cluster(nodes=[node("a", gpus=8)]), gpuCount=4)
+
+
+def test_without_cards_each_node_has_one_engine() -> None:
+    cards = {"gpu": "none", "model": "qwen-2.5-coder-0.5b", "context": 4096}
+    Cluster(nodes=[node(name, gpus=0) for name in "abc"]).look(**cards)
+    assert "for 2 engines" in refusal(Cluster(nodes=[node("a", gpus=8), node("b")]), **cards)

@@ -1,0 +1,127 @@
+"""How weights come to a node: once, whole, and the same whenever it starts."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from components.shell import program
+
+FOLDER, DIGEST = "tiny-0a1b2c3d", "0a1b2c3d"
+
+
+class Node:
+    """A node's folder of weights, in place of /weights."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / FOLDER
+        self.complete = self.folder / ".complete"
+        self.weights = self.folder / "source" / "model.safetensors"
+
+    def run(self, name: str, timeout: float = 20, **told: str) -> subprocess.CompletedProcess[str]:
+        text = program(f"kubernetes/{name}").replace("/weights", str(self.root))
+        # like a real one, it takes a file that is there for what it would fetch
+        script = (
+            f"mkdir -p {self.folder}/source; [ -e {self.weights} ] || printf weights >{self.weights}; "
+            f"echo fetched >>{self.root}/log"
+        )
+        path = f"{self.root}/bin:/usr/bin:/bin"
+        environment = {"FOLDER": FOLDER, "DIGEST": DIGEST, "NEED": "1", "SCRIPT": script, "SENT": ""}
+        return subprocess.run(
+            ["/bin/sh", "-c", text],
+            env={**environment, **told, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def disk(self, free: int) -> None:
+        """So many KiB are free from now on."""
+        df = self.root / "bin" / "df"
+        df.parent.mkdir()
+        df.write_text(f"#!/bin/sh\necho Filesystem Blocks Used Available\necho disk 9999 1 {free} 1% /\n")
+        df.chmod(0o755)
+
+    @property
+    def fetched(self) -> int:
+        log = self.root / "log"
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def test_weights_are_fetched_once_and_then_are_here(node: Node) -> None:
+    assert "are here now" in node.run("fetch").stdout
+    assert node.run("fetch").stdout == f"the weights {FOLDER} are here\n"
+    done = node.run("here")
+    assert (done.returncode, done.stdout) == (0, "") and node.fetched == 1
+
+
+def test_a_file_that_has_changed_is_fetched_again_when_the_node_starts(node: Node) -> None:
+    node.run("fetch")
+    node.weights.write_text("weighty")
+    assert "are not what they were when they came" in node.run("fetch").stdout
+    assert node.fetched == 2 and node.weights.read_text() == "weights"
+
+
+def test_a_file_that_is_missing_is_too(node: Node) -> None:
+    node.run("fetch")
+    node.weights.unlink()
+    assert node.run("fetch").returncode == 0 and node.weights.read_text() == "weights"
+
+
+def test_weights_that_are_damaged_and_cannot_be_fetched_are_not_there(node: Node) -> None:
+    node.run("fetch")
+    node.weights.write_text("weighty")
+    assert node.run("fetch", SCRIPT="exit 4").returncode == 4 and not node.complete.exists()
+
+
+def test_what_was_fetched_in_part_is_waited_for(node: Node) -> None:
+    done = node.run("fetch", SCRIPT=f"mkdir -p {node.folder}; exit 3")
+    assert done.returncode == 3 and not node.complete.exists()
+    with pytest.raises(subprocess.TimeoutExpired) as waits:
+        node.run("here", timeout=1)
+    assert b"does not have the weights" in (waits.value.stdout or b"")
+
+
+def test_other_weights_of_the_same_folder_are_fetched(node: Node) -> None:
+    node.run("fetch")
+    node.run("fetch", DIGEST="ffffffff")
+    assert node.fetched == 2 and node.run("here", DIGEST="ffffffff").returncode == 0
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_fetched(node: Node) -> None:
+    done = node.run("fetch", NEED=str(2**50))
+    assert done.returncode == 1 and f"need {2**50} KiB, and " in done.stdout and node.fetched == 0
+
+
+def test_what_is_there_in_part_counts_for_what_is_needed(node: Node) -> None:
+    node.run("fetch", SCRIPT="exit 3")
+    (node.folder / "part").write_bytes(bytes(2**20))
+    node.disk(1000)
+    assert node.run("fetch", NEED="3000").returncode == 1 and node.fetched == 0
+    assert node.run("fetch", NEED="2000").returncode == 0
+
+
+def test_a_folder_that_is_sent_is_waited_for(node: Node) -> None:
+    with pytest.raises(subprocess.TimeoutExpired) as waits:
+        node.run("fetch", timeout=1, SENT="yes")
+    assert b"come from the machine on which" in (waits.value.stdout or b"") and node.fetched == 0
+    node.weights.parent.mkdir()
+    assert node.run("fetch", SENT="yes").returncode == 0 and node.fetched == 1
+
+
+def test_what_waits_for_weights_ends_when_it_is_told_to(node: Node) -> None:
+    """As the first process of a container it would hear only what it has asked for, and hold up its node."""
+    text = program("kubernetes/here").replace("/weights", str(node.root))
+    told = {"FOLDER": FOLDER, "DIGEST": DIGEST, "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(["/bin/sh", "-c", text], env=told, stdout=subprocess.PIPE, text=True) as waits:
+        assert waits.stdout is not None
+        assert waits.stdout.readline() == f"this node does not have the weights {FOLDER} yet\n"
+        waits.terminate()
+        assert waits.wait(3) == 143
