@@ -21,7 +21,7 @@ WORDS = 300
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProject]:
-    settings = {"context": 2048, "loadSeconds": 900}
+    settings = {"context": 2048, "loadSeconds": 330}
     with on_cluster(tmp_path_factory.mktemp("project"), "engines", real=True, **settings) as project:
         yield project
 
