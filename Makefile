@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up cli down adopt status watch dashboard usage advise report gc parity keys model ci-setup wake recover review apply drift rollback comment certificate fetch-review \
-  drift-issue test test-long test-agents check render clean-all lock venv venv-dev
+  drift-issue test test-cluster test-long test-agents check render clean-all lock venv venv-dev
 
 PYTHON ?= python3
 STACK ?= local
@@ -108,9 +108,13 @@ test: check ## run what a change has to pass, on the real engines
 	@$(RUN) tools.up --tests
 	@$(PYTEST) -m "not long" tests/engine tests/conformance
 
+test-cluster: venv-dev ## run the tests on a cluster of three nodes here: for `target: kubernetes`, which it builds first
+	@$(RUN) tools.up --tests --cluster
+	@$(VENV)/bin/pytest -v -m "not long" tests/cluster
+
 test-long: venv-dev ## run every test: also more moments, and every field of a request at its extremes (some hours)
-	@$(RUN) tools.up --tests
-	@$(PYTEST) tests/engine tests/conformance
+	@$(RUN) tools.up --tests --cluster
+	@$(PYTEST) tests/engine tests/conformance tests/cluster
 
 test-agents: venv-dev ## run coding agents by the guide in docs/agents.md: for a new version of one (1.6 GB)
 	@$(RUN) tools.up --tests

@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -182,16 +183,19 @@ def build_offline(*, monitor: bool) -> None:
     place_model(offline.images.tiny_model())
 
 
-def prepare_tests() -> None:
-    """What the tests on the real engines need. They have stacks of their own, always with offline images."""
+def prepare_tests(*, cluster: bool) -> None:
+    """What the tests on the real engines need, and those on a cluster. They have stacks of their own, always
+    with offline images."""
     docker_engine.ensure()
     environment.set_up()
     build_offline(monitor=True)
     offline.tools.build_docker_engine()
-    offline.tools.build_cluster()
-    offline.tools.build(cluster=True)
     offline.tools.build_one(offline.tools.VMALERT_TOOL, offline.tools.go_version())
     offline.clients.install()
+    if cluster:
+        say("Kubernetes and its plugin: the first time on a machine, they take about half an hour")
+        offline.tools.build_cluster()
+        offline.tools.build(cluster=True)
 
 
 def is_something_missing() -> bool:
@@ -250,4 +254,6 @@ Change the engine, and back the same way with the old value:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tests", action="store_true", help="set up what the tests need; deploy nothing")
-    main_guard(prepare_tests if parser.parse_args().tests else up)
+    parser.add_argument("--cluster", action="store_true", help="with --tests: also those on a cluster")
+    options = parser.parse_args()
+    main_guard(partial(prepare_tests, cluster=options.cluster) if options.tests else up)

@@ -12,7 +12,7 @@ from tests.support.cluster.cluster import NAMESPACE, wait
 from tests.support.cluster.project import ClusterProject, load, on_cluster
 from tests.support.project import CommandFailed
 
-pytestmark = [pytest.mark.engine, pytest.mark.long]
+pytestmark = pytest.mark.engine
 
 CLIENTS = 6
 
