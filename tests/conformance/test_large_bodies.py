@@ -58,6 +58,7 @@ def test_of_more_than_can_be_held_the_rest_is_refused_for_now_and_nothing_ends(w
     assert {(answer.status, "retry-after" in answer.headers) for answer in refused} == {(503, True)}
 
 
+@pytest.mark.long
 def test_many_slow_uploads_leave_the_edge_its_memory_and_others_their_answers(way: Way) -> None:
     """Nobody needs a key to begin one, and a client that goes in the middle leaves nothing behind."""
     raw = request(CHAT, LARGE)
