@@ -28,7 +28,7 @@ from measure.report import FILES
 from measure.sweep import Sweep
 from stacks.settings import RENDERED
 from tests.support.project import Project
-from tools.environment import BACKEND, ROOT
+from tools.environment import ROOT
 
 STACK = "bench-report"
 MEASURES = {"rate": "tokens/s", "first_p50": "first token", "first_p95": "first token, p95"}
@@ -44,7 +44,7 @@ def reported(project: Project, options: argparse.Namespace) -> dict[str, list[di
     done = subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=ROOT,
-        env={**project.environment, BACKEND: project.environment["PULUMI_BACKEND_URL"], "YES": "1"},
+        env={**project.for_tools, "YES": "1"},
         stdout=sys.stderr,
         check=False,
     )

@@ -63,9 +63,8 @@ class Admission:
         if self.pods is not None:
             loop = asyncio.get_running_loop()
             self.pods.gone(route.engine.host, loop.time())
-            loop.call_later(
-                GONE_SECONDS + 0.001, self._let_in
-            )  # where there is no other, somebody waits for it
+            # where there is no other, somebody waits for it
+            loop.call_later(GONE_SECONDS + 0.001, self._let_in)
             return 0
         # It can't be reached, which holds for everybody, unless something else is to be asked now.
         if not asked and route is self.route:

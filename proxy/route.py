@@ -86,10 +86,6 @@ class Route:
         """The models that clients may ask for."""
         return () if self.model is None else tuple(dict.fromkeys((self.model, *self.also)))
 
-    @property
-    def open(self) -> bool:
-        return self.engine is not None and not self.held
-
 
 def parse(raw: bytes) -> Route:
     """The route in the switch's file. Raises ValueError, KeyError or TypeError for what is none."""

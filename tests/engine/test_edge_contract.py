@@ -24,6 +24,7 @@ import pytest
 from components import caddyfile, pins
 from components.containers import DNS_OPTIONS
 from proxy.route import COPY_BYTES as COPY
+from tests.conformance.asking import read_all
 from tests.support import recording_upstream
 from tests.support.containers import put_files, remove_labelled
 
@@ -202,15 +203,6 @@ class Load:
             else:
                 self.bad.append(f"{response.status} {text[-300:]}")
         connection.close()
-
-
-def read_all(connection: socket.socket) -> bytes:
-    """What comes until the other side closes."""
-    parts = []
-    with contextlib.suppress(ConnectionError):
-        while part := connection.recv(65_536):
-            parts.append(part)
-    return b"".join(parts)
 
 
 def eventually(true: Callable[[], bool], seconds: float = 30) -> None:

@@ -33,7 +33,7 @@ from tests.support.monitored import without_data
 from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings
 from tests.support.switch_stack import wait
 from tools import dashboard
-from tools.environment import BACKEND, ROOT
+from tools.environment import ROOT
 
 pytestmark = pytest.mark.engine
 
@@ -254,11 +254,10 @@ def test_store_access_log_and_load_count_the_same(watched: Watched) -> None:
 
 def usage(watched: Watched, file: Path) -> list[dict[str, str]]:
     """The rows that `make usage` writes for the tenant, by the names of the columns."""
-    environment = watched.project.environment
     done = subprocess.run(
         [sys.executable, "-m", "tools.usage", watched.project.stack],
         cwd=ROOT,
-        env={**environment, BACKEND: environment["PULUMI_BACKEND_URL"], "CSV": str(file)},
+        env={**watched.project.for_tools, "CSV": str(file)},
         capture_output=True,
         text=True,
         check=False,
@@ -335,7 +334,7 @@ def test_what_is_advised_stands_on_the_same_numbers_from_the_store_and_from_the_
     done = subprocess.run(
         [sys.executable, "-c", ADVISED, *words],
         cwd=ROOT,
-        env={**project.environment, BACKEND: project.environment["PULUMI_BACKEND_URL"]},
+        env=project.for_tools,
         capture_output=True,
         text=True,
         check=False,
@@ -425,8 +424,7 @@ def test_growth_by_the_hour_is_exact_across_gaps_restarts_and_beginnings(watched
     url = f"http://127.0.0.1:{watched.port}/api/v1/import/prometheus"
     with urllib.request.urlopen(url, data="\n".join(lines).encode(), timeout=30):
         pass
-    environment = watched.project.environment
-    environment = {**environment, BACKEND: environment["PULUMI_BACKEND_URL"]}
+    environment = watched.project.for_tools
     words = [sys.executable, "-c", GROWN, watched.container("monitor"), "made_up", str(begins), str(now)]
 
     def stored() -> dict[tuple[int, str], int]:

@@ -13,7 +13,7 @@ from stacks.parity import parity_problem
 from stacks.settings import from_files
 from tests.support.load import Load
 from tests.support.project import CommandFailed
-from tools.environment import BACKEND, ROOT
+from tools.environment import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
 
@@ -32,7 +32,7 @@ def test_both_engines_are_compared_under_load_and_the_active_one_serves_again() 
             done = subprocess.run(
                 words,
                 cwd=ROOT,
-                env={**project.environment, BACKEND: project.environment["PULUMI_BACKEND_URL"], "YES": "1"},
+                env={**project.for_tools, "YES": "1"},
                 capture_output=True,
                 text=True,
                 check=False,

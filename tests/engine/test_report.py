@@ -21,7 +21,7 @@ from measure.sweep import Sweep
 from tests.support.load import Load
 from tests.support.project import Project, docker, kill_group
 from tests.support.switch_stack import wait
-from tools.environment import BACKEND, ROOT
+from tools.environment import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
 
@@ -38,12 +38,11 @@ def project() -> Iterator[Project]:
 def begun(project: Project, log: Path, **environment: str) -> subprocess.Popen[bytes]:
     """`make report` under way, in a process group of its own."""
     words = [sys.executable, "-m", "tools.report", STACK, "--root", str(project.folder), *SHORT]
-    backend = {BACKEND: project.environment["PULUMI_BACKEND_URL"]}
     with log.open("wb") as out:
         return subprocess.Popen(
             words,
             cwd=ROOT,
-            env={**project.environment, **backend, "YES": "1", "PYTHONUNBUFFERED": "1", **environment},
+            env={**project.for_tools, "YES": "1", "PYTHONUNBUFFERED": "1", **environment},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

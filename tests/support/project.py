@@ -243,6 +243,11 @@ class Project:
             if step["op"] not in ("same", "read")
         }
 
+    @property
+    def for_tools(self) -> dict[str, str]:
+        """The environment in which this project's tools have its state."""
+        return {**self.environment, environment.BACKEND: self.environment["PULUMI_BACKEND_URL"]}
+
     def outputs(self) -> dict[str, Any]:
         """What the program exports. The CLI is asked again only where the state has been written since."""
         place = Path(urlsplit(self.environment["PULUMI_BACKEND_URL"]).path)

@@ -221,7 +221,7 @@ def test_the_switchs_file_says_who_is_asked() -> None:
     route = parse(json.dumps(FILE).encode())
     gateway = Gateway("stack-gateway-b", 3000)
     assert route == Route(7, False, ENGINE, gateway, "tiny", ("old",), Limits(1, 2, 3, 4))
-    assert route.open and route.names == ("tiny", "old")
+    assert route.engine and not route.held and route.names == ("tiny", "old")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,8 @@ def test_the_switchs_file_says_who_is_asked() -> None:
 def test_nobody_is_let_in_where_the_file_does_not_name_an_engine_that_serves(
     changed: dict[str, object],
 ) -> None:
-    assert not parse(json.dumps({**FILE, **changed}).encode()).open
+    route = parse(json.dumps({**FILE, **changed}).encode())
+    assert route.held or route.engine is None
 
 
 def test_a_routing_of_before_says_no_context() -> None:
@@ -249,7 +250,7 @@ def test_a_routing_of_before_says_no_context() -> None:
 def test_a_routing_without_a_gateway_needs_none() -> None:
     without = ROUTING.replace('[gateway]\nkind = "tensorzero"\nport = 3000\n', "")
     route = parse(json.dumps({**FILE, "routing": without, "gateway": None}).encode())
-    assert route.open and route.gateway is None
+    assert route.engine and not route.held and route.gateway is None
 
 
 KEY = "sk-acme-0123456789"

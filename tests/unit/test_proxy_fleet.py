@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy import http
 from proxy.admission import PACE_SECONDS, Admission
 from proxy.pods import GONE_SECONDS, Fleet, Pod, Pods
 from proxy.route import ROUTING_FILE, Engine, Gateway, Route
 from proxy.server import Proxy
 from tests.support.project import free_port
-from tests.unit.test_proxy_serving import CHAT, Bench, gateway, quiet, request, until
+from tests.unit.test_proxy_serving import CHAT, Bench, gateway, listening, quiet, request, until
 
 assert quiet, "a fixture that is used in this module too"
 
@@ -216,16 +215,8 @@ async def two(folder: Path) -> AsyncIterator[Two]:
 
     servers = [await asyncio.start_server(behind(host), HOSTS[0], port) for host, port in ports.items()]
     proxy.admission.change_fleet(fleet(*HOSTS, ports=ports))
-    runners = [await http.listen(proxy.inner, inside), await http.listen(proxy.outer, outer)]
-    try:
+    async with listening(proxy, outer, inside, *servers):
         yield made
-    finally:
-        for runner in runners:
-            await runner.cleanup()
-        await proxy.close()
-        for server in servers:
-            server.close()
-        await asyncio.sleep(0.01)  # a transport that was closed is gone at the loop's next turn
 
 
 def serving(story: Callable[[Two], Awaitable[None]], folder: Path) -> None:

@@ -140,14 +140,22 @@ async def bench(folder: Path, serve: Serve | None, limits: dict[str, int]) -> As
     made = Bench(proxy, engine, folder, outer, inside, port, limits=limits)
     made.keys({"open": True, "keys": {}})
     made.route()
+    async with listening(proxy, outer, inside, behind):
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def listening(proxy: Proxy, outer: int, inside: int, *engines: asyncio.Server) -> AsyncIterator[None]:
+    """The proxy at these ports, before engines that end with it."""
     runners = [await http.listen(proxy.inner, inside), await http.listen(proxy.outer, outer)]
     try:
-        yield made
+        yield
     finally:
         for runner in runners:
             await runner.cleanup()
         await proxy.close()
-        behind.close()
+        for engine in engines:
+            engine.close()
         await asyncio.sleep(0.01)  # a transport that was closed is gone at the loop's next turn
 
 

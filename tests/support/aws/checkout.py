@@ -5,7 +5,6 @@ import subprocess
 
 from tests.support.aws.project import AwsProject
 from tests.support.project import NO_BYTECODE, TEAM
-from tools import environment
 from tools.environment import ROOT
 
 MORE = ("Makefile", "docs", ".gitignore", "requirements.lock", "review")
@@ -28,11 +27,10 @@ class Checkout:
         (project.folder / ".git" / "info" / "exclude").write_text("\n".join([*NOT_OURS, ""]))
 
     def run(self, *words: str, **env: str) -> str:
-        backend = {environment.BACKEND: self.project.environment["PULUMI_BACKEND_URL"]}
         done = subprocess.run(
             words,
             cwd=self.project.folder,
-            env={**self.project.environment, **TEAM, **backend, "STACK": self.project.stack, **env},
+            env={**self.project.for_tools, **TEAM, "STACK": self.project.stack, **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -108,8 +108,7 @@ class AwsProject(Project):
     def tool_environment(self) -> dict[str, str]:
         """And in which environment."""
         return {
-            **self.environment,
-            environment.BACKEND: self.environment["PULUMI_BACKEND_URL"],
+            **self.for_tools,
             "STACK": self.stack,
             "YES": "1",
         }

@@ -85,10 +85,9 @@ class ClusterProject(Project):
     def make(self, target: str, *, fails: int = 0, **more: str) -> str:
         """What `make` of the project prints; `fails` is the exit status that it must have."""
         told = {
-            **self.environment,
+            **self.for_tools,
             **self.cluster.variables,
             **TEAM,
-            environment.BACKEND: self.environment["PULUMI_BACKEND_URL"],
             **more,
         }
         # the packages are those of the checkout under test, so nothing is installed
