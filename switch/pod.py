@@ -23,6 +23,8 @@ from urllib.parse import parse_qs, urlsplit
 from switch.daemon import probe
 from switch.gate import Answer
 from switch.machine import Watch
+from switch.machine.gating import MOST_ERRORS, answered, next_probe
+from switch.machine.state import Gating
 from switch.machine.traps import hints
 from switch.plan import Plan, load
 from switch.pod_plan import ALIVE, DRAIN, PORT, READY, STATE, PodPlan
@@ -37,9 +39,6 @@ FORGET_SECONDS = 3.0
 STALLS_SECONDS = 10.0
 """One that has something here may also be without a core for so long, and its answers would be cut. What it
 would send after that goes elsewhere, since nothing listens here any more."""
-
-TRIES = 3
-"""So often the engine may fail a question of its gate."""
 
 
 @dataclass(frozen=True)
@@ -128,33 +127,20 @@ Ask = Callable[[bool, bool, float], Answer]
 
 def gate(plan: Plan, ask: Ask, clock: Callable[[], float], sleep: Callable[[float], None]) -> str:
     """Asks the engine all that the gate asks. Empty once it has passed, else what it failed by."""
-    began, passed, errors, fastest, why = clock(), 0, 0, 0.0, "no answer"
-    while (waited := clock() - began) <= plan.seconds.load:
-        # Ollama loads its model in the first completion, and begins anew when that is hung up on
-        loads = plan.engine.kind == "ollama" and not passed
-        last = passed == plan.gate.completions - 1
-        answer = ask(passed % 2 == 0, last, plan.seconds.load - waited if loads else 0)
-        if answer.ok:
-            if passed or plan.gate.completions == 1:  # an engine warms up, or even loads, in its first
-                fastest = max(fastest, answer.facts["tokens"] / max(answer.facts["seconds"], 0.001))
-            passed += 1
-            if passed < plan.gate.completions:
-                continue
-            if fastest < plan.gate.tokens_per_second:
+    gating = Gating(plan.engine.container, clock(), restarts=0)
+    while (waited := clock() - gating.began) <= plan.seconds.load:
+        answered(gating, plan, ask(*next_probe(gating, plan, waited)), clock())
+        if gating.passed == plan.gate.completions:
+            if gating.fastest < plan.gate.tokens_per_second:
                 return (
-                    f"it is too slow: {fastest:.1f} tokens per second, and {plan.gate.tokens_per_second:g} "
-                    "are wanted (the setting `gateTokensPerSecond`)"
+                    f"it is too slow: {gating.fastest:.1f} tokens per second, and "
+                    f"{plan.gate.tokens_per_second:g} are wanted (the setting `gateTokensPerSecond`)"
                 )
             return ""
-        why = answer.text
-        if answer.loading:
-            sleep(LOOK_SECONDS)
-            continue
-        errors = TRIES if answer.final else errors + 1
-        if errors >= TRIES:
-            return " ".join([f"it failed its gate: {why}", *hints(plan.gate, why)])
-        sleep(1)
-    return f"it was not ready after {plan.seconds.load:g} s: {why}"
+        if gating.errors >= MOST_ERRORS:
+            return " ".join([f"it failed its gate: {gating.why}", *hints(plan.gate, gating.why)])
+        sleep(max(0.0, gating.next_at - clock()))
+    return f"it was not ready after {plan.seconds.load:g} s: {gating.why or 'no answer'}"
 
 
 def listens(port: int) -> bool:

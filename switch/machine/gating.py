@@ -1,7 +1,9 @@
 """The gate: completions that an engine has to give before it is active."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
+from switch.gate import Answer
 from switch.machine.change import fail
 from switch.machine.events import ActionFinished, Container
 from switch.machine.state import Gating, Transaction
@@ -15,6 +17,40 @@ REPORT_SECONDS = 5
 """How often it is said that an engine still loads."""
 LISTEN_AGAIN_SECONDS, PROBE_AGAIN_SECONDS, GATEWAY_AGAIN_SECONDS = 0.25, 1.0, 0.2
 """The pause after a probe of an engine that does not listen yet, after one that failed, and of a gateway."""
+
+
+class NextProbe(NamedTuple):
+    """The next completion: streamed or not, whether it is the last one, and the seconds until its answer has
+    to begin; 0 stands for the gate's own time-out."""
+
+    stream: bool
+    last: bool
+    seconds: float
+
+
+def next_probe(gating: Gating, plan: Plan, waited: float) -> NextProbe:
+    """What an engine is asked next that has been on its way for `waited` seconds."""
+    # Ollama loads its model in the first completion, and begins anew when that is hung up on
+    loads = plan.engine.kind == "ollama" and not gating.passed
+    return NextProbe(
+        stream=gating.passed % 2 == 0,
+        last=gating.passed == plan.gate.completions - 1,
+        seconds=plan.seconds.load - waited if loads else 0,
+    )
+
+
+def answered(gating: Gating, plan: Plan, answer: Answer | ActionFinished, now: float) -> None:
+    """What one completion means for an engine on its way through the gate."""
+    if answer.ok:
+        if gating.passed or plan.gate.completions == 1:  # an engine warms up, or even loads, in its first
+            rate = answer.facts["tokens"] / max(answer.facts["seconds"], 0.001)
+            gating.fastest = max(gating.fastest, rate)
+        gating.passed, gating.next_at = gating.passed + 1, now
+    elif answer.loading:
+        gating.why, gating.next_at = answer.text, now + LISTEN_AGAIN_SECONDS
+    else:
+        gating.errors = MOST_ERRORS if answer.final else gating.errors + 1
+        gating.why, gating.next_at = answer.text, now + PROBE_AGAIN_SECONDS
 
 
 def pass_gate(turn: Turn, plan: Plan, *, strict: bool) -> bool | str:
@@ -41,17 +77,7 @@ def pass_gate(turn: Turn, plan: Plan, *, strict: bool) -> bool | str:
         gating.said = int(waited // REPORT_SECONDS)
         turn.say(f"loading {engine.kind} … {gating.said * REPORT_SECONDS} s")
     if not turn.state.busy and turn.now >= gating.next_at:
-        # Ollama loads its model in the first completion, and begins anew when that is hung up on
-        loads = engine.kind == "ollama" and not gating.passed
-        turn.job(
-            "probe",
-            engine.name,
-            seconds=plan.seconds.load - waited if loads else 0,
-            plan=plan,
-            stream=gating.passed % 2 == 0,
-            strict=strict,
-            last=gating.passed == plan.gate.completions - 1,
-        )
+        turn.job("probe", engine.name, plan=plan, strict=strict, **next_probe(gating, plan, waited)._asdict())
     return False
 
 
@@ -67,22 +93,14 @@ def _too_slow(gating: Gating, engine: Container, plan: Plan) -> str:
     )
 
 
-def engine_probed(turn: Turn, gating: Gating, result: ActionFinished, took: float) -> None:
-    """What one completion means for an engine on its way through the gate. `took` is in seconds."""
+def engine_probed(turn: Turn, gating: Gating, result: ActionFinished) -> None:
+    """Counts one completion, and says how far a change is with its gate."""
     plan = result.action.plan
-    if result.ok and plan:
-        if gating.passed or plan.gate.completions == 1:  # an engine warms up, or even loads, in its first
-            rate = result.facts["tokens"] / max(result.facts["seconds"], 0.001)
-            gating.fastest = max(gating.fastest, rate)
-        gating.passed, gating.next_at = gating.passed + 1, turn.now
-        if change := turn.change:
-            change.gates.append({"at": turn.now, "engine": gating.container, **result.facts})
-            turn.say(_progress(turn, change, gating, plan))
-    elif result.loading:
-        gating.why, gating.next_at = result.text, turn.now + LISTEN_AGAIN_SECONDS
-    else:
-        gating.errors = MOST_ERRORS if result.final else gating.errors + 1
-        gating.why, gating.next_at = result.text, turn.now + PROBE_AGAIN_SECONDS
+    assert plan is not None, "a probe is by a plan"
+    answered(gating, plan, result, turn.now)
+    if result.ok and (change := turn.change):
+        change.gates.append({"at": turn.now, "engine": gating.container, **result.facts})
+        turn.say(_progress(turn, change, gating, plan))
 
 
 def _progress(turn: Turn, change: Transaction, gating: Gating, plan: Plan) -> str:

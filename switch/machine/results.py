@@ -58,7 +58,7 @@ def _job_finished(turn: Turn, result: ActionFinished, took: float) -> None:
             else:
                 gateway_probe_failed(turn, leased, result.text)
         case Action(do="probe", container=name) if gating and gating.container == name:
-            engine_probed(turn, gating, result, took)
+            engine_probed(turn, gating, result)
         case Action(do="stop", container=name):
             _stopped(turn, name, result, took)
         case Action(do="start", container=name) if not result.ok:
