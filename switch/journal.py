@@ -15,8 +15,8 @@ from typing import Any
 from switch import certificate, files, owner
 from switch.checks import Failed
 from switch.machine import Damage, State, Transaction
+from switch.machine.route import Route
 from switch.plan import load
-from switch.route import Route
 
 KEPT = 50
 

@@ -19,7 +19,7 @@ change only goes forward.
 
 While no change is under way, and on the way back, `steady.converge` makes the host match `active`.
 
-The proxies hold and release requests, and `switch.route` makes of a state what they are told. Requests are
+The proxies hold and release requests, and `views.route` makes of a state what they are told. Requests are
 held from the tick on that finds the active engine outside of its gated run, or its gateway gone.
 
 `switch.pulse` finds what runs and gives no answer. The run of such a container counts as one that was told to
@@ -40,7 +40,8 @@ look, because it or Docker was stopped, counts for no deadline.
 | `repair` | what is put right without a change: hangs, networks, and deadlines after a stall |
 | `gating`, `memory`, `stopping`, `drain` | what phases and the steady state share |
 | `turn` | one call of `advance`: the state and actions so far, and what was seen |
-| `views` | what others ask of a state |
+| `views` | what others ask of a state, and the route that it means |
+| `route` | what proxies are told |
 | `traps` | hints for known failures of an engine |
 """
 

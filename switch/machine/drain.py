@@ -1,7 +1,7 @@
 """What the proxies know and still have, as far as they say it. One that does not run has nothing."""
 
 from switch.machine.turn import Turn
-from switch.route import given_up, route
+from switch.machine.views import given_up, route
 
 
 def published(turn: Turn) -> bool:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from switch.machine.events import Action
+from switch.machine.route import Route
 from switch.machine.transitions import Phase
 from switch.plan import Plan
-from switch.route import Route
 
 Way = Literal["", "hold", "overlap", "gateway"]
 """How a change goes: one engine at a time, both for a moment, or without touching the engine. Empty: not

@@ -22,7 +22,7 @@ from switch.machine.results import action_finished
 from switch.machine.state import State, Transaction
 from switch.machine.steady import converge, serves
 from switch.machine.turn import Turn
-from switch.route import route
+from switch.machine.views import route
 
 
 def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from switch.machine.events import ORDERS, Action, Container, Order, Question, World
+from switch.machine.route import Route
 from switch.machine.state import State, Transaction
 from switch.machine.transitions import LEASED, STEPS, UNDER_WAY, Phase
 from switch.plan import Plan
 from switch.proxies import Status
-from switch.route import Route
 
 MOST_PAUSE_SECONDS = 60
 """The longest pause between two tries to bring back what serves."""

@@ -1,9 +1,11 @@
 """What others ask of a state. Nothing here changes one."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from switch.machine.events import World
+from switch.machine.route import Route
 from switch.machine.state import State
 from switch.machine.transitions import LEASED, UNDER_WAY
 from switch.plan import Plan
@@ -79,3 +81,35 @@ def watched(state: State, world: World) -> list[Watch]:
         if active and each.role == "proxy" and each.running:
             found.append(Watch(each.name, each.started_at, address, PROXY_PORT, active.plan, "proxy", True))
     return found
+
+
+def given_up(state: State) -> list[str]:
+    """Names of engines, and containers of gateways, in whose present run nothing can end any more. Pure."""
+    active, change = state.active, state.transaction
+    known = (active and active.plan, change and change.plan, change and change.old_plan)
+    plans = [plan for plan in known if plan]
+    hang = {container for container, ending in state.terminating.items() if ending.hangs}
+    names = {plan.engine.name for plan in plans if plan.engine.container in hang}
+    names |= {plan.gateway_container for plan in plans} & hang
+    if active and not active.gated_at:
+        names.add(active.plan.engine.name)
+    return sorted(names)
+
+
+def route(state: State, number: int, first: float) -> Route:
+    """The route that a state means. Pure.
+
+    Requests wait from `first` on where it names nothing that proxies could ask: nothing was committed yet,
+    or only what a version without proxies made. After a damage that left nothing else known, they go on with
+    what they were told, until a change begins.
+    """
+    active, change, damage = state.active, state.transaction, state.damage
+    begun = change is not None and change.phase not in ("checking", "failed")
+    if active is None and damage and damage.route and not begun:
+        return dataclasses.replace(damage.route, number=number)
+    if active is None or not active.plan.routing:
+        return Route(number, first, None, None, None, [], "", release=state.releases)
+    engine, also = active.plan.engine, sorted(state.also)
+    gateway = active.plan.gateway_container or None
+    name, where, lost = engine.name, engine.container, given_up(state)
+    return Route(number, state.held, name, where, gateway, also, active.plan.routing, lost, state.releases)

@@ -33,9 +33,10 @@ from switch.machine import (
     answer,
     gated,
 )
+from switch.machine.route import Route
+from switch.machine.views import route
 from switch.plan import About, Engine, Gate, Gateway, Memory, Plan, Seconds
 from switch.proxies import Status
-from switch.route import Route, route
 
 OLD, NEW = "stack-ollama-1", "stack-vllm-2"
 OLD_GATEWAY, NEW_GATEWAY = "stack-gateway-1", "stack-gateway-2"

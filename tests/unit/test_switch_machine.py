@@ -30,8 +30,8 @@ from switch.machine import (
 from switch.machine.phases import FORMER_NAME_SECONDS, PHASES
 from switch.machine.transitions import LEASED, STEPS
 from switch.machine.turn import Turn
+from switch.machine.views import route
 from switch.plan import Memory, Plan
-from switch.route import route
 from tests.support.simulated_host import (
     NEW,
     NEW_GATEWAY,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from switch.machine import Active, State
-from switch.route import FILE, ROOM, RouteFile, route
+from switch.machine.views import route
+from switch.route import FILE, ROOM, RouteFile
 from tests.support.simulated_host import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, before_proxies, plan
 
 ACTIVE = Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", 1.0)
