@@ -100,12 +100,16 @@ def proxy(name: str, **metadata: str) -> Object:
 PROXIES = tuple(
     {
         "kind": "Pod",
-        "metadata": {"name": name, "labels": {label("role"): "proxy"}},
+        "metadata": {"name": name, "labels": {label("role"): "proxy"}, **metadata},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": status}]},
     }
-    for name, status in (("proxy-1", "True"), ("proxy-2", "False"))
+    for name, status, metadata in (
+        ("proxy-1", "True", {}),
+        ("proxy-2", "False", {}),
+        ("proxy-0", "True", {"deletionTimestamp": "2026-11-30T10:00:00Z"}),
+    )
 )
-"""With their state; one of them is not ready."""
+"""With their state: one of them is not ready, and one was replaced and ends what it carries."""
 
 
 def weights(node: str, there: bool) -> Object:
