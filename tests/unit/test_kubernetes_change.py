@@ -18,7 +18,7 @@ from components.kubernetes.change import (
     live_words,
 )
 from components.kubernetes.flip import INSIST
-from components.kubernetes.kubectl import ClusterError
+from components.kubernetes.kubectl import ClusterError, Missing
 from components.kubernetes.looked import (
     ACTIVE,
     BUSIEST,
@@ -337,6 +337,17 @@ def test_where_a_node_lacks_its_weights_it_is_not_begun_unless_somebody_insists(
         change(at, plan()).flip()
     assert at.played.replicas == {OLD: 3, NEW: 0}
     assert change(at, plan(OLD)).flip() == 0, "what serves is what is wanted"
+@pytest.mark.parametrize("left", [OLD, "fleet-vllm-3"])
+def test_what_was_left_of_another_change_lets_none_begin_unseen(left: str) -> None:
+    """A change of `hosts`, say, or one to an engine that is no longer wanted."""
+    at, brought = serving(), list[bool]()
+    at.live["metadata"]["annotations"][TO] = left
+    busy(at, 17)
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(), nodes=lambda: brought.append(True)).flip()
+    assert brought and at.played.replicas == {OLD: 3, NEW: 0}
+
+
     assert change(at, plan(), insist=True).flip() == 0
 
 
@@ -397,11 +408,43 @@ def test_the_first_engine_of_a_stack_serves_or_stays_to_be_looked_at(good: tuple
 
 def test_what_there_is_to_be_is_said_in_a_line_for_a_preview() -> None:
     at = serving()
-    assert live_words(at, "all", at.now) == f"{OLD}: 3"
+    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3"
     at.played.replicas[NEW] = 1
-    assert live_words(at, "all", at.now) == f"{OLD}: 3, {NEW}: 1"
+    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3, {NEW}: 1"
     at.broken = 1
-    assert live_words(at, "all", at.now) == UNREACHABLE
+    assert live_words(at, "all", "fleet-live", at.now) == UNREACHABLE
+
+
+def test_a_change_that_was_left_shows_in_a_preview_though_every_pod_is_as_it_was() -> None:
+    """Else `pulumi up` with the settings of before would see nothing to do, and the stack would stay told of
+    a change that nobody makes."""
+    at = serving()
+
+    def kill(seconds: float) -> None:
+        raise Killed
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        if words[0] == "scale":
+            raise Killed
+        return at(words, stdin)
+
+    with pytest.raises(Killed):
+        Change(plan(), run, clock=at.clock, sleep=kill, say=lambda line: None).flip()
+    assert at.played.replicas == {OLD: 3, NEW: 0} and live_of(at.live).to == NEW
+    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3; a change to {NEW} has not ended"
+    assert change(at, plan(OLD)).flip() == 0
+    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3"
+
+
+def test_a_preview_of_a_stack_that_has_never_been_told_anything_has_a_line_too() -> None:
+    at = serving()
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        if words[:2] == ["get", "configmap"]:
+            raise Missing('Error from server (NotFound): configmaps "fleet-live" not found')
+        return at(words, stdin)
+
+    assert live_words(run, "all", "fleet-live", at.now) == f"{OLD}: 3"
 
 
 def test_a_deployment_that_is_not_there_changes_nothing() -> None:
