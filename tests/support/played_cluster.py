@@ -31,7 +31,8 @@ class Played:
     """The Deployments whose engines pass their gate."""
     replicas: dict[str, int] = field(default_factory=Counter)
     pods: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Deployment and state by the pod's name: waits, starts, ready, failed or ends."""
+    """Deployment and state by the pod's name: waits, starts, ready, failed, ends, or lost: told to end on a
+    node that says nothing any more."""
     made: int = 0
 
     def scale(self, each: Scale) -> None:
@@ -43,7 +44,7 @@ class Played:
     def turn(self) -> None:
         """Something happens, as the cluster's own controllers and nodes do it."""
         for name, count in self.replicas.items():
-            there = {pod: state for pod, state in self.of(name).items() if state != "ends"}
+            there = {pod: state for pod, state in self.of(name).items() if state not in ENDS}
             order = sorted(there, key=lambda pod: (there[pod] == "ready", pod))
             for pod in order[: max(0, len(there) - count)]:
                 self.pods[pod] = (name, "ends")
@@ -53,7 +54,7 @@ class Played:
                 self.made += 1
                 self.pods[f"{name}-{self.made}"] = (name, "waits")
         for pod, (name, state) in list(self.pods.items()):
-            used = sum(other != "waits" for _, other in self.pods.values())
+            used = sum(other not in ("waits", "lost") for _, other in self.pods.values())
             if self.chance.random() < 0.5:
                 continue
             if state == "waits" and used < self.hosts:
@@ -71,7 +72,7 @@ class Played:
                     PodSeen(
                         name=pod,
                         ready=state == "ready",
-                        ends=state == "ends",
+                        ends=state in ENDS,
                         waits=0 if state == "waits" else None,
                         restarts=int(state == "failed"),
                     )
@@ -144,6 +145,8 @@ class Kubectl:
     def clock(self) -> float:
         return self.now
 
+    ended: dict[str, float] = field(default_factory=dict)
+    """By when a pod was to have ended, where that is not now."""
     def sleep(self, seconds: float) -> None:
         self.now += seconds
         for _ in range(self.played.chance.randrange(1, 4)):
@@ -237,7 +240,7 @@ class Kubectl:
                     "containerStatuses": [{"name": "engine", "restartCount": int(state == "failed")}],
                 },
             }
-            if state == "ends":
-                item["metadata"]["deletionTimestamp"] = stamp(self.now)
+            if state in ENDS:
+                item["metadata"]["deletionTimestamp"] = stamp(self.ended.get(pod, self.now))
             found.append(item)
         return found

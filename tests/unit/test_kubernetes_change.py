@@ -32,6 +32,7 @@ from components.kubernetes.looked import (
 )
 from components.kubernetes.nodes import NodesPlan
 from components.kubernetes.pods import WAITS
+from components.kubernetes.rolling import START_SECONDS
 from components.labels import Labels, label
 from proxy.finding import Wanted, parse_wanted
 from proxy.route import FLEET_FILE
@@ -273,6 +274,20 @@ def test_a_cluster_that_gives_none_for_long_is_left_as_it_is() -> None:
     with pytest.raises(ClusterError, match=f"no answer for {PATIENCE_SECONDS} s: Unable to connect") as error:
         change(at, plan(), sleep=sleep).flip()
     assert "All pods go on as they are" in str(error.value)
+
+
+def test_a_pod_whose_node_has_not_ended_it_in_its_time_is_waited_for_no_longer() -> None:
+    """Its node has lost its power, and nobody there can say that it is gone."""
+    at = serving()
+    at.played.pods["lost"] = (OLD, "lost")
+    at.ended["lost"] = began = at.now
+
+    def sleep(seconds: float) -> None:
+        assert at.now < began + START_SECONDS + 600, "it would be waited for without end"
+        at.sleep(seconds)
+
+    assert change(at, plan(), sleep=sleep).flip() == 0
+    assert at.now >= began + START_SECONDS
 
 
 def busy(at: Kubectl, users: int) -> None:
