@@ -48,6 +48,7 @@ from components.kubernetes.pods import WAITS
 from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels, label
+from components.plan import STOP_GRACE
 
 LOOK_SECONDS = 1.0
 RENEW_SECONDS, LEASE_SECONDS = 5.0, 20
@@ -260,6 +261,7 @@ class Change:
     def roll(self, to: str, *, proven: bool) -> tuple[str, str] | None:
         """Goes on until `to` has all pods; else the pod of it that won't serve, and why."""
         silent: float | None = None
+        first = True
         while True:
             try:
                 seen = self.seen()
@@ -267,8 +269,12 @@ class Change:
                 self._progress(seen, to)
                 if reached(seen, to, self.plan.hosts):
                     return None
-                if (lost := failed(seen, to, self.plan.load, proven=proven)) is not None:
-                    return lost
+                lost = failed(seen, to, self.plan.load, proven=proven)
+                if lost and first:
+                    self._anew(lost)
+                elif lost:
+                    return next(iter(lost.items()))
+                first = False
                 for each in steps(seen, to, self.settings, proven=proven):
                     self.run(["scale", f"deployment/{each.deployment}", f"--replicas={each.replicas}"], "")
                 silent = None
@@ -282,6 +288,13 @@ class Change:
                         "they are. Once it answers, run: pulumi up"
                     ) from None
             self.sleep(LOOK_SECONDS)
+
+    def _anew(self, lost: Mapping[str, str]) -> None:
+        """Has others take the place of pods that had failed before this began: what made them fail may have
+        been put right. They serve nobody, so nothing is waited for."""
+        for pod, why in lost.items():
+            self.say(f"Another pod takes the place of {pod}: {why}")
+            self.run(["delete", "pod", pod, "--wait=false", f"--grace-period={STOP_GRACE}"], "")
 
     def _progress(self, seen: Seen, to: str) -> None:
         serve = sum(each.serving for each in seen.values())

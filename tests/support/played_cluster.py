@@ -19,6 +19,10 @@ from components.kubernetes.kubectl import ClusterError, Missing
 from components.kubernetes.looked import PARALLEL
 from components.kubernetes.rolling import DeploymentSeen, PodSeen, Scale, Seen
 from components.labels import label
+from components.plan import STOP_GRACE
+
+ENDS = ("ends", "lost")
+"""States of a pod that was told to end."""
 
 
 @dataclass
@@ -141,12 +145,12 @@ class Kubectl:
     version: int = 0
     weights: dict[str, bool] = field(default_factory=dict)
     """Whether each node has its weights."""
+    ended: dict[str, float] = field(default_factory=dict)
+    """By when a pod was to have ended, where that is not now."""
 
     def clock(self) -> float:
         return self.now
 
-    ended: dict[str, float] = field(default_factory=dict)
-    """By when a pod was to have ended, where that is not now."""
     def sleep(self, seconds: float) -> None:
         self.now += seconds
         for _ in range(self.played.chance.randrange(1, 4)):
@@ -182,6 +186,9 @@ class Kubectl:
             case ["scale", deployment, replicas]:
                 name = deployment.partition("/")[2]
                 self.played.scale(Scale(name, int(replicas.partition("=")[2])))
+                return ""
+            case ["delete", "pod", pod, "--wait=false", grace] if grace == f"--grace-period={STOP_GRACE}":
+                self.played.pods[pod] = (self.played.pods[pod][0], "ends")
                 return ""
             case ["exec", "proxy-1", *_]:
                 lines = [*self.log, {"since": self.began, "unreadable": 0}]

@@ -337,6 +337,17 @@ def test_a_flip_that_has_begun_is_ended_whatever_comes() -> None:
     assert change(at, plan()).flip() == 0
 
 
+@pytest.mark.parametrize("left", [OLD, "fleet-vllm-3"])
+def test_what_was_left_of_another_change_lets_none_begin_unseen(left: str) -> None:
+    """A change of `hosts`, say, or one to an engine that is no longer wanted."""
+    at, brought = serving(), list[bool]()
+    at.live["metadata"]["annotations"][TO] = left
+    busy(at, 17)
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(), nodes=lambda: brought.append(True)).flip()
+    assert brought and at.played.replicas == {OLD: 3, NEW: 0}
+
+
 def test_where_nobody_knows_what_comes_it_is_not_begun_unless_somebody_insists() -> None:
     at = serving()
     at.log = [["nonsense"]]
@@ -352,17 +363,6 @@ def test_where_a_node_lacks_its_weights_it_is_not_begun_unless_somebody_insists(
         change(at, plan()).flip()
     assert at.played.replicas == {OLD: 3, NEW: 0}
     assert change(at, plan(OLD)).flip() == 0, "what serves is what is wanted"
-@pytest.mark.parametrize("left", [OLD, "fleet-vllm-3"])
-def test_what_was_left_of_another_change_lets_none_begin_unseen(left: str) -> None:
-    """A change of `hosts`, say, or one to an engine that is no longer wanted."""
-    at, brought = serving(), list[bool]()
-    at.live["metadata"]["annotations"][TO] = left
-    busy(at, 17)
-    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
-        change(at, plan(), nodes=lambda: brought.append(True)).flip()
-    assert brought and at.played.replicas == {OLD: 3, NEW: 0}
-
-
     assert change(at, plan(), insist=True).flip() == 0
 
 
@@ -419,6 +419,24 @@ def test_the_first_engine_of_a_stack_serves_or_stays_to_be_looked_at(good: tuple
     assert change(at, plan(), said).flip() == (0 if good else 1)
     if not good:
         assert said[-1].startswith("There is nothing that served before.") and at.played.replicas == {NEW: 1}
+
+
+def test_the_next_update_tries_anew_what_failed_and_stayed_to_be_looked_at() -> None:
+    at, said = serving(), list[str]()
+    at.played = Played(random.Random(1), 3, frozenset(), {NEW: 0})
+    at.live["metadata"]["annotations"] = {}
+    assert change(at, plan()).flip() == 1
+    at.played.good = frozenset((NEW,))
+    assert change(at, plan(), said).flip() == 0
+    assert at.played.replicas == {NEW: 3} and at.played.serve == 3
+    (again,) = [line for line in said if line.startswith("Another pod takes the place of ")]
+    assert "failed its gate" in again
+
+
+def test_what_fails_in_the_same_change_is_not_tried_again() -> None:
+    at = serving(good=(OLD,))
+    assert change(at, plan()).flip() == 1
+    assert not [words for words in at.asked if words[0] == "delete"]
 
 
 def test_what_there_is_to_be_is_said_in_a_line_for_a_preview() -> None:
