@@ -7,7 +7,7 @@ from typing import Any
 
 from common import StepFailed, say
 from components.kubernetes.kubectl import ClusterError, Run, kubectl, selector
-from components.kubernetes.looked import is_ready, live_of, seen_of
+from components.kubernetes.looked import is_ready, is_serving, live_of, seen_of
 from components.kubernetes.objects import LIVE, PROXIES, name
 from components.kubernetes.rolling import PodSeen
 from components.labels import Labels, label
@@ -38,7 +38,7 @@ def lines(stack: str, run: Run, clock: Callable[[], float], hosts: int) -> list[
     seen = seen_of(found["items"], clock())
     serve = sum(each.serving for each in seen.values())
     proxies = [each for each in found["items"] if each["kind"] == "Pod" and _role(each) == "proxy"]
-    ready = sum(is_ready(each) for each in proxies)
+    ready = sum(is_ready(each) and is_serving(each) for each in proxies)  # one that ends is ready meanwhile
     said = [f"{live.preferred}: {serve} of {hosts} hosts serve, behind {ready} of {PROXIES} proxies"]
     if live.to:
         there = seen[live.to].serving if live.to in seen else 0

@@ -15,7 +15,7 @@ from components.aws.settings import AwsSettings
 from stacks.aws_cli import AwsError, FoundOnAws, aws
 from tools.ask import yes
 from tools.environment import pulumi
-from tools.host import look, on_aws
+from tools.host import look, on_aws, refuse_cluster
 from tools.wake import WAIT_SECONDS, start
 
 INSTANCE = "aws:ec2/instance:Instance"
@@ -138,6 +138,7 @@ def _data_is_lost(settings: AwsSettings, volume: str, stack: str) -> None:
 
 def recover(stack: str) -> None:
     """Find out what is lost, say it, and bring it back. Raises StepFailed."""
+    refuse_cluster(stack)
     settings = on_aws(stack)
     if settings is None:
         raise StepFailed(f"stack `{stack}` is not on AWS. What runs on Docker here comes back with: make up")

@@ -43,10 +43,12 @@ from components.kubernetes.looked import (
     seen_of,
 )
 from components.kubernetes.nodes import Nodes, node_of
+from components.kubernetes.objects import LIVE, name
 from components.kubernetes.pods import WAITS
 from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
-from components.labels import label
+from components.labels import Labels, label
+from components.plan import STOP_GRACE
 
 LOOK_SECONDS = 1.0
 RENEW_SECONDS, LEASE_SECONDS = 5.0, 20
@@ -61,15 +63,24 @@ class Taken(ClusterError):
     """Another update changes the stack."""
 
 
-def live_words(run: Run, mine: str, now: float) -> str:
-    """How many pods each engine is to have now, as a person may have changed it; UNREACHABLE where the
-    cluster does not say it."""
+def live_words(run: Run, mine: str, live: str, now: float) -> str:
+    """How many pods each engine is to have now, as a person may have changed it, and which change was left;
+    UNREACHABLE where the cluster does not say it. `live` is the ConfigMap that the proxies are told by.
+
+    A change that was killed may have left every pod as it was, and the next update has to end it all the
+    same.
+    """
     try:
         found = json.loads(run(["get", "deployments,pods", "--selector", mine, "--output", "json"], ""))
+        try:
+            left = live_of(json.loads(run(["get", "configmap", live, "--output", "json"], ""))).to
+        except Missing:
+            left = ""
     except ClusterError:
         return UNREACHABLE
     seen = seen_of(found["items"], now)
-    return ", ".join(f"{name}: {each.replicas}" for name, each in sorted(seen.items()) if each.replicas)
+    words = ", ".join(f"{name}: {each.replicas}" for name, each in sorted(seen.items()) if each.replicas)
+    return f"{words}; a change to {left} has not ended" if left else words
 
 
 def look(run: Run, pods: str, now: float) -> None:
@@ -150,8 +161,8 @@ class Change:
 
     def begins(self, live: Live) -> bool:
         """Whether this is a change that nothing of has been done yet: one that has begun goes on whatever
-        there is."""
-        return bool(live.active and live.active != self.plan.to and not live.to)
+        there is. What was left of another change is no beginning of this one."""
+        return bool(live.active and self.plan.to not in (live.active, live.to))
 
     def bring(self) -> None:
         """Has nodes get what they have lost since the step ran that brings it: else a pod of the change would
@@ -250,6 +261,7 @@ class Change:
     def roll(self, to: str, *, proven: bool) -> tuple[str, str] | None:
         """Goes on until `to` has all pods; else the pod of it that won't serve, and why."""
         silent: float | None = None
+        first = True
         while True:
             try:
                 seen = self.seen()
@@ -257,8 +269,12 @@ class Change:
                 self._progress(seen, to)
                 if reached(seen, to, self.plan.hosts):
                     return None
-                if (lost := failed(seen, to, self.plan.load, proven=proven)) is not None:
-                    return lost
+                lost = failed(seen, to, self.plan.load, proven=proven)
+                if lost and first:
+                    self._anew(lost)
+                elif lost:
+                    return next(iter(lost.items()))
+                first = False
                 for each in steps(seen, to, self.settings, proven=proven):
                     self.run(["scale", f"deployment/{each.deployment}", f"--replicas={each.replicas}"], "")
                 silent = None
@@ -272,6 +288,13 @@ class Change:
                         "they are. Once it answers, run: pulumi up"
                     ) from None
             self.sleep(LOOK_SECONDS)
+
+    def _anew(self, lost: Mapping[str, str]) -> None:
+        """Has others take the place of pods that had failed before this began: what made them fail may have
+        been put right. They serve nobody, so nothing is waited for."""
+        for pod, why in lost.items():
+            self.say(f"Another pod takes the place of {pod}: {why}")
+            self.run(["delete", "pod", pod, "--wait=false", f"--grace-period={STOP_GRACE}"], "")
 
     def _progress(self, seen: Seen, to: str) -> None:
         serve = sum(each.serving for each in seen.values())
@@ -402,7 +425,9 @@ def main(words: Sequence[str], environment: Mapping[str, str], text: str) -> int
             return 0
         if words == ["seen"]:
             run = kubectl(environment["NAMESPACE"], environment["CONTEXT"])
-            print(live_words(run, selector(environment["PROJECT"], environment["STACK"]), time.time()))
+            labels = Labels(project=environment["PROJECT"], stack=environment["STACK"])
+            mine = selector(labels.project, labels.stack)
+            print(live_words(run, mine, name(labels, LIVE), time.time()))
             return 0
         plan = read_plan(text)
         where = (plan.namespace, plan.context)

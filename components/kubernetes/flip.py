@@ -13,8 +13,9 @@ from advise.busiest import Busiest
 from components.cutover_mode import Cutover
 from components.facts import HOSTS
 from components.gpu_memory import KINDS, EngineKind, Load, engine_sum, gib
+from components.kubernetes.rolling import PLACE_SECONDS, START_SECONDS
 from components.kubernetes.settings import KubernetesSettings
-from components.plan import DRAINED_GRACE, REQUEST_SECONDS
+from components.plan import REQUEST_SECONDS
 from components.waiting import Bounds
 
 POD_SECONDS = 7
@@ -45,8 +46,8 @@ class Flip:
 
     @property
     def worst(self) -> int:
-        """What it takes at most where every pod passes its gate."""
-        return self.turns * (REQUEST_SECONDS + DRAINED_GRACE + self.bounds.load)
+        """What it takes at most where every pod passes its gate: no pod is waited for any longer."""
+        return self.turns * (PLACE_SECONDS + self.bounds.load + START_SECONDS)
 
     @property
     def parallel(self) -> dict[EngineKind, int]:
@@ -75,7 +76,8 @@ class Flip:
             *(self._time_line(kind) for kind in KINDS),
             f"a flip takes at most {minutes(self.worst)} where each new pod passes its gate: "
             f"{self.turns} times {self.worst // self.turns} s: {REQUEST_SECONDS} s for the longest answer "
-            f"+ {DRAINED_GRACE} s stopping + {self.bounds.load} s loadSeconds",
+            f"+ {self.bounds.load} s loadSeconds "
+            f"+ {PLACE_SECONDS + START_SECONDS - REQUEST_SECONDS} s for the cluster",
         ]
 
     def _time_line(self, to: EngineKind) -> str:

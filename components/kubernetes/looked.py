@@ -3,6 +3,7 @@ Pure."""
 
 import datetime
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from advise.busiest import Busiest
 from components.kubernetes.flip import Places
 from components.kubernetes.nodes import NodesPlan
-from components.kubernetes.rolling import DeploymentSeen, PodSeen, Seen
+from components.kubernetes.rolling import START_SECONDS, DeploymentSeen, PodSeen, Seen
 from components.labels import label
 from proxy.route import FLEET_FILE
 from switch.plan import load
@@ -128,7 +129,11 @@ def places_of(items: Iterable[Object]) -> dict[str, Places]:
 
 def seen_of(items: Iterable[Object], now: float) -> Seen:
     """The Deployments of engines among these objects, with their pods. `now` is in seconds since the
-    epoch."""
+    epoch.
+
+    A pod that was to have ended long ago is none: its node is gone, or does not answer, and as long as that
+    is so the pod stays in what the cluster says.
+    """
     pods, replicas = list[tuple[str, PodSeen]](), dict[str, int]()
     for item in items:
         labels = item["metadata"].get("labels") or {}
@@ -136,12 +141,22 @@ def seen_of(items: Iterable[Object], now: float) -> Seen:
             continue
         if item["kind"] == "Deployment":
             replicas[item["metadata"]["name"]] = item["spec"].get("replicas", 1)
-        elif item["kind"] == "Pod" and item.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+        elif (
+            item["kind"] == "Pod"
+            and item.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+            and _until(item) + START_SECONDS > now
+        ):
             pods.append((labels.get(label("deployment"), ""), _pod(item, now)))
     return {
         name: DeploymentSeen(replicas=count, pods=tuple(pod for of, pod in pods if of == name))
         for name, count in replicas.items()
     }
+
+
+def _until(pod: Object) -> float:
+    """By when a pod will have ended at the latest, as the cluster has promised it."""
+    ends = pod["metadata"].get("deletionTimestamp")
+    return _seconds(ends) if ends else math.inf
 
 
 def _pod(item: Object, now: float) -> PodSeen:

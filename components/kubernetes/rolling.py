@@ -94,19 +94,20 @@ def reached(seen: Seen, to: str, hosts: int) -> bool:
     )
 
 
-def failed(seen: Seen, to: str, load: float, *, proven: bool) -> tuple[str, str] | None:
-    """The pod of `to` that will not serve and why, in words; None: none is known to.
+def failed(seen: Seen, to: str, load: float, *, proven: bool) -> dict[str, str]:
+    """The pods of `to` that will not serve, each with why, in words.
 
     `load` is in how many seconds an engine must have loaded and passed its gate. One that was started again
     is not waited for, unless the engine is `proven`.
     """
+    found = {}
     for pod in seen[to].pods:
         if pod.ends or pod.ready:
             continue
         if pod.restarts and not proven:
-            return pod.name, "its engine ended, or failed its gate, before it served"
-        if pod.waits is not None and pod.waits > PLACE_SECONDS:
-            return pod.name, f"no node had a place for it in {math.floor(pod.waits)} s"
-        if pod.waits is None and pod.unready > load + START_SECONDS:
-            return pod.name, f"it was not ready after {math.floor(pod.unready)} s"
-    return None
+            found[pod.name] = "its engine ended, or failed its gate, before it served"
+        elif pod.waits is not None and pod.waits > PLACE_SECONDS:
+            found[pod.name] = f"no node had a place for it in {math.floor(pod.waits)} s"
+        elif pod.waits is None and pod.unready > load + START_SECONDS:
+            found[pod.name] = f"it was not ready after {math.floor(pod.unready)} s"
+    return found

@@ -10,18 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from components import engines
+from components.kubernetes.rolling import PLACE_SECONDS, START_SECONDS
 from tests.support.cluster.project import KEY, ClusterProject, load, on_cluster
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 CLIENTS, CONVERSATIONS, TURNS = 2, 6, 4
+LOAD = 330
+"""Seconds that an engine may take: three of them start on the cores of one machine, while clients ask."""
+FLIP_SECONDS = 3 * (PLACE_SECONDS + LOAD + START_SECONDS)
+"""So long a flip that ends well may take: nothing else bounds it, and on two cores 620 s were not enough."""
 WORDS = 300
 """Of the first thing that is said in a conversation."""
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProject]:
-    settings = {"context": 2048, "loadSeconds": 330}
+    settings = {"context": 2048, "loadSeconds": LOAD}
     with on_cluster(tmp_path_factory.mktemp("project"), "engines", real=True, **settings) as project:
         yield project
 
@@ -35,7 +40,7 @@ def test_a_flip_of_the_real_engines_loses_nothing(project: ClusterProject) -> No
     project.configure(engine="vllm")
     with load(project, clients=CLIENTS, max_tokens=(8, 32)) as there:
         there.wait_for_answers(there.round, timeout=300)
-        project.up()
+        project.pulumi("up", "--yes", "--skip-preview", timeout=FLIP_SECONDS)
         there.wait_for_answers(there.round, timeout=300)
     assert kinds(project) == {"vllm": 3}
     assert not there.bad, there.summary()

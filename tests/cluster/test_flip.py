@@ -114,12 +114,17 @@ def test_pods_that_are_taken_away_by_hand_are_drift_that_an_update_puts_right(
     deployment = project.pods("engine")[0]["metadata"]["labels"]["changeover.deployment"]
     scale = ("scale", "--namespace", NAMESPACE, f"deployment/{deployment}")
     project.cluster.kubectl(*scale, "--replicas=2")
-    wait(lambda: project.serving() == {engine: 2}, 60, "one has gone")
-    assert project.make("status").startswith(f"{engine}: 2 of 3 hosts serve, behind 2 of 2 proxies\n")
+    says(project, f"{engine}: 2 of 3 hosts serve, behind 2 of 2 proxies\n")
     said = project.make("drift", fails=2)
     assert f"there are to be: {deployment}: 2, although Pulumi left {deployment}: 3" in said
     project.up()
-    assert project.make("status").startswith(f"{engine}: 3 of 3 hosts serve, ")
+    says(project, f"{engine}: 3 of 3 hosts serve, ")
+
+
+def says(project: ClusterProject, words: str) -> None:
+    """Waits until the status begins so. A pod that has no core to answer its node in time does not count as
+    one that serves, for that moment, and the proxies of the flip before may just begin."""
+    wait(lambda: project.make("status").startswith(words), 120, words)
 
 
 def test_an_engine_that_fails_its_gate_takes_one_host_away_and_what_served_comes_back(

@@ -19,6 +19,10 @@ from components.kubernetes.kubectl import ClusterError, Missing
 from components.kubernetes.looked import PARALLEL
 from components.kubernetes.rolling import DeploymentSeen, PodSeen, Scale, Seen
 from components.labels import label
+from components.plan import STOP_GRACE
+
+ENDS = ("ends", "lost")
+"""States of a pod that was told to end."""
 
 
 @dataclass
@@ -31,7 +35,8 @@ class Played:
     """The Deployments whose engines pass their gate."""
     replicas: dict[str, int] = field(default_factory=Counter)
     pods: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Deployment and state by the pod's name: waits, starts, ready, failed or ends."""
+    """Deployment and state by the pod's name: waits, starts, ready, failed, ends, or lost: told to end on a
+    node that says nothing any more."""
     made: int = 0
 
     def scale(self, each: Scale) -> None:
@@ -43,7 +48,7 @@ class Played:
     def turn(self) -> None:
         """Something happens, as the cluster's own controllers and nodes do it."""
         for name, count in self.replicas.items():
-            there = {pod: state for pod, state in self.of(name).items() if state != "ends"}
+            there = {pod: state for pod, state in self.of(name).items() if state not in ENDS}
             order = sorted(there, key=lambda pod: (there[pod] == "ready", pod))
             for pod in order[: max(0, len(there) - count)]:
                 self.pods[pod] = (name, "ends")
@@ -53,7 +58,7 @@ class Played:
                 self.made += 1
                 self.pods[f"{name}-{self.made}"] = (name, "waits")
         for pod, (name, state) in list(self.pods.items()):
-            used = sum(other != "waits" for _, other in self.pods.values())
+            used = sum(other not in ("waits", "lost") for _, other in self.pods.values())
             if self.chance.random() < 0.5:
                 continue
             if state == "waits" and used < self.hosts:
@@ -71,7 +76,7 @@ class Played:
                     PodSeen(
                         name=pod,
                         ready=state == "ready",
-                        ends=state == "ends",
+                        ends=state in ENDS,
                         waits=0 if state == "waits" else None,
                         restarts=int(state == "failed"),
                     )
@@ -100,12 +105,16 @@ def proxy(name: str, **metadata: str) -> Object:
 PROXIES = tuple(
     {
         "kind": "Pod",
-        "metadata": {"name": name, "labels": {label("role"): "proxy"}},
+        "metadata": {"name": name, "labels": {label("role"): "proxy"}, **metadata},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": status}]},
     }
-    for name, status in (("proxy-1", "True"), ("proxy-2", "False"))
+    for name, status, metadata in (
+        ("proxy-1", "True", {}),
+        ("proxy-2", "False", {}),
+        ("proxy-0", "True", {"deletionTimestamp": "2026-11-30T10:00:00Z"}),
+    )
 )
-"""With their state; one of them is not ready."""
+"""With their state: one of them is not ready, and one was replaced and ends what it carries."""
 
 
 def weights(node: str, there: bool) -> Object:
@@ -136,6 +145,8 @@ class Kubectl:
     version: int = 0
     weights: dict[str, bool] = field(default_factory=dict)
     """Whether each node has its weights."""
+    ended: dict[str, float] = field(default_factory=dict)
+    """By when a pod was to have ended, where that is not now."""
 
     def clock(self) -> float:
         return self.now
@@ -175,6 +186,9 @@ class Kubectl:
             case ["scale", deployment, replicas]:
                 name = deployment.partition("/")[2]
                 self.played.scale(Scale(name, int(replicas.partition("=")[2])))
+                return ""
+            case ["delete", "pod", pod, "--wait=false", grace] if grace == f"--grace-period={STOP_GRACE}":
+                self.played.pods[pod] = (self.played.pods[pod][0], "ends")
                 return ""
             case ["exec", "proxy-1", *_]:
                 lines = [*self.log, {"since": self.began, "unreadable": 0}]
@@ -233,7 +247,7 @@ class Kubectl:
                     "containerStatuses": [{"name": "engine", "restartCount": int(state == "failed")}],
                 },
             }
-            if state == "ends":
-                item["metadata"]["deletionTimestamp"] = stamp(self.now)
+            if state in ENDS:
+                item["metadata"]["deletionTimestamp"] = stamp(self.ended.get(pod, self.now))
             found.append(item)
         return found

@@ -18,7 +18,7 @@ from components.kubernetes.change import (
     live_words,
 )
 from components.kubernetes.flip import INSIST
-from components.kubernetes.kubectl import ClusterError
+from components.kubernetes.kubectl import ClusterError, Missing
 from components.kubernetes.looked import (
     ACTIVE,
     BUSIEST,
@@ -32,6 +32,7 @@ from components.kubernetes.looked import (
 )
 from components.kubernetes.nodes import NodesPlan
 from components.kubernetes.pods import WAITS
+from components.kubernetes.rolling import START_SECONDS
 from components.labels import Labels, label
 from proxy.finding import Wanted, parse_wanted
 from proxy.route import FLEET_FILE
@@ -275,6 +276,20 @@ def test_a_cluster_that_gives_none_for_long_is_left_as_it_is() -> None:
     assert "All pods go on as they are" in str(error.value)
 
 
+def test_a_pod_whose_node_has_not_ended_it_in_its_time_is_waited_for_no_longer() -> None:
+    """Its node has lost its power, and nobody there can say that it is gone."""
+    at = serving()
+    at.played.pods["lost"] = (OLD, "lost")
+    at.ended["lost"] = began = at.now
+
+    def sleep(seconds: float) -> None:
+        assert at.now < began + START_SECONDS + 600, "it would be waited for without end"
+        at.sleep(seconds)
+
+    assert change(at, plan(), sleep=sleep).flip() == 0
+    assert at.now >= began + START_SECONDS
+
+
 def busy(at: Kubectl, users: int) -> None:
     """So many requests at a time in one minute of the last hour."""
     minute = (at.now - 1800) // 60 * 60
@@ -320,6 +335,17 @@ def test_a_flip_that_has_begun_is_ended_whatever_comes() -> None:
     at.live["metadata"]["annotations"][TO] = NEW
     busy(at, 17)
     assert change(at, plan()).flip() == 0
+
+
+@pytest.mark.parametrize("left", [OLD, "fleet-vllm-3"])
+def test_what_was_left_of_another_change_lets_none_begin_unseen(left: str) -> None:
+    """A change of `hosts`, say, or one to an engine that is no longer wanted."""
+    at, brought = serving(), list[bool]()
+    at.live["metadata"]["annotations"][TO] = left
+    busy(at, 17)
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(), nodes=lambda: brought.append(True)).flip()
+    assert brought and at.played.replicas == {OLD: 3, NEW: 0}
 
 
 def test_where_nobody_knows_what_comes_it_is_not_begun_unless_somebody_insists() -> None:
@@ -395,13 +421,63 @@ def test_the_first_engine_of_a_stack_serves_or_stays_to_be_looked_at(good: tuple
         assert said[-1].startswith("There is nothing that served before.") and at.played.replicas == {NEW: 1}
 
 
+def test_the_next_update_tries_anew_what_failed_and_stayed_to_be_looked_at() -> None:
+    at, said = serving(), list[str]()
+    at.played = Played(random.Random(1), 3, frozenset(), {NEW: 0})
+    at.live["metadata"]["annotations"] = {}
+    assert change(at, plan()).flip() == 1
+    at.played.good = frozenset((NEW,))
+    assert change(at, plan(), said).flip() == 0
+    assert at.played.replicas == {NEW: 3} and at.played.serve == 3
+    (again,) = [line for line in said if line.startswith("Another pod takes the place of ")]
+    assert "failed its gate" in again
+
+
+def test_what_fails_in_the_same_change_is_not_tried_again() -> None:
+    at = serving(good=(OLD,))
+    assert change(at, plan()).flip() == 1
+    assert not [words for words in at.asked if words[0] == "delete"]
+
+
 def test_what_there_is_to_be_is_said_in_a_line_for_a_preview() -> None:
     at = serving()
-    assert live_words(at, "all", at.now) == f"{OLD}: 3"
+    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3"
     at.played.replicas[NEW] = 1
-    assert live_words(at, "all", at.now) == f"{OLD}: 3, {NEW}: 1"
+    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3, {NEW}: 1"
     at.broken = 1
-    assert live_words(at, "all", at.now) == UNREACHABLE
+    assert live_words(at, "all", "fleet-live", at.now) == UNREACHABLE
+
+
+def test_a_change_that_was_left_shows_in_a_preview_though_every_pod_is_as_it_was() -> None:
+    """Else `pulumi up` with the settings of before would see nothing to do, and the stack would stay told of
+    a change that nobody makes."""
+    at = serving()
+
+    def kill(seconds: float) -> None:
+        raise Killed
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        if words[0] == "scale":
+            raise Killed
+        return at(words, stdin)
+
+    with pytest.raises(Killed):
+        Change(plan(), run, clock=at.clock, sleep=kill, say=lambda line: None).flip()
+    assert at.played.replicas == {OLD: 3, NEW: 0} and live_of(at.live).to == NEW
+    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3; a change to {NEW} has not ended"
+    assert change(at, plan(OLD)).flip() == 0
+    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3"
+
+
+def test_a_preview_of_a_stack_that_has_never_been_told_anything_has_a_line_too() -> None:
+    at = serving()
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        if words[:2] == ["get", "configmap"]:
+            raise Missing('Error from server (NotFound): configmaps "fleet-live" not found')
+        return at(words, stdin)
+
+    assert live_words(run, "all", "fleet-live", at.now) == f"{OLD}: 3"
 
 
 def test_a_deployment_that_is_not_there_changes_nothing() -> None:

@@ -8,6 +8,7 @@ import pytest
 from advise.busiest import Busiest, busiest_minute
 from advise.load import LoggedRequest
 from components.kubernetes.flip import INSIST, POD_SECONDS, Flip, Places, minutes, refused
+from components.kubernetes.rolling import PLACE_SECONDS, START_SECONDS, DeploymentSeen, PodSeen, failed
 from components.kubernetes.settings import KubernetesSettings
 from tests.support.objects import plan
 from tools.render import files
@@ -46,8 +47,18 @@ def test_the_preview_says_how_long_a_flip_takes_and_what_is_left_meanwhile() -> 
     assert (
         "time of a flip to vllm: 7 min = 3 times 132 s: 7 s for the cluster (estimate), and 125 s = " in text
     )
-    assert "a flip takes at most 46 min where each new pod passes its gate: 3 times 902 s: 600 s for" in text
+    assert "a flip takes at most 51 min where each new pod passes its gate: 3 times 1020 s: 600 s for" in text
     assert "wait in a change" not in text and "mode:" not in text, "these are of one host"
+
+
+def test_the_longest_time_is_what_the_change_itself_waits_for() -> None:
+    """A pod that is given up any later would make the preview's `at most` untrue."""
+    made = flip()
+    place, load = PLACE_SECONDS + 1, made.bounds.load + START_SECONDS + 1
+    for pod in (PodSeen(name="n", waits=place), PodSeen(name="n", unready=load)):
+        seen = {"new": DeploymentSeen(replicas=1, pods=(pod,))}
+        assert failed(seen, "new", made.bounds.load, proven=True)
+    assert made.worst == made.turns * (place - 1 + load - 1)
 
 
 def test_the_time_is_that_of_all_pods_in_their_turns() -> None:

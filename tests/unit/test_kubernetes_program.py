@@ -19,7 +19,7 @@ from stacks.settings import from_values
 from tests.support.objects import STACKS
 from tests.support.played_cluster import Kubectl, Played
 from tests.support.recorder import Recorder
-from tools import adopt, cluster, down, host, status, up
+from tools import adopt, cluster, down, host, recover, status, up
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
@@ -122,6 +122,7 @@ def test_a_tool_that_asks_a_docker_host_says_that_a_cluster_has_none(
         lambda: host.reach("fleet", None),
         lambda: status.switch_of("fleet"),
         lambda: adopt.adopt("fleet"),
+        lambda: recover.recover("fleet"),
     ):
         with pytest.raises(StepFailed, match="on a cluster, which has none"):
             ask()

@@ -96,12 +96,12 @@ def test_a_flip_is_done_once_the_last_old_pod_has_gone() -> None:
 )
 def test_a_new_pod_that_will_not_serve_is_known_with_why(pod: PodSeen, why: str) -> None:
     seen = {OLD: serving(2), NEW: DeploymentSeen(replicas=1, pods=(pod,))}
-    assert failed(seen, NEW, LOAD, proven=False) == (("n", why) if why else None)
+    assert failed(seen, NEW, LOAD, proven=False) == ({"n": why} if why else {})
 
 
 def test_an_engine_that_has_served_before_may_be_started_again() -> None:
     seen = {NEW: DeploymentSeen(replicas=1, pods=(PodSeen(name="n", restarts=1),))}
-    assert failed(seen, NEW, LOAD, proven=True) is None
+    assert failed(seen, NEW, LOAD, proven=True) == {}
 
 
 def to_the_end(

@@ -66,6 +66,8 @@ class Pod:
     engine: asyncio.Server | None = None
     server: ThreadingHTTPServer | None = None
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    open: int = 0
+    """Connections that are there, asked by or not yet."""
 
     async def start(self, name: str) -> None:
         """An engine has started and passed its gate."""
@@ -84,21 +86,28 @@ class Pod:
         self.state.gated = True
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
-            self.writers.add(writer)
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Run: text/event-stream\r\nConnection: close\r\n\r\n")
-            for n in range(PIECES):
-                chunk = {"choices": [{"index": 0, "delta": {"content": f"{self.name} {n};"}}]}
-                writer.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
-                await writer.drain()
-                await asyncio.sleep(0.03)
-            writer.write(b"data: [DONE]\n\n")
+        self.open += 1
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                await self.stream(reader, writer)
+        finally:
+            self.writers.discard(writer)
+            writer.close()
+            self.open -= 1
+
+    async def stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+        self.writers.add(writer)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Run: text/event-stream\r\nConnection: close\r\n\r\n")
+        for n in range(PIECES):
+            chunk = {"choices": [{"index": 0, "delta": {"content": f"{self.name} {n};"}}]}
+            writer.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
             await writer.drain()
-            self.answered[self.name] += 1
-        self.writers.discard(writer)
-        writer.close()
+            await asyncio.sleep(0.03)
+        writer.write(b"data: [DONE]\n\n")
+        await writer.drain()
+        self.answered[self.name] += 1
 
     def has_answered(self, name: str, times: int) -> bool:
         return self.answered[name] >= times
@@ -118,8 +127,13 @@ class Pod:
         await self.start(name)
 
     async def end(self) -> None:
+        """What a client hung up on a moment ago may still be answered: it is waited for, or its connection
+        would be left open when the event loop ends."""
         if self.engine is not None:
             self.engine.close()
+        for writer in list(self.writers):
+            writer.transport.abort()
+        await until(lambda: not self.open)
         if self.server is not None:
             self.server.shutdown()
             self.server.server_close()
