@@ -9,6 +9,9 @@ import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+INTERRUPTED = 130
+"""The exit status of a command that was ended by Ctrl-C, as shells have it."""
+
 
 class StepFailed(Exception):
     """A build step failed; the text says which, shows the end of its log and names the log file."""
@@ -36,8 +39,10 @@ def unpack(archive: tarfile.TarFile, folder: Path, members: Iterable[tarfile.Tar
 
 
 def main_guard(action: Callable[[], None]) -> None:
-    """Run a command-line action; print a failed step's text alone, without a stack trace."""
+    """Run a command-line action; print a failed step's text alone. No stack trace, for Ctrl-C neither."""
     try:
         action()
     except StepFailed as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bench.stack import deployed, machine, table
+from common import main_guard
 from components.engines import PORT
 from components.gpu_memory import EngineKind
 from tests.support.project import Project
@@ -208,4 +209,4 @@ def measured(project: Project, kind: EngineKind, count: int, after: float) -> li
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

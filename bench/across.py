@@ -19,6 +19,7 @@ from typing import Any
 from bench.flip import read
 from bench.flips import Record, record, summary
 from bench.stack import machine, table
+from common import main_guard
 from tests.support.cluster.images import LOAD_SECONDS
 from tests.support.cluster.project import ClusterLoad, ClusterProject, load, on_cluster
 
@@ -99,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

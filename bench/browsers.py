@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 
 from bench.stack import table
+from common import main_guard
 from offline import clients
 from tests.support import fast_engine
 from tests.support.browser import LISTED, MISSING, chromium, sites_of
@@ -43,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -30,6 +30,7 @@ import yaml
 from bench.flip import PAUSE
 from bench.flips import COLUMNS, Record, record, summary
 from bench.stack import deployed, machine, table
+from common import main_guard
 from components import naming, pins, tensorzero
 from components.catalogue import MODELS
 from components.engines import PORT, WEIGHTS_MOUNT, EngineSpec, build
@@ -296,4 +297,4 @@ def show(flips: list[Record]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

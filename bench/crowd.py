@@ -17,6 +17,7 @@ from typing import Any
 
 from bench.stack import deployed, machine, table
 from bench.ways import EDGE_PORT, Client
+from common import main_guard
 from components.engines import PORT
 from components.gpu_memory import EngineKind
 from tests.support.load import Load
@@ -143,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

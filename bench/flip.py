@@ -22,6 +22,7 @@ from typing import Any
 from bench import picture
 from bench.flips import COLUMNS, Record, record, summary
 from bench.stack import deployed, machine, table
+from common import main_guard
 from switch.protocols import PROTOCOLS
 from tests.support.load import Load
 from tests.support.project import Project, free_port
@@ -230,4 +231,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -12,6 +12,7 @@ import time
 
 from bench.stack import table
 from bench.ways import NONE, WITH, Client, memory, place, say, started, where
+from common import main_guard
 from tests.support.way import Way, eventually
 
 SIZES = {"short": 0, "30 KB": 30_000}
@@ -70,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

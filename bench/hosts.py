@@ -19,6 +19,7 @@ from pathlib import Path
 import offline.images
 from bench.stack import table
 from bench.ways import where
+from common import main_guard
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.played_nodes import PlayedNodes
 from tests.support.cluster.project import ClusterProject
@@ -72,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

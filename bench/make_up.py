@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from bench.stack import machine, table
-from common import cache_root
+from common import cache_root, main_guard
 from offline.images import RECIPES
 from tests.support.project import docker, free_port
 from tools.environment import ROOT
@@ -74,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

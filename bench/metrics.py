@@ -22,6 +22,7 @@ from pathlib import Path
 
 from bench.stack import machine, table
 from bench.usage import ENDPOINT, ENGINES, MODEL
+from common import main_guard
 from measure.levels import percentile
 from monitor.render import SCRAPE_SECONDS
 from proxy.answers import Usage
@@ -123,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

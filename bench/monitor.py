@@ -25,6 +25,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 
 from bench.stack import deployed, machine, table
+from common import main_guard
 from components.gpu_memory import ALERTS_RAM, STORE_RAM
 from tests.support.load import Load
 from tests.support.project import Project, docker, free_port
@@ -167,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.stack import machine, table
+from common import main_guard
 from components.catalogue import GIB, MODELS
 from components.engines import ollama
 from components.gate import GATE_MAX_TOKENS, GATE_TIMEOUT
@@ -251,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.stack import machine, table
+from common import main_guard
 from tests.support.aws.emulator import Emulator
 from tests.support.aws.host.machines import Machines
 from tests.support.aws.project import AwsProject, deployable
@@ -114,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -20,6 +20,7 @@ from typing import Any
 from bench.client import TURNS_BEFORE
 from bench.stack import table
 from bench.ways import ALONE, BEFORE, NONE, PARTS, WITH, Client, cpu, place, say, started, where
+from common import main_guard
 from measure.levels import percentile
 
 SIZES = {"short": 0, "30 KB": 30_000, "1 MB": 1_000_000, "16 MiB": 16 * 2**20}
@@ -112,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

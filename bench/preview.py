@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from bench.stack import deployed, machine, table
+from common import main_guard
 from components import pins
 from tests.support.project import Project, pulumi_yaml
 
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from bench import client
 from bench.stack import table
 from bench.ways import ALONE, WITH, Client, place, say, started, where
+from common import main_guard
 from components import engines
 from measure.levels import percentile
 from tests.support.cluster.cluster import Cluster
@@ -102,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.stack import machine, table
+from common import main_guard
 from components import pins
 from components.gate import GATE_TIMEOUT
 from components.plan import REQUEST_SECONDS, times
@@ -341,4 +342,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -11,6 +11,7 @@ import argparse
 import time
 
 from bench.stack import deployed, machine, table
+from common import main_guard
 from tests.support.load import Load, Outcome, bad
 from tests.support.project import Project, docker
 
@@ -67,4 +68,4 @@ def one(project: Project, role: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -13,6 +13,7 @@ import statistics
 
 from bench.stack import table
 from bench.ways import ALONE, NONE, PARTS, WITH, Client, cpu, place, say, started, where
+from common import main_guard
 from measure.levels import percentile
 
 
@@ -67,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -21,6 +21,7 @@ from typing import Any
 from bench.crowd import DIRECT, THROUGH, network
 from bench.stack import deployed, machine, table
 from bench.ways import EDGE_PORT, Client
+from common import main_guard
 from components.engines import PORT
 from measure.client import here
 from measure.levels import COLUMNS, LEVELS, cells
@@ -128,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.stack import machine, table
+from common import main_guard
 from proxy.answers import Usage
 from proxy.records import LOG_BYTES, Record
 from tools.environment import ROOT
@@ -106,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)
