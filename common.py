@@ -1,4 +1,4 @@
-"""What every command shares: how it says what goes on, how it fails, and where the cache is.
+"""What every command shares: where checkout and cache are, how it says what goes on, and how it fails.
 
 Only the standard library: some commands run before anything is installed.
 """
@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+ROOT = Path(__file__).parent
 INTERRUPTED = 130
 """The exit status of a command that was ended by Ctrl-C, as shells have it."""
 

@@ -1,1 +1,4 @@
-"""What a stack's real traffic is, and which engine the rules of thumb advise for it: no network, no I/O."""
+"""Which engine the rules of thumb advise for a stack's real traffic, and what another card would give.
+
+No network, no I/O.
+"""

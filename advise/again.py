@@ -4,7 +4,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advise.load import LoggedRequest
+from traffic.load import LoggedRequest
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from advise.load import HOUR, Hour, Traffic, day_of, most, percentile
 from switch.plan import EngineKind
+from traffic.load import HOUR, Hour, Traffic, day_of, most, percentile
 
 BUSY, QUIET = 15, 10
 SHARE_BUSY, SHARE_QUIET = 1 / 2, 3 / 4

@@ -18,10 +18,9 @@ from pathlib import Path
 import yaml
 
 from bench.stack import machine, table
-from common import cache_root, main_guard
+from common import ROOT, cache_root, main_guard
 from offline.images import RECIPES
 from tests.support.project import docker, free_port
-from tools.environment import ROOT
 
 STACK = "bench-make-up"
 

@@ -25,12 +25,11 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 
 from bench.stack import deployed, machine, table
-from common import main_guard
+from common import ROOT, main_guard
 from components.gpu_memory import ALERTS_RAM, STORE_RAM
 from tests.support.load import Load
 from tests.support.project import Project, docker, free_port
 from tests.support.way import cpu_seconds, cpu_seconds_of
-from tools.environment import ROOT
 
 LIMITS = {"monitor": STORE_RAM, "alerts": ALERTS_RAM}
 """The memory limit of each of the monitor's containers, in bytes, by its role."""

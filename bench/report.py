@@ -22,13 +22,12 @@ from bench.crowd import ENGINE_CORES, keep_to, network
 from bench.stack import deployed, machine, table
 from bench.sweep import asks, numbers
 from bench.ways import Client
-from common import StepFailed, main_guard
+from common import ROOT, StepFailed, main_guard
 from components.engines import PORT
 from measure.report import FILES
 from measure.sweep import Sweep
 from stacks.settings import RENDERED
 from tests.support.project import Project
-from tools.environment import ROOT
 
 STACK = "bench-report"
 MEASURES = {"rate": "tokens/s", "first_p50": "first token", "first_p95": "first token, p95"}

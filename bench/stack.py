@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from common import StepFailed
+from common import ROOT, StepFailed
 from components import pins
 from stacks.owner import UNKNOWN
 from tests.support.project import Project, docker, offline_settings
-from tools.environment import ROOT
 from tools.owner import found
 
 FAST_PROGRAM = ROOT / "bench" / "fast_program.sh"

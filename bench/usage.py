@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.stack import machine, table
-from common import main_guard
+from common import ROOT, main_guard
 from proxy.answers import Usage
 from proxy.records import LOG_BYTES, Record
-from tools.environment import ROOT
 
 ENDPOINT, MODEL, ENGINES = "/v1/chat/completions", "qwen-2.5-coder-7b", ("ollama-e68d4c1b", "vllm-29f59b46")
 READ = "import json, sys; from pathlib import Path; from proxy.usage import lines, summed; "

@@ -16,11 +16,11 @@ from functools import partial
 from typing import Any
 
 from bench.stack import machine
+from common import ROOT
 from components import caddyfile, engines, pins, tensorzero
 from tests.support.containers import put_files
 from tests.support.project import docker
 from tests.support.way import Way, cpu_seconds, eventually, wheels
-from tools.environment import ROOT
 
 ENGINE = ROOT / "tests/support/instant_engine.py"
 ALONE, WITH, NONE, BEFORE = "engine alone", "gateway: tensorzero", "gateway: none", "as it was"

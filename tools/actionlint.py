@@ -3,12 +3,9 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
-from common import StepFailed, main_guard, say
+from common import ROOT, StepFailed, main_guard, say
 from offline.tools import ACTIONLINT, build_one, go_version
-
-ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from common import StepFailed, main_guard, say
+from common import ROOT, StepFailed, main_guard, say
 from components.labels import Labels
 from stacks import ours
 from stacks import owner as owners
@@ -23,7 +23,7 @@ from stacks.settings import PROJECT, from_files
 from switch.shared import WEIGHTS
 from tools import docker_engine, owner, up
 from tools.ask import yes
-from tools.environment import PULUMI_HOME, ROOT, pulumi
+from tools.environment import PULUMI_HOME, pulumi
 from tools.host import is_on_aws, refuse_cluster
 
 PROXY_SECONDS = 630

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from advise.rule import Verdict
-from tools.environment import HOME, ROOT
+from common import ROOT
+from tools.environment import HOME
 
 KEPT = HOME / "advice"
 """What was advised last, a file for each stack."""

@@ -22,7 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from advise.capacity import capacity
-from advise.load import (
+from advise.rule import DAYS, Advice, advise, by_clock, days
+from common import ROOT, StepFailed, main_guard, say
+from components.monitor import STORE_PORT
+from monitor.render import SCRAPE_SECONDS
+from stacks.settings import RENDERED, SettingsError, from_files
+from tools import advice
+from tools.status import NoContainer, containers_of
+from traffic.load import (
     HOUR,
     Hour,
     LoggedRequest,
@@ -37,15 +44,7 @@ from advise.load import (
     of_samples,
     percentile,
 )
-from advise.log import requests
-from advise.rule import DAYS, Advice, advise, by_clock, days
-from common import StepFailed, main_guard, say
-from components.monitor import STORE_PORT
-from monitor.render import SCRAPE_SECONDS
-from stacks.settings import RENDERED, SettingsError, from_files
-from tools import advice
-from tools.environment import ROOT
-from tools.status import NoContainer, containers_of
+from traffic.log import requests
 
 STORE_DAY = 24 * HOUR
 SHOWN_TENANTS = 10

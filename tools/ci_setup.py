@@ -10,13 +10,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-from common import StepFailed, main_guard, say
+from common import ROOT, StepFailed, main_guard, say
 from components.aws import ci, permissions
 from components.aws.ci import Repository
 from stacks.aws_cli import AwsError, aws
 from stacks.settings import PROJECT, stacks
 from tools import environment
-from tools.environment import ROOT
 from tools.host import is_on_aws
 
 FOLDER = Path(".changeover") / "ci"

@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from common import StepFailed, say
+from common import ROOT, StepFailed, say
 from components.kubernetes.kubectl import ClusterError, Run, kubectl, selector
 from components.kubernetes.looked import is_ready, is_serving, live_of, seen_of
 from components.kubernetes.objects import LIVE, PROXIES, name
 from components.kubernetes.rolling import PodSeen
 from components.labels import Labels, label
 from stacks.settings import PROJECT, SettingsError, from_files
-from tools.environment import ROOT
 
 
 def status(stack: str) -> None:

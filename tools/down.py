@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from common import StepFailed, cache_root, main_guard, say
+from common import ROOT, StepFailed, cache_root, main_guard, say
 from components import naming
 from components.gpu_memory import KINDS
 from components.kubernetes.pods import STORE
@@ -17,7 +17,7 @@ from stacks import owner as owners
 from stacks.owner import FoundOnHost, Thing
 from stacks.settings import PROJECT
 from tools import environment, owner
-from tools.environment import ROOT, pulumi
+from tools.environment import pulumi
 from tools.host import is_on_aws, is_on_cluster, on_aws, ssh_config
 from tools.up import STACK
 

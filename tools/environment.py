@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import offline.tools
-from common import StepFailed, cache_root, main_guard, say
+from common import ROOT, StepFailed, cache_root, main_guard, say
 from components import pins
 from tools import vendor
 
-ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".changeover"
 BIN = HOME / "bin"
 PULUMI_HOME = HOME / "pulumi"
@@ -144,7 +143,7 @@ def _built() -> bool:
 
 def _has_cluster() -> bool:
     """Whether a stack of this checkout is on a cluster."""
-    # not at the top: the one imports this module, and both need Pulumi
+    # not at the top: both need Pulumi
     from stacks.settings import stacks
     from tools.host import is_on_cluster
 

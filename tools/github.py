@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from common import StepFailed, main_guard, say
-from tools.environment import ROOT
+from common import ROOT, StepFailed, main_guard, say
 from tools.review import ASLEEP, git
 
 US = "github-actions[bot]"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from common import StepFailed
+from common import ROOT, StepFailed
 from components.aws.settings import AwsSettings
 from components.labels import Labels
 from components.ssh_config import USER
@@ -13,7 +13,6 @@ from stacks import aws_cli
 from stacks.aws_cli import AwsError, FoundOnAws
 from stacks.aws_target import SSH_FILES
 from stacks.settings import PROJECT, SettingsError, from_files
-from tools.environment import ROOT
 
 
 def is_on_aws(stack: str, root: Path = ROOT) -> bool:

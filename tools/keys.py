@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from common import StepFailed, main_guard, say
-from tools.environment import ROOT, pulumi
+from common import ROOT, StepFailed, main_guard, say
+from tools.environment import pulumi
 
 WHO = ("host", "client")
 

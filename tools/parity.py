@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from common import StepFailed, main_guard
+from common import ROOT, StepFailed, main_guard
 from components.engines import PORT
 from parity import table as tables
 from parity.probes import NO_ANSWER, Reply, Subject, chosen, run
@@ -30,7 +30,6 @@ from switch.exchange import Request, answer
 from tools.environment import pulumi
 from tools.standby import TAKEN_BACK, Host, agree, brought_back_on_sigterm, pair, standby, waits
 
-ROOT = Path(__file__).parent.parent
 REQUEST_SECONDS = 120
 
 

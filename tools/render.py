@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from common import ROOT
 from components.aws import permissions
 from measure import report
 from parity import table
@@ -13,7 +14,6 @@ from stacks.parity import no_flip, parity_problem
 from stacks.settings import PROJECT, RENDERED, SettingsError, from_files, stacks
 from tools.settings_table import PAGE, with_table
 
-ROOT = Path(__file__).parent.parent
 MEASURED = (*table.FILES, *report.FILES)
 """What is beside the rendered files and follows from a run, not from the settings."""
 POLICIES = {

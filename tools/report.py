@@ -21,8 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from advise.again import Excerpt, busiest
-from advise.load import HOUR
-from common import StepFailed, main_guard, say
+from common import ROOT, StepFailed, main_guard, say
 from components.code import Code
 from components.containers import NOBODY
 from components.engines import PORT, EngineSpec
@@ -33,7 +32,6 @@ from measure.report import UserLimits
 from measure.sweep import Sweep
 from stacks.settings import RENDERED
 from tools.advise import midnight, requests_of
-from tools.environment import ROOT
 from tools.standby import (
     TAKEN_BACK,
     Host,
@@ -45,6 +43,7 @@ from tools.standby import (
     standby,
     waits,
 )
+from traffic.load import HOUR
 
 TOKENS, PROMPT = 128, 256
 """Of an answer, and of a prompt."""

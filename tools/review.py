@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common import StepFailed, main_guard, say
+from common import ROOT, StepFailed, main_guard, say
 from review.changes import is_flip
 from review.drift import MAIL, lasting, unconfirmed
 from review.drift import drift as drift_words
@@ -25,7 +25,7 @@ from review.warnings import broken
 from stacks.aws_target import SSH_FILES
 from stacks.settings import RENDERED, SettingsError
 from tools import advice, environment, owner, port
-from tools.environment import ROOT, pulumi
+from tools.environment import pulumi
 from tools.host import is_on_aws, is_on_cluster, on_aws, reach
 from tools.render import stale, twin
 

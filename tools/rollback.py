@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from common import StepFailed, main_guard, say
+from common import ROOT, StepFailed, main_guard, say
 from review import history
 from review.events import Preview, parse
 from review.history import PREFIX, NoWayBack, Update
@@ -27,7 +27,7 @@ from review.warnings import broken
 from stacks.settings import declared
 from tools import environment, review
 from tools.ask import yes
-from tools.environment import ROOT, pulumi
+from tools.environment import pulumi
 from tools.review import git
 from tools.touched import PROGRAM
 

@@ -12,9 +12,16 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-FOLDERS = ("components", "monitor", "parity", "proxy", "stacks", "switch")
-PROGRAM = ("__main__.py", "Pulumi.yaml", "requirements.lock", *(f"{folder}/" for folder in FOLDERS))
+from common import ROOT
+
+FOLDERS = ("components", "monitor", "parity", "proxy", "stacks", "switch", "traffic")
+PROGRAM = (
+    "__main__.py",
+    "common.py",
+    "Pulumi.yaml",
+    "requirements.lock",
+    *(f"{folder}/" for folder in FOLDERS),
+)
 ORDER = ("dev", "prod")
 
 

@@ -14,7 +14,7 @@ import yaml
 
 import offline.clients
 import offline.images
-from common import StepFailed, cache_root, main_guard, say
+from common import ROOT, StepFailed, cache_root, main_guard, say
 from components import pins
 from components.catalogue import MODELS, Folder
 from components.labels import Labels
@@ -22,7 +22,7 @@ from stacks.blueprint import blueprint
 from stacks.owner import gone, missing
 from stacks.settings import PROJECT, SettingsError, from_files
 from tools import debian, docker_engine, environment, owner, port, render
-from tools.environment import ROOT, pulumi
+from tools.environment import pulumi
 from tools.host import is_on_aws, is_on_cluster, look, on_aws, ssh_config
 from tools.keys import keys
 

@@ -22,11 +22,10 @@ import tarfile
 from pathlib import Path
 
 from bench.gpu.fatbin import pruned
-from common import StepFailed, main_guard, say
+from common import ROOT, StepFailed, main_guard, say
 from components.pins import OLLAMA
 from offline.images import RECIPES
 from offline.steps import cached, go_environment, key_of, need, run
-from tools.environment import ROOT
 
 HERE = Path(__file__).parent
 OUT = ROOT / ".changeover/gpu"

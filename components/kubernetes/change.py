@@ -20,9 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from advise.busiest import Busiest, busiest_minute
-from advise.load import HOUR, LoggedRequest
-from advise.log import requests
 from common import cache_root
 from components.kubernetes.certificate import Record
 from components.kubernetes.flip import INSIST, refused
@@ -49,6 +46,9 @@ from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels, label
 from components.plan import STOP_GRACE
+from traffic.busiest import Busiest, busiest_minute
+from traffic.load import HOUR, LoggedRequest
+from traffic.log import requests
 
 LOOK_SECONDS = 1.0
 RENEW_SECONDS, LEASE_SECONDS = 5.0, 20

@@ -9,7 +9,6 @@ import datetime
 import math
 from dataclasses import dataclass
 
-from advise.busiest import Busiest
 from components.cutover_mode import Cutover
 from components.facts import HOSTS
 from components.gpu_memory import KINDS, EngineKind, Load, engine_sum, gib
@@ -17,6 +16,7 @@ from components.kubernetes.rolling import PLACE_SECONDS, START_SECONDS
 from components.kubernetes.settings import KubernetesSettings
 from components.plan import REQUEST_SECONDS
 from components.waiting import Bounds
+from traffic.busiest import Busiest
 
 POD_SECONDS = 7
 """Estimate for what a cluster takes to end a pod, free its GPU and start the next one. Three hosts took 75 s,

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from advise.busiest import Busiest
 from components.kubernetes.flip import Places
 from components.kubernetes.nodes import NodesPlan
 from components.kubernetes.rolling import START_SECONDS, DeploymentSeen, PodSeen, Seen
 from components.labels import label
 from proxy.route import FLEET_FILE
 from switch.plan import load
+from traffic.busiest import Busiest
 
 Object = Mapping[str, Any]
 

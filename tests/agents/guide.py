@@ -6,8 +6,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from common import ROOT
 from tests.agents.alone import Alone
-from tools.environment import ROOT
 
 GUIDE = ROOT / "docs/agents.md"
 NAME = "qwen-2.5-coder-0.5b"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from common import ROOT
 from components import pins, plan
 from tests.conformance.asking import ask
 from tests.support import fast_engine
 from tests.support.load import Load
 from tests.support.project import docker, free_port
 from tests.support.way import Way, eventually
-from tools.environment import ROOT
 
 pytestmark = pytest.mark.engine
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from common import ROOT
 from offline import clients
 from proxy.refusals import RETRY_AFTER_SECONDS
 from tests.clients.programs import STEPS, Program, Said, at_once, place, started
 from tests.conformance.asking import ask
 from tests.support import fast_engine
 from tests.support.way import Way, eventually
-from tools.environment import ROOT
 
 pytestmark = pytest.mark.engine
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.flip import read
-from tools.environment import ROOT
+from common import ROOT
 
 pytestmark = pytest.mark.engine
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from advise.load import HOUR
+from common import ROOT
 from components.monitor import STALE_SECONDS
 from components.naming import HISTORY
 from monitor import exposed, render
@@ -33,7 +33,7 @@ from tests.support.monitored import without_data
 from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings
 from tests.support.switch_stack import wait
 from tools import dashboard
-from tools.environment import ROOT
+from traffic.load import HOUR
 
 pytestmark = pytest.mark.engine
 

@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from bench.stack import deployed
+from common import ROOT
 from parity.table import differences
 from stacks.blueprint import blueprint
 from stacks.parity import parity_problem
 from stacks.settings import from_files
 from tests.support.load import Load
 from tests.support.project import CommandFailed
-from tools.environment import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
 

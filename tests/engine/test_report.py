@@ -15,13 +15,13 @@ from bench.crowd import network
 from bench.stack import deployed
 from bench.sweep import asks
 from bench.ways import Client
+from common import ROOT
 from components.engines import PORT
 from measure.report import FILES
 from measure.sweep import Sweep
 from tests.support.load import Load
 from tests.support.project import Project, docker, kill_group
 from tests.support.switch_stack import wait
-from tools.environment import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
 

@@ -17,12 +17,12 @@ import pytest
 import yaml
 
 from bench.stack import remove_fast_engine, use_fast_engine
+from common import ROOT
 from components.labels import Labels
 from tests.support.project import TEAM, docker, kill_group, link_environment, offline_settings
 from tests.support.reviews import serve_with_the_standby
 from tests.support.switch_stack import wait
 from tools import environment
-from tools.environment import ROOT
 from tools.rollback import ALL
 
 pytestmark = pytest.mark.engine

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from bench.stack import remove_fast_engine, use_fast_engine
+from common import ROOT
 from stacks.owner import of_export
 from switch import owner, shared
 from switch.docker import ENGINE_PROCESSES, PROCESSES
 from tests.support.load import Load, Outcome
 from tests.support.project import CommandFailed, Project, docker, offline_settings
-from tools.environment import ROOT
 
 pytestmark = pytest.mark.engine
 

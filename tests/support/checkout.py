@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from common import ROOT
 from tests.support.project import free_port
-from tools.environment import ROOT
 
 
 def checkout(folder: Path, stack: str, **settings: object) -> Path:

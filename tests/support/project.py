@@ -18,14 +18,15 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from common import ROOT
 from components.labels import Labels
 from stacks.settings import PROJECT
 from tools import environment
-from tools.environment import ROOT
 
 SOURCES = (
     *("__main__.py", "common.py", "Pulumi.yaml"),
-    *("advise", "components", "measure", "monitor", "parity", "proxy", "stacks", "switch", "offline"),
+    *("advise", "components", "measure", "monitor", "parity", "proxy", "stacks", "switch", "traffic"),
+    "offline",
 )
 
 PASSPHRASE = "a test's own"

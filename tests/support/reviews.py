@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.stack import remove_fast_engine, use_fast_engine
+from common import ROOT
 from review.events import parse
 from review.markdown import render
 from stacks.blueprint import blueprint
 from stacks.settings import declared, from_files
 from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings, patched
-from tools.environment import ROOT
 
 GOLDEN = ROOT / "tests" / "unit" / "golden" / "reviews"
 KEPT = ("labels", "ports", "name")

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from advise.load import HOUR, NOBODY, LoggedRequest, Window
+from traffic.load import HOUR, NOBODY, LoggedRequest, Window
 
 MONDAY = 1763942400.0
 """2025-11-24, 00:00 UTC."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from common import ROOT
 from switch.machine import (
     JOBS,
     Abandoned,
@@ -34,7 +35,6 @@ from tests.support.simulated_host import (
     Host,
     plan,
 )
-from tools.environment import ROOT
 
 FOLDER = ROOT / "tests" / "unit" / "transcripts"
 Value = TypeVar("Value")

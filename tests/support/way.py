@@ -24,14 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import cache_root
+from common import ROOT, cache_root
 from components import caddyfile, catalogue, engines, pins, proxy, routing, tensorzero
 from components.containers import NOBODY
 from components.gpu_memory import EDGE_RAM, PROXY_RAM, EngineKind, Load, both
 from switch.shared import PROXY_PORT
 from tests.support.containers import put_files, remove_labelled, unpack
 from tests.support.project import docker, free_port
-from tools.environment import ROOT
 
 MODEL = "tiny"
 CONTEXT = 1024

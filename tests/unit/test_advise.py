@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from advise.load import (
+from advise.rule import advise, by_clock, days
+from proxy.traffic import FIELDS, short
+from tests.support.traffic import DAY, MONDAY, Arrival, chance, level, office, served
+from traffic.load import (
     HOUR,
     Hour,
     LoggedRequest,
@@ -20,9 +23,6 @@ from advise.load import (
     of_samples,
     percentile,
 )
-from advise.rule import advise, by_clock, days
-from proxy.traffic import FIELDS, short
-from tests.support.traffic import DAY, MONDAY, Arrival, chance, level, office, served
 
 EPSILON = 1e-6
 

@@ -14,15 +14,14 @@ from typing import Any
 import pytest
 
 from advise.capacity import capacity
-from advise.load import HOUR, LoggedRequest, percentile
 from advise.rule import Verdict, days
 from advise.rule import advise as advised
-from common import StepFailed
+from common import ROOT, StepFailed
 from stacks.blueprint import blueprint
 from stacks.settings import Settings, from_files
 from tests.support.traffic import DAY, MONDAY, chance, log_lines, office, served
 from tools import advice, advise, port, status
-from tools.environment import ROOT
+from traffic.load import HOUR, LoggedRequest, percentile
 
 NOW = MONDAY + 7 * DAY
 

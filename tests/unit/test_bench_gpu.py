@@ -26,12 +26,11 @@ from bench.gpu.shape import (
     tensors,
     tokens,
 )
-from common import StepFailed
+from common import ROOT, StepFailed
 from components.catalogue import GIB, MODELS
 from components.engines import EngineSpec
 from components.gpu_memory import engine_sum
 from tests.support.project import free_port
-from tools.environment import ROOT
 
 SMALL = Shape(hidden=256, inner=512, layers=2, heads=4, kv_heads=2, vocabulary=600, context=9000)
 

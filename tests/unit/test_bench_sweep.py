@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from common import ROOT
 from measure.levels import cells, judged, row
 from measure.meter import summary
 from measure.picture import over_time, picture
 from tests.support.project import free_port
 from tests.support.way import eventually
-from tools.environment import ROOT
 
 
 def event(text: str = "", finish: str | None = None, **more: object) -> str:

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from common import StepFailed
+from common import ROOT, StepFailed
 from components.aws import ci, permissions
 from components.aws.ci import Repository
 from tools import ci_setup
-from tools.environment import ROOT
 
 HERE = Repository(owner="acme", name="llm", owner_id=123456, id=789012)
 ACCOUNT = "123456789012"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from common import ROOT
 from proxy.adaptations import HEADERS_IN
 from stacks.settings import declared
 from switch.machine.transitions import TRANSITIONS, UNDER_WAY
-from tools.environment import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))

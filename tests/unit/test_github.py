@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from common import StepFailed
+from common import ROOT, StepFailed
 from tools import github, review
-from tools.environment import ROOT
 
 
 class GitHub:

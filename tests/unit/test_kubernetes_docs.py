@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from common import ROOT
 from components.instance_types import HOURS_A_MONTH, INSTANCE_TYPES, PRICES_DATE, PRICES_REGION, hourly
 from components.kubernetes.settings import HOSTS_MAXIMUM
-from tools.environment import ROOT
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 DISK, EKS, USERS_OF_A_CARD = 280, 73, 40

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from advise.busiest import Busiest, busiest_minute
-from advise.load import LoggedRequest
 from components.kubernetes.flip import INSIST, POD_SECONDS, Flip, Places, minutes, refused
 from components.kubernetes.rolling import PLACE_SECONDS, START_SECONDS, DeploymentSeen, PodSeen, failed
 from components.kubernetes.settings import KubernetesSettings
 from tests.support.objects import plan
 from tools.render import files
+from traffic.busiest import Busiest, busiest_minute
+from traffic.load import LoggedRequest
 
 HOUR = 3600 * 480_000.0
 """The beginning of one, in seconds since the epoch."""

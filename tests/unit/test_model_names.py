@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
+from common import ROOT
 from components import engines, model_names, tensorzero
 from components.catalogue import MODELS
 from components.gpu_memory import Load, both
@@ -30,7 +31,7 @@ from tests.unit.test_proxy_protocols import content
 from tests.unit.test_proxy_serving import Bench, request
 from tests.unit.test_proxy_serving import run as on_a_bench
 from tools import rates, up
-from tools.render import ROOT, files
+from tools.render import files
 
 NAMES = (
     "chat",

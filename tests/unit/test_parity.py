@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common import StepFailed
+from common import ROOT, StepFailed
 from parity.probes import PROBES, Reply, Subject, chosen, run
 from parity.table import differences, markdown, problem, read, table
 from stacks.blueprint import Blueprint, blueprint
@@ -22,7 +22,6 @@ from switch.plan import parse
 from tests.support import faulty_engine
 from tests.support.faulty_engine import FaultyEngine
 from tools import parity, standby
-from tools.render import ROOT
 
 BASE = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
 SUBJECT = Subject(model=faulty_engine.MODEL, context=faulty_engine.CONTEXT)

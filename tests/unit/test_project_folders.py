@@ -12,10 +12,10 @@ from typing import Any, cast
 import pytest
 import yaml
 
+from common import ROOT
 from tests.support.aws.emulator import Emulator
 from tests.support.aws.project import DEPLOYER, AwsProject
 from tests.support.project import Project, link_environment, pulumi_yaml
-from tools.environment import ROOT
 
 
 def only_the_folder(self: Project, *words: str, **_: Any) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from common import ROOT
 from stacks.blueprint import blueprint
 from stacks.settings import from_values, stacks
 from tools import render
-from tools.render import ROOT, files
+from tools.render import files
 from tools.settings_table import PAGE, with_table
 
 BASE = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}

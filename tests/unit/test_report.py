@@ -20,8 +20,7 @@ from typing import Any, cast
 import pytest
 
 from advise.again import busiest
-from advise.load import LoggedRequest
-from common import StepFailed
+from common import ROOT, StepFailed
 from components.code import Code
 from components.proxy import WHEELS_MOUNT
 from measure import client, report
@@ -35,9 +34,9 @@ from tests.support.project import free_port
 from tests.support.way import eventually
 from tools import report as tool
 from tools import standby
-from tools.environment import ROOT
 from tools.render import MEASURED
 from tools.report import BOOT, sample
+from traffic.load import LoggedRequest
 
 LIMITS = UserLimits(first=5, tokens=5)
 

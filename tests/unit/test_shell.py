@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from common import ROOT
 from components.shell import program
-from tools.environment import ROOT
 
 FOLDERS = sorted(each for each in ROOT.iterdir() if each.is_dir() and not each.name.startswith("."))
 SHEBANG = re.compile(rb"#!.*\b(?:ba)?sh\n")

@@ -16,7 +16,7 @@ from tests.unit.test_program import ROOT
 
 SHIPPED = (
     *("advise", "components", "measure", "monitor", "offline"),
-    *("parity", "review", "stacks", "switch", "tools"),
+    *("parity", "review", "stacks", "switch", "tools", "traffic"),
 )
 """Whose modules run in the virtual environment of somebody who tests nothing."""
 ELSEWHERE = (ROOT / "measure" / "client.py", *(ROOT / "offline" / "image").glob("*.py"))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from common import ROOT
 from components import vllm_flags
 from components.catalogue import GIB, MIB, MODELS
 from components.gate import GATE_MAX_TOKENS, gate_prompt
@@ -10,7 +11,6 @@ from components.traps import traps
 from stacks.settings import Settings, from_values
 from switch.machine.traps import hints
 from switch.plan import Gate
-from tools.render import ROOT
 
 SEVEN = Load(model=MODELS["qwen-2.5-coder-7b"], context=8192, gpu=GPUS["t4"])
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {}. GPU 0 has a total capacity of 14 GiB"

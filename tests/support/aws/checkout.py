@@ -3,9 +3,9 @@
 import shutil
 import subprocess
 
+from common import ROOT
 from tests.support.aws.project import AwsProject
 from tests.support.project import NO_BYTECODE, TEAM
-from tools.environment import ROOT
 
 MORE = ("Makefile", "docs", ".gitignore", "requirements.lock", "review")
 NOT_OURS = ("/state/", "/aws-calls", "/ca.pem")

@@ -40,9 +40,9 @@ from moto.server import ThreadedMotoServer  # noqa: E402
 from moto.ssm.models import Parameter  # noqa: E402
 from werkzeug.serving import BaseWSGIServer, make_server  # noqa: E402
 
+from common import ROOT  # noqa: E402
 from tests.support.aws import warm  # noqa: E402
 from tests.support.aws.spot_market import SpotMarket  # noqa: E402
-from tools.environment import ROOT  # noqa: E402
 
 
 class LifecycleManager(BaseHTTPRequestHandler):

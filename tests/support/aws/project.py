@@ -11,12 +11,12 @@ from pathlib import Path
 
 import yaml
 
+from common import ROOT
 from tests.support.aws.emulator import ADDRESSES, Emulator
 from tests.support.aws.host.images import without_digest
 from tests.support.aws.host.machines import Machines
 from tests.support.project import NO_BYTECODE, CommandFailed, Project
 from tools import environment
-from tools.environment import ROOT
 
 PLUGIN = Path(__file__).parent / "bin"
 DEPLOYER = Path(__file__).parent / "deployer"

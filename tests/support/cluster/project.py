@@ -12,6 +12,7 @@ import psutil
 import offline.images
 import offline.tools
 from bench.stack import pin_fast_engine
+from common import ROOT
 from components.kubernetes.files import fetch, names, packages
 from components.kubernetes.kubectl import selector
 from components.kubernetes.objects import name
@@ -23,7 +24,6 @@ from tests.support.cluster.images import GOOD
 from tests.support.load import Load
 from tests.support.project import PASSPHRASE, SOURCES, TEAM, CommandFailed, Project
 from tools import environment
-from tools.environment import ROOT
 from tools.up import place_model
 
 TENANT, KEY = "tester", "0123456789abcdef0123456789abcdef"

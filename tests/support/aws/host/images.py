@@ -6,9 +6,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from common import ROOT
 from components import pins
 from tests.support.project import docker
-from tools.environment import ROOT
 
 HERE = Path(__file__).parent
 OFFLINE = (pins.GATEWAY, pins.EDGE, pins.SWITCH, *pins.MONITOR)

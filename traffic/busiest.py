@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advise.load import LoggedRequest, held, left_out, steady_spans
+from traffic.load import LoggedRequest, held, left_out, steady_spans
 
 MINUTE = 60
 

@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from advise.load import LoggedRequest
 from proxy.traffic import FIELDS
+from traffic.load import LoggedRequest
 
 
 def request(line: Sequence[Any]) -> LoggedRequest:
