@@ -6,7 +6,7 @@ far as `HEADERS_IN` names them.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from proxy import harm
@@ -268,10 +268,14 @@ def body(raw: bytes, reading: Reading, path: str, kind: str, model: str, context
     return _edited(raw, edits) if edits else raw
 
 
-def headers_in(client: Mapping[str, str]) -> dict[str, str]:
-    """The headers with which the engine is asked."""
-    kept = {name: client[name] for name in HEADERS_IN if name in client}
-    return {"content-type": "application/json", **kept}
+def headers_in(client: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The headers with which the engine is asked. Of a header in several lines it gets one that says the same
+    (RFC 9110, 5.3)."""
+    kept = {"content-type": "application/json"}
+    for name, value in ((name.lower(), value) for name, value in client):
+        if name in HEADERS_IN:
+            kept[name] = f"{kept[name]}, {value}" if name in kept else value
+    return kept
 
 
 def headers_back(engine: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

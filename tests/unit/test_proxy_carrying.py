@@ -293,10 +293,12 @@ def test_only_the_headers_of_the_table_go_on() -> None:
         "tensorzero-x": "y",
         "accept": "*/*",
     }
-    assert headers_in({**given, "traceparent": "00-1"}) == {
+    lines = [*given.items(), ("TraceParent", "00-1"), ("tracestate", "a=1"), ("Tracestate", "b=2")]
+    assert headers_in(lines) == {
         "content-type": "application/json",
         "accept": "*/*",
         "traceparent": "00-1",
+        "tracestate": "a=1, b=2",
     }
     assert headers_back([("Transfer-Encoding", "chunked"), ("X-Request-Id", "7")]) == [("X-Request-Id", "7")]
 

@@ -193,6 +193,17 @@ def test_a_long_query_and_large_headers_go_through_in_both_directions(tmp_path: 
     run(story, tmp_path)
 
 
+def test_a_header_in_several_lines_arrives_whole(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        lines = ("anthropic-beta: a", "Anthropic-Beta: b,c", "Accept: text/plain")
+        await bench.ask(request("/v1/messages", BODY, *lines))
+        (record,) = bench.engine.records
+        said = {name.lower(): value for name, value in record.headers}
+        assert (said["anthropic-beta"], said["accept"]) == ("a, b,c", "text/plain")
+
+    run(story, tmp_path)
+
+
 KEY = "sk-größe"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
 
