@@ -6,7 +6,7 @@ far as `HEADERS_IN` names them.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from proxy import harm
@@ -64,22 +64,23 @@ def _limit(field: str, *others: str) -> Make:
     """The length of an answer as Ollama knows it, from the first of these fields that says one."""
 
     def make(raw: bytes, reading: Reading, context: int | None) -> Iterable[Edit]:
-        said = [raw[slice(*reading.fields[name])] for name in (field, *others) if name in reading.fields]
+        fields = reading.in_any_case
+        said = [raw[slice(*fields[name])] for name in (field, *others) if name in fields]
         wanted = next((value for value in said if value != b"null"), None)
         if context is not None and (wanted is None or _endless(wanted, context)):
             wanted = str(context).encode()
-        if field not in reading.fields:
+        if field not in fields:
             if wanted is not None:
                 yield (reading.inside, reading.inside), f'"{field}":'.encode() + wanted + b","
         elif wanted is not None and wanted != said[0]:
-            yield reading.fields[field], wanted
+            yield fields[field], wanted
 
     return make
 
 
 def _lowered(raw: bytes, reading: Reading, context: int | None) -> Iterable[Edit]:
     """A length of an answer that has to be said, and is more than the context."""
-    span = reading.fields.get("max_tokens")
+    span = reading.in_any_case.get("max_tokens")
     if span is not None and context is not None and raw[span[0]] != ord("-"):
         said = raw[slice(*span)]
         if _endless(said, context) and int(said):
@@ -90,7 +91,7 @@ def _endless(value: bytes, context: int) -> bool:
     """Whether Ollama takes this for a limit, and would answer beyond the context all the same."""
     if not _INTEGER.fullmatch(value):
         return False
-    return -_LARGEST <= int(value) <= 0 or context < int(value) <= _LARGEST
+    return -_LARGEST - 1 <= int(value) <= 0 or context < int(value) <= _LARGEST
 
 
 def _usage(raw: bytes, reading: Reading, _: int | None) -> Iterable[Edit]:
@@ -267,10 +268,14 @@ def body(raw: bytes, reading: Reading, path: str, kind: str, model: str, context
     return _edited(raw, edits) if edits else raw
 
 
-def headers_in(client: Mapping[str, str]) -> dict[str, str]:
-    """The headers with which the engine is asked."""
-    kept = {name: client[name] for name in HEADERS_IN if name in client}
-    return {"content-type": "application/json", **kept}
+def headers_in(client: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The headers with which the engine is asked. Of a header in several lines it gets one that says the same
+    (RFC 9110, 5.3)."""
+    kept = {"content-type": "application/json"}
+    for name, value in ((name.lower(), value) for name, value in client):
+        if name in HEADERS_IN:
+            kept[name] = f"{kept[name]}, {value}" if name in kept else value
+    return kept
 
 
 def headers_back(engine: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

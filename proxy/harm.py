@@ -7,7 +7,7 @@ serves, and not in a runner: what ends that ends everybody's answers.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 RUN = 10_000
@@ -69,9 +69,13 @@ def _runs(text: str, kind: re.Pattern[str], at: int, end: int) -> bool:
 class _Object(list[tuple[str, Any]]):
     """The members of an object, with those that come twice."""
 
+    def __init__(self, members: Iterable[tuple[str, Any]]) -> None:
+        super().__init__(members)
+        self._last = dict(self)
+
     def get(self, name: str) -> Any:
         """The value of the last member of this name; None where there is none."""
-        return next((value for key, value in reversed(self) if key == name), None)
+        return self._last.get(name)
 
 
 def schema_fault(raw: bytes) -> str | None:
@@ -89,12 +93,16 @@ def schema_fault(raw: bytes) -> str | None:
             return f"more than {DEPTH} levels"
         if isinstance(value, _Object) and (found := _object_fault(value)):
             return found
-    objects = [value for value, _ in _walk(said) if isinstance(value, _Object)]
-    for root in (value for each in objects for name, value in each if name.casefold() == "schema"):
+    for root in _roots(said):
+        ends = set[str]()
         for value, _ in _walk(root):
-            if isinstance(value, _Object) and _is_endless(root, value):
+            if isinstance(value, _Object) and _is_endless(root, value, ends):
                 return "a $ref that leads to itself"
-        if BASE_BYTES + _length(root, root, "", set()) > max(GRAMMAR_BYTES, 4 * _compact(root)):
+        try:
+            length = _length(root, root, "", set())
+        except RecursionError:
+            return "more levels than can be counted, by what each $ref leads to"
+        if BASE_BYTES + length > max(GRAMMAR_BYTES, 4 * _compact(root)):
             return "more names, on too many levels, than a grammar has room for"
     return None
 
@@ -108,6 +116,18 @@ def _walk(value: Any) -> Iterator[tuple[Any, int]]:
         if isinstance(value, list):
             inside = [each[1] for each in value] if isinstance(value, _Object) else value
             left += [(each, depth + 1) for each in inside]
+
+
+def _roots(said: Any) -> Iterator[Any]:
+    """Every value that may be the schema, outermost: the way to it has no other `schema` in it."""
+    left = [said]
+    while left:
+        value = left.pop()
+        if isinstance(value, _Object):
+            yield from (each for name, each in value if name.casefold() == "schema")
+            left += [each for name, each in value if name.casefold() != "schema"]
+        elif isinstance(value, list):
+            left += value
 
 
 def _object_fault(schema: _Object) -> str | None:
@@ -145,14 +165,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_endless(root: Any, value: _Object) -> bool:
-    """Whether the references from here on come back to where they were."""
-    seen = set()
+def _is_endless(root: Any, value: _Object, ends: set[str]) -> bool:
+    """Whether the references from here on come back to where they were. Of those in `ends` it is known that
+    they don't, and so it is afterwards of those from here."""
+    seen = set[str]()
     while isinstance(value, _Object) and isinstance(reference := value.get("$ref"), str):
         if reference in seen:
             return True
+        if reference in ends:
+            break
         seen.add(reference)
         value = _resolved(root, reference)
+    ends |= seen
     return False
 
 

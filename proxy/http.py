@@ -1,10 +1,12 @@
 """What both of the proxy's ports do on a client's connection."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+from aiohttp.http import HttpProcessingError
 
 from proxy import adaptations
 from proxy.protocols import OPENAI, Protocol
@@ -24,6 +26,14 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 class BrokenOff(Exception):
     """The rest of an answer is missing. Only the end of the client's connection tells it so."""
+
+
+def _has_no_bytes(record: logging.LogRecord) -> bool:
+    """False for a request that is no HTTP: aiohttp says the line, which may be a key's or of a prompt."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+logging.getLogger("aiohttp.server").addFilter(_has_no_bytes)
 
 
 def session() -> ClientSession:

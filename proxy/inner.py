@@ -170,7 +170,7 @@ class Exchanges:
                 request.method,
                 URL(f"{url}{http.query(request)}", encoded=True),
                 data=http.pieces(raw) if raw else None,
-                headers={**adaptations.headers_in(request.headers), **more},
+                headers={**adaptations.headers_in(request.headers.items()), **more},
                 allow_redirects=False,
             ) as answer:
                 response = http.answered(answer)

@@ -55,6 +55,8 @@ class Reading:
     """Whether `stream` is `true`."""
     fields: dict[str, Span] = field(default_factory=dict)
     """Those of `KEPT` that are there."""
+    in_any_case: dict[str, Span] = field(default_factory=dict)
+    """The same as Ollama reads them, which takes their names in small and capital letters alike."""
     formats: tuple[tuple[str, Span], ...] = ()
     """Those of `FORMATS` that are there, each time and however Ollama would read them."""
     long_run: bool = False
@@ -82,17 +84,20 @@ def read(raw: bytes) -> Reading:
     model_at: Span | None = None
     turns: Span | None = None
     kept: dict[str, Span] = {}
+    in_any_case: dict[str, Span] = {}
     formats: list[tuple[str, Span]] = []
     start = _after_space(raw, 0)
     for name, span in members(raw, start):
         if name == "model":
             model_at = span
-        elif name in KEPT:
-            kept[name] = span
+        elif (folded := name.casefold()) in KEPT:
+            in_any_case[folded] = span
+            if name == folded:
+                kept[name] = span
         elif name in TURNS:
             turns = span
-        elif name.casefold() in FORMATS:
-            formats.append((name.casefold(), span))
+        elif folded in FORMATS:
+            formats.append((folded, span))
         elif name.startswith(RESERVED):
             raise Unreadable(f"The field {name!r} is not accepted: it is the gateway's own.", name)
     if model_at is None:
@@ -101,7 +106,8 @@ def read(raw: bytes) -> Reading:
         raise Unreadable("'model' must be a string.", "model")
     model = json.loads(raw[slice(*model_at)])
     stream = "stream" in kept and raw[slice(*kept["stream"])] == b"true"
-    return Reading(model, model_at, start + 1, stream, kept, tuple(formats), has_long_run(raw), turns)
+    long_run = has_long_run(raw)
+    return Reading(model, model_at, start + 1, stream, kept, in_any_case, tuple(formats), long_run, turns)
 
 
 def members(raw: bytes, at: int, *, whole: bool = True) -> Iterator[tuple[str, Span]]:

@@ -281,7 +281,7 @@ class Proxy:
                     to,
                     f"{ask.path}{http.query(ask.request)}",
                     adaptations.body(ask.raw, ask.reading, ask.path, to.kind, to.model, to.context),
-                    adaptations.headers_in(ask.request.headers),
+                    adaptations.headers_in(ask.request.headers.items()),
                     _now() + route.limits.first_token_seconds,
                 )
                 self.admission.heard(to.name)

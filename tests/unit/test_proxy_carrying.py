@@ -186,8 +186,8 @@ def test_whatever_stream_options_say_the_usage_comes_once_and_the_rest_stays(see
     assert 50 < asked < 250
 
 
-ENDLESS: tuple[Any, ...] = (None, -1, -(10**18), 0, CONTEXT + 1, 2**63 - 1)
-LEFT: tuple[Any, ...] = (1, CONTEXT, 7.0, 1e300, "7", True, [], 2**63, -(10**30))
+ENDLESS: tuple[Any, ...] = (None, -1, -(2**63), 0, CONTEXT + 1, 2**63 - 1)
+LEFT: tuple[Any, ...] = (1, CONTEXT, 7.0, 1e300, "7", True, [], 2**63, -(2**63) - 1)
 ENDS: list[tuple[Fields, Fields]] = [
     # what a client sends, and what Ollama gets beside it or in its place; nothing: it gets the client's bytes
     ({}, {"max_tokens": CONTEXT}),
@@ -248,6 +248,27 @@ def test_of_a_limit_that_comes_twice_the_last_one_counts_and_the_rest_stays() ->
     assert sent(good, "ollama") is good
 
 
+@pytest.mark.parametrize(
+    ("path", "said", "becomes"),
+    [
+        (CHAT, '"MAX_TOKENS":0', '"MAX_TOKENS":1024'),
+        (CHAT, '"max_tokens":5,"Max_Tokens":-1', '"max_tokens":5,"Max_Tokens":1024'),
+        (CHAT, '"Max_Tokens":-1,"max_tokens":5', '"Max_Tokens":-1,"max_tokens":5'),
+        (COMPLETIONS, '"max_toKen\u017f":0', '"max_toKen\u017f":1024'),
+        (RESPONSES, '"Max_Output_Tokens":null', '"Max_Output_Tokens":1024'),
+        (MESSAGES, '"max_tokens":5,"MAX_TOKENS":100000', '"max_tokens":5,"MAX_TOKENS":1024'),
+    ],
+)
+def test_a_limit_in_capital_letters_is_one_to_ollama_and_none_to_vllm(
+    path: str, said: str, becomes: str
+) -> None:
+    """Go's `encoding/json` takes them for the field, and of several the last one counts."""
+    for before, after in (('{"model":"tiny",', "}"), ("{", ',"model":"tiny"}')):
+        raw, expected = (f"{before}{each}{after}".encode() for each in (said, becomes))
+        assert sent(raw, "ollama", path=path) == expected
+        assert sent(raw, "vllm", path=path) is raw
+
+
 def test_of_an_engine_whose_context_is_not_known_only_the_fields_name_is_adapted() -> None:
     for fields, expected in (
         ({"max_completion_tokens": 5}, {"max_tokens": 5}),
@@ -272,10 +293,12 @@ def test_only_the_headers_of_the_table_go_on() -> None:
         "tensorzero-x": "y",
         "accept": "*/*",
     }
-    assert headers_in({**given, "traceparent": "00-1"}) == {
+    lines = [*given.items(), ("TraceParent", "00-1"), ("tracestate", "a=1"), ("Tracestate", "b=2")]
+    assert headers_in(lines) == {
         "content-type": "application/json",
         "accept": "*/*",
         "traceparent": "00-1",
+        "tracestate": "a=1, b=2",
     }
     assert headers_back([("Transfer-Encoding", "chunked"), ("X-Request-Id", "7")]) == [("X-Request-Id", "7")]
 

@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,40 @@ def test_of_what_comes_twice_both_are_looked_at() -> None:
 def test_depth_and_numbers_without_end_are_no_error_of_ours() -> None:
     assert schema_fault(nested(5000).encode()) == f"more than {DEPTH} levels"
     assert schema_fault(b'{"minimum":1' + b"0" * 5000 + b"}") is None
+
+
+def row(links: int, link: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """A schema whose references lead from one to the next, so often."""
+    defs = {f"a{n}": link(f"#/$defs/a{n + 1}") for n in range(links)}
+    return {"$ref": "#/$defs/a0", "$defs": {**defs, f"a{links}": STRING}}
+
+
+ENDLESS = "more levels than can be counted, by what each $ref leads to"
+SLOW: dict[str, tuple[dict[str, Any], str | None]] = {
+    "references in a long row": (row(1500, lambda to: {"$ref": to}), ENDLESS),
+    "references in a long row, each below another": (row(1200, lambda to: {"items": {"$ref": to}}), ENDLESS),
+    "references to the beginning of a row": (
+        row(700, lambda to: {"$ref": to}) | {"anyOf": [{"$ref": "#/$defs/a0"}] * 1000},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_schema_is_looked_through_quickly_whatever_its_references_are(name: str) -> None:
+    """It is done in the event loop. With the cube of their number, 1,500 took twenty seconds."""
+    schema, expected = SLOW[name]
+    raw = json.dumps({"json_schema": {"schema": schema}}, separators=(",", ":")).encode()
+    began = time.process_time()
+    assert schema_fault(raw) == expected
+    assert len(raw) < harm.SCHEMA_BYTES and time.process_time() - began < 1
+
+
+def test_a_schema_is_looked_through_once_however_often_it_is_called_one() -> None:
+    raw = b'{"schema":' * (DEPTH - 3) + b'{"enum":[' + b"1," * 30_000 + b"1]}" + b"}" * (DEPTH - 3)
+    began = time.process_time()
+    assert schema_fault(raw) is None
+    assert len(raw) < harm.SCHEMA_BYTES and time.process_time() - began < 1
 
 
 CLASSES = ("a", "é", "漢", "-", "_", "🙂", "\u0301", " ", "\n", "\t", "\r\n")

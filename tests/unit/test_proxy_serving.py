@@ -193,6 +193,43 @@ def test_a_long_query_and_large_headers_go_through_in_both_directions(tmp_path: 
     run(story, tmp_path)
 
 
+def test_a_request_that_is_no_http_is_in_no_log_and_what_is_our_own_mistake_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster, where no edge takes it apart before. A key and a prompt would be in it."""
+    chunked = "Transfer-Encoding: chunked"
+    wrong = (
+        request(CHAT, BODY, "Authorization: Bearer sk-\x01secret"),
+        request(CHAT, b"3\r\na secret prompt", chunked).replace(b"Content-Length", b"X-Length"),
+        request(f"{CHAT}?x=secret-\xff"),
+    )
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("our own mistake")
+
+    async def story(bench: Bench) -> None:
+        logging.disable(logging.NOTSET)
+        for raw in wrong:
+            assert (await bench.ask(raw)).startswith(b"HTTP/1.0 400 ")
+        assert not bench.engine.records
+        monkeypatch.setattr(bench.proxy, "_models", fails)
+        assert (await bench.ask(request("/v1/models", b"", method="GET"))).startswith(b"HTTP/1.1 500 ")
+
+    run(story, tmp_path)
+    assert "our own mistake" in caplog.text and "secret" not in caplog.text
+
+
+def test_a_header_in_several_lines_arrives_whole(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        lines = ("anthropic-beta: a", "Anthropic-Beta: b,c", "Accept: text/plain")
+        await bench.ask(request("/v1/messages", BODY, *lines))
+        (record,) = bench.engine.records
+        said = {name.lower(): value for name, value in record.headers}
+        assert (said["anthropic-beta"], said["accept"]) == ("a, b,c", "text/plain")
+
+    run(story, tmp_path)
+
+
 KEY = "sk-größe"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
 
