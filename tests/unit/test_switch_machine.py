@@ -1188,6 +1188,12 @@ def test_after_a_stall_nothing_goes_on_until_its_coordinator_follows_again(host:
     assert host.boxes[OLD].runs == 0, "no engine was stopped for a change that nobody follows"
 
 
+def test_where_every_look_takes_too_long_a_change_that_is_followed_goes_on(host: Host) -> None:
+    host.stall_at = lambda: 0.5
+    assert host.flip() == 0, host.phases()
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
+
+
 def test_an_order_to_which_docker_gave_no_answer_is_looked_at_and_given_again(host: Host) -> None:
     carry_out, lost = host.carry_out, list[str]()
 
