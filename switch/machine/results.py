@@ -53,10 +53,10 @@ def _job_finished(turn: Turn, result: ActionFinished, took: float) -> None:
             free, next_at = result.facts.get("free", 0), turn.now + COUNT_AGAIN_SECONDS
             state.memory_wait = replace(wait, free=free, why=result.text, next_at=next_at)
         case Action(do="probe", through="gateway") if leased:
-            if result.ok:
-                decide(turn, leased)
-            else:
+            if not result.ok:
                 gateway_probe_failed(turn, leased, result.text)
+            elif not leased.unheard and turn.now <= leased.lease:
+                decide(turn, leased)
         case Action(do="probe", container=name) if gating and gating.container == name:
             engine_probed(turn, gating, result)
         case Action(do="stop", container=name):

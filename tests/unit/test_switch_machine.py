@@ -1194,6 +1194,26 @@ def test_where_every_look_takes_too_long_a_change_that_is_followed_goes_on(host:
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_completion_that_is_heard_of_after_the_lease_decides_nothing_until_somebody_follows(
+    host: Host, there: bool
+) -> None:
+    host.takes = lambda action: 1.0  # type: ignore[method-assign]
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.run(20, lambda: host.phase() == "starting" and bool(host.jobs))
+    host.stall(600)  # a coordinator that is there has long said that it waits no more
+    assert any(isinstance(event, ActionFinished) and event.ok for event in host.heard)
+    host.turn()
+    assert host.phase() == "starting"
+    if there:
+        assert host.follow() == 0 and host.serves() == ([NEW], [NEW_GATEWAY])
+    else:
+        assert host.run(200, lambda: old_serves(host)) and "interrupted" in host.lines()
+
+
 def test_an_order_to_which_docker_gave_no_answer_is_looked_at_and_given_again(host: Host) -> None:
     carry_out, lost = host.carry_out, list[str]()
 
