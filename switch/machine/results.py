@@ -62,13 +62,13 @@ def _job_finished(turn: Turn, result: ActionFinished, took: float) -> None:
         case Action(do="stop", container=name):
             _stopped(turn, name, result, took)
         case Action(do="start", container=name) if not result.ok:
-            _order_failed(turn, f"{name} could not be started: {result.text}", name)
+            _order_failed(turn, f"{name} could not be started: {result.text}", name, logs_of=name)
 
 
 def _stopped(turn: Turn, name: str, result: ActionFinished, took: float) -> None:
     change = turn.change
     if not result.ok:
-        _order_failed(turn, f"{name} could not be stopped: {result.text}")
+        _order_failed(turn, f"{name} could not be stopped: {result.text}", name)
     elif change and change.phase in ("stopping", "retiring"):
         turn.say(f"{turn.kind(name)} stopped ({took:.1f} s)")
     elif change and change.phase == "restoring" and name == change.plan.engine.container:
@@ -84,9 +84,17 @@ def _job_stalled(turn: Turn, action: Action) -> None:
         change.opened = False
 
 
-def _order_failed(turn: Turn, text: str, container: str = "") -> None:
-    """An order that Docker did not carry out: a change is given up, anything else is tried again."""
-    if turn.leased:
-        fail(turn, text, container)
+def _order_failed(turn: Turn, text: str, name: str, logs_of: str = "") -> None:
+    """An order about the container `name` that Docker did not carry out. A change is given up for it, unless
+    `name` serves and the change goes on beside it; anything else is tried again."""
+    leased = turn.leased
+    if leased and (leased.way == "hold" or name not in _active(turn)):
+        fail(turn, text, logs_of)
     else:
         turn.trouble(text)
+
+
+def _active(turn: Turn) -> tuple[str, ...]:
+    """The containers of the engine and of the gateway that serve."""
+    active = turn.state.active
+    return (active.plan.engine.container, active.plan.gateway_container) if active else ()

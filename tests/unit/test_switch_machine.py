@@ -1214,6 +1214,53 @@ def test_a_completion_that_is_heard_of_after_the_lease_decides_nothing_until_som
         assert host.run(200, lambda: old_serves(host)) and "interrupted" in host.lines()
 
 
+@pytest.mark.parametrize("what", ["ends", "hangs"])
+@pytest.mark.parametrize("name", [NEW, NEW_GATEWAY])
+def test_what_serves_is_brought_back_while_the_old_engine_still_has_answers(name: str, what: str) -> None:
+    host = Host(random.Random(7), overlap=True)
+    host.ask("prepare", plan(cutover="overlap"))
+    assert host.follow() == 0
+    host.drain_seconds = 400
+    host.run(2)
+    host.make_gateway()
+    host.ask("commit", plan(NEW, "overlap", NEW_GATEWAY))
+    assert host.run(20, lambda: host.phase() == "retiring")
+    host.run(1)
+    gates = copy.deepcopy(host.state.transaction and host.state.transaction.gates)
+    if what == "ends":
+        host.boxes[name].running = False
+    else:
+        host.hang(name)
+    assert host.run(50, host.holds)
+    assert host.run(30, lambda: not host.holds()) and host.phase() == "retiring"
+    assert host.boxes[OLD].running and dict(host.proxies[PROXY].running).keys() >= {"ollama-1"}
+    assert host.state.transaction and host.state.transaction.gates == gates, "it is no part of the change"
+    assert host.follow(2000) == 0 and host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+@pytest.mark.parametrize("what", ["ends", "hangs"])
+def test_a_gateway_that_ends_while_another_engine_loads_beside_is_started_again_at_once(what: str) -> None:
+    host = Host(random.Random(7), overlap=True)
+    host.run(1)
+    host.boxes[NEW].mode = "silent"
+    host.ask("prepare", plan(cutover="overlap"))
+    assert host.run(10, lambda: host.phase() == "loading")
+    if what == "ends":
+        host.boxes[OLD_GATEWAY].running = False
+    else:
+        host.patience_with_hangs = 10
+        host.hang(OLD_GATEWAY)
+    for _ in range(20):
+        host.apply(Followed())
+        host.run(1)
+    assert host.phase() == "loading" and not host.holds() and host.boxes[OLD_GATEWAY].runs == 1
+    host.boxes[NEW].mode = "good"
+    assert host.follow() == 0 and not host.state.trouble
+    host.make_gateway()
+    host.ask("commit", plan(NEW, "overlap", NEW_GATEWAY))
+    assert host.follow() == 0 and host.serves() == ([NEW], [NEW_GATEWAY])
+
+
 def test_an_order_to_which_docker_gave_no_answer_is_looked_at_and_given_again(host: Host) -> None:
     carry_out, lost = host.carry_out, list[str]()
 
