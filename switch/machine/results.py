@@ -62,7 +62,11 @@ def _job_finished(turn: Turn, result: ActionFinished, took: float) -> None:
         case Action(do="stop", container=name):
             _stopped(turn, name, result, took)
         case Action(do="start", container=name) if not result.ok:
-            _order_failed(turn, f"{name} could not be started: {result.text}", name, logs_of=name)
+            text = f"{name} could not be started: {result.text}"
+            if turn.change and turn.change.phase == "restoring" and name not in _active(turn):
+                turn.say(text)  # it is not wanted any more
+            else:
+                _order_failed(turn, text, name, logs_of=name)
 
 
 def _stopped(turn: Turn, name: str, result: ActionFinished, took: float) -> None:

@@ -1261,6 +1261,32 @@ def test_a_gateway_that_ends_while_another_engine_loads_beside_is_started_again_
     assert host.follow() == 0 and host.serves() == ([NEW], [NEW_GATEWAY])
 
 
+@pytest.mark.parametrize(
+    ("order", "cutover", "given_up"),
+    [("start", "overlap", "loading"), ("stop", "overlap", "loading"), ("stop", "hold", "draining")],
+)
+def test_an_order_about_what_is_wanted_no_more_is_no_trouble_of_what_serves(
+    order: str, cutover: Cutover, given_up: str
+) -> None:
+    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host.takes = lambda action: 1.0  # type: ignore[method-assign]
+    carry_out, refused = host.carry_out, list[str]()
+
+    def refuses(action: Action) -> ActionFinished:
+        if (action.do, action.container) == (order, NEW) and not refused:
+            refused.append(action.do)
+            return ActionFinished(action, False, "Docker says no")
+        return carry_out(action)
+
+    host.carry_out = refuses  # type: ignore[method-assign]
+    host.ask("prepare", plan(cutover=cutover))
+    assert host.run(20, lambda: host.phase() == given_up)
+    host.apply(Abandoned(NEW))
+    assert host.follow() == 1 and refused
+    assert "ollama (stack-ollama-1) serves" in host.lines() and "Docker says no" in host.lines()
+    assert host.run(20, lambda: old_serves(host)) and not host.state.trouble and host.boxes[OLD].runs == 0
+
+
 def test_an_order_to_which_docker_gave_no_answer_is_looked_at_and_given_again(host: Host) -> None:
     carry_out, lost = host.carry_out, list[str]()
 
