@@ -295,7 +295,7 @@ def test_the_proxy_writes_short_lines_of_what_was_asked_for_and_when_its_log_beg
         )
         for hour in range(3)
     ]
-    *said, end = short([*log, '{"time": "2025-'], MONDAY + HOUR)
+    *said, end = short([*log, '{"time": "2025-'], MONDAY + HOUR, 0)
     found = [each for each in said if isinstance(each, list)]
     assert len(found) == len(said) and [each[0] for each in found] == [
         MONDAY + HOUR + 0.25,

@@ -1,5 +1,6 @@
 """`make advise` at its edges: the log in a proxy, the monitor's store, and the line that others show."""
 
+import datetime
 import json
 import os
 import re
@@ -75,6 +76,35 @@ def test_what_the_log_says_arrives_here(log: Path) -> None:
     wanted = [each for each in requests if each.ended >= MONDAY + 6 * HOUR]
     assert len(found) == len(wanted)
     assert all(close(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_a_log_of_which_a_part_was_dropped_is_not_known_before_that_whatever_another_proxy_has_left(
+    log: Path,
+) -> None:
+    quiet = [each for day in range(4) for each in office(MONDAY + day * DAY, 2)]
+    (log / "access-old.log").write_text("\n".join(log_lines(served(quiet))))
+    busy = log_lines(served(office(MONDAY + 5 * DAY, 40)))
+    for number in range(5, 0, -1):
+        part = busy[-60 * number : len(busy) - 60 * (number - 1)]
+        (log / f"access-new.log.{number}").write_text("\n".join(part))
+    requests, since = advise.requests_of("local", MONDAY)
+    assert len(requests) == 4 * 18 + 300
+    assert since == pytest.approx(json_time(busy[-300])), "the first line of the oldest that is left"
+    assert advised(advise.from_log("local", NOW), "ollama", "local").verdict == "too little"
+
+
+def test_a_log_of_which_whole_files_may_have_gone_is_known_from_the_oldest_that_is_left_on(log: Path) -> None:
+    for number in range(12):
+        file = log / f"access-{number}.log"
+        file.write_text("\n".join(log_lines(served(office(MONDAY + number * 3600, 1)))))
+        os.utime(file, (MONDAY, MONDAY + DAY + number * 3600))
+    assert advise.requests_of("local", MONDAY)[1] == MONDAY + DAY
+    (log / "access-0.log").unlink()
+    assert advise.requests_of("local", MONDAY)[1] == pytest.approx(MONDAY + 11 * HOUR)
+
+
+def json_time(line: str) -> float:
+    return datetime.datetime.fromisoformat(json.loads(line)["time"]).timestamp()
 
 
 def test_it_prints_hours_days_tenants_and_the_advice_and_keeps_a_line(
