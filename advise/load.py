@@ -86,6 +86,8 @@ class Hour:
     left_out: float = 0
     """Seconds of holds, and after them."""
     requests: int = 0
+    asked: int = 0
+    """How many of them an engine got."""
     failed: int = 0
     """5xx, and answers that were cut."""
     hung_up: int = 0
@@ -97,6 +99,7 @@ class Hour:
         self.crowded += other.crowded
         self.left_out += other.left_out
         self.requests += other.requests
+        self.asked += other.asked
         self.failed += other.failed
         self.hung_up += other.hung_up
 
@@ -150,6 +153,7 @@ def of_log(requests: Sequence[LoggedRequest], since: float, until: float, source
         alone.setdefault(each.tenant, []).append(each)
         hour = traffic.hours.setdefault(each.began // HOUR * HOUR, Hour())
         hour.requests += 1
+        hour.asked += each.at_engine
         hour.failed += each.failed or each.cut
         hour.hung_up += each.hung_up
         share = traffic.tenants.setdefault(each.tenant, Share())

@@ -24,6 +24,7 @@ from rich.table import Table
 from advise.capacity import capacity
 from advise.load import (
     HOUR,
+    NOBODY,
     Hour,
     LoggedRequest,
     Share,
@@ -38,7 +39,7 @@ from advise.load import (
     percentile,
 )
 from advise.log import requests
-from advise.rule import DAYS, Advice, advise, by_clock, days
+from advise.rule import DAYS, Advice, Day, advise, by_clock, days
 from common import StepFailed, main_guard, say
 from components.monitor import STORE_PORT
 from monitor.render import SCRAPE_SECONDS
@@ -165,8 +166,8 @@ def stored(store: Store, now: float) -> Traffic:
     for at, counts in hours.items():
         if at in traffic.hours:
             mine = traffic.hours[at]
-            mine.requests, mine.failed, mine.hung_up = (
-                round(counts.get(what, 0)) for what in ("requests", "failed", "hung_up")
+            mine.requests, mine.asked, mine.failed, mine.hung_up = (
+                round(counts.get(what, 0)) for what in ("requests", "asked", "failed", "hung_up")
             )
     traffic.tenants = {name: each for name, each in tenants.items() if each.requests}
     return traffic
@@ -211,6 +212,7 @@ def _counts(
     tenants: dict[str, Share] = {}
     for name, counter in (
         ("requests", "changeover_requests_total"),
+        ("asked", f'changeover_requests_total{{engine!="{NOBODY}"}}'),
         ("failed", 'changeover_requests_total{status=~"5.."}'),
         ("failed", "changeover_cut_total"),
         ("hung_up", "changeover_hung_up_total"),
@@ -296,11 +298,15 @@ def days_table(traffic: Traffic) -> Table:
             f"{day.busiest:02}:00",
             *(str(each) for each in (day.figure, day.most, day.requests, day.failed)),
             f"{day.left_out:.0f} s" if day.left_out else "",
-            "yes"
-            if day.counts
-            else "no: " + ("not over" if traffic.until < _end(day.name) else "not known in full"),
+            "yes" if day.counts else f"no: {_why_not(traffic, day)}",
         )
     return table
+
+
+def _why_not(traffic: Traffic, day: Day) -> str:
+    if traffic.until < _end(day.name):
+        return "not over"
+    return "no engine was asked" if day.whole else "not known in full"
 
 
 def _end(day: str) -> float:

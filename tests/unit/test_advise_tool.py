@@ -177,6 +177,7 @@ class MadeStore(advise.Store):
     def value(self, each: LoggedRequest, counter: str) -> float:
         return {
             "changeover_requests_total": 1,
+            'changeover_requests_total{engine!="-"}': each.at_engine,
             'changeover_requests_total{status=~"5.."}': each.failed,
             "changeover_cut_total": each.cut,
             "changeover_hung_up_total": each.hung_up,
@@ -200,6 +201,7 @@ def test_log_and_store_say_the_same_of_the_same_traffic(log: Path, seed: int) ->
         assert ours.left_out == pytest.approx(theirs.left_out, abs=30)
         assert ours.crowded == pytest.approx(theirs.crowded, abs=90)
     assert sum(each.requests for each in stored.hours.values()) == len(requests)
+    assert sum(each.asked for each in stored.hours.values()) == sum(each.at_engine for each in requests)
     assert sum(each.failed for each in stored.hours.values()) == sum(each.failed for each in requests)
     for name, mine in logged.tenants.items():
         its = stored.tenants[name]
