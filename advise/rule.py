@@ -35,7 +35,7 @@ Verdict = Literal["upgrade", "stay", "undecided", "too little"]
 @dataclass(frozen=True)
 class Day:
     """`busiest` is the hour (0 to 23, UTC) with the highest p95, which is `figure`; `most` the most
-    concurrent requests of the day. `whole`: the day is over, and known from its beginning."""
+    concurrent requests of the day. `whole`: the day is over, and known from its beginning to its end."""
 
     name: str
     whole: bool
@@ -82,7 +82,11 @@ def days(traffic: Traffic) -> list[Day]:
         said.append(
             Day(
                 name=name,
-                whole=traffic.since <= begins and traffic.until >= begins + 24 * HOUR,
+                whole=traffic.since <= begins
+                and traffic.until >= begins + 24 * HOUR
+                and not any(
+                    since < begins + 24 * HOUR and until > begins for since, until in traffic.unknown
+                ),
                 busiest=int((busiest - begins) // HOUR),
                 figure=percentile(hours[busiest].levels, BUSIEST),
                 most=max(most(hour.levels) for hour in hours.values()),

@@ -37,6 +37,7 @@ from advise.load import (
     of_log,
     of_samples,
     percentile,
+    unwatched,
 )
 from advise.log import requests
 from advise.rule import DAYS, Advice, Day, advise, by_clock, days
@@ -144,6 +145,7 @@ def stored(store: Store, now: float) -> Traffic:
     """What a store knows. Raises StepFailed."""
     first = midnight(now) - DAYS * STORE_DAY
     line, holds, served = list[SteadySpan](), list[Window](), list[tuple[float, str]]()
+    looks = list[tuple[float, float]]()
     for begins in (first + number * STORE_DAY for number in range(DAYS + 1)):
         ends = min(begins + STORE_DAY, now // SCRAPE_SECONDS * SCRAPE_SECONDS)
         if ends <= begins:
@@ -151,6 +153,8 @@ def stored(store: Store, now: float) -> Traffic:
         line += samples(store, begins, ends)
         holds += _holds(store, begins, ends)
         served += _kinds(store, begins, ends)
+        for _, values in store.over("max(changeover_host_boot_time_seconds)", begins, ends, 60):
+            looks += values
     hours, tenants = _counts(store, first, now)
     if not line:
         raise StepFailed("the monitor's store does not have numbers of concurrent requests yet")
@@ -158,6 +162,7 @@ def stored(store: Store, now: float) -> Traffic:
     traffic = Traffic(
         "the monitor's store", since, now, of_samples(line, holds, (since, now)), holds, engines(served, now)
     )
+    traffic.unknown = unwatched(looks)
     for begins, ends, kind in traffic.served:
         for hour in of_samples(
             [each for each in line if begins <= each.begins < ends], holds, (max(begins, since), ends)

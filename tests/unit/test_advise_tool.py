@@ -21,7 +21,7 @@ from advise.rule import advise as advised
 from common import StepFailed
 from stacks.blueprint import blueprint
 from stacks.settings import Settings, from_files
-from tests.support.traffic import DAY, MONDAY, chance, log_lines, office, served
+from tests.support.traffic import DAY, MONDAY, chance, level, log_lines, office, served
 from tools import advice, advise, port, status
 from tools.environment import ROOT
 
@@ -141,7 +141,11 @@ def test_a_proxy_of_an_older_version_is_named(log: Path, tmp_path: Path) -> None
 
 
 class MadeStore(advise.Store):
-    """Answers as a store that has asked the proxies every 5 s, by counting."""
+    """Answers as a store that has asked the proxies every 5 s, by counting; but not while it was `away`, and
+    the host with it where it was `off`."""
+
+    away: Sequence[tuple[float, float]] = ()
+    off = False
 
     def __init__(self, requests: Sequence[LoggedRequest], holds: Sequence[tuple[float, float]]) -> None:
         self.requests, self.holds = requests, holds
@@ -149,6 +153,9 @@ class MadeStore(advise.Store):
     def over(self, query: str, begins: float, ends: float, step: float) -> advise.Series:
         moments = [begins + n * step for n in range(int((ends - begins) / step) + 1)]
         moments = [each for each in moments if each >= MONDAY]
+        if query == "max(changeover_host_boot_time_seconds)":
+            return [({}, [(at, self.booted(at)) for at in moments if self.looks(at)])]
+        moments = [each for each in moments if self.looks(each)]
         if query == "sum(changeover_waiting)":
             return [({}, [(at, self.waiting(at)) for at in moments])]
         if query == "sum(changeover_running)":
@@ -159,6 +166,14 @@ class MadeStore(advise.Store):
         if "changeover_engine" in query:
             return [({"kind": "ollama"}, [(at, 1.0) for at in moments])]
         return list(self.growth(query, moments))
+
+    def looks(self, at: float) -> bool:
+        """Whether the store is there at that time."""
+        return not any(begins <= at < ends for begins, ends in self.away)
+
+    def booted(self, at: float) -> float:
+        """When the host was started that is there then."""
+        return max((ends for _, ends in self.away if self.off and ends <= at), default=MONDAY - DAY)
 
     def waiting(self, at: float) -> float:
         return sum(each.began <= at < each.admitted for each in self.requests)
@@ -211,6 +226,17 @@ def test_log_and_store_say_the_same_of_the_same_traffic(log: Path, seed: int) ->
     (one,), (other,) = days(logged), days(stored)
     assert abs(one.figure - other.figure) <= 1 and one.counts == other.counts
     assert advised(stored, "ollama", "local").verdict == "too little"
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_a_day_on_which_the_store_was_away_does_not_count_unless_the_host_was_off(off: bool) -> None:
+    """It is there again in the evening, and knows nothing of who came in the hours before."""
+    store = MadeStore(served([each for n in range(3) for each in level(MONDAY + n * DAY, 300, 2)]), [])
+    store.away = [(MONDAY + n * DAY + 7 * HOUR, MONDAY + n * DAY + 19 * HOUR) for n in range(3)]
+    store.off = off
+    seen = advise.stored(store, MONDAY + 3 * DAY)
+    assert [day.counts for day in days(seen)] == [off] * 3
+    assert advised(seen, "ollama", "local").verdict == ("stay" if off else "too little")
 
 
 @pytest.mark.parametrize(
