@@ -105,9 +105,14 @@ def _do_phase(turn: Turn, change: Transaction) -> None:
 
 
 def _serves_meanwhile(turn: Turn, change: Transaction) -> bool:
-    """Whether requests go on while the change does: what serves them is looked after then. An old engine that
-    has ended is none of that, since the change itself leads back to it."""
+    """Whether requests go on while the change does: what serves them is looked after then.
+
+    An old engine that has ended is none of that, since the change itself leads back to it. Nor is a new one
+    that has ended beside another, which by hold has to be stopped first.
+    """
+    serves = gated(turn.state, turn.world)
     if change.phase == "retiring":
-        return True
-    goes_on = change.way in ("overlap", "gateway") and gated(turn.state, turn.world)
-    return goes_on and turn.leased is not None
+        new = change.plan.engine.container
+        alone = not any(each.up and each.name != new for each in turn.role("engine"))
+        return serves or alone or change.way != "hold"
+    return serves and change.way in ("overlap", "gateway") and turn.leased is not None

@@ -1238,6 +1238,17 @@ def test_what_serves_is_brought_back_while_the_old_engine_still_has_answers(name
     assert host.follow(2000) == 0 and host.serves() == ([NEW], [NEW_GATEWAY])
 
 
+def test_a_new_engine_that_ends_by_hold_comes_back_only_once_no_other_runs(host: Host) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.run(20, lambda: host.phase() == "retiring")
+    host.boxes[NEW].running, host.boxes[OLD].running = False, True  # as if somebody had started it by hand
+    assert host.follow() == 0 and host.run(30, lambda: host.settled() and not host.holds())
+    assert host.serves() == ([NEW], [NEW_GATEWAY]) and host.most_engines == 1
+
+
 @pytest.mark.parametrize("what", ["ends", "hangs"])
 def test_a_gateway_that_ends_while_another_engine_loads_beside_is_started_again_at_once(what: str) -> None:
     host = Host(random.Random(7), overlap=True)
