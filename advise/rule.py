@@ -5,8 +5,8 @@ vLLM; fewer than 10: Ollama. What it calls users at a time are concurrent reques
 answer asks for nothing. Exactly:
 
 - A day's figure is that of its busiest hour by the clock (UTC): the most concurrent requests, but for the 5 %
-  of the hour's time with the most (p95). Days count that are over, are known from their first minute on, and
-  had a request.
+  of the hour's time with the most (p95). An hour of which more than half is left out, for holds, has no
+  figure. Days count that are over, are known from their first minute on, and in which an engine was asked.
 - *Regularly above 15*: the figure is above 15 on at least half of these days.
 - *Below 10*: it is below 10 on at least three of four of these days.
 - Between, neither holds. With fewer than three such days nothing is said.
@@ -26,6 +26,8 @@ SHARE_BUSY, SHARE_QUIET = 1 / 2, 3 / 4
 DAYS, LEAST_DAYS = 7, 3
 """So many days are looked at, and so many with requests are needed."""
 BUSIEST = 0.95
+LEAST_SECONDS = HOUR / 2
+"""Of an hour, for a figure: of less, a moment would be the 5 % that are not looked at."""
 
 Verdict = Literal["upgrade", "stay", "undecided", "too little"]
 
@@ -33,7 +35,7 @@ Verdict = Literal["upgrade", "stay", "undecided", "too little"]
 @dataclass(frozen=True)
 class Day:
     """`busiest` is the hour (0 to 23, UTC) with the highest p95, which is `figure`; `most` the most
-    concurrent requests of the day. `whole`: the day is over, and known from its beginning."""
+    concurrent requests of the day. `whole`: the day is over, and known from its beginning to its end."""
 
     name: str
     whole: bool
@@ -41,13 +43,15 @@ class Day:
     figure: int
     most: int
     requests: int
+    asked: int
+    """How many of the requests an engine got; the others were refused, or given up before."""
     failed: int
     left_out: float
 
     @property
     def counts(self) -> bool:
         """Whether the rules look at this day."""
-        return self.whole and self.requests > 0
+        return self.whole and self.asked > 0
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,23 @@ def days(traffic: Traffic) -> list[Day]:
     said = []
     for name, hours in found.items():
         begins = datetime.datetime.fromisoformat(f"{name}T00:00:00+00:00").timestamp()
-        busiest = max(hours, key=lambda at: (percentile(hours[at].levels, BUSIEST), most(hours[at].levels)))
+        long = [at for at, hour in hours.items() if sum(hour.levels.values()) >= LEAST_SECONDS]
+        busiest = max(
+            long or hours, key=lambda at: (percentile(hours[at].levels, BUSIEST), most(hours[at].levels))
+        )
         said.append(
             Day(
                 name=name,
-                whole=traffic.since <= begins and traffic.until >= begins + 24 * HOUR,
+                whole=traffic.since <= begins
+                and traffic.until >= begins + 24 * HOUR
+                and not any(
+                    since < begins + 24 * HOUR and until > begins for since, until in traffic.unknown
+                ),
                 busiest=int((busiest - begins) // HOUR),
                 figure=percentile(hours[busiest].levels, BUSIEST),
                 most=max(most(hour.levels) for hour in hours.values()),
                 requests=sum(hour.requests for hour in hours.values()),
+                asked=sum(hour.asked for hour in hours.values()),
                 failed=sum(hour.failed for hour in hours.values()),
                 left_out=sum(hour.left_out for hour in hours.values()),
             )
@@ -160,6 +172,14 @@ def _too_little(traffic: Traffic, known: Sequence[Day]) -> Advice:
             None,
             None,
             ("Too little is known: there was no traffic.", _needed()),
+            "no traffic is known; advice: none",
+        )
+    if not any(day.asked for day in every):
+        return Advice(
+            "too little",
+            None,
+            None,
+            (f"Too little is known: there were {requests} requests, and no engine got any.", _needed()),
             "no traffic is known; advice: none",
         )
     have = f"{len(known)} whole day{'' if len(known) == 1 else 's'} with requests"

@@ -90,7 +90,13 @@ def claims(engines: Mapping[str, Mapping[str, Any]], limits: UserLimits) -> list
         2 * ABOUT,
         2 / ABOUT,
     )
-    if ours["more"]:
+    if not ours["users"] and not ours["more"]:
+        known = theirs["users"] or theirs["more"]
+        none = "not known: Ollama served nobody" if known else "no: neither served anybody"
+        users["holds"] = f"{none} within the limits"
+    elif ours["more"] and not theirs["more"] and users["holds"].startswith("no:"):
+        users["ratio"] = f"at most {users['ratio']}"  # whatever more Ollama would serve
+    elif ours["more"]:
         users |= {"ratio": None, "holds": "not known: Ollama served every number of users that was tried"}
     elif theirs["more"] and users["ratio"]:
         users["ratio"] = f"at least {users['ratio']}"

@@ -15,12 +15,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 
 from proxy.answers import Usage
 from proxy.route import NOBODY
+from proxy.usage import KEPT_FILES, LOG_FILES
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 4000)
 """Upper bounds of the histograms' buckets. A request can be held for an hour (`holdBudgetSeconds`)."""
-LOG_BYTES, LOG_FILES = 10 * 2**20, 5
-KEPT_FILES = 12
-"""Of all proxies that have written into the volume, the newest."""
+LOG_BYTES = 10 * 2**20
 
 
 @dataclass

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path("/log")
+LOG_FILES = 5
+"""How many older files a proxy keeps, beside the one that it writes."""
+KEPT_FILES = 12
+"""Of all proxies that have written into the volume, the newest, when one starts."""
 COUNTS = ("requests", "failed", "hung_up", "prompt_tokens", "completion_tokens", "events", "unknown")
 """Of a tenant's day. `completion_tokens` are those that engines reported; `events` are those seen of answers
 that were broken off; `unknown` are answers of which neither is known."""

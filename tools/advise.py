@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from advise.capacity import capacity
-from advise.rule import DAYS, Advice, advise, by_clock, days
+from advise.rule import DAYS, Advice, Day, advise, by_clock, days
 from common import ROOT, StepFailed, main_guard, say
 from components.monitor import STORE_PORT
 from monitor.render import SCRAPE_SECONDS
@@ -31,6 +31,7 @@ from tools import advice
 from tools.status import NoContainer, containers_of
 from traffic.load import (
     HOUR,
+    NOBODY,
     Hour,
     LoggedRequest,
     Share,
@@ -43,6 +44,7 @@ from traffic.load import (
     of_log,
     of_samples,
     percentile,
+    unwatched,
 )
 from traffic.log import requests
 
@@ -142,6 +144,7 @@ def stored(store: Store, now: float) -> Traffic:
     """What a store knows. Raises StepFailed."""
     first = midnight(now) - DAYS * STORE_DAY
     line, holds, served = list[SteadySpan](), list[Window](), list[tuple[float, str]]()
+    looks = list[tuple[float, float]]()
     for begins in (first + number * STORE_DAY for number in range(DAYS + 1)):
         ends = min(begins + STORE_DAY, now // SCRAPE_SECONDS * SCRAPE_SECONDS)
         if ends <= begins:
@@ -149,6 +152,8 @@ def stored(store: Store, now: float) -> Traffic:
         line += samples(store, begins, ends)
         holds += _holds(store, begins, ends)
         served += _kinds(store, begins, ends)
+        for _, values in store.over("max(changeover_host_boot_time_seconds)", begins, ends, 60):
+            looks += values
     hours, tenants = _counts(store, first, now)
     if not line:
         raise StepFailed("the monitor's store does not have numbers of concurrent requests yet")
@@ -156,6 +161,7 @@ def stored(store: Store, now: float) -> Traffic:
     traffic = Traffic(
         "the monitor's store", since, now, of_samples(line, holds, (since, now)), holds, engines(served, now)
     )
+    traffic.unknown = unwatched(looks)
     for begins, ends, kind in traffic.served:
         for hour in of_samples(
             [each for each in line if begins <= each.begins < ends], holds, (max(begins, since), ends)
@@ -164,8 +170,8 @@ def stored(store: Store, now: float) -> Traffic:
     for at, counts in hours.items():
         if at in traffic.hours:
             mine = traffic.hours[at]
-            mine.requests, mine.failed, mine.hung_up = (
-                round(counts.get(what, 0)) for what in ("requests", "failed", "hung_up")
+            mine.requests, mine.asked, mine.failed, mine.hung_up = (
+                round(counts.get(what, 0)) for what in ("requests", "asked", "failed", "hung_up")
             )
     traffic.tenants = {name: each for name, each in tenants.items() if each.requests}
     return traffic
@@ -210,6 +216,7 @@ def _counts(
     tenants: dict[str, Share] = {}
     for name, counter in (
         ("requests", "changeover_requests_total"),
+        ("asked", f'changeover_requests_total{{engine!="{NOBODY}"}}'),
         ("failed", 'changeover_requests_total{status=~"5.."}'),
         ("failed", "changeover_cut_total"),
         ("hung_up", "changeover_hung_up_total"),
@@ -295,11 +302,15 @@ def days_table(traffic: Traffic) -> Table:
             f"{day.busiest:02}:00",
             *(str(each) for each in (day.figure, day.most, day.requests, day.failed)),
             f"{day.left_out:.0f} s" if day.left_out else "",
-            "yes"
-            if day.counts
-            else "no: " + ("not over" if traffic.until < _end(day.name) else "not known in full"),
+            "yes" if day.counts else f"no: {_why_not(traffic, day)}",
         )
     return table
+
+
+def _why_not(traffic: Traffic, day: Day) -> str:
+    if traffic.until < _end(day.name):
+        return "not over"
+    return "no engine was asked" if day.whole else "not known in full"
 
 
 def _end(day: str) -> float:

@@ -8,6 +8,7 @@ load of the users' either, so as much time again isn't looked at.
 
 import bisect
 import datetime
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ HELD_SECONDS = 1.0
 """A shorter wait without anything at an engine is no hold: letting one in takes milliseconds."""
 SETTLE_SECONDS = 60.0
 """So long after a hold nothing counts, or for as long as it was, where that is longer."""
+UNWATCHED_SECONDS = 900.0
+"""A time without a look at the host that is longer than this may hide what its hour would be told by."""
 NOBODY = "-"
 
 
@@ -86,6 +89,8 @@ class Hour:
     left_out: float = 0
     """Seconds of holds, and after them."""
     requests: int = 0
+    asked: int = 0
+    """How many of them an engine got."""
     failed: int = 0
     """5xx, and answers that were cut."""
     hung_up: int = 0
@@ -97,6 +102,7 @@ class Hour:
         self.crowded += other.crowded
         self.left_out += other.left_out
         self.requests += other.requests
+        self.asked += other.asked
         self.failed += other.failed
         self.hung_up += other.hung_up
 
@@ -117,6 +123,8 @@ class Traffic:
     tenants: dict[str, "Share"] = field(default_factory=dict)
     by_kind: dict[str, Hour] = field(default_factory=dict)
     """The hours of each kind of engine, all together."""
+    unknown: list[Window] = field(default_factory=list)
+    """In between, when requests may have come of which nothing is known."""
 
 
 @dataclass
@@ -150,6 +158,7 @@ def of_log(requests: Sequence[LoggedRequest], since: float, until: float, source
         alone.setdefault(each.tenant, []).append(each)
         hour = traffic.hours.setdefault(each.began // HOUR * HOUR, Hour())
         hour.requests += 1
+        hour.asked += each.at_engine
         hour.failed += each.failed or each.cut
         hour.hung_up += each.hung_up
         share = traffic.tenants.setdefault(each.tenant, Share())
@@ -168,6 +177,16 @@ def of_log(requests: Sequence[LoggedRequest], since: float, until: float, source
             default=0,
         )
     return traffic
+
+
+def unwatched(booted: Sequence[tuple[float, float]]) -> list[Window]:
+    """When nobody looked at a host that ran. Of each look it is given when that was, and when the host had
+    been started: while it is off there are no requests either, so that nothing is missing of that time."""
+    return [
+        (before, after)
+        for (before, _), (after, start) in itertools.pairwise(booted)
+        if after - before > UNWATCHED_SECONDS and start <= before
+    ]
 
 
 def of_samples(line: Iterable[SteadySpan], holds: Sequence[Window], window: Window) -> dict[float, Hour]:

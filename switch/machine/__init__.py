@@ -17,7 +17,8 @@ stops) or `gateway` (the engine stays). `State.active` changes at one point only
 completion has come through the new gateway. Before that, every failure leads back to `active`; after it, a
 change only goes forward.
 
-While no change is under way, and on the way back, `steady.converge` makes the host match `active`.
+While no change is under way, and on the way back, `steady.converge` makes the host match `active`. What
+serves while a change goes on beside it is looked after as well: see `step`.
 
 The proxies hold and release requests, and `views.route` makes of a state what they are told. Requests are
 held from the tick on that finds the active engine outside of its gated run, or its gateway gone.

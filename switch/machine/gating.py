@@ -99,7 +99,8 @@ def engine_probed(turn: Turn, gating: Gating, result: ActionFinished) -> None:
     assert plan is not None, "a probe is by a plan"
     answered(gating, plan, result, turn.now)
     if result.ok and (change := turn.change):
-        change.gates.append({"at": turn.now, "engine": gating.container, **result.facts})
+        if change.phase != "retiring":  # what brings the new engine back is no part of the change's own gate
+            change.gates.append({"at": turn.now, "engine": gating.container, **result.facts})
         turn.say(_progress(turn, change, gating, plan))
 
 
@@ -107,7 +108,8 @@ def _progress(turn: Turn, change: Transaction, gating: Gating, plan: Plan) -> st
     text = f"gate {gating.passed}/{plan.gate.completions}"
     if gating.passed < plan.gate.completions:
         return text
-    since, what = (change.held, "the hold began") if change.held else (gating.began, "it was started")
+    held = change.held if change.phase != "retiring" else None
+    since, what = (held, "the hold began") if held else (gating.began, "it was started")
     return f"{text} passed {turn.now - since:.1f} s after {what}"
 
 

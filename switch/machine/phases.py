@@ -13,7 +13,7 @@ from switch.machine.events import Action
 from switch.machine.gating import gateway_probes, old_engine_serves, pass_gate
 from switch.machine.memory import memory_is_free, too_small_for_both
 from switch.machine.state import Active, Gating, Transaction, Way
-from switch.machine.steady import converge, start_as_told
+from switch.machine.steady import bring_back, converge, start_as_told
 from switch.machine.stopping import (
     end_gateways,
     other_gateways,
@@ -214,7 +214,9 @@ def _remove_orphans(turn: Turn, change: Transaction) -> None:
 def restoring(turn: Turn, change: Transaction) -> None:
     """The way back: the new gateway and the new engine end, and what was active serves again."""
     state, active, new = turn.state, turn.state.active, change.plan.engine.container
-    if state.trouble:
+    if trouble := state.trouble:
+        if active and gated(state, turn.world) and bring_back(turn, active):
+            turn.say(trouble)  # of what is not wanted any more: what was active serves
         end(turn, "failed")
         return
     keep = active.plan.gateway_container if active else ""

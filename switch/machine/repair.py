@@ -14,12 +14,14 @@ CONNECT_AGAIN_SECONDS = 5
 def shift_deadlines(turn: Turn, seconds: float) -> None:
     """For so many seconds nobody could be heard, nor anything be done: that is nobody's fault."""
     state, change = turn.state, turn.change
+    if change:
+        change.stalled += seconds
+        # only where nobody has followed for so long: else looks that are slow again and again would let
+        # nothing go on
+        change.unheard |= change.phase in LEASED and turn.now > change.lease
     for each in (state.transaction, state.waiting):
         if each:
             each.lease += seconds
-    if change:
-        change.stalled += seconds
-        change.unheard = change.phase in LEASED
     if state.gating:
         state.gating.began += seconds
     if state.memory_wait:

@@ -53,22 +53,26 @@ def _job_finished(turn: Turn, result: ActionFinished, took: float) -> None:
             free, next_at = result.facts.get("free", 0), turn.now + COUNT_AGAIN_SECONDS
             state.memory_wait = replace(wait, free=free, why=result.text, next_at=next_at)
         case Action(do="probe", through="gateway") if leased:
-            if result.ok:
-                decide(turn, leased)
-            else:
+            if not result.ok:
                 gateway_probe_failed(turn, leased, result.text)
+            elif not leased.unheard and turn.now <= leased.lease:
+                decide(turn, leased)
         case Action(do="probe", container=name) if gating and gating.container == name:
             engine_probed(turn, gating, result)
         case Action(do="stop", container=name):
             _stopped(turn, name, result, took)
         case Action(do="start", container=name) if not result.ok:
-            _order_failed(turn, f"{name} could not be started: {result.text}", name)
+            text = f"{name} could not be started: {result.text}"
+            if turn.change and turn.change.phase == "restoring" and name not in _active(turn):
+                turn.say(text)  # it is not wanted any more
+            else:
+                _order_failed(turn, text, name, logs_of=name)
 
 
 def _stopped(turn: Turn, name: str, result: ActionFinished, took: float) -> None:
     change = turn.change
     if not result.ok:
-        _order_failed(turn, f"{name} could not be stopped: {result.text}")
+        _order_failed(turn, f"{name} could not be stopped: {result.text}", name)
     elif change and change.phase in ("stopping", "retiring"):
         turn.say(f"{turn.kind(name)} stopped ({took:.1f} s)")
     elif change and change.phase == "restoring" and name == change.plan.engine.container:
@@ -84,9 +88,17 @@ def _job_stalled(turn: Turn, action: Action) -> None:
         change.opened = False
 
 
-def _order_failed(turn: Turn, text: str, container: str = "") -> None:
-    """An order that Docker did not carry out: a change is given up, anything else is tried again."""
-    if turn.leased:
-        fail(turn, text, container)
+def _order_failed(turn: Turn, text: str, name: str, logs_of: str = "") -> None:
+    """An order about the container `name` that Docker did not carry out. A change is given up for it, unless
+    `name` serves and the change goes on beside it; anything else is tried again."""
+    leased = turn.leased
+    if leased and (leased.way == "hold" or name not in _active(turn)):
+        fail(turn, text, logs_of)
     else:
         turn.trouble(text)
+
+
+def _active(turn: Turn) -> tuple[str, ...]:
+    """The containers of the engine and of the gateway that serve."""
+    active = turn.state.active
+    return (active.plan.engine.container, active.plan.gateway_container) if active else ()

@@ -22,7 +22,7 @@ def converge(turn: Turn) -> bool:
 
     True when all of that is so, and published.
     """
-    state, active = turn.state, turn.state.active
+    active = turn.state.active
     if active is None:
         return True  # nothing is known to be ours: stop nothing
     if turn.ordered:
@@ -30,6 +30,13 @@ def converge(turn: Turn) -> bool:
     name = active.plan.engine.container
     if not stop(turn, (each for each in turn.role("engine") if each.up and each.name != name)):
         return False
+    return bring_back(turn, active) and published(turn)
+
+
+def bring_back(turn: Turn, active: Active) -> bool:
+    """One step towards what serves: its engine gated, its gateway up, and only then requests. True when that
+    is so. Other engines are let alone."""
+    state = turn.state
     if not gated(state, turn.world) and not _regate(turn, active):
         return False
     if not _open(turn, active):
@@ -37,7 +44,7 @@ def converge(turn: Turn) -> bool:
     state.held, state.trouble = None, ""
     if turn.now > state.retry_at + STEADY_SECONDS + active.plan.seconds.answers:
         state.tries = 0
-    return published(turn)
+    return True
 
 
 def serves(turn: Turn, active: Active) -> bool:

@@ -20,9 +20,9 @@ from switch.machine.phases import PHASES
 from switch.machine.repair import forget_ended, give_up_hanging, reconnect, shift_deadlines
 from switch.machine.results import action_finished
 from switch.machine.state import State, Transaction
-from switch.machine.steady import converge, serves
+from switch.machine.steady import bring_back, converge, serves
 from switch.machine.turn import Turn
-from switch.machine.views import route
+from switch.machine.views import gated, route
 
 
 def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]]:
@@ -96,5 +96,22 @@ def _do_phase(turn: Turn, change: Transaction) -> None:
     waits_for_commit = (change.phase, change.asked) == ("prepared", "prepare")
     if turn.leased and change.unheard and not waits_for_commit:
         return  # it may be that nobody wants it any more
+    active = turn.state.active
+    if active and not turn.ordered and _serves_meanwhile(turn, change):
+        bring_back(turn, active)
     if not turn.ordered:
         PHASES[change.phase](turn, change)
+
+
+def _serves_meanwhile(turn: Turn, change: Transaction) -> bool:
+    """Whether requests go on while the change does: what serves them is looked after then.
+
+    An old engine that has ended is none of that, since the change itself leads back to it. Nor is a new one
+    that has ended beside another, which by hold has to be stopped first.
+    """
+    serves = gated(turn.state, turn.world)
+    if change.phase == "retiring":
+        new = change.plan.engine.container
+        alone = not any(each.up and each.name != new for each in turn.role("engine"))
+        return serves or alone or change.way != "hold"
+    return serves and change.way in ("overlap", "gateway") and turn.leased is not None

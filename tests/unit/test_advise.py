@@ -197,6 +197,32 @@ def test_a_request_that_no_engine_got_is_no_load() -> None:
     assert seen.served == []
 
 
+def test_of_an_hour_that_was_nearly_all_held_a_moment_decides_nothing() -> None:
+    """Each day half an hour of a hold, and as long after it; in the 40 s that are left, 16 ask for 3 s."""
+    arrivals, holds = list[Arrival](), list[tuple[float, float]]()
+    for day in range(5):
+        at = MONDAY + day * DAY + 10 * HOUR
+        holds.append((at, at + 1780))
+        arrivals += [Arrival(at + 1, 1), *level(at + 3565, 3, 16), *level(at - HOUR, 1800, 2)]
+    seen = traffic(served(arrivals, holds=holds))
+    assert all(seen.hours[MONDAY + 10 * HOUR].levels[n] < 40 for n in (0, 16))
+    assert percentile(seen.hours[MONDAY + 10 * HOUR].levels, 0.95) == 16
+    said = advise(seen, "ollama", "local")
+    assert (said.verdict, said.figure) == ("stay", 2)
+    assert all(day.most == 16 and day.busiest == 9 for day in days(seen)[:5]), "as a peak it is told"
+
+
+def test_days_on_which_everything_was_refused_advise_nothing() -> None:
+    """As of a scanner that has no key."""
+    refused = [LoggedRequest(MONDAY + n * HOUR, 0.001, 0) for n in range(5 * 24)]
+    said = advise(traffic(refused), "ollama", "local")
+    assert said.verdict == "too little"
+    assert said.words[0] == "Too little is known: there were 120 requests, and no engine got any."
+    one = served(office(MONDAY, 40))
+    said = advise(traffic([*refused, *one]), "ollama", "local")
+    assert said.verdict == "too little" and "1 whole day with requests" in said.words[0]
+
+
 def count(requests: Sequence[LoggedRequest], holds: Sequence[tuple[float, float]], begins: float) -> Hour:
     """The hour that begins then, by counting at every moment between two changes."""
     out = left_out(holds)
@@ -295,7 +321,7 @@ def test_the_proxy_writes_short_lines_of_what_was_asked_for_and_when_its_log_beg
         )
         for hour in range(3)
     ]
-    *said, end = short([*log, '{"time": "2025-'], MONDAY + HOUR)
+    *said, end = short([*log, '{"time": "2025-'], MONDAY + HOUR, 0)
     found = [each for each in said if isinstance(each, list)]
     assert len(found) == len(said) and [each[0] for each in found] == [
         MONDAY + HOUR + 0.25,

@@ -1,5 +1,6 @@
 """`make advise` at its edges: the log in a proxy, the monitor's store, and the line that others show."""
 
+import datetime
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from advise.rule import advise as advised
 from common import ROOT, StepFailed
 from stacks.blueprint import blueprint
 from stacks.settings import Settings, from_files
-from tests.support.traffic import DAY, MONDAY, chance, log_lines, office, served
+from tests.support.traffic import DAY, MONDAY, chance, level, log_lines, office, served
 from tools import advice, advise, port, status
 from traffic.load import HOUR, LoggedRequest, percentile
 
@@ -76,6 +77,35 @@ def test_what_the_log_says_arrives_here(log: Path) -> None:
     assert all(close(one, other) for one, other in zip(found, wanted, strict=True))
 
 
+def test_a_log_of_which_a_part_was_dropped_is_not_known_before_that_whatever_another_proxy_has_left(
+    log: Path,
+) -> None:
+    quiet = [each for day in range(4) for each in office(MONDAY + day * DAY, 2)]
+    (log / "access-old.log").write_text("\n".join(log_lines(served(quiet))))
+    busy = log_lines(served(office(MONDAY + 5 * DAY, 40)))
+    for number in range(5, 0, -1):
+        part = busy[-60 * number : len(busy) - 60 * (number - 1)]
+        (log / f"access-new.log.{number}").write_text("\n".join(part))
+    requests, since = advise.requests_of("local", MONDAY)
+    assert len(requests) == 4 * 18 + 300
+    assert since == pytest.approx(json_time(busy[-300])), "the first line of the oldest that is left"
+    assert advised(advise.from_log("local", NOW), "ollama", "local").verdict == "too little"
+
+
+def test_a_log_of_which_whole_files_may_have_gone_is_known_from_the_oldest_that_is_left_on(log: Path) -> None:
+    for number in range(12):
+        file = log / f"access-{number}.log"
+        file.write_text("\n".join(log_lines(served(office(MONDAY + number * 3600, 1)))))
+        os.utime(file, (MONDAY, MONDAY + DAY + number * 3600))
+    assert advise.requests_of("local", MONDAY)[1] == MONDAY + DAY
+    (log / "access-0.log").unlink()
+    assert advise.requests_of("local", MONDAY)[1] == pytest.approx(MONDAY + 11 * HOUR)
+
+
+def json_time(line: str) -> float:
+    return datetime.datetime.fromisoformat(json.loads(line)["time"]).timestamp()
+
+
 def test_it_prints_hours_days_tenants_and_the_advice_and_keeps_a_line(
     log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,7 +140,11 @@ def test_a_proxy_of_an_older_version_is_named(log: Path, tmp_path: Path) -> None
 
 
 class MadeStore(advise.Store):
-    """Answers as a store that has asked the proxies every 5 s, by counting."""
+    """Answers as a store that has asked the proxies every 5 s, by counting; but not while it was `away`, and
+    the host with it where it was `off`."""
+
+    away: Sequence[tuple[float, float]] = ()
+    off = False
 
     def __init__(self, requests: Sequence[LoggedRequest], holds: Sequence[tuple[float, float]]) -> None:
         self.requests, self.holds = requests, holds
@@ -118,6 +152,9 @@ class MadeStore(advise.Store):
     def over(self, query: str, begins: float, ends: float, step: float) -> advise.Series:
         moments = [begins + n * step for n in range(int((ends - begins) / step) + 1)]
         moments = [each for each in moments if each >= MONDAY]
+        if query == "max(changeover_host_boot_time_seconds)":
+            return [({}, [(at, self.booted(at)) for at in moments if self.looks(at)])]
+        moments = [each for each in moments if self.looks(each)]
         if query == "sum(changeover_waiting)":
             return [({}, [(at, self.waiting(at)) for at in moments])]
         if query == "sum(changeover_running)":
@@ -128,6 +165,14 @@ class MadeStore(advise.Store):
         if "changeover_engine" in query:
             return [({"kind": "ollama"}, [(at, 1.0) for at in moments])]
         return list(self.growth(query, moments))
+
+    def looks(self, at: float) -> bool:
+        """Whether the store is there at that time."""
+        return not any(begins <= at < ends for begins, ends in self.away)
+
+    def booted(self, at: float) -> float:
+        """When the host was started that is there then."""
+        return max((ends for _, ends in self.away if self.off and ends <= at), default=MONDAY - DAY)
 
     def waiting(self, at: float) -> float:
         return sum(each.began <= at < each.admitted for each in self.requests)
@@ -146,6 +191,7 @@ class MadeStore(advise.Store):
     def value(self, each: LoggedRequest, counter: str) -> float:
         return {
             "changeover_requests_total": 1,
+            'changeover_requests_total{engine!="-"}': each.at_engine,
             'changeover_requests_total{status=~"5.."}': each.failed,
             "changeover_cut_total": each.cut,
             "changeover_hung_up_total": each.hung_up,
@@ -169,6 +215,7 @@ def test_log_and_store_say_the_same_of_the_same_traffic(log: Path, seed: int) ->
         assert ours.left_out == pytest.approx(theirs.left_out, abs=30)
         assert ours.crowded == pytest.approx(theirs.crowded, abs=90)
     assert sum(each.requests for each in stored.hours.values()) == len(requests)
+    assert sum(each.asked for each in stored.hours.values()) == sum(each.at_engine for each in requests)
     assert sum(each.failed for each in stored.hours.values()) == sum(each.failed for each in requests)
     for name, mine in logged.tenants.items():
         its = stored.tenants[name]
@@ -178,6 +225,17 @@ def test_log_and_store_say_the_same_of_the_same_traffic(log: Path, seed: int) ->
     (one,), (other,) = days(logged), days(stored)
     assert abs(one.figure - other.figure) <= 1 and one.counts == other.counts
     assert advised(stored, "ollama", "local").verdict == "too little"
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_a_day_on_which_the_store_was_away_does_not_count_unless_the_host_was_off(off: bool) -> None:
+    """It is there again in the evening, and knows nothing of who came in the hours before."""
+    store = MadeStore(served([each for n in range(3) for each in level(MONDAY + n * DAY, 300, 2)]), [])
+    store.away = [(MONDAY + n * DAY + 7 * HOUR, MONDAY + n * DAY + 19 * HOUR) for n in range(3)]
+    store.off = off
+    seen = advise.stored(store, MONDAY + 3 * DAY)
+    assert [day.counts for day in days(seen)] == [off] * 3
+    assert advised(seen, "ollama", "local").verdict == ("stay" if off else "too little")
 
 
 @pytest.mark.parametrize(

@@ -172,10 +172,40 @@ def test_what_is_the_other_way_round_and_what_was_not_measured_is_said_so() -> N
     assert of(rows, "latency")["ratio"] == "20 % higher"
     assert of(rows, "latency")["holds"] == "no: it is the other way round"
     assert of(rows, "start")["holds"] == "no: vLLM starts faster"
-    assert of(rows, "users")["holds"] == "not known: Ollama served every number of users that was tried"
+    assert of(rows, "users")["ratio"] == "at most 0.20 times"
+    assert of(rows, "users")["holds"] == "no: it is the other way round"
     assert of(rows, "GPU")["holds"].startswith("not measured: no GPU here")
     text = markdown(content({**engines, **turned}))
     assert "| **no: it is the other way round** |" in text
+
+
+@pytest.mark.parametrize(
+    ("ollama", "vllm", "ratio", "holds"),
+    [
+        ((20, True), (32, False), "at most 1.60 times", "no: less than claimed"),
+        ((16, True), (40, False), None, "not known: Ollama served every number of users that was tried"),
+        ((20, True), (20, True), None, "not known: Ollama served every number of users that was tried"),
+        (
+            (20, False),
+            (32, True),
+            "at least 1.60 times",
+            "not known: vLLM served every number of users that was",
+        ),
+        ((0, False), (8, False), None, "not known: Ollama served nobody within the limits"),
+        ((0, False), (8, True), None, "not known: Ollama served nobody within the limits"),
+        ((0, False), (0, False), None, "no: neither served anybody within the limits"),
+        ((8, False), (0, False), "0.00 times", "no: it is the other way round"),
+    ],
+)
+def test_of_users_only_what_follows_from_the_numbers_that_were_tried_is_said(
+    ollama: tuple[int, bool], vllm: tuple[int, bool], ratio: str | None, holds: str
+) -> None:
+    engines = {
+        kind: {**each, "users": users, "more": more}
+        for (kind, each), (users, more) in zip(both().items(), (ollama, vllm), strict=True)
+    }
+    row = of(claims(engines, LIMITS), "users")
+    assert row["ratio"] == ratio and row["holds"].startswith(holds), row
 
 
 def test_the_text_decides_first_and_names_what_was_measured() -> None:

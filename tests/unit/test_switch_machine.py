@@ -1188,6 +1188,116 @@ def test_after_a_stall_nothing_goes_on_until_its_coordinator_follows_again(host:
     assert host.boxes[OLD].runs == 0, "no engine was stopped for a change that nobody follows"
 
 
+def test_where_every_look_takes_too_long_a_change_that_is_followed_goes_on(host: Host) -> None:
+    host.stall_at = lambda: 0.5
+    assert host.flip() == 0, host.phases()
+    assert host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_completion_that_is_heard_of_after_the_lease_decides_nothing_until_somebody_follows(
+    host: Host, there: bool
+) -> None:
+    host.takes = lambda action: 1.0  # type: ignore[method-assign]
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.run(20, lambda: host.phase() == "starting" and bool(host.jobs))
+    host.stall(600)  # a coordinator that is there has long said that it waits no more
+    assert any(isinstance(event, ActionFinished) and event.ok for event in host.heard)
+    host.turn()
+    assert host.phase() == "starting"
+    if there:
+        assert host.follow() == 0 and host.serves() == ([NEW], [NEW_GATEWAY])
+    else:
+        assert host.run(200, lambda: old_serves(host)) and "interrupted" in host.lines()
+
+
+@pytest.mark.parametrize("what", ["ends", "hangs"])
+@pytest.mark.parametrize("name", [NEW, NEW_GATEWAY])
+def test_what_serves_is_brought_back_while_the_old_engine_still_has_answers(name: str, what: str) -> None:
+    host = Host(random.Random(7), overlap=True)
+    host.ask("prepare", plan(cutover="overlap"))
+    assert host.follow() == 0
+    host.drain_seconds = 400
+    host.run(2)
+    host.make_gateway()
+    host.ask("commit", plan(NEW, "overlap", NEW_GATEWAY))
+    assert host.run(20, lambda: host.phase() == "retiring")
+    host.run(1)
+    gates = copy.deepcopy(host.state.transaction and host.state.transaction.gates)
+    if what == "ends":
+        host.boxes[name].running = False
+    else:
+        host.hang(name)
+    assert host.run(50, host.holds)
+    assert host.run(30, lambda: not host.holds()) and host.phase() == "retiring"
+    assert host.boxes[OLD].running and dict(host.proxies[PROXY].running).keys() >= {"ollama-1"}
+    assert host.state.transaction and host.state.transaction.gates == gates, "it is no part of the change"
+    assert host.follow(2000) == 0 and host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+def test_a_new_engine_that_ends_by_hold_comes_back_only_once_no_other_runs(host: Host) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.run(20, lambda: host.phase() == "retiring")
+    host.boxes[NEW].running, host.boxes[OLD].running = False, True  # as if somebody had started it by hand
+    assert host.follow() == 0 and host.run(30, lambda: host.settled() and not host.holds())
+    assert host.serves() == ([NEW], [NEW_GATEWAY]) and host.most_engines == 1
+
+
+@pytest.mark.parametrize("what", ["ends", "hangs"])
+def test_a_gateway_that_ends_while_another_engine_loads_beside_is_started_again_at_once(what: str) -> None:
+    host = Host(random.Random(7), overlap=True)
+    host.run(1)
+    host.boxes[NEW].mode = "silent"
+    host.ask("prepare", plan(cutover="overlap"))
+    assert host.run(10, lambda: host.phase() == "loading")
+    if what == "ends":
+        host.boxes[OLD_GATEWAY].running = False
+    else:
+        host.patience_with_hangs = 10
+        host.hang(OLD_GATEWAY)
+    for _ in range(20):
+        host.apply(Followed())
+        host.run(1)
+    assert host.phase() == "loading" and not host.holds() and host.boxes[OLD_GATEWAY].runs == 1
+    host.boxes[NEW].mode = "good"
+    assert host.follow() == 0 and not host.state.trouble
+    host.make_gateway()
+    host.ask("commit", plan(NEW, "overlap", NEW_GATEWAY))
+    assert host.follow() == 0 and host.serves() == ([NEW], [NEW_GATEWAY])
+
+
+@pytest.mark.parametrize(
+    ("order", "cutover", "given_up"),
+    [("start", "overlap", "loading"), ("stop", "overlap", "loading"), ("stop", "hold", "draining")],
+)
+def test_an_order_about_what_is_wanted_no_more_is_no_trouble_of_what_serves(
+    order: str, cutover: Cutover, given_up: str
+) -> None:
+    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host.takes = lambda action: 1.0  # type: ignore[method-assign]
+    carry_out, refused = host.carry_out, list[str]()
+
+    def refuses(action: Action) -> ActionFinished:
+        if (action.do, action.container) == (order, NEW) and not refused:
+            refused.append(action.do)
+            return ActionFinished(action, False, "Docker says no")
+        return carry_out(action)
+
+    host.carry_out = refuses  # type: ignore[method-assign]
+    host.ask("prepare", plan(cutover=cutover))
+    assert host.run(20, lambda: host.phase() == given_up)
+    host.apply(Abandoned(NEW))
+    assert host.follow() == 1 and refused
+    assert "ollama (stack-ollama-1) serves" in host.lines() and "Docker says no" in host.lines()
+    assert host.run(20, lambda: old_serves(host)) and not host.state.trouble and host.boxes[OLD].runs == 0
+
+
 def test_an_order_to_which_docker_gave_no_answer_is_looked_at_and_given_again(host: Host) -> None:
     carry_out, lost = host.carry_out, list[str]()
 
