@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import generate_latest
 
 from proxy.answers import Usage
-from proxy.records import KEPT_FILES, Books, Record
+from proxy.records import Books, Record
+from proxy.usage import KEPT_FILES
 
 
 def test_a_line_says_who_asked_what_and_how_it_went() -> None:
