@@ -65,11 +65,11 @@ def _users(engine: Mapping[str, Any]) -> str:
 
 
 def _distance(peak: int, engine: Mapping[str, Any], name: str) -> str:
-    users = int(engine["users"])
+    users, does = int(engine["users"]), "was measured with" if engine["more"] else "serves"
     if peak == users:
-        return f"exactly what {name} serves"
+        return f"exactly what {name} {does}"
     if peak > users:
-        return f"{peak - users} more than {name} {'was measured with' if engine['more'] else 'serves'}"
+        return f"{peak - users} more than {name} {does}"
     return f"{users - peak} fewer than {name} serves"
 
 

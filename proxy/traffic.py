@@ -4,7 +4,6 @@ It writes lines of JSON, as gzip, one after another as it reads them: it runs be
 that this has. SINCE is in seconds since the epoch. What a request said is in no log, and so not here.
 """
 
-import contextlib
 import datetime
 import gzip
 import json
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from proxy.usage import FOLDER, KEPT_FILES, LOG_FILES, lines
+from proxy.usage import FOLDER, lines, whole_since
 
 FIELDS = (
     *("ended", "total_ms", "held_ms", "first_ms", "status", "engine", "tenant"),
@@ -23,28 +22,6 @@ FIELDS = (
 """Of a request's line, in this order; `ended` is in seconds since the epoch, the others are as in the log."""
 POLITE = 10
 """More of `nice` than the proxy has, which goes first."""
-
-
-def whole_since(folder: Path) -> float:
-    """From when on no line is missing that was once written, in seconds since the epoch; 0: nothing ever was.
-
-    A proxy that has all of its files drops its oldest, and one that starts drops the oldest of all. What
-    others have kept from before that does not make up for it.
-    """
-    times = sorted(each.stat().st_mtime for each in folder.glob("access-*"))
-    whole = times[0] if len(times) >= KEPT_FILES else 0.0
-    for file in folder.glob(f"access-*.log.{LOG_FILES}"):
-        with contextlib.suppress(FileNotFoundError), file.open(encoding="utf-8", errors="replace") as text:
-            whole = max(whole, next(filter(None, map(_ended, text)), 0.0))
-    return whole
-
-
-def _ended(line: str) -> float:
-    """When a line's request ended, in seconds since the epoch; 0 where it can't be read."""
-    try:
-        return datetime.datetime.fromisoformat(json.loads(line)["time"]).timestamp()
-    except (ValueError, KeyError, TypeError):
-        return 0.0
 
 
 def short(log: Iterable[str], since: float, whole: float) -> Iterator[list[Any] | dict[str, Any]]:

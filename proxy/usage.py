@@ -3,6 +3,8 @@
 It reads the files that this proxy and those before it have left in the volume, each line once.
 """
 
+import contextlib
+import datetime
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -30,9 +32,32 @@ def lines(folder: Path) -> Iterator[str]:
             continue
 
 
-def summed(log: Iterable[str]) -> dict[str, Any]:
-    """`days`: day (UTC) → tenant → count by name. `since` is the first request's time, and `unreadable` says
-    how many lines are none: a kill may cut one short."""
+def whole_since(folder: Path) -> float:
+    """From when on no line is missing that was once written, in seconds since the epoch; 0: nothing ever was.
+
+    A proxy that has all of its files drops its oldest, and one that starts drops the oldest of all. What
+    others have kept from before that does not make up for it.
+    """
+    times = sorted(each.stat().st_mtime for each in folder.glob("access-*"))
+    whole = times[0] if len(times) >= KEPT_FILES else 0.0
+    for file in folder.glob(f"access-*.log.{LOG_FILES}"):
+        with contextlib.suppress(FileNotFoundError), file.open(encoding="utf-8", errors="replace") as text:
+            whole = max(whole, next(filter(None, map(_ended, text)), 0.0))
+    return whole
+
+
+def _ended(line: str) -> float:
+    """When a line's request ended, in seconds since the epoch; 0 where it can't be read."""
+    try:
+        return datetime.datetime.fromisoformat(json.loads(line)["time"]).timestamp()
+    except (ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def summed(log: Iterable[str], whole: float = 0) -> dict[str, Any]:
+    """`days`: day (UTC) → tenant → count by name. `since` is from when on no request is missing: the first
+    one's time, which is not before `whole` (seconds since the epoch). `unreadable` says how many lines are
+    none: a kill may cut one short."""
     days: dict[str, dict[str, dict[str, int]]] = {}
     since, unreadable = "", 0
     for line in log:
@@ -45,7 +70,8 @@ def summed(log: Iterable[str]) -> dict[str, Any]:
             unreadable += 1
             continue
         since = min(since or at, at)
-    return {"since": since, "unreadable": unreadable, "days": days}
+    begins = datetime.datetime.fromtimestamp(whole, datetime.UTC).isoformat(timespec="milliseconds")
+    return {"since": since and max(since, begins), "unreadable": unreadable, "days": days}
 
 
 def _count(counts: dict[str, int], said: dict[str, Any]) -> None:
@@ -63,4 +89,4 @@ def _count(counts: dict[str, int], said: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    json.dump(summed(lines(FOLDER)), sys.stdout)
+    json.dump(summed(lines(FOLDER), whole_since(FOLDER)), sys.stdout)

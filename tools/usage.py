@@ -116,7 +116,7 @@ def usage(stack: str) -> None:
     for row in table:
         shown.add_row(*row.texts()[: len(shown.columns)])
     Console(width=None if sys.stdout.isatty() else 120).print(shown)
-    say(f"The log begins at {said['since'][:16]} UTC; older requests are no longer in it.")
+    say(f"The log has every request since {said['since'][:16]} UTC; of older ones, some or all are missing.")
     if said["unreadable"]:
         say(
             f"{said['unreadable']} of its lines can't be read: they were being written when the proxy was "

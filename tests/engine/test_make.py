@@ -95,7 +95,7 @@ def test_proxy_and_switch_are_scraped_on_the_stacks_own_network(checkout: Path) 
 
 def test_make_usage_counts_what_was_asked_as_table_and_as_csv(checkout: Path) -> None:
     said = shell(checkout, "CSV=usage.csv make usage")
-    assert "completion" in said and "The log begins at " in said
+    assert "completion" in said and "The log has every request since " in said
     head, *rows = (checkout / "usage.csv").read_text().splitlines()
     assert head.startswith("day,tenant,requests")
     requests = sum(int(row.split(",")[2]) for row in rows)

@@ -405,6 +405,7 @@ def test_with_a_report_there_is_a_capacity_and_the_distance_to_the_peak() -> Non
         (0, ["There was no request that could be compared with that."]),
         (1, ["of 1 concurrent request is 7 fewer than Ollama serves.", "39 fewer than vLLM serves."]),
         (8, ["is exactly what Ollama serves.", "32 fewer than vLLM serves."]),
+        (40, ["32 more than Ollama serves.", "exactly what vLLM was measured with."]),
         (41, ["33 more than Ollama serves.", "is 1 more than vLLM was measured with."]),
     ],
 )

@@ -48,6 +48,14 @@ def test_what_the_proxy_writes_is_what_is_summed(tmp_path: Path) -> None:
     assert found == wanted and said["unreadable"] == 1 and said["since"]
 
 
+def test_a_log_of_which_a_proxy_has_dropped_its_oldest_file_is_known_from_there_on() -> None:
+    log = [line("2026-11-01", "a", 1, 1), line("2026-11-03", "a", 1, 1)]
+    assert summing.summed(log)["since"][:16] == "2026-11-01T10:00"
+    dropped = datetime.datetime(2026, 11, 2, 12, tzinfo=datetime.UTC).timestamp()
+    assert summing.summed(log, dropped)["since"][:16] == "2026-11-02T12:00"
+    assert summing.summed([], dropped)["since"] == ""
+
+
 def line(day: str, tenant: str, prompt: int, completion: int) -> str:
     return json.dumps(
         {
