@@ -33,9 +33,9 @@ THROUGH = {ONE: "edge, proxy, gateway", CLUSTER: "Service, proxy, gateway"}
 Asked = Mapping[str, Any]
 
 
-def places(project: ClusterProject) -> dict[str, tuple[str, int]]:
+def places(project: ClusterProject, pod: Asked) -> dict[str, tuple[str, int]]:
     """Host and port of an engine's pod, and of the Service, on the cluster's network."""
-    pod, endpoint = project.pods("engine")[0], urlsplit(project.endpoint)
+    endpoint = urlsplit(project.endpoint)
     assert endpoint.hostname is not None and endpoint.port is not None
     return {
         ALONE: (pod["status"]["podIP"], engines.PORT),
@@ -43,11 +43,11 @@ def places(project: ClusterProject) -> dict[str, tuple[str, int]]:
     }
 
 
-def ask(cluster: Cluster, plan: Asked) -> Asked:
-    """What `bench.client.turns` does, on the cluster's network."""
+def ask(cluster: Cluster, node: str, plan: Asked) -> Asked:
+    """What `bench.client.turns` does, on the network of an engine's node: nobody else may ask the engine."""
 
     def there() -> Asked:
-        cluster.on_network()
+        cluster.on_network(node)
         return dict(client.turns(plan))
 
     with ThreadPoolExecutor(1) as pool:  # the network is that of its thread
@@ -80,12 +80,14 @@ def main() -> None:
         started(WITH) as ways,
         Client(ways[WITH].run) as there,
     ):
+        pod = project.pods("engine")[0]
+        node, its = str(pod["spec"]["nodeName"]), places(project, pod)
         one = {ALONE: place(ways, ALONE), THROUGH[ONE]: place(ways, WITH)}
         plan: dict[str, Any] = {"n": TURN, "bytes": 0}
         for turn in range(-(-options.n // TURN)):
             both = {
                 ONE: there.do("turns", **plan, ways=one),
-                CLUSTER: ask(project.cluster, {**plan, "ways": places(project), "key": KEY}),
+                CLUSTER: ask(project.cluster, node, {**plan, "ways": its, "key": KEY}),
             }
             for where_, done in both.items():
                 lost += done["lost"]
@@ -93,8 +95,8 @@ def main() -> None:
                     seen[where_][name] += [seconds for _, seconds in times]
             say(f"{(turn + 1) * TURN} requests of each kind")
     made, added = list[list[object]](), dict[str, float]()
-    for where_, its in seen.items():
-        its_rows, added[where_] = rows(where_, its)
+    for where_, times_ in seen.items():
+        its_rows, added[where_] = rows(where_, times_)
         made += its_rows
     print(f"One short request at a time, {heading}; milliseconds\n")
     print(table(("where", "way", "N", "median", "p99", "added at the median"), made))

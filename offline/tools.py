@@ -99,6 +99,8 @@ KUBERNETES = GoBuild(
 """All programs of Kubernetes and etcd, for the tests' clusters. No part of what is deployed."""
 COREDNS = GoBuild(source="coredns", package=".", program="coredns")
 """Answers names in the tests' clusters. No part of what is deployed."""
+NETWORK_POLICIES = GoBuild(source="network-policies", package=".", program="network-policies")
+"""Keeps NetworkPolicies on the nodes of the tests' clusters. No part of what is deployed."""
 PLUGINS = {
     f"resource-command-v{COMMAND_PLUGIN}": GoBuild(
         source="command",
@@ -168,10 +170,16 @@ def build_docker_engine() -> tuple[Path, Path]:
     return build_one(DOCKERD, go) / DOCKERD.program, build_one(DOCKER_PROXY, go) / DOCKER_PROXY.program
 
 
-def build_cluster() -> tuple[Path, Path]:
-    """The programs of a test's cluster: Kubernetes' with etcd, and CoreDNS. Raises StepFailed."""
+def build_cluster() -> tuple[Path, Path, Path]:
+    """The programs of a test's cluster: Kubernetes' with etcd, CoreDNS, and what keeps NetworkPolicies.
+
+    Raises StepFailed.
+    """
     go = go_version()
-    return build_one(KUBERNETES, go) / KUBERNETES.program, build_one(COREDNS, go) / COREDNS.program
+    kubernetes, names, policies = (
+        build_one(each, go) / each.program for each in (KUBERNETES, COREDNS, NETWORK_POLICIES)
+    )
+    return kubernetes, names, policies
 
 
 def install(tools: Tools, home: Path) -> None:

@@ -196,13 +196,14 @@ class Nodes:
         else:
             for known in [key for key in self._since if key[0] == node]:
                 del self._since[known]
-        self._renew(pod, node)
+        if self._renew(pod, node):  # it is gone, and the next one is sent what it lacks
+            return
         if self.plan.sent and receives(pod):
             for each in self.plan.sent:
                 self._bring_folder(pod["metadata"]["name"], node, each)
 
-    def _renew(self, pod: Object, node: str) -> None:
-        """Has a node fetch again what it has lost."""
+    def _renew(self, pod: Object, node: str) -> bool:
+        """Has a node fetch again what it has lost, by another pod. Whether it did that now."""
         name = pod["metadata"]["name"]
         if not has_lost(pod):
             self._gone.pop(name, None)
@@ -210,6 +211,8 @@ class Nodes:
             self.say(f"{node}: its weights are gone, and are fetched again")
             self.run(["delete", "pod", name, "--wait=false"], "")
             del self._gone[name]
+            return True
+        return False
 
     def _bring_folder(self, pod: str, node: str, it: Sent) -> None:
         into = ["exec", "--stdin", pod, "--container", RECEIVES, "--"]

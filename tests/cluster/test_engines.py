@@ -82,6 +82,7 @@ def counted(project: ClusterProject) -> tuple[float, float]:
     """Tokens of prompts that all pods have looked for in their caches, and found."""
     sums = {"queries": 0.0, "hits": 0.0}
     for pod in project.pods("engine"):
+        project.cluster.on_network(pod["spec"]["nodeName"])  # nobody else may ask it
         address = f"http://{pod['status']['podIP']}:{engines.PORT}/metrics"
         with urllib.request.urlopen(address, timeout=60) as answer:
             text = answer.read().decode()
@@ -89,4 +90,5 @@ def counted(project: ClusterProject) -> tuple[float, float]:
             values = re.findall(rf"^vllm:prefix_cache_{name}_total(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
             assert values, name
             sums[name] += sum(map(float, values))
+    project.cluster.on_network()
     return sums["queries"], sums["hits"]

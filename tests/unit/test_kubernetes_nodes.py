@@ -70,7 +70,7 @@ class Cluster:
         self.root, self.sent, self.states = root, sent, states
         self.now, self.said, self.uploads = 1000.0, list[str](), 0
         self.conditions = dict[str, list[dict[str, str]]]()
-        self.renewed = list[str]()
+        self.renewed, self.deleted = list[str](), set[str]()
         self.ending, self.nodes = set[str](), dict[str, str]()
         self.logs = "the weights tiny need 9 KiB, and 1 KiB are free on this node\n"
         (root / "models" / "tiny-1").mkdir(parents=True)
@@ -89,15 +89,19 @@ class Cluster:
                 counts |= {"updatedNumberScheduled": len(self.states), "observedGeneration": 2}
                 return json.dumps({"metadata": {"generation": 2}, "status": counts})
             case ["get", "pods", "--selector", _, *_]:
+                self.deleted.clear()  # there is another one by then
                 return json.dumps({"items": [self.pod(node) for node in self.states]})
             case ["exec", "--stdin", pod, "--container", "receive", "--", *program]:
+                if pod in self.deleted:
+                    raise ClusterError('container not found ("receive")')
                 here = [word.replace("/weights", str(self.root / pod)) for word in program]
                 return subprocess.check_output(here, text=True)
             case ["logs", _, "--container", _, _, "--previous"]:
                 return self.logs
             case ["delete", "pod", pod, "--wait=false"]:
-                self.states[pod] = []
+                self.states[pod] = [RUNS] if self.sent else []
                 self.renewed.append(pod)
+                self.deleted.add(pod)
                 return ""
         raise AssertionError(words)
 
@@ -313,3 +317,11 @@ def test_a_node_that_has_lost_its_weights_fetches_them_again(tmp_path: Path) -> 
     at.bring()
     assert at.renewed == ["b"] and at.now - began >= GONE_SECONDS
     assert at.said[0] == "node-b: its weights are gone, and are fetched again"
+
+
+def test_nothing_is_sent_to_the_pod_that_has_just_been_deleted(tmp_path: Path) -> None:
+    at = Cluster(tmp_path, TINY, a=[RUNS, LOST])
+    folder = tmp_path / "a" / TINY.engine / TINY.folder / "source"
+    folder.mkdir(parents=True)
+    at.bring()
+    assert at.renewed == ["a"]

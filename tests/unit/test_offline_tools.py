@@ -21,6 +21,7 @@ BUILDS = [
     tools.DOCKER_PROXY,
     tools.KUBERNETES,
     tools.COREDNS,
+    tools.NETWORK_POLICIES,
     *tools.PLUGINS.values(),
     *tools.CLUSTER_PLUGINS.values(),
 ]

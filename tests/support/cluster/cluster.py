@@ -33,6 +33,7 @@ PROGRAMS = {
     "containerd": "containerd",
     "runc": "runc",
     "iptables": "iptables",
+    "ipset": "ipset",
     "ip": "iproute2",
     "nsenter": "util-linux",
     "setpriv": "util-linux",
@@ -47,6 +48,12 @@ GROUP = "changeover-test-cluster"
 CONTROLS = "control"
 CLONE_NEWNET = 0x40000000
 KERNEL = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
+LEGACY = "/usr/sbin/xtables-legacy-multi"
+"""What keeps NetworkPolicies writes back a whole table as it has read it, and would undo what kube-proxy has
+changed meanwhile (a real cluster with both is at that risk): with these tables, which the kernel goes through
+beside the other ones, both have their own."""
+POLICIES = "KUBE-ROUTER-FORWARD"
+"""The chain by which they are kept."""
 BRIDGE = "machines"
 NAMESPACE = "changeover"
 START_SECONDS = 120
@@ -80,21 +87,22 @@ class Machine:
             return False
         raise RuntimeError(f"{self.name} did not start: {(self.folder / 'machine.log').read_text()}")
 
-    def enter(self, *words: str) -> list[str]:
-        """The command that runs another one on this machine."""
+    def enter(self, *words: str, first: Path | None = None) -> list[str]:
+        """The command that runs another one on this machine, which finds the programs in `first` before all
+        others."""
         there = ["nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", "--uts", "--wd=/"]
         path = f"PATH={self.programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        path = path if first is None else path.replace("=", f"={first}:", 1)
         return [*there, "env", "-i", path, "HOME=/root", "TMPDIR=/run/tmp", *words]
 
     def run(self, *words: str) -> str:
         return run(*self.enter(*words))
 
-    def start(self, *words: str) -> None:
+    def start(self, *words: str, first: Path | None = None) -> None:
         """A program that goes on until the machine ends; what it writes is in `log` of the folder."""
         with (self.folder / "log" / f"{words[0]}.log").open("ab") as log:
-            self._started.append(
-                subprocess.Popen(self.enter(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            )
+            command = self.enter(*words, first=first)
+            self._started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
 
     def stop(self) -> None:
         """Its power is off: everything on it ends at once."""
@@ -110,7 +118,7 @@ class Cluster:
     def __init__(self, nodes: int = 3, *, real: bool = False) -> None:
         self.count, self.real = nodes, real
         self.folder = cache_root() / "cluster"
-        self.programs = self.folder / "bin"
+        self.programs, self.tables = self.folder / "bin", self.folder / "tables"
         self.machines: dict[str, Machine] = {}
         self.began = time.monotonic()
         self.took = 0.0
@@ -121,7 +129,7 @@ class Cluster:
             raise RuntimeError("only root can make namespaces")
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         debian.ensure(PROGRAMS, self.folder.parent / "apt.log")
-        kubernetes, names = build_cluster()
+        kubernetes, *others = build_cluster()
         store = images.store(real=self.real)
         self._lock: IO[str] = self.folder.with_suffix(".lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -131,7 +139,11 @@ class Cluster:
         self.programs.mkdir(parents=True)
         for name in (*KUBERNETES, "kubectl"):
             (self.programs / name).symlink_to(kubernetes)
-        (self.programs / names.name).symlink_to(names)
+        for program in others:
+            (self.programs / program.name).symlink_to(program)
+        self.tables.mkdir()
+        for name in ("iptables", "iptables-save", "iptables-restore"):
+            (self.tables / name).symlink_to(LEGACY)
         try:
             self._start(store)
         except BaseException:
@@ -169,7 +181,12 @@ class Cluster:
             *(line for line in mounts if f"{self.folder}/" in line),
             *(line for line in run("ps", "-eo", "args").splitlines() if f"{self.folder}/" in line),
             *(f"the link {name}" for name in links if name == BRIDGE or name in nodes),
-            *(line for line in run("iptables-save").splitlines() if "KUBE-" in line),
+            *(
+                line
+                for words in (("iptables-save",), (LEGACY, "iptables-save"), ("ipset", "list", "-name"))
+                for line in run(*words).splitlines()
+                if "KUBE-" in line
+            ),
             *(str(group) for group in self._groups() if group.exists()),
         ]
 
@@ -207,6 +224,9 @@ class Cluster:
         for name, node in self.nodes.items():
             self._join(name, node, told)
         wait(self._ready, START_SECONDS, f"all nodes are ready: {self.folder}")
+        for node in self.nodes.values():
+            node.start(*configuration.policies(told.config("policies")), first=self.tables)
+        wait(self._closed, START_SECONDS, f"all nodes keep NetworkPolicies: {self.folder}")
         self.kubectl("create", "namespace", NAMESPACE)
         self.took = time.monotonic() - self.began
 
@@ -279,6 +299,9 @@ class Cluster:
         ]
         return len(ready) == self.count
 
+    def _closed(self) -> bool:
+        return all(POLICIES in node.run(LEGACY, "iptables-save") for node in self.nodes.values())
+
     # its use
 
     @property
@@ -304,10 +327,10 @@ class Cluster:
         """The command that runs another one on the cluster's network, and everywhere else as it is here."""
         return ["nsenter", f"--target={self.control.pid}", "--net", *words]
 
-    def on_network(self) -> None:
-        """From now on this thread, and those that it starts, open their connections on the cluster's
-        network."""
-        with Path(f"/proc/{self.control.pid}/ns/net").open() as file:
+    def on_network(self, of: str = CONTROLS) -> None:
+        """From now on this thread, and those that it starts, open their connections on the cluster's network,
+        from what controls the cluster or from a node. A node reaches all ports of its own pods."""
+        with Path(f"/proc/{self.machines[of].pid}/ns/net").open() as file:
             if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
 

@@ -25,6 +25,7 @@ USERS = {
     "scheduler": ("system:kube-scheduler", ()),
     "proxy": ("system:kube-proxy", ()),
     "names": ("names", ("system:masters",)),
+    "policies": ("policies", ("system:masters",)),
 }
 """Name of a file → user and groups, besides a user for each node."""
 
@@ -119,6 +120,15 @@ def kube_proxy(kubeconfig_file: Path, name: str) -> str:
             },
         }
     )
+
+
+def policies(kubeconfig_file: Path) -> list[str]:
+    """The command that keeps NetworkPolicies on a node, which it knows by the name of its machine."""
+    return [
+        "network-policies",
+        f"--kubeconfig={kubeconfig_file}",
+        f"--service-cluster-ip-range={SERVICES}.0.0/16",
+    ]
 
 
 def cni(number: int) -> str:
