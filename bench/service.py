@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 from bench import client
 from bench.stack import table
 from bench.ways import ALONE, WITH, Client, place, say, started, where
-from common import main_guard
+from common import StepFailed, main_guard
 from components import engines
 from measure.levels import percentile
-from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.cluster import CONTROLS
 from tests.support.cluster.project import KEY, ClusterProject, on_cluster
 
 TURN = 50
@@ -33,29 +33,31 @@ THROUGH = {ONE: "edge, proxy, gateway", CLUSTER: "Service, proxy, gateway"}
 Asked = Mapping[str, Any]
 
 
-def places(project: ClusterProject, pod: Asked) -> dict[str, tuple[str, int]]:
-    """Host and port of an engine's pod, and of the Service, on the cluster's network."""
-    endpoint = urlsplit(project.endpoint)
-    assert endpoint.hostname is not None and endpoint.port is not None
-    return {
-        ALONE: (pod["status"]["podIP"], engines.PORT),
-        THROUGH[CLUSTER]: (endpoint.hostname, endpoint.port),
-    }
+def ask(project: ClusterProject, plan: Asked) -> Asked:
+    """What `bench.client.turns` does on the cluster: the engine is asked from its own node, since nobody else
+    may ask it, and the Service from outside of all nodes."""
+    pod, endpoint = project.pods("engine")[0], urlsplit(project.endpoint)
+    engine = {ALONE: (pod["status"]["podIP"], engines.PORT)}
+    through = {THROUGH[CLUSTER]: (endpoint.hostname, endpoint.port)}
 
+    def there(of: str, ways: Asked) -> Asked:
+        project.cluster.on_network(of)
+        return dict(client.turns({**plan, "ways": ways, "key": KEY}))
 
-def ask(cluster: Cluster, node: str, plan: Asked) -> Asked:
-    """What `bench.client.turns` does, on the network of an engine's node: nobody else may ask the engine."""
-
-    def there() -> Asked:
-        cluster.on_network(node)
-        return dict(client.turns(plan))
-
-    with ThreadPoolExecutor(1) as pool:  # the network is that of its thread
-        return pool.submit(there).result()
+    both = list[Asked]()
+    for of, ways in ((str(pod["spec"]["nodeName"]), engine), (CONTROLS, through)):
+        with ThreadPoolExecutor(1) as pool:  # the network is that of its thread
+            both.append(pool.submit(there, of, ways).result())
+    return {"seen": {**both[0]["seen"], **both[1]["seen"]}, "lost": both[0]["lost"] + both[1]["lost"]}
 
 
 def rows(where: str, seen: Mapping[str, list[float]]) -> tuple[list[list[object]], float]:
-    """Of the table, and how many milliseconds the way adds at the median. `seen` has seconds."""
+    """Of the table, and how many milliseconds the way adds at the median. `seen` has seconds.
+
+    Raises StepFailed where nobody was answered.
+    """
+    if silent := [name for name, times in seen.items() if not times]:
+        raise StepFailed(f"{where}: no request was answered by {' and '.join(silent)}")
     alone = statistics.median(seen[ALONE]) * 1000
     made = list[list[object]]()
     for name, times in seen.items():
@@ -80,14 +82,12 @@ def main() -> None:
         started(WITH) as ways,
         Client(ways[WITH].run) as there,
     ):
-        pod = project.pods("engine")[0]
-        node, its = str(pod["spec"]["nodeName"]), places(project, pod)
         one = {ALONE: place(ways, ALONE), THROUGH[ONE]: place(ways, WITH)}
         plan: dict[str, Any] = {"n": TURN, "bytes": 0}
         for turn in range(-(-options.n // TURN)):
             both = {
                 ONE: there.do("turns", **plan, ways=one),
-                CLUSTER: ask(project.cluster, node, {**plan, "ways": its, "key": KEY}),
+                CLUSTER: ask(project, plan),
             }
             for where_, done in both.items():
                 lost += done["lost"]
