@@ -20,8 +20,8 @@ LOAD = 330
 """Seconds that an engine may take: three of them start on the cores of one machine, while clients ask."""
 FLIP_SECONDS = 3 * (PLACE_SECONDS + LOAD + START_SECONDS)
 """So long a flip that ends well may take: nothing else bounds it, and on two cores 620 s were not enough."""
-WORDS = 300
-"""Of the first thing that is said in a conversation."""
+WORDS = 150
+"""Of the first thing that is said in a conversation: some eight tokens each, of a context of 2,048."""
 
 
 @pytest.fixture(scope="module")
