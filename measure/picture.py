@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 WIDTH, LEFT = 900, 12
+LETTER = 6.5
+"""Pixels of a letter, about."""
 HELD = "#dfe5ec"
 LINES = ("#2b7bba", "#e39a34", "#3f9a5b", "#8e5ba6", "#d0021b", "#6b7683")
 LIMIT = "#d0021b"
@@ -76,9 +78,13 @@ def over_time(
     top, names = 8, _names(panels)
     rows: list[float] = []
     for begins, _, what, _ in spans:
-        row = next((n for n, end in enumerate(rows) if end <= across(begins)), len(rows))
-        rows[row : row + 1] = [across(begins) + 6.5 * len(what) + 6]
-        found.append(text(across(begins) + 2, top + 10 + 13 * row, what, colour="#556"))
+        line, long = across(begins), LETTER * len(what) + 6
+        before = line + long > WIDTH  # of its line, since after it there is no room
+        left = line - long if before else line
+        row = next((n for n, end in enumerate(rows) if end <= left), len(rows))
+        rows[row : row + 1] = [left + long]
+        place, anchor = (line - 2, "end") if before else (line + 2, "start")
+        found.append(text(place, top + 10 + 13 * row, what, anchor=anchor, colour="#556"))
     top += 13 * len(rows) + (6 if rows else 0)
     for title, lines in panels.items():
         mark = len(found)

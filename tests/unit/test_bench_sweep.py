@@ -13,7 +13,7 @@ import pytest
 from common import ROOT
 from measure.levels import cells, judged, row
 from measure.meter import summary
-from measure.picture import over_time, picture
+from measure.picture import WIDTH, over_time, picture
 from tests.support.project import free_port
 from tests.support.way import eventually
 
@@ -150,3 +150,12 @@ def test_the_scale_of_a_picture_has_round_numbers(most: float, scale: list[str])
 def test_a_level_that_has_no_figure_is_missing_in_the_picture() -> None:
     level = {"engine": "vllm", "way": "itself", **row([asked(0, 1, 2, "HTTP 500")], 1)}
     assert "<polyline" not in picture([level])
+
+
+def test_the_name_of_a_span_at_the_right_end_is_inside_the_picture() -> None:
+    spans = [(0.0, 50.0, "Ollama is measured", False), (99.0, 100.0, "restoring", True)]
+    drawn = over_time({"busy, %": {"": [(0.0, 50.0), (100.0, 50.0)]}}, spans)
+    last = re.search(r'<text x="([\d.]+)"[^>]*text-anchor="(\w+)"[^>]*>restoring', drawn)
+    assert last is not None and last[2] == "end" and float(last[1]) <= WIDTH
+    first = re.search(r'text-anchor="(\w+)"[^>]*>Ollama is measured', drawn)
+    assert first is not None and first[1] == "start"
