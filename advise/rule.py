@@ -82,11 +82,7 @@ def days(traffic: Traffic) -> list[Day]:
         said.append(
             Day(
                 name=name,
-                whole=traffic.since <= begins
-                and traffic.until >= begins + 24 * HOUR
-                and not any(
-                    since < begins + 24 * HOUR and until > begins for since, until in traffic.unknown
-                ),
+                whole=traffic.knows(begins, begins + 24 * HOUR),
                 busiest=int((busiest - begins) // HOUR),
                 figure=percentile(hours[busiest].levels, BUSIEST),
                 most=max(most(hour.levels) for hour in hours.values()),

@@ -8,9 +8,10 @@ import pulumi
 import pulumi_docker as docker
 from pulumi_command import local
 
+from common import ROOT
 from components import naming, plan
 from components.catalogue import MIB
-from components.code import ROOT, Code
+from components.code import Code
 from components.containers import DNS_OPTIONS, NOBODY, labels, rights, volume_labels
 from components.docker_host import DockerHost
 from components.gpu_memory import PROXY_RAM

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from components.kubernetes.kubectl import ClusterError, Missing, Run, selector
+from components.kubernetes.kubectl import ClusterError, Missing, Run, get, selector
 from components.kubernetes.looked import ACTIVE
 from components.kubernetes.objects import LIVE
 from components.kubernetes.pods import GPU, NODE
@@ -35,18 +35,18 @@ def look(settings: Settings, run: Run, ours: Collection[str]) -> list[str]:
     try:
         version = json.loads(run(["version", "--output", "json"], ""))["serverVersion"]["gitVersion"]
         try:
-            home = json.loads(run(["get", "namespace", namespace, "--output", "json"], ""))
+            home = get(run, "namespace", namespace)
         except Missing:
             raise TargetError(
                 f"changeover:namespace: there is no namespace {namespace} in the cluster. "
                 f"Run: kubectl create namespace {namespace}"
             ) from None
         try:
-            there = json.loads(run(["get", "configmap", f"{settings.stack}-{LIVE}", "--output", "json"], ""))
+            there = get(run, "configmap", f"{settings.stack}-{LIVE}")
         except Missing:
             there = None
         select = f"{NODE}={settings.stack}"
-        nodes = json.loads(run(["get", "nodes", "--selector", select, "--output", "json"], ""))["items"]
+        nodes = get(run, "nodes", "--selector", select)["items"]
     except ClusterError as error:
         context = settings.kubernetes.context or "the current one"
         raise TargetError(

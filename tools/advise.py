@@ -26,12 +26,12 @@ from advise.rule import DAYS, Advice, Day, advise, by_clock, days
 from common import ROOT, StepFailed, main_guard, say
 from components.monitor import STORE_PORT
 from monitor.render import SCRAPE_SECONDS
+from proxy.route import NOBODY
 from stacks.settings import RENDERED, SettingsError, from_files
 from tools import advice
 from tools.status import NoContainer, containers_of
 from traffic.load import (
     HOUR,
-    NOBODY,
     Hour,
     LoggedRequest,
     Share,

@@ -1,12 +1,11 @@
 """What serves of a stack on a cluster, for `make status`."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from common import ROOT, StepFailed, say
-from components.kubernetes.kubectl import ClusterError, Run, kubectl, selector
+from components.kubernetes.kubectl import ClusterError, Run, get, kubectl, selector
 from components.kubernetes.looked import is_ready, is_serving, live_of, seen_of
 from components.kubernetes.objects import LIVE, PROXIES, name
 from components.kubernetes.rolling import PodSeen
@@ -31,9 +30,9 @@ def status(stack: str) -> None:
 def lines(stack: str, run: Run, clock: Callable[[], float], hosts: int) -> list[str]:
     """What serves, what changes, and each pod with an engine. `hosts` are to serve. Raises ClusterError."""
     labels = Labels(project=PROJECT, stack=stack)
-    live = live_of(json.loads(run(["get", "configmap", name(labels, LIVE), "--output", "json"], "")))
+    live = live_of(get(run, "configmap", name(labels, LIVE)))
     select = selector(PROJECT, stack)
-    found = json.loads(run(["get", "deployments,pods", "--selector", select, "--output", "json"], ""))
+    found = get(run, "deployments,pods", "--selector", select)
     seen = seen_of(found["items"], clock())
     serve = sum(each.serving for each in seen.values())
     proxies = [each for each in found["items"] if each["kind"] == "Pod" and _role(each) == "proxy"]

@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from proxy.route import NOBODY
+
 HOUR = 3600
 HELD_SECONDS = 1.0
 """A shorter wait without anything at an engine is no hold: letting one in takes milliseconds."""
@@ -20,7 +22,6 @@ SETTLE_SECONDS = 60.0
 """So long after a hold nothing counts, or for as long as it was, where that is longer."""
 UNWATCHED_SECONDS = 900.0
 """A time without a look at the host that is longer than this may hide what its hour would be told by."""
-NOBODY = "-"
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,11 @@ class Traffic:
     """The hours of each kind of engine, all together."""
     unknown: list[Window] = field(default_factory=list)
     """In between, when requests may have come of which nothing is known."""
+
+    def knows(self, begins: float, ends: float) -> bool:
+        """Whether all of this time is known."""
+        gaps = any(since < ends and until > begins for since, until in self.unknown)
+        return self.since <= begins and self.until >= ends and not gaps
 
 
 @dataclass

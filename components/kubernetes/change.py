@@ -23,7 +23,7 @@ from typing import Any
 from common import cache_root
 from components.kubernetes.certificate import Record
 from components.kubernetes.flip import INSIST, refused
-from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl, selector, sender
+from components.kubernetes.kubectl import ClusterError, Missing, Run, get, kubectl, selector, sender
 from components.kubernetes.looked import (
     FlipPlan,
     Lease,
@@ -70,12 +70,11 @@ def live_words(run: Run, mine: str, live: str, now: float) -> str:
     A change that was killed may have left every pod as it was, and the next update has to end it all the
     same.
     """
+    left = ""
     try:
-        found = json.loads(run(["get", "deployments,pods", "--selector", mine, "--output", "json"], ""))
-        try:
-            left = live_of(json.loads(run(["get", "configmap", live, "--output", "json"], ""))).to
-        except Missing:
-            left = ""
+        found = get(run, "deployments,pods", "--selector", mine)
+        with contextlib.suppress(Missing):
+            left = live_of(get(run, "configmap", live)).to
     except ClusterError:
         return UNREACHABLE
     seen = seen_of(found["items"], now)
@@ -308,7 +307,7 @@ class Change:
     # what the cluster says and is told
 
     def get(self, *words: str) -> Any:
-        return json.loads(self.run(["get", *words, "--output", "json"], ""))
+        return get(self.run, *words)
 
     @property
     def proxies(self) -> str:

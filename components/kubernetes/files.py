@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.code import ROOT, Code
+from common import ROOT
+from components.code import Code
 from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl, selector
 from components.labels import Labels
 from components.proxy import LOCK, PYTHON

@@ -2,9 +2,11 @@
 own."""
 
 import contextlib
+import json
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from components.labels import label
 
@@ -19,6 +21,12 @@ class Missing(ClusterError):
 
 Run = Callable[[Sequence[str], str], str]
 """Runs `kubectl` with these words and this on stdin, and gives what it prints. Raises ClusterError."""
+
+
+def get(run: Run, *words: str) -> Any:
+    """What `kubectl get` says: an object, or a list of some. Raises ClusterError, and Missing for an object
+    that is not there."""
+    return json.loads(run(["get", *words, "--output", "json"], ""))
 
 
 def selector(project: str, stack: str, role: str = "") -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common import cache_root
-from components.kubernetes.kubectl import ClusterError, Run, Send, kubectl, selector, sender
+from components.kubernetes.kubectl import ClusterError, Run, Send, get, kubectl, selector, sender
 from components.kubernetes.pods import RECEIVES, THERE
 from switch.plan import load
 from switch.shared import WEIGHTS
@@ -246,7 +246,7 @@ class Nodes:
         return selector(self.plan.project, self.plan.stack, "weights")
 
     def _get(self, *words: str) -> Any:
-        return json.loads(self.run(["get", *words, "--output", "json"], ""))
+        return get(self.run, *words)
 
     def _pods(self) -> list[Object]:
         """Those that stay, and of a node that has none of these the one that ends."""

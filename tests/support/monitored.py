@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from common import ROOT
 from components import engines, pins, tensorzero
 from components.containers import NOBODY
 from components.gpu_memory import ALERTS_RAM, STORE_RAM
@@ -42,7 +43,7 @@ from switch import metrics
 from switch.plan import Plan
 from switch.shared import ALERTS_ALIAS, PROXY_PORT
 from tests.support.project import free_port
-from tests.support.switch_stack import NETWORK, PREFIX, PYTHON, ROOT, SWITCH, Stack, docker, labelled, wait
+from tests.support.switch_stack import NETWORK, PREFIX, PYTHON, SWITCH, Stack, docker, labelled, wait
 
 FACTOR = 10
 """By so much everything that an alert waits for is shorter here. So are the switch's and the proxy's own

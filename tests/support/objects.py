@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from common import ROOT
 from stacks.blueprint import Blueprint, blueprint
 from stacks.cluster import rendered
 from stacks.settings import from_values
 
-ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "unit" / "golden"
 STACKS: dict[str, dict[str, object]] = {
     "t4": {

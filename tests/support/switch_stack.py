@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from common import ROOT
 from components import caddyfile, engines, pins, tensorzero
 from switch import shared
 from switch.daemon import ANSWER_SECONDS
 from switch.plan import About, Engine, EngineKind, Gate, Gateway, Memory, Mode, Plan, Seconds, Trap
 
-ROOT = Path(__file__).parents[2]
 PYTHON = "changeover-offline/python:3.11"
 PREFIX = (
     os.environ.get("SWITCHTEST_PREFIX") or f"changeover-{os.environ.get('PYTEST_XDIST_WORKER', 'switchtest')}"

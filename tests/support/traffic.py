@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from traffic.load import HOUR, NOBODY, LoggedRequest, Window
+from proxy.route import NOBODY
+from traffic.load import HOUR, LoggedRequest, Window
 
 MONDAY = 1763942400.0
 """2025-11-24, 00:00 UTC."""

@@ -8,6 +8,7 @@ import pulumi_aws as aws
 import pulumi_docker as docker
 import pytest
 
+from common import ROOT
 from components.aws.gpu_host import INTERPRETER, LOGGED
 from components.docker_host import DockerHost, Tls
 from components.labels import Labels
@@ -15,7 +16,7 @@ from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.settings import from_values
 from tests.support.recorder import Recorder
-from tests.unit.test_aws_settings import GOOD, ROOT
+from tests.unit.test_aws_settings import GOOD
 
 KEY = "0123456789abcdef-secret"
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.unit.test_aws_settings import ROOT
+from common import ROOT
 
 SCRIPT = ROOT / "components/aws/gpu_stays.sh"
 NVML = "Failed to initialize NVML: Unknown Error"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from common import ROOT
 from components.aws import ci, permissions, role
 from tests.unit.test_aws_host import Declare, declare
-from tests.unit.test_aws_settings import ROOT
 from tools.render import POLICIES
 
 __all__ = ["declare"]

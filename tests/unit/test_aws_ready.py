@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from common import ROOT
 from switch.machine import State
 from switch.route import RouteFile
-from tests.unit.test_aws_settings import ROOT
 from tests.unit.test_switch_route import ACTIVE, write
 
 GOOD = {

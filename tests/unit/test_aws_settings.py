@@ -1,16 +1,15 @@
 """The settings of AWS are refused before AWS is asked anything."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common import ROOT
 from components.instance_types import INSTANCE_TYPES
 from stacks.aws_settings import KEYS
 from stacks.settings import Settings, SettingsError, declared, from_values
 
-ROOT = Path(__file__).parent.parent.parent
 PUBLIC = f"ssh-ed25519 {'A' * 68}"
 GOOD: dict[str, Any] = {
     "engine": "ollama",

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from common import ROOT
 from components.aws import spot
 from components.labels import Labels
 from stacks import aws_cli
 from tests.support.aws.emulator import Emulator
 from tests.support.aws.project import DEPLOYER
-from tests.unit.test_aws_settings import ROOT
 
 LABELS = Labels(project="changeover", stack="dev")
 KEY = spot.key_name(LABELS, "0123456789ab")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from common import ROOT
 from components.aws.settings import AwsSettings
 from components.labels import Labels
 from stacks import aws_cli, aws_target
@@ -17,7 +18,7 @@ from stacks.aws_cli import AwsError, FoundOnAws, found
 from stacks.owner import known
 from stacks.settings import from_values
 from stacks.target_error import TargetError
-from tests.unit.test_aws_settings import GOOD, PUBLIC, ROOT
+from tests.unit.test_aws_settings import GOOD, PUBLIC
 
 IDENTITY = {
     "Boot": "0123456789ab",

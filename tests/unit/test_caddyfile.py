@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from common import ROOT
 from components import caddyfile
 from components.caddyfile import EdgeConfig
 from components.gpu_memory import EDGE_RAM
 from proxy.route import COPY_BYTES
 from stacks.blueprint import blueprint
 from stacks.settings import from_values
-from tests.unit.test_aws_settings import GOOD, ROOT
+from tests.unit.test_aws_settings import GOOD
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from common import ROOT
 from tests.support.simulated_host import NEW, SECONDS, plan
-from tests.unit.test_aws_settings import ROOT
 
 DOCKER = """#!/bin/sh
 # a test double of Docker's CLI and of the switch behind it

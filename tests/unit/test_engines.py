@@ -5,12 +5,12 @@ import re
 import subprocess
 from pathlib import Path
 
+from common import ROOT
 from components import engines
 from components.catalogue import MODELS, Model, ToolCalls
 from components.engines import EngineSpec
 from components.gpu_memory import GPUS, KINDS, Gpu, Load, both
 
-ROOT = Path(__file__).parent.parent.parent
 T4 = GPUS["t4"]
 SEVEN = MODELS["qwen-2.5-coder-7b"]
 TINY = MODELS["tiny"]

@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from common import ROOT
 from components import facts, naming
 from components.cutover_mode import choose
 from components.docker_host import DockerHost
@@ -19,7 +20,7 @@ from switch import answers
 from switch.answers import NONE, Live, live_in
 from tests.support.recorder import Recorder
 from tests.unit import test_program
-from tests.unit.test_program import ROOT, build, settings
+from tests.unit.test_program import build, settings
 
 RANDOM = random.Random(20)
 HEX = "0123456789abcdef"

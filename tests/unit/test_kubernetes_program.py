@@ -12,7 +12,7 @@ import pytest
 import stacks.kubernetes_target
 import stacks.ours
 import stacks.settings
-from common import StepFailed
+from common import ROOT, StepFailed
 from components.kubernetes.looked import ACTIVE, TO
 from proxy.route import FLEET_FILE
 from stacks.settings import from_values
@@ -21,7 +21,6 @@ from tests.support.played_cluster import Kubectl, Played
 from tests.support.recorder import Recorder
 from tools import adopt, cluster, down, host, recover, status, up
 
-ROOT = Path(__file__).parents[2]
 OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
 
 

@@ -1,10 +1,10 @@
 """Settings of a stack on Kubernetes, refused before anything is changed."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from common import ROOT
 from components.catalogue import GIB
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels
@@ -14,7 +14,6 @@ from stacks.settings import Settings, SettingsError, from_values
 from stacks.target_error import TargetError
 from stacks.targets import docker_host
 
-ROOT = Path(__file__).parent.parent.parent
 GOOD = {
     "engine": "ollama",
     "target": "kubernetes",

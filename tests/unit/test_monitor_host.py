@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from common import StepFailed
+from common import ROOT, StepFailed
 from tools import dashboard, down
 from tools.status import NoContainer
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from common import ROOT
 from components.labels import Labels
 from stacks import ours
 from stacks.blueprint import blueprint
@@ -30,7 +31,6 @@ from switch import owner
 from switch.checks import Failed
 from switch.owner import OwnerRecord
 
-ROOT = Path(__file__).parents[2]
 LABELS = Labels(project="changeover", stack="local")
 HERE, THERE = ("/home/ann/changeover", "one"), ("/home/bob/changeover", "two")
 

@@ -7,6 +7,7 @@ from typing import Any
 import pulumi
 import pytest
 
+from common import ROOT
 from components.labels import Labels
 from review.events import Resource
 from review.policies import COMMAND, CONTAINER, IMAGE, INSTANCE, SECURITY_GROUPS, VOLUME, check
@@ -19,7 +20,7 @@ from stacks.settings import Settings, from_files, stacks
 from tests.support.aws import rules
 from tests.support.recorder import Recorder
 from tests.unit.test_aws_rules import plain
-from tests.unit.test_program import ROOT, build, recorder
+from tests.unit.test_program import build, recorder
 
 __all__ = ["recorder"]  # a fixture
 

@@ -11,6 +11,7 @@ import pulumi
 import pulumi_docker as docker
 import pytest
 
+from common import ROOT
 from components import proxy
 from components.docker_host import DockerHost
 from components.facts import memory_in
@@ -22,7 +23,6 @@ from stacks.settings import Settings, from_values
 from switch.answers import looked
 from tests.support.recorder import SECRET, Recorder
 
-ROOT = Path(__file__).parent.parent.parent
 KEY = "0123456789abcdef-secret"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.code import ROOT
+from common import ROOT
 
 SCRIPTS = ("proxy_files.sh", "proxy_ready.sh")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from common import ROOT
 from components.catalogue import GIB
 from components.containers import NOBODY
 from components.gpu_memory import (
@@ -31,7 +32,7 @@ from switch import docker as switch_docker
 from switch.docker import Docker
 from tests.support.recorder import Recorder
 from tests.unit.test_policies import ON_AWS, declared, declared_on_aws, on_aws
-from tests.unit.test_program import ROOT, build
+from tests.unit.test_program import build
 from tests.unit.test_switch_daemon import box
 
 __all__ = ["on_aws"]  # a fixture

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common import ROOT
 from stacks.blueprint import blueprint
 from stacks.settings import SettingsError, declared, from_files, from_values, stacks
 
-ROOT = Path(__file__).parent.parent.parent
 GOOD = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
 
 

@@ -9,10 +9,10 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
+from common import ROOT
 from components import pins
 from stacks.blueprint import blueprint
 from stacks.settings import from_files, stacks
-from tests.unit.test_program import ROOT
 
 SHIPPED = (
     *("advise", "components", "measure", "monitor", "offline"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from common import ROOT
 from components import pins
 from components.labels import Labels
 from stacks import targets
@@ -19,7 +20,6 @@ from stacks.target_error import TargetError
 from stacks.targets import current_docker_host, docker_target
 from tests.support.project import free_port
 
-ROOT = Path(__file__).parents[2]
 LABELS = Labels(project="changeover", stack="local")
 NETWORK = "0123456789abcdef"
 FULL = shutil.disk_usage("/")._replace(free=2**20)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent.parent
+from common import ROOT
+
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
