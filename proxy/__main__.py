@@ -6,7 +6,7 @@ LIVE, LOG = Path("/live"), Path("/log")
 
 
 def main() -> None:
-    # Not at the top: the process that reads large bodies imports this module too, and needs none of these.
+    # Not at the top: the process that reads large texts imports this module too, and needs none of these.
     import asyncio
 
     from proxy.server import serve

@@ -34,16 +34,17 @@ class Usage:
         return True
 
 
-def whole(raw: bytes) -> Usage:
-    """What an answer that is not streamed used."""
+def whole(raw: bytes, model: str, asked: str) -> tuple[Usage, bytes]:
+    """What an answer that is not streamed used, and the answer as its client gets it. `model` and `asked` are
+    the model's names at the engine and at the client."""
     usage = Usage()
     try:
         answer = json.loads(raw)
     except (ValueError, RecursionError):
-        return usage
+        return usage, renamed(raw, model, asked)
     if isinstance(answer, dict):
         usage.see(answer.get("usage"))
-    return usage
+    return usage, renamed(raw, model, asked)
 
 
 @dataclass

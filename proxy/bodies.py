@@ -1,18 +1,14 @@
 """The bodies of requests: taken in whole, within limits, and read."""
 
-import asyncio
 import contextlib
 import io
-import os
 from collections.abc import AsyncIterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 
 from aiohttp import web
 
 from proxy import refusals
+from proxy.elsewhere import Elsewhere
 from proxy.reading import Reading, Unreadable, read
 from proxy.refusals import Refusal
 
@@ -20,8 +16,6 @@ HELD_BYTES = 256 * 2**20
 """What the bodies of all requests together may take."""
 THROWN_AWAY_BYTES = 128 * 2**20
 """So much of a body that is too large is still read, so that its client gets to know why it is refused."""
-LARGE_BYTES = 64 * 2**10
-"""Bodies from this size on are read in another process: the interpreter does one thing at a time."""
 
 
 @dataclass(eq=False)
@@ -34,17 +28,16 @@ class _Body:
 
 
 class Bodies:
-    """The bodies of all requests: how many bytes they have together, and the process that reads large
-    ones.
+    """The bodies of all requests: how many bytes they have together, and the process that reads large ones.
 
     A client may take as long as it likes to send one, and a large one comes as it is sent: the edge keeps
     none. So who has begun first to send, and has not ended, gives way where there is no more room.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, elsewhere: Elsewhere) -> None:
         self._held = 0
         self._bodies: dict[_Body, None] = {}
-        self._readers = _new_readers()
+        self._elsewhere = elsewhere
 
     @property
     def wanted(self) -> int:
@@ -110,25 +103,6 @@ class Bodies:
     async def read(self, raw: bytes) -> Reading:
         """What a body says, as far as the proxy looks at it. Raises Refusal."""
         try:
-            if len(raw) < LARGE_BYTES:
-                return read(raw)
-            try:
-                return await self._read_elsewhere(raw)
-            except BrokenProcessPool:  # somebody has killed it
-                self._readers = _new_readers()
-                return await self._read_elsewhere(raw)
+            return await self._elsewhere.read(read, raw)
         except Unreadable as error:
             raise Refusal(400, str(error), "invalid_request", error.param) from None
-
-    async def _read_elsewhere(self, raw: bytes) -> Reading:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, read, raw)
-
-    def close(self) -> None:
-        """Ends the process that reads large bodies."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
-
-
-def _new_readers() -> ProcessPoolExecutor:
-    readers = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=os.nice, initargs=(19,))
-    readers.submit(read, b'{"model":""}')  # it starts now, and not with the first large body
-    return readers

@@ -20,6 +20,7 @@ from proxy.admission import Admission, Dropped
 from proxy.answers import Events
 from proxy.bodies import Bodies
 from proxy.conversation import conversation
+from proxy.elsewhere import Elsewhere
 from proxy.engine import EngineGone
 from proxy.finding import Finder
 from proxy.http import BrokenOff
@@ -93,7 +94,8 @@ class Proxy:
         """Whether clients are asked to come by another connection the next time."""
         self.draining = False
         self.books = Books(log, socket.gethostname())
-        self._bodies = Bodies()
+        self._elsewhere = Elsewhere()
+        self._bodies = Bodies(self._elsewhere)
         self._client = http.session()
         self.exchanges = Exchanges(self._client, self.admission, inner_port)
         self._at_engines: dict[asyncio.Timeout, tuple[Route, Record]] = {}
@@ -315,8 +317,8 @@ class Proxy:
             raw = chunk + await answer.content.read()
         except ClientError:
             raise EngineGone(asked=True) from None
-        events.usage, ask.record.status = answers.whole(raw), answer.status
-        raw = adaptations.renamed(raw, events.model, events.asked)
+        events.usage, raw = await self._elsewhere.read(answers.whole, raw, events.model, events.asked)
+        ask.record.status = answer.status
         if begun := await ask.waiting.taken():
             return await ask.waiting.end(begun, raw)
         response = http.answered(answer)
@@ -394,7 +396,7 @@ class Proxy:
             await self.finder.close()
         await self._client.close()
         self.books.close()
-        self._bodies.close()
+        self._elsewhere.close()
 
 
 def _less(counts: Counter[str], name: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from proxy import bodies, http, inner
-from proxy.bodies import LARGE_BYTES
+from proxy.elsewhere import LARGE_BYTES
 from proxy.live import LOOK_SECONDS
 from proxy.reading import read
 from proxy.records import Books, Record
