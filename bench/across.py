@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.flip import read
 from bench.flips import Record, record, summary
-from bench.stack import machine, table
+from bench.stack import kept, machine, table
 from common import main_guard
 from tests.support.cluster.images import LOAD_SECONDS
 from tests.support.cluster.project import ClusterLoad, ClusterProject, load, on_cluster
@@ -88,7 +87,7 @@ def main() -> None:
                     print(said, file=sys.stderr, flush=True)
         if changes := project.changes():
             raise SystemExit(f"the preview after the way back is not empty: {changes}")
-    flips = read(options.json)
+    flips = kept(options.json)
     print(
         f"Flips across three hosts under {options.clients} clients, one of {options.aborts} requests hung up "
         f"on, a test engine that loads for {LOAD_SECONDS} s, {machine()}; seconds\n"

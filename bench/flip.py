@@ -21,7 +21,7 @@ from typing import Any
 
 from bench import picture
 from bench.flips import COLUMNS, Record, record, summary
-from bench.stack import deployed, machine, table
+from bench.stack import deployed, kept, machine, table
 from common import main_guard
 from switch.protocols import PROTOCOLS
 from tests.support.load import Load
@@ -123,11 +123,6 @@ def fired(port: int, since: float) -> list[str]:
         return sorted({line["metric"]["alertname"] for line in json.load(answer)["data"]["result"]})
 
 
-def read(file: Path) -> list[Record]:
-    """The flips that this run and earlier ones have left in `file`, a line of JSON each."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def show(flips: list[Record]) -> str:
     """The table over all of these flips, with one row for each way and engine."""
     ways = dict.fromkeys((each["way"], each["to"]) for each in flips)
@@ -212,7 +207,7 @@ def main() -> None:
         if options.monitor:
             time.sleep(ALERTS_SECONDS)
             alerts = fired(port, began)
-    flips = read(file)
+    flips = kept(file)
     hang_up = f" that hang up on one of {options.aborts} requests" if options.aborts else ""
     print(
         f"Flips of {options.engine} engines under {options.clients} clients{hang_up}, protocols: "

@@ -3,11 +3,13 @@
 Nothing to run by itself: the other modules of `bench` use it.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from common import ROOT, StepFailed
 from components import pins
@@ -122,6 +124,11 @@ def remove_fast_engine(version: str) -> None:
     names = [fast_image(pin, version) for pin in FAST_PROGRAMS]
     if here := [name for name in names if docker("images", "--quiet", name).strip()]:
         docker("rmi", *here)
+
+
+def kept(file: Path) -> list[dict[str, Any]]:
+    """The results that this run and earlier ones have left in `file`, a line of JSON each."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def machine() -> str:

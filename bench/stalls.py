@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.stack import machine, table
+from bench.stack import kept, machine, table
 from common import main_guard
 from components import pins
 from components.gate import GATE_TIMEOUT
@@ -47,6 +47,9 @@ SECONDS = times(drain=120, load=300)
 """The times of a plan, with the default values of the settings `drainSeconds` and `loadSeconds`."""
 LOADING = 12
 """Seconds that the new engine takes to load."""
+LOOK_SECONDS = 0.2
+"""Between two looks at the phase of a change: each is a process in a container, and several changes run at
+once."""
 RUNNING = 1000
 """Tokens, of 20 ms each, of an answer that runs when a change begins, so that its drain has to wait."""
 
@@ -133,6 +136,7 @@ class Change:
                 if self.phase() in phases:
                     self.stall()
                     return
+                time.sleep(LOOK_SECONDS)
 
         thread = threading.Thread(target=watch)
         thread.start()
@@ -236,6 +240,11 @@ def running(stack: Stack) -> Iterator[list[str]]:
         docker("rm", "-f", name, check=False)
 
 
+def case_of(result: dict[str, Any]) -> Case:
+    """The case that a result is of."""
+    return result["process"], result["moment"], result["mode"], result["seconds"]
+
+
 def bad(result: dict[str, Any]) -> str:
     """What is wrong with the result of a change, in words; empty if nothing is."""
     below = result["seconds"] <= 20
@@ -253,10 +262,10 @@ def bad(result: dict[str, Any]) -> str:
     )
 
 
-def work(number: int, options: argparse.Namespace) -> None:
-    """Carries out the cases of worker `number`, on a Docker engine of its own; prints a line of JSON for
+def work() -> None:
+    """Carries out the cases that stdin names, on a Docker engine of its own; prints a line of JSON for
     each."""
-    mine = cases(options)[number :: options.jobs]
+    mine: list[Case] = json.load(sys.stdin)
     with tempfile.TemporaryDirectory() as name:
         dockerd = Dockerd(Path(name))
         dockerd.start()
@@ -282,24 +291,32 @@ def main() -> None:
     parser.add_argument("--process", nargs="+", default=PROCESSES, choices=PROCESSES, help="(default: all)")
     parser.add_argument("--moment", nargs="+", default=MOMENTS, choices=MOMENTS, help="(default: all)")
     parser.add_argument("--jobs", type=int, default=4, help="Docker engines at once (default: 4)")
-    parser.add_argument("--json", type=Path, help="a file that each result is added to, a line each")
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="a file that each result is added to, a line each; what it has is not done again",
+    )
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.worker is not None:
-        work(options.worker, options)
+    if options.worker:
+        work()
         return
     if os.geteuid() != 0:
         parser.error("only root can start Docker engines")
     wanted = cases(options)
-    print(f"{len(wanted)} changes, {options.jobs} at once", flush=True)
-    results: list[dict[str, Any]] = []
+    results = [each for each in kept(options.json) if case_of(each) in wanted] if options.json else []
+    left = [case for case in wanted if case not in map(case_of, results)]
+    print(f"{len(left)} changes, {options.jobs} at once", flush=True)
     lock = threading.Lock()
 
     def one(number: int) -> None:
         told = {**os.environ, "SWITCHTEST_PREFIX": f"changeover-stalls-{number}"}
-        words = [sys.executable, "-m", "bench.stalls", *sys.argv[1:], "--worker", str(number)]
-        with subprocess.Popen(words, env=told, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
+        words = [sys.executable, "-m", "bench.stalls", "--worker"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(words, env=told, **pipes) as process:
+            assert process.stdin and process.stdout
+            with process.stdin as asked:
+                json.dump(left[number :: options.jobs], asked)
             for line in process.stdout:
                 if not line.startswith("{"):
                     continue

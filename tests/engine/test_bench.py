@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.flip import read
+from bench.stack import kept
 from common import ROOT
 
 pytestmark = pytest.mark.engine
@@ -28,7 +28,7 @@ def test_flips_there_and_back_in_both_modes_lose_no_request_of_any_protocol(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    flips = read(results)
+    flips = kept(results)
     assert [(flip["way"], flip["to"]) for flip in flips] == [
         (f"{mode}{', no gateway' if gateway == 'none' else ''}", engine)
         for mode in ("hold", "overlap")
@@ -46,7 +46,7 @@ def test_a_sweep_asks_both_engines_by_both_ways(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench.sweep", "--engine", "fast", *short, "--json", str(results)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    levels = read(results)
+    levels = kept(results)
     assert [(each["engine"], each["users"], each["way"]) for each in levels] == [
         (engine, users, way)
         for engine in ("ollama", "vllm")
