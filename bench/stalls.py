@@ -312,8 +312,9 @@ def main() -> None:
     def one(number: int) -> None:
         told = {**os.environ, "SWITCHTEST_PREFIX": f"changeover-stalls-{number}"}
         words = [sys.executable, "-m", "bench.stalls", "--worker"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        with subprocess.Popen(words, env=told, **pipes) as process:
+        with subprocess.Popen(
+            words, env=told, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdin and process.stdout
             with process.stdin as asked:
                 json.dump(left[number :: options.jobs], asked)

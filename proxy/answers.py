@@ -34,17 +34,22 @@ class Usage:
         return True
 
 
-def whole(raw: bytes, model: str, asked: str) -> tuple[Usage, bytes]:
-    """What an answer that is not streamed used, and the answer as its client gets it. `model` and `asked` are
-    the model's names at the engine and at the client."""
+def whole(raw: bytes) -> Usage:
+    """What an answer that is not streamed used."""
     usage = Usage()
     try:
         answer = json.loads(raw)
     except (ValueError, RecursionError):
-        return usage, renamed(raw, model, asked)
+        return usage
     if isinstance(answer, dict):
         usage.see(answer.get("usage"))
-    return usage, renamed(raw, model, asked)
+    return usage
+
+
+def given_on(raw: bytes, model: str, asked: str) -> tuple[Usage, bytes]:
+    """What an answer that is not streamed used, and the answer as its client gets it. `model` and `asked` are
+    the model's names at the engine and at the client."""
+    return whole(raw), renamed(raw, model, asked)
 
 
 @dataclass

@@ -317,7 +317,7 @@ class Proxy:
             raw = chunk + await answer.content.read()
         except ClientError:
             raise EngineGone(asked=True) from None
-        events.usage, raw = await self._elsewhere.read(answers.whole, raw, events.model, events.asked)
+        events.usage, raw = await self._elsewhere.read(answers.given_on, raw, events.model, events.asked)
         ask.record.status = answer.status
         if begun := await ask.waiting.taken():
             return await ask.waiting.end(begun, raw)

@@ -62,7 +62,7 @@ def test_a_large_answer_is_counted_and_named_as_a_small_one(elsewhere: Elsewhere
     async def story() -> None:
         for count in (1, LARGE_BYTES):
             said = {"model": "new", "data": [0.25] * count, "usage": {"prompt_tokens": 3}}
-            usage, raw = await elsewhere.read(answers.whole, json.dumps(said).encode(), "new", "old")
+            usage, raw = await elsewhere.read(answers.given_on, json.dumps(said).encode(), "new", "old")
             assert usage == Usage(prompt=3) and json.loads(raw) == {**said, "model": "old"}
 
     asyncio.run(story())
