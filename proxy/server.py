@@ -62,11 +62,14 @@ class ClientRequest:
     waiting: Waiting
     conversation: bytes
     """Empty where nothing is decided by it."""
+    ends: int = 0
+    """How often an engine has ended while it worked on it."""
 
     @property
     def stays(self) -> bool:
-        """Whether no other proxy can answer it: the client has heard something, or the edge has no copy."""
-        return self.waiting.begun or len(self.raw) >= COPY_BYTES
+        """Whether no other proxy may answer it: the client has heard something, the edge has no copy, or
+        another would ask once more than twice."""
+        return self.waiting.begun or len(self.raw) >= COPY_BYTES or self.ends > 0
 
 
 class Proxy:
@@ -217,7 +220,7 @@ class Proxy:
 
     async def _serve(self, ask: ClientRequest) -> web.StreamResponse:
         """Asks for as long as no byte of an answer has come and there is time."""
-        ends, since, first, model, record = 0, _now(), False, ask.reading.model, ask.record
+        since, first, model, record = _now(), False, ask.reading.model, ask.record
         while True:
             route = await self._enter(since + self.admission.route.limits.hold_seconds, ask, first=first)
             assert route.engine is not None
@@ -228,9 +231,9 @@ class Proxy:
                 record.model, record.engine = model, route.engine.name
                 return await self._carry(ask, route)
             except EngineGone as gone:
-                ends, since = ends + gone.asked, _now() if gone.asked else since
+                ask.ends, since = ask.ends + gone.asked, _now() if gone.asked else since
                 again = self.admission.gone(route, asked=gone.asked)
-                if ends > 1:
+                if ask.ends > 1:
                     raise refusals.no_answer(
                         "The engine ended twice while it worked on this request."
                     ) from None

@@ -417,6 +417,34 @@ async def slowly(bench: Bench, raw: bytes, pause: float) -> int:
         return seen
 
 
+def test_a_request_during_which_an_engine_has_ended_is_left_to_no_other_proxy(tmp_path: Path) -> None:
+    """That one would not know of it, and might ask a third time."""
+    asked = list[bytes]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        if len(asked) > 1:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        else:
+            made[0].route(held_since=1.0)
+        writer.close()
+
+    made = list[Bench]()
+
+    async def story(bench: Bench) -> None:
+        made.append(bench)
+        one = asyncio.create_task(bench.ask(request()))
+        await until(lambda: bench.proxy.admission.waiting)
+        ending = asyncio.create_task(bench.proxy.drain())
+        await asyncio.sleep(0.2)
+        assert not one.done() and not ending.done()
+        bench.route()
+        assert (await one).startswith(b"HTTP/1.1 200 ") and len(asked) == 2
+        await ending
+
+    run(story, tmp_path, serve)
+
+
 def test_a_client_that_takes_a_large_answer_slowly_gets_it_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
