@@ -13,7 +13,6 @@ import argparse
 import itertools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -45,6 +44,11 @@ Case = tuple[str, str, Mode, int]
 """A process, the moment and the mode, and for how many seconds the process is stopped."""
 SECONDS = times(drain=120, load=300)
 """The times of a plan, with the default values of the settings `drainSeconds` and `loadSeconds`."""
+LIMITS = {
+    "hold_seconds": 1080,
+    "first_token_seconds": FIRST_TOKEN_SECONDS,
+    "answer_seconds": REQUEST_SECONDS,
+}
 LOADING = 12
 """Seconds that the new engine takes to load."""
 LOOK_SECONDS = 0.2
@@ -110,11 +114,8 @@ class Change:
 
     def plan(self, gateway: str = "") -> Plan:
         """The plan of the change; one to prepare has no `gateway`."""
-        plan = self.stack.plan(self.new, gateway, cutover=self.mode, gate_timeout=GATE_TIMEOUT)
-        routing = plan.routing
-        for key, limit in (("hold", 1080), ("first_token", FIRST_TOKEN_SECONDS), ("answer", REQUEST_SECONDS)):
-            routing = re.sub(rf"(?m)^{key}_seconds.*", f"{key}_seconds = {limit}", routing)
-        return replace(plan, seconds=SECONDS, routing=routing)
+        plan = self.stack.plan(self.new, gateway, cutover=self.mode, gate_timeout=GATE_TIMEOUT, limits=LIMITS)
+        return replace(plan, seconds=SECONDS)
 
     def phase(self) -> str:
         """The phase of the change that is under way; empty if there is none, or the switch does not

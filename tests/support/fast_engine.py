@@ -1,9 +1,10 @@
 """An engine that starts in a tenth of a second and does what its environment says; a test double.
 
 FAST_MODEL (tiny), FAST_PORT (8000), FAST_DELAY (seconds before it listens, as an engine that loads),
-FAST_TOKENS (seconds for each token), FAST_PROMPT (seconds that it reads a prompt), FAST_SLOTS (requests that
-it works on at one time), FAST_CACHE (tokens that its cache holds), FAST_NAMES (models that it has, any other
-is 404; empty: it answers as FAST_MODEL whatever is asked for), and FAST_MODE:
+FAST_TOKENS (seconds for each token), FAST_PROMPT (seconds that it reads a prompt), FAST_READS (seconds for
+each token of a prompt, in which it does nothing else), FAST_SLOTS (requests that it works on at one time),
+FAST_CACHE (tokens that its cache holds), FAST_NAMES (models that it has, any other is 404; empty: it answers
+as FAST_MODEL whatever is asked for), and FAST_MODE:
 
     ok        completions, streamed or not
     exits     ends with status 3 at once
@@ -70,6 +71,8 @@ MODEL = os.environ.get("FAST_MODEL", "tiny")
 NAMES = os.environ.get("FAST_NAMES", "").split()
 TOKEN_SECONDS = float(os.environ.get("FAST_TOKENS", "0"))
 PROMPT_SECONDS = float(os.environ.get("FAST_PROMPT", "0"))
+READ_SECONDS = float(os.environ.get("FAST_READS", "0"))
+READING = threading.Lock()
 SLOTS = threading.Semaphore(int(os.environ.get("FAST_SLOTS", "1000")))
 CACHE_TOKENS = int(os.environ.get("FAST_CACHE", "1000000"))
 FROZEN, CLOSED, FAILING, SLOW, SPILLED, EXITS = (
@@ -381,6 +384,8 @@ class Handler(BaseHTTPRequestHandler):
             SLOTS.acquire()
         with released(SLOTS), counted(running=1, tokens=count):
             work(number(SLOW, PROMPT_SECONDS))
+            with READING:
+                time.sleep(READ_SECONDS * len(prompt_of(asked).split()))
             if self.at == "/v1/embeddings":
                 return self.embed(asked)
             return self.complete(asked, count)
@@ -547,6 +552,8 @@ def metrics() -> str:
 
 def work(seconds: float) -> None:
     time.sleep(seconds)
+    with READING:
+        pass
     while FROZEN.exists():
         time.sleep(0.05)
 

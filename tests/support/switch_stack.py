@@ -3,6 +3,7 @@
 import compileall
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -364,10 +365,14 @@ class Stack:
         floor: float = 1,
         config: str | None = None,
         image: str = PYTHON,
+        limits: Mapping[str, float] | None = None,
     ) -> Plan:
-        """`seconds` are those of its times that differ."""
+        """`seconds` are those of its times that differ, and `limits` the numbers of its routing that do."""
         kind: EngineKind = "ollama" if engine.startswith("ollama-") else "vllm"
         routing = ROUTING.format(engine=engine, kind=kind) + (ROUTING_GATEWAY if self.gateways else "")
+        for key, limit in (limits or {}).items():
+            routing, found = re.subn(rf"(?m)^{key} = .*", f"{key} = {limit}", routing)
+            assert found == 1, key
         plan = Plan(
             engine=Engine(
                 name=engine,
