@@ -67,7 +67,13 @@ class Day:
     def __init__(self, times: int) -> None:
         self.times = times
         build_gateway()
-        self.stack = Stack(edge=True)
+        limits = {
+            "at_a_time": SLOTS + 2,
+            "first_token_seconds": FIRST_TOKEN_SECONDS / times,
+            "answer_seconds": REQUEST_SECONDS / times,
+            "hold_seconds": HOUR / times,
+        }
+        self.stack = Stack(edge=True, limits=limits)
         options = {"FAST_READS": 1 / READS / times, "FAST_SLOTS": SLOTS}
         self.stack.make_engine(
             ENGINE,
@@ -79,12 +85,6 @@ class Day:
             ENGINE,
             "gateway-2",
             seconds={"answers": max(Seconds.answers / times, TRIES), "tokens": self.tokens},
-            limits={
-                "at_a_time": SLOTS + 2,
-                "first_token_seconds": FIRST_TOKEN_SECONDS / times,
-                "answer_seconds": REQUEST_SECONDS / times,
-                "hold_seconds": HOUR / times,
-            },
         )
         assert code == 0, text
         self.began = self.stack.started(ENGINE)

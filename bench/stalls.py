@@ -5,8 +5,8 @@ Run, as root: `python -m bench.stalls`. It starts Docker engines of its own. `--
 
 Switch, proxy, edge and Docker are real, and so is the script that `pulumi up` runs for both phases; the
 gateway is a plain one, and the engines are test engines. All times are as in a deployment. The answers of an
-engine that hangs for longer than the switch's patience are cut. Nothing else may be lost, no stall that is
-shorter than the leases may take a change back, and afterwards just what is meant to serve serves.
+engine or a proxy that hangs for longer than the switch's patience are cut. Nothing else may be lost, no stall
+that is shorter than the leases may take a change back, and afterwards just what is meant to serve serves.
 """
 
 import argparse
@@ -114,7 +114,7 @@ class Change:
 
     def plan(self, gateway: str = "") -> Plan:
         """The plan of the change; one to prepare has no `gateway`."""
-        plan = self.stack.plan(self.new, gateway, cutover=self.mode, gate_timeout=GATE_TIMEOUT, limits=LIMITS)
+        plan = self.stack.plan(self.new, gateway, cutover=self.mode, gate_timeout=GATE_TIMEOUT)
         return replace(plan, seconds=SECONDS)
 
     def phase(self) -> str:
@@ -189,7 +189,7 @@ class Change:
             "committed": good,
             "why": "" if good else " ".join(certificate[-1:]) or said[-300:],
             "right": right,
-            "cut": len([each for each in lost if "LOST 200" in each]),
+            "cut": [each for each in lost if "LOST 200" in each],
             "lost": [each for each in lost if "LOST 200" not in each],
         }
         self.stack.tidy()
@@ -249,7 +249,7 @@ def case_of(result: dict[str, Any]) -> Case:
 def bad(result: dict[str, Any]) -> str:
     """What is wrong with the result of a change, in words; empty if nothing is."""
     below = result["seconds"] <= 20
-    engine = result["process"].endswith("engine")
+    given_up = not below and (result["process"].endswith("engine") or result["process"] == "proxy")
     return "; ".join(
         words
         for wrong, words in (
@@ -257,7 +257,7 @@ def bad(result: dict[str, Any]) -> str:
             (not result["right"], "the wrong engine serves"),
             (below and not result["committed"], "taken back"),
             (bool(result["lost"]), "lost"),
-            (result["cut"] and (below or not engine), "cut"),
+            (bool(result["cut"]) and not given_up, "cut"),
         )
         if wrong
     )
@@ -274,12 +274,12 @@ def work() -> None:
             dockerd.load(PYTHON, pins.EDGE.offline)
             os.environ["DOCKER_HOST"] = dockerd.address
             switch_stack.build_gateway()
-            stack = Stack(edge=True)
+            stack = Stack(edge=True, limits=LIMITS)
             for case in mine:
                 result = Change(stack, dockerd, Path(name), case).run()
                 print(json.dumps(result), flush=True)
                 if not result["right"]:
-                    stack = Stack(edge=True)
+                    stack = Stack(edge=True, limits=LIMITS)
             wait(stack.settled, 60)
             Stack.wipe()
         finally:
@@ -347,7 +347,7 @@ def main() -> None:
                 seconds,
                 len(some),
                 sum(each["committed"] for each in some),
-                sum(each["cut"] for each in some),
+                sum(len(each["cut"]) for each in some),
                 sum(len(each["lost"]) for each in some),
                 sum(each["right"] for each in some),
             ]

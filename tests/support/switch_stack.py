@@ -185,12 +185,18 @@ def labelled(role: str, **more: str) -> list[str]:
 class Stack:
     """Network, volumes, a switch, an engine, a gateway and a proxy, as the program declares them, and a
     client. With `gateways` false it is as with the setting `gateway: none`; with `edge` the client asks the
-    real edge, and not the proxy. `switch_options` are more of `docker create` for the switch."""
+    real edge, and not the proxy. `switch_options` are more of `docker create` for the switch, and `limits`
+    the numbers of its plans' routing that differ."""
 
     def __init__(
-        self, *, gateways: bool = True, edge: bool = False, switch_options: tuple[str, ...] = ()
+        self,
+        *,
+        gateways: bool = True,
+        edge: bool = False,
+        switch_options: tuple[str, ...] = (),
+        limits: Mapping[str, float] | None = None,
     ) -> None:
-        self.count, self.seen, self.gateways = 1, 0, gateways
+        self.count, self.seen, self.gateways, self.limits = 1, 0, gateways, limits or {}
         self.engine, self.gateway = "ollama-1", "gateway-1"
         self.wipe()
         docker("network", "create", NETWORK)
@@ -365,12 +371,11 @@ class Stack:
         floor: float = 1,
         config: str | None = None,
         image: str = PYTHON,
-        limits: Mapping[str, float] | None = None,
     ) -> Plan:
-        """`seconds` are those of its times that differ, and `limits` the numbers of its routing that do."""
+        """`seconds` are those of its times that differ."""
         kind: EngineKind = "ollama" if engine.startswith("ollama-") else "vllm"
         routing = ROUTING.format(engine=engine, kind=kind) + (ROUTING_GATEWAY if self.gateways else "")
-        for key, limit in (limits or {}).items():
+        for key, limit in self.limits.items():
             routing, found = re.subn(rf"(?m)^{key} = .*", f"{key} = {limit}", routing)
             assert found == 1, key
         plan = Plan(
