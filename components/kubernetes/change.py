@@ -90,7 +90,7 @@ def look(run: Run, pods: str, now: float) -> None:
 
 
 @dataclass
-class Change:
+class ClusterChange:
     """One change, from the first look to the last. `clock` is in seconds since the epoch."""
 
     plan: FlipPlan
@@ -432,7 +432,7 @@ def main(words: Sequence[str], environment: Mapping[str, str], text: str) -> int
         where = (plan.namespace, plan.context)
         run, keep = kubectl(*where), partial(_keep, Path("certificates", plan.stack))
         nodes = Nodes(plan.nodes, run, sender(*where), cache_root() / "models")
-        change = Change(plan, run, insist=bool(environment.get(INSIST)), nodes=nodes.bring, keep=keep)
+        change = ClusterChange(plan, run, insist=bool(environment.get(INSIST)), nodes=nodes.bring, keep=keep)
         return change.flip()
     except (ClusterError, ValueError, KeyError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)

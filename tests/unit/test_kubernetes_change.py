@@ -12,7 +12,7 @@ from components.kubernetes.change import (
     LEASE_SECONDS,
     PATIENCE_SECONDS,
     UNREACHABLE,
-    Change,
+    ClusterChange,
     Taken,
     _keep,
     live_words,
@@ -85,7 +85,7 @@ def test_the_last_words_of_an_engine_that_has_not_begun_are_what_it_waits_for(
             raise ClusterError("container is waiting to start: PodInitializing")
         return logs[words[3]] + "\n"
 
-    assert Change(plan(), run).last_words("pod-1") == said
+    assert ClusterChange(plan(), run).last_words("pod-1") == said
 
 
 def serving(seed: int = 0, *, good: tuple[str, ...] = (OLD, NEW), hosts: int = 3) -> Kubectl:
@@ -98,9 +98,11 @@ def serving(seed: int = 0, *, good: tuple[str, ...] = (OLD, NEW), hosts: int = 3
     return Kubectl(played, {OLD: 8, NEW: 58}, live)
 
 
-def change(at: Kubectl, told: FlipPlan, said: list[str] | None = None, **more: Any) -> Change:
+def change(at: Kubectl, told: FlipPlan, said: list[str] | None = None, **more: Any) -> ClusterChange:
     lines = [] if said is None else said
-    return Change(told, at, clock=at.clock, sleep=more.pop("sleep", at.sleep), say=lines.append, **more)
+    return ClusterChange(
+        told, at, clock=at.clock, sleep=more.pop("sleep", at.sleep), say=lines.append, **more
+    )
 
 
 def told(at: Kubectl) -> Wanted:
@@ -462,7 +464,7 @@ def test_a_change_that_was_left_shows_in_a_preview_though_every_pod_is_as_it_was
         return at(words, stdin)
 
     with pytest.raises(Killed):
-        Change(plan(), run, clock=at.clock, sleep=kill, say=lambda line: None).flip()
+        ClusterChange(plan(), run, clock=at.clock, sleep=kill, say=lambda line: None).flip()
     assert at.played.replicas == {OLD: 3, NEW: 0} and live_of(at.live).to == NEW
     assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3; a change to {NEW} has not ended"
     assert change(at, plan(OLD)).flip() == 0
