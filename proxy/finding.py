@@ -18,7 +18,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from proxy.admission import Admission
 from proxy.pods import Fleet, Pod
-from proxy.route import Engine
+from proxy.route import RoutedEngine
 
 PORT, PATH = 8002, "/pod"
 """Where every pod says how it is."""
@@ -65,7 +65,7 @@ def parse_state(raw: bytes, host: str) -> State:
     """Raises ValueError, KeyError or TypeError for what is none."""
     said: dict[str, Any] = json.loads(raw)
     its = said["engine"]
-    engine = Engine(
+    engine = RoutedEngine(
         name=str(its["name"]),
         kind=str(its["kind"]),
         host=host,

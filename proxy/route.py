@@ -31,7 +31,7 @@ much."""
 
 
 @dataclass(frozen=True)
-class Engine:
+class RoutedEngine:
     """`name` is by content, `model` what it calls its model; `at_a_time` requests may be there at once.
 
     `context` is in tokens; None in what a version of before has rendered.
@@ -47,14 +47,15 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class Gateway:
+class GatewayAddress:
     host: str
     port: int
 
 
 @dataclass(frozen=True)
 class Limits:
-    """In seconds, but for `request_bytes`."""
+    """`hold_seconds` bounds the wait for an engine, `first_token_seconds` and `answer_seconds` the time from
+    when it is asked, `request_bytes` a request's body. The program writes all four."""
 
     hold_seconds: float = 60
     first_token_seconds: float = 300
@@ -71,8 +72,8 @@ class Route:
 
     number: int = 0
     held: bool = True
-    engine: Engine | None = None
-    gateway: Gateway | None = None
+    engine: RoutedEngine | None = None
+    gateway: GatewayAddress | None = None
     model: str | None = None
     also: tuple[str, ...] = ()
     limits: Limits = Limits()
@@ -100,13 +101,13 @@ def parse(raw: bytes) -> Route:
         its = routing["engines"][name]
         host = said["container"]
         port, at_a_time, context = its["port"], its["at_a_time"], its.get("context")
-        engine = Engine(name, its["kind"], host, port, its["model"], at_a_time, context)
+        engine = RoutedEngine(name, its["kind"], host, port, its["model"], at_a_time, context)
     gateway = None
     if "gateway" in routing:
         if said["gateway"] is None:
             engine = None
         else:
-            gateway = Gateway(said["gateway"], routing["gateway"]["port"])
+            gateway = GatewayAddress(said["gateway"], routing["gateway"]["port"])
     also = (*table.get("aliases", ()), *said["also"])
     limits, given_up = Limits(**routing["limits"]), frozenset(said.get("given_up", ()))
     origins = tuple(routing.get("browsers", {}).get("origins", ()))
@@ -118,7 +119,7 @@ def parse_routing(raw: bytes) -> Route:
     and the gateway is beside the proxy. Raises ValueError, KeyError or TypeError for what is none."""
     routing = tomllib.loads(raw.decode())
     (model, table), *_ = routing["models"].items()
-    gateway = Gateway(BESIDE, routing["gateway"]["port"]) if "gateway" in routing else None
+    gateway = GatewayAddress(BESIDE, routing["gateway"]["port"]) if "gateway" in routing else None
     return Route(
         number=1,
         held=False,

@@ -19,7 +19,18 @@ from common import ROOT
 from components import caddyfile, engines, pins, tensorzero
 from switch import shared
 from switch.daemon import ANSWER_SECONDS
-from switch.plan import About, Engine, EngineKind, Gate, Gateway, Memory, Mode, Plan, Seconds, Trap
+from switch.plan import (
+    About,
+    EngineKind,
+    Gate,
+    Memory,
+    Mode,
+    Plan,
+    PlannedEngine,
+    PlannedGateway,
+    Seconds,
+    Trap,
+)
 
 PYTHON = "changeover-offline/python:3.11"
 PREFIX = (
@@ -369,7 +380,7 @@ class Stack:
         kind: EngineKind = "ollama" if engine.startswith("ollama-") else "vllm"
         routing = ROUTING.format(engine=engine, kind=kind) + (ROUTING_GATEWAY if self.gateways else "")
         plan = Plan(
-            engine=Engine(
+            engine=PlannedEngine(
                 name=engine,
                 kind=kind,
                 container="",
@@ -392,7 +403,7 @@ class Stack:
                 sense=True,
                 traps=(Trap(words=("over and over",), hint="other kernels"),),
             ),
-            gateway=Gateway(
+            gateway=PlannedGateway(
                 image=GATEWAY_IMAGE,
                 config=config or self.config(engine),
                 path=tensorzero.CHAT_PATH,

@@ -9,9 +9,9 @@ from hashlib import sha256
 import pytest
 
 from proxy.admission import PACE_SECONDS, Admission, Dropped
-from proxy.route import Engine, Gateway, Keys, Limits, Route, parse, parse_keys
+from proxy.route import GatewayAddress, Keys, Limits, Route, RoutedEngine, parse, parse_keys
 
-ENGINE = Engine("vllm-00000001", "vllm", "stack-vllm-00000001-a", 8000, "tiny", 2, 1024)
+ENGINE = RoutedEngine("vllm-00000001", "vllm", "stack-vllm-00000001-a", 8000, "tiny", 2, 1024)
 OPEN = Route(1, False, ENGINE, None, "tiny")
 
 
@@ -219,7 +219,7 @@ FILE = {
 
 def test_the_switchs_file_says_who_is_asked() -> None:
     route = parse(json.dumps(FILE).encode())
-    gateway = Gateway("stack-gateway-b", 3000)
+    gateway = GatewayAddress("stack-gateway-b", 3000)
     assert route == Route(7, False, ENGINE, gateway, "tiny", ("old",), Limits(1, 2, 3, 4))
     assert route.engine and not route.held and route.names == ("tiny", "old")
 

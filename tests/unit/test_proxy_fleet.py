@@ -11,14 +11,14 @@ import pytest
 
 from proxy.admission import PACE_SECONDS, Admission
 from proxy.pods import GONE_SECONDS, Fleet, Pod, Pods
-from proxy.route import ROUTING_FILE, Engine, Gateway, Route
+from proxy.route import ROUTING_FILE, GatewayAddress, Route, RoutedEngine
 from proxy.server import Proxy
 from tests.support.project import free_port
 from tests.unit.test_proxy_serving import CHAT, Bench, gateway, listening, quiet, request, until
 
 assert quiet, "a fixture that is used in this module too"
 
-ENGINE = Engine("vllm-00000001", "vllm", "", 8000, "tiny", 2, 1024)
+ENGINE = RoutedEngine("vllm-00000001", "vllm", "", 8000, "tiny", 2, 1024)
 OPEN = Route(1, False, None, None, "tiny")
 HOSTS = ("127.0.0.1", "localhost")
 """Two names of this machine, as addresses of two pods; their ports differ, too."""
@@ -110,7 +110,7 @@ def test_who_waits_for_another_route_is_not_told_of_a_change_of_pods() -> None:
         admission.change_fleet(fleet("a", "b"))
         await asyncio.sleep(0.05)
         assert not waits.done()
-        admission.change(replace(OPEN, number=2, gateway=Gateway("127.0.0.1", 3000)))
+        admission.change(replace(OPEN, number=2, gateway=GatewayAddress("127.0.0.1", 3000)))
         await asyncio.wait_for(waits, 1)
 
     run(story)
@@ -123,7 +123,7 @@ class Noting(Pods):
         super().__init__()
         self.let_in = list[int]()
 
-    def pick(self, conversation: bytes, now: float) -> Engine | None:
+    def pick(self, conversation: bytes, now: float) -> RoutedEngine | None:
         engine = super().pick(conversation, now)
         if engine is not None:
             self.let_in.append(int(conversation))
