@@ -64,7 +64,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Route:
+class ProxyRoute:
     """`number` grows with each route. Without `engine` requests wait, and so they do while it is `held`.
 
     `model` is the name that the gateway knows; clients may also ask for the names in `also`.
@@ -88,12 +88,12 @@ class Route:
         return () if self.model is None else tuple(dict.fromkeys((self.model, *self.also)))
 
 
-def parse(raw: bytes) -> Route:
+def parse(raw: bytes) -> ProxyRoute:
     """The route in the switch's file. Raises ValueError, KeyError or TypeError for what is none."""
     said = json.loads(raw)
     number, held = int(said["number"]), said["held_since"] is not None
     if not said["routing"]:
-        return Route(number=number)
+        return ProxyRoute(number=number)
     routing = tomllib.loads(said["routing"])
     (model, table), *_ = routing["models"].items()
     name, engine = said["engine"], None
@@ -111,16 +111,16 @@ def parse(raw: bytes) -> Route:
     also = (*table.get("aliases", ()), *said["also"])
     limits, given_up = Limits(**routing["limits"]), frozenset(said.get("given_up", ()))
     origins = tuple(routing.get("browsers", {}).get("origins", ()))
-    return Route(number, held, engine, gateway, model, also, limits, given_up, origins)
+    return ProxyRoute(number, held, engine, gateway, model, also, limits, given_up, origins)
 
 
-def parse_routing(raw: bytes) -> Route:
+def parse_routing(raw: bytes) -> ProxyRoute:
     """The route on a cluster, in whose file stands the routing alone: which engines there are, the pods say,
     and the gateway is beside the proxy. Raises ValueError, KeyError or TypeError for what is none."""
     routing = tomllib.loads(raw.decode())
     (model, table), *_ = routing["models"].items()
     gateway = GatewayAddress(BESIDE, routing["gateway"]["port"]) if "gateway" in routing else None
-    return Route(
+    return ProxyRoute(
         number=1,
         held=False,
         gateway=gateway,
@@ -132,7 +132,7 @@ def parse_routing(raw: bytes) -> Route:
 
 
 @dataclass(frozen=True)
-class Keys:
+class TenantKeys:
     """Who may pass: `tenants` by the SHA-256 of their API key, in hex, or everybody, where `open`."""
 
     open: bool = False
@@ -158,7 +158,7 @@ class Keys:
         return found
 
 
-def parse_keys(raw: bytes) -> Keys:
+def parse_keys(raw: bytes) -> TenantKeys:
     """Raises ValueError, KeyError or TypeError for what is none."""
     said = json.loads(raw)
     if type(said["open"]) is not bool or not isinstance(said["keys"], dict):
@@ -166,4 +166,4 @@ def parse_keys(raw: bytes) -> Keys:
     for digest, tenant in said["keys"].items():
         if not DIGEST.fullmatch(digest) or not isinstance(tenant, str):
             raise ValueError("keys must be SHA-256 digests, each with its tenant")
-    return Keys(said["open"], said["keys"], hashlib.sha256(raw).hexdigest())
+    return TenantKeys(said["open"], said["keys"], hashlib.sha256(raw).hexdigest())

@@ -36,8 +36,8 @@ from proxy.route import (
     FLEET_FILE,
     LEAVES_SECONDS,
     ROUTING_FILE,
-    Keys,
-    Route,
+    ProxyRoute,
+    TenantKeys,
     parse,
     parse_keys,
     parse_routing,
@@ -69,7 +69,7 @@ class ClientRequest:
         return self.waiting.begun or len(self.raw) >= COPY_BYTES
 
 
-class Proxy:
+class ProxyServer:
     """`live` is the folder with the files that say what may be asked, `log` the one for the access log.
 
     `on_cluster` there are many engines, and the files are those of a cluster; else there is the one that the
@@ -79,7 +79,7 @@ class Proxy:
     def __init__(
         self, live: Path, log: Path | None, *, inner_port: int = inner.PORT, on_cluster: bool = False
     ) -> None:
-        self.keys, self.admission = Keys(), Admission(Pods() if on_cluster else None)
+        self.keys, self.admission = TenantKeys(), Admission(Pods() if on_cluster else None)
         self.finder = Finder(self.admission, socket.gethostname(), self._lose) if on_cluster else None
         takers = {"keys.json": self._take_keys}
         if self.finder is not None:
@@ -98,7 +98,7 @@ class Proxy:
         self._bodies = Bodies(self._elsewhere)
         self._client = http.session()
         self.exchanges = Exchanges(self._client, self.admission, inner_port)
-        self._at_engines: dict[asyncio.Timeout, tuple[Route, Record]] = {}
+        self._at_engines: dict[asyncio.Timeout, tuple[ProxyRoute, Record]] = {}
         """Of each request that is at an engine: its time-out, the route it is there by, and its record."""
         self._lost: set[asyncio.Timeout] = set()
         """Those of requests whose pod is lost."""
@@ -242,7 +242,7 @@ class Proxy:
             await self.admission.another(route, again)
             first = True
 
-    async def _enter(self, until: float, ask: ClientRequest, *, first: bool) -> Route:
+    async def _enter(self, until: float, ask: ClientRequest, *, first: bool) -> ProxyRoute:
         began, tenant = _now(), ask.record.tenant
         self.waiting[tenant] += 1
         try:
@@ -264,7 +264,7 @@ class Proxy:
             _less(self.waiting, tenant)
             ask.record.held += _now() - began
 
-    async def _carry(self, ask: ClientRequest, route: Route) -> web.StreamResponse:
+    async def _carry(self, ask: ClientRequest, route: ProxyRoute) -> web.StreamResponse:
         """One way of a request to an engine and back. Raises EngineGone and GatewayGone, and Refusal."""
         to, record = route.engine, ask.record
         assert to is not None
@@ -412,7 +412,7 @@ def _now() -> float:
 
 async def serve(live: Path, log: Path | None) -> None:
     """Serves until SIGTERM, then ends what is under way."""
-    proxy = Proxy(live, log, on_cluster=(live / FLEET_FILE).exists())
+    proxy = ProxyServer(live, log, on_cluster=(live / FLEET_FILE).exists())
     proxy.live.look()
     watching = [asyncio.create_task(proxy.live.watch())]
     if proxy.finder is not None:

@@ -21,7 +21,7 @@ from typing import Any, get_args
 import switch
 from switch import answers, certificate, daemon, keys, owner, shared
 from switch.checks import Failed, check
-from switch.daemon import Switch, proxies
+from switch.daemon import Daemon, proxies
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
 from switch.gc import Busy, collect
@@ -197,7 +197,7 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
     match args.verb:
         case "serve":
             unpack()
-            daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS, LIVE, SHARED), SOCKET)
+            daemon.serve(Daemon(docker, Journal(JOURNAL), WEIGHTS, LIVE, SHARED), SOCKET)
         case "prepare" | "commit" | "follow" | "abandon" | "release":
             request: dict[str, Any] = {"verb": args.verb, "change": getattr(args, "change", "")}
             if args.verb in ("follow", "abandon"):

@@ -14,7 +14,7 @@ from proxy import finding
 from proxy.admission import Admission
 from proxy.finding import ASK_SECONDS, SILENT_SECONDS, Finder, Wanted, parse_wanted
 from proxy.pods import Fleet, Pods
-from proxy.route import GatewayAddress, Limits, Route, RoutedEngine, parse_routing
+from proxy.route import GatewayAddress, Limits, ProxyRoute, RoutedEngine, parse_routing
 from switch import pod as switch_pod
 from switch import pod_plan
 from tests.support.project import free_port
@@ -38,7 +38,7 @@ class Cluster:
 
     finder: Finder
     admission: Admission
-    pod: switch_pod.Pod
+    pod: switch_pod.OwnPod
     lost: list[str]
     there: set[str] | None = field(default_factory=lambda: {HOST})
 
@@ -54,9 +54,9 @@ class Cluster:
 
 def run(story: Callable[[Cluster], Awaitable[None]]) -> None:
     async def go() -> None:
-        port, pod = free_port(), switch_pod.Pod(dict(ENGINE), gated=True)
+        port, pod = free_port(), switch_pod.OwnPod(dict(ENGINE), gated=True)
         server, admission = switch_pod.listen(pod, port), Admission(Pods())
-        admission.change(Route(1, False, None, None, "tiny"))
+        admission.change(ProxyRoute(1, False, None, None, "tiny"))
 
         async def resolve(service: str) -> set[str]:
             assert service == WANTED["service"]

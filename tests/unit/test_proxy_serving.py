@@ -21,7 +21,7 @@ from proxy.elsewhere import LARGE_BYTES
 from proxy.live import LOOK_SECONDS
 from proxy.reading import read
 from proxy.records import Books, Record
-from proxy.server import Proxy
+from proxy.server import ProxyServer
 from switch import observe
 from tests.support.project import free_port
 from tests.support.recording_engine import JSON_HEADERS, STREAM_HEADERS, Engine, Script
@@ -45,7 +45,7 @@ def quiet() -> Iterator[None]:
 class Bench:
     """A proxy, and the engine behind it, which records where it was not replaced."""
 
-    proxy: Proxy
+    proxy: ProxyServer
     engine: Engine
     live: Path
     outer: int
@@ -136,7 +136,7 @@ async def bench(folder: Path, serve: Serve | None, limits: dict[str, int]) -> As
     behind = await (
         asyncio.start_server(serve, "127.0.0.1", port) if serve else engine.listen("127.0.0.1", port)
     )
-    proxy = Proxy(folder, None, inner_port=inside)
+    proxy = ProxyServer(folder, None, inner_port=inside)
     made = Bench(proxy, engine, folder, outer, inside, port, limits=limits)
     made.keys({"open": True, "keys": {}})
     made.route()
@@ -145,7 +145,9 @@ async def bench(folder: Path, serve: Serve | None, limits: dict[str, int]) -> As
 
 
 @contextlib.asynccontextmanager
-async def listening(proxy: Proxy, outer: int, inside: int, *engines: asyncio.Server) -> AsyncIterator[None]:
+async def listening(
+    proxy: ProxyServer, outer: int, inside: int, *engines: asyncio.Server
+) -> AsyncIterator[None]:
     """The proxy at these ports, before engines that end with it."""
     runners = [await http.listen(proxy.inner, inside), await http.listen(proxy.outer, outer)]
     try:
