@@ -29,7 +29,7 @@ from proxy.live import LOOK_SECONDS, LiveFiles
 from proxy.pods import Pods
 from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS, STREAMED
 from proxy.reading import Reading
-from proxy.records import Books, Record
+from proxy.records import Books, RequestRecord
 from proxy.refusals import Refusal
 from proxy.route import (
     COPY_BYTES,
@@ -58,7 +58,7 @@ class ClientRequest:
     path: str
     raw: bytes
     reading: Reading
-    record: Record
+    record: RequestRecord
     waiting: Waiting
     conversation: bytes
     """Empty where nothing is decided by it."""
@@ -98,7 +98,7 @@ class ProxyServer:
         self._bodies = Bodies(self._elsewhere)
         self._client = http.session()
         self.exchanges = Exchanges(self._client, self.admission, inner_port)
-        self._at_engines: dict[asyncio.Timeout, tuple[ProxyRoute, Record]] = {}
+        self._at_engines: dict[asyncio.Timeout, tuple[ProxyRoute, RequestRecord]] = {}
         """Of each request that is at an engine: its time-out, the route it is there by, and its record."""
         self._lost: set[asyncio.Timeout] = set()
         """Those of requests whose pod is lost."""
@@ -137,7 +137,7 @@ class ProxyServer:
         """A client's request."""
         path = request.path.rstrip("/")
         endpoint = MODELS if path.startswith(f"{MODELS}/") else path
-        record = Record(_now(), endpoint if endpoint in ENGINES or endpoint == MODELS else OTHER)
+        record = RequestRecord(_now(), endpoint if endpoint in ENGINES or endpoint == MODELS else OTHER)
         waiting = Waiting(request, protocols.of(path))
         try:
             try:
@@ -164,7 +164,7 @@ class ProxyServer:
         return response
 
     async def _answer(
-        self, request: web.BaseRequest, path: str, record: Record, waiting: Waiting
+        self, request: web.BaseRequest, path: str, record: RequestRecord, waiting: Waiting
     ) -> web.StreamResponse:
         origins = self.admission.route.origins
         allowed = browsers.allowed(request.headers, origins)
@@ -199,7 +199,7 @@ class ProxyServer:
             async with waiting:
                 return await self._serve(ask)
 
-    def _models(self, request: web.BaseRequest, path: str, record: Record) -> web.Response:
+    def _models(self, request: web.BaseRequest, path: str, record: RequestRecord) -> web.Response:
         if request.method not in ("GET", "HEAD"):
             raise refusals.no_method("GET", "HEAD")
         listed = [

@@ -7,7 +7,7 @@ from typing import Any
 from components import naming
 from review import changes, cluster, policies
 from review.events import Preview, ResourceChange, property_of
-from switch.answers import NONE, Live, live_in
+from switch.answers import NONE, LiveEngine, live_in
 
 MAIL = "aws:sns/topicSubscription:TopicSubscription"
 
@@ -79,7 +79,7 @@ def _by_hand(preview: Preview) -> Iterator[str]:
             yield f"the TOML in `{change.before.get('name', change.name)}` was edited in place"
 
 
-def _serves(live: Live | None, left: Any) -> str:
+def _serves(live: LiveEngine | None, left: Any) -> str:
     """What serves in place of the container that Pulumi left serving, in words."""
     if live is None:
         return f"the switch does not answer, so whether `{left}` serves is not known"

@@ -24,7 +24,7 @@ from components.kubernetes.looked import (
     BUSIEST,
     TO,
     FlipPlan,
-    Live,
+    LiveConfigMap,
     busiest_of,
     live_of,
     read_plan,
@@ -116,7 +116,7 @@ def test_a_flip_ends_with_the_new_engine_on_every_host_and_says_so(seed: int) ->
     assert change(at, plan(), said).flip() == 0
     assert at.played.replicas == {OLD: 0, NEW: 3}
     assert said[-1] == "vllm-2 serves from 3 hosts." and any("1 of 3 hosts have" in line for line in said)
-    assert live_of(at.live) == Live(active=NEW, preferred="vllm-2")
+    assert live_of(at.live) == LiveConfigMap(active=NEW, preferred="vllm-2")
     assert change(at, plan(), said).flip() == 0 and said[-1].endswith("there is nothing to change.")
 
 
@@ -143,7 +143,7 @@ def test_an_engine_that_fails_its_gate_is_taken_back_with_why_and_what_to_type(s
     assert "vllm-2 does not serve: fleet-vllm-2-" in text and "failed its gate" in text
     assert "  gate: the gate of fleet-vllm-2-" in text and "  engine: the engine of fleet-vllm-2-" in text
     assert said[-1].startswith("ollama-1 serves from 3 hosts, as before. Nothing was lost. `pulumi up` tries")
-    assert live_of(at.live) == Live(active=OLD, preferred="ollama-1")
+    assert live_of(at.live) == LiveConfigMap(active=OLD, preferred="ollama-1")
     assert change(at, plan(OLD)).flip() == 0, "with the settings of before there is nothing to do"
 
 
@@ -212,7 +212,7 @@ def test_after_a_kill_the_next_one_ends_with_either_engine(seed: int, to: str) -
             assert at.played.serve >= 2
     assert change(at, plan(to)).flip() == 0
     assert {name: count for name, count in at.played.replicas.items() if count} == {to: 3}
-    assert live_of(at.live) == Live(active=to, preferred=to.partition("-")[2])
+    assert live_of(at.live) == LiveConfigMap(active=to, preferred=to.partition("-")[2])
 
 
 def test_what_a_killed_one_left_is_waited_for_no_longer_than_its_lease() -> None:

@@ -20,7 +20,7 @@ from proxy import bodies, http, inner
 from proxy.elsewhere import LARGE_BYTES
 from proxy.live import LOOK_SECONDS
 from proxy.reading import read
-from proxy.records import Books, Record
+from proxy.records import Books, RequestRecord
 from proxy.server import ProxyServer
 from switch import observe
 from tests.support.project import free_port
@@ -615,9 +615,9 @@ def test_what_is_counted_has_few_names_whatever_is_asked(tmp_path: Path) -> None
         assert (await asking).startswith(b"HTTP/1.1 404 ")
         assert {record.model for record in entered} <= {"-", "tiny"}
 
-    entered = list[Record]()
+    entered = list[RequestRecord]()
 
-    def enter(self: Books, record: Record, now: float) -> None:
+    def enter(self: Books, record: RequestRecord, now: float) -> None:
         entered.append(record)
         real(self, record, now)
 
@@ -760,7 +760,7 @@ def test_the_status_says_whose_requests_are_at_the_engine_and_whose_wait(tmp_pat
 def test_the_log_says_streamed_where_the_engine_streams_however_that_was_asked_for(
     tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entered = list[Record]()
+    entered = list[RequestRecord]()
     monkeypatch.setattr(Books, "enter", lambda self, record, now: entered.append(record))
 
     async def story(bench: Bench) -> None:
