@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass
-class Load:
+class LoadGenerator:
     """`clients` tasks that ask one thing after another until stopped.
 
     Every other request is streamed, its length goes through `max_tokens`, and its protocol through
@@ -80,7 +80,7 @@ class Load:
     protocols: Sequence[str] = (CHAT.name,)
     outcomes: list[Outcome] = field(default_factory=list)
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> "LoadGenerator":
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()

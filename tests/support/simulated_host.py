@@ -174,7 +174,7 @@ class Requests:
         return Status(self.route.number, dict(counts), self.waiting, {}, "", False)
 
 
-class Host:
+class SimulatedHost:
     """A Docker host with an old and a new engine, a proxy that always has requests, a clock, and a switch
     that can be killed any time.
 

@@ -137,7 +137,7 @@ for _ in sys.stdin:
 machine has from what is looked at."""
 
 
-class Status:
+class SwitchStatus:
     """What the switch says of itself, asked of one process in its container for as long as that is there."""
 
     def __init__(self) -> None:
@@ -184,7 +184,7 @@ class Status:
                     pipe.close()
 
 
-STATUS_OF_SWITCH = Status()
+STATUS_OF_SWITCH = SwitchStatus()
 
 
 def labelled(role: str, **more: str) -> list[str]:

@@ -11,7 +11,7 @@ from switch.exchange import exchange
 from switch.gate import complete, speaks
 from switch.protocols import CHAT, COMPLETIONS, MESSAGES, PROTOCOLS, RESPONSES, Broken, Said, TextProtocol
 from tests.support import fast_engine
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.unit.test_switch_parts import port
 
 assert port, "a fixture that is used in this module too"
@@ -149,9 +149,11 @@ def test_an_engine_that_is_wrong_in_a_further_protocol_only_does_not_pass(
 def test_a_load_in_all_protocols_takes_every_whole_answer_for_good_and_no_other(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load() -> Load:
+    def load() -> LoadGenerator:
         protocols = list(PROTOCOLS)
-        with Load(f"http://127.0.0.1:{port}/v1", "tiny", clients=2, pause=0, protocols=protocols) as load:
+        with LoadGenerator(
+            f"http://127.0.0.1:{port}/v1", "tiny", clients=2, pause=0, protocols=protocols
+        ) as load:
             load.wait_for_answers(load.round)
         return load
 

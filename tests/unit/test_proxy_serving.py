@@ -24,7 +24,7 @@ from proxy.records import Books, RequestRecord
 from proxy.server import ProxyServer
 from switch import observe
 from tests.support.project import free_port
-from tests.support.recording_engine import JSON_HEADERS, STREAM_HEADERS, Engine, Script
+from tests.support.recording_engine import JSON_HEADERS, STREAM_HEADERS, RecordingEngine, Script
 
 CHAT = "/v1/chat/completions"
 NAME = "vllm-00000001"
@@ -46,7 +46,7 @@ class Bench:
     """A proxy, and the engine behind it, which records where it was not replaced."""
 
     proxy: ProxyServer
-    engine: Engine
+    engine: RecordingEngine
     live: Path
     outer: int
     inner: int
@@ -132,7 +132,7 @@ def run(
 
 @contextlib.asynccontextmanager
 async def bench(folder: Path, serve: Serve | None, limits: dict[str, int]) -> AsyncIterator[Bench]:
-    engine, port, outer, inside = Engine(), free_port(), free_port(), free_port()
+    engine, port, outer, inside = RecordingEngine(), free_port(), free_port(), free_port()
     behind = await (
         asyncio.start_server(serve, "127.0.0.1", port) if serve else engine.listen("127.0.0.1", port)
     )
