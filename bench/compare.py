@@ -46,7 +46,7 @@ READY_SECONDS = 300
 """Within which an engine must answer after it was started."""
 
 
-class Way(Protocol):
+class WayToChange(Protocol):
     """One way to change the engine. `endpoint` is a base URL of the OpenAI API, `model` the name for it
     there."""
 
@@ -217,13 +217,13 @@ def _wait(ready: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def served(way: Way) -> None:
+def served(way: WayToChange) -> None:
     """Waits until the endpoint of a way gives a completion. Raises SystemExit after `READY_SECONDS`."""
     ask = {"model": way.model, "messages": [{"role": "user", "content": "Count."}], "max_tokens": 1}
     _wait(lambda: _answers(f"{way.endpoint}/chat/completions", ask))
 
 
-def flip(name: str, way: Way, engine: EngineKind, load: traffic.Load, first: int) -> Record:
+def flip(name: str, way: WayToChange, engine: EngineKind, load: traffic.LoadGenerator, first: int) -> Record:
     """One change to `engine` by a way, which the table calls `name`.
 
     The record has the requests before, in and after it: those of the load from number `first` on.
@@ -239,7 +239,7 @@ def flip(name: str, way: Way, engine: EngineKind, load: traffic.Load, first: int
     )
 
 
-def ways(project: Project) -> Iterator[tuple[str, Way]]:
+def ways(project: Project) -> Iterator[tuple[str, WayToChange]]:
     """Each way with its name. At its turn it already serves Ollama, and afterwards it is taken down."""
     yield "`pulumi up`", Updated(project)
     kinds: dict[str, type[ByHand | UpAgain | Beside]] = {
@@ -269,7 +269,9 @@ def main() -> None:
     flips: list[Record] = []
     with deployed("bench-compare", context=CONTEXT, parallel=PARALLEL) as project:
         for name, way in ways(project):
-            with traffic.Load(way.endpoint, way.model, clients=options.clients, pause=PAUSE["real"]) as load:
+            with traffic.LoadGenerator(
+                way.endpoint, way.model, clients=options.clients, pause=PAUSE["real"]
+            ) as load:
                 taken = 0
                 for _ in range(options.n):
                     for engine in ("vllm", "ollama"):

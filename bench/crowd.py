@@ -20,7 +20,7 @@ from bench.ways import EDGE_PORT, Client
 from common import main_guard
 from components.engines import PORT
 from components.gpu_memory import EngineKind
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import Project, docker
 from tests.support.way import eventually
 
@@ -88,7 +88,9 @@ def tokens(
 def flipped(project: Project, to: EngineKind, users: int) -> list[object]:
     """The row of a flip to the engine `to` under `users` users; durations in seconds."""
     outputs = project.outputs()
-    load = Load(outputs["endpoint"], outputs["model"], clients=users, max_tokens=FLIP_TOKENS, timeout=600)
+    load = LoadGenerator(
+        outputs["endpoint"], outputs["model"], clients=users, max_tokens=FLIP_TOKENS, timeout=600
+    )
     with load:
         load.wait_for_answers(users, 600)
         project.configure(engine=to)

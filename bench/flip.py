@@ -24,7 +24,7 @@ from bench.flips import COLUMNS, Record, record, summary
 from bench.stack import deployed, kept, machine, table
 from common import main_guard
 from switch.protocols import PROTOCOLS
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import Project, free_port
 
 PAUSE = {"real": 0.5, "fast": 0.1}
@@ -44,7 +44,7 @@ MARKS = {
 """What has happened when a phase of a change ends, in the words of the picture."""
 
 
-def flip(project: Project, load: Load, engine: str, mode: str, way: str, first: int) -> Record:
+def flip(project: Project, load: LoadGenerator, engine: str, mode: str, way: str, first: int) -> Record:
     """One flip to `engine` with the setting `cutover` at `mode`; the table calls it `way`.
 
     The record has the requests since the flip before it, in it and after it: those of the load from number
@@ -179,7 +179,7 @@ def main() -> None:
     with deployed(stack, fast=fast, delay=options.delay, gateway=options.gateway, **monitor) as project:
         known = before_flips(project, modes)
         outputs = project.outputs()
-        with Load(
+        with LoadGenerator(
             outputs["endpoint"],
             outputs["model"],
             clients=options.clients,

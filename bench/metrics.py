@@ -26,15 +26,15 @@ from common import main_guard
 from measure.levels import percentile
 from monitor.render import SCRAPE_SECONDS
 from proxy.answers import Usage
-from proxy.records import Books, Record
+from proxy.records import Books, RequestRecord
 
 ROUND = 1000
 """How many requests are timed together: timed alone, the clock itself would be a part of the figure."""
 
 
-def record(chance: random.Random, tenants: int) -> Record:
+def record(chance: random.Random, tenants: int) -> RequestRecord:
     """A made-up request of one of so many tenants that has ended."""
-    return Record(
+    return RequestRecord(
         began=0,
         endpoint=ENDPOINT,
         tenant=f"tenant-{chance.randrange(tenants)}",

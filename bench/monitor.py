@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from bench.stack import deployed, machine, table
 from common import ROOT, main_guard
 from components.gpu_memory import ALERTS_RAM, STORE_RAM
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import Project, docker, free_port
 from tests.support.way import cpu_seconds, cpu_seconds_of
 
@@ -148,7 +148,9 @@ def main() -> None:
         outputs = project.outputs()
         each = options.users // options.tenants
         loads = [
-            Load(outputs["endpoint"], outputs["model"], clients=each, api_key=key, pause=options.pause)
+            LoadGenerator(
+                outputs["endpoint"], outputs["model"], clients=each, api_key=key, pause=options.pause
+            )
             for key in keys.values()
         ]
         for load in loads:

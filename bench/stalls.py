@@ -77,7 +77,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
     return found
 
 
-class Change:
+class StalledChange:
     """One change of a stack to a new engine and a new gateway, in which a process is stopped for a while."""
 
     def __init__(self, stack: Stack, dockerd: Dockerd, folder: Path, case: Case) -> None:
@@ -276,7 +276,7 @@ def work() -> None:
             switch_stack.build_gateway()
             stack = Stack(edge=True, limits=LIMITS)
             for case in mine:
-                result = Change(stack, dockerd, Path(name), case).run()
+                result = StalledChange(stack, dockerd, Path(name), case).run()
                 print(json.dumps(result), flush=True)
                 if not result["right"]:
                     stack = Stack(edge=True, limits=LIMITS)

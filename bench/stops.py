@@ -12,7 +12,7 @@ import time
 
 from bench.stack import deployed, machine, table
 from common import main_guard
-from tests.support.load import Load, Outcome, bad
+from tests.support.load import LoadGenerator, Outcome, bad
 from tests.support.project import Project, docker
 
 STOP, KILL = "stop", "kill"
@@ -36,7 +36,9 @@ def main() -> None:
     seen: dict[tuple[str, str], list[Outcome]] = {}
     with deployed("bench-stops", fast=options.engine == "fast") as project:
         outputs = project.outputs()
-        load = Load(outputs["endpoint"], outputs["model"], clients=options.clients, max_tokens=(8, 96))
+        load = LoadGenerator(
+            outputs["endpoint"], outputs["model"], clients=options.clients, max_tokens=(8, 96)
+        )
         with load:
             load.wait_for_answers(2 * options.clients)
             for number in range(options.n):

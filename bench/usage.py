@@ -22,7 +22,7 @@ from pathlib import Path
 from bench.stack import machine, table
 from common import ROOT, main_guard
 from proxy.answers import Usage
-from proxy.records import LOG_BYTES, Record
+from proxy.records import LOG_BYTES, RequestRecord
 
 ENDPOINT, MODEL, ENGINES = "/v1/chat/completions", "qwen-2.5-coder-7b", ("ollama-e68d4c1b", "vllm-29f59b46")
 READ = "import json, sys; from pathlib import Path; from proxy.usage import lines, summed; "
@@ -53,7 +53,7 @@ def lines(chance: random.Random, tenants: int) -> Iterator[str]:
     while True:
         cut = chance.random() < 0.02
         usage = Usage() if cut else Usage(chance.randrange(10, 4000), chance.randrange(1, 800))
-        record = Record(
+        record = RequestRecord(
             began=0,
             endpoint=ENDPOINT,
             tenant=f"tenant-{chance.randrange(tenants)}",

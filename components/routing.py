@@ -9,25 +9,15 @@ from dataclasses import dataclass
 import tomlkit
 
 from components.engines import PORT, EngineSpec
+from proxy.route import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gateway:
+class RoutingGateway:
     """Which gateway decides, by its kind, and the TCP port at which it is asked."""
 
     kind: str
     port: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """`hold_seconds` bounds the wait for an engine, `first_token_seconds` and `answer_seconds` the time from
-    when it is asked, `request_bytes` a request's body."""
-
-    hold_seconds: int
-    first_token_seconds: int
-    answer_seconds: int
-    request_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +27,7 @@ class Routing:
 
     name: str
     engines: tuple[EngineSpec, ...]
-    gateway: Gateway | None
+    gateway: RoutingGateway | None
     limits: Limits
     aliases: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()

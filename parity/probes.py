@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from switch.protocols import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Broken, Protocol, Said
+from switch.protocols import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Broken, Said, TextProtocol
 
 NO_ANSWER = "no answer"
 """Begins what is found where nobody answers."""
@@ -361,7 +361,7 @@ def _error(**more: Any) -> Callable[[Subject], Steps]:
     return steps
 
 
-def _limited(protocol: Protocol, *, stream: bool) -> Callable[[Subject], Steps]:
+def _limited(protocol: TextProtocol, *, stream: bool) -> Callable[[Subject], Steps]:
     """How an answer of five tokens ends in a protocol."""
 
     def steps(subject: Subject) -> Steps:

@@ -172,7 +172,7 @@ BODY = (
 
 
 @dataclass(frozen=True)
-class Refused:
+class HarmfulField:
     """One row: `find` says what of a body ends this engine or holds it for ever; None: nothing known."""
 
     field: str
@@ -231,10 +231,10 @@ SCHEMAS = (
 )
 
 REFUSED = (
-    *(Refused(name, ("ollama",), (path,), RUNS, _long_run) for path, name in PROMPTS.items()),
-    Refused("response_format", ("ollama",), (CHAT,), SCHEMAS, _schema("response_format")),
-    Refused("text", ("ollama",), (RESPONSES,), SCHEMAS, _schema("text")),
-    Refused(
+    *(HarmfulField(name, ("ollama",), (path,), RUNS, _long_run) for path, name in PROMPTS.items()),
+    HarmfulField("response_format", ("ollama",), (CHAT,), SCHEMAS, _schema("response_format")),
+    HarmfulField("text", ("ollama",), (RESPONSES,), SCHEMAS, _schema("text")),
+    HarmfulField(
         "prompt_logprobs",
         ("vllm",),
         (CHAT, COMPLETIONS),

@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict
 from dataclasses import replace
 
 from proxy.pods import GONE_SECONDS, Fleet, Pods
-from proxy.route import Route
+from proxy.route import ProxyRoute
 
 SWITCH_HEARS_SECONDS = 3.0
 """By then the switch knows that an engine has ended, and says so; else it has not ended."""
@@ -30,11 +30,11 @@ class Admission:
     """
 
     def __init__(self, pods: Pods | None = None) -> None:
-        self.route, self.pods = Route(), pods
+        self.route, self.pods = ProxyRoute(), pods
         self.running: Counter[str] = Counter()
         self._heard: dict[str, float] = {}
         """When a byte of an answer came last from each engine."""
-        self._queue: OrderedDict[asyncio.Future[Route], bytes] = OrderedDict()
+        self._queue: OrderedDict[asyncio.Future[ProxyRoute], bytes] = OrderedDict()
         """Who waits, the next one first, and which conversation each goes on with."""
         self._not_before = 0.0
         self._next: asyncio.TimerHandle | None = None
@@ -45,7 +45,7 @@ class Admission:
         """How many wait. Who is let in counts as `running` in the same moment."""
         return len(self._queue)
 
-    def change(self, route: Route) -> None:
+    def change(self, route: ProxyRoute) -> None:
         """From now on this route is in force."""
         self.route, self._not_before = route, 0.0
         self._let_in()
@@ -56,7 +56,7 @@ class Admission:
         self.pods.change(fleet)
         self._let_in()
 
-    def gone(self, route: Route, *, asked: bool) -> float:
+    def gone(self, route: ProxyRoute, *, asked: bool) -> float:
         """The engine of this route has ended under a request, which it had got if it was `asked`, or can't be
         reached. For how many seconds it may be waited for another one: none where others are there."""
         assert route.engine is not None
@@ -77,13 +77,13 @@ class Admission:
         self._not_before = loop.time() + seconds
         loop.call_later(seconds + 0.001, self._let_in)
 
-    async def another(self, than: Route, seconds: float) -> None:
+    async def another(self, than: ProxyRoute, seconds: float) -> None:
         """Returns once there is another route, or this one ends, or so many seconds have gone by."""
         until = asyncio.get_running_loop().time() + seconds
         while self._in_force(than) and not self._ended and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.02)
 
-    def _in_force(self, route: Route) -> bool:
+    def _in_force(self, route: ProxyRoute) -> bool:
         """Whether it is the route of now, by whichever of the pods."""
         if self.pods is None:
             return route is self.route
@@ -96,7 +96,9 @@ class Admission:
             if not waiter.done():
                 waiter.set_exception(Dropped())
 
-    async def enter(self, *, first: bool = False, stays: bool = False, conversation: bytes = b"") -> Route:
+    async def enter(
+        self, *, first: bool = False, stays: bool = False, conversation: bytes = b""
+    ) -> ProxyRoute:
         """The route by which to ask, once it is this one's turn. `first`: it was let in before; `stays`: no
         other proxy can answer it; `conversation`: what `proxy.conversation` says of it.
 
@@ -104,7 +106,7 @@ class Admission:
         """
         if self._ended and not stays:
             raise Dropped
-        waiter: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[ProxyRoute] = asyncio.get_running_loop().create_future()
         self._queue[waiter] = conversation
         self._queue.move_to_end(waiter, last=not first)
         self._let_in()
@@ -117,7 +119,7 @@ class Admission:
         finally:
             self._queue.pop(waiter, None)
 
-    def leave(self, route: Route) -> None:
+    def leave(self, route: ProxyRoute) -> None:
         """The request that came in by `route` has ended."""
         assert route.engine is not None, "nobody is let in without an engine"
         if self.pods is not None:
@@ -156,7 +158,7 @@ class Admission:
                 pace = min(PACE_SECONDS, CROWD_SECONDS / len(self._queue))
                 self._next = loop.call_later(pace, self._let_in_next)
 
-    def _place(self, conversation: bytes) -> Route | None:
+    def _place(self, conversation: bytes) -> ProxyRoute | None:
         """The route by which one more may ask, who counts from now on; None: nobody may."""
         route, engine = self.route, self.route.engine
         if self.pods is not None:

@@ -7,7 +7,7 @@ from aiohttp import ClientConnectorError, ClientError, ClientResponse, ClientSes
 from yarl import URL
 
 from proxy import http
-from proxy.route import Engine
+from proxy.route import RoutedEngine
 
 
 class EngineGone(Exception):
@@ -19,7 +19,12 @@ class EngineGone(Exception):
 
 
 async def ask(
-    client: ClientSession, engine: Engine, target: str, body: bytes, headers: Mapping[str, str], until: float
+    client: ClientSession,
+    engine: RoutedEngine,
+    target: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    until: float,
 ) -> tuple[ClientResponse, bytes]:
     """The engine's answer with its first bytes: until these nothing has been given to the client.
 

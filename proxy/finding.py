@@ -18,7 +18,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from proxy.admission import Admission
 from proxy.pods import Fleet, Pod
-from proxy.route import Engine
+from proxy.route import RoutedEngine
 
 PORT, PATH = 8002, "/pod"
 """Where every pod says how it is."""
@@ -53,7 +53,7 @@ def parse_wanted(raw: bytes) -> Wanted:
 
 
 @dataclass(frozen=True)
-class State:
+class PodStatus:
     """What a pod said of itself."""
 
     pod: Pod
@@ -61,11 +61,11 @@ class State:
     draining: bool
 
 
-def parse_state(raw: bytes, host: str) -> State:
+def parse_status(raw: bytes, host: str) -> PodStatus:
     """Raises ValueError, KeyError or TypeError for what is none."""
     said: dict[str, Any] = json.loads(raw)
     its = said["engine"]
-    engine = Engine(
+    engine = RoutedEngine(
         name=str(its["name"]),
         kind=str(its["kind"]),
         host=host,
@@ -75,7 +75,7 @@ def parse_state(raw: bytes, host: str) -> State:
         context=int(its["context"]),
     )
     pod = Pod(engine=engine, elsewhere=int(said["elsewhere"]))
-    return State(pod, bool(said["ready"]), bool(said["draining"]))
+    return PodStatus(pod, bool(said["ready"]), bool(said["draining"]))
 
 
 Resolve = Callable[[str], Awaitable[set[str]]]
@@ -104,7 +104,7 @@ class Finder:
         self._port, self._resolve = port, resolve
         self._client = ClientSession(timeout=ClientTimeout(total=SILENT_SECONDS))
         self._wanted: Wanted | None = None
-        self._states: dict[str, State] = {}
+        self._statuses: dict[str, PodStatus] = {}
         self._following: dict[str, asyncio.Task[None]] = {}
         self._there: set[str] = set()
 
@@ -134,7 +134,7 @@ class Finder:
         try:
             while True:
                 try:
-                    state = parse_state(await self._ask(host), host)
+                    status = parse_status(await self._ask(host), host)
                 except (ClientError, OSError, ValueError, KeyError, TypeError):  # a time-out among them
                     if loop.time() - heard >= SILENT_SECONDS:
                         self._set(host, None)
@@ -145,14 +145,14 @@ class Finder:
                             return
                 else:
                     heard, lost = loop.time(), False
-                    self._set(host, state)
+                    self._set(host, status)
                 await asyncio.sleep(max(ASK_SECONDS, len(self._following) / ASKS_A_SECOND))
         finally:
             self._set(host, None)
             self._following.pop(host, None)
 
     async def _ask(self, host: str) -> bytes:
-        pods, known = self._admission.pods, self._states.get(host)
+        pods, known = self._admission.pods, self._statuses.get(host)
         assert pods is not None
         said = {
             "proxy": self._name,
@@ -165,19 +165,21 @@ class Finder:
             answer.raise_for_status()
             return await answer.read()
 
-    def _set(self, host: str, state: State | None) -> None:
-        if self._states.get(host) == state:
+    def _set(self, host: str, status: PodStatus | None) -> None:
+        if self._statuses.get(host) == status:
             return
-        if state is None:
-            del self._states[host]
+        if status is None:
+            del self._statuses[host]
         else:
-            self._states[host] = state
+            self._statuses[host] = status
         self._tell()
 
     def _tell(self) -> None:
         if self._wanted is None:
             return
-        ready = (state.pod for _, state in sorted(self._states.items()) if state.ready and not state.draining)
+        ready = (
+            status.pod for _, status in sorted(self._statuses.items()) if status.ready and not status.draining
+        )
         self._admission.change_fleet(
             Fleet(pods=tuple(ready), preferred=self._wanted.preferred, flip=self._wanted.flip)
         )

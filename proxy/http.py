@@ -9,7 +9,7 @@ from aiohttp import ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
 from aiohttp.http import HttpProcessingError
 
 from proxy import adaptations
-from proxy.protocols import OPENAI, Protocol
+from proxy.protocols import OPENAI, ClientProtocol
 from proxy.refusals import Refusal
 
 GONE_SECONDS, PIECE_BYTES = 60, 2**16
@@ -90,7 +90,7 @@ def is_stream(answer: ClientResponse) -> bool:
     return answer.content_type == "text/event-stream"
 
 
-def refused(refusal: Refusal, protocol: Protocol = OPENAI) -> web.Response:
+def refused(refusal: Refusal, protocol: ClientProtocol = OPENAI) -> web.Response:
     """A refusal as a whole answer, in the client's protocol."""
     return web.Response(
         status=refusal.status,

@@ -18,7 +18,7 @@ from yarl import URL
 from proxy import adaptations, gateway, http, refusals
 from proxy.admission import Admission
 from proxy.answers import Usage
-from proxy.route import Route
+from proxy.route import ProxyRoute
 
 PORT = 8001
 ENGINE_PORT = 8000
@@ -39,7 +39,7 @@ class GatewayGone(Exception):
 class Exchange:
     """One request that the gateway was asked about. Each future is set once, and `usage` before `done`."""
 
-    route: Route
+    route: ProxyRoute
     stream: bool
     chosen: asyncio.Future[None]
     first: asyncio.Future[bool]
@@ -64,7 +64,7 @@ class Exchanges:
         self.asking: set[asyncio.Task[None]] = set()
         """The gateway's answers that are not yet heard out."""
 
-    async def ask(self, route: Route, stream: bool) -> Exchange:
+    async def ask(self, route: ProxyRoute, stream: bool) -> Exchange:
         """Asks the gateway, until it has asked for the engine of `route`. Raises GatewayGone."""
         assert route.gateway is not None and route.model is not None
         loop, number = asyncio.get_running_loop(), f"{self._address}.{secrets.token_hex(12)}"

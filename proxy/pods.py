@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from proxy.route import Engine
+from proxy.route import RoutedEngine
 
 FULLER = 1.25
 """A pod that has more than so many times its part of all requests, rounded up, is the fuller one. Others have
@@ -32,7 +32,7 @@ class Pod:
     """An engine that may be asked. `engine.name` is that of its content, which all pods of a pool have, and
     `engine.host` its own address. `elsewhere` requests of other proxies are there, as far as is known."""
 
-    engine: Engine
+    engine: RoutedEngine
     elsewhere: int = 0
 
     @property
@@ -74,7 +74,7 @@ class Pods:
         """From now on these are the pods."""
         self.fleet = fleet
 
-    def pick(self, conversation: bytes, now: float) -> Engine | None:
+    def pick(self, conversation: bytes, now: float) -> RoutedEngine | None:
         """Where the next request is sent, and counted from now on; None: no pod has room for it.
 
         An empty `conversation` is none that comes again. `now` is a time of the clock of `gone`.

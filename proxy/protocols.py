@@ -30,7 +30,7 @@ below 500, `invalid_request_error`."""
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ClientProtocol:
     """`error` gives the body of an error, and `event` the server-sent event by which a stream ends in one."""
 
     name: str
@@ -96,9 +96,9 @@ def _told(body: bytes) -> Refusal:
     return Refusal(502, body.decode(errors="replace").strip() or "The engine gave no answer.")
 
 
-OPENAI = Protocol("openai", _openai, _openai_event)
-OPENAI_RESPONSES = Protocol("responses", _openai, _responses_event)
-ANTHROPIC_MESSAGES = Protocol("messages", _anthropic, _anthropic_event)
+OPENAI = ClientProtocol("openai", _openai, _openai_event)
+OPENAI_RESPONSES = ClientProtocol("responses", _openai, _responses_event)
+ANTHROPIC_MESSAGES = ClientProtocol("messages", _anthropic, _anthropic_event)
 
 ENGINES = {
     CHAT: OPENAI,
@@ -114,7 +114,7 @@ STREAMED = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
 """Those of them that are answered in a stream where that is asked for. The others ignore it."""
 
 
-def of(path: str) -> Protocol:
+def of(path: str) -> ClientProtocol:
     """The protocol in which whoever asks this path reads an error."""
     if path == MESSAGES or path.startswith(f"{MESSAGES}/"):
         return ANTHROPIC_MESSAGES

@@ -23,7 +23,7 @@ LOG_BYTES = 10 * 2**20
 
 
 @dataclass
-class Record:
+class RequestRecord:
     """One request. Times are of the event loop's clock, in seconds; `none` where there was none."""
 
     began: float
@@ -129,7 +129,7 @@ class Books:
         self._scraped: set[tuple[str, ...]] = set()
         """The series that a scrape of all has had."""
 
-    def enter(self, record: Record, now: float) -> None:
+    def enter(self, record: RequestRecord, now: float) -> None:
         """Counts a request that has ended at `now`, and writes its line in the access log."""
         self._log.info(record.line(now))
         by = (record.endpoint, record.engine, record.tenant if record.known else NOBODY)

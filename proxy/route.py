@@ -31,7 +31,7 @@ much."""
 
 
 @dataclass(frozen=True)
-class Engine:
+class RoutedEngine:
     """`name` is by content, `model` what it calls its model; `at_a_time` requests may be there at once.
 
     `context` is in tokens; None in what a version of before has rendered.
@@ -47,14 +47,15 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class Gateway:
+class GatewayAddress:
     host: str
     port: int
 
 
 @dataclass(frozen=True)
 class Limits:
-    """In seconds, but for `request_bytes`."""
+    """`hold_seconds` bounds the wait for an engine, `first_token_seconds` and `answer_seconds` the time from
+    when it is asked, `request_bytes` a request's body. The program writes all four."""
 
     hold_seconds: float = 60
     first_token_seconds: float = 300
@@ -63,7 +64,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Route:
+class ProxyRoute:
     """`number` grows with each route. Without `engine` requests wait, and so they do while it is `held`.
 
     `model` is the name that the gateway knows; clients may also ask for the names in `also`.
@@ -71,8 +72,8 @@ class Route:
 
     number: int = 0
     held: bool = True
-    engine: Engine | None = None
-    gateway: Gateway | None = None
+    engine: RoutedEngine | None = None
+    gateway: GatewayAddress | None = None
     model: str | None = None
     also: tuple[str, ...] = ()
     limits: Limits = Limits()
@@ -87,12 +88,12 @@ class Route:
         return () if self.model is None else tuple(dict.fromkeys((self.model, *self.also)))
 
 
-def parse(raw: bytes) -> Route:
+def parse(raw: bytes) -> ProxyRoute:
     """The route in the switch's file. Raises ValueError, KeyError or TypeError for what is none."""
     said = json.loads(raw)
     number, held = int(said["number"]), said["held_since"] is not None
     if not said["routing"]:
-        return Route(number=number)
+        return ProxyRoute(number=number)
     routing = tomllib.loads(said["routing"])
     (model, table), *_ = routing["models"].items()
     name, engine = said["engine"], None
@@ -100,26 +101,26 @@ def parse(raw: bytes) -> Route:
         its = routing["engines"][name]
         host = said["container"]
         port, at_a_time, context = its["port"], its["at_a_time"], its.get("context")
-        engine = Engine(name, its["kind"], host, port, its["model"], at_a_time, context)
+        engine = RoutedEngine(name, its["kind"], host, port, its["model"], at_a_time, context)
     gateway = None
     if "gateway" in routing:
         if said["gateway"] is None:
             engine = None
         else:
-            gateway = Gateway(said["gateway"], routing["gateway"]["port"])
+            gateway = GatewayAddress(said["gateway"], routing["gateway"]["port"])
     also = (*table.get("aliases", ()), *said["also"])
     limits, given_up = Limits(**routing["limits"]), frozenset(said.get("given_up", ()))
     origins = tuple(routing.get("browsers", {}).get("origins", ()))
-    return Route(number, held, engine, gateway, model, also, limits, given_up, origins)
+    return ProxyRoute(number, held, engine, gateway, model, also, limits, given_up, origins)
 
 
-def parse_routing(raw: bytes) -> Route:
+def parse_routing(raw: bytes) -> ProxyRoute:
     """The route on a cluster, in whose file stands the routing alone: which engines there are, the pods say,
     and the gateway is beside the proxy. Raises ValueError, KeyError or TypeError for what is none."""
     routing = tomllib.loads(raw.decode())
     (model, table), *_ = routing["models"].items()
-    gateway = Gateway(BESIDE, routing["gateway"]["port"]) if "gateway" in routing else None
-    return Route(
+    gateway = GatewayAddress(BESIDE, routing["gateway"]["port"]) if "gateway" in routing else None
+    return ProxyRoute(
         number=1,
         held=False,
         gateway=gateway,
@@ -131,7 +132,7 @@ def parse_routing(raw: bytes) -> Route:
 
 
 @dataclass(frozen=True)
-class Keys:
+class TenantKeys:
     """Who may pass: `tenants` by the SHA-256 of their API key, in hex, or everybody, where `open`."""
 
     open: bool = False
@@ -157,7 +158,7 @@ class Keys:
         return found
 
 
-def parse_keys(raw: bytes) -> Keys:
+def parse_keys(raw: bytes) -> TenantKeys:
     """Raises ValueError, KeyError or TypeError for what is none."""
     said = json.loads(raw)
     if type(said["open"]) is not bool or not isinstance(said["keys"], dict):
@@ -165,4 +166,4 @@ def parse_keys(raw: bytes) -> Keys:
     for digest, tenant in said["keys"].items():
         if not DIGEST.fullmatch(digest) or not isinstance(tenant, str):
             raise ValueError("keys must be SHA-256 digests, each with its tenant")
-    return Keys(said["open"], said["keys"], hashlib.sha256(raw).hexdigest())
+    return TenantKeys(said["open"], said["keys"], hashlib.sha256(raw).hexdigest())

@@ -29,15 +29,15 @@ from proxy.live import LOOK_SECONDS, LiveFiles
 from proxy.pods import Pods
 from proxy.protocols import CHAT, COMPLETIONS, ENGINES, MODELS, STREAMED
 from proxy.reading import Reading
-from proxy.records import Books, Record
+from proxy.records import Books, RequestRecord
 from proxy.refusals import Refusal
 from proxy.route import (
     COPY_BYTES,
     FLEET_FILE,
     LEAVES_SECONDS,
     ROUTING_FILE,
-    Keys,
-    Route,
+    ProxyRoute,
+    TenantKeys,
     parse,
     parse_keys,
     parse_routing,
@@ -58,7 +58,7 @@ class ClientRequest:
     path: str
     raw: bytes
     reading: Reading
-    record: Record
+    record: RequestRecord
     waiting: Waiting
     conversation: bytes
     """Empty where nothing is decided by it."""
@@ -72,7 +72,7 @@ class ClientRequest:
         return self.waiting.begun or len(self.raw) >= COPY_BYTES or self.ends > 0
 
 
-class Proxy:
+class ProxyServer:
     """`live` is the folder with the files that say what may be asked, `log` the one for the access log.
 
     `on_cluster` there are many engines, and the files are those of a cluster; else there is the one that the
@@ -82,7 +82,7 @@ class Proxy:
     def __init__(
         self, live: Path, log: Path | None, *, inner_port: int = inner.PORT, on_cluster: bool = False
     ) -> None:
-        self.keys, self.admission = Keys(), Admission(Pods() if on_cluster else None)
+        self.keys, self.admission = TenantKeys(), Admission(Pods() if on_cluster else None)
         self.finder = Finder(self.admission, socket.gethostname(), self._lose) if on_cluster else None
         takers = {"keys.json": self._take_keys}
         if self.finder is not None:
@@ -101,7 +101,7 @@ class Proxy:
         self._bodies = Bodies(self._elsewhere)
         self._client = http.session()
         self.exchanges = Exchanges(self._client, self.admission, inner_port)
-        self._at_engines: dict[asyncio.Timeout, tuple[Route, Record]] = {}
+        self._at_engines: dict[asyncio.Timeout, tuple[ProxyRoute, RequestRecord]] = {}
         """Of each request that is at an engine: its time-out, the route it is there by, and its record."""
         self._lost: set[asyncio.Timeout] = set()
         """Those of requests whose pod is lost."""
@@ -140,7 +140,7 @@ class Proxy:
         """A client's request."""
         path = request.path.rstrip("/")
         endpoint = MODELS if path.startswith(f"{MODELS}/") else path
-        record = Record(_now(), endpoint if endpoint in ENGINES or endpoint == MODELS else OTHER)
+        record = RequestRecord(_now(), endpoint if endpoint in ENGINES or endpoint == MODELS else OTHER)
         waiting = Waiting(request, protocols.of(path))
         try:
             try:
@@ -167,7 +167,7 @@ class Proxy:
         return response
 
     async def _answer(
-        self, request: web.BaseRequest, path: str, record: Record, waiting: Waiting
+        self, request: web.BaseRequest, path: str, record: RequestRecord, waiting: Waiting
     ) -> web.StreamResponse:
         origins = self.admission.route.origins
         allowed = browsers.allowed(request.headers, origins)
@@ -202,7 +202,7 @@ class Proxy:
             async with waiting:
                 return await self._serve(ask)
 
-    def _models(self, request: web.BaseRequest, path: str, record: Record) -> web.Response:
+    def _models(self, request: web.BaseRequest, path: str, record: RequestRecord) -> web.Response:
         if request.method not in ("GET", "HEAD"):
             raise refusals.no_method("GET", "HEAD")
         listed = [
@@ -245,7 +245,7 @@ class Proxy:
             await self.admission.another(route, again)
             first = True
 
-    async def _enter(self, until: float, ask: ClientRequest, *, first: bool) -> Route:
+    async def _enter(self, until: float, ask: ClientRequest, *, first: bool) -> ProxyRoute:
         began, tenant = _now(), ask.record.tenant
         self.waiting[tenant] += 1
         try:
@@ -267,7 +267,7 @@ class Proxy:
             _less(self.waiting, tenant)
             ask.record.held += _now() - began
 
-    async def _carry(self, ask: ClientRequest, route: Route) -> web.StreamResponse:
+    async def _carry(self, ask: ClientRequest, route: ProxyRoute) -> web.StreamResponse:
         """One way of a request to an engine and back. Raises EngineGone and GatewayGone, and Refusal."""
         to, record = route.engine, ask.record
         assert to is not None
@@ -415,7 +415,7 @@ def _now() -> float:
 
 async def serve(live: Path, log: Path | None) -> None:
     """Serves until SIGTERM, then ends what is under way."""
-    proxy = Proxy(live, log, on_cluster=(live / FLEET_FILE).exists())
+    proxy = ProxyServer(live, log, on_cluster=(live / FLEET_FILE).exists())
     proxy.live.look()
     watching = [asyncio.create_task(proxy.live.watch())]
     if proxy.finder is not None:

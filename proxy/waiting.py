@@ -13,7 +13,7 @@ from typing import Self
 from aiohttp import web
 
 from proxy import http
-from proxy.protocols import Protocol
+from proxy.protocols import ClientProtocol
 from proxy.refusals import Refusal
 
 WORD_SECONDS = 15
@@ -26,7 +26,7 @@ HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": 
 class Waiting:
     """A context manager around the serving of a stream; without it nothing is ever said."""
 
-    def __init__(self, request: web.BaseRequest, protocol: Protocol) -> None:
+    def __init__(self, request: web.BaseRequest, protocol: ClientProtocol) -> None:
         self._request, self._protocol = request, protocol
         self._response: web.StreamResponse | None = None
         self._held = False

@@ -7,7 +7,7 @@ from components import naming
 from components.facts import Variable, memory_in, tenants_in, variable
 from components.labels import labels_in
 from review import policies
-from review.events import UNKNOWN_TEXT, Change, Preview
+from review.events import UNKNOWN_TEXT, Preview, ResourceChange
 from switch.answers import is_edited
 
 KEYS, PREPARE, COMMIT = (naming.child(each, "step") for each in (naming.KEYS, naming.PREPARE, naming.COMMIT))
@@ -16,7 +16,7 @@ GONE = ("replaced", "deleted")
 LIMITS = {"cpuSet", "cpuShares", "memory", "memorySwap"}
 
 
-def told(change: Change, key: Variable) -> tuple[Any, Any]:
+def told(change: ResourceChange, key: Variable) -> tuple[Any, Any]:
     """A variable of a step before and after; None where it has none."""
     return variable(change.before, key), variable(change.after, key)
 
@@ -70,14 +70,14 @@ def serves_instead(preview: Preview) -> str:
     return ""
 
 
-def role(change: Change) -> str:
+def role(change: ResourceChange) -> str:
     """`gateway`, `proxy`, `edge`, `switch` or `engine` for a container, else nothing."""
     if change.type != policies.CONTAINER:
         return ""
     return str(labels_in(change.after or change.before).get("role", ""))
 
 
-def replaced(preview: Preview, what: str) -> list[Change]:
+def replaced(preview: Preview, what: str) -> list[ResourceChange]:
     """The containers of this role that are replaced or created."""
     return [each for each in preview.changes if role(each) == what and each.op in ("replaced", "created")]
 
@@ -88,12 +88,12 @@ def is_gone(preview: Preview, what: str) -> bool:
     return any(each.op == "deleted" or is_stopped(each) for each in preview.drift if each.name in names)
 
 
-def is_stopped(drifted: Change) -> bool:
+def is_stopped(drifted: ResourceChange) -> bool:
     """Whether it is a container that somebody has stopped."""
     return drifted.before.get("mustRun") is True and drifted.after.get("mustRun") is False
 
 
-def deleted_first(preview: Preview) -> list[Change]:
+def deleted_first(preview: Preview) -> list[ResourceChange]:
     """Why nothing answers while this is applied: what is replaced, and deleted before there is another."""
     old_first = [change for change in preview.changes if change.op == "replaced" and not change.new_first]
     causes = [change for change in preview.changes if change.type == policies.INSTANCE and change.op in GONE]
@@ -110,7 +110,7 @@ def gateway_setting(preview: Preview) -> Literal["added", "removed", ""]:
     return "added" if after else "removed"
 
 
-def key_changes(change: Change) -> tuple[set[str], set[str]] | None:
+def key_changes(change: ResourceChange) -> tuple[set[str], set[str]] | None:
     """Who has an API key before and after a change of keys, of which the tenants alone can be seen."""
     if change.name != KEYS or change.op != "changed" or "stdin" not in change.paths:
         return None
@@ -118,7 +118,7 @@ def key_changes(change: Change) -> tuple[set[str], set[str]] | None:
     return tenants_in(before), tenants_in(after)
 
 
-def was_edited(change: Change) -> bool:
+def was_edited(change: ResourceChange) -> bool:
     """Whether somebody has edited on the host what this brings back: keys, TOML or Caddyfile."""
     if role(change) == naming.GATEWAY:
         before, after = (labels_in(side).get("config") for side in (change.before, change.after))
@@ -129,7 +129,7 @@ def was_edited(change: Change) -> bool:
     return before != after and is_edited(after)
 
 
-def successors(preview: Preview) -> Iterator[tuple[Change, Change]]:
+def successors(preview: Preview) -> Iterator[tuple[ResourceChange, ResourceChange]]:
     """What is deleted, with what is created in its place: an engine's name says its content."""
     gone = {_stem(change): change for change in preview.changes if change.op == "deleted"}
     for change in preview.changes:
@@ -137,5 +137,5 @@ def successors(preview: Preview) -> Iterator[tuple[Change, Change]]:
             yield gone[_stem(change)], change
 
 
-def _stem(change: Change) -> tuple[str, str]:
+def _stem(change: ResourceChange) -> tuple[str, str]:
     return change.type, naming.without_content(change.name)

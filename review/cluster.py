@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from components import naming
 from components.facts import POD_BY_POD
 from review import changes
-from review.events import Change, Preview
+from review.events import Preview, ResourceChange
 
 FLIP = naming.child(naming.PREPARE, "step")
 PROXIES, NODES, SERVED, WEIGHTS, FILES = (
@@ -43,11 +43,11 @@ def by_hand(preview: Preview) -> tuple[str, str] | None:
     return None if before == after else (str(before or "none"), str(after or "none"))
 
 
-def _changed(preview: Preview) -> dict[str, Change]:
+def _changed(preview: Preview) -> dict[str, ResourceChange]:
     return {each.name: each for each in preview.changes if each.op == "changed"}
 
 
-def _of(name: str, change: Change) -> Iterator[str]:
+def _of(name: str, change: ResourceChange) -> Iterator[str]:
     if name == FLIP:
         before, after = changes.told(change, "HOSTS")
         if before != after:

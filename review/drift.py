@@ -6,8 +6,8 @@ from typing import Any
 
 from components import naming
 from review import changes, cluster, policies
-from review.events import Change, Preview, property_of
-from switch.answers import NONE, Live, live_in
+from review.events import Preview, ResourceChange, property_of
+from switch.answers import NONE, LiveEngine, live_in
 
 MAIL = "aws:sns/topicSubscription:TopicSubscription"
 
@@ -36,7 +36,7 @@ def unconfirmed(preview: Preview) -> list[str]:
     ]
 
 
-def _of_confirming(change: Change) -> bool:
+def _of_confirming(change: ResourceChange) -> bool:
     """Whether a mail subscription was confirmed meanwhile, or AWS has removed one that nobody confirmed."""
     if change.type != MAIL:
         return False
@@ -45,12 +45,12 @@ def _of_confirming(change: Change) -> bool:
     return {*change.paths} <= {"pendingConfirmation", "confirmationWasAuthenticated"}
 
 
-def _repaired(preview: Preview, drifted: Change) -> bool:
+def _repaired(preview: Preview, drifted: ResourceChange) -> bool:
     touched = any((each.type, each.name) == (drifted.type, drifted.name) for each in preview.changes)
     return touched and not _is_limit(drifted)
 
 
-def _is_limit(change: Change) -> bool:
+def _is_limit(change: ResourceChange) -> bool:
     """A limit set by hand on a container that declares none: Docker changes limits and takes none away."""
     return (
         change.type == policies.CONTAINER
@@ -79,7 +79,7 @@ def _by_hand(preview: Preview) -> Iterator[str]:
             yield f"the TOML in `{change.before.get('name', change.name)}` was edited in place"
 
 
-def _serves(live: Live | None, left: Any) -> str:
+def _serves(live: LiveEngine | None, left: Any) -> str:
     """What serves in place of the container that Pulumi left serving, in words."""
     if live is None:
         return f"the switch does not answer, so whether `{left}` serves is not known"
@@ -90,7 +90,7 @@ def _serves(live: Live | None, left: Any) -> str:
     return f"the active engine: {serves}, although Pulumi left `{left}` serving"
 
 
-def _drifted(change: Change) -> str:
+def _drifted(change: ResourceChange) -> str:
     if change.op == "deleted":
         container = change.type == policies.CONTAINER
         return (

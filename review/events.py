@@ -58,7 +58,7 @@ class Resource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class ResourceChange:
     """What happens to one resource: `created`, `changed`, `replaced`, `deleted`, or `left over`.
 
     The last is what an update that failed had replaced already and not deleted yet.
@@ -91,8 +91,8 @@ class Preview:
 
     stack: str
     config: Mapping[str, str]
-    changes: tuple[Change, ...]
-    drift: tuple[Change, ...]
+    changes: tuple[ResourceChange, ...]
+    drift: tuple[ResourceChange, ...]
     resources: tuple[Resource, ...]
     outputs_before: Mapping[str, Any]
     outputs_after: Mapping[str, Any]
@@ -146,7 +146,7 @@ def _preview(events: list[dict[str, Any]]) -> Preview:
     warned: list[str] = []
     errors: list[str] = []
     steps: dict[str, list[dict[str, Any]]] = {}
-    drift: list[Change] = []
+    drift: list[ResourceChange] = []
     outputs: dict[str, Mapping[str, Any]] = {"old": {}, "new": {}}
     done = False
     for event in events:
@@ -219,7 +219,7 @@ def _readable(value: Any) -> Any:
     return value
 
 
-def _change(steps: list[dict[str, Any]]) -> Change | None:
+def _change(steps: list[dict[str, Any]]) -> ResourceChange | None:
     ops = [step["op"] for step in steps]
     if all(op in SETTLED for op in ops):
         return None
@@ -228,7 +228,7 @@ def _change(steps: list[dict[str, Any]]) -> Change | None:
     if op == "replaced" and not {"create-replacement", "replace"} & set(ops):
         op = "left over"
     logical = next((each for each in steps if each.get("new") is not None), step)
-    return Change(
+    return ResourceChange(
         op=op,
         type=step["type"],
         name=_name(step),
@@ -241,12 +241,12 @@ def _change(steps: list[dict[str, Any]]) -> Change | None:
     )
 
 
-def _drifted(meta: Mapping[str, Any]) -> Change | None:
+def _drifted(meta: Mapping[str, Any]) -> ResourceChange | None:
     paths = tuple(sorted(meta.get("detailedDiff") or meta.get("diffs") or ()))
     gone = meta.get("new") is None
     if not paths and not gone:
         return None
-    return Change(
+    return ResourceChange(
         op="deleted" if gone else "changed",
         type=meta["type"],
         name=_name(meta),

@@ -12,7 +12,7 @@ from typing import Any
 from components import pins
 from components.facts import variable
 from components.labels import labels_in
-from review.events import Change, Resource
+from review.events import Resource, ResourceChange
 
 CONTAINER = "docker:index/container:Container"
 COMMAND = "command:local:Command"
@@ -52,7 +52,7 @@ class Violation:
         return f"{self.policy}: {self.resource}. {self.why} {self.do}"
 
 
-def keeps(change: Change) -> bool:
+def keeps(change: ResourceChange) -> bool:
     """Whether it is a machine or keeps data: the proxy's packages, which a lock names, are no data, and the
     monitor's configuration is none."""
     role = labels_in(change.after or change.before).get("role")
@@ -240,7 +240,9 @@ def prod_is_protected(resources: Iterable[Resource], stack: str) -> Iterator[Vio
             )
 
 
-def a_flip_replaces_no_instance_and_no_volume(changes: Iterable[Change], flip: bool) -> Iterator[Violation]:
+def a_flip_replaces_no_instance_and_no_volume(
+    changes: Iterable[ResourceChange], flip: bool
+) -> Iterator[Violation]:
     """When the engine changes, machine and data stay."""
     for change in changes:
         if flip and change.op in ("replaced", "deleted") and keeps(change):

@@ -7,7 +7,7 @@ from components.facts import POD_BY_POD, wait_in
 from components.labels import labels_in
 from review import changes, cluster, policies
 from review.drift import drift, lasting
-from review.events import UNKNOWN_TEXT, Change, Preview
+from review.events import UNKNOWN_TEXT, Preview, ResourceChange
 
 NAMES = {"ollama": "Ollama", "vllm": "vLLM"}
 
@@ -111,7 +111,7 @@ def clients(preview: Preview) -> list[str]:
     return said
 
 
-def keys(change: Change) -> list[str]:
+def keys(change: ResourceChange) -> list[str]:
     """What an update does to API keys."""
     sides = changes.key_changes(change)
     if sides is None:
@@ -171,7 +171,7 @@ def _others(preview: Preview) -> list[str]:
     return said
 
 
-def _in_place(change: Change, edge_is_new: bool) -> Iterator[str]:
+def _in_place(change: ResourceChange, edge_is_new: bool) -> Iterator[str]:
     """What changes in a step or in a container that stays."""
     if change.name == changes.CONFIGURATION:
         before, after = changes.told(change, "CADDYFILE")

@@ -3,11 +3,11 @@
 import re
 from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 from itertools import combinations
-from typing import Any, Protocol
 
 from components.aws.settings import EVERYBODY, AwsSettings
 from components.instance_types import GPU_REGIONS, INSTANCE_TYPES, REGIONS_DATE
 from components.ssh_config import Access
+from stacks.raw_settings import RawSettings
 
 KEYS = (
     "zone",
@@ -49,16 +49,7 @@ the old ones. Unpacked vLLM's has up to 25 GB (vllm-project/vllm#17163), Ollama'
 and all others together less than 1 GB (estimate); twice that is 55 GiB. No image was pulled here."""
 
 
-class Raw(Protocol):
-    """What the reader of settings offers: see `stacks/settings.py`."""
-
-    def value(self, key: str) -> Any: ...
-    def choice(self, key: str, allowed: tuple[str, ...]) -> str: ...
-    def number(self, key: str, low: int, high: int, unit: str, why: str = "") -> int: ...
-    def problem(self, key: str, value: object, allowed: str, command: str) -> None: ...
-
-
-def _networks(raw: Raw, key: str) -> tuple[str, ...]:
+def _networks(raw: RawSettings, key: str) -> tuple[str, ...]:
     found: list[IPv4Network] = []
     for text in raw.value(key) or []:
         try:
@@ -75,7 +66,7 @@ def _set(key: str) -> str:
     return f"pulumi config set --path '{key}[0]' $(curl -s https://checkip.amazonaws.com)/32"
 
 
-def check_deployable(raw: Raw, settings: AwsSettings, *, tenants: int) -> None:
+def check_deployable(raw: RawSettings, settings: AwsSettings, *, tenants: int) -> None:
     """Notes what a deployment needs and a review does not: keys, and networks of one's own."""
     for key, networks in (("allowedCidrs", settings.allowed), ("adminCidrs", settings.admins)):
         for network in networks:
@@ -108,7 +99,7 @@ def check_deployable(raw: Raw, settings: AwsSettings, *, tenants: int) -> None:
         )
 
 
-def read(raw: Raw, *, weights_bytes: int) -> AwsSettings:
+def read(raw: RawSettings, *, weights_bytes: int) -> AwsSettings:
     """The AWS settings; every problem is noted with `raw`.
 
     `weights_bytes` are those of both engines. They must fit on the data volume twice: another model's are

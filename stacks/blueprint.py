@@ -29,10 +29,10 @@ from components.kubernetes.flip import Flip
 from components.plan import REQUEST_SECONDS, times
 from monitor import render as monitor_render
 from monitor.watched import Watched
-from proxy.route import BESIDE
+from proxy.route import BESIDE, Limits
 from stacks.settings import Settings
 from switch import metrics
-from switch.plan import FIRST_TOKEN_SECONDS, About, Engine, Gate, Gateway, Memory, Plan
+from switch.plan import FIRST_TOKEN_SECONDS, About, Gate, Memory, Plan, PlannedEngine, PlannedGateway
 from switch.shared import PROXY_PORT
 
 GATEWAY_SLACK = 30
@@ -144,7 +144,7 @@ class Blueprint:
         others = (pins.EDGE, pins.SWITCH, *standbys, *(pins.MONITOR if settings.monitor else ()))
         gateway = self._gateway()
         return Plan(
-            engine=Engine(
+            engine=PlannedEngine(
                 name=spec.name,
                 kind=spec.kind,
                 container="",
@@ -183,10 +183,10 @@ class Blueprint:
             ),
         )
 
-    def _gateway(self) -> Gateway | None:
+    def _gateway(self) -> PlannedGateway | None:
         if self.gateway_config is None:
             return None
-        return Gateway(
+        return PlannedGateway(
             image=self.reference(pins.GATEWAY),
             config=self.gateway_config,
             path=tensorzero.CHAT_PATH,
@@ -206,8 +206,8 @@ def blueprint(settings: Settings) -> Blueprint:
     routes = routing.Routing(
         name=settings.name,
         engines=specs,
-        gateway=routing.Gateway(kind="tensorzero", port=tensorzero.PORT) if with_gateway else None,
-        limits=routing.Limits(
+        gateway=routing.RoutingGateway(kind="tensorzero", port=tensorzero.PORT) if with_gateway else None,
+        limits=Limits(
             hold_seconds=settings.hold_budget,
             first_token_seconds=FIRST_TOKEN_SECONDS,
             answer_seconds=REQUEST_SECONDS,

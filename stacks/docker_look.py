@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from components.labels import Labels
-from stacks.owner import FoundOnHost, Thing
+from stacks.owner import DockerObject, FoundOnHost
 from stacks.target_error import TargetError
 from switch import owner
 from switch.docker import DockerError, message
@@ -115,15 +115,15 @@ class DockerLook(http.client.HTTPConnection):
             if role == PEEK:
                 continue  # one of another look that was killed
             name = (row["Names"] or [row["Id"]])[0].lstrip("/")  # one that is just being removed has none
-            things.append(Thing("container", row["Id"], name, role, row["Labels"]))
+            things.append(DockerObject("container", row["Id"], name, role, row["Labels"]))
             if role == "switch":
                 switch = row["Id"]
         for row in self("/networks", label=ours):
             role = row["Labels"].get("changeover.role", "")
-            things.append(Thing("network", row["Id"], row["Name"], role, row["Labels"]))
+            things.append(DockerObject("network", row["Id"], row["Name"], role, row["Labels"]))
         for row in self("/volumes", label=ours)["Volumes"] or ():
             role = row["Labels"].get("changeover.role", "")
-            things.append(Thing("volume", row["Name"], row["Name"], role, row["Labels"]))
+            things.append(DockerObject("volume", row["Name"], row["Name"], role, row["Labels"]))
         journal = next((each.name for each in things if each.kind == "volume" and each.role == "journal"), "")
         if not journal:
             return FoundOnHost(things=tuple(things), owner=None, serves="")

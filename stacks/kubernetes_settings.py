@@ -1,9 +1,9 @@
 """The settings that only the target `kubernetes` has, and what it has none of yet."""
 
 import re
-from typing import Any, Protocol
 
 from components.kubernetes.settings import HOSTS_MAXIMUM, LONGEST_STACK, KubernetesSettings
+from stacks.raw_settings import RawSettings
 
 KEYS = ("hosts", "atOnce", "kubeContext", "namespace")
 
@@ -20,15 +20,7 @@ CLUSTERS_OWN = "kube-"
 """Namespaces that begin so are the cluster's own."""
 
 
-class Raw(Protocol):
-    """What the reader of settings offers: see `stacks/settings.py`."""
-
-    def value(self, key: str) -> Any: ...
-    def number(self, key: str, low: int, high: int, unit: str, why: str = "") -> int: ...
-    def problem(self, key: str, value: object, allowed: str, command: str) -> None: ...
-
-
-def read(raw: Raw, stack: str) -> KubernetesSettings:
+def read(raw: RawSettings, stack: str) -> KubernetesSettings:
     """The settings of `stack` on Kubernetes; every problem is noted with `raw`."""
     if len(stack) > LONGEST_STACK or not STACK.fullmatch(stack):
         allowed = (
@@ -53,7 +45,7 @@ def read(raw: Raw, stack: str) -> KubernetesSettings:
     )
 
 
-def check_deployable(raw: Raw, *, tenants: int) -> None:
+def check_deployable(raw: RawSettings, *, tenants: int) -> None:
     """Notes what a stack needs to be deployed, and a reviewer can do without."""
     if not tenants:
         key = "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)"
@@ -61,7 +53,7 @@ def check_deployable(raw: Raw, *, tenants: int) -> None:
         raw.problem("apiKeys", {}, allowed, key)
 
 
-def check_served(raw: Raw) -> None:
+def check_served(raw: RawSettings) -> None:
     """Notes what there is with a Docker host only."""
     if raw.value("cutover") == "overlap":
         allowed = (
@@ -78,14 +70,14 @@ def check_served(raw: Raw) -> None:
             )
 
 
-def _matching(raw: Raw, key: str, pattern: re.Pattern[str], what: str) -> str:
+def _matching(raw: RawSettings, key: str, pattern: re.Pattern[str], what: str) -> str:
     value = str(raw.value(key))
     if value and not pattern.fullmatch(value):
         raw.problem(key, value, what, f"pulumi config rm {key}")
     return value
 
 
-def _namespace(raw: Raw) -> str:
+def _namespace(raw: RawSettings) -> str:
     name = str(raw.value("namespace"))
     if not NAMESPACE.fullmatch(name) or name.startswith(CLUSTERS_OWN):
         allowed = (

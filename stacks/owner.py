@@ -25,8 +25,9 @@ KINDS: Mapping[str, Kind] = {
 
 
 @dataclass(frozen=True)
-class Thing:
-    """Something on a host, or in a state. A volume's id is its name; labels are those on the host."""
+class DockerObject:
+    """A container, network or volume on a host, or in a state. A volume's id is its name; labels are those on
+    the host."""
 
     kind: Kind
     id: str
@@ -46,7 +47,7 @@ class Known:
 
     id: str | None
     changes: int | None
-    things: tuple[Thing, ...]
+    things: tuple[DockerObject, ...]
     again: Mapping[str, str]
     instance: str | None = None
     key: str | None = None
@@ -59,11 +60,11 @@ class Known:
 class FoundOnHost:
     """What a host has of a stack: every thing with its labels, whose it is, and what serves, in words."""
 
-    things: tuple[Thing, ...]
+    things: tuple[DockerObject, ...]
     owner: OwnerRecord | None
     serves: str
 
-    def of(self, role: str = "") -> list[Thing]:
+    def of(self, role: str = "") -> list[DockerObject]:
         """Containers of a role, or all of them."""
         return [each for each in self.things if each.kind == "container" and role in ("", each.role)]
 
@@ -76,7 +77,7 @@ def known(resources: Mapping[str, Mapping[str, Any]]) -> Known:
         name, outputs = urn.rsplit("::", 1)[1], each.get("outputs") or {}
         if kind := KINDS.get(each["type"]):
             things.append(
-                Thing(kind, str(outputs.get("id") or outputs.get("name")), str(outputs.get("name")))
+                DockerObject(kind, str(outputs.get("id") or outputs.get("name")), str(outputs.get("name")))
             )
         elif each["type"] == "aws:ec2/instance:Instance":
             arn = str(outputs.get("arn") or "")
@@ -201,13 +202,13 @@ def _serving(host: FoundOnHost) -> str:
     return f"On it, {host.serves}. " if host.serves else ""
 
 
-def missing(state: Known, host: FoundOnHost) -> tuple[Thing, ...]:
+def missing(state: Known, host: FoundOnHost) -> tuple[DockerObject, ...]:
     """What the state has made and the host does not have any more."""
     there = {(each.kind, each.id) for each in host.things}
     return tuple(each for each in state.things if (each.kind, each.id) not in there)
 
 
-def gone(things: Iterable[Thing], weights: Iterable[Weights], labels: Labels) -> str:
+def gone(things: Iterable[DockerObject], weights: Iterable[Weights], labels: Labels) -> str:
     """One sentence about what is missing, and how much is fetched again of the weights in it."""
     things = list(things)
     names = ", ".join(f"{each.kind} {each.name}" for each in sorted(things, key=lambda t: (t.kind, t.name)))

@@ -24,6 +24,7 @@ from components.plan import REQUEST_SECONDS
 from components.waiting import Bounds
 from parity.probes import PROBES
 from stacks import aws_settings, kubernetes_settings
+from stacks.raw_settings import RawSettings
 from switch.shared import TENANT
 
 PROJECT = "changeover"
@@ -136,57 +137,6 @@ class Settings:
         return (self.engine, other) if self.standby else (self.engine,)
 
 
-_A_KIND = {"object": "an object", "array": "a list", "integer": "an integer", "boolean": "true or false"}
-"""What a value of each type in Pulumi.yaml is, for a sentence."""
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """Settings as they came, with every problem found on the way. A type is empty where Pulumi.yaml names
-    none: Pulumi checks such a value by nothing."""
-
-    values: Mapping[str, Any]
-    types: Mapping[str, str]
-    problems: list[str]
-
-    def value(self, key: str) -> Any:
-        value = self.values.get(key)
-        kind = self.types[key]
-        try:
-            if kind in ("object", "array") and isinstance(value, str):
-                parsed = json.loads(value)
-                if not isinstance(parsed, dict if kind == "object" else list):
-                    raise ValueError(value)
-                return parsed
-            if kind == "integer" and isinstance(value, str):
-                return int(value)
-        except ValueError:
-            self.problem(key, value, f"it must be {_A_KIND[kind]}", f"pulumi config set {key} …")
-            return {"object": {}, "array": []}.get(kind, 0)
-        if kind == "boolean" and isinstance(value, str):
-            return value == "true"
-        return value
-
-    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
-        value = str(self.value(key))
-        if value not in allowed:
-            guess = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5) or allowed[:1]
-            self.problem(key, value, f"allowed: {', '.join(allowed)}", f"pulumi config set {key} {guess[0]}")
-            return allowed[0]
-        return value
-
-    def number(self, key: str, low: int, high: int, unit: str, why: str = "") -> int:
-        value = int(self.value(key))
-        if not low <= value <= high:
-            nearest = min(max(value, low), high)
-            allowed = f"allowed: {low} to {high} {unit}{why}"
-            self.problem(key, value, allowed, f"pulumi config set {key} {nearest}")
-        return value
-
-    def problem(self, key: str, value: object, allowed: str, command: str) -> None:
-        self.problems.append(f"{PROJECT}:{key}: {value!r} cannot work; {allowed}. Run: {command}")
-
-
 def declared(root: Path) -> dict[str, dict[str, Any]]:
     """The typed `config:` block of Pulumi.yaml by key: type, description, default."""
     project = yaml.safe_load((root / "Pulumi.yaml").read_text())
@@ -215,7 +165,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         raise SettingsError(_text(stack, problems))
 
     types = {key: entry.get("type", "") for key, entry in block.items()}
-    raw = _Raw(complete, types, problems)
+    raw = RawSettings(PROJECT, complete, types, problems)
     engine = raw.choice("engine", ("ollama", "vllm"))
     target = raw.choice("target", TARGETS)
     model = MODELS[raw.choice("model", tuple(MODELS))]
@@ -369,7 +319,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
     return settings
 
 
-def _name(raw: _Raw, model: Model) -> str:
+def _name(raw: RawSettings, model: Model) -> str:
     """What clients call the model."""
     name = str(raw.value("name"))
     if name and not model_names.is_name(name):
@@ -378,7 +328,7 @@ def _name(raw: _Raw, model: Model) -> str:
     return name or model.name
 
 
-def _parallel(raw: _Raw) -> dict[EngineKind, int]:
+def _parallel(raw: RawSettings) -> dict[EngineKind, int]:
     """How many concurrent requests each engine is to work on, where the settings say it."""
     value = raw.value("parallel")
     if isinstance(value, str) and value.startswith("{"):  # as Pulumi hands an object over
@@ -397,7 +347,7 @@ def _parallel(raw: _Raw) -> dict[EngineKind, int]:
     return chosen
 
 
-def _count(raw: _Raw, key: str, value: object) -> int | None:
+def _count(raw: RawSettings, key: str, value: object) -> int | None:
     """A number of concurrent requests, or None for `auto`."""
     text = str(value)
     if text == "auto":
@@ -417,7 +367,7 @@ def _count(raw: _Raw, key: str, value: object) -> int | None:
     return None
 
 
-def _gpu_memory(raw: _Raw, gpu: Gpu | None) -> int | None:
+def _gpu_memory(raw: RawSettings, gpu: Gpu | None) -> int | None:
     """What engines may use of each GPU, in bytes."""
     most = gpu.usable // MIB if gpu else 0
     words = (
@@ -428,7 +378,7 @@ def _gpu_memory(raw: _Raw, gpu: Gpu | None) -> int | None:
     return raw.number("gpuMemoryMiB", 0, most, "MiB", words) * MIB or None
 
 
-def _aliases(raw: _Raw) -> tuple[str, ...]:
+def _aliases(raw: RawSettings) -> tuple[str, ...]:
     """Further names of the model."""
     found = [str(each) for each in raw.value("aliases") or []]
     for position, each in enumerate(found):
@@ -438,7 +388,7 @@ def _aliases(raw: _Raw) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _origins(raw: _Raw) -> tuple[str, ...]:
+def _origins(raw: RawSettings) -> tuple[str, ...]:
     """Sites as a browser names them: scheme, host and port, and nothing after that."""
     found = [str(each) for each in raw.value("corsOrigins") or []]
     for position, each in enumerate(found):
@@ -450,7 +400,7 @@ def _origins(raw: _Raw) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _monitor(raw: _Raw) -> MonitorSettings | None:
+def _monitor(raw: RawSettings) -> MonitorSettings | None:
     """The monitor's settings, where the stack has one."""
     receiver = str(raw.value("alertReceiver"))
     if receiver and not RECEIVER.fullmatch(receiver):
@@ -470,7 +420,7 @@ def _monitor(raw: _Raw) -> MonitorSettings | None:
     return MonitorSettings(port=port, receiver=receiver)
 
 
-def _machine(raw: _Raw) -> tuple[Gpu | None, int | None]:
+def _machine(raw: RawSettings) -> tuple[Gpu | None, int | None]:
     """The GPUs and the RAM of the Docker host, in bytes, as the settings say."""
     key = raw.choice("gpu", ("none", *GPUS))
     count = raw.number("gpuCount", 1, max(fit.COUNTS), "GPUs")
@@ -480,7 +430,7 @@ def _machine(raw: _Raw) -> tuple[Gpu | None, int | None]:
     return None if key == "none" else replace(GPUS[key], count=count), host * GIB or None
 
 
-def _quantization(raw: _Raw, model: Model) -> dict[EngineKind, Quantization]:
+def _quantization(raw: RawSettings, model: Model) -> dict[EngineKind, Quantization]:
     """The chosen quantizations by engine."""
     chosen: dict[EngineKind, Quantization] = {}
     for name, value in (raw.value("quantization") or {}).items():
@@ -501,7 +451,7 @@ def _quantization(raw: _Raw, model: Model) -> dict[EngineKind, Quantization]:
     return chosen
 
 
-def _vllm_flags(raw: _Raw, gpu: Gpu | None) -> tuple[str, ...]:
+def _vllm_flags(raw: RawSettings, gpu: Gpu | None) -> tuple[str, ...]:
     flags = tuple(str(flag) for flag in raw.value("vllmFlags") or ())
     for each in vllm_flags.refusals(flags, gpu):
         use = "pulumi config rm vllmFlags, and then set the other flags again"
@@ -513,7 +463,7 @@ def _vllm_flags(raw: _Raw, gpu: Gpu | None) -> tuple[str, ...]:
     return flags
 
 
-def _check_embeds(raw: _Raw, settings: Settings) -> None:
+def _check_embeds(raw: RawSettings, settings: Settings) -> None:
     """Adds the settings that make no sense for a model that cannot chat."""
     why = f"{settings.model.name} only computes embeddings and cannot chat"
     if settings.gateway == "tensorzero":
@@ -531,7 +481,7 @@ def _check_embeds(raw: _Raw, settings: Settings) -> None:
         )
 
 
-def _check_fit(raw: _Raw, settings: Settings) -> None:
+def _check_fit(raw: RawSettings, settings: Settings) -> None:
     """Adds engines that can never start, and waits that are longer than the proxy allows."""
     load = settings.load
     found = [fit.refused_count(load)]

@@ -21,7 +21,7 @@ from typing import Any, get_args
 import switch
 from switch import answers, certificate, daemon, keys, owner, shared
 from switch.checks import Failed, check
-from switch.daemon import Switch, proxies
+from switch.daemon import Daemon, proxies
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
 from switch.gc import Busy, collect
@@ -29,7 +29,7 @@ from switch.journal import Journal
 from switch.machine import State, World
 from switch.observe import observe
 from switch.owner import OwnerRecord, ago
-from switch.plan import EngineKind, Fetch, Gateway, PlanError, load, parse
+from switch.plan import EngineKind, Fetch, PlanError, PlannedGateway, load, parse
 from switch.proxies import statuses
 from switch.report import report
 from switch.weights import GIB, fetch, receive, say
@@ -53,7 +53,7 @@ def look(state: State, docker: Docker) -> list[str]:
     return lines
 
 
-def gateway_config(gateway: Gateway, docker: Docker) -> str:
+def gateway_config(gateway: PlannedGateway, docker: Docker) -> str:
     """`edited in place` with a digest if the committed gateway's file is not the committed config. Otherwise
     what its container's label says, which repeats what was said before it was created. Raises DockerError."""
     text = docker.get(gateway.container, gateway.config_file)
@@ -197,7 +197,7 @@ def _run(args: argparse.Namespace, docker: Docker) -> int:
     match args.verb:
         case "serve":
             unpack()
-            daemon.serve(Switch(docker, Journal(JOURNAL), WEIGHTS, LIVE, SHARED), SOCKET)
+            daemon.serve(Daemon(docker, Journal(JOURNAL), WEIGHTS, LIVE, SHARED), SOCKET)
         case "prepare" | "commit" | "follow" | "abandon" | "release":
             request: dict[str, Any] = {"verb": args.verb, "change": getattr(args, "change", "")}
             if args.verb in ("follow", "abandon"):

@@ -42,7 +42,7 @@ NONE, UNREACHABLE = "none", "unreachable"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Live:
+class LiveEngine:
     """What serves: the container `engine`, or `NONE` since the change with the number `since`.
 
     `damaged` says when the journal was damaged, for a person; empty: it is not.
@@ -60,15 +60,15 @@ class Live:
         return f"{NONE} since change {self.since}" if self.engine == NONE else self.engine
 
 
-def live_in(text: str) -> Live | None:
+def live_in(text: str) -> LiveEngine | None:
     """What serves, from the answer; None where the switch gave none."""
     if text == UNREACHABLE:
         return None
     if found := re.fullmatch(r"the journal was damaged at (.+); (\S+)", text):
-        return Live(engine=found[2], damaged=found[1])
+        return LiveEngine(engine=found[2], damaged=found[1])
     if found := re.fullmatch(rf"{NONE} since change (\d+)", text):
-        return Live(engine=NONE, since=int(found[1]))
-    return Live(engine=text)
+        return LiveEngine(engine=NONE, since=int(found[1]))
+    return LiveEngine(engine=text)
 
 
 def certified(certificate: str) -> str:

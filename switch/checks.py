@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from switch.docker import Docker, DockerError
-from switch.plan import Gateway, Plan
+from switch.plan import Plan, PlannedGateway
 
 VALIDATE_SECONDS = 60
 ROOM = 100 * 2**20
@@ -60,7 +60,7 @@ def check(plan: Plan, docker: Docker, journal: Path, weights: Path, serves: Plan
     return "checked: disk, image, weights, gateway config"
 
 
-def validate(gateway: Gateway, docker: Docker) -> None:
+def validate(gateway: PlannedGateway, docker: Docker) -> None:
     """Has the pinned gateway image itself read the config, in a container without a network."""
     if not docker.has_image(gateway.image):
         raise Failed(f"the gateway's image {gateway.image} is not on this host. {REFRESH}")

@@ -75,7 +75,7 @@ def steady() -> Callable[[], float]:
     return lambda: began + time.monotonic()
 
 
-class Switch:
+class Daemon:
     """The running switch. `clock` gives seconds since the epoch, and never jumps.
 
     `live` is the file in which a coordinator reads at each preview what serves: a file, since starting an
@@ -505,7 +505,7 @@ def proxies(world: machine.World) -> list[str]:
 
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
-    switch: Switch
+    switch: Daemon
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -527,7 +527,7 @@ class _Handler(socketserver.StreamRequestHandler):
             return True
 
 
-def listen(switch: Switch, path: Path) -> _Server:
+def listen(switch: Daemon, path: Path) -> _Server:
     """Answers the CLI on a socket inside the container, in a thread."""
     path.unlink(missing_ok=True)
     server = _Server(str(path), _Handler)
@@ -558,7 +558,7 @@ def ask(path: Path, request: dict[str, Any], patience: float = 10) -> dict[str, 
         time.sleep(0.1)
 
 
-def serve(switch: Switch, path: Path) -> None:
+def serve(switch: Daemon, path: Path) -> None:
     """Runs the switch, and never returns.
 
     As process 1 it has to ask for SIGTERM itself; without that, Docker would wait in vain and then kill it.

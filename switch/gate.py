@@ -10,7 +10,7 @@ from typing import Any
 
 from switch import protocols
 from switch.client import BROKEN, JSON, asked, connected, get
-from switch.protocols import CHAT, NO_SUCH_PATH, PROTOCOLS, Protocol, Said
+from switch.protocols import CHAT, NO_SUCH_PATH, PROTOCOLS, Said, TextProtocol
 
 LOADED = "/api/ps"
 """Path at which Ollama says which models it has loaded, and where."""
@@ -60,7 +60,7 @@ def complete(
     prompt: str = PROMPT,
     sense: bool = False,
     silent: bool = False,
-    protocol: Protocol = CHAT,
+    protocol: TextProtocol = CHAT,
 ) -> Answer:
     """One completion of at most `max_tokens` tokens and `timeout` seconds in all.
 
@@ -318,7 +318,7 @@ def _refused(answer: http.client.HTTPResponse) -> Answer:
     return Answer(False, f"HTTP {status}: {said}", final=status == 404, unknown=status in NO_SUCH_PATH)
 
 
-def _streamed(answer: http.client.HTTPResponse, deadline: float, protocol: Protocol) -> Said:
+def _streamed(answer: http.client.HTTPResponse, deadline: float, protocol: TextProtocol) -> Said:
     said = Said()
     while line := answer.readline():
         if time.monotonic() > deadline:

@@ -2,7 +2,7 @@
 
 import time
 
-from switch.answers import NONE, Live
+from switch.answers import NONE, LiveEngine
 from switch.machine import UNDER_WAY, State, World
 
 
@@ -29,7 +29,7 @@ def live(state: State, world: World) -> str:
     name = serving(state, world)
     if state.damage:  # so that the next update asks for a commit, even of what serves; each damage is another
         at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state.damage.since))
-        return Live(engine=name, damaged=at).text
+        return LiveEngine(engine=name, damaged=at).text
     if name == NONE:
-        return Live(engine=NONE, since=state.commits).text
+        return LiveEngine(engine=NONE, since=state.commits).text
     return state.seen if state.seen and state.active and name == state.active.plan.engine.container else name

@@ -233,7 +233,7 @@ def listen(
     """Answers scrapes with `text`, and requests for targets with what is `found` for their query. In a
     thread."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class MetricsHandler(BaseHTTPRequestHandler):
         timeout = 10
 
         def do_GET(self) -> None:
@@ -254,7 +254,7 @@ def listen(
         def log_message(self, format: str, *args: Any) -> None:
             """No line for a scrape."""
 
-    server = ThreadingHTTPServer(("", port), Handler)
+    server = ThreadingHTTPServer(("", port), MetricsHandler)
     server.daemon_threads = True
     Thread(target=server.serve_forever, daemon=True).start()
     return server

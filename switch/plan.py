@@ -26,7 +26,7 @@ class PlanError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Engine:
+class PlannedEngine:
     """The engine that a change leads to."""
 
     name: str = ""
@@ -118,7 +118,7 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gateway:
+class PlannedGateway:
     """The gateway that a change leads to."""
 
     image: str
@@ -165,14 +165,14 @@ class About:
 class Plan:
     """One change of what is live."""
 
-    engine: Engine
+    engine: PlannedEngine
     cutover: Mode
     insist: bool
     """Whether the stack's settings themselves say `overlap`: then none goes by `hold` for want of memory."""
     memory: Memory
     seconds: Seconds
     gate: Gate
-    gateway: Gateway | None
+    gateway: PlannedGateway | None
     """None: the proxies ask the engine themselves."""
     routing: str = ""
     """The proxies' routing, as TOML. Empty in a plan from before there were proxies: what it made live is

@@ -51,8 +51,9 @@ class Heard:
 
 
 @dataclass
-class Pod:
-    """The pod, as the cluster and the proxies see it. Pure but for the lock: times are given to it."""
+class OwnPod:
+    """The pod that this runs in, as the cluster and the proxies see it. Pure but for the lock: times are
+    given to it."""
 
     engine: dict[str, object]
     gated: bool = False
@@ -154,7 +155,7 @@ def listens(port: int) -> bool:
     return True
 
 
-def watch(pod: Pod, read: Callable[[], PodPlan], say: Callable[[str], None]) -> None:
+def watch(pod: OwnPod, read: Callable[[], PodPlan], say: Callable[[str], None]) -> None:
     """Gates the engine after each of its starts, without end, each time by the plan of then. One that has
     passed and hangs is no longer ready, and the cluster starts it again."""
     pulse, runs = Pulse(list), 0
@@ -181,7 +182,7 @@ def _asking(plan: Plan) -> Ask:
     return lambda stream, last, patience: probe(plan, "engine", stream, True, patience, last)
 
 
-def answer(pod: Pod, path: str) -> tuple[int, str]:
+def answer(pod: OwnPod, path: str) -> tuple[int, str]:
     """Status and body of the answer to a GET. A drain is waited for."""
     url = urlsplit(path)
     if url.path == READY:
@@ -205,10 +206,10 @@ def answer(pod: Pod, path: str) -> tuple[int, str]:
     return 404, ""
 
 
-def listen(pod: Pod, port: int = PORT, address: str = "") -> ThreadingHTTPServer:
+def listen(pod: OwnPod, port: int = PORT, address: str = "") -> ThreadingHTTPServer:
     """Answers, in a thread; without an `address` at all of the pod's."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class PodHandler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # a proxy asks by the same connection again and again
         timeout = 60
 
@@ -223,7 +224,7 @@ def listen(pod: Pod, port: int = PORT, address: str = "") -> ThreadingHTTPServer
         def log_message(self, format: str, *args: Any) -> None:
             """No line for a question."""
 
-    server = ThreadingHTTPServer((address, port), Handler)
+    server = ThreadingHTTPServer((address, port), PodHandler)
     server.daemon_threads = True
     Thread(target=server.serve_forever, daemon=True).start()
     return server
@@ -235,10 +236,10 @@ def read(file: Path) -> PodPlan:
     return found
 
 
-def pod_of(it: PodPlan) -> Pod:
+def pod_of(it: PodPlan) -> OwnPod:
     """A pod whose engine has just begun to start."""
     engine = it.engine
-    return Pod(
+    return OwnPod(
         {
             "name": engine.name,
             "kind": engine.kind,

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
-from switch.plan import About, Engine, Gate, Memory, Plan, Seconds
+from switch.plan import About, Gate, Memory, Plan, PlannedEngine, Seconds
 
 PORT = 8002
 READY, ALIVE, STATE, DRAIN = "/ready", "/alive", "/pod", "/drain"
@@ -16,7 +16,7 @@ class PodPlan:
     """What engine there is, what it is asked before it is believed, and in how many seconds it must have
     loaded and answered that. `at_a_time` requests may be there at once, and each has `context` tokens."""
 
-    engine: Engine
+    engine: PlannedEngine
     gate: Gate
     load: float
     at_a_time: int

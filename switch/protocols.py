@@ -40,7 +40,7 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class TextProtocol:
     """`limit` are the words for an answer that ended since it had as many tokens as were asked for.
 
     `last` is what follows the last event of a stream, or nothing; `question` gives the fields of a request
@@ -169,7 +169,7 @@ def _messages_event(said: Said, event: Mapping[str, Any]) -> None:
         said.ended = True
 
 
-CHAT = Protocol(
+CHAT = TextProtocol(
     name="chat",
     path="/v1/chat/completions",
     limit=("length",),
@@ -178,7 +178,7 @@ CHAT = Protocol(
     answer=_openai(lambda choice: _text(choice["message"])),
     event=_openai(lambda choice: _text(choice["delta"])),
 )
-COMPLETIONS = Protocol(
+COMPLETIONS = TextProtocol(
     name="completions",
     path="/v1/completions",
     limit=("length",),
@@ -187,7 +187,7 @@ COMPLETIONS = Protocol(
     answer=_openai(lambda choice: choice["text"] or ""),
     event=_openai(lambda choice: choice["text"] or ""),
 )
-RESPONSES = Protocol(
+RESPONSES = TextProtocol(
     name="responses",
     path="/v1/responses",
     limit=("incomplete", "completed"),
@@ -196,7 +196,7 @@ RESPONSES = Protocol(
     answer=_responses_answer,
     event=_responses_event,
 )
-MESSAGES = Protocol(
+MESSAGES = TextProtocol(
     name="messages",
     path="/v1/messages",
     limit=("max_tokens",),

@@ -18,7 +18,7 @@ from stacks import ours
 from stacks import owner as owners
 from stacks.blueprint import blueprint
 from stacks.origin import docker_plugin_origin
-from stacks.owner import FoundOnHost, Known, Thing
+from stacks.owner import DockerObject, FoundOnHost, Known
 from stacks.settings import PROJECT, from_files
 from switch.shared import WEIGHTS
 from tools import docker_engine, owner, up
@@ -175,12 +175,12 @@ def _stopped(stack: str, role: str) -> Iterator[None]:
         raise
 
 
-def _left(stack: str) -> list[Thing]:
+def _left(stack: str) -> list[DockerObject]:
     """The containers of the stack that this state did not make."""
     return _unknown(owner.state_of(stack), owner.found(stack))
 
 
-def _unknown(state: Known, host: FoundOnHost) -> list[Thing]:
+def _unknown(state: Known, host: FoundOnHost) -> list[DockerObject]:
     known = {each.id for each in state.things}
     return [each for each in host.of() if each.id not in known]
 

@@ -14,7 +14,7 @@ from components.kubernetes.pods import STORE
 from components.labels import Labels
 from components.pins import EDGE, GATEWAY, MONITOR, OLLAMA, SWITCH, VLLM_CPU
 from stacks import owner as owners
-from stacks.owner import FoundOnHost, Thing
+from stacks.owner import DockerObject, FoundOnHost
 from stacks.settings import PROJECT
 from tools import environment, owner
 from tools.environment import pulumi
@@ -144,7 +144,7 @@ def _destroy(stack: str, *more: str) -> None:
     pulumi("stack", "rm", "--yes", "--preserve-config", "--stack", stack)
 
 
-def _remove(containers: Sequence[Thing]) -> None:
+def _remove(containers: Sequence[DockerObject]) -> None:
     if containers:
         _docker("rm", "--force", *(each.id for each in containers))
 

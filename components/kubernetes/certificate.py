@@ -21,7 +21,7 @@ class Step:
 
 
 @dataclass
-class Record:
+class ChangeRecord:
     """One change. `old` is the name of the engine that served before, empty where none did. Times are in
     seconds since the epoch."""
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from common import cache_root
-from components.kubernetes.certificate import Record
+from components.kubernetes.certificate import ChangeRecord
 from components.kubernetes.flip import INSIST, refused
 from components.kubernetes.kubectl import ClusterError, Missing, Run, get, kubectl, selector, sender
 from components.kubernetes.looked import (
     FlipPlan,
     Lease,
-    Live,
+    LiveConfigMap,
     busiest_of,
     busiest_patch,
     is_ready,
@@ -90,7 +90,7 @@ def look(run: Run, pods: str, now: float) -> None:
 
 
 @dataclass
-class Change:
+class ClusterChange:
     """One change, from the first look to the last. `clock` is in seconds since the epoch."""
 
     plan: FlipPlan
@@ -104,7 +104,7 @@ class Change:
     say: Callable[[str], None] = lambda line: print(line, flush=True)
     keep: Callable[[Mapping[str, str]], None] = lambda files: None
     """Keeps the files of the certificate, by name."""
-    record: Record | None = None
+    record: ChangeRecord | None = None
     """What goes into it."""
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ class Change:
             raise ClusterError(why)
         others = any(each.replicas for name, each in seen.items() if name != plan.to)
         old = live.preferred if live.active else ""
-        record = Record(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.clock())
+        record = ChangeRecord(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.clock())
         self.record = record
         self.tell(live.begun(plan.to, flip=others))
         lost = self.roll(plan.to, proven=proven)
@@ -158,7 +158,7 @@ class Change:
         self.keep(record.files("failed", self.clock(), f"{lost[0]}: {lost[1]}"))
         return status
 
-    def begins(self, live: Live) -> bool:
+    def begins(self, live: LiveConfigMap) -> bool:
         """Whether this is a change that nothing of has been done yet: one that has begun goes on whatever
         there is. What was left of another change is no beginning of this one."""
         return bool(live.active and self.plan.to not in (live.active, live.to))
@@ -188,7 +188,7 @@ class Change:
             f"that may not come back: {INSIST}=1 pulumi up"
         )
 
-    def too_busy(self, live: Live) -> str:
+    def too_busy(self, live: LiveConfigMap) -> str:
         """Why the change must not begin now; empty: it may."""
         places = places_of(self.get("deployments", "--selector", self.mine)["items"])
         if live.active not in places:
@@ -232,7 +232,7 @@ class Change:
             self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
         return most, since
 
-    def back(self, live: Live, pod: str, why: str) -> int:
+    def back(self, live: LiveConfigMap, pod: str, why: str) -> int:
         """Brings back what served, since a new pod won't serve. The exit status."""
         plan = self.plan
         said = [f"{plan.engine} does not serve: {pod}: {why}.", *self.last_words(pod)]
@@ -320,10 +320,10 @@ class Change:
     def seen(self) -> Seen:
         return seen_of(self.get("deployments,pods", "--selector", self.mine)["items"], self.clock())
 
-    def live(self) -> Live:
+    def live(self) -> LiveConfigMap:
         return live_of(self.get("configmap", self.plan.live))
 
-    def tell(self, live: Live) -> None:
+    def tell(self, live: LiveConfigMap) -> None:
         """The proxies."""
         patch = json.dumps(live.patch(self.plan.service))
         self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
@@ -432,7 +432,7 @@ def main(words: Sequence[str], environment: Mapping[str, str], text: str) -> int
         where = (plan.namespace, plan.context)
         run, keep = kubectl(*where), partial(_keep, Path("certificates", plan.stack))
         nodes = Nodes(plan.nodes, run, sender(*where), cache_root() / "models")
-        change = Change(plan, run, insist=bool(environment.get(INSIST)), nodes=nodes.bring, keep=keep)
+        change = ClusterChange(plan, run, insist=bool(environment.get(INSIST)), nodes=nodes.bring, keep=keep)
         return change.flip()
     except (ClusterError, ValueError, KeyError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -63,22 +63,22 @@ def read_plan(text: str) -> FlipPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Live:
-    """What serves, and what the proxies are told. `active` is empty before the first engine served, and `to`
-    while no flip is under way."""
+class LiveConfigMap:
+    """The ConfigMap that the proxies are told by: what serves, and what they are told. `active` is empty
+    before the first engine served, and `to` while no flip is under way."""
 
     active: str = ""
     to: str = ""
     preferred: str = ""
     flip: bool = False
 
-    def begun(self, to: str, *, flip: bool) -> "Live":
+    def begun(self, to: str, *, flip: bool) -> "LiveConfigMap":
         """A change to the Deployment `to` is under way; in a `flip` others serve as well."""
         return replace(self, to=to, flip=flip)
 
-    def ended(self, active: str, engine: str) -> "Live":
+    def ended(self, active: str, engine: str) -> "LiveConfigMap":
         """`active` has all pods, whose engine is `engine`."""
-        return Live(active=active, to="", preferred=engine, flip=False)
+        return LiveConfigMap(active=active, to="", preferred=engine, flip=False)
 
     def patch(self, service: str) -> dict[str, Any]:
         """What of the ConfigMap is to be as it says."""
@@ -89,11 +89,11 @@ class Live:
         }
 
 
-def live_of(config_map: Object) -> Live:
+def live_of(config_map: Object) -> LiveConfigMap:
     """Raises ValueError, KeyError or TypeError where it is none of ours."""
     annotations = config_map["metadata"].get("annotations") or {}
     told = json.loads(config_map["data"][FLEET_FILE])
-    return Live(
+    return LiveConfigMap(
         active=annotations.get(ACTIVE, ""),
         to=annotations.get(TO, ""),
         preferred=str(told["preferred"]),

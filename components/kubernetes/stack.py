@@ -29,7 +29,7 @@ INTERPRETER = ["/bin/sh", "-c"]
 SKIP_AWAIT = "pulumi.com/skipAwait"
 
 
-class Thing(pulumi.CustomResource):
+class KubernetesObject(pulumi.CustomResource):
     """An object of the cluster from plain data, as it was rendered for review.
 
     The plugin's own Python package would say nothing more: it has a class for each kind, and 40 MB.
@@ -139,7 +139,7 @@ class ClusterStack(pulumi.ComponentResource):
         self.url = looked.id.apply(lambda _: f"http://{endpoint}:{args.port}/v1")
         self.register_outputs({"url": self.url})
 
-    def _object(self, made: Object, depends_on: Sequence[pulumi.Resource]) -> Thing:
+    def _object(self, made: Object, depends_on: Sequence[pulumi.Resource]) -> KubernetesObject:
         kind, thing = made["kind"], made["metadata"]["name"].removeprefix(f"{self._args.labels.stack}-")
         more: dict[str, Any] = {}
         if is_engine(made) or kind == "DaemonSet":  # a step waits for them, and says more
@@ -149,9 +149,11 @@ class ClusterStack(pulumi.ComponentResource):
             more["ignore_changes"] = ["spec.replicas"]  # how many pods it has is the flip's, not Pulumi's
         elif (kind, thing) == ("ConfigMap", LIVE):
             more["ignore_changes"] = ["data", "metadata.annotations"]  # what serves is the flip's
-        return Thing(f"{kind.lower()}-{thing}", made, self._options(depends_on=list(depends_on), **more))
+        return KubernetesObject(
+            f"{kind.lower()}-{thing}", made, self._options(depends_on=list(depends_on), **more)
+        )
 
-    def _keys(self) -> Thing:
+    def _keys(self) -> KubernetesObject:
         args = self._args
         made: Object = {
             "apiVersion": "v1",
@@ -163,7 +165,7 @@ class ClusterStack(pulumi.ComponentResource):
             },
             "stringData": {KEYS_FILE: pulumi.Output.secret(args.keys)},
         }
-        return Thing("secret-keys", made, self._options())
+        return KubernetesObject("secret-keys", made, self._options())
 
     def _options(self, **more: Any) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(

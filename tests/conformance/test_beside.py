@@ -15,7 +15,7 @@ from common import ROOT
 from components import pins, plan
 from tests.conformance.asking import ask
 from tests.support import fast_engine
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import docker, free_port
 from tests.support.way import Way, eventually
 
@@ -78,7 +78,7 @@ def commands() -> list[str]:
 
 
 def test_the_edge_gets_one_more_network_while_requests_run_and_none_is_cut(way: Way) -> None:
-    with Load(f"http://127.0.0.1:{way.port}/v1", way.name) as load:
+    with LoadGenerator(f"http://127.0.0.1:{way.port}/v1", way.name) as load:
         load.wait_for_answers(8)
         for program in (plan.ATTACH, plan.ATTACH, plan.DETACH, plan.ATTACH):
             do(way, program)

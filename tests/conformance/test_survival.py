@@ -16,7 +16,7 @@ from proxy.protocols import STREAMED
 from proxy.waiting import WORD
 from tests.conformance.asking import CHAT, Answer, Engine, ask, body, read_all, read_until, request, sent
 from tests.support import fast_engine
-from tests.support.load import Load, Outcome, bad
+from tests.support.load import LoadGenerator, Outcome, bad
 from tests.support.project import docker
 from tests.support.recording_engine import STREAM_HEADERS, Script
 from tests.support.way import Way, eventually
@@ -42,15 +42,15 @@ def way(request: pytest.FixtureRequest) -> Iterator[Way]:
         yield way
 
 
-def load_on(way: Way, clients: int = 8) -> Load:
-    return Load(f"{way.url}/v1", way.name, clients=clients)
+def load_on(way: Way, clients: int = 8) -> LoadGenerator:
+    return LoadGenerator(f"{way.url}/v1", way.name, clients=clients)
 
 
 def newest(way: Way) -> str:
     return f"proxy-{way.proxies}"
 
 
-def lost_otherwise(load: Load) -> list[Outcome]:
+def lost_otherwise(load: LoadGenerator) -> list[Outcome]:
     """What was lost although no byte of its answer had come."""
     return [each for each in bad(load.outcomes) if not (each.streamed and each.cut)]
 

@@ -12,7 +12,7 @@ import yaml
 
 from stacks.settings import PROJECT
 from tests.support import checkout as support
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import docker
 
 pytestmark = pytest.mark.engine
@@ -104,7 +104,7 @@ def test_a_stack_whose_state_is_lost_is_taken_over_while_it_serves(first: Path, 
     shutil.rmtree(first / ".changeover")
     before = containers()
     (edge,) = [id for id, role in before.items() if role == "edge"]
-    with Load(f"http://127.0.0.1:{port(first)}/v1", "tiny", pause=0.5) as load:
+    with LoadGenerator(f"http://127.0.0.1:{port(first)}/v1", "tiny", pause=0.5) as load:
         load.wait_for_answers(8)
         text = shell(second, "YES=1 make adopt")
         load.wait_for_answers(8)

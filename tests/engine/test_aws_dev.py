@@ -26,9 +26,9 @@ from review.drift import drift
 from review.events import parse
 from tests.support.aws.checkout import Checkout
 from tests.support.aws.emulator import Emulator
-from tests.support.aws.host.machines import ROOT_ONLY, Host, Machines
+from tests.support.aws.host.machines import ROOT_ONLY, Machines, SimulatedMachine
 from tests.support.aws.project import AwsProject, deployable
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import CommandFailed
 from tests.support.switch_stack import wait
 from tools import keys
@@ -65,7 +65,7 @@ def project(emulator: Emulator, machines: Machines, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture
-def host(machines: Machines) -> Host:
+def host(machines: Machines) -> SimulatedMachine:
     return machines.only()
 
 
@@ -79,9 +79,9 @@ def trusted(project: AwsProject) -> Iterator[None]:
         yield
 
 
-def load_on(project: AwsProject) -> Load:
+def load_on(project: AwsProject) -> LoadGenerator:
     outputs = project.outputs()
-    return Load(endpoint=outputs["endpoint"], model=outputs["model"], api_key=KEY, pause=0.5)
+    return LoadGenerator(endpoint=outputs["endpoint"], model=outputs["model"], api_key=KEY, pause=0.5)
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def logged(emulator: Emulator, role: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found if line.startswith("{")]
 
 
-def answering(host: Host, machines: Machines) -> list[str]:
+def answering(host: SimulatedMachine, machines: Machines) -> list[str]:
     """The ports at which the host answers a client on the internet, of all that anything listens at there."""
     listening = {int(line.split()[3].rsplit(":", 1)[1]) for line in host.inside("ss", "-Hltn").splitlines()}
     assert {22, 443} <= listening
@@ -138,7 +138,7 @@ for port in {sorted({*listening, 22, 80, 443, 2019, 3000, 8000, 8080, 2375, 2376
     return machines.client("python3", "-c", scan).split()
 
 
-def up_says_the_probe(host: Host, emulator: Emulator) -> float:
+def up_says_the_probe(host: SimulatedMachine, emulator: Emulator) -> float:
     """What CloudWatch has of the host, for the endpoint's alarm, once cron has run its probe."""
     api = emulator.client("cloudwatch")
     (alarm,) = api.describe_alarms(AlarmNamePrefix="changeover-dev-alarms-endpoint")["MetricAlarms"]
@@ -225,7 +225,7 @@ def test_up_from_nothing_ends_with_an_endpoint_that_answers(project: AwsProject,
         complete(project, key="another-key-of-nobody")
 
 
-def test_the_hosts_engine_is_one_that_takes_no_old_clients(host: Host) -> None:
+def test_the_hosts_engine_is_one_that_takes_no_old_clients(host: SimulatedMachine) -> None:
     """As Docker 29, which AWS's image has: it wants version 1.44 of the API at the least."""
     said = host.inside("docker", "version", "--format", "{{.Server.Version}} {{.Server.MinAPIVersion}}")
     version, api = said.split()
@@ -233,7 +233,7 @@ def test_the_hosts_engine_is_one_that_takes_no_old_clients(host: Host) -> None:
     assert api == "1.44"
 
 
-def test_the_alarm_is_told_whether_the_endpoint_is_up(host: Host, emulator: Emulator) -> None:
+def test_the_alarm_is_told_whether_the_endpoint_is_up(host: SimulatedMachine, emulator: Emulator) -> None:
     wait(lambda: up_says_the_probe(host, emulator) == 1, 60)  # Docker looks at a proxy every 15 s
     (edge,) = host.inside("docker", "ps", "--quiet", "--filter", "label=changeover.role=edge").split()
     host.inside("docker", "stop", edge)
@@ -248,17 +248,19 @@ def test_nothing_to_do_is_nothing_to_do(project: AwsProject) -> None:
     assert project.changes() == {}
 
 
-def test_from_another_network_only_the_edge_answers(host: Host, machines: Machines) -> None:
+def test_from_another_network_only_the_edge_answers(host: SimulatedMachine, machines: Machines) -> None:
     assert answering(host, machines) == ["443"]
 
 
-def hang_up(project: AwsProject, host: Host) -> None:
+def hang_up(project: AwsProject, host: SimulatedMachine) -> None:
     """End the connection that the last commands have shared: whoever comes next opens another one."""
     command = ["ssh", "-F", ".changeover/ssh/dev/config", "-O", "exit", host.instance]
     subprocess.run(command, cwd=project.folder, env=project.environment, capture_output=True, check=False)
 
 
-def test_a_host_with_another_key_is_not_talked_to(project: AwsProject, host: Host, tmp_path: Path) -> None:
+def test_a_host_with_another_key_is_not_talked_to(
+    project: AwsProject, host: SimulatedMachine, tmp_path: Path
+) -> None:
     def ssh() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["ssh", "-F", ".changeover/ssh/dev/config", host.instance, "true"],
@@ -282,7 +284,7 @@ def test_a_host_with_another_key_is_not_talked_to(project: AwsProject, host: Hos
 
 
 def test_an_unreachable_host_is_said_in_the_preview_with_what_brings_it_back(
-    project: AwsProject, host: Host, machines: Machines
+    project: AwsProject, host: SimulatedMachine, machines: Machines
 ) -> None:
     agent = machines.agents / host.instance
     process = agent.read_text()
@@ -299,7 +301,9 @@ def test_an_unreachable_host_is_said_in_the_preview_with_what_brings_it_back(
     assert "Traceback" not in said
 
 
-def test_a_secret_is_in_no_plain_text(project: AwsProject, host: Host, emulator: Emulator) -> None:
+def test_a_secret_is_in_no_plain_text(
+    project: AwsProject, host: SimulatedMachine, emulator: Emulator
+) -> None:
     private = yaml.safe_load(project.pulumi("config", "get", "sshKeys", "--json"))["objectValue"]
     markers = [KEY, OTHERS_KEY, *(private[who].splitlines()[2] for who in ("host", "client"))]
     containers = host.inside("docker", "ps", "--all", "--quiet").split()
@@ -433,7 +437,7 @@ def reaches_what_scrapes(project: AwsProject, jobs: set[str]) -> None:
 
 @pytest.mark.long
 def test_a_monitors_page_is_reached_by_ssh_alone_and_nothing_of_it_stays_but_what_it_has_kept(
-    project: AwsProject, host: Host, machines: Machines
+    project: AwsProject, host: SimulatedMachine, machines: Machines
 ) -> None:
     project.configure(monitor=True)
     project.up()
@@ -485,7 +489,7 @@ def test_overlap_is_one_setting_away_and_the_way_back_by_it_loses_nothing(projec
 
 @pytest.mark.long
 def test_without_a_gateway_the_endpoint_answers_and_no_alarm_is_raised(
-    project: AwsProject, host: Host, emulator: Emulator
+    project: AwsProject, host: SimulatedMachine, emulator: Emulator
 ) -> None:
     for gateway in ("none", None):
         project.configure(gateway=gateway)
@@ -519,7 +523,7 @@ def test_access_log_and_certificates_reach_cloudwatch_without_prompts_and_keys(
 
 
 def test_what_was_changed_behind_its_back_is_found_and_put_right(
-    project: AwsProject, emulator: Emulator, host: Host, machines: Machines
+    project: AwsProject, emulator: Emulator, host: SimulatedMachine, machines: Machines
 ) -> None:
     api = emulator.client("ec2")
     (group,) = [
@@ -546,7 +550,7 @@ def test_what_was_changed_behind_its_back_is_found_and_put_right(
 
 
 def test_a_stopped_instance_is_said_and_make_wake_starts_it(
-    project: AwsProject, emulator: Emulator, host: Host
+    project: AwsProject, emulator: Emulator, host: SimulatedMachine
 ) -> None:
     emulator.client("ec2").stop_instances(InstanceIds=[host.instance])
     wait(lambda: host.process is None, 120)

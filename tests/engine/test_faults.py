@@ -18,7 +18,7 @@ import pytest
 
 from bench.stack import remove_fast_engine, use_fast_engine
 from components import pins
-from tests.support.load import Load, Outcome, bad
+from tests.support.load import LoadGenerator, Outcome, bad
 from tests.support.project import CommandFailed, Project, docker, kill_group, offline_settings
 from tests.support.switch_stack import wait
 
@@ -84,7 +84,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 
 @pytest.fixture
-def load(project: Project) -> Iterator[Load]:
+def load(project: Project) -> Iterator[LoadGenerator]:
     """Clients that ask all the time, and lose nothing until the end of the test."""
     with load_on(project) as load:
         load.wait_for_answers(6)
@@ -93,12 +93,12 @@ def load(project: Project) -> Iterator[Load]:
     assert not lost(load), load.summary()
 
 
-def load_on(project: Project) -> Load:
+def load_on(project: Project) -> LoadGenerator:
     outputs = project.outputs()
-    return Load(outputs["endpoint"], outputs["model"], clients=3)
+    return LoadGenerator(outputs["endpoint"], outputs["model"], clients=3)
 
 
-def lost(load: Load) -> list[Outcome]:
+def lost(load: LoadGenerator) -> list[Outcome]:
     return bad(load.outcomes)
 
 
@@ -169,7 +169,7 @@ ENDING = ("retiring", "committed")
 @pytest.mark.parametrize(("mode", "phase", "seconds", "serves", "then"), KILLS)
 def test_pulumi_killed_at_any_moment_loses_nothing_and_the_next_up_converges(
     project: Project,
-    load: Load,
+    load: LoadGenerator,
     tmp_path: Path,
     mode: str,
     phase: str,
@@ -197,7 +197,7 @@ def test_pulumi_killed_at_any_moment_loses_nothing_and_the_next_up_converges(
 
 @pytest.mark.parametrize("phase", [pytest.param("draining", marks=pytest.mark.long), "prepared"])
 def test_the_old_setting_right_after_a_kill_is_what_serves(
-    project: Project, load: Load, tmp_path: Path, phase: str
+    project: Project, load: LoadGenerator, tmp_path: Path, phase: str
 ) -> None:
     engine, old = engine_of(project), project.live()
     project.configure(engine=other(engine), cutover="hold")
@@ -225,7 +225,7 @@ def full_disk(project: Project) -> Iterator[None]:
 
 
 def test_a_disk_that_is_full_refuses_a_change_or_takes_it_back_and_is_named(
-    project: Project, load: Load, tmp_path: Path
+    project: Project, load: LoadGenerator, tmp_path: Path
 ) -> None:
     old = project.live()
     (switch,) = project.containers("switch")
@@ -294,14 +294,14 @@ def test_a_new_gateway_that_reaches_no_engine_is_taken_back(project: Project, cu
 
 
 def test_a_second_up_is_refused_while_the_first_goes_through(
-    project: Project, load: Load, tmp_path: Path
+    project: Project, load: LoadGenerator, tmp_path: Path
 ) -> None:
     engine = engine_of(project)
     project.configure(engine=other(engine), cutover="hold")
     outputs = project.outputs()
     # the first waits for an answer of some 15 seconds, the time that the second has to come
     with (
-        Load(outputs["endpoint"], outputs["model"], clients=1, max_tokens=(3000,)) as slow,
+        LoadGenerator(outputs["endpoint"], outputs["model"], clients=1, max_tokens=(3000,)) as slow,
         up_until(project, "draining", tmp_path / "log") as update,
     ):
         with pytest.raises(CommandFailed, match="lock"):

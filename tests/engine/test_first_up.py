@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.stack import fast_project, remove_fast_engine, use_fast_engine
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import CommandFailed, Project, offline_settings
 
 pytestmark = pytest.mark.engine
@@ -45,7 +45,7 @@ def test_without_a_standby_a_flip_fetches_the_other_engine_before_anything_is_he
     (old,) = lean.containers("engine")
     lean.configure(engine="vllm")
     outputs = lean.outputs()
-    with Load(outputs["endpoint"], outputs["model"]) as load:
+    with LoadGenerator(outputs["endpoint"], outputs["model"]) as load:
         load.wait_for_answers(8)
         text = lean.up()
         load.wait_for_answers(8)

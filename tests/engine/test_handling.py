@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from bench.stack import fast_project
-from tests.support.load import Load, Outcome
+from tests.support.load import LoadGenerator, Outcome
 from tests.support.project import CommandFailed, Project, docker
 from tests.support.switch_stack import wait
 
@@ -43,21 +43,21 @@ def other(engine: str) -> str:
     return "ollama" if engine == "vllm" else "vllm"
 
 
-def load_on(project: Project, *, clients: int = 2, tokens: int = 8) -> Load:
+def load_on(project: Project, *, clients: int = 2, tokens: int = 8) -> LoadGenerator:
     outputs = project.outputs()
-    return Load(outputs["endpoint"], outputs["model"], clients=clients, max_tokens=(tokens, 96))
+    return LoadGenerator(outputs["endpoint"], outputs["model"], clients=clients, max_tokens=(tokens, 96))
 
 
-def problems(load: Load) -> list[Outcome]:
+def problems(load: LoadGenerator) -> list[Outcome]:
     """What failed or was cut of answers so long that there may be no whole one to compare a stream with."""
     return [each for each in load.outcomes if each.problem]
 
 
 @contextmanager
-def slowly(project: Project) -> Iterator[Load]:
+def slowly(project: Project) -> Iterator[LoadGenerator]:
     """One client whose answers take some 20 s: a drain waits for them."""
     outputs = project.outputs()
-    with Load(outputs["endpoint"], outputs["model"], clients=1, max_tokens=(4000,)) as slow:
+    with LoadGenerator(outputs["endpoint"], outputs["model"], clients=1, max_tokens=(4000,)) as slow:
         wait(lambda: "requests  1 in flight" in project.switch("status"), 60)
         yield slow
 

@@ -28,7 +28,7 @@ from monitor.alerts import NO_LONGER_THAN, SLACK_SECONDS
 from monitor.panels import Page, pages
 from stacks.blueprint import blueprint
 from stacks.settings import from_files
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.monitored import without_data
 from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings
 from tests.support.switch_stack import wait
@@ -87,7 +87,7 @@ class Watched:
         settings = offline_settings(parallel=2, apiKeys={TENANT: KEY}, **monitor)
         self.project = Project(folder, "watched", **settings)
         self.project.wipe()
-        self.load: Load | None = None
+        self.load: LoadGenerator | None = None
         self.failed: list[int] = []
         """Statuses of the requests beside the load that were to fail."""
 
@@ -199,7 +199,7 @@ def test_a_change_under_load_loses_nothing_while_the_monitor_is_killed(
     watched.failed = [watched.ask(model="unknown"), watched.ask(response_format=NO_SCHEMA)]
     assert watched.failed == [404, 500]
     project.configure(engine="vllm")
-    with Load(outputs["endpoint"], outputs["model"], api_key=KEY, pause=0.5) as load:
+    with LoadGenerator(outputs["endpoint"], outputs["model"], api_key=KEY, pause=0.5) as load:
         watched.load = load
         load.wait_for_answers(8)
         # a store that is killed counts a series from the first value that it did not lose
@@ -327,7 +327,7 @@ def test_what_is_advised_stands_on_the_same_numbers_from_the_store_and_from_the_
     project, outputs = watched.project, watched.project.outputs()
     wait(lambda: watched.value("sum(changeover_running)") == 0, 60, "the load has not ended")
     since = time.time() // render.SCRAPE_SECONDS * render.SCRAPE_SECONDS
-    with Load(outputs["endpoint"], outputs["model"], api_key=KEY, clients=3, max_tokens=(96,)):
+    with LoadGenerator(outputs["endpoint"], outputs["model"], api_key=KEY, clients=3, max_tokens=(96,)):
         time.sleep(12 * render.SCRAPE_SECONDS)
     time.sleep(3 * render.SCRAPE_SECONDS)  # the store has what came last
     words = [watched.container("monitor"), str(since), str(time.time())]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.stack import remove_fast_engine, use_fast_engine
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import (
     NO_BYTECODE,
     CommandFailed,
@@ -301,7 +301,7 @@ def lose(owner: Project, what: str) -> None:
     owner.up("--refresh")
     assert owner.changes() == {}
     outputs = owner.outputs()
-    with Load(outputs["endpoint"], outputs["model"]) as load:
+    with LoadGenerator(outputs["endpoint"], outputs["model"]) as load:
         load.wait_for_answers(4)
         if what == "everything":
             flip(owner)

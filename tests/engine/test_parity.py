@@ -12,7 +12,7 @@ from parity.table import differences
 from stacks.blueprint import blueprint
 from stacks.parity import parity_problem
 from stacks.settings import from_files
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import CommandFailed
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
@@ -26,7 +26,7 @@ def test_both_engines_are_compared_under_load_and_the_active_one_serves_again() 
         project.pulumi(*secret, stdin=KEY)
         project.up()
         outputs, before = project.outputs(), project.live()
-        with Load(outputs["endpoint"], outputs["model"], clients=2, api_key=KEY) as load:
+        with LoadGenerator(outputs["endpoint"], outputs["model"], clients=2, api_key=KEY) as load:
             load.wait_for_answers(4)
             words = [sys.executable, "-m", "tools.parity", "paritytest", "--root", str(project.folder)]
             done = subprocess.run(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.stack import fast_project
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import Project
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
@@ -56,14 +56,14 @@ def test_a_name_that_changes_with_other_settings_leaves_nobody_behind(project: P
         outputs = project.outputs()
         changed = {k: v for k, v in settings.items() if f"changeover:{k}: {v}" not in before}
         project.configure(**settings)
-        with Load(outputs["endpoint"], outputs["model"], clients=4) as load:
+        with LoadGenerator(outputs["endpoint"], outputs["model"], clients=4) as load:
             load.wait_for_answers(10)
             project.up()
             load.wait_for_answers(10)
         assert not load.bad, f"{json.dumps(changed)}: {load.summary()}"
         now = project.outputs()
         assert now["model"] == settings["name"]
-        with Load(now["endpoint"], now["model"], clients=2) as load:
+        with LoadGenerator(now["endpoint"], now["model"], clients=2) as load:
             load.wait_for_answers(12)
         assert not load.bad, load.summary()
         assert project.changes() == {}

@@ -19,7 +19,7 @@ from common import ROOT
 from components.engines import PORT
 from measure.report import FILES
 from measure.sweep import Sweep
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import Project, docker, kill_group
 from tests.support.switch_stack import wait
 
@@ -59,7 +59,7 @@ def test_both_engines_are_measured_under_load_and_the_active_one_serves_again(
     project: Project, tmp_path: Path
 ) -> None:
     before, outputs, log = project.live(), project.outputs(), tmp_path / "report.log"
-    with Load(outputs["endpoint"], outputs["model"], clients=1, pause=1) as load:
+    with LoadGenerator(outputs["endpoint"], outputs["model"], clients=1, pause=1) as load:
         load.wait_for_answers(2)
         process = begun(project, log)
         assert process.wait(timeout=400) == 0, log.read_text()
@@ -123,6 +123,6 @@ def test_whoever_is_gone_in_the_middle_leaves_the_engine_that_served(
         assert "the active engine was brought back" in log.read_text()
     wait(lambda: project.settled() and project.live() == before, 200, "the engine that served is not back")
     wait(lambda: left() == [], 90, "what asks does not end")
-    with Load(project.outputs()["endpoint"], project.outputs()["model"], clients=1) as load:
+    with LoadGenerator(project.outputs()["endpoint"], project.outputs()["model"], clients=1) as load:
         load.wait_for_answers(2)
     assert not load.bad and project.changes() == {}

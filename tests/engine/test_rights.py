@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from switch.docker import ENGINE_PROCESSES, PROCESSES
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import Project, docker, offline_settings
 from tests.support.switch_stack import wait
 
@@ -129,7 +129,7 @@ def test_who_reaches_ollama_on_the_host_changes_nothing_of_its_models(project: P
         assert models(engine["Id"]) == before == {f"{name}:latest"}
         docker("restart", engine["Id"])
         outputs = project.outputs()
-        with Load(outputs["endpoint"], outputs["model"], clients=1) as load:
+        with LoadGenerator(outputs["endpoint"], outputs["model"], clients=1) as load:
             load.wait_for_answers(3)
         assert outputs["model"] == name
 

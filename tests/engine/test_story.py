@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from components import pins
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import CommandFailed, Project, docker, kill_group, offline_settings, patched
 
 pytestmark = pytest.mark.engine
@@ -33,11 +33,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project.wipe()
 
 
-def load_on(project: Project, **more: Any) -> Load:
+def load_on(project: Project, **more: Any) -> LoadGenerator:
     """Real engines need the machine's cores, and so does the change: the clients pause for longer."""
     outputs = project.outputs()
     about = {"endpoint": outputs["endpoint"], "model": outputs["model"], "pause": 0.5}
-    return Load(**{**about, **more})
+    return LoadGenerator(**{**about, **more})
 
 
 def nothing_to_do(project: Project) -> None:

@@ -21,7 +21,7 @@ from common import ROOT
 from stacks.owner import of_export
 from switch import owner, shared
 from switch.docker import ENGINE_PROCESSES, PROCESSES
-from tests.support.load import Load, Outcome
+from tests.support.load import LoadGenerator, Outcome
 from tests.support.project import CommandFailed, Project, docker, offline_settings
 
 pytestmark = pytest.mark.engine
@@ -53,14 +53,14 @@ def project(tmp_path: Path) -> Iterator[Project]:
     project.wipe()
 
 
-def up_under_load(project: Project) -> Load:
+def up_under_load(project: Project) -> LoadGenerator:
     """`pulumi up` while clients ask, also before and after it.
 
     They pause between two requests: the edge is reloaded, and can close a connection on which a request just
     arrives (`lost`).
     """
     outputs = project.outputs()
-    with Load(outputs["endpoint"], outputs["model"], api_key=KEY, pause=0.5) as load:
+    with LoadGenerator(outputs["endpoint"], outputs["model"], api_key=KEY, pause=0.5) as load:
         load.wait_for_answers(8)
         began = time.monotonic()
         project.up()
@@ -72,7 +72,7 @@ def up_under_load(project: Project) -> Load:
     return load
 
 
-def lost(load: Load) -> list[Outcome]:
+def lost(load: LoadGenerator) -> list[Outcome]:
     """What failed or was cut, but for what a reload of the edge may do: to each client once, no byte of an
     answer and its connection closed, so that whoever asks again is answered."""
     closed = [each for each in load.bad if str(each.problem).startswith("APIConnectionError")]
@@ -149,7 +149,7 @@ def test_another_name_in_the_same_update_is_refused_before_anybody_is_held(
         project.use_sources(ROOT)
         pins.write_text(fast)
         project.configure(name="other-name", context=512)
-        with Load(outputs["endpoint"], outputs["model"]) as load:
+        with LoadGenerator(outputs["endpoint"], outputs["model"]) as load:
             load.wait_for_answers(8)
             with pytest.raises(CommandFailed, match="pulumi config set name tiny"):
                 project.up()
@@ -178,7 +178,7 @@ def test_afterwards_it_flips_and_a_checkout_of_the_old_version_goes_back_and_for
         fast = pins.read_text()
         project.up()
 
-        def version(root: Path) -> Load:
+        def version(root: Path) -> LoadGenerator:
             project.use_sources(root)
             pins.write_text(fast)
             return up_under_load(project)

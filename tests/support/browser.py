@@ -46,7 +46,7 @@ SIZE = 1120, 930
 
 
 @dataclass(frozen=True)
-class Row:
+class PageRequest:
     """One thing that a page asked. `engine`: whether it came to the engine."""
 
     phase: str
@@ -125,7 +125,7 @@ class Sites:
         with self.news:
             return self.news.wait_for(lambda: all((phase, site) in self.told for site in SITES), SECONDS)
 
-    def seen(self, picture: Path) -> list[Row]:
+    def seen(self, picture: Path) -> list[PageRequest]:
         """Opens all pages in Chromium, and takes a picture of them as they are in the end."""
         program = chromium()
         assert program, MISSING
@@ -149,7 +149,7 @@ class Sites:
         missing = {(phase, site) for phase in self.phases for site in SITES} - self.told.keys()
         assert run.returncode == 0 and picture.exists() and not missing, f"{missing}\n{run.stderr}"
         return [
-            Row(phase, site, **row)
+            PageRequest(phase, site, **row)
             for phase in self.phases
             for site in SITES
             for row in self.told[phase, site]

@@ -89,7 +89,7 @@ LOCK = threading.Lock()
 
 
 @dataclass
-class Answer:
+class FastAnswer:
     """What is said to one request. `used` and `total` are its counts of tokens, true or not."""
 
     asked: Json
@@ -110,11 +110,11 @@ Event = tuple[bool, Json]
 """Whether it takes the time of a token, and what it says."""
 
 
-def openai_usage(answer: Answer) -> Json:
+def openai_usage(answer: FastAnswer) -> Json:
     return {"prompt_tokens": answer.given, "completion_tokens": answer.used, "total_tokens": answer.total}
 
 
-def chat(answer: Answer) -> Json:
+def chat(answer: FastAnswer) -> Json:
     message: Json = {"role": "assistant", "content": answer.text}
     if answer.call:
         message["tool_calls"] = [chat_call(answer.call)]
@@ -127,7 +127,7 @@ def chat_call(call: tuple[str, str]) -> Json:
     return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def chat_events(answer: Answer) -> Iterator[Event]:
+def chat_events(answer: FastAnswer) -> Iterator[Event]:
     base = {**answer.base, "object": "chat.completion.chunk"}
     deltas: list[Json] = [{"content": word} for word in answer.words]
     if answer.call:
@@ -140,12 +140,12 @@ def chat_events(answer: Answer) -> Iterator[Event]:
         yield False, {**base, "choices": [], "usage": openai_usage(answer)}
 
 
-def completion(answer: Answer) -> Json:
+def completion(answer: FastAnswer) -> Json:
     choice = {"index": 0, "text": answer.text, "logprobs": None, "finish_reason": answer.finish}
     return {**answer.base, "object": "text_completion", "choices": [choice], "usage": openai_usage(answer)}
 
 
-def completion_events(answer: Answer) -> Iterator[Event]:
+def completion_events(answer: FastAnswer) -> Iterator[Event]:
     base = {**answer.base, "object": "text_completion"}
     for word in answer.words:
         yield True, {**base, "choices": [{"index": 0, "text": word, "logprobs": None, "finish_reason": None}]}
@@ -155,7 +155,7 @@ def completion_events(answer: Answer) -> Iterator[Event]:
         yield False, {**base, "choices": [], "usage": openai_usage(answer)}
 
 
-def response(answer: Answer, *, ended: bool = True) -> Json:
+def response(answer: FastAnswer, *, ended: bool = True) -> Json:
     cut = ended and answer.finish == "length"
     base = {key: value for key, value in answer.base.items() if key != "created"}
     return {
@@ -186,7 +186,7 @@ def response(answer: Answer, *, ended: bool = True) -> Json:
     }
 
 
-def response_item(answer: Answer, *, begun: bool = False) -> Json:
+def response_item(answer: FastAnswer, *, begun: bool = False) -> Json:
     status = "in_progress" if begun else "completed"
     if answer.call:
         name, arguments = answer.call
@@ -200,7 +200,7 @@ def response_part(text: str) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def response_events(answer: Answer) -> Iterator[Event]:
+def response_events(answer: FastAnswer) -> Iterator[Event]:
     def events() -> Iterator[tuple[bool, str, Json]]:
         yield False, "response.created", {"response": response(answer, ended=False)}
         yield False, "response.in_progress", {"response": response(answer, ended=False)}
@@ -226,7 +226,7 @@ def response_events(answer: Answer) -> Iterator[Event]:
         yield token, {"type": kind, "sequence_number": number, **event}
 
 
-def message(answer: Answer) -> Json:
+def message(answer: FastAnswer) -> Json:
     content: list[Json] = [{"type": "text", "text": answer.text}]
     if answer.call:
         name, arguments = answer.call
@@ -238,7 +238,7 @@ def message(answer: Answer) -> Json:
     return {**base, **about, "content": content, "stop_reason": reason, "usage": usage}
 
 
-def message_events(answer: Answer) -> Iterator[Event]:
+def message_events(answer: FastAnswer) -> Iterator[Event]:
     whole = message(answer)
     begun: Json = {"content": [], "stop_reason": None, "usage": {**whole["usage"], "output_tokens": 0}}
     yield False, {"type": "message_start", "message": {**whole, **begun}}
@@ -256,7 +256,7 @@ def message_events(answer: Answer) -> Iterator[Event]:
     yield False, {"type": "message_stop"}
 
 
-Way = tuple[Callable[[Answer], Json], Callable[[Answer], Iterator[Event]]]
+Way = tuple[Callable[[FastAnswer], Json], Callable[[FastAnswer], Iterator[Event]]]
 CHAT: Way = (chat, chat_events)
 WAYS: dict[str, Way] = {
     "/v1/completions": (completion, completion_events),
@@ -447,7 +447,7 @@ class Handler(BaseHTTPRequestHandler):
             words, finish = [json.dumps(sample(schema))], "stop"
         used = 10_000 if MODE == "lying" else len(words) or count
         total = 99 if MODE == "sumless" else given + used
-        answer = Answer(asked, base, words, call, finish, given, used, total)
+        answer = FastAnswer(asked, base, words, call, finish, given, used, total)
         one, events = WAYS.get(self.at, CHAT)
         if not asked.get("stream"):
             work(3600 if MODE == "hangs" else TOKEN_SECONDS * count)

@@ -48,7 +48,7 @@ class FaultyEngine(BaseHTTPRequestHandler):
         limit = asked.get("max_tokens") or asked["max_output_tokens"]
         finish = "stop" if self.fault == f"{name}{'-stream' if stream else ''}" else "length"
         base = {"id": "1", "created": 1, "model": MODEL}
-        answer = fast_engine.Answer(asked, base, WORDS[:limit], None, finish, 10, limit, 10 + limit)
+        answer = fast_engine.FastAnswer(asked, base, WORDS[:limit], None, finish, 10, limit, 10 + limit)
         one, events = fast_engine.WAYS[self.path]
         if not stream:
             return self.whole(200, one(answer))

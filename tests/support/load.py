@@ -19,7 +19,7 @@ from types import TracebackType
 import aiohttp
 import openai
 
-from switch.protocols import CHAT, PROTOCOLS, Broken, Protocol, Said
+from switch.protocols import CHAT, PROTOCOLS, Broken, Said, TextProtocol
 
 PATIENCE = (-2.3, 0.5)
 """Powers of ten: a client that hangs up does so after 5 ms to 3 s, as often before 0.1 s as after it. So some
@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass
-class Load:
+class LoadGenerator:
     """`clients` tasks that ask one thing after another until stopped.
 
     Every other request is streamed, its length goes through `max_tokens`, and its protocol through
@@ -80,7 +80,7 @@ class Load:
     protocols: Sequence[str] = (CHAT.name,)
     outcomes: list[Outcome] = field(default_factory=list)
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> "LoadGenerator":
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()
@@ -217,7 +217,7 @@ class Load:
     async def _other(
         self,
         raw: aiohttp.ClientSession,
-        protocol: Protocol,
+        protocol: TextProtocol,
         tokens: int,
         pieces: list[str],
         *,
@@ -245,7 +245,7 @@ class Load:
 
 
 def _judge(
-    pieces: Sequence[str], finish: str | None, used: int | None, tokens: int, protocol: Protocol = CHAT
+    pieces: Sequence[str], finish: str | None, used: int | None, tokens: int, protocol: TextProtocol = CHAT
 ) -> str | None:
     if finish not in protocol.limit:
         return f"cut: finish_reason is {finish}"

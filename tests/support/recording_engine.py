@@ -133,7 +133,7 @@ def recorded(answer: bytes) -> list[Record]:
     return [Record.from_json(value) for value in json.loads(answer)["recorded"]]
 
 
-class Refused(Exception):
+class BadRequest(Exception):
     """A request that is not HTTP as an engine takes it; the connection ends with it."""
 
     def __init__(self, status: int, why: str) -> None:
@@ -141,7 +141,7 @@ class Refused(Exception):
         self.status = status
 
 
-class Engine:
+class RecordingEngine:
     """What all connections share. `model` is the engine's own name for its model, which every answer says."""
 
     def __init__(self, *, model: str = "tiny", idle_seconds: float = 5.0) -> None:
@@ -323,7 +323,7 @@ class _Head:
 class Connection(asyncio.StreamReaderProtocol):
     """One connection, with its requests one after another."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: RecordingEngine) -> None:
         super().__init__(asyncio.StreamReader(limit=HEAD_BYTES), self._serve)
         self._engine = engine
         self._number = engine.connection()
@@ -362,9 +362,9 @@ class Connection(asyncio.StreamReaderProtocol):
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             async for piece in _body(reader, length):
                 body += piece
-        except (Refused, ConnectionError) as error:
-            why = str(error) if isinstance(error, Refused) else "the client hung up within the body"
-            status = error.status if isinstance(error, Refused) else 400
+        except (BadRequest, ConnectionError) as error:
+            why = str(error) if isinstance(error, BadRequest) else "the client hung up within the body"
+            status = error.status if isinstance(error, BadRequest) else 400
             if head is not None:
                 record = self._keep(head, body)
                 record.refused = why
@@ -419,42 +419,42 @@ class Connection(asyncio.StreamReaderProtocol):
         except (TimeoutError, asyncio.IncompleteReadError):
             return None
         except asyncio.LimitOverrunError as error:
-            raise Refused(431, "the head is too large") from error
+            raise BadRequest(431, "the head is too large") from error
         first, *lines = raw[:-4].split(b"\r\n")
         matched = REQUEST_LINE.fullmatch(first)
         if matched is None:
-            raise Refused(400, f"no request line: {first!r}")
+            raise BadRequest(400, f"no request line: {first!r}")
         headers = []
         for line in lines:
             name, colon, value = line.partition(b":")
             if not colon or not NAME.fullmatch(name) or re.search(rb"[\0\r\n]", value):
-                raise Refused(400, f"no header: {line!r}")
+                raise BadRequest(400, f"no header: {line!r}")
             headers.append((name.decode("latin-1"), value.strip(b" \t").decode("latin-1")))
         method, path, major, minor = matched.groups()
         version = (int(major), int(minor))
         if version not in ((1, 0), (1, 1)):
-            raise Refused(505, "HTTP/1.0 or HTTP/1.1")
+            raise BadRequest(505, "HTTP/1.0 or HTTP/1.1")
         return _Head(method.decode(), path.decode("latin-1"), version, tuple(headers))
 
 
 def _checked(head: _Head) -> int | None:
     """How long the body is, in bytes; None if it comes in chunks."""
     if head.version == (1, 1) and len(head.values("host")) != 1:
-        raise Refused(400, "exactly one Host")
+        raise BadRequest(400, "exactly one Host")
     expect = head.one("expect")
     if expect is not None and expect.lower() != "100-continue":
-        raise Refused(417, f"Expect: {expect}")
+        raise BadRequest(417, f"Expect: {expect}")
     encoding, lengths = head.one("transfer-encoding"), head.values("content-length")
     if encoding is None:
         if not lengths:
             return 0
         if len(lengths) > 1 or not re.fullmatch(r"[0-9]+", lengths[0]):
-            raise Refused(400, f"Content-Length: {', '.join(lengths)}")
+            raise BadRequest(400, f"Content-Length: {', '.join(lengths)}")
         return int(lengths[0])
     if lengths:
-        raise Refused(400, "both Content-Length and Transfer-Encoding")
+        raise BadRequest(400, "both Content-Length and Transfer-Encoding")
     if encoding.lower() != "chunked" or head.version == (1, 0):
-        raise Refused(501, f"Transfer-Encoding: {encoding}")
+        raise BadRequest(501, f"Transfer-Encoding: {encoding}")
     return None
 
 
@@ -468,14 +468,14 @@ async def _body(reader: asyncio.StreamReader, length: int | None) -> AsyncIterat
         line = await _line(reader)
         size = re.fullmatch(rb"([0-9A-Fa-f]+)[ \t]*(?:;.*)?", line)
         if size is None:
-            raise Refused(400, f"no size of a chunk: {line!r}")
+            raise BadRequest(400, f"no size of a chunk: {line!r}")
         left = int(size[1], 16)
         if left == 0:
             break
         async for piece in _exactly(reader, left):
             yield piece
         if await _line(reader) != b"":
-            raise Refused(400, "a chunk is longer than its size")
+            raise BadRequest(400, "a chunk is longer than its size")
     while await _line(reader) != b"":
         pass  # trailers
 
@@ -485,7 +485,7 @@ async def _exactly(reader: asyncio.StreamReader, length: int) -> AsyncIterator[b
     while left:
         piece = await reader.read(min(left, 1 << 20))
         if not piece:
-            raise Refused(400, f"the body ends {left} bytes early")
+            raise BadRequest(400, f"the body ends {left} bytes early")
         left -= len(piece)
         yield piece
 
@@ -494,7 +494,7 @@ async def _line(reader: asyncio.StreamReader) -> bytes:
     try:
         return (await reader.readuntil(b"\r\n"))[:-2]
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        raise Refused(400, "the body ends within its chunks") from error
+        raise BadRequest(400, "the body ends within its chunks") from error
 
 
 async def _write(
@@ -543,7 +543,7 @@ def main(argv: Sequence[str]) -> None:
     sys.setrecursionlimit(6_000)  # for bodies of 5,000 levels
 
     async def serve() -> None:
-        engine = Engine(model=options.model, idle_seconds=options.idle)
+        engine = RecordingEngine(model=options.model, idle_seconds=options.idle)
         async with await engine.listen("0.0.0.0", options.port) as server:
             port = server.sockets[0].getsockname()[1]
             print(f"recording engine: listening on {port}", flush=True)

@@ -35,7 +35,7 @@ from switch.machine import (
 )
 from switch.machine.route import Route
 from switch.machine.views import route
-from switch.plan import About, Engine, Gate, Gateway, Memory, Plan, Seconds
+from switch.plan import About, Gate, Memory, Plan, PlannedEngine, PlannedGateway, Seconds
 from switch.proxies import Status
 
 OLD, NEW = "stack-ollama-1", "stack-vllm-2"
@@ -70,7 +70,7 @@ def plan(
     """`gateway`: its container in a commit, nothing in a prepare, None with the setting `gateway: none`."""
     name = engine.removeprefix("stack-")
     return Plan(
-        engine=Engine(
+        engine=PlannedEngine(
             name=name,
             kind="ollama" if "ollama" in engine else "vllm",
             container=engine,
@@ -87,7 +87,7 @@ def plan(
         gate=Gate(completions=3, max_tokens=8, timeout=15, tokens_per_second=2),
         gateway=None
         if gateway is None
-        else Gateway(
+        else PlannedGateway(
             image="gateway:1",
             config="x = 1\n",
             path="/openai/v1/chat/completions",
@@ -174,7 +174,7 @@ class Requests:
         return Status(self.route.number, dict(counts), self.waiting, {}, "", False)
 
 
-class Host:
+class SimulatedHost:
     """A Docker host with an old and a new engine, a proxy that always has requests, a clock, and a switch
     that can be killed any time.
 

@@ -20,7 +20,18 @@ from common import ROOT
 from components import caddyfile, engines, pins, tensorzero
 from switch import shared
 from switch.daemon import ANSWER_SECONDS
-from switch.plan import About, Engine, EngineKind, Gate, Gateway, Memory, Mode, Plan, Seconds, Trap
+from switch.plan import (
+    About,
+    EngineKind,
+    Gate,
+    Memory,
+    Mode,
+    Plan,
+    PlannedEngine,
+    PlannedGateway,
+    Seconds,
+    Trap,
+)
 
 PYTHON = "changeover-offline/python:3.11"
 PREFIX = (
@@ -127,7 +138,7 @@ for _ in sys.stdin:
 machine has from what is looked at."""
 
 
-class Status:
+class SwitchStatus:
     """What the switch says of itself, asked of one process in its container for as long as that is there."""
 
     def __init__(self) -> None:
@@ -174,7 +185,7 @@ class Status:
                     pipe.close()
 
 
-STATUS_OF_SWITCH = Status()
+STATUS_OF_SWITCH = SwitchStatus()
 
 
 def labelled(role: str, **more: str) -> list[str]:
@@ -379,7 +390,7 @@ class Stack:
             routing, found = re.subn(rf"(?m)^{key} = .*", f"{key} = {limit}", routing)
             assert found == 1, key
         plan = Plan(
-            engine=Engine(
+            engine=PlannedEngine(
                 name=engine,
                 kind=kind,
                 container="",
@@ -402,7 +413,7 @@ class Stack:
                 sense=True,
                 traps=(Trap(words=("over and over",), hint="other kernels"),),
             ),
-            gateway=Gateway(
+            gateway=PlannedGateway(
                 image=GATEWAY_IMAGE,
                 config=config or self.config(engine),
                 path=tensorzero.CHAT_PATH,

@@ -32,7 +32,7 @@ from tests.support.simulated_host import (
     OLD,
     PROXY,
     Cutover,
-    Host,
+    SimulatedHost,
     plan,
 )
 
@@ -57,7 +57,7 @@ class NoChance(random.Random):
 
 
 @dataclass
-class Row:
+class TranscriptLine:
     """A line of a transcript; `times` is how often it came in turn with the one before it."""
 
     at: float
@@ -65,13 +65,13 @@ class Row:
     times: int = 1
 
 
-class TranscribedHost(Host):
+class TranscribedHost(SimulatedHost):
     """A simulated host that writes down what happens to the machine, and what it makes of that."""
 
     def __init__(self, overlap: bool = False) -> None:
         super().__init__(NoChance(), overlap)
         self.began = self.now
-        self.rows: list[Row] = []
+        self.rows: list[TranscriptLine] = []
         self.told = ""
 
     def takes(self, action: Action) -> float:
@@ -79,7 +79,10 @@ class TranscribedHost(Host):
 
     def says(self, text: str) -> None:
         """What happens outside of the machine, in words."""
-        self.rows += [Row(self.now, ""), *(Row(self.now, f"# {line}") for line in textwrap.wrap(text, WIDTH))]
+        self.rows += [
+            TranscriptLine(self.now, ""),
+            *(TranscriptLine(self.now, f"# {line}") for line in textwrap.wrap(text, WIDTH)),
+        ]
 
     def noted(self, event: Event, was: State, actions: list[Action]) -> None:
         before, change = was.transaction, self.state.transaction
@@ -98,11 +101,11 @@ class TranscribedHost(Host):
         if phases or shown or said or todo or not (at_once or isinstance(event, Tick | Followed)):
             self.write(COLUMNS.format(happened(event), " ".join(phases), shown, todo))
         for line in said:
-            self.rows.append(Row(self.now, short(f"    {line}")))
+            self.rows.append(TranscriptLine(self.now, short(f"    {line}")))
 
     def write(self, text: str) -> None:
         """One line. If the last two come again in turn, they are counted and not repeated."""
-        self.rows.append(Row(self.now, text.rstrip()))
+        self.rows.append(TranscriptLine(self.now, text.rstrip()))
         if len(self.rows) > 3 and [row.text for row in self.rows[-2:]] == [
             row.text for row in self.rows[-4:-2]
         ]:

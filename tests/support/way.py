@@ -28,6 +28,7 @@ from common import ROOT, cache_root
 from components import caddyfile, catalogue, engines, pins, proxy, routing, tensorzero
 from components.containers import NOBODY
 from components.gpu_memory import EDGE_RAM, PROXY_RAM, EngineKind, Load, both
+from proxy.route import Limits
 from switch.shared import PROXY_PORT
 from tests.support.containers import put_files, remove_labelled, unpack
 from tests.support.project import docker, free_port
@@ -139,8 +140,8 @@ class Way:
             routing.Routing(
                 name=self.name,
                 engines=tuple(self.specs[kind] for kind in kinds),
-                gateway=routing.Gateway(kind="tensorzero", port=tensorzero.PORT) if gateway else None,
-                limits=routing.Limits(
+                gateway=routing.RoutingGateway(kind="tensorzero", port=tensorzero.PORT) if gateway else None,
+                limits=Limits(
                     hold_seconds=self.hold_seconds,
                     first_token_seconds=self.first_token_seconds,
                     answer_seconds=self.answer_seconds,

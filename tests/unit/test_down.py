@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from stacks.owner import FoundOnHost, Thing
+from stacks.owner import DockerObject, FoundOnHost
 from tools import down
 
-NETWORK = Thing("network", "n1", "changeover-local", "network")
-EDGE = Thing("container", "e1", "changeover-local-edge", "edge")
+NETWORK = DockerObject("network", "n1", "changeover-local", "network")
+EDGE = DockerObject("container", "e1", "changeover-local-edge", "edge")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from components.gpu_memory import KINDS
 from components.waiting import wait
 from stacks.blueprint import blueprint
 from switch import answers
-from switch.answers import NONE, Live, live_in
+from switch.answers import NONE, LiveEngine, live_in
 from tests.support.recorder import Recorder
 from tests.unit import test_program
 from tests.unit.test_program import build, settings
@@ -56,19 +56,23 @@ def test_tenants_are_read_as_they_were_written() -> None:
     assert facts.tenants_in(None) == set()
 
 
-def lives() -> Iterator[Live]:
+def lives() -> Iterator[LiveEngine]:
     for _ in range(100):
         engine = RANDOM.choice((NONE, f"changeover-{content()}-vllm-{content()}-{content()[:7]}"))
         since = RANDOM.randrange(10**6) if engine == NONE else 0
-        yield Live(engine=engine, since=since)
-        yield Live(engine=engine, damaged=f"2026-11-29 0{RANDOM.randrange(10)}:00:00 UTC")
+        yield LiveEngine(engine=engine, since=since)
+        yield LiveEngine(engine=engine, damaged=f"2026-11-29 0{RANDOM.randrange(10)}:00:00 UTC")
 
 
 def test_what_serves_is_read_as_it_was_said() -> None:
     for each in lives():
         assert live_in(each.text) == each, each.text
     assert live_in(answers.UNREACHABLE) is None
-    texts = [Live(engine="e").text, Live(engine=NONE, since=7).text, Live(engine=NONE, damaged="then").text]
+    texts = [
+        LiveEngine(engine="e").text,
+        LiveEngine(engine=NONE, since=7).text,
+        LiveEngine(engine=NONE, damaged="then").text,
+    ]
     assert texts == ["e", "none since change 7", "the journal was damaged at then; none"]
 
 

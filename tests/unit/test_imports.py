@@ -1,4 +1,4 @@
-"""Which module of the project imports which: floors without a circle."""
+"""Which module of the project imports which: floors without a circle. No class has the name of another."""
 
 import ast
 import functools
@@ -17,10 +17,20 @@ Graph = Mapping[str, set[str]]
 @functools.cache
 def modules() -> Graph:
     """What each module imports, anywhere in it, by the paths of both; without tests."""
-    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return {
-        file: set(imported(file)) - {file} for file in listed.stdout.split() if not file.startswith("tests/")
-    }
+    return {file: set(imported(file)) - {file} for file in listed() if not file.startswith("tests/")}
+
+
+def listed() -> list[str]:
+    """All modules, as git knows them."""
+    files = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return files.stdout.split()
+
+
+def classes(file: str) -> Iterator[str]:
+    """The public classes that a file defines, also within a function."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
 
 
 def imported(file: str) -> Iterator[str]:
@@ -66,3 +76,20 @@ def test_all_that_the_program_imports_is_of_the_program() -> None:
             left += imported(file)
     assert {file for file in seen if not file.startswith(PROGRAM)} == set()
     assert "switch/plan.py" in seen, "something was found"
+
+
+def test_a_class_has_a_name_that_no_other_one_has() -> None:
+    """Else whoever searches for one finds the other. Only a file of tests may use a name again for itself:
+    in `tests/support`, which they share, no class has the name of one outside of tests."""
+    where = defaultdict[str, list[str]](list)
+    for file in listed():
+        if not file.startswith("tests/") or file.startswith("tests/support/"):
+            for name in classes(file):
+                where[name].append(file)
+    twice = {
+        name: files
+        for name, files in where.items()
+        if len(files) > 1 and not all(file.startswith("tests/") for file in files)
+    }
+    assert twice == {}
+    assert where["State"] == ["switch/machine/state.py"], "something was found"

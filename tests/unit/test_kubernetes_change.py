@@ -12,7 +12,7 @@ from components.kubernetes.change import (
     LEASE_SECONDS,
     PATIENCE_SECONDS,
     UNREACHABLE,
-    Change,
+    ClusterChange,
     Taken,
     _keep,
     live_words,
@@ -24,7 +24,7 @@ from components.kubernetes.looked import (
     BUSIEST,
     TO,
     FlipPlan,
-    Live,
+    LiveConfigMap,
     busiest_of,
     live_of,
     read_plan,
@@ -85,7 +85,7 @@ def test_the_last_words_of_an_engine_that_has_not_begun_are_what_it_waits_for(
             raise ClusterError("container is waiting to start: PodInitializing")
         return logs[words[3]] + "\n"
 
-    assert Change(plan(), run).last_words("pod-1") == said
+    assert ClusterChange(plan(), run).last_words("pod-1") == said
 
 
 def serving(seed: int = 0, *, good: tuple[str, ...] = (OLD, NEW), hosts: int = 3) -> Kubectl:
@@ -98,9 +98,11 @@ def serving(seed: int = 0, *, good: tuple[str, ...] = (OLD, NEW), hosts: int = 3
     return Kubectl(played, {OLD: 8, NEW: 58}, live)
 
 
-def change(at: Kubectl, told: FlipPlan, said: list[str] | None = None, **more: Any) -> Change:
+def change(at: Kubectl, told: FlipPlan, said: list[str] | None = None, **more: Any) -> ClusterChange:
     lines = [] if said is None else said
-    return Change(told, at, clock=at.clock, sleep=more.pop("sleep", at.sleep), say=lines.append, **more)
+    return ClusterChange(
+        told, at, clock=at.clock, sleep=more.pop("sleep", at.sleep), say=lines.append, **more
+    )
 
 
 def told(at: Kubectl) -> Wanted:
@@ -114,7 +116,7 @@ def test_a_flip_ends_with_the_new_engine_on_every_host_and_says_so(seed: int) ->
     assert change(at, plan(), said).flip() == 0
     assert at.played.replicas == {OLD: 0, NEW: 3}
     assert said[-1] == "vllm-2 serves from 3 hosts." and any("1 of 3 hosts have" in line for line in said)
-    assert live_of(at.live) == Live(active=NEW, preferred="vllm-2")
+    assert live_of(at.live) == LiveConfigMap(active=NEW, preferred="vllm-2")
     assert change(at, plan(), said).flip() == 0 and said[-1].endswith("there is nothing to change.")
 
 
@@ -141,7 +143,7 @@ def test_an_engine_that_fails_its_gate_is_taken_back_with_why_and_what_to_type(s
     assert "vllm-2 does not serve: fleet-vllm-2-" in text and "failed its gate" in text
     assert "  gate: the gate of fleet-vllm-2-" in text and "  engine: the engine of fleet-vllm-2-" in text
     assert said[-1].startswith("ollama-1 serves from 3 hosts, as before. Nothing was lost. `pulumi up` tries")
-    assert live_of(at.live) == Live(active=OLD, preferred="ollama-1")
+    assert live_of(at.live) == LiveConfigMap(active=OLD, preferred="ollama-1")
     assert change(at, plan(OLD)).flip() == 0, "with the settings of before there is nothing to do"
 
 
@@ -210,7 +212,7 @@ def test_after_a_kill_the_next_one_ends_with_either_engine(seed: int, to: str) -
             assert at.played.serve >= 2
     assert change(at, plan(to)).flip() == 0
     assert {name: count for name, count in at.played.replicas.items() if count} == {to: 3}
-    assert live_of(at.live) == Live(active=to, preferred=to.partition("-")[2])
+    assert live_of(at.live) == LiveConfigMap(active=to, preferred=to.partition("-")[2])
 
 
 def test_what_a_killed_one_left_is_waited_for_no_longer_than_its_lease() -> None:
@@ -462,7 +464,7 @@ def test_a_change_that_was_left_shows_in_a_preview_though_every_pod_is_as_it_was
         return at(words, stdin)
 
     with pytest.raises(Killed):
-        Change(plan(), run, clock=at.clock, sleep=kill, say=lambda line: None).flip()
+        ClusterChange(plan(), run, clock=at.clock, sleep=kill, say=lambda line: None).flip()
     assert at.played.replicas == {OLD: 3, NEW: 0} and live_of(at.live).to == NEW
     assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3; a change to {NEW} has not ended"
     assert change(at, plan(OLD)).flip() == 0

@@ -8,7 +8,7 @@ import pytest
 from components.facts import POD_BY_POD
 from review import cluster
 from review.drift import drift
-from review.events import Change, Preview
+from review.events import Preview, ResourceChange
 from review.markdown import render
 from review.sentence import sentence
 from tests.support.objects import plan
@@ -18,11 +18,11 @@ STEP = "command:local:Command"
 OLD, NEW = "ollama-0a1b2c3d", "vllm-4e5f6a7b"
 
 
-def changed(kind: str, name: str, before: Any = None, after: Any = None) -> Change:
-    return Change(op="changed", type=kind, name=name, before=before or {}, after=after or {})
+def changed(kind: str, name: str, before: Any = None, after: Any = None) -> ResourceChange:
+    return ResourceChange(op="changed", type=kind, name=name, before=before or {}, after=after or {})
 
 
-def preview(*changes: Change, engine: tuple[str, str] = ("ollama", "vllm")) -> Preview:
+def preview(*changes: ResourceChange, engine: tuple[str, str] = ("ollama", "vllm")) -> Preview:
     outputs = {"cutover": POD_BY_POD, "endpoint": "http://fleet", "model": "chat"}
     return Preview(
         stack="fleet",
@@ -37,7 +37,7 @@ def preview(*changes: Change, engine: tuple[str, str] = ("ollama", "vllm")) -> P
     )
 
 
-def step(before: str, after: str) -> Change:
+def step(before: str, after: str) -> ResourceChange:
     return changed(
         STEP, "prepare-step", {"environment": {"ENGINE": before}}, {"environment": {"ENGINE": after}}
     )
@@ -63,12 +63,12 @@ def test_other_settings_of_the_same_engine_are_no_flip() -> None:
 
 
 @pytest.mark.parametrize("change", FOLLOW)
-def test_what_is_no_change_of_the_engine_says_that_it_stays(change: Change) -> None:
+def test_what_is_no_change_of_the_engine_says_that_it_stays(change: ResourceChange) -> None:
     said = sentence(preview(change, engine=("vllm", "vllm")))
     assert "the engine stays vLLM" in said
 
 
-def told(name: str, **sides: tuple[str, str]) -> Change:
+def told(name: str, **sides: tuple[str, str]) -> ResourceChange:
     """A step of which these variables differ."""
     before, after = ({key: both[side] for key, both in sides.items()} for side in (0, 1))
     return changed(STEP, name, {"environment": before}, {"environment": after})
@@ -91,7 +91,7 @@ def told(name: str, **sides: tuple[str, str]) -> Change:
         (told("files", CODE=("proxy 1", "proxy 2")), "the pods get other code of this project"),
     ],
 )
-def test_what_changes_besides_the_engine_is_said(change: Change, words: str) -> None:
+def test_what_changes_besides_the_engine_is_said(change: ResourceChange, words: str) -> None:
     said = sentence(preview(change, engine=("vllm", "vllm")))
     assert words in said and "the engine stays vLLM" in said
 

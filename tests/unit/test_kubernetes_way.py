@@ -17,7 +17,7 @@ import pytest
 from proxy import http
 from proxy.finding import Finder
 from proxy.route import FLEET_FILE, ROUTING_FILE
-from proxy.server import Proxy
+from proxy.server import ProxyServer
 from switch import pod as gate
 from switch.pod_plan import DRAIN
 from tests.support.project import free_port
@@ -58,7 +58,7 @@ class Pod:
 
     host: str
     ports: tuple[int, int]
-    state: gate.Pod = field(default_factory=lambda: gate.Pod({}))
+    state: gate.OwnPod = field(default_factory=lambda: gate.OwnPod({}))
     answered: Counter[str] = field(default_factory=Counter)
     cut: int = 0
     """Streams that the engine had not ended when it was."""
@@ -146,7 +146,7 @@ async def fleet(folder: Path) -> AsyncIterator[tuple[Bench, list[Pod]]]:
     for pod in pods:
         await pod.start(OLD)
     outer, inside = free_port(), free_port()
-    proxy = Proxy(folder, None, inner_port=inside, on_cluster=True)
+    proxy = ProxyServer(folder, None, inner_port=inside, on_cluster=True)
 
     async def resolve(service: str) -> set[str]:
         return set(HOSTS)

@@ -20,7 +20,7 @@ from components.catalogue import MODELS
 from components.gpu_memory import Load, both
 from parity.probes import PROBES, Reply, Subject, run
 from proxy import gateway
-from proxy.records import Record
+from proxy.records import RequestRecord
 from stacks.blueprint import blueprint
 from stacks.settings import Settings, SettingsError, from_values
 from switch.gate import complete
@@ -172,7 +172,7 @@ def test_the_proxy_answers_for_the_name_and_for_its_id_encoded_or_not(tmp_path: 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_access_log_and_screen_say_the_name(name: str) -> None:
-    record = Record(0.0, "/v1/chat/completions", model=name)
+    record = RequestRecord(0.0, "/v1/chat/completions", model=name)
     assert json.loads(record.line(1.0))["model"] == name
     stack = test_watch.Stack()
     active = {"kind": "ollama", "model": name, "since": 400.0}

@@ -15,9 +15,9 @@ from stacks import ours
 from stacks.blueprint import blueprint
 from stacks.owner import (
     UNKNOWN,
+    DockerObject,
     FoundOnHost,
     Known,
-    Thing,
     fill_again,
     gone,
     known,
@@ -35,16 +35,16 @@ LABELS = Labels(project="changeover", stack="local")
 HERE, THERE = ("/home/ann/changeover", "one"), ("/home/bob/changeover", "two")
 
 
-def thing(role: str, id: str, kind: Any = "container") -> Thing:
-    return Thing(kind, id, f"changeover-local-{role}-{id}" if kind == "container" else id, role)
+def thing(role: str, id: str, kind: Any = "container") -> DockerObject:
+    return DockerObject(kind, id, f"changeover-local-{role}-{id}" if kind == "container" else id, role)
 
 
-NETWORK = Thing("network", "n1", "changeover-local", "network")
+NETWORK = DockerObject("network", "n1", "changeover-local", "network")
 SWITCH, PROXY, EDGE = (thing(role, f"{role}1") for role in ("switch", "proxy", "edge"))
 ALL = (NETWORK, SWITCH, PROXY, EDGE)
 
 
-def state(id: str | None = "aaaa", changes: int | None = 3, things: Sequence[Thing] = ALL) -> Known:
+def state(id: str | None = "aaaa", changes: int | None = 3, things: Sequence[DockerObject] = ALL) -> Known:
     return Known(id=id, changes=changes, things=tuple(things), again={})
 
 
@@ -52,7 +52,7 @@ def record(id: str = "aaaa", changes: int = 3, place: tuple[str, str] = THERE) -
     return OwnerRecord(id, *place, since=0.0, at=86400.0, changes=changes)
 
 
-def host(owner: OwnerRecord | None, things: Sequence[Thing] = ALL) -> FoundOnHost:
+def host(owner: OwnerRecord | None, things: Sequence[DockerObject] = ALL) -> FoundOnHost:
     return FoundOnHost(things=tuple(things), owner=owner, serves="ollama serves tiny")
 
 
@@ -64,7 +64,7 @@ NEW = state(None, None, ())
 
 
 def test_a_host_with_nothing_of_the_stack_or_with_weights_alone_is_everybodys() -> None:
-    weights = Thing("volume", "changeover-local-ollama-weights", "changeover-local-ollama-weights", "")
+    weights = DockerObject("volume", "changeover-local-ollama-weights", "changeover-local-ollama-weights", "")
     for mine in (NEW, state()):
         assert may(mine, host(None, ()))
         assert may(mine, host(None, [weights]))
@@ -111,7 +111,7 @@ def test_a_renamed_stack_is_told_its_name() -> None:
 
 
 def test_of_the_networks_on_the_host_those_are_taken_over_that_the_state_does_not_have() -> None:
-    clients = Thing("network", "n2", "changeover-local-clients", "clients")
+    clients = DockerObject("network", "n2", "changeover-local-clients", "clients")
     there = host(None, (NETWORK, clients, SWITCH))
     assert ours.adopted_networks(NEW, there) == {"network": "n1", "clients": "n2"}
     assert ours.adopted_networks(state(), there) == {"clients": "n2"}
@@ -132,7 +132,7 @@ def test_a_refusal_says_where_since_when_what_serves_and_each_thing_to_type() ->
 
 
 def test_what_is_missing_is_named_with_the_weights_that_are_fetched_again() -> None:
-    lost = Thing("volume", "changeover-local-vllm-weights", "changeover-local-vllm-weights")
+    lost = DockerObject("volume", "changeover-local-vllm-weights", "changeover-local-vllm-weights")
     mine = state(things=[*ALL, lost])
     assert missing(mine, host(None)) == (lost,)
     assert missing(mine, host(None, [*ALL, lost])) == ()
@@ -149,7 +149,7 @@ def test_a_step_fills_again_only_what_no_container_uses() -> None:
     users = {"proxy-files": "changeover-local-proxy-", "ollama-1-weights": "changeover-local-ollama-1-"}
     mine = Known(id="aaaa", changes=1, things=(), again={"proxy-files": "", "ollama-1-weights": "2"})
     assert fill_again(mine, host(None, [PROXY]), users) == {"ollama-1-weights": "3"}
-    engine = Thing("container", "e", "changeover-local-ollama-1-abc", "engine")
+    engine = DockerObject("container", "e", "changeover-local-ollama-1-abc", "engine")
     assert fill_again(mine, host(None, [PROXY, engine]), users) == {"ollama-1-weights": "2"}
     assert fill_again(NEW, host(None, ()), users) == {}, "what was never filled is not lost"
 

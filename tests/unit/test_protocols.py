@@ -9,9 +9,9 @@ import pytest
 from proxy import protocols as proxied
 from switch.exchange import exchange
 from switch.gate import complete, speaks
-from switch.protocols import CHAT, COMPLETIONS, MESSAGES, PROTOCOLS, RESPONSES, Broken, Protocol, Said
+from switch.protocols import CHAT, COMPLETIONS, MESSAGES, PROTOCOLS, RESPONSES, Broken, Said, TextProtocol
 from tests.support import fast_engine
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.unit.test_switch_parts import port
 
 assert port, "a fixture that is used in this module too"
@@ -19,7 +19,7 @@ assert port, "a fixture that is used in this module too"
 every = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=list(PROTOCOLS))
 
 
-def events(port: int, protocol: Protocol) -> list[str]:
+def events(port: int, protocol: TextProtocol) -> list[str]:
     """What a good stream of four tokens says."""
     body = json.dumps(protocol.ask("tiny", "Count.", max_tokens=4, stream=True))
     asked = {"container": "127.0.0.1", "port": port, "path": protocol.path, "body": body}
@@ -27,7 +27,7 @@ def events(port: int, protocol: Protocol) -> list[str]:
     return said
 
 
-def heard(protocol: Protocol, stream: list[str]) -> Said:
+def heard(protocol: TextProtocol, stream: list[str]) -> Said:
     said = Said()
     for event in stream:
         assert not said.ended
@@ -46,7 +46,9 @@ def test_the_proxy_carries_each_protocol_at_the_same_path() -> None:
 
 @every
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_good_answer_is_read_alike_in_every_protocol(port: int, protocol: Protocol, stream: bool) -> None:
+def test_a_good_answer_is_read_alike_in_every_protocol(
+    port: int, protocol: TextProtocol, stream: bool
+) -> None:
     answer = complete(
         *("127.0.0.1", port, protocol.path, "tiny"),
         stream=stream,
@@ -61,7 +63,7 @@ def test_a_good_answer_is_read_alike_in_every_protocol(port: int, protocol: Prot
 
 
 @every
-def test_a_stream_that_lacks_its_end_or_says_an_error_is_no_answer(port: int, protocol: Protocol) -> None:
+def test_a_stream_that_lacks_its_end_or_says_an_error_is_no_answer(port: int, protocol: TextProtocol) -> None:
     stream = events(port, protocol)
     whole = heard(protocol, stream)
     assert whole.ended and whole.finish in protocol.limit and whole.tokens == 4
@@ -147,9 +149,11 @@ def test_an_engine_that_is_wrong_in_a_further_protocol_only_does_not_pass(
 def test_a_load_in_all_protocols_takes_every_whole_answer_for_good_and_no_other(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load() -> Load:
+    def load() -> LoadGenerator:
         protocols = list(PROTOCOLS)
-        with Load(f"http://127.0.0.1:{port}/v1", "tiny", clients=2, pause=0, protocols=protocols) as load:
+        with LoadGenerator(
+            f"http://127.0.0.1:{port}/v1", "tiny", clients=2, pause=0, protocols=protocols
+        ) as load:
             load.wait_for_answers(load.round)
         return load
 

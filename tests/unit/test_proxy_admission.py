@@ -9,10 +9,10 @@ from hashlib import sha256
 import pytest
 
 from proxy.admission import PACE_SECONDS, Admission, Dropped
-from proxy.route import Engine, Gateway, Keys, Limits, Route, parse, parse_keys
+from proxy.route import GatewayAddress, Limits, ProxyRoute, RoutedEngine, TenantKeys, parse, parse_keys
 
-ENGINE = Engine("vllm-00000001", "vllm", "stack-vllm-00000001-a", 8000, "tiny", 2, 1024)
-OPEN = Route(1, False, ENGINE, None, "tiny")
+ENGINE = RoutedEngine("vllm-00000001", "vllm", "stack-vllm-00000001-a", 8000, "tiny", 2, 1024)
+OPEN = ProxyRoute(1, False, ENGINE, None, "tiny")
 
 
 def run(story: Callable[[Admission], Awaitable[None]]) -> None:
@@ -219,8 +219,8 @@ FILE = {
 
 def test_the_switchs_file_says_who_is_asked() -> None:
     route = parse(json.dumps(FILE).encode())
-    gateway = Gateway("stack-gateway-b", 3000)
-    assert route == Route(7, False, ENGINE, gateway, "tiny", ("old",), Limits(1, 2, 3, 4))
+    gateway = GatewayAddress("stack-gateway-b", 3000)
+    assert route == ProxyRoute(7, False, ENGINE, gateway, "tiny", ("old",), Limits(1, 2, 3, 4))
     assert route.engine and not route.held and route.names == ("tiny", "old")
 
 
@@ -256,7 +256,7 @@ def test_a_routing_without_a_gateway_needs_none() -> None:
 KEY = "sk-acme-0123456789"
 
 
-def keys(**said: object) -> Keys:
+def keys(**said: object) -> TenantKeys:
     return parse_keys(json.dumps({"open": False, "keys": {}, **said}).encode())
 
 
@@ -280,5 +280,5 @@ def test_an_open_endpoint_takes_the_tenant_that_a_client_says() -> None:
 
 
 def test_nobody_may_pass_before_there_are_keys() -> None:
-    assert Keys().tenant({"Authorization": f"Bearer {KEY}"}) is None
+    assert TenantKeys().tenant({"Authorization": f"Bearer {KEY}"}) is None
     assert keys().tenant({"Authorization": "Bearer "}) is None

@@ -14,7 +14,7 @@ from proxy import finding
 from proxy.admission import Admission
 from proxy.finding import ASK_SECONDS, SILENT_SECONDS, Finder, Wanted, parse_wanted
 from proxy.pods import Fleet, Pods
-from proxy.route import Engine, Gateway, Limits, Route, parse_routing
+from proxy.route import GatewayAddress, Limits, ProxyRoute, RoutedEngine, parse_routing
 from switch import pod as switch_pod
 from switch import pod_plan
 from tests.support.project import free_port
@@ -38,7 +38,7 @@ class Cluster:
 
     finder: Finder
     admission: Admission
-    pod: switch_pod.Pod
+    pod: switch_pod.OwnPod
     lost: list[str]
     there: set[str] | None = field(default_factory=lambda: {HOST})
 
@@ -54,9 +54,9 @@ class Cluster:
 
 def run(story: Callable[[Cluster], Awaitable[None]]) -> None:
     async def go() -> None:
-        port, pod = free_port(), switch_pod.Pod(dict(ENGINE), gated=True)
+        port, pod = free_port(), switch_pod.OwnPod(dict(ENGINE), gated=True)
         server, admission = switch_pod.listen(pod, port), Admission(Pods())
-        admission.change(Route(1, False, None, None, "tiny"))
+        admission.change(ProxyRoute(1, False, None, None, "tiny"))
 
         async def resolve(service: str) -> set[str]:
             assert service == WANTED["service"]
@@ -93,7 +93,7 @@ def test_a_pod_is_asked_once_it_is_ready_and_no_more_once_it_is_not() -> None:
         await until(lambda: cluster.hosts == [])
         cluster.pod.gated = True
         route = await asyncio.wait_for(cluster.admission.enter(), 5)
-        assert route.engine == Engine(**ENGINE, host=HOST)
+        assert route.engine == RoutedEngine(**ENGINE, host=HOST)
 
     run(story)
 
@@ -180,13 +180,13 @@ def test_the_routing_is_the_route_on_a_cluster() -> None:
         routing.Routing(
             name="chat",
             engines=(build("ollama", TINY_ON_CPU),),
-            gateway=routing.Gateway(kind="tensorzero", port=3000),
-            limits=routing.Limits(hold_seconds=1, first_token_seconds=2, answer_seconds=3, request_bytes=4),
+            gateway=routing.RoutingGateway(kind="tensorzero", port=3000),
+            limits=Limits(hold_seconds=1, first_token_seconds=2, answer_seconds=3, request_bytes=4),
             aliases=("talk",),
             origins=("*",),
         )
     )
     route = parse_routing(text.encode())
     assert route.names == ("chat", "talk") and not route.held and route.engine is None
-    assert route.gateway == Gateway("127.0.0.1", 3000) and route.limits == Limits(1, 2, 3, 4)
+    assert route.gateway == GatewayAddress("127.0.0.1", 3000) and route.limits == Limits(1, 2, 3, 4)
     assert route.origins == ("*",)

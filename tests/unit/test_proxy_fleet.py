@@ -11,15 +11,15 @@ import pytest
 
 from proxy.admission import PACE_SECONDS, Admission
 from proxy.pods import GONE_SECONDS, Fleet, Pod, Pods
-from proxy.route import ROUTING_FILE, Engine, Gateway, Route
-from proxy.server import Proxy
+from proxy.route import ROUTING_FILE, GatewayAddress, ProxyRoute, RoutedEngine
+from proxy.server import ProxyServer
 from tests.support.project import free_port
 from tests.unit.test_proxy_serving import CHAT, Bench, gateway, listening, quiet, request, until
 
 assert quiet, "a fixture that is used in this module too"
 
-ENGINE = Engine("vllm-00000001", "vllm", "", 8000, "tiny", 2, 1024)
-OPEN = Route(1, False, None, None, "tiny")
+ENGINE = RoutedEngine("vllm-00000001", "vllm", "", 8000, "tiny", 2, 1024)
+OPEN = ProxyRoute(1, False, None, None, "tiny")
 HOSTS = ("127.0.0.1", "localhost")
 """Two names of this machine, as addresses of two pods; their ports differ, too."""
 
@@ -53,7 +53,7 @@ async def settle() -> None:
     await asyncio.sleep(5 * PACE_SECONDS)
 
 
-def where(route: Route) -> str:
+def where(route: ProxyRoute) -> str:
     assert route.engine is not None
     return route.engine.host
 
@@ -110,7 +110,7 @@ def test_who_waits_for_another_route_is_not_told_of_a_change_of_pods() -> None:
         admission.change_fleet(fleet("a", "b"))
         await asyncio.sleep(0.05)
         assert not waits.done()
-        admission.change(replace(OPEN, number=2, gateway=Gateway("127.0.0.1", 3000)))
+        admission.change(replace(OPEN, number=2, gateway=GatewayAddress("127.0.0.1", 3000)))
         await asyncio.wait_for(waits, 1)
 
     run(story)
@@ -123,7 +123,7 @@ class Noting(Pods):
         super().__init__()
         self.let_in = list[int]()
 
-    def pick(self, conversation: bytes, now: float) -> Engine | None:
+    def pick(self, conversation: bytes, now: float) -> RoutedEngine | None:
         engine = super().pick(conversation, now)
         if engine is not None:
             self.let_in.append(int(conversation))
@@ -174,7 +174,7 @@ def test_all_come_to_their_turn_in_order_whatever_comes_ends_hangs_up_and_dies(s
 class Two:
     """A proxy and two engines, which answer with their own address or die as `dies` says."""
 
-    proxy: Proxy
+    proxy: ProxyServer
     bench: Bench
     asked: list[str] = field(default_factory=list)
     dies: dict[str, int] = field(default_factory=dict)
@@ -205,7 +205,7 @@ class Two:
 @contextlib.asynccontextmanager
 async def two(folder: Path) -> AsyncIterator[Two]:
     outer, inside, ports = free_port(), free_port(), {host: free_port() for host in HOSTS}
-    proxy = Proxy(folder, None, inner_port=inside, on_cluster=True)
+    proxy = ProxyServer(folder, None, inner_port=inside, on_cluster=True)
     made = Two(proxy, Bench(proxy, None, folder, outer, inside, 0))  # type: ignore[arg-type]
     made.bench.keys({"open": True, "keys": {}})
     made.bench.write(ROUTING_FILE, ROUTING)

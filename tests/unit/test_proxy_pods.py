@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from proxy.pods import FULLER, GONE_SECONDS, REMEMBERED, Fleet, Pod, Pods
-from proxy.route import Engine
+from proxy.route import RoutedEngine
 
-VLLM = Engine("vllm-00000001", "vllm", "", 8000, "tiny", 4, 1024)
+VLLM = RoutedEngine("vllm-00000001", "vllm", "", 8000, "tiny", 4, 1024)
 OLLAMA = replace(VLLM, name="ollama-00000002", kind="ollama", at_a_time=2)
 TALK = b"a conversation"
 
 
-def pod(number: int, engine: Engine = VLLM, elsewhere: int = 0) -> Pod:
+def pod(number: int, engine: RoutedEngine = VLLM, elsewhere: int = 0) -> Pod:
     return Pod(engine=replace(engine, host=f"10.0.0.{number}"), elsewhere=elsewhere)
 
 

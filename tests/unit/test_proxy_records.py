@@ -9,12 +9,14 @@ import pytest
 from prometheus_client import generate_latest
 
 from proxy.answers import Usage
-from proxy.records import Books, Record
+from proxy.records import Books, RequestRecord
 from proxy.usage import KEPT_FILES
 
 
 def test_a_line_says_who_asked_what_and_how_it_went() -> None:
-    record = Record(100.0, "/v1/chat/completions", tenant="acme", model="tiny", engine="vllm-1", stream=True)
+    record = RequestRecord(
+        100.0, "/v1/chat/completions", tenant="acme", model="tiny", engine="vllm-1", stream=True
+    )
     record.status, record.usage, record.held, record.first = 200, Usage(3, 2), 0.25, 100.5
     said = json.loads(record.line(102.0))
     assert said.pop("time").endswith("+00:00")
@@ -37,10 +39,10 @@ def test_a_line_says_who_asked_what_and_how_it_went() -> None:
 
 
 def test_an_answer_that_was_broken_off_counts_the_events_that_were_seen_and_says_so() -> None:
-    record = Record(0.0, "/v1/chat/completions", events=7, hung_up=True, status=200)
+    record = RequestRecord(0.0, "/v1/chat/completions", events=7, hung_up=True, status=200)
     said = json.loads(record.line(1.0))
     assert (said["completion_tokens"], said["tokens"], said["prompt_tokens"]) == (7, "events", None)
-    gone = json.loads(Record(0.0, "/v1/chat/completions", hung_up=True).line(1.0))
+    gone = json.loads(RequestRecord(0.0, "/v1/chat/completions", hung_up=True).line(1.0))
     assert (gone["status"], gone["completion_tokens"], gone["tokens"]) == (None, None, None)
 
 
@@ -52,7 +54,7 @@ def test_lines_go_to_dockers_log_and_into_the_volume_where_old_ones_are_let_go(
         old.write_text("old")
         os.utime(old, (number, number))
     books = Books(tmp_path, "host")
-    books.enter(Record(0.0, "other", status=404), 1.0)
+    books.enter(RequestRecord(0.0, "other", status=404), 1.0)
     books.close()
     line = capsys.readouterr().out
     assert (tmp_path / "access-host.log").read_text() == line
@@ -63,7 +65,9 @@ def test_lines_go_to_dockers_log_and_into_the_volume_where_old_ones_are_let_go(
 def test_counters_know_a_tenant_only_where_a_key_names_it(capsys: pytest.CaptureFixture[str]) -> None:
     books = Books(None, "host")
     for known in (True, False):
-        record = Record(0.0, "/v1/chat/completions", tenant="acme", known=known, engine="vllm-1", status=200)
+        record = RequestRecord(
+            0.0, "/v1/chat/completions", tenant="acme", known=known, engine="vllm-1", status=200
+        )
         record.usage, record.first = Usage(3, 2), 0.5
         books.enter(record, 1.0)
     page = generate_latest(books.registry).decode()
@@ -81,7 +85,9 @@ def page(books: Books, *names: str) -> dict[str, float]:
 
 
 def answered(books: Books, status: int = 200) -> None:
-    books.enter(Record(0.0, "/v1/chat/completions", engine="vllm-1", status=status, cut=status == 200), 1.0)
+    books.enter(
+        RequestRecord(0.0, "/v1/chat/completions", engine="vllm-1", status=status, cut=status == 200), 1.0
+    )
 
 
 def test_a_counter_is_zero_in_its_first_scrape_and_whole_in_every_other(

@@ -20,11 +20,11 @@ from proxy import bodies, http, inner
 from proxy.elsewhere import LARGE_BYTES
 from proxy.live import LOOK_SECONDS
 from proxy.reading import read
-from proxy.records import Books, Record
-from proxy.server import Proxy
+from proxy.records import Books, RequestRecord
+from proxy.server import ProxyServer
 from switch import observe
 from tests.support.project import free_port
-from tests.support.recording_engine import JSON_HEADERS, STREAM_HEADERS, Engine, Script
+from tests.support.recording_engine import JSON_HEADERS, STREAM_HEADERS, RecordingEngine, Script
 
 CHAT = "/v1/chat/completions"
 NAME = "vllm-00000001"
@@ -45,8 +45,8 @@ def quiet() -> Iterator[None]:
 class Bench:
     """A proxy, and the engine behind it, which records where it was not replaced."""
 
-    proxy: Proxy
-    engine: Engine
+    proxy: ProxyServer
+    engine: RecordingEngine
     live: Path
     outer: int
     inner: int
@@ -132,11 +132,11 @@ def run(
 
 @contextlib.asynccontextmanager
 async def bench(folder: Path, serve: Serve | None, limits: dict[str, int]) -> AsyncIterator[Bench]:
-    engine, port, outer, inside = Engine(), free_port(), free_port(), free_port()
+    engine, port, outer, inside = RecordingEngine(), free_port(), free_port(), free_port()
     behind = await (
         asyncio.start_server(serve, "127.0.0.1", port) if serve else engine.listen("127.0.0.1", port)
     )
-    proxy = Proxy(folder, None, inner_port=inside)
+    proxy = ProxyServer(folder, None, inner_port=inside)
     made = Bench(proxy, engine, folder, outer, inside, port, limits=limits)
     made.keys({"open": True, "keys": {}})
     made.route()
@@ -145,7 +145,9 @@ async def bench(folder: Path, serve: Serve | None, limits: dict[str, int]) -> As
 
 
 @contextlib.asynccontextmanager
-async def listening(proxy: Proxy, outer: int, inside: int, *engines: asyncio.Server) -> AsyncIterator[None]:
+async def listening(
+    proxy: ProxyServer, outer: int, inside: int, *engines: asyncio.Server
+) -> AsyncIterator[None]:
     """The proxy at these ports, before engines that end with it."""
     runners = [await http.listen(proxy.inner, inside), await http.listen(proxy.outer, outer)]
     try:
@@ -641,9 +643,9 @@ def test_what_is_counted_has_few_names_whatever_is_asked(tmp_path: Path) -> None
         assert (await asking).startswith(b"HTTP/1.1 404 ")
         assert {record.model for record in entered} <= {"-", "tiny"}
 
-    entered = list[Record]()
+    entered = list[RequestRecord]()
 
-    def enter(self: Books, record: Record, now: float) -> None:
+    def enter(self: Books, record: RequestRecord, now: float) -> None:
         entered.append(record)
         real(self, record, now)
 
@@ -786,7 +788,7 @@ def test_the_status_says_whose_requests_are_at_the_engine_and_whose_wait(tmp_pat
 def test_the_log_says_streamed_where_the_engine_streams_however_that_was_asked_for(
     tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entered = list[Record]()
+    entered = list[RequestRecord]()
     monkeypatch.setattr(Books, "enter", lambda self, record, now: entered.append(record))
 
     async def story(bench: Bench) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from switch.protocols import PROTOCOLS, Said
 from tests.support import recording_engine
-from tests.support.recording_engine import PIECES, USAGE, Engine, Record, Script, recorded, script
+from tests.support.recording_engine import PIECES, USAGE, Record, RecordingEngine, Script, recorded, script
 
 WAIT_S = 5.0
 PATH = "/v1/chat/completions"
@@ -55,7 +55,7 @@ class Client:
 class Bench:
     """A recording engine that serves."""
 
-    engine: Engine
+    engine: RecordingEngine
     port: int
 
     @contextlib.asynccontextmanager
@@ -101,7 +101,7 @@ def served(test: Callable[[Bench], Awaitable[None]], idle_seconds: float = 5.0) 
     """Run a test against an engine that serves."""
 
     async def run() -> None:
-        engine = Engine(model="tiny", idle_seconds=idle_seconds)
+        engine = RecordingEngine(model="tiny", idle_seconds=idle_seconds)
         async with asyncio.timeout(30), await engine.listen("127.0.0.1", 0) as server:
             await test(Bench(engine=engine, port=server.sockets[0].getsockname()[1]))
 

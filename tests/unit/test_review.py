@@ -16,7 +16,7 @@ from common import StepFailed
 from review.changes import moves
 from review.differences import LONGEST_FULL
 from review.drift import MAIL, drift, lasting, unconfirmed
-from review.events import Change, Preview, PreviewFailed, parse
+from review.events import Preview, PreviewFailed, ResourceChange, parse
 from review.markdown import render
 from review.sentence import sentence
 from review.warnings import warnings
@@ -82,7 +82,7 @@ def test_a_flip_by_overlap_lets_nobody_wait() -> None:
 def moved(name: str, before: str, after: str, **config: str) -> Preview:
     """A recorded preview by overlap, with these sums of memory in its first phase's step."""
 
-    def step(change: Change) -> Change:
+    def step(change: ResourceChange) -> ResourceChange:
         if change.name != "prepare-step":
             return change
         old, new = (
@@ -150,7 +150,7 @@ def test_a_model_that_clients_must_ask_for_by_another_name_is_said_and_no_lost_r
 
 
 def test_another_model_under_the_same_name_is_said_and_costs_no_request() -> None:
-    def weighed(change: Change, folder: str) -> Change:
+    def weighed(change: ResourceChange, folder: str) -> ResourceChange:
         def side(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
             label = {"label": "changeover.weights", "value": folder}
             return {**inputs, "labels": [*(inputs.get("labels") or []), label]}
@@ -306,7 +306,7 @@ def test_what_a_tired_reviewer_must_not_miss_comes_first(name: str, expected: st
 
 @pytest.mark.parametrize("name", ["flip", "context"])
 def test_a_change_of_the_engine_that_touches_a_volume_breaks_a_policy(name: str) -> None:
-    volume = Change(
+    volume = ResourceChange(
         op="replaced",
         type="docker:index/volume:Volume",
         name="ollama-weights",
@@ -369,7 +369,7 @@ def test_the_order_in_which_the_engine_comes_to_things_is_no_difference_between_
 
 def test_a_review_that_is_too_long_is_cut_and_says_where_the_rest_is() -> None:
     seen = preview("flip")
-    long = Change(
+    long = ResourceChange(
         op="changed",
         type="x",
         name="y",
@@ -382,9 +382,9 @@ def test_a_review_that_is_too_long_is_cut_and_says_where_the_rest_is() -> None:
     assert "… and more: make review STACK=reviewed" in text
 
 
-def changed(name: str, before: dict[str, str], after: dict[str, str]) -> Change:
+def changed(name: str, before: dict[str, str], after: dict[str, str]) -> ResourceChange:
     """A step of this name whose environment changes."""
-    return Change(
+    return ResourceChange(
         op="changed",
         type="command:local:Command",
         name=name,
@@ -402,10 +402,10 @@ def test_keys_that_were_edited_on_the_host_are_named() -> None:
     assert "the proxies get the API keys again" in sentence(replace(preview("nothing"), changes=(edited,)))
 
 
-def mail(op: str, pending: bool, now: bool | None = None) -> Change:
+def mail(op: str, pending: bool, now: bool | None = None) -> ResourceChange:
     """What a refresh finds of the subscription of the alarms' mail."""
     told = {"endpoint": "ops@example.com", "pendingConfirmation": pending}
-    return Change(
+    return ResourceChange(
         op=op,
         type=MAIL,
         name="changeover-dev-alarms-mail",
@@ -466,9 +466,9 @@ def test_the_edges_caddyfile_is_shown_by_the_lines_that_change() -> None:
     assert f"The edge's Caddyfile:\n\n```diff\n{diff}\n```" in render(seen)
 
 
-def container(role: str, *, new_first: bool) -> Change:
+def container(role: str, *, new_first: bool) -> ResourceChange:
     labels = [{"label": "changeover.role", "value": role}]
-    return Change(
+    return ResourceChange(
         op="replaced",
         type="docker:index/container:Container",
         name=f"changeover-reviewed-{role}",
@@ -493,7 +493,7 @@ def test_a_new_proxy_is_said_and_cuts_nobody_unless_the_old_one_goes_first() -> 
 
 
 def test_other_packages_of_the_proxy_are_no_data_that_is_lost() -> None:
-    volume = Change(
+    volume = ResourceChange(
         op="deleted",
         type="docker:index/volume:Volume",
         name="proxy-wheels-0a1b2c3d",

@@ -8,12 +8,13 @@ from typing import Any
 from components import engines, routing
 from components.catalogue import MODELS
 from components.gpu_memory import EngineKind, Load, both
+from proxy.route import Limits
 
 GOLDEN = Path(__file__).parent / "golden"
-LIMITS = routing.Limits(
+LIMITS = Limits(
     hold_seconds=1080, first_token_seconds=300, answer_seconds=600, request_bytes=16 * 1024 * 1024
 )
-GATEWAY = routing.Gateway(kind="tensorzero", port=3000)
+GATEWAY = routing.RoutingGateway(kind="tensorzero", port=3000)
 
 
 def rendered(*kinds: EngineKind, **changes: Any) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from switch import __main__ as cli
 from switch import checks, daemon, files, owner
-from switch.daemon import Switch
+from switch.daemon import Daemon
 from switch.docker import Docker, DockerError
 from switch.gate import Answer
 from switch.gc import Busy, collect
@@ -153,9 +153,9 @@ class Rig:
             (self.weights / kind / "tiny-1" / ".complete").touch()
         self.switch = self.boot()
 
-    def boot(self, clock: Callable[[], float] | None = None) -> Switch:
+    def boot(self, clock: Callable[[], float] | None = None) -> Daemon:
         clock = clock or (lambda: self.now)
-        self.switch = Switch(self.docker, self.journal, self.weights, self.live, self.shared, clock)
+        self.switch = Daemon(self.docker, self.journal, self.weights, self.live, self.shared, clock)
         self.switch.events.put(Started(self.switch.route.held_since))
         self.switch.turn()
         return self.switch

@@ -41,8 +41,8 @@ from tests.support.simulated_host import (
     PROXY,
     Box,
     Cutover,
-    Host,
     Requests,
+    SimulatedHost,
     before_proxies,
     plan,
 )
@@ -51,15 +51,15 @@ SEEDS = int(os.environ.get("SWITCH_SEEDS", "60"))
 
 
 @pytest.fixture
-def host() -> Host:
-    return Host(random.Random(7))
+def host() -> SimulatedHost:
+    return SimulatedHost(random.Random(7))
 
 
-def old_serves(host: Host) -> bool:
+def old_serves(host: SimulatedHost) -> bool:
     return host.serves() == ([OLD], [OLD_GATEWAY]) and host.settled()
 
 
-def test_a_flip_holds_drains_stops_loads_gates_and_releases_in_this_order(host: Host) -> None:
+def test_a_flip_holds_drains_stops_loads_gates_and_releases_in_this_order(host: SimulatedHost) -> None:
     assert host.flip() == 0
     assert host.serves() == ([NEW], [NEW_GATEWAY])
     preparing = ["checking", "draining", "stopping", "loading", "prepared"]
@@ -69,21 +69,21 @@ def test_a_flip_holds_drains_stops_loads_gates_and_releases_in_this_order(host: 
 
 
 def test_an_overlap_never_stops_the_old_engine_before_the_new_gateway_answers() -> None:
-    host = Host(random.Random(7), overlap=True)
+    host = SimulatedHost(random.Random(7), overlap=True)
     assert host.flip("overlap") == 0
     assert host.serves() == ([NEW], [NEW_GATEWAY])
     assert host.most_engines == 2
     assert host.phases()[:3] == ["checking", "loading", "prepared"] and not host.held()
 
 
-def same_kind(host: Host) -> str:
+def same_kind(host: SimulatedHost) -> str:
     host.boxes["stack-ollama-3"] = Box("stack-ollama-3", "engine")
     return "stack-ollama-3"
 
 
 @pytest.mark.parametrize("engine", [NEW, "stack-ollama-3"])
 def test_an_overlap_for_which_there_is_no_room_goes_one_at_a_time_and_says_why(
-    host: Host, engine: str
+    host: SimulatedHost, engine: str
 ) -> None:
     same_kind(host)
     host.ask("prepare", plan(engine, "tight"))
@@ -98,7 +98,7 @@ def test_an_overlap_for_which_there_is_no_room_goes_one_at_a_time_and_says_why(
     assert last["mode"] == "hold" and "8.00 GiB + 8.00 GiB" in last["reason"]
 
 
-def test_the_memory_of_each_gpu_decides_as_well(host: Host) -> None:
+def test_the_memory_of_each_gpu_decides_as_well(host: SimulatedHost) -> None:
     wanted = plan(same_kind(host), "overlap", gpu_bytes=int(7.34 * 2**30))
     memory = Memory(gpu=int(14.56 * 2**30), host=0)
     assert host.state.active
@@ -109,7 +109,7 @@ def test_the_memory_of_each_gpu_decides_as_well(host: Host) -> None:
 
 
 def test_an_overlap_that_the_settings_insist_on_is_refused_without_room_and_nothing_is_drained(
-    host: Host,
+    host: SimulatedHost,
 ) -> None:
     runs = host.boxes[OLD_GATEWAY].runs
     assert host.state.active
@@ -124,7 +124,7 @@ def test_an_overlap_that_the_settings_insist_on_is_refused_without_room_and_noth
     assert host.follow() == 0, "nothing serves, so there is nothing to overlap with"
 
 
-def test_the_first_overlap_after_a_hold_holds_once_more_where_there_is_no_room(host: Host) -> None:
+def test_the_first_overlap_after_a_hold_holds_once_more_where_there_is_no_room(host: SimulatedHost) -> None:
     assert host.state.active and host.state.active.plan.cutover == "hold"
     host.ask("prepare", plan(same_kind(host), "tight", insist=True))
     assert host.follow() == 0 and host.most_engines == 1
@@ -132,13 +132,13 @@ def test_the_first_overlap_after_a_hold_holds_once_more_where_there_is_no_room(h
 
 
 def test_an_overlap_whose_old_engine_is_broken_goes_one_at_a_time() -> None:
-    host = Host(random.Random(7))
+    host = SimulatedHost(random.Random(7))
     host.boxes[OLD].running, host.boxes[OLD].mode = False, "exits"
     assert host.flip("overlap") == 0
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
-def test_the_new_engine_starts_when_the_driver_has_given_the_memory_back(host: Host) -> None:
+def test_the_new_engine_starts_when_the_driver_has_given_the_memory_back(host: SimulatedHost) -> None:
     host.gpu_bytes, host.gpu_free = 8 * 2**30, 2 * 2**30
     host.ask("prepare", plan(gpu_bytes=host.gpu_bytes))
     assert not host.run(8, lambda: host.boxes[NEW].running)
@@ -146,7 +146,7 @@ def test_the_new_engine_starts_when_the_driver_has_given_the_memory_back(host: H
     assert host.run(5, lambda: host.boxes[NEW].running)
 
 
-def test_memory_that_is_never_free_leads_back_and_says_what_to_look_at(host: Host) -> None:
+def test_memory_that_is_never_free_leads_back_and_says_what_to_look_at(host: SimulatedHost) -> None:
     host.gpu_bytes, host.gpu_free = 8 * 2**30, 2 * 2**30
     assert host.flip() == 1
     assert old_serves(host)
@@ -154,7 +154,7 @@ def test_memory_that_is_never_free_leads_back_and_says_what_to_look_at(host: Hos
     assert "nvidia-smi" in host.lines()
 
 
-def test_an_overlap_whose_engine_does_not_come_up_leads_to_hold_as_well(host: Host) -> None:
+def test_an_overlap_whose_engine_does_not_come_up_leads_to_hold_as_well(host: SimulatedHost) -> None:
     host.gpu_bytes, host.gpu_free = 8 * 2**30, 2 * 2**30
     assert host.flip("overlap") == 1
     assert old_serves(host)
@@ -163,14 +163,14 @@ def test_an_overlap_whose_engine_does_not_come_up_leads_to_hold_as_well(host: Ho
     assert "cutover" not in host.lines()
 
 
-def test_what_serves_is_brought_back_even_where_the_driver_can_not_be_asked(host: Host) -> None:
+def test_what_serves_is_brought_back_even_where_the_driver_can_not_be_asked(host: SimulatedHost) -> None:
     assert host.state.active
     host.state.active.plan = plan(OLD, gateway=OLD_GATEWAY, gpu_bytes=8 * 2**30)
     host.gpu_free, host.boxes[OLD].running = 0, False
     assert host.run(60, lambda: old_serves(host))
 
 
-def test_an_engine_under_the_floor_of_tokens_per_second_is_not_preferred(host: Host) -> None:
+def test_an_engine_under_the_floor_of_tokens_per_second_is_not_preferred(host: SimulatedHost) -> None:
     host.token_seconds = 0.6
     assert host.flip() == 1
     assert old_serves(host)
@@ -178,25 +178,27 @@ def test_an_engine_under_the_floor_of_tokens_per_second_is_not_preferred(host: H
     assert "gateTokensPerSecond" in host.lines()
 
 
-def test_a_slow_engine_that_serves_already_is_brought_back_all_the_same(host: Host) -> None:
+def test_a_slow_engine_that_serves_already_is_brought_back_all_the_same(host: SimulatedHost) -> None:
     host.token_seconds, host.boxes[OLD].running = 0.6, False
     assert host.run(60, lambda: old_serves(host))
 
 
-def another_ollama(host: Host, loads: float) -> str:
+def another_ollama(host: SimulatedHost, loads: float) -> str:
     name = same_kind(host)
     host.boxes[name].loads = loads
     return name
 
 
-def test_an_ollama_may_load_in_its_first_completion_as_long_as_an_engine_may_load(host: Host) -> None:
+def test_an_ollama_may_load_in_its_first_completion_as_long_as_an_engine_may_load(
+    host: SimulatedHost,
+) -> None:
     host.ask("prepare", plan(another_ollama(host, loads=50)))
     assert host.follow() == 0, host.lines()
     assert "loading ollama … 45 s" in host.lines()
 
 
 def test_an_ollama_that_loads_for_too_long_leads_back_in_time_and_one_that_served_comes_back(
-    host: Host,
+    host: SimulatedHost,
 ) -> None:
     host.boxes[OLD].loads = 50
     host.ask("prepare", plan(another_ollama(host, loads=70)))
@@ -204,7 +206,7 @@ def test_an_ollama_that_loads_for_too_long_leads_back_in_time_and_one_that_serve
     assert old_serves(host) and host.boxes[OLD].loads == 0
 
 
-def test_only_the_first_completion_of_an_ollama_may_take_long(host: Host) -> None:
+def test_only_the_first_completion_of_an_ollama_may_take_long(host: SimulatedHost) -> None:
     seconds = dict[str, list[float]]()
     takes = host.takes
 
@@ -220,7 +222,7 @@ def test_only_the_first_completion_of_an_ollama_may_take_long(host: Host) -> Non
     assert 50 < seconds[OLD][0] <= 60 and seconds[OLD][1:] == [0, 0]
 
 
-def test_the_requests_that_were_held_are_counted(host: Host) -> None:
+def test_the_requests_that_were_held_are_counted(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     assert host.run(6, lambda: host.phase() == "loading")
     other = host.another_proxy()
@@ -230,7 +232,7 @@ def test_the_requests_that_were_held_are_counted(host: Host) -> None:
     assert host.state.transaction and host.state.transaction.most_waiting == 20
 
 
-def test_the_way_back_is_what_served_before_whatever_failed_in_between(host: Host) -> None:
+def test_the_way_back_is_what_served_before_whatever_failed_in_between(host: SimulatedHost) -> None:
     host.boxes[NEW].mode = "error"
     assert host.flip() == 1
     host.boxes[NEW].mode = "good"
@@ -239,7 +241,7 @@ def test_the_way_back_is_what_served_before_whatever_failed_in_between(host: Hos
     assert host.state.back and host.state.back.engine.container == OLD
 
 
-def test_every_image_that_a_change_was_asked_with_is_noted_once_though_it_failed(host: Host) -> None:
+def test_every_image_that_a_change_was_asked_with_is_noted_once_though_it_failed(host: SimulatedHost) -> None:
     host.boxes[NEW].mode = "error"
     wanted = plan()
     about = dataclasses.replace(wanted.about, images=("edge:1", "gateway:1"))
@@ -249,7 +251,7 @@ def test_every_image_that_a_change_was_asked_with_is_noted_once_though_it_failed
     assert host.state.images == ["stack-vllm-2:1", "gateway:1", "edge:1"]
 
 
-def test_a_failed_check_touches_nothing(host: Host) -> None:
+def test_a_failed_check_touches_nothing(host: SimulatedHost) -> None:
     host.check_text = "the weights are not there"
     runs = host.boxes[OLD_GATEWAY].runs, host.boxes[OLD].runs
     assert host.flip() == 1
@@ -260,7 +262,7 @@ def test_a_failed_check_touches_nothing(host: Host) -> None:
 @pytest.mark.parametrize("mode", ["exits", "error", "silent"])
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
 def test_an_engine_that_fails_its_gate_leads_back_to_the_old_one(mode: str, cutover: Cutover) -> None:
-    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host = SimulatedHost(random.Random(7), overlap=cutover == "overlap")
     host.boxes[NEW].mode = mode
     assert host.flip(cutover) == 1
     assert old_serves(host)
@@ -272,7 +274,7 @@ def test_an_engine_that_fails_its_gate_leads_back_to_the_old_one(mode: str, cuto
 def test_no_request_waits_longer_than_the_worst_that_the_preview_says(drain_ends: bool) -> None:
     bounds = Bounds(drain=120, load=300, completions=3)
     told = times(bounds.drain, bounds.load)
-    host = Host(random.Random(7))
+    host = SimulatedHost(random.Random(7))
     host.takes = lambda action: 0.1  # type: ignore[method-assign]
     host.drain_seconds = bounds.drain - 2 if drain_ends else told.request
     assert host.state.active
@@ -309,14 +311,14 @@ def test_no_request_waits_longer_than_the_worst_that_the_preview_says(drain_ends
     assert least < host.state.last.held_seconds <= bounds.worst
 
 
-def test_an_engine_that_exits_is_not_waited_for(host: Host) -> None:
+def test_an_engine_that_exits_is_not_waited_for(host: SimulatedHost) -> None:
     host.boxes[NEW].mode = "exits"
     began = host.now
     host.flip()
     assert host.now - began < 25
 
 
-def test_a_drain_that_does_not_end_is_given_up_and_stops_no_engine(host: Host) -> None:
+def test_a_drain_that_does_not_end_is_given_up_and_stops_no_engine(host: SimulatedHost) -> None:
     host.drain_seconds = 40
     run = host.boxes[OLD].runs
     assert host.flip() == 1
@@ -324,7 +326,9 @@ def test_a_drain_that_does_not_end_is_given_up_and_stops_no_engine(host: Host) -
     assert "stack-proxy-1 still had" in host.lines() and "no engine was stopped" in host.lines()
 
 
-def test_a_proxy_that_hangs_has_not_drained_and_one_that_does_not_run_has_nothing(host: Host) -> None:
+def test_a_proxy_that_hangs_has_not_drained_and_one_that_does_not_run_has_nothing(
+    host: SimulatedHost,
+) -> None:
     host.another_proxy().hangs_until = host.now + 100
     assert host.flip() == 1 and old_serves(host)
     assert "stack-proxy-2 did not answer after 20 s; no engine was stopped" in host.lines()
@@ -332,7 +336,7 @@ def test_a_proxy_that_hangs_has_not_drained_and_one_that_does_not_run_has_nothin
     assert host.flip() == 0
 
 
-def test_a_proxy_that_has_not_taken_note_of_the_hold_has_not_drained(host: Host) -> None:
+def test_a_proxy_that_has_not_taken_note_of_the_hold_has_not_drained(host: SimulatedHost) -> None:
     host.proxies[PROXY].looks_at = host.now + 12
     host.ask("prepare", plan())
     assert host.run(10, lambda: host.phase() == "draining")
@@ -341,7 +345,7 @@ def test_a_proxy_that_has_not_taken_note_of_the_hold_has_not_drained(host: Host)
 
 
 def test_a_hold_ends_no_gateway_and_the_old_one_ends_once_the_proxies_have_taken_note_of_the_release(
-    host: Host,
+    host: SimulatedHost,
 ) -> None:
     host.ask("prepare", plan())
     assert host.follow() == 0
@@ -363,7 +367,7 @@ def test_a_hold_ends_no_gateway_and_the_old_one_ends_once_the_proxies_have_taken
 def test_the_longest_answer_is_never_cut_and_what_is_no_answer_ends_after_it(
     answer_seconds: float, takes: float
 ) -> None:
-    host = Host(random.Random(7), overlap=True)
+    host = SimulatedHost(random.Random(7), overlap=True)
     host.drain_seconds = answer_seconds
     host.ask("prepare", plan(cutover="overlap"))
     assert host.follow() == 0
@@ -374,7 +378,9 @@ def test_the_longest_answer_is_never_cut_and_what_is_no_answer_ends_after_it(
     assert takes <= host.now - began < takes + 20
 
 
-def test_after_an_overlap_the_old_engine_goes_on_until_no_proxy_has_a_request_there(host: Host) -> None:
+def test_after_an_overlap_the_old_engine_goes_on_until_no_proxy_has_a_request_there(
+    host: SimulatedHost,
+) -> None:
     host.overlap = True
     host.ask("prepare", plan(cutover="overlap"))
     assert host.follow() == 0
@@ -387,7 +393,7 @@ def test_after_an_overlap_the_old_engine_goes_on_until_no_proxy_has_a_request_th
 
 
 @pytest.mark.parametrize("mode", ["exits", "error", "silent"])
-def test_a_new_gateway_that_gives_no_completion_leads_back(host: Host, mode: str) -> None:
+def test_a_new_gateway_that_gives_no_completion_leads_back(host: SimulatedHost, mode: str) -> None:
     host.ask("prepare", plan())
     assert host.follow() == 0
     host.make_gateway(mode=mode)
@@ -398,7 +404,7 @@ def test_a_new_gateway_that_gives_no_completion_leads_back(host: Host, mode: str
 
 @pytest.mark.parametrize(("first", "then", "passes"), [(0.6, 0.01, True), (0.01, 0.6, False)])
 def test_the_first_completion_of_several_does_not_say_how_fast_an_engine_is(
-    host: Host, first: float, then: float, passes: bool
+    host: SimulatedHost, first: float, then: float, passes: bool
 ) -> None:
     host.token_seconds = first
     host.ask("prepare", plan())
@@ -409,14 +415,16 @@ def test_the_first_completion_of_several_does_not_say_how_fast_an_engine_is(
 
 
 @pytest.mark.parametrize(("speed", "passes"), [(0.01, True), (0.6, False)])
-def test_a_single_completion_says_how_fast_an_engine_is(host: Host, speed: float, passes: bool) -> None:
+def test_a_single_completion_says_how_fast_an_engine_is(
+    host: SimulatedHost, speed: float, passes: bool
+) -> None:
     host.token_seconds = speed
     wanted = plan()
     host.ask("prepare", dataclasses.replace(wanted, gate=dataclasses.replace(wanted.gate, completions=1)))
     assert (host.follow() == 0) == passes
 
 
-def test_a_signal_that_a_kill_cut_off_is_sent_again(host: Host) -> None:
+def test_a_signal_that_a_kill_cut_off_is_sent_again(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     assert host.follow() == 0
     host.make_gateway()
@@ -429,14 +437,16 @@ def test_a_signal_that_a_kill_cut_off_is_sent_again(host: Host) -> None:
     assert host.run(10, lambda: not host.boxes[OLD_GATEWAY].running)
 
 
-def test_an_engine_that_was_told_to_stop_is_not_believed_after_a_kill(host: Host) -> None:
+def test_an_engine_that_was_told_to_stop_is_not_believed_after_a_kill(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     host.kill_at = lambda: host.phase() == "stopping" and host.kills == 0
     assert host.run(10, lambda: host.kills == 1)
     assert host.run(30, lambda: old_serves(host)) and host.boxes[OLD].runs == 1
 
 
-def test_a_commit_that_was_given_up_without_a_journal_is_not_gone_on_with_after_a_kill(host: Host) -> None:
+def test_a_commit_that_was_given_up_without_a_journal_is_not_gone_on_with_after_a_kill(
+    host: SimulatedHost,
+) -> None:
     host.ask("prepare", plan())
     assert host.follow() == 0
     host.make_gateway()
@@ -455,7 +465,7 @@ def test_a_commit_that_was_given_up_without_a_journal_is_not_gone_on_with_after_
 
 
 @pytest.mark.parametrize("phase", ["loading", "prepared"])
-def test_another_engine_does_not_stay_beside_the_one_that_gets_ready(host: Host, phase: str) -> None:
+def test_another_engine_does_not_stay_beside_the_one_that_gets_ready(host: SimulatedHost, phase: str) -> None:
     host.overlap = True  # a person starts it, not the switch
     host.boxes["stack-ollama-9"] = Box("stack-ollama-9", "engine")
     host.ask("prepare", plan())
@@ -465,7 +475,7 @@ def test_another_engine_does_not_stay_beside_the_one_that_gets_ready(host: Host,
     assert host.follow() == 0
 
 
-def test_a_prepared_engine_that_ends_is_a_failed_change(host: Host) -> None:
+def test_a_prepared_engine_that_ends_is_a_failed_change(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     assert host.follow() == 0
     host.boxes[NEW].running = False
@@ -473,7 +483,7 @@ def test_a_prepared_engine_that_ends_is_a_failed_change(host: Host) -> None:
 
 
 def test_in_an_overlap_the_old_engines_end_is_a_hold_and_a_failed_change() -> None:
-    host = Host(random.Random(7), overlap=True)
+    host = SimulatedHost(random.Random(7), overlap=True)
     host.boxes[NEW].mode = "silent"
     host.ask("prepare", plan(cutover="overlap"))
     assert host.run(10, lambda: host.boxes[NEW].running)
@@ -483,7 +493,7 @@ def test_in_an_overlap_the_old_engines_end_is_a_hold_and_a_failed_change() -> No
     assert host.run(60, lambda: old_serves(host))
 
 
-def test_a_coordinator_that_stops_following_is_undone_while_the_engine_loads(host: Host) -> None:
+def test_a_coordinator_that_stops_following_is_undone_while_the_engine_loads(host: SimulatedHost) -> None:
     host.boxes[NEW].mode = "silent"
     host.ask("prepare", plan())
     host.follow(patience=5)
@@ -491,7 +501,7 @@ def test_a_coordinator_that_stops_following_is_undone_while_the_engine_loads(hos
     assert answer(host.state)[1] == 1
 
 
-def test_a_prepared_change_waits_for_its_longer_lease_and_then_is_undone(host: Host) -> None:
+def test_a_prepared_change_waits_for_its_longer_lease_and_then_is_undone(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     assert host.follow() == 0
     host.run(25)
@@ -499,7 +509,7 @@ def test_a_prepared_change_waits_for_its_longer_lease_and_then_is_undone(host: H
     assert host.run(60, lambda: old_serves(host))
 
 
-def test_a_commit_that_finds_its_prepare_undone_does_it_again(host: Host) -> None:
+def test_a_commit_that_finds_its_prepare_undone_does_it_again(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     host.follow()
     assert host.run(120, lambda: old_serves(host))
@@ -509,7 +519,7 @@ def test_a_commit_that_finds_its_prepare_undone_does_it_again(host: Host) -> Non
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
-def test_a_gateway_alone_is_changed_without_a_hold(host: Host) -> None:
+def test_a_gateway_alone_is_changed_without_a_hold(host: SimulatedHost) -> None:
     host.ask("prepare", plan(OLD))
     assert host.follow() == 0 and host.phase() == "unchanged"
     host.make_gateway()
@@ -525,7 +535,7 @@ def limits_changed(wanted: Plan) -> Plan:
 
 @pytest.mark.parametrize("gateway", [OLD_GATEWAY, None])
 def test_another_routing_alone_is_published_by_its_commit_and_holds_nobody(
-    host: Host, gateway: str | None
+    host: SimulatedHost, gateway: str | None
 ) -> None:
     if gateway is None:
         assert host.flip(to=OLD, gateway=None) == 0
@@ -541,7 +551,7 @@ def test_another_routing_alone_is_published_by_its_commit_and_holds_nobody(
     assert host.phase() == "unchanged"
 
 
-def test_without_a_gateway_the_commit_itself_is_the_release(host: Host) -> None:
+def test_without_a_gateway_the_commit_itself_is_the_release(host: SimulatedHost) -> None:
     assert host.flip(gateway=None) == 0, host.lines()
     assert host.serves() == ([NEW], []) and host.settled()
     assert "gateway answers" not in host.lines() and host.held()
@@ -554,7 +564,7 @@ def test_without_a_gateway_the_commit_itself_is_the_release(host: Host) -> None:
 
 
 @pytest.mark.parametrize("engine", [OLD, NEW])
-def test_the_gateway_goes_and_comes_by_a_change_like_any_other(host: Host, engine: str) -> None:
+def test_the_gateway_goes_and_comes_by_a_change_like_any_other(host: SimulatedHost, engine: str) -> None:
     assert host.flip(to=engine, gateway=None) == 0, host.lines()
     assert host.serves() == ([engine], []) and not host.file.gateway
     assert host.held() == (engine == NEW)
@@ -563,28 +573,28 @@ def test_the_gateway_goes_and_comes_by_a_change_like_any_other(host: Host, engin
     assert not host.held() and "gateway answers" in host.lines()
 
 
-def test_a_former_name_of_the_model_is_answered_until_its_update_has_ended(host: Host) -> None:
+def test_a_former_name_of_the_model_is_answered_until_its_update_has_ended(host: SimulatedHost) -> None:
     assert host.flip(model="other") == 0
     assert host.file.also == ["tiny"] and "models.other" in host.file.routing
     assert not host.run(FORMER_NAME_SECONDS - 10, lambda: host.file.also == [])
     assert host.run(20, lambda: host.file.also == [])
 
 
-def test_a_name_that_was_changed_back_is_no_former_one(host: Host) -> None:
+def test_a_name_that_was_changed_back_is_no_former_one(host: SimulatedHost) -> None:
     assert host.flip(model="other") == 0
     assert host.flip(to=OLD, gateway="stack-gateway-3") == 0
     assert host.file.also == ["other"]
     assert host.run(FORMER_NAME_SECONDS + 10, lambda: host.file.also == [])
 
 
-def test_a_change_that_fails_gives_no_name_away(host: Host) -> None:
+def test_a_change_that_fails_gives_no_name_away(host: SimulatedHost) -> None:
     host.boxes[NEW].mode = "error"
     assert host.flip(model="other") == 1 and old_serves(host)
     assert host.file.also == [] and "models.tiny" in host.file.routing
 
 
 @pytest.fixture
-def old_version(host: Host) -> Host:
+def old_version(host: SimulatedHost) -> SimulatedHost:
     """What commit 0fb29bc has left: an edge that asks its gateway, and proxies that nobody asks yet."""
     active = Active(before_proxies(plan(OLD, gateway=OLD_GATEWAY)), "run 0", host.now)
     host.state = host.journal = State(active=active)
@@ -593,7 +603,9 @@ def old_version(host: Host) -> Host:
     return host
 
 
-def test_what_a_version_without_proxies_made_is_held_by_ending_its_gateway(old_version: Host) -> None:
+def test_what_a_version_without_proxies_made_is_held_by_ending_its_gateway(
+    old_version: SimulatedHost,
+) -> None:
     host = old_version
     host.ask("prepare", plan())
     assert host.run(20, lambda: host.phase() == "loading")
@@ -606,7 +618,7 @@ def test_what_a_version_without_proxies_made_is_held_by_ending_its_gateway(old_v
     assert host.file == route(host.state, 2, 0) and not host.holds()
 
 
-def test_a_start_on_what_a_version_without_proxies_made_holds_nobody(old_version: Host) -> None:
+def test_a_start_on_what_a_version_without_proxies_made_holds_nobody(old_version: SimulatedHost) -> None:
     old_version.apply(Started(old_version.file.held_since))
     assert old_version.state.held is None
     old_version.state.active = Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", old_version.now)
@@ -614,7 +626,9 @@ def test_a_start_on_what_a_version_without_proxies_made_holds_nobody(old_version
     assert old_version.state.held == 900.0, "what is held is not released unseen"
 
 
-def test_another_name_waits_until_the_edge_of_a_version_without_proxies_has_gone(old_version: Host) -> None:
+def test_another_name_waits_until_the_edge_of_a_version_without_proxies_has_gone(
+    old_version: SimulatedHost,
+) -> None:
     host, before = old_version, copy.deepcopy(old_version.state)
     with pytest.raises(Refused, match="`pulumi config set name tiny` and `pulumi up`") as refused:
         host.ask("prepare", plan(model="other"))
@@ -624,7 +638,7 @@ def test_another_name_waits_until_the_edge_of_a_version_without_proxies_has_gone
     host.ask("prepare", plan(OLD, model="other"))
 
 
-def test_what_a_version_without_proxies_made_comes_back_with_its_gateway(old_version: Host) -> None:
+def test_what_a_version_without_proxies_made_comes_back_with_its_gateway(old_version: SimulatedHost) -> None:
     host = old_version
     host.boxes[NEW].mode = "error"
     assert host.flip() == 1
@@ -634,21 +648,21 @@ def test_what_a_version_without_proxies_made_comes_back_with_its_gateway(old_ver
     assert host.run(60, lambda: host.serves() == ([OLD], [OLD_GATEWAY]) and host.state.held is None)
 
 
-def test_the_upgrade_of_an_engine_that_stays_holds_nobody(old_version: Host) -> None:
+def test_the_upgrade_of_an_engine_that_stays_holds_nobody(old_version: SimulatedHost) -> None:
     host = old_version
     assert host.flip(to=OLD) == 0, host.lines()
     assert host.serves() == ([OLD], [NEW_GATEWAY]) and not host.held()
     assert host.file.container == OLD and not host.holds() and host.boxes[OLD].runs == 0
 
 
-def test_a_commit_of_what_already_serves_changes_nothing(host: Host) -> None:
+def test_a_commit_of_what_already_serves_changes_nothing(host: SimulatedHost) -> None:
     host.ask("commit", plan(OLD, gateway=OLD_GATEWAY))
     assert answer(host.state) == (["ollama (stack-ollama-1) is already serving"], 0)
     assert host.state.last is None
 
 
 def test_the_first_deployment_has_nothing_to_go_back_to() -> None:
-    host = Host(random.Random(7))
+    host = SimulatedHost(random.Random(7))
     host.state = State()
     for name in (OLD, OLD_GATEWAY):
         del host.boxes[name]
@@ -662,7 +676,7 @@ def test_the_first_deployment_has_nothing_to_go_back_to() -> None:
 
 
 def test_a_crash_of_the_active_engine_holds_from_the_turn_on_that_sees_it_until_it_is_gated_again(
-    host: Host,
+    host: SimulatedHost,
 ) -> None:
     host.boxes[OLD].running = False
     host.turn()
@@ -672,14 +686,14 @@ def test_a_crash_of_the_active_engine_holds_from_the_turn_on_that_sees_it_until_
     assert host.boxes[OLD_GATEWAY].runs == 0
 
 
-def test_an_engine_that_docker_has_restarted_is_gated_again_while_requests_wait(host: Host) -> None:
+def test_an_engine_that_docker_has_restarted_is_gated_again_while_requests_wait(host: SimulatedHost) -> None:
     host.boxes[OLD].runs = 5
     host.turn()
     assert host.file.held_since == host.now
     assert host.run(60, lambda: old_serves(host)) and host.boxes[OLD].runs == 5
 
 
-def test_a_gateway_that_ends_is_a_hold_until_it_runs_again(host: Host) -> None:
+def test_a_gateway_that_ends_is_a_hold_until_it_runs_again(host: SimulatedHost) -> None:
     host.boxes[OLD_GATEWAY].running = False
     host.turn()
     assert host.file.held_since == host.now
@@ -687,7 +701,9 @@ def test_a_gateway_that_ends_is_a_hold_until_it_runs_again(host: Host) -> None:
     assert host.boxes[OLD_GATEWAY].runs == 1 and host.boxes[OLD].runs == 0
 
 
-def test_an_engine_that_does_not_come_back_is_tried_again_and_said_to_be_in_trouble(host: Host) -> None:
+def test_an_engine_that_does_not_come_back_is_tried_again_and_said_to_be_in_trouble(
+    host: SimulatedHost,
+) -> None:
     host.boxes[OLD].running, host.boxes[OLD].mode = False, "exits"
     host.run(60)
     assert "exited with code 3" in host.state.trouble and host.holds()
@@ -696,25 +712,25 @@ def test_an_engine_that_does_not_come_back_is_tried_again_and_said_to_be_in_trou
     assert host.run(120, lambda: old_serves(host) and not host.state.trouble)
 
 
-def test_another_engine_that_was_started_by_hand_is_stopped(host: Host) -> None:
+def test_another_engine_that_was_started_by_hand_is_stopped(host: SimulatedHost) -> None:
     host.overlap = True
     host.boxes[NEW].running = True
     assert host.run(10, lambda: old_serves(host))
 
 
-def test_nothing_is_stopped_while_nothing_is_known_to_be_active(host: Host) -> None:
+def test_nothing_is_stopped_while_nothing_is_known_to_be_active(host: SimulatedHost) -> None:
     host.state = State()
     host.run(10)
     assert host.serves() == ([OLD], [OLD_GATEWAY])
 
 
-def test_a_second_change_is_refused_while_one_is_under_way(host: Host) -> None:
+def test_a_second_change_is_refused_while_one_is_under_way(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     with pytest.raises(Occupied, match=r"a change to vllm .* is under way"):
         host.ask("prepare", plan(OLD))
 
 
-def test_a_change_after_a_killed_one_waits_until_that_is_undone(host: Host) -> None:
+def test_a_change_after_a_killed_one_waits_until_that_is_undone(host: SimulatedHost) -> None:
     host.boxes[NEW].mode = "silent"
     host.ask("prepare", plan())
     host.follow(patience=5)
@@ -725,7 +741,7 @@ def test_a_change_after_a_killed_one_waits_until_that_is_undone(host: Host) -> N
     assert host.phase() == "unchanged" and host.run(5, lambda: old_serves(host))
 
 
-def test_the_same_change_asked_for_again_goes_on_with_the_first(host: Host) -> None:
+def test_the_same_change_asked_for_again_goes_on_with_the_first(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     host.run(3)
     first = host.state.transaction
@@ -734,14 +750,16 @@ def test_the_same_change_asked_for_again_goes_on_with_the_first(host: Host) -> N
     assert host.follow() == 0
 
 
-def test_a_missing_container_is_refused_before_anything_begins(host: Host) -> None:
+def test_a_missing_container_is_refused_before_anything_begins(host: SimulatedHost) -> None:
     with pytest.raises(Refused, match="does not exist"):
         host.ask("prepare", plan("stack-vllm-3"))
     with pytest.raises(Refused, match="does not exist"):
         host.ask("commit", plan(NEW, gateway="stack-gateway-9"))
 
 
-def test_a_gateway_is_removed_only_when_it_was_already_nobodys_at_the_commit_before(host: Host) -> None:
+def test_a_gateway_is_removed_only_when_it_was_already_nobodys_at_the_commit_before(
+    host: SimulatedHost,
+) -> None:
     host.boxes["stack-gateway-0"] = Box("stack-gateway-0", "gateway", created=1.0)
     assert host.flip() == 0
     assert {"stack-gateway-0", OLD_GATEWAY} <= set(host.boxes)
@@ -752,7 +770,7 @@ def test_a_gateway_is_removed_only_when_it_was_already_nobodys_at_the_commit_bef
     assert "stack-gateway-0" not in host.boxes and {OLD_GATEWAY, NEW_GATEWAY} <= set(host.boxes)
 
 
-def test_what_is_released_is_not_brought_back(host: Host) -> None:
+def test_what_is_released_is_not_brought_back(host: SimulatedHost) -> None:
     host.apply(StackReleased())
     host.boxes[OLD].running = host.boxes[OLD_GATEWAY].running = False
     host.run(10)
@@ -766,7 +784,7 @@ def test_a_change_that_is_given_up_on_purpose_leads_back_and_is_no_alarm(
 ) -> None:
     if cutover == "overlap" and phase in ("draining", "stopping"):
         return  # it has no such phase
-    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host = SimulatedHost(random.Random(7), overlap=cutover == "overlap")
     runs = host.boxes[OLD].runs
     host.ask("prepare", plan(cutover=cutover))
     assert host.run(60, lambda: host.phase() == phase)
@@ -780,7 +798,7 @@ def test_a_change_that_is_given_up_on_purpose_leads_back_and_is_no_alarm(
     assert host.flip(cutover) == 0
 
 
-def test_only_a_change_that_is_not_yet_committed_can_be_given_up(host: Host) -> None:
+def test_only_a_change_that_is_not_yet_committed_can_be_given_up(host: SimulatedHost) -> None:
     with pytest.raises(Refused, match="no change to stack-vllm-2 is under way"):
         host.apply(Abandoned(NEW))
     host.ask("prepare", plan())
@@ -796,7 +814,7 @@ def test_only_a_change_that_is_not_yet_committed_can_be_given_up(host: Host) -> 
         host.apply(Abandoned(NEW))
 
 
-def test_a_change_asked_for_after_one_that_was_given_up_waits_for_it(host: Host) -> None:
+def test_a_change_asked_for_after_one_that_was_given_up_waits_for_it(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     assert host.follow() == 0
     host.apply(Abandoned(NEW))
@@ -810,7 +828,7 @@ SETTLES_SECONDS = 2000
 """At most, with all kills and stalls: after a kill, what still has answers has its whole patience again."""
 
 
-def trouble(host: Host, rng: random.Random, rate: float) -> None:
+def trouble(host: SimulatedHost, rng: random.Random, rate: float) -> None:
     """From now on the switch is killed at this rate. In some runs the host's clock is set each time; in some,
     the switch or Docker stands still five times."""
     clocks, often, stalls = rng.choice(CLOCKS), rng.choice([0, 0, 0.01]), iter(range(5))
@@ -827,7 +845,7 @@ def trouble(host: Host, rng: random.Random, rate: float) -> None:
     host.kill_at, host.stall_at = killed, stalled
 
 
-def no_more_trouble(host: Host) -> None:
+def no_more_trouble(host: SimulatedHost) -> None:
     host.kill_at, host.stall_at = lambda: False, lambda: 0.0
 
 
@@ -835,7 +853,7 @@ def no_more_trouble(host: Host) -> None:
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_whatever_dies_a_change_that_is_given_up_leaves_the_old_engine(seed: int, cutover: Cutover) -> None:
     rng = random.Random(f"given up {cutover} {seed}")
-    host = Host(rng, overlap=cutover == "overlap")
+    host = SimulatedHost(rng, overlap=cutover == "overlap")
     host.pass_time(10_000)  # the clock is set back by less than that
     host.boxes[NEW].mode = rng.choice(["good", "good", "good", "exits", "error", "silent"])
     host.drain_seconds = rng.choice([0, 0.5, 5, 50])
@@ -864,7 +882,7 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(
     seed: int, cutover: Cutover
 ) -> None:
     rng = random.Random(f"{cutover} {seed}")
-    host = Host(rng, overlap=cutover == "overlap")
+    host = SimulatedHost(rng, overlap=cutover == "overlap")
     host.pass_time(10_000)  # the clock is set back by less than that
     host.boxes[NEW].mode = rng.choice(["good", "good", "good", "exits", "error", "silent"])
     host.drain_seconds = rng.choice([0, 0.5, 0.5, 5, 50, 400])
@@ -950,7 +968,7 @@ def test_whatever_dies_exactly_the_old_or_exactly_the_new_serves_in_the_end(
 
 
 @pytest.mark.parametrize("name", [OLD, OLD_GATEWAY])
-def test_what_hangs_while_it_serves_is_said_ended_and_brought_back(host: Host, name: str) -> None:
+def test_what_hangs_while_it_serves_is_said_ended_and_brought_back(host: SimulatedHost, name: str) -> None:
     host.run(10)
     host.hang(name)
     assert not host.run(40, lambda: bool(host.state.terminating)), "it may only be slow"
@@ -964,7 +982,7 @@ def test_what_hangs_while_it_serves_is_said_ended_and_brought_back(host: Host, n
     assert host.boxes[OLD if name == OLD_GATEWAY else OLD_GATEWAY].runs == 0
 
 
-def test_a_proxy_that_hangs_is_started_anew_and_nothing_else_is_touched(host: Host) -> None:
+def test_a_proxy_that_hangs_is_started_anew_and_nothing_else_is_touched(host: SimulatedHost) -> None:
     host.run(10)
     host.hang(PROXY)
     assert not host.run(40, lambda: bool(host.state.terminating)), "it may only be slow"
@@ -977,7 +995,7 @@ def test_a_proxy_that_hangs_is_started_anew_and_nothing_else_is_touched(host: Ho
 
 @pytest.mark.parametrize("way", ["killed", "refused"])
 def test_a_proxy_that_was_to_be_started_anew_is_though_the_switch_is_killed_or_docker_refuses(
-    host: Host, way: str
+    host: SimulatedHost, way: str
 ) -> None:
     host.run(10)
     host.hang(PROXY)
@@ -1004,7 +1022,7 @@ def test_a_proxy_that_was_to_be_started_anew_is_though_the_switch_is_killed_or_d
 
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
 def test_a_change_waits_for_a_proxy_that_hangs_until_it_is_started_anew(cutover: Cutover) -> None:
-    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host = SimulatedHost(random.Random(7), overlap=cutover == "overlap")
     host.run(10)
     host.patience_with_hangs = 15  # less than the drain, as in a plan
     host.hang(PROXY)
@@ -1012,7 +1030,7 @@ def test_a_change_waits_for_a_proxy_that_hangs_until_it_is_started_anew(cutover:
     assert host.boxes[PROXY].runs == 1 and host.serves()[0] == [NEW]
 
 
-def test_an_engine_that_hangs_again_and_again_is_tried_with_growing_pauses(host: Host) -> None:
+def test_an_engine_that_hangs_again_and_again_is_tried_with_growing_pauses(host: SimulatedHost) -> None:
     pauses = list[float]()
     for _ in range(5):
         host.hang(OLD)
@@ -1032,7 +1050,7 @@ def test_an_engine_that_hangs_again_and_again_is_tried_with_growing_pauses(host:
 def test_a_flip_away_from_what_hangs_succeeds_and_waits_for_nothing_that_is_there(
     name: str, cutover: Cutover, hung_before: float
 ) -> None:
-    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host = SimulatedHost(random.Random(7), overlap=cutover == "overlap")
     host.run(10)
     host.patience_with_hangs = 15  # less than the drain, as in a plan
     host.boxes[name].hangs_since = host.now - hung_before
@@ -1042,7 +1060,7 @@ def test_a_flip_away_from_what_hangs_succeeds_and_waits_for_nothing_that_is_ther
     assert host.now - began < 60 and "hangs" in host.lines() + host.state.healed
 
 
-def test_an_engine_that_begins_to_hang_in_a_drain_is_given_up_in_it(host: Host) -> None:
+def test_an_engine_that_begins_to_hang_in_a_drain_is_given_up_in_it(host: SimulatedHost) -> None:
     host.patience_with_hangs = 15
     host.ask("prepare", plan())
     assert host.run(10, lambda: host.phase() == "draining")
@@ -1052,7 +1070,9 @@ def test_an_engine_that_begins_to_hang_in_a_drain_is_given_up_in_it(host: Host) 
     assert host.follow() == 0 and "The change does not wait for its requests" in host.lines()
 
 
-def test_a_proxy_of_an_older_version_is_not_waited_for_either_when_an_engine_hangs(host: Host) -> None:
+def test_a_proxy_of_an_older_version_is_not_waited_for_either_when_an_engine_hangs(
+    host: SimulatedHost,
+) -> None:
     host.run(10)
     host.patience_with_hangs, host.proxies[PROXY].gives_up = 15, False
     host.hang(OLD)
@@ -1060,7 +1080,7 @@ def test_a_proxy_of_an_older_version_is_not_waited_for_either_when_an_engine_han
 
 
 def test_an_overlap_whose_old_engine_hangs_goes_on_as_a_hold() -> None:
-    host = Host(random.Random(7), overlap=True)
+    host = SimulatedHost(random.Random(7), overlap=True)
     host.patience_with_hangs = 10
     host.boxes[NEW].mode = "silent"
     host.ask("prepare", plan(cutover="overlap"))
@@ -1078,7 +1098,7 @@ def test_an_overlap_whose_old_engine_hangs_goes_on_as_a_hold() -> None:
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
-def test_an_old_engine_that_hangs_is_started_anew_on_the_way_back(host: Host) -> None:
+def test_an_old_engine_that_hangs_is_started_anew_on_the_way_back(host: SimulatedHost) -> None:
     host.boxes[NEW].mode = "error"
     host.ask("prepare", plan())
     assert host.run(10, lambda: host.phase() == "checking" or bool(host.jobs))
@@ -1087,7 +1107,7 @@ def test_an_old_engine_that_hangs_is_started_anew_on_the_way_back(host: Host) ->
     assert old_serves(host) and host.boxes[OLD].runs >= 1
 
 
-def test_a_gateway_that_hangs_when_it_is_told_to_end_is_not_waited_for(host: Host) -> None:
+def test_a_gateway_that_hangs_when_it_is_told_to_end_is_not_waited_for(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     assert host.follow() == 0
     host.make_gateway()
@@ -1098,7 +1118,7 @@ def test_a_gateway_that_hangs_when_it_is_told_to_end_is_not_waited_for(host: Hos
     assert host.follow() == 0 and 40 < host.now - began < 60
 
 
-def test_a_new_engine_that_hangs_after_its_gate_leads_back(host: Host) -> None:
+def test_a_new_engine_that_hangs_after_its_gate_leads_back(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     assert host.follow() == 0
     host.patience_with_hangs = 5
@@ -1107,7 +1127,7 @@ def test_a_new_engine_that_hangs_after_its_gate_leads_back(host: Host) -> None:
     assert host.state.last and "vllm hung (no answer" in host.state.last.error
 
 
-def on_network(host: Host) -> None:
+def on_network(host: SimulatedHost) -> None:
     """Everything is on the stack's network, and the switch has seen it."""
     host.boxes["stack-switch-1"] = Box("stack-switch-1", "switch", running=True)
     for box in host.boxes.values():
@@ -1117,7 +1137,9 @@ def on_network(host: Host) -> None:
 
 
 @pytest.mark.parametrize("name", [OLD, NEW, OLD_GATEWAY, PROXY, "stack-switch-1"])
-def test_what_is_taken_off_the_network_is_put_back_by_its_names_and_said(host: Host, name: str) -> None:
+def test_what_is_taken_off_the_network_is_put_back_by_its_names_and_said(
+    host: SimulatedHost, name: str
+) -> None:
     on_network(host)
     before = dict(host.boxes[name].networks)
     host.boxes[name].networks = {"of a person": []}
@@ -1130,7 +1152,9 @@ def test_what_is_taken_off_the_network_is_put_back_by_its_names_and_said(host: H
     assert all(box.runs == 0 for box in host.boxes.values())
 
 
-def test_what_is_taken_off_a_further_network_of_the_stack_is_put_back_and_nothing_is_held(host: Host) -> None:
+def test_what_is_taken_off_a_further_network_of_the_stack_is_put_back_and_nothing_is_held(
+    host: SimulatedHost,
+) -> None:
     on_network(host)
     networks = host.boxes[PROXY].networks
     networks.update({"stack-clients": ["edge"], "of a person": ["a"]})
@@ -1144,7 +1168,9 @@ def test_what_is_taken_off_a_further_network_of_the_stack_is_put_back_and_nothin
     assert not host.holds()
 
 
-def test_what_was_never_on_the_network_is_let_alone_and_another_network_is_learnt(host: Host) -> None:
+def test_what_was_never_on_the_network_is_let_alone_and_another_network_is_learnt(
+    host: SimulatedHost,
+) -> None:
     on_network(host)
     host.boxes[NEW] = Box(NEW, "engine", created=host.now)
     host.run(2)
@@ -1161,7 +1187,7 @@ def test_what_was_never_on_the_network_is_let_alone_and_another_network_is_learn
 def test_no_good_change_is_taken_back_for_a_stall(cutover: Cutover, phase: str, stall: float) -> None:
     if cutover == "overlap" and phase in ("draining", "stopping"):
         return  # it has no such phase
-    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host = SimulatedHost(random.Random(7), overlap=cutover == "overlap")
     host.ask("prepare", plan(cutover=cutover))
     if phase == "starting":
         assert host.follow() == 0
@@ -1177,7 +1203,7 @@ def test_no_good_change_is_taken_back_for_a_stall(cutover: Cutover, phase: str, 
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
-def test_after_a_stall_nothing_goes_on_until_its_coordinator_follows_again(host: Host) -> None:
+def test_after_a_stall_nothing_goes_on_until_its_coordinator_follows_again(host: SimulatedHost) -> None:
     host.drain_seconds = 3
     host.ask("prepare", plan())
     assert host.run(10, lambda: host.phase() == "draining")
@@ -1188,7 +1214,7 @@ def test_after_a_stall_nothing_goes_on_until_its_coordinator_follows_again(host:
     assert host.boxes[OLD].runs == 0, "no engine was stopped for a change that nobody follows"
 
 
-def test_where_every_look_takes_too_long_a_change_that_is_followed_goes_on(host: Host) -> None:
+def test_where_every_look_takes_too_long_a_change_that_is_followed_goes_on(host: SimulatedHost) -> None:
     host.stall_at = lambda: 0.5
     assert host.flip() == 0, host.phases()
     assert host.serves() == ([NEW], [NEW_GATEWAY])
@@ -1196,7 +1222,7 @@ def test_where_every_look_takes_too_long_a_change_that_is_followed_goes_on(host:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_completion_that_is_heard_of_after_the_lease_decides_nothing_until_somebody_follows(
-    host: Host, there: bool
+    host: SimulatedHost, there: bool
 ) -> None:
     host.takes = lambda action: 1.0  # type: ignore[method-assign]
     host.ask("prepare", plan())
@@ -1217,7 +1243,7 @@ def test_a_completion_that_is_heard_of_after_the_lease_decides_nothing_until_som
 @pytest.mark.parametrize("what", ["ends", "hangs"])
 @pytest.mark.parametrize("name", [NEW, NEW_GATEWAY])
 def test_what_serves_is_brought_back_while_the_old_engine_still_has_answers(name: str, what: str) -> None:
-    host = Host(random.Random(7), overlap=True)
+    host = SimulatedHost(random.Random(7), overlap=True)
     host.ask("prepare", plan(cutover="overlap"))
     assert host.follow() == 0
     host.drain_seconds = 400
@@ -1238,7 +1264,7 @@ def test_what_serves_is_brought_back_while_the_old_engine_still_has_answers(name
     assert host.follow(2000) == 0 and host.serves() == ([NEW], [NEW_GATEWAY])
 
 
-def test_a_new_engine_that_ends_by_hold_comes_back_only_once_no_other_runs(host: Host) -> None:
+def test_a_new_engine_that_ends_by_hold_comes_back_only_once_no_other_runs(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     assert host.follow() == 0
     host.make_gateway()
@@ -1251,7 +1277,7 @@ def test_a_new_engine_that_ends_by_hold_comes_back_only_once_no_other_runs(host:
 
 @pytest.mark.parametrize("what", ["ends", "hangs"])
 def test_a_gateway_that_ends_while_another_engine_loads_beside_is_started_again_at_once(what: str) -> None:
-    host = Host(random.Random(7), overlap=True)
+    host = SimulatedHost(random.Random(7), overlap=True)
     host.run(1)
     host.boxes[NEW].mode = "silent"
     host.ask("prepare", plan(cutover="overlap"))
@@ -1279,7 +1305,7 @@ def test_a_gateway_that_ends_while_another_engine_loads_beside_is_started_again_
 def test_an_order_about_what_is_wanted_no_more_is_no_trouble_of_what_serves(
     order: str, cutover: Cutover, given_up: str
 ) -> None:
-    host = Host(random.Random(7), overlap=cutover == "overlap")
+    host = SimulatedHost(random.Random(7), overlap=cutover == "overlap")
     host.takes = lambda action: 1.0  # type: ignore[method-assign]
     carry_out, refused = host.carry_out, list[str]()
 
@@ -1298,7 +1324,7 @@ def test_an_order_about_what_is_wanted_no_more_is_no_trouble_of_what_serves(
     assert host.run(20, lambda: old_serves(host)) and not host.state.trouble and host.boxes[OLD].runs == 0
 
 
-def test_an_order_to_which_docker_gave_no_answer_is_looked_at_and_given_again(host: Host) -> None:
+def test_an_order_to_which_docker_gave_no_answer_is_looked_at_and_given_again(host: SimulatedHost) -> None:
     carry_out, lost = host.carry_out, list[str]()
 
     def stalled(action: Action) -> ActionFinished:
@@ -1317,7 +1343,7 @@ def test_an_order_to_which_docker_gave_no_answer_is_looked_at_and_given_again(ho
 @pytest.mark.parametrize("jump", [-3600, 3600])
 @pytest.mark.parametrize("phase", ["loading", "prepared"])
 def test_a_clock_that_was_set_while_the_switch_was_away_is_not_waited_for(
-    host: Host, phase: str, jump: float
+    host: SimulatedHost, phase: str, jump: float
 ) -> None:
     """`kill` is the switch's restart, in which it reads the clock anew."""
     host.pass_time(10_000)
@@ -1344,7 +1370,7 @@ def test_a_clock_that_was_set_while_the_switch_was_away_is_not_waited_for(
 @pytest.mark.parametrize("jump", [-3600, 3600])
 def test_a_clock_that_was_set_while_the_switch_was_away_cuts_no_answer(jump: float) -> None:
     """Of what is left after a change: it has its whole patience again."""
-    host = Host(random.Random(7), overlap=True)
+    host = SimulatedHost(random.Random(7), overlap=True)
     host.pass_time(10_000)
     host.drain_seconds = 500
     host.ask("prepare", plan(cutover="overlap"))
@@ -1359,7 +1385,7 @@ def test_a_clock_that_was_set_while_the_switch_was_away_cuts_no_answer(jump: flo
 
 
 def test_a_clock_that_was_set_back_while_the_switch_was_away_keeps_no_pause_and_no_former_name(
-    host: Host,
+    host: SimulatedHost,
 ) -> None:
     host.pass_time(10_000)
     assert host.flip(model="other") == 0
@@ -1371,7 +1397,7 @@ def test_a_clock_that_was_set_back_while_the_switch_was_away_keeps_no_pause_and_
     assert host.run(FORMER_NAME_SECONDS + 10, lambda: host.file.also == [])
 
 
-def test_a_coordinator_that_is_another_one_takes_the_change_over(host: Host) -> None:
+def test_a_coordinator_that_is_another_one_takes_the_change_over(host: SimulatedHost) -> None:
     host.apply(ChangeRequested("prepare", plan(), host.world(), coordinator="first"))
     host.run(2)
     host.apply(ChangeRequested("prepare", plan(), host.world(), coordinator="second"))
@@ -1385,21 +1411,21 @@ def test_every_phase_that_is_under_way_has_a_function() -> None:
 def test_every_step_in_the_table_is_one_that_some_change_takes() -> None:
     taken = set[tuple[str, str]]()
 
-    def ended(host: Host) -> None:
+    def ended(host: SimulatedHost) -> None:
         assert host.run(60, host.settled)
         taken.update(pairwise(host.phases()))
 
     ways: list[tuple[Cutover, str]] = [("hold", NEW), ("overlap", NEW), ("hold", OLD)]
     for cutover, to in ways:
-        host = Host(random.Random(7), overlap=cutover == "overlap")
+        host = SimulatedHost(random.Random(7), overlap=cutover == "overlap")
         assert host.flip(cutover, to) == 0
         ended(host)
-    host = Host(random.Random(7))
+    host = SimulatedHost(random.Random(7))
     host.check_text = "refused"
     assert host.flip() == 1
     ended(host)
     for phase in LEASED:
-        host = Host(random.Random(7))
+        host = SimulatedHost(random.Random(7))
         host.make_gateway()
         if phase == "prepared":
             host.ask("prepare", plan())
@@ -1411,7 +1437,7 @@ def test_every_step_in_the_table_is_one_that_some_change_takes() -> None:
     assert taken == STEPS
 
 
-def test_a_step_that_is_not_in_the_table_is_an_error(host: Host) -> None:
+def test_a_step_that_is_not_in_the_table_is_an_error(host: SimulatedHost) -> None:
     host.ask("prepare", plan())
     with pytest.raises(AssertionError, match="retiring must not follow checking"):
         Turn(host.state, host.now).to("retiring")

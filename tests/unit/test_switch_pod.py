@@ -18,7 +18,7 @@ from switch import pod as module
 from switch.gate import Answer
 from switch.machine import Watch
 from switch.plan import PlanError, Trap
-from switch.pod import FORGET_SECONDS, STALLS_SECONDS, Pod, answer, gate, listen, listens, pod_of
+from switch.pod import FORGET_SECONDS, STALLS_SECONDS, OwnPod, answer, gate, listen, listens, pod_of
 from switch.pod_plan import ALIVE, DRAIN, READY, STATE, PodPlan
 from switch.pulse import Pulse
 from tests.support.project import free_port
@@ -30,7 +30,7 @@ LOADING = Answer(False, "does not listen yet", loading=True)
 BAD = Answer(False, "a completion took more than 60 s")
 
 
-def gated(pod: Pod) -> Pod:
+def gated(pod: OwnPod) -> OwnPod:
     pod.gated = True
     return pod
 
@@ -38,7 +38,7 @@ def gated(pod: Pod) -> Pod:
 TOLD = PodPlan(engine=PLAN.engine, gate=PLAN.gate, load=PLAN.seconds.load, at_a_time=4, context=1024)
 
 
-def made() -> Pod:
+def made() -> OwnPod:
     return gated(pod_of(TOLD))
 
 
@@ -246,7 +246,7 @@ def test_a_proxy_that_does_not_say_what_it_has_is_refused(path: str) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[Pod, str]]:
+def server() -> Iterator[tuple[OwnPod, str]]:
     port, pod = free_port(), made()
     serving = listen(pod, port)
     yield pod, f"http://127.0.0.1:{port}"
@@ -254,7 +254,9 @@ def server() -> Iterator[tuple[Pod, str]]:
     serving.server_close()
 
 
-def test_the_pod_is_ready_while_its_engine_is_gated_and_says_why_it_is_not(server: tuple[Pod, str]) -> None:
+def test_the_pod_is_ready_while_its_engine_is_gated_and_says_why_it_is_not(
+    server: tuple[OwnPod, str],
+) -> None:
     pod, url = server
     assert urllib.request.urlopen(url + READY, timeout=5).status == 200
     pod.gated, pod.why = False, "it does not listen"
@@ -264,7 +266,7 @@ def test_the_pod_is_ready_while_its_engine_is_gated_and_says_why_it_is_not(serve
     error.value.close()
 
 
-def test_who_asks_for_the_drain_gets_no_answer_before_its_end(server: tuple[Pod, str]) -> None:
+def test_who_asks_for_the_drain_gets_no_answer_before_its_end(server: tuple[OwnPod, str]) -> None:
     _, url = server
 
     def ask(running: int, draining: int) -> dict[str, object]:
@@ -289,7 +291,7 @@ def test_who_asks_for_the_drain_gets_no_answer_before_its_end(server: tuple[Pod,
     thread.join()
 
 
-def test_an_engine_that_has_ended_does_not_listen(server: tuple[Pod, str]) -> None:
+def test_an_engine_that_has_ended_does_not_listen(server: tuple[OwnPod, str]) -> None:
     _, url = server
     assert listens(int(url.rpartition(":")[2])) and not listens(free_port())
 

@@ -14,7 +14,7 @@ from components.labels import Labels
 from stacks import targets
 from stacks.blueprint import Blueprint, blueprint
 from stacks.origin import docker_plugin_origin
-from stacks.owner import FoundOnHost, Thing, known
+from stacks.owner import DockerObject, FoundOnHost, known
 from stacks.settings import from_values
 from stacks.target_error import TargetError
 from stacks.targets import current_docker_host, docker_target
@@ -40,10 +40,10 @@ class DockerEngine:
         self.images, self.volumes, self.registry, self.plugin = images, volumes, registry, plugin
 
     def stack(self, labels: Labels) -> FoundOnHost:
-        things = [Thing("volume", name, name, "", {}) for name in self.volumes]
+        things = [DockerObject("volume", name, name, "", {}) for name in self.volumes]
         if self.plugin:
             more = {"changeover.plugin": self.plugin}
-            things.append(Thing("network", NETWORK, labels.prefix, "network", more))
+            things.append(DockerObject("network", NETWORK, labels.prefix, "network", more))
         return FoundOnHost(things=tuple(things), owner=None, serves="")
 
     def __call__(self, url: str, **filters: str) -> Any:

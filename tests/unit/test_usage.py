@@ -10,7 +10,7 @@ import pytest
 
 from proxy import usage as summing
 from proxy.answers import Usage
-from proxy.records import Books, Record
+from proxy.records import Books, RequestRecord
 from tools import usage
 
 LATER = datetime.datetime(2026, 11, 20, tzinfo=datetime.UTC).timestamp()
@@ -23,7 +23,7 @@ def test_what_the_proxy_writes_is_what_is_summed(tmp_path: Path) -> None:
     wanted: dict[str, dict[str, int]] = {}
     for _ in range(300):
         tenant = rng.choice(["alice", "bob", "-"])
-        record = Record(0.0, "/v1/chat/completions", tenant=tenant, engine="ollama-1", status=200)
+        record = RequestRecord(0.0, "/v1/chat/completions", tenant=tenant, engine="ollama-1", status=200)
         counts = wanted.setdefault(tenant, dict.fromkeys(summing.COUNTS, 0))
         counts["requests"] += 1
         match rng.choice(["reported", "cut", "failed", "silent"]):

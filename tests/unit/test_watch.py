@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 from rich.console import Console
 
 from proxy.answers import Usage
-from proxy.records import Books, Record
+from proxy.records import Books, RequestRecord
 from switch import observe
 from tools import rates, watch
 
@@ -29,7 +29,9 @@ class Stack:
     def answer(
         self, *, proxy: str = "proxy-1", status: int = 200, first: float = 0.1, tokens: int = 5
     ) -> None:
-        record = Record(0.0, "/v1/chat/completions", status=status, first=first, tenant="alice", known=True)
+        record = RequestRecord(
+            0.0, "/v1/chat/completions", status=status, first=first, tenant="alice", known=True
+        )
         record.usage = Usage(prompt=3, completion=tokens)
         self.proxies[proxy].enter(record, first)
 
@@ -103,7 +105,9 @@ def test_the_part_of_the_metrics_that_the_switch_asks_for_says_as_much_as_all_of
     stack = Stack()
     books = stack.proxies["proxy-1"]
     for tenant, status, cut in (("alice", 200, False), ('b" ,le="2\\', 502, True)):
-        record = Record(0.0, "/v1/chat/completions", status=status, first=0.2, tenant=tenant, known=True)
+        record = RequestRecord(
+            0.0, "/v1/chat/completions", status=status, first=0.2, tenant=tenant, known=True
+        )
         record.usage, record.cut = Usage(prompt=3, completion=5), cut
         books.enter(record, 0.3)
     line = stack.line()

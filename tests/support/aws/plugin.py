@@ -17,7 +17,7 @@ from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 from pulumi.runtime.rpc import UNKNOWN
 
 from tests.support.aws import functions, rules, schema
-from tests.support.aws.resources import KINDS, Kind, merged
+from tests.support.aws.resources import KINDS, ResourceKind, merged
 from tests.support.aws.schema import Json
 
 VERSION = "7.51.1"
@@ -75,7 +75,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
     def __init__(self) -> None:
         self.region = ""
 
-    def _kind(self, urn: str, context: grpc.ServicerContext) -> tuple[str, Kind]:
+    def _kind(self, urn: str, context: grpc.ServicerContext) -> tuple[str, ResourceKind]:
         token = urn.split("::")[2].rsplit("$", 1)[-1]
         if token not in KINDS:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"the test plugin has no resource {token}")
@@ -197,7 +197,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
             **{"return": packed({key: value for key, value in answer.items() if key in told.outputs})}
         )
 
-    def _state(self, token: str, kind: Kind, made: str, inputs: Json) -> Json:
+    def _state(self, token: str, kind: ResourceKind, made: str, inputs: Json) -> Json:
         live = kind.read(self.region, made, inputs)
         if live is None:
             raise RuntimeError(f"{made} is not there right after it was made")

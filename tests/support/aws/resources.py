@@ -20,7 +20,7 @@ ACCOUNT = "123456789012"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class ResourceKind:
     """One type of resource. The functions get the region first, then what they act on.
 
     `read` returns the live properties that it knows, or None when the resource is gone; its last argument are
@@ -1084,11 +1084,11 @@ def _kind(
     delete: Callable[[str, str, Json], Any],
     update: Callable[[str, str, Json, Json], None] = no_update,
     autoname: str = "",
-) -> Kind:
-    return Kind(create=create, read=read, update=update, delete=delete, autoname=autoname)
+) -> ResourceKind:
+    return ResourceKind(create=create, read=read, update=update, delete=delete, autoname=autoname)
 
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, ResourceKind] = {
     "aws:ec2/vpc:Vpc": _kind(
         _vpc_create,
         _vpc_read,

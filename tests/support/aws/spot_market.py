@@ -20,7 +20,7 @@ FILTERS = {"state": "state", "spot-instance-request-id": "id", "instance-id": "i
 """What Amazon filters requests by, beside the key of their instances, as our attributes."""
 
 
-class Request:
+class SpotRequest:
     """A request that an instance was started for. Its attributes are what the emulator answers."""
 
     def __init__(self, instance: Any, launch: Callable[[], Any]) -> None:
@@ -50,8 +50,8 @@ class Request:
         setattr(self.instance, REQUEST, self.id)
 
 
-def requests_of(backend: Any) -> list[Request]:
-    return [each for each in backend.spot_instance_requests.values() if isinstance(each, Request)]
+def requests_of(backend: Any) -> list[SpotRequest]:
+    return [each for each in backend.spot_instance_requests.values() if isinstance(each, SpotRequest)]
 
 
 class SpotMarket:
@@ -89,7 +89,7 @@ class SpotMarket:
 
                 for instance in made.instances:
                     setattr(instance, "lifecycle", "spot")  # noqa: B010
-                    request = Request(instance, again)
+                    request = SpotRequest(instance, again)
                     backend.spot_instance_requests[request.id] = request
             return made
 
@@ -111,7 +111,7 @@ class SpotMarket:
 
             return call
 
-        def describe(backend: Any, filters: Any = None, spot_instance_ids: Any = None) -> list[Request]:
+        def describe(backend: Any, filters: Any = None, spot_instance_ids: Any = None) -> list[SpotRequest]:
             found = requests_of(backend)
             if spot_instance_ids:
                 found = [each for each in found if each.id in spot_instance_ids]
@@ -124,7 +124,7 @@ class SpotMarket:
                 )
             ]
 
-        def cancel(backend: Any, request_ids: list[str]) -> list[Request]:
+        def cancel(backend: Any, request_ids: list[str]) -> list[SpotRequest]:
             found = [backend.spot_instance_requests[each] for each in request_ids]
             for each in found:
                 each.state = "cancelled"

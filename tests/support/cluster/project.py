@@ -21,7 +21,7 @@ from offline.steps import cached, key_of
 from stacks.settings import PROJECT
 from tests.support.cluster.cluster import NAMESPACE, Cluster
 from tests.support.cluster.images import GOOD
-from tests.support.load import Load
+from tests.support.load import LoadGenerator
 from tests.support.project import PASSPHRASE, SOURCES, TEAM, CommandFailed, Project
 from tools import environment
 from tools.up import place_model
@@ -160,7 +160,7 @@ def _wheels() -> Path:
     return cached("cluster-wheels", key_of(LOCK.read_bytes()), lambda folder, _: fetch(folder))
 
 
-class ClusterLoad(Load):
+class ClusterLoad(LoadGenerator):
     """A load on the cluster's network."""
 
     cluster: Cluster

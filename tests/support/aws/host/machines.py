@@ -66,7 +66,7 @@ def run(*words: str, check: bool = True, **more: Any) -> str:
     return str(done.stdout)
 
 
-class Host:
+class SimulatedMachine:
     """One instance's machine, from its first boot to its end."""
 
     def __init__(self, instance: str, folder: Path, number: int) -> None:
@@ -229,7 +229,7 @@ class Machines:
 
     def __init__(self, emulator: Emulator, folder: Path) -> None:
         self.emulator, self.folder = emulator, folder
-        self.hosts: dict[str, Host] = {}
+        self.hosts: dict[str, SimulatedMachine] = {}
         self.agents = folder / "agents"
         self.agents.mkdir()
         (folder / "volumes").mkdir()
@@ -299,7 +299,7 @@ class Machines:
         """What the deployer's `aws` needs."""
         return {"CHANGEOVER_TEST_AGENTS": str(self.agents)}
 
-    def only(self) -> Host:
+    def only(self) -> SimulatedMachine:
         """The one host that runs."""
         (host,) = [each for each in self.hosts.values() if each.process is not None]
         return host
@@ -344,12 +344,12 @@ class Machines:
         if running and host is not None:
             self._adjust(ec2, each, host)
 
-    def _start(self, ec2: Any, instance: Mapping[str, Any]) -> Host:
+    def _start(self, ec2: Any, instance: Mapping[str, Any]) -> SimulatedMachine:
         name = instance["InstanceId"]
         host = self.hosts.get(name)
         again = host is not None
         if host is None:
-            host = Host(name, self.folder / name, next(self._numbers))
+            host = SimulatedMachine(name, self.folder / name, next(self._numbers))
         host.start(self.emulator.environment, self.archive, self.internet)
         self.hosts[name] = host
         if self._agent_may(instance):
@@ -372,7 +372,7 @@ class Machines:
         attached = iam.list_attached_role_policies(RoleName=role["RoleName"])["AttachedPolicies"]
         return SSM_CORE in [each["PolicyArn"] for each in attached]
 
-    def _adjust(self, ec2: Any, instance: Mapping[str, Any], host: Host) -> None:
+    def _adjust(self, ec2: Any, instance: Mapping[str, Any], host: SimulatedMachine) -> None:
         for disk in instance["BlockDeviceMappings"]:
             volume = disk["Ebs"]["VolumeId"]
             if disk["DeviceName"] == instance["RootDeviceName"] or volume in host.devices:
