@@ -1,5 +1,6 @@
 """The sums agree with figures that were published or computed elsewhere."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -280,3 +281,14 @@ def test_a_stack_whose_auto_meant_overlap_is_told_once_that_it_means_hold() -> N
     assert not mode_changed(overlaps, "overlap", "overlap") and not mode_changed(overlaps, "overlap", None)
     assert not mode_changed(held, "auto", "hold") and not mode_changed(held, "auto", None)
     assert not mode_changed(held, "hold", "overlap") and not mode_changed(overlaps, "auto", "overlap")
+
+
+def test_on_a_cpu_vllm_keeps_a_block_for_itself_beside_the_requests_that_it_was_given() -> None:
+    fourteen = Load(model=MODELS["qwen-2.5-coder-14b"], context=16384, gpu=None, parallel=both(1))
+    whole = engine_sum("ollama", fourteen).kv_cache
+    assert whole == 3 * GIB, "in whole GiB without a rest"
+    assert engine_sum("vllm", fourteen).kv_cache == 4 * GIB
+    for load in (fourteen, replace(fourteen, context=8192, parallel={}), TINY_ON_CPU):
+        vllm = engine_sum("vllm", load)
+        blocks = vllm.kv_cache // (128 * load.model.kv_bytes_per_token)
+        assert blocks > vllm.requests * math.ceil(load.context / 128)
