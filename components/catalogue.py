@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from components import facts
+from components import facts, model_names
 from switch.plan import EngineKind
 
 KIB = 1024
@@ -135,6 +135,8 @@ class Model:
     """Whether it follows an instruction, so that gate and `make parity` may ask it for meaning."""
     tools: ToolCalls | None = None
     """None: it was not made to call tools."""
+    intermediate: int = 0
+    """The length of what is between the two halves of a layer's feed-forward part; 0: not known."""
     embeds: bool = False
     """Whether it turns texts into vectors (`/v1/embeddings`), and so answers no chat."""
 
@@ -220,6 +222,8 @@ def _entry(kind: type, where: str, raw: Mapping[str, Any]) -> object:
 def problems(model: Model) -> list[str]:
     """What is wrong with a model, or can't be computed for it, each in words."""
     found = []
+    if not model_names.is_name(model.name) or set("/:") & set(model.name):
+        found.append("its name must be letters, digits, '.', '_' and '-', a letter or digit first and last")
     if model.family not in FAMILIES:
         found.append(
             f"the sums of memory do not cover the family {model.family}; known: {', '.join(FAMILIES)}"
