@@ -1,5 +1,6 @@
 """The stack's settings, read and checked in one place, for the program and for rendering alike."""
 
+import contextlib
 import difflib
 import json
 import re
@@ -220,10 +221,10 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
     target = raw.choice("target", TARGETS)
     model = MODELS[raw.choice("model", tuple(MODELS))]
     images = raw.choice("images", ("public", "offline"))
-    if target == "aws" and len(stack) > LONGEST_STACK:
+    if target == "aws" and (len(stack) > LONGEST_STACK or "." in stack):
         allowed = (
-            f"the stack's name may have at most {LONGEST_STACK} characters, since AWS limits the names of "
-            "roles"
+            f"the stack's name may have at most {LONGEST_STACK} letters, digits, '_' and '-', since AWS "
+            "limits the names of roles and topics"
         )
         raw.problem("target", target, allowed, "pulumi stack rename …")
     if images == "offline" and target == "aws":
@@ -258,7 +259,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
             )
         if not TENANT.fullmatch(tenant):
             raw.problem("apiKeys", tenant, f"a tenant's name must match {TENANT.pattern}", remove)
-        if isinstance(key, str) and not API_KEY.fullmatch(key):
+        if not isinstance(key, dict) and not (isinstance(key, str) and API_KEY.fullmatch(key)):
             set_key = f"pulumi config set --secret --path apiKeys.{tenant} $(openssl rand -hex 24)"
             raw.problem(f"apiKeys.{tenant}", "[secret]", f"a key must match {API_KEY.pattern}", set_key)
     plain = [key for key in tenants.values() if isinstance(key, str)]
@@ -382,7 +383,8 @@ def _parallel(raw: _Raw) -> dict[EngineKind, int]:
     """How many concurrent requests each engine is to work on, where the settings say it."""
     value = raw.value("parallel")
     if isinstance(value, str) and value.startswith("{"):  # as Pulumi hands an object over
-        value = json.loads(value)
+        with contextlib.suppress(ValueError):  # what is no JSON is no number either
+            value = json.loads(value)
     if not isinstance(value, dict):
         count = _count(raw, "parallel", value)
         return both(count) if count else {}
@@ -599,7 +601,7 @@ def api_keys() -> pulumi.Output[dict[str, str]]:
 
 def stacks(root: Path) -> list[str]:
     """The names of all stacks that have a settings file."""
-    return sorted(file.name.split(".")[1] for file in root.glob("Pulumi.*.yaml"))
+    return sorted(file.stem.removeprefix("Pulumi.") for file in root.glob("Pulumi.*.yaml"))
 
 
 def host_key() -> pulumi.Output[str]:

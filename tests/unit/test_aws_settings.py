@@ -48,8 +48,13 @@ def test_the_machine_follows_from_the_instance_type() -> None:
 
 def test_a_stacks_name_leaves_room_for_the_names_of_its_roles() -> None:
     from_values("a" * 35, GOOD, ROOT)
-    with pytest.raises(SettingsError, match="may have at most 35 characters"):
+    with pytest.raises(SettingsError, match="may have at most 35 letters"):
         from_values("a" * 36, GOOD, ROOT)
+
+
+def test_a_stacks_name_has_no_dot_which_the_name_of_a_topic_takes_none_of() -> None:
+    with pytest.raises(SettingsError, match=r"may have at most 35 letters, digits, '_' and '-'"):
+        from_values("team.a", GOOD, ROOT)
 
 
 def test_every_setting_of_aws_is_declared_and_has_a_default() -> None:
