@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -544,15 +544,18 @@ def _check_fit(raw: _Raw, settings: Settings) -> None:
     found.append(fit.refused_budget(settings.hold_budget, settings.bounds))
     for each in found:
         if each and settings.aws:
-            each = _for_instances(each, settings.aws.instance)
+            each = _for_instances(each, settings.aws.instance, fit.counts(load))
         if each:
             command = each.choices[0].command if each.choices else "pulumi config set model …"
             raw.problem(each.key, each.value, each.allowed, command)
 
 
-def _for_instances(refusal: fit.UnworkableSetting, now: InstanceType) -> fit.UnworkableSetting:
-    """The refusal with its choices of GPU, count and RAM as types of instances."""
-    choices = []
+def _for_instances(
+    refusal: fit.UnworkableSetting, now: InstanceType, counts: Sequence[int]
+) -> fit.UnworkableSetting:
+    """The refusal with its choices of GPU, count and RAM as types of instances; `counts` are the numbers of
+    GPUs that can share the model."""
+    choices = list[fit.Choice]()
     for each in refusal.choices:
         if each.key in ("gpu", "gpuCount", "hostMemoryGiB"):
             other = instance_types.cheapest(
@@ -560,10 +563,11 @@ def _for_instances(refusal: fit.UnworkableSetting, now: InstanceType) -> fit.Unw
                 gpus=int(each.value) if each.key == "gpuCount" else now.gpus,
                 ram_gib=int(each.value) + SYSTEM_GIB if each.key == "hostMemoryGiB" else 0,
             )
-            if other is None:
+            if other is None or other.gpus not in counts:
                 continue
             each = fit.Choice("instanceType", other.name, each.words)
-        choices.append(each)
+        if each not in choices:
+            choices.append(each)
     if refusal.key in ("gpuCount", "hostMemoryGiB"):
         return replace(refusal, key="instanceType", value=now.name, choices=choices)
     return replace(refusal, choices=choices)
