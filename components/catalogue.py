@@ -22,7 +22,8 @@ Quantization = Literal["fp16", "awq-int4", "q4_k_m", "q8_0"]
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral")
 """What a model's configuration may call its `model_type`: dense models whose every layer attends to the whole
 context with keys and values of its own, which is what the sums count. Ollama's overhead was measured for
-`qwen2`; of the others, whose attention scores it doesn't count, it is more than they take."""
+`qwen2`, and read for `llama` and `mistral`; of `qwen3`, whose attention scores it doesn't count, it is more
+than they take."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -343,7 +343,10 @@ def ollama_overhead(model: Model, *, weights: int, context: int, parallel: int, 
     output = 4 * batch * (model.hidden + model.vocabulary) + model.hidden * model.vocabulary * 105 // 128
     whole = weights + kv_cache_bytes(model, context=context, parallel=parallel)
     layers = math.ceil(whole / model.layers) * (1 if count == 1 else 2)
-    return max(GPU_OVERHEAD["ollama"], OLLAMA_MINIMUM + max(attention, output) + layers)
+    graph = max(attention, output)
+    if model.family in ("llama", "mistral"):  # the most by which it counts more of these, `llama` in a GGUF
+        graph += 8 * batch * model.hidden + model.hidden**2 * 9 // 16
+    return max(GPU_OVERHEAD["ollama"], OLLAMA_MINIMUM + graph + layers)
 
 
 def engine_sum(kind: EngineKind, load: Load) -> Sum:
