@@ -72,6 +72,9 @@ OWN: dict[str, str] = {
 """Flags that the program sets, whose memory its sum would not count, or that break what it promises, with the
 reason."""
 
+BY_VALUE = ("--dtype", "--kv-cache-dtype", "--load-format")
+"""Flags of which some values are refused."""
+
 REMOVED = (
     "--swap-space", "--task", "--device", "--disable-log-requests", "--use-v2-block-manager",
     "--num-lookahead-slots", "--enable-reasoning", "--guided-decoding-backend", "--speculative-model",
@@ -134,7 +137,7 @@ def _whole(name: str, value: str) -> tuple[str, str]:
 
     vLLM's parser is argparse's: it takes the beginning of a flag for the flag, and `-qfp8` for `-q fp8`.
     """
-    reserved = (*SETTING, *OWN)
+    reserved = (*SETTING, *OWN, *BY_VALUE)
     if name in reserved or name in REMOVED:
         return name, value
     if name.startswith("--"):

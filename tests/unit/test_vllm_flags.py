@@ -66,6 +66,11 @@ def test_the_beginning_of_a_flag_is_refused_as_the_flag(flag: str) -> None:
     assert found.why in [each.why for other in (*SETTING, *OWN) for each in refusals([other], T4)]
 
 
+def test_a_value_that_is_refused_is_refused_after_the_beginning_of_its_flag() -> None:
+    for flag, why in (("--dt float32", "16 bits"), ("--kv-cache-dt fp8", "8.9"), ("--load-f gguf", "gguf")):
+        assert why in refusals([flag], T4)[0].why
+
+
 def test_a_value_that_is_a_part_of_the_flag_is_seen() -> None:
     assert "FP8 needs 8.9" in refusals(["-qfp8"], T4)[0].why
     assert refusals(["-qawq"], L4)[0].setting == "quantization"
