@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from components import facts
+from components import facts, model_names
 from switch.plan import EngineKind
 
 KIB = 1024
@@ -22,7 +22,8 @@ Quantization = Literal["fp16", "awq-int4", "q4_k_m", "q8_0"]
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral")
 """What a model's configuration may call its `model_type`: dense models whose every layer attends to the whole
 context with keys and values of its own, which is what the sums count. Ollama's overhead was measured for
-`qwen2`; of the others, whose attention scores it doesn't count, it is more than they take."""
+`qwen2`, and read for `llama` and `mistral`; of `qwen3`, whose attention scores it doesn't count, it is more
+than they take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,8 @@ class Model:
     """Whether it follows an instruction, so that gate and `make parity` may ask it for meaning."""
     tools: ToolCalls | None = None
     """None: it was not made to call tools."""
+    intermediate: int = 0
+    """The length of what is between the two halves of a layer's feed-forward part; 0: not known."""
     embeds: bool = False
     """Whether it turns texts into vectors (`/v1/embeddings`), and so answers no chat."""
 
@@ -220,6 +223,8 @@ def _entry(kind: type, where: str, raw: Mapping[str, Any]) -> object:
 def problems(model: Model) -> list[str]:
     """What is wrong with a model, or can't be computed for it, each in words."""
     found = []
+    if not model_names.is_name(model.name) or set("/:") & set(model.name):
+        found.append("its name must be letters, digits, '.', '_' and '-', a letter or digit first and last")
     if model.family not in FAMILIES:
         found.append(
             f"the sums of memory do not cover the family {model.family}; known: {', '.join(FAMILIES)}"

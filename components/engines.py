@@ -126,6 +126,8 @@ def ollama(load: Load, name: str = "") -> EngineSpec:
     parallel = engine_sum("ollama", load).requests
     served = name or model.name
     plain = model_names.manifest(served) == model_names.manifest(model.name)
+    # otherwise it packs the model into as few GPUs as hold it, and the sum is that of each
+    spread = {"OLLAMA_SCHED_SPREAD": "1"} if load.gpu and load.gpu.count > 1 else {}
     return EngineSpec(
         kind="ollama",
         model=model,
@@ -142,6 +144,7 @@ def ollama(load: Load, name: str = "") -> EngineSpec:
             "OLLAMA_KEEP_ALIVE": "-1",  # unloading when idle would make the next request pay for loading
             "OLLAMA_NOPRUNE": "1",  # the weights belong to the weights step
             "OLLAMA_NO_CLOUD": "1",
+            **spread,
         },
         health=("/bin/ollama", "list"),
         weights=source,

@@ -14,6 +14,9 @@ CONTEXT_STEP = 256
 HOLD_BUDGET_MAXIMUM = 3600
 COUNTS = (1, 2, 4, 8)
 """How many GPUs one machine has."""
+AWQ_GROUP = 128
+"""Weights of a row that share a scale; vLLM puts no part of a group on another GPU (`create_weights` in
+quantization/auto_awq.py of 0.32)."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,38 @@ class UnworkableSetting:
 
 
 def counts(load: Load) -> list[int]:
-    """How many GPUs can share the model: attention heads are divided, and KV heads or their copies."""
-    heads, kv = load.model.attention_heads, load.model.kv_heads
-    return [count for count in COUNTS if heads % count == 0 and (kv % count == 0 or count % kv == 0)]
+    """How many GPUs can share the model: attention heads are divided, and KV heads or their copies; of AWQ
+    whole groups of weights."""
+    heads, kv, rows = load.model.attention_heads, load.model.kv_heads, _grouped_rows(load)
+    return [
+        count
+        for count in COUNTS
+        if heads % count == 0
+        and (kv % count == 0 or count % kv == 0)
+        and all(row % (AWQ_GROUP * count) == 0 for row in rows)
+    ]
+
+
+def _grouped_rows(load: Load) -> tuple[int, ...]:
+    """The lengths of vLLM's rows of weights that are divided among GPUs in whole groups."""
+    model = load.model
+    if load.quantization_of("vllm") != "awq-int4":
+        return ()
+    return model.attention_heads * model.head_dim, model.intermediate
 
 
 def refused_count(load: Load) -> UnworkableSetting | None:
     """A number of GPUs among which vLLM cannot divide the model."""
     if load.gpu is None or load.gpu.count in counts(load):
         return None
-    model = load.model
+    model, rows = load.model, _grouped_rows(load)
+    groups = f", and rows of {' and '.join(map(str, rows))} weights in groups of {AWQ_GROUP} (awq-int4)"
     return UnworkableSetting(
         key="gpuCount",
         value=load.gpu.count,
         why=(
             f"vLLM has to divide {model.attention_heads} attention heads and {model.kv_heads} KV heads of "
-            f"{model.name} evenly among the GPUs"
+            f"{model.name} evenly among the GPUs{groups if rows else ''}"
         ),
         choices=[Choice("gpuCount", str(count)) for count in counts(load)],
     )

@@ -136,6 +136,9 @@ MONITOR_RAM = STORE_RAM + ALERTS_RAM
 BLOCK_TOKENS = 16
 """vLLM hands out its KV cache in blocks of so many tokens, and keeps one block for itself (`null_block`)."""
 
+CPU_BLOCK_TOKENS = 128
+"""The same on a CPU (platforms/cpu.py of 0.32)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
@@ -302,9 +305,9 @@ def _block_bytes(model: Model, gpu: Gpu) -> int:
     return model.kv_bytes_per_token * BLOCK_TOKENS // min(gpu.count, model.kv_heads)
 
 
-def _blocks(tokens: int, requests: int) -> int:
-    """Blocks that vLLM needs for so many requests of so many tokens each."""
-    return math.ceil(tokens / BLOCK_TOKENS) * requests + 1
+def _blocks(tokens: int, requests: int, block: int = BLOCK_TOKENS) -> int:
+    """Blocks of `block` tokens that vLLM needs for so many requests of so many tokens each."""
+    return math.ceil(tokens / block) * requests + 1
 
 
 def cuda_graphs(requests: int) -> int:
@@ -340,7 +343,10 @@ def ollama_overhead(model: Model, *, weights: int, context: int, parallel: int, 
     output = 4 * batch * (model.hidden + model.vocabulary) + model.hidden * model.vocabulary * 105 // 128
     whole = weights + kv_cache_bytes(model, context=context, parallel=parallel)
     layers = math.ceil(whole / model.layers) * (1 if count == 1 else 2)
-    return max(GPU_OVERHEAD["ollama"], OLLAMA_MINIMUM + max(attention, output) + layers)
+    graph = max(attention, output)
+    if model.family in ("llama", "mistral"):  # the most by which it counts more of these, `llama` in a GGUF
+        graph += 8 * batch * model.hidden + model.hidden**2 * 9 // 16
+    return max(GPU_OVERHEAD["ollama"], OLLAMA_MINIMUM + graph + layers)
 
 
 def engine_sum(kind: EngineKind, load: Load) -> Sum:
@@ -416,7 +422,8 @@ def _vllm_on_cpu(load: Load) -> Sum:
     model, context = load.model, load.context
 
     def at(requests: int) -> Sum:
-        kv_cache = math.ceil(kv_cache_bytes(model, context=context, parallel=requests) / GIB) * GIB
+        needed = _blocks(context, requests, CPU_BLOCK_TOKENS) * CPU_BLOCK_TOKENS
+        kv_cache = math.ceil(needed * model.kv_bytes_per_token / GIB) * GIB
         cache = f"{model.kv_bytes_per_token / KIB:g} KiB × {context} tokens × {requests} requests"
         return _sum(
             "vllm",

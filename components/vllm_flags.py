@@ -24,8 +24,19 @@ SETTING: dict[str, str] = {
     "-pp": "gpuCount",
     "--data-parallel-size": "gpuCount",
     "-dp": "gpuCount",
+    "--data-parallel-size-local": "gpuCount",
+    "-dpl": "gpuCount",
+    "--prefill-context-parallel-size": "gpuCount",
+    "-pcp": "gpuCount",
+    "--decode-context-parallel-size": "gpuCount",
+    "-dcp": "gpuCount",
+    "--nnodes": "gpuCount",
+    "-n": "gpuCount",
 }
 """Flags that the program sets from a setting."""
+
+_SECOND_MODEL = "the sum of memory doesn't include the second model"
+_NO_HTTP = "the proxy asks engines over HTTP"
 
 OWN: dict[str, str] = {
     "--port": "engines are reached only inside the stack; the endpoint's port is the setting `port`",
@@ -33,16 +44,26 @@ OWN: dict[str, str] = {
     "--uds": "engines are reached only inside the stack",
     "--api-key": "the proxy checks keys; they are the setting `apiKeys`",
     "--root-path": "engines are reached only inside the stack",
+    "--headless": _NO_HTTP,
+    "--grpc": _NO_HTTP,
+    "--hf-token": "it would be readable in the container's command, and an engine fetches nothing",
     "--config": "a file could set any flag, and the sum of memory would not see it",
     "--shutdown-timeout": "the program relies on how long an engine takes to stop",
     "--max-num-batched-tokens": "the sum of memory depends on it",
     "--kv-cache-memory-bytes": "it is computed from `context` and `parallel`",
+    "--block-size": "the sum of memory counts the KV cache in vLLM's own blocks",
+    "--no-enable-chunked-prefill": "vLLM would not start with a context that it can't compute at once",
     "--num-gpu-blocks-override": "it would change the size that the sum of memory gives the KV cache",
     "--gpu-memory-utilization": "it is computed from the sum of memory",
     "--device-memory-utilization": "it is computed from the sum of memory",
     "--cpu-offload-gb": "the sum of memory doesn't include it",
     "--kv-offloading-size": "the sum of memory doesn't include it",
-    "--speculative-config": "the sum of memory doesn't include the second model",
+    "--offload-group-size": "the sum of memory doesn't include it",
+    "--speculative-config": _SECOND_MODEL,
+    "-sc": _SECOND_MODEL,
+    "--spec-method": _SECOND_MODEL,
+    "--spec-model": _SECOND_MODEL,
+    "--spec-tokens": _SECOND_MODEL,
     "--enable-lora": "the sum of memory doesn't include adapters",
     "--enable-log-requests": "it would write prompts into the log, and no log of a stack has any",
     "--enable-log-outputs": "it would write answers into the log, and no log of a stack has any",
@@ -50,6 +71,9 @@ OWN: dict[str, str] = {
 }
 """Flags that the program sets, whose memory its sum would not count, or that break what it promises, with the
 reason."""
+
+BY_VALUE = ("--dtype", "--kv-cache-dtype", "--load-format")
+"""Flags of which some values are refused."""
 
 REMOVED = (
     "--swap-space", "--task", "--device", "--disable-log-requests", "--use-v2-block-manager",
@@ -108,9 +132,22 @@ def refusals(flags: Sequence[str], gpu: Gpu | None) -> list[RefusedFlag]:
     return [each for name, value in found if (each := _refusal(name, value, gpu))]
 
 
+def _whole(name: str, value: str) -> tuple[str, str]:
+    """A flag that is reserved here as it is written above, with its value, however it was abbreviated.
+
+    vLLM's parser is argparse's: it takes the beginning of a flag for the flag, and `-qfp8` for `-q fp8`.
+    """
+    reserved = (*SETTING, *OWN, *BY_VALUE)
+    if name in reserved or name in REMOVED:
+        return name, value
+    if name.startswith("--"):
+        return next((each for each in reserved if each.startswith(name) and name != "--"), name), value
+    return (name[:2], name[2:]) if name[:2] in reserved else (name, value)
+
+
 def _refusal(name: str, value: str, gpu: Gpu | None) -> RefusedFlag | None:
     item = f"{name} {value}".strip()
-    base = name.partition(".")[0]
+    base, value = _whole(name.partition(".")[0], value)
     compute = f"{gpu.name} has compute capability {gpu.compute / 10}" if gpu else ""
     if not name:
         return RefusedFlag(item, "a flag must begin with --")

@@ -117,7 +117,15 @@ def as_it_was_made(
 
 
 def check_known(found: FoundOnAws, state: Known, region: str, stack: str) -> None:
-    """Raises TargetError where AWS has an instance that an update made and that this state does not know."""
+    """Raises TargetError where AWS has an instance that an update made and that this state does not know, or
+    where it was asked in another region than that of the state's own."""
+    if state.region not in (None, region):
+        raise TargetError(
+            f"changeover:zone: the instance {state.instance} of stack `{stack}` is in {state.region}, and "
+            f"its address, data volume and snapshots stay there: they can't go to {region}; nothing was "
+            f"changed. Run: pulumi config set zone {state.region}a (or the zone that it was). For a stack in "
+            f"{region}: cp Pulumi.{stack}.yaml Pulumi.mine.yaml, with its zone, and then make up STACK=mine"
+        )
     unknown = found.strangers
     if state.instance is None and found.instance is not None:
         unknown = (found.instance, *unknown)

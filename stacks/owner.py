@@ -41,8 +41,8 @@ class Known:
     """What a state knows: its id and its count of changes, None before there are any, and what it has made.
 
     `again` holds, by name of a step, how often a volume that it fills was lost and filled again. `instance`
-    is the machine on AWS, `key` the EC2 key pair, which is there before it, and `unconfirmed` are addresses
-    that had not confirmed the alarms' mail when the state was last refreshed.
+    is the machine on AWS, in `region`, `key` the EC2 key pair, which is there before it, and `unconfirmed`
+    are addresses that had not confirmed the alarms' mail when the state was last refreshed.
     """
 
     id: str | None
@@ -50,6 +50,7 @@ class Known:
     things: tuple[DockerObject, ...]
     again: Mapping[str, str]
     instance: str | None = None
+    region: str | None = None
     key: str | None = None
     unconfirmed: tuple[str, ...] = ()
     cutover: str | None = None
@@ -71,7 +72,7 @@ class FoundOnHost:
 
 def known(resources: Mapping[str, Mapping[str, Any]]) -> Known:
     """From a state's resources: URN → `type` and `outputs`, as Pulumi exports and reads them."""
-    id, changes, instance, key, cutover = None, None, None, None, None
+    id, changes, instance, region, key, cutover = None, None, None, None, None, None
     things, again, unconfirmed = [], {}, list[str]()
     for urn, each in resources.items():
         name, outputs = urn.rsplit("::", 1)[1], each.get("outputs") or {}
@@ -82,6 +83,7 @@ def known(resources: Mapping[str, Mapping[str, Any]]) -> Known:
         elif each["type"] == "aws:ec2/instance:Instance":
             arn = str(outputs.get("arn") or "")
             instance = outputs.get("id") or arn.partition(":instance/")[2] or None
+            region = arn.split(":")[3] if arn else None
         elif each["type"] == "aws:ec2/keyPair:KeyPair":
             key = outputs.get("keyName")
         elif each["type"] == "aws:sns/topicSubscription:TopicSubscription":
@@ -103,6 +105,7 @@ def known(resources: Mapping[str, Mapping[str, Any]]) -> Known:
         things=tuple(things),
         again=again,
         instance=instance,
+        region=region,
         key=key,
         unconfirmed=tuple(unconfirmed),
         cutover=cutover,

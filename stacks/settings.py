@@ -1,9 +1,10 @@
 """The stack's settings, read and checked in one place, for the program and for rendering alike."""
 
+import contextlib
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -170,10 +171,10 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
     target = raw.choice("target", TARGETS)
     model = MODELS[raw.choice("model", tuple(MODELS))]
     images = raw.choice("images", ("public", "offline"))
-    if target == "aws" and len(stack) > LONGEST_STACK:
+    if target == "aws" and (len(stack) > LONGEST_STACK or "." in stack):
         allowed = (
-            f"the stack's name may have at most {LONGEST_STACK} characters, since AWS limits the names of "
-            "roles"
+            f"the stack's name may have at most {LONGEST_STACK} letters, digits, '_' and '-', since AWS "
+            "limits the names of roles and topics"
         )
         raw.problem("target", target, allowed, "pulumi stack rename …")
     if images == "offline" and target == "aws":
@@ -208,7 +209,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
             )
         if not TENANT.fullmatch(tenant):
             raw.problem("apiKeys", tenant, f"a tenant's name must match {TENANT.pattern}", remove)
-        if isinstance(key, str) and not API_KEY.fullmatch(key):
+        if not isinstance(key, dict) and not (isinstance(key, str) and API_KEY.fullmatch(key)):
             set_key = f"pulumi config set --secret --path apiKeys.{tenant} $(openssl rand -hex 24)"
             raw.problem(f"apiKeys.{tenant}", "[secret]", f"a key must match {API_KEY.pattern}", set_key)
     plain = [key for key in tenants.values() if isinstance(key, str)]
@@ -332,7 +333,8 @@ def _parallel(raw: RawSettings) -> dict[EngineKind, int]:
     """How many concurrent requests each engine is to work on, where the settings say it."""
     value = raw.value("parallel")
     if isinstance(value, str) and value.startswith("{"):  # as Pulumi hands an object over
-        value = json.loads(value)
+        with contextlib.suppress(ValueError):  # what is no JSON is no number either
+            value = json.loads(value)
     if not isinstance(value, dict):
         count = _count(raw, "parallel", value)
         return both(count) if count else {}
@@ -492,15 +494,18 @@ def _check_fit(raw: RawSettings, settings: Settings) -> None:
     found.append(fit.refused_budget(settings.hold_budget, settings.bounds))
     for each in found:
         if each and settings.aws:
-            each = _for_instances(each, settings.aws.instance)
+            each = _for_instances(each, settings.aws.instance, fit.counts(load))
         if each:
             command = each.choices[0].command if each.choices else "pulumi config set model …"
             raw.problem(each.key, each.value, each.allowed, command)
 
 
-def _for_instances(refusal: fit.UnworkableSetting, now: InstanceType) -> fit.UnworkableSetting:
-    """The refusal with its choices of GPU, count and RAM as types of instances."""
-    choices = []
+def _for_instances(
+    refusal: fit.UnworkableSetting, now: InstanceType, counts: Sequence[int]
+) -> fit.UnworkableSetting:
+    """The refusal with its choices of GPU, count and RAM as types of instances; `counts` are the numbers of
+    GPUs that can share the model."""
+    choices = list[fit.Choice]()
     for each in refusal.choices:
         if each.key in ("gpu", "gpuCount", "hostMemoryGiB"):
             other = instance_types.cheapest(
@@ -508,10 +513,11 @@ def _for_instances(refusal: fit.UnworkableSetting, now: InstanceType) -> fit.Unw
                 gpus=int(each.value) if each.key == "gpuCount" else now.gpus,
                 ram_gib=int(each.value) + SYSTEM_GIB if each.key == "hostMemoryGiB" else 0,
             )
-            if other is None:
+            if other is None or other.gpus not in counts:
                 continue
             each = fit.Choice("instanceType", other.name, each.words)
-        choices.append(each)
+        if each not in choices:
+            choices.append(each)
     if refusal.key in ("gpuCount", "hostMemoryGiB"):
         return replace(refusal, key="instanceType", value=now.name, choices=choices)
     return replace(refusal, choices=choices)
@@ -549,7 +555,7 @@ def api_keys() -> pulumi.Output[dict[str, str]]:
 
 def stacks(root: Path) -> list[str]:
     """The names of all stacks that have a settings file."""
-    return sorted(file.name.split(".")[1] for file in root.glob("Pulumi.*.yaml"))
+    return sorted(file.stem.removeprefix("Pulumi.") for file in root.glob("Pulumi.*.yaml"))
 
 
 def host_key() -> pulumi.Output[str]:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from components.catalogue import FAMILIES, CatalogueError
 
 HUB = "https://huggingface.co"
 LIBRARY = "https://registry.ollama.ai"
+MODELOPT = "hf_quant_config.json"
 SECONDS = 30
 
 Ask = Callable[[str, str], str]
@@ -55,6 +56,16 @@ def refused(config: Mapping[str, Any]) -> str:
         return f"not all of its layers have full attention (`layer_types`: {', '.join(others)})"
     if config.get("sliding_window") and config.get("use_sliding_window", True):
         return f"its attention has a sliding window of {config['sliding_window']} tokens"
+    if config.get("dual_chunk_attention_config"):
+        return "it attends in chunks (`dual_chunk_attention_config`), which vLLM no longer has"
+    if config.get("is_causal") is False:
+        return "it attends in both directions (`is_causal`), and vLLM computes no long prompt of it in parts"
+    names = config.get("architectures") or []
+    if names and not any(str(each).endswith("ForCausalLM") for each in names):
+        return (
+            f"its architecture {', '.join(map(str, names))} does not end in `ForCausalLM`: it has no output "
+            "head for text, which the sums of memory count"
+        )
     if family not in FAMILIES:
         return (
             f"nobody has checked the sums of memory for the family `{family}`; known: {', '.join(FAMILIES)}"
@@ -83,6 +94,7 @@ def numbers(config: Mapping[str, Any]) -> dict[str, int]:
         "embedding_parameters": embedding,
         "vocabulary": vocabulary,
         "hidden": hidden,
+        "intermediate": inner,
         "layers": layers,
         "attention_heads": heads,
         "kv_heads": kv,
@@ -91,9 +103,12 @@ def numbers(config: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def quantization(config: Mapping[str, Any]) -> str:
-    """How a repository's weights are quantized, in the catalogue's words. Raises StepFailed."""
-    given = config.get("quantization_config")
+def quantization(config: Mapping[str, Any], files: Collection[str] = ()) -> str:
+    """How a repository's weights are quantized, in the catalogue's words. `files` are the repository's, where
+    they are known. Looks where vLLM does (transformers_utils/ of 0.32). Raises StepFailed."""
+    given = config.get("quantization_config") or config.get("compression_config")
+    if not given and MODELOPT in files:
+        raise StepFailed(f"the sums of memory do not cover weights whose quantization stands in {MODELOPT}")
     if not given:
         return "fp16"
     if given.get("quant_method") == "awq" and given.get("bits") == 4 and given.get("group_size") == 128:
@@ -113,13 +128,13 @@ def of_tag(tag: str, ask: Ask) -> str:
 
 
 def entry(config: Mapping[str, Any], ollama: str, repository: str, hub: Mapping[str, Any], ask: Ask) -> Any:
-    """The table of a model. `hub` is what hub and library say, where they were asked: `revision` and sizes.
-    Raises StepFailed.
+    """The table of a model. `hub` is what hub and library say, where they were asked: `revision`, `files` and
+    sizes. Raises StepFailed.
     """
     if why := refused(config):
         raise StepFailed(f"{repository} can't be in the catalogue: {why}")
     try:
-        computed, bits = numbers(config), quantization(config)
+        computed, bits = numbers(config), quantization(config, hub.get("files", ()))
     except (KeyError, TypeError, ValueError) as error:
         raise StepFailed(f"the config.json of {repository} lacks or misstates {error}") from error
     table = tomlkit.table()
@@ -165,7 +180,7 @@ def _size(variable: str, question: str, known: object, ask: Ask) -> int:
 
 
 def on_the_hub(repository: str, ollama: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """A model's config.json, and the revision and sizes that hub and library name."""
+    """A model's config.json, and the revision, files and sizes that hub and library name."""
     about = fetched(f"{HUB}/api/models/{repository}?blobs=true")
     config = fetched(f"{HUB}/{repository}/resolve/{about['sha']}/config.json")
     name, _, tag = ollama.partition(":")
@@ -173,6 +188,7 @@ def on_the_hub(repository: str, ollama: str) -> tuple[Mapping[str, Any], dict[st
     manifest = fetched(f"{LIBRARY}/v2/{owner}/manifests/{tag or 'latest'}")
     return config, {
         "revision": about["sha"],
+        "files": [each["rfilename"] for each in about.get("siblings", [])],
         "size": sum(each.get("size") or 0 for each in about.get("siblings", [])),
         "ollama_size": sum(each["size"] for each in manifest["layers"]),
     }

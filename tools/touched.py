@@ -28,7 +28,7 @@ ORDER = ("dev", "prod")
 def stacks(root: Path) -> list[str]:
     """Every stack that is not on someone's own machine; `dev` before `prod`."""
     found = [
-        file.name.split(".")[1]
+        file.stem.removeprefix("Pulumi.")
         for file in root.glob("Pulumi.*.yaml")
         if not re.search(r"^\s*changeover:target:\s*[\"']?docker\b", file.read_text(), re.MULTILINE)
     ]
@@ -38,7 +38,7 @@ def stacks(root: Path) -> list[str]:
 def touched(names: Iterable[str], changed: Iterable[str]) -> list[str]:
     """Those of `names` that the changed files can change something of."""
     known, files = list(names), list(changed)
-    own = re.compile(r"Pulumi\.([^.]+)\.yaml|rendered/([^/]+)/.*")
+    own = re.compile(r"Pulumi\.([^/]+)\.yaml|rendered/([^/]+)/.*")
     found = set()
     for file in files:
         if match := own.fullmatch(file):

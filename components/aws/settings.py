@@ -9,7 +9,8 @@ from components.ssh_config import Access
 EVERYBODY = "0.0.0.0/0"
 LONGEST_STACK = 35
 """Characters of a stack's name: IAM takes 64 for a role, `changeover-STACK-snapshots-0a1b2c3` the longest
-(https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html)."""
+(https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html). The name of a topic takes no dot
+(https://docs.aws.amazon.com/sns/latest/api/API_CreateTopic.html)."""
 
 
 @dataclass(frozen=True, kw_only=True)

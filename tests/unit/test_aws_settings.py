@@ -46,10 +46,23 @@ def test_the_machine_follows_from_the_instance_type() -> None:
     assert (four.name, four.count) == ("NVIDIA A10G", 4)
 
 
+def test_only_instances_are_offered_whose_gpus_can_share_the_model_and_each_once() -> None:
+    text = refusal(model="qwen-2.5-coder-0.5b", instanceType="g5.48xlarge")
+    assert "14 attention heads and 2 KV heads" in text, "2 GPUs could, but there is no type that has two"
+    assert "allowed: instanceType g5.xlarge. Run: pulumi config set instanceType g5.xlarge" in text
+    text = refusal(instanceType="g5.48xlarge")
+    assert "allowed: instanceType g5.xlarge, or instanceType g5.12xlarge. Run: " in text
+
+
 def test_a_stacks_name_leaves_room_for_the_names_of_its_roles() -> None:
     from_values("a" * 35, GOOD, ROOT)
-    with pytest.raises(SettingsError, match="may have at most 35 characters"):
+    with pytest.raises(SettingsError, match="may have at most 35 letters"):
         from_values("a" * 36, GOOD, ROOT)
+
+
+def test_a_stacks_name_has_no_dot_which_the_name_of_a_topic_takes_none_of() -> None:
+    with pytest.raises(SettingsError, match=r"may have at most 35 letters, digits, '_' and '-'"):
+        from_values("team.a", GOOD, ROOT)
 
 
 def test_every_setting_of_aws_is_declared_and_has_a_default() -> None:

@@ -421,6 +421,18 @@ def test_a_mail_that_nobody_has_confirmed_yet_is_said_in_the_preview() -> None:
     assert aws_target.unconfirmed(sure) == ""
 
 
+def test_another_region_is_refused_since_nothing_of_the_stack_can_go_there() -> None:
+    """In another region AWS is asked in vain for what there is, and the preview says nothing."""
+    arn = "arn:aws:ec2:us-east-1:123456789012:instance/i-0123"
+    kind = "aws:ec2/instance:Instance"
+    state = known({"urn::instance": {"type": kind, "outputs": {"id": "i-0123", "arn": arn}}})
+    aws_target.check_known(NOTHING, state, "us-east-1", "dev")
+    with pytest.raises(TargetError, match="address, data volume and snapshots stay") as refused:
+        aws_target.check_known(NOTHING, state, "us-west-2", "dev")
+    assert "i-0123 of stack `dev` is in us-east-1" in str(refused.value)
+    assert "nothing was changed. Run: pulumi config set zone us-east-1a" in str(refused.value)
+
+
 def test_an_instance_that_this_state_did_not_make_is_refused() -> None:
     new = known({})
     aws_target.check_known(NOTHING, new, "us-east-1", "dev")

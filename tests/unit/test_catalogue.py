@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common import StepFailed
-from components.catalogue import FILE, MODELS, CatalogueError, OllamaTag, read
+from components.catalogue import FILE, MODELS, CatalogueError, Model, OllamaTag, read
 from components.gpu_memory import GPUS, KINDS, Load, engine_sum
 from tools import model as tool
 
@@ -73,6 +73,17 @@ def test_the_numbers_of_a_configuration_are_those_of_the_catalogue() -> None:
         ({"model_type": None}, "the family `None`"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 8}}, "quant_method gptq, bits 8"),
         ({"hidden_size": None}, "lacks or misstates"),
+        (
+            {"quantization_config": None, "compression_config": {"quant_method": "compressed-tensors"}},
+            "quant_method compressed-tensors",
+        ),
+        (
+            {"model_type": "qwen2", "dual_chunk_attention_config": {"chunk_size": 262144}},
+            "it attends in chunks (`dual_chunk_attention_config`), which vLLM no longer has",
+        ),
+        ({"is_causal": False}, "attends in both directions (`is_causal`)"),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification"),
+        ({"architectures": ["MistralModel"]}, "does not end in `ForCausalLM`"),
     ],
 )
 def test_what_the_sums_would_be_wrong_for_is_refused_by_name(change: dict[str, Any], said: str) -> None:
@@ -94,6 +105,19 @@ def test_every_model_of_today_has_both_engines_and_its_published_numbers() -> No
         for kind in KINDS:
             assert engine_sum(kind, load).total <= GPUS["t4"].usable
         assert model.tools and model.tools.vllm_parser == "hermes"
+
+
+@pytest.mark.parametrize("model", [each for each in MODELS.values() if each.intermediate])
+def test_each_models_parameters_follow_from_its_other_numbers(model: Model) -> None:
+    config = {
+        "model_type": model.family, "hidden_size": model.hidden, "intermediate_size": model.intermediate,
+        "num_hidden_layers": model.layers, "num_attention_heads": model.attention_heads,
+        "num_key_value_heads": model.kv_heads, "head_dim": model.head_dim, "vocab_size": model.vocabulary,
+        "tie_word_embeddings": model.embedding_parameters == model.vocabulary * model.hidden,
+        "max_position_embeddings": model.max_context,
+    }  # fmt: skip
+    computed = tool.numbers(config)
+    assert computed == {key: getattr(model, key) for key in computed}
 
 
 def test_newer_models_have_the_numbers_that_are_published_of_them() -> None:
@@ -210,6 +234,24 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     server.shutdown()
     server.server_close()
+
+
+@pytest.mark.parametrize("name", ["my model", "Qwen/Qwen3-8B", "qwen3:8b", "-a", "a::b", "ü", "x" * 81])
+def test_a_name_that_is_no_part_of_a_path_or_of_a_models_name_is_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(FILE.read_text())
+    ask = answers(OLLAMA_SIZE="1", HF_SIZE="1", TOOLS="none", QUANTIZATION="q4_k_m")
+    table = tool.entry(EIGHT, "a:8b", "A/B", {}, ask)
+    with pytest.raises(StepFailed, match="nothing was written"):
+        tool.write(file, name, table)
+    assert file.read_text() == FILE.read_text()
+
+
+def test_weights_whose_quantization_stands_in_another_file_are_refused() -> None:
+    ask = answers(OLLAMA_SIZE="1", HF_SIZE="1", TOOLS="none", QUANTIZATION="q4_k_m")
+    plain = {key: each for key, each in EIGHT.items() if key != "quantization_config"}
+    with pytest.raises(StepFailed, match=r"hf_quant_config\.json"):
+        tool.entry(plain, "a:8b", "nvidia/B-FP8", {"files": ["config.json", "hf_quant_config.json"]}, ask)
 
 
 def test_hub_and_library_are_asked_for_what_they_know_and_pinned(hub: None) -> None:

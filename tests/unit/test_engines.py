@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from common import ROOT
@@ -197,3 +198,10 @@ def test_the_command_line_for_review_has_one_option_a_line() -> None:
 def test_7b_is_quantized_by_default_as_a_t4_needs_it() -> None:
     defaults = [SEVEN.sources(kind)[0].quantization for kind in ("ollama", "vllm")]
     assert defaults == ["q4_k_m", "awq-int4"]
+
+
+def test_of_several_gpus_ollama_takes_each_ones_part_as_the_sum_says() -> None:
+    one = engines.ollama(load(SEVEN, 8192, 1, T4))
+    two = engines.ollama(load(SEVEN, 8192, 1, replace(T4, count=2)))
+    assert two.environment == {**one.environment, "OLLAMA_SCHED_SPREAD": "1"}
+    assert "OLLAMA_SCHED_SPREAD" not in engines.ollama(load(TINY, 1024, 1, None)).environment

@@ -8,6 +8,7 @@ from components.catalogue import GIB, MODELS
 from components.fit import (
     Choice,
     UnworkableSetting,
+    counts,
     refused_budget,
     refused_count,
     refused_engine,
@@ -103,6 +104,16 @@ def test_a_model_is_divided_only_among_as_many_gpus_as_its_heads_allow() -> None
     found = refused_count(replace(ON_T4, gpu=replace(GPUS["t4"], count=8)))
     assert found and found.key == "gpuCount" and "28 attention heads and 4 KV heads" in found.why
     assert [each.value for each in found.choices] == ["1", "2", "4"]
+
+
+def test_awq_is_divided_only_among_gpus_that_get_whole_groups_of_weights() -> None:
+    small = replace(ON_T4, model=MODELS["qwen-2.5-coder-1.5b"], gpu=replace(GPUS["t4"], count=4))
+    assert refused_count(small) is None, "at 16 bits there are no groups"
+    found = refused_count(small.with_quantization("vllm", "awq-int4"))
+    assert found and "rows of 1536 and 8960 weights in groups of 128 (awq-int4)" in found.why
+    assert [each.value for each in found.choices] == ["1", "2"]
+    of = {name: counts(replace(ON_T4, model=MODELS[f"qwen-2.5-coder-{name}"])) for name in ("7b", "14b")}
+    assert of == {"7b": [1, 2, 4], "14b": [1, 2, 4]}, "of 14b, 8 GPUs would get 13.5 groups each"
 
 
 def test_an_overlap_that_does_not_fit_is_refused_with_what_would() -> None:

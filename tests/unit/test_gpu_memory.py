@@ -1,5 +1,6 @@
 """The sums agree with figures that were published or computed elsewhere."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -280,3 +281,37 @@ def test_a_stack_whose_auto_meant_overlap_is_told_once_that_it_means_hold() -> N
     assert not mode_changed(overlaps, "overlap", "overlap") and not mode_changed(overlaps, "overlap", None)
     assert not mode_changed(held, "auto", "hold") and not mode_changed(held, "auto", None)
     assert not mode_changed(held, "hold", "overlap") and not mode_changed(overlaps, "auto", "overlap")
+
+
+def test_on_a_cpu_vllm_keeps_a_block_for_itself_beside_the_requests_that_it_was_given() -> None:
+    fourteen = Load(model=MODELS["qwen-2.5-coder-14b"], context=16384, gpu=None, parallel=both(1))
+    whole = engine_sum("ollama", fourteen).kv_cache
+    assert whole == 3 * GIB, "in whole GiB without a rest"
+    assert engine_sum("vllm", fourteen).kv_cache == 4 * GIB
+    for load in (fourteen, replace(fourteen, context=8192, parallel={}), TINY_ON_CPU):
+        vllm = engine_sum("vllm", load)
+        blocks = vllm.kv_cache // (128 * load.model.kv_bytes_per_token)
+        assert blocks > vllm.requests * math.ceil(load.context / 128)
+
+
+@pytest.mark.parametrize("kv_heads", [8, 32])
+@pytest.mark.parametrize("vocabulary", [32_000, 128_256])
+@pytest.mark.parametrize("context", [256, 4096, 8192])
+def test_of_llama_and_mistral_as_much_is_free_as_ollama_wants_before_it_loads(
+    kv_heads: int, vocabulary: int, context: int
+) -> None:
+    eight = replace(MODELS["qwen3-8b"], family="llama", kv_heads=kv_heads, vocabulary=vocabulary)
+    batch, hidden, heads = min(512, context), eight.hidden, eight.attention_heads
+    # `GraphSize` in fs/ggml/ggml.go of 0.17.4, `case "llama"`: the architecture of both in a GGUF
+    full = max(4 * batch * (1 + 4 * hidden + context * (1 + heads)), 4 * batch * (hidden + vocabulary))
+    partial = 4 * batch * hidden + max(
+        4 * batch * (1 + hidden + max(context, hidden))
+        + hidden * hidden * 9 // 16
+        + 4 * context * (batch * heads + eight.head_dim * kv_heads),
+        4 * batch * (hidden + vocabulary) + hidden * vocabulary * 105 // 128,
+    )
+    for family in ("llama", "mistral"):
+        load = Load(model=replace(eight, family=family), context=context, parallel=both(1), gpu=GPUS["h100"])
+        ollama = engine_sum("ollama", load)
+        layer = (ollama.weights + ollama.kv_cache) // eight.layers
+        assert ollama.overhead - 457 * 2**20 - layer >= max(full, partial)

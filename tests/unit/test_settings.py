@@ -27,6 +27,23 @@ def test_defaults_come_from_pulumi_yaml() -> None:
     assert settings.tenants == ()
 
 
+def test_an_object_that_is_no_json_is_refused_as_any_other_value_is() -> None:
+    text = refusal(parallel="{ollama: 8, vllm: 48}")  # as the documentation of the setting writes it
+    assert "changeover:parallel: '{ollama: 8, vllm: 48}' cannot work; allowed: auto, or 1 to 256" in text
+
+
+def test_a_key_that_pulumi_has_read_as_a_number_is_refused_and_not_shown() -> None:
+    text = refusal(apiKeys='{"acme": 1234567890123456}')  # as of `--path` without `--secret`
+    assert "changeover:apiKeys.acme: '[secret]' cannot work; a key must match" in text
+    assert "1234567890123456" not in text
+
+
+def test_a_stacks_name_may_have_a_dot_in_it(tmp_path: Path) -> None:
+    for name in ("Pulumi.yaml", "Pulumi.local.yaml", "Pulumi.team.a.yaml"):
+        (tmp_path / name).touch()
+    assert stacks(tmp_path) == ["local", "team.a"]
+
+
 def test_values_as_pulumi_hands_them_over_are_strings() -> None:
     values = {**GOOD, "context": "2048", "standby": "false", "apiKeys": '{"acme": "0123456789abcdef"}'}
     settings = from_values("local", values, ROOT)

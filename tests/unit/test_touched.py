@@ -17,6 +17,12 @@ def test_dev_comes_before_prod_and_a_stack_on_someones_machine_is_left_out(tmp_p
     assert stacks(tmp_path) == ["dev", "prod"]
 
 
+def test_a_name_with_a_dot_is_taken_whole(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.team.a.yaml").write_text("config:\n  changeover:target: kubernetes\n")
+    assert stacks(tmp_path) == ["team.a"]
+    assert touched(["team", "team.a"], ["Pulumi.team.a.yaml"]) == ["team.a"]
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [

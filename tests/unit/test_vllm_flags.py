@@ -60,5 +60,27 @@ def test_what_a_t4_cannot_do_the_sum_does_not_count_or_a_log_must_not_have(flag:
     assert any(why in each.why for each in refusals([flag], T4))
 
 
+@pytest.mark.parametrize("flag", [each for each in (*SETTING, *OWN) if each.startswith("--")])
+def test_the_beginning_of_a_flag_is_refused_as_the_flag(flag: str) -> None:
+    (found,) = refusals([f"{flag[:-1]} 1"], T4)
+    assert found.why in [each.why for other in (*SETTING, *OWN) for each in refusals([other], T4)]
+
+
+def test_a_value_that_is_refused_is_refused_after_the_beginning_of_its_flag() -> None:
+    for flag, why in (("--dt float32", "16 bits"), ("--kv-cache-dt fp8", "8.9"), ("--load-f gguf", "gguf")):
+        assert why in refusals([flag], T4)[0].why
+
+
+def test_a_value_that_is_a_part_of_the_flag_is_seen() -> None:
+    assert "FP8 needs 8.9" in refusals(["-qfp8"], T4)[0].why
+    assert refusals(["-qawq"], L4)[0].setting == "quantization"
+    assert refusals(["-n2"], L4)[0].setting == "gpuCount"
+
+
+def test_what_is_no_part_of_a_reserved_flag_may_be_added() -> None:
+    given = ["--config-format hf", "--max-logprobs 5", "--enable-sleep-mode", "-O3", "--model-impl auto"]
+    assert refusals([*given, "--quantization-config {}", "-ac.backend TRITON_ATTN"], T4) == []
+
+
 def test_a_newer_gpu_can_do_what_a_t4_cannot() -> None:
     assert refusals(["--kv-cache-dtype fp8", "--dtype bfloat16"], L4) == []
