@@ -100,8 +100,13 @@ class Events:
             except (ValueError, RecursionError):
                 return event
             if isinstance(said, dict):
-                for inside in (said.get("message"), said.get("response")):
-                    self.usage.see(inside.get("usage") if isinstance(inside, dict) else None)
+                begins, inside = (said.get(name) for name in ("message", "response"))
+                if isinstance(begins, dict):
+                    # its 0 tokens of an answer would be all that is known of a message that breaks off
+                    completion = self.usage.completion
+                    self.usage.see(begins.get("usage"))
+                    self.usage.completion = completion
+                self.usage.see(inside.get("usage") if isinstance(inside, dict) else None)
                 used, choices = said.get("usage"), said.get("choices")
                 if choices and isinstance(used, dict) and not any(used.values()):
                     becomes = without(data, "usage") if self.adds_usage else data
