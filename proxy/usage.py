@@ -6,10 +6,11 @@ It reads the files that this proxy and those before it have left in the volume, 
 import contextlib
 import datetime
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 FOLDER = Path("/log")
 LOG_FILES = 5
@@ -22,14 +23,19 @@ that were broken off; `unknown` are answers of which neither is known."""
 
 
 def lines(folder: Path) -> Iterator[str]:
-    """Of all files, the oldest first."""
-    files = sorted(folder.glob("access-*"), key=lambda each: each.stat().st_mtime)
-    for file in files:
-        try:
-            with file.open(encoding="utf-8", errors="replace") as text:
-                yield from text
-        except FileNotFoundError:  # it has just been given another name, or has gone
-            continue
+    """Of all files, the oldest first. A proxy gives its files other names when the newest is full: so all of
+    them are opened before one is read, until there is none that is not open."""
+    with contextlib.ExitStack() as until_read:
+        files: dict[int, TextIO] = {}
+        known = -1
+        while known < len(files):
+            known = len(files)
+            for file in folder.glob("access-*"):
+                with contextlib.suppress(FileNotFoundError):
+                    text = until_read.enter_context(file.open(encoding="utf-8", errors="replace"))
+                    files.setdefault(os.fstat(text.fileno()).st_ino, text)
+        for each in sorted(files.values(), key=lambda each: os.fstat(each.fileno()).st_mtime):
+            yield from each
 
 
 def whole_since(folder: Path) -> float:

@@ -3,6 +3,7 @@
 import csv
 import datetime
 import json
+import os
 import random
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def test_what_the_proxy_writes_is_what_is_summed(tmp_path: Path) -> None:
     said = summing.summed(summing.lines(tmp_path))
     ((_, found),) = said["days"].items()
     assert found == wanted and said["unreadable"] == 1 and said["since"]
+
+
+def test_each_line_is_there_once_also_where_the_files_get_other_names_meanwhile(tmp_path: Path) -> None:
+    file = tmp_path / "access-one.log"
+    for number, text in enumerate(("a\nb\n", "c\n", "d\n")):
+        older = tmp_path / f"access-one.log{f'.{2 - number}' if number < 2 else ''}"
+        older.write_text(text)
+        os.utime(older, (number, number))
+    reading = summing.lines(tmp_path)
+    found = [next(reading)]
+    for name, becomes in ((".2", ".3"), (".1", ".2"), ("", ".1")):
+        Path(f"{file}{name}").rename(f"{file}{becomes}")
+    file.write_text("e\n")
+    assert [*found, *reading] == ["a\n", "b\n", "c\n", "d\n"], "as of the moment in which it began"
 
 
 def test_a_log_of_which_a_proxy_has_dropped_its_oldest_file_is_known_from_there_on() -> None:
