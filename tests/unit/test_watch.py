@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import queue
 import sys
 from typing import Any
@@ -97,6 +98,31 @@ def test_a_proxy_that_is_started_anew_or_another_one_takes_nothing_away_and_adds
     stack.answer(proxy="proxy-2")
     looks.append(stack.look())
     assert rates.minute(looks).requests == 3
+
+
+def test_what_a_proxy_counts_while_it_has_no_answer_ready_is_there_in_the_next_look() -> None:
+    """One that says nothing within a second is left out of a line."""
+    stack = Stack()
+    looks = [stack.look()]
+    for _ in range(4):
+        stack.answer()
+    proxies, stack.proxies = stack.proxies, {}
+    looks.append(stack.look())
+    stack.proxies = proxies
+    stack.answer()
+    looks.append(stack.look())
+    assert rates.minute(looks).requests == 5
+
+
+def test_a_clock_that_is_set_back_begins_another_minute() -> None:
+    stack = Stack()
+    looks: list[rates.Look] = []
+    for now in (*range(5000, 5030), *range(1000, 1005)):
+        stack.now = float(now)
+        stack.answer()
+        looks = rates.trimmed([*looks, stack.look()])
+    minute = rates.minute(looks)
+    assert (len(looks), minute.seconds, minute.requests) == (5, 4, 4)
 
 
 def test_the_part_of_the_metrics_that_the_switch_asks_for_says_as_much_as_all_of_them() -> None:
@@ -238,6 +264,20 @@ def test_no_line_of_a_frame_is_wider_than_the_terminal(width: int) -> None:
 
 def test_without_a_line_a_frame_says_why() -> None:
     assert "no switch of stack" in shown(None, rates.Minute(0), "no switch of stack `local` runs here")
+
+
+def test_nothing_of_a_log_tells_the_terminal_what_to_do() -> None:
+    line = Stack().line(trouble="\x1b[2Jit ended")
+    line["logs"]["engine"] = [
+        "\x1b[1;36m(APIServer)\x1b[0m no \x1b]0;a title\x07\x9b8mfile\u202e",
+        "größe\tb",
+    ]
+    read = watch._read(json.dumps(line))
+    assert isinstance(read, dict)
+    assert read["logs"]["engine"] == ["(APIServer) no ]0;a title8mfile", "größe\tb"]
+    said = shown(read, rates.Minute(1))
+    assert "it ended" in said and not [each for each in said if each < " " and each != "\n"]
+    assert "\x9b" not in said and "\u202e" not in said
 
 
 def test_what_another_version_says_is_no_crash() -> None:
