@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from proxy.protocols import COUNT_TOKENS
+
 FOLDER = Path("/log")
 LOG_FILES = 5
 """How many older files a proxy keeps, beside the one that it writes."""
@@ -19,7 +21,7 @@ KEPT_FILES = 12
 """Of all proxies that have written into the volume, the newest, when one starts."""
 COUNTS = ("requests", "failed", "hung_up", "prompt_tokens", "completion_tokens", "events", "unknown")
 """Of a tenant's day. `completion_tokens` are those that engines reported; `events` are those seen of answers
-that were broken off; `unknown` are answers of which neither is known."""
+that were broken off; `unknown` are answers of which no token is known, where there are any."""
 
 
 def lines(folder: Path) -> Iterator[str]:
@@ -90,8 +92,8 @@ def _count(counts: dict[str, int], said: dict[str, Any]) -> None:
         counts["events"] += tokens
     elif tokens is not None:
         counts["completion_tokens"] += tokens
-    elif status == 200 and said["engine"] != "-":
-        counts["unknown"] += 1
+    elif status == 200 and said["engine"] != "-" and said["endpoint"] != COUNT_TOKENS:
+        counts["unknown"] += said["prompt_tokens"] is None  # an embedding has no others
 
 
 if __name__ == "__main__":
