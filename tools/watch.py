@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import queue
-import re
 import select
 import subprocess
 import sys
@@ -54,9 +53,6 @@ WIDTH = 100
 """Of a frame that goes to no terminal."""
 BAR = 14
 """Characters of a bar."""
-CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What tells a terminal to do something, or turns the order of letters round: an engine's log may have it
-from a client."""
 
 
 class Feed:
@@ -121,19 +117,10 @@ class Feed:
 def _read(line: str) -> dict[str, Any] | str:
     """What the switch said, or what is wrong with it."""
     try:
-        said: dict[str, Any] = _plain(json.loads(line))
+        said: dict[str, Any] = json.loads(line)
     except ValueError:
         return f"the switch answered {line.strip()!r}. If it is of another version, run: pulumi up"
     return str(said["error"]) if "error" in said else said
-
-
-def _plain(said: Any) -> Any:
-    """The same without CONTROL, wherever there is a text in it."""
-    if isinstance(said, str):
-        return CONTROL.sub("", said)
-    if isinstance(said, dict):
-        return {key: _plain(each) for key, each in said.items()}
-    return [_plain(each) for each in said] if isinstance(said, list) else said
 
 
 # what is shown

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import json
 import queue
 import sys
 from typing import Any
@@ -264,20 +263,6 @@ def test_no_line_of_a_frame_is_wider_than_the_terminal(width: int) -> None:
 
 def test_without_a_line_a_frame_says_why() -> None:
     assert "no switch of stack" in shown(None, rates.Minute(0), "no switch of stack `local` runs here")
-
-
-def test_nothing_of_a_log_tells_the_terminal_what_to_do() -> None:
-    line = Stack().line(trouble="\x1b[2Jit ended")
-    line["logs"]["engine"] = [
-        "\x1b[1;36m(APIServer)\x1b[0m no \x1b]0;a title\x07\x9b8mfile\u202e",
-        "größe\tb",
-    ]
-    read = watch._read(json.dumps(line))
-    assert isinstance(read, dict)
-    assert read["logs"]["engine"] == ["(APIServer) no ]0;a title8mfile", "größe\tb"]
-    said = shown(read, rates.Minute(1))
-    assert "it ended" in said and not [each for each in said if each < " " and each != "\n"]
-    assert "\x9b" not in said and "\u202e" not in said
 
 
 def test_what_another_version_says_is_no_crash() -> None:
