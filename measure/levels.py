@@ -96,8 +96,9 @@ def row(asked: Sequence[Asked], users: int) -> dict[str, Any]:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The percentile by nearest rank: one of the values themselves."""
-    return sorted(values)[round((len(values) - 1) * percent / 100)]
+    """The percentile by nearest rank: the smallest of the values that at least so many percent of them don't
+    exceed."""
+    return sorted(values)[max(0, -(-len(values) * percent // 100) - 1)]
 
 
 def cells(level: Mapping[str, Any]) -> list[object]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from monitor.watched import Watched
+from proxy.route import NOBODY
 
 CRITICAL: Literal["critical"] = "critical"
 """Somebody gets no answer."""
@@ -60,9 +61,11 @@ def alerts(watched: Watched) -> Sequence[Alert]:
 
 
 def _requests(status: str) -> Sequence[Alert]:
-    # After a gap of the window and 5 minutes `increase` takes a small value for growth.
+    # After a gap of the window and 5 minutes `increase` takes a small value for growth. Clients that ask for
+    # the models again and again, that have no key, or that give up waiting (0), say nothing of the engine.
+    answered = f'changeover_requests_total{{engine!="{NOBODY}",status!="0"}}'
     errors = 'sum(increase_prometheus(changeover_requests_total{status=~"5.."}[5m]))'
-    every = "sum(increase_prometheus(changeover_requests_total[5m]))"
+    every = f"(sum(increase_prometheus({answered}[5m])) or vector(0))"
     first = "sum by (le) (increase_prometheus(changeover_first_byte_seconds_bucket[10m]))"
     quantile = f"histogram_quantile(0.95, {first})"
     return (
@@ -95,11 +98,12 @@ def _requests(status: str) -> Sequence[Alert]:
             "NothingFinishes",
             # A long answer is no fault: bytes come from its engine. After 5 minutes the proxy gives up what
             # had no first byte, which counts as ended.
-            "sum(changeover_running) > 0 unless sum(increase_prometheus(changeover_requests_total[2m])) > 0 "
+            f"sum(changeover_running) > 0 unless sum(increase_prometheus({answered}[2m])) > 0 "
             "unless min(changeover_engine_silent_seconds) < 60",
             60,
             CRITICAL,
-            "{{ $value | humanize }} requests are at the engine: none ended in 2 minutes, and no byte came.",
+            "{{ $value | humanize }} requests are at the engine: none was answered in 2 minutes, and no byte "
+            "came.",
             f"{status}; the switch restarts an engine that has hung for 8 minutes",
         ),
         Alert(

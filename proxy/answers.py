@@ -10,6 +10,9 @@ from proxy.adaptations import renamed, without
 _BETWEEN = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _DATA = re.compile(rb"(?:^|[\r\n])data: ?([^\r\n]*)")
 
+CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens")
+"""Of https://docs.anthropic.com/en/api/messages: a prompt has so many tokens beside its `input_tokens`."""
+
 
 @dataclass
 class Usage:
@@ -28,6 +31,8 @@ class Usage:
         )
         if prompt is None and completion is None:
             return False
+        if prompt is not None:  # of a message, without what was in a cache, which vLLM can say
+            prompt += sum(said[name] for name in CACHED if type(said.get(name)) is int and said[name] >= 0)
         # messages say the prompt's at the beginning of a stream, and the answer's at its end
         self.prompt = self.prompt if prompt is None else prompt
         self.completion = self.completion if completion is None else completion
@@ -100,8 +105,13 @@ class Events:
             except (ValueError, RecursionError):
                 return event
             if isinstance(said, dict):
-                for inside in (said.get("message"), said.get("response")):
-                    self.usage.see(inside.get("usage") if isinstance(inside, dict) else None)
+                begins, inside = (said.get(name) for name in ("message", "response"))
+                if isinstance(begins, dict):
+                    # its 0 tokens of an answer would be all that is known of a message that breaks off
+                    completion = self.usage.completion
+                    self.usage.see(begins.get("usage"))
+                    self.usage.completion = completion
+                self.usage.see(inside.get("usage") if isinstance(inside, dict) else None)
                 used, choices = said.get("usage"), said.get("choices")
                 if choices and isinstance(used, dict) and not any(used.values()):
                     becomes = without(data, "usage") if self.adds_usage else data

@@ -156,7 +156,8 @@ class ProxyServer:
             record.cut = True
         except (asyncio.CancelledError, ConnectionError):
             record.hung_up = True
-        except BaseException:
+        except BaseException:  # our own mistake, which aiohttp says with this status
+            record.status = record.status or 500
             self.books.enter(record, _now())
             raise
         self.books.enter(record, _now())

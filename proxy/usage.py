@@ -6,10 +6,13 @@ It reads the files that this proxy and those before it have left in the volume, 
 import contextlib
 import datetime
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from proxy.protocols import COUNT_TOKENS
 
 FOLDER = Path("/log")
 LOG_FILES = 5
@@ -18,18 +21,23 @@ KEPT_FILES = 12
 """Of all proxies that have written into the volume, the newest, when one starts."""
 COUNTS = ("requests", "failed", "hung_up", "prompt_tokens", "completion_tokens", "events", "unknown")
 """Of a tenant's day. `completion_tokens` are those that engines reported; `events` are those seen of answers
-that were broken off; `unknown` are answers of which neither is known."""
+that were broken off; `unknown` are answers of which no token is known, where there are any."""
 
 
 def lines(folder: Path) -> Iterator[str]:
-    """Of all files, the oldest first."""
-    files = sorted(folder.glob("access-*"), key=lambda each: each.stat().st_mtime)
-    for file in files:
-        try:
-            with file.open(encoding="utf-8", errors="replace") as text:
-                yield from text
-        except FileNotFoundError:  # it has just been given another name, or has gone
-            continue
+    """Of all files, the oldest first. A proxy gives its files other names when the newest is full: so all of
+    them are opened before one is read, until there is none that is not open."""
+    with contextlib.ExitStack() as until_read:
+        files: dict[int, TextIO] = {}
+        known = -1
+        while known < len(files):
+            known = len(files)
+            for file in folder.glob("access-*"):
+                with contextlib.suppress(FileNotFoundError):
+                    text = until_read.enter_context(file.open(encoding="utf-8", errors="replace"))
+                    files.setdefault(os.fstat(text.fileno()).st_ino, text)
+        for each in sorted(files.values(), key=lambda each: os.fstat(each.fileno()).st_mtime):
+            yield from each
 
 
 def whole_since(folder: Path) -> float:
@@ -84,8 +92,8 @@ def _count(counts: dict[str, int], said: dict[str, Any]) -> None:
         counts["events"] += tokens
     elif tokens is not None:
         counts["completion_tokens"] += tokens
-    elif status == 200 and said["engine"] != "-":
-        counts["unknown"] += 1
+    elif status == 200 and said["engine"] != "-" and said["endpoint"] != COUNT_TOKENS:
+        counts["unknown"] += said["prompt_tokens"] is None  # an embedding has no others
 
 
 if __name__ == "__main__":

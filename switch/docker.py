@@ -34,6 +34,11 @@ ENGINE_PROCESSES = 8192
 LEAST = {"CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"], "PidsLimit": PROCESSES}
 """What a helper container of the switch may do, as Docker's API calls it."""
 
+CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
+"""What tells a terminal to do something, but for the ends of a line, or turns the order of letters round."""
+
 
 class DockerError(Exception):
     """Docker has refused a call. The text is its own message, `status` the HTTP status of its answer."""
@@ -240,8 +245,9 @@ class Docker:
         return int(self.call("POST", f"/containers/{name}/wait", timeout=timeout)["StatusCode"])
 
     def logs(self, name: str, lines: int = 15) -> str:
-        """The last `lines` lines of a container's output, both streams in order."""
-        return b"".join(self._stream(name, f"tail={lines}", 15)).decode(errors="replace")
+        """The last `lines` lines of a container's output, both streams in order, without CONTROL: an engine
+        may say what a client has sent, and this is shown in terminals."""
+        return CONTROL.sub("", b"".join(self._stream(name, f"tail={lines}", 15)).decode(errors="replace"))
 
     def follow(self, name: str, timeout: float) -> Iterator[bytes]:
         """A container's output as it comes, until it ends. `timeout` is the longest silence, in seconds."""

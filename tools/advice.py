@@ -52,10 +52,11 @@ def kept(stack: str) -> tuple[str, float]:
     try:
         line, now = str(content["line"]), time.time()
         since, before = float(content.get("since") or 0), BEFORE.get(str(content.get("before")))
-        if line and before and now - since < OLD_SECONDS:
+        if line and before and 0 <= now - since < OLD_SECONDS:
             day = datetime.datetime.fromtimestamp(since, datetime.UTC)
             line += f" (since {day:%Y-%m-%d}; before: {before})"
-        return line, now - float(content["at"])
+        age = now - float(content["at"])
+        return line, age if age >= 0 else float("inf")  # the clock was wrong when it was kept
     except (ValueError, KeyError, TypeError):
         return "", float("inf")
 

@@ -4,7 +4,6 @@ A look is taken once a second, of a thousand time series and more: so they are r
 at once to the few numbers that are shown.
 """
 
-import itertools
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -83,7 +82,8 @@ def _counts(text: str) -> dict[Count, float]:
 
 def trimmed(looks: Sequence[Look]) -> list[Look]:
     """The looks without those that are older than a minute, but with the one at its beginning."""
-    kept = list(looks)
+    # later than the newest are those from before the host's clock was set back
+    kept = [each for each in looks if each.now <= looks[-1].now]
     while len(kept) > 2 and kept[-1].now - kept[1].now >= MINUTE:
         kept.pop(0)
     return kept
@@ -93,16 +93,18 @@ def grown(looks: Sequence[Look]) -> dict[Count, float]:
     """By how much each count grew, of all proxies together.
 
     Those of a proxy that was started anew begin at nothing, and what one had that has gone is counted until
-    it was seen last.
+    it was seen last. One that had no answer ready for a look goes on from the look before.
     """
     total: dict[Count, float] = defaultdict(float)
-    for before, after in itertools.pairwise(looks):
-        for proxy, counts in after.counts.items():
+    seen: dict[str, Mapping[Count, float]] = {}
+    for each in looks:
+        for proxy, counts in each.counts.items():
             # a proxy that was not seen before may have counted for long, in a stack that was there
-            known = before.counts.get(proxy, counts)
+            known = seen.get(proxy, counts)
             for count, value in counts.items():
                 was = known.get(count, 0.0)
                 total[count] += value - was if value >= was else value
+        seen.update(each.counts)
     return total
 
 

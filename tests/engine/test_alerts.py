@@ -59,6 +59,10 @@ WELL: Values = {
 } | {
     requests(200): rising(10),
     requests(400): rising(10),  # a client's own mistakes are no errors
+    # what no engine answered says nothing of one
+    requests(0, f'{PROXY}, engine="vllm-1"'): rising(100),
+    requests(401, f'{PROXY}, endpoint="/v1/chat/completions", engine="-"'): rising(100),
+    requests(200, f'{PROXY}, endpoint="/v1/models", engine="-"'): rising(100),
     f"changeover_cut_total{{{PROXY}}}": always(0),
     f'changeover_running{{{PROXY}, engine="vllm-1"}}': always(4),
     f'changeover_engine_silent_seconds{{{PROXY}, engine="vllm-1"}}': always(0.1),
@@ -112,6 +116,14 @@ def by_label(text: str) -> dict[str, str]:
 ON_SWITCH = (by_label(SWITCH),)
 CASES = (
     Case("Errors", {requests(500): rising(3)}),
+    Case(
+        "Errors",
+        {
+            requests(200): f"_x{LENGTH}",
+            requests(400): f"_x{LENGTH}",
+            requests(503, f'{PROXY}, engine="-"'): rising(1),
+        },
+    ),
     Case("AnswersCut", {f"changeover_cut_total{{{PROXY}}}": rising(0.1)}),
     Case("HeldWithoutChange", {HELD: f"0x40 0+{STEP}x{LENGTH - 41}", GATED: always(0)}, ON_SWITCH),
     Case(
@@ -220,7 +232,7 @@ def unit_test(
 
 
 def test_every_alert_has_a_case() -> None:
-    assert [case.alert for case in CASES] == [alert.name for alert in alerts(ALL)]
+    assert list(dict.fromkeys(case.alert for case in CASES)) == [alert.name for alert in alerts(ALL)]
 
 
 def tried(folder: Path, *tests: dict[str, Any]) -> str:

@@ -343,6 +343,15 @@ def test_an_advice_that_is_another_than_before_is_said_to_be_for_a_week(
     assert advice.kept("local") == ("", float("inf")) and after(0, "stay") == "advice: stay"
 
 
+def test_a_line_that_was_kept_while_the_clock_was_ahead_is_not_fresh_until_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advice, "KEPT", tmp_path / "kept")
+    advice.keep("local", "stay with Ollama", "stay", time.time())
+    advice.keep("local", "upgrade to vLLM", "upgrade", time.time() + 400 * DAY)
+    assert advice.kept("local") == ("upgrade to vLLM", float("inf"))
+
+
 def test_where_no_other_process_can_be_started_there_is_no_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common import ROOT
-from measure.levels import cells, judged, row
+from measure.levels import cells, judged, percentile, row
 from measure.meter import summary
 from measure.picture import WIDTH, over_time, picture
 from tests.support.project import free_port
@@ -72,6 +72,15 @@ def test_a_level_is_counted_from_its_first_request_to_the_end_of_its_last() -> N
     assert (level["first_p50"], level["first_p95"]) == (1, 2)
     assert level["token"] == pytest.approx(0.2)
     assert (level["answers"], level["bad"], level["tokens"], level["prompt"]) == (3, 0, 11, 7)
+
+
+@pytest.mark.parametrize("number", [1, 8, 12, 16, 20, 32, 40, 64, 80, 128])
+def test_95_of_100_are_never_fewer_however_few_were_asked(number: int) -> None:
+    values = [float(each) for each in range(number)]
+    late, slow = percentile(values, 95), percentile(values, 5)
+    assert sum(each <= late for each in values) >= 0.95 * number
+    assert sum(each >= slow for each in values) >= 0.95 * number
+    assert percentile(values, 50) == (number - 1) // 2 and percentile(values, 100) == number - 1
 
 
 def test_what_is_bad_has_taken_its_time_and_given_nothing() -> None:

@@ -172,6 +172,14 @@ def test_the_rules_are_the_alerts_and_each_says_what_to_type() -> None:
         assert rule["labels"]["severity"] in ("critical", "warning")
 
 
+def test_requests_that_no_engine_answered_neither_hide_an_engine_that_hangs_nor_errors() -> None:
+    """Clients ask for the models again and again, some have no key, and others give up waiting and retry."""
+    found = {alert.name: alert.expr for alert in alerts(ALL)}
+    for name in ("Errors", "NothingFinishes"):
+        counted = re.findall(r"changeover_requests_total(\{[^}]*\})?\[", found[name])
+        assert {*counted} <= {'{engine!="-",status!="0"}', '{status=~"5.."}'}, name
+
+
 def test_a_hold_is_too_long_by_the_engine_that_is_changed_to_and_by_the_budget() -> None:
     found = {alert.name: alert.expr for alert in alerts(ALL)}
     longer = found["HoldLongerThanExpected"]

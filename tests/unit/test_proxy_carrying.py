@@ -374,6 +374,8 @@ def test_each_event_has_the_name_that_was_asked_for() -> None:
 
 def test_an_answers_usage_is_what_it_says_or_unknown() -> None:
     assert answers.whole(json.dumps({"usage": USAGE}).encode()) == Usage(3, 2)
+    cached = {"input_tokens": 3, "cache_read_input_tokens": 80, "output_tokens": 2}
+    assert answers.whole(json.dumps({"usage": cached}).encode()) == Usage(83, 2)
     for raw in (b"", b"[]", b'{"usage": 7}', b'{"usage": {"prompt_tokens": "x"}}', b"[" * 100_000):
         assert answers.whole(raw) == Usage()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
-from proxy.answers import Usage
+from proxy.answers import Events, Usage
 from proxy.records import Books, RequestRecord
 from proxy.usage import KEPT_FILES
 
@@ -44,6 +44,22 @@ def test_an_answer_that_was_broken_off_counts_the_events_that_were_seen_and_says
     assert (said["completion_tokens"], said["tokens"], said["prompt_tokens"]) == (7, "events", None)
     gone = json.loads(RequestRecord(0.0, "/v1/chat/completions", hung_up=True).line(1.0))
     assert (gone["status"], gone["completion_tokens"], gone["tokens"]) == (None, None, None)
+
+
+def test_a_message_that_was_broken_off_counts_its_events_and_not_the_0_tokens_that_it_began_with() -> None:
+    """Both engines begin a streamed message with its prompt's tokens and 0 of its answer."""
+    begins = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 0}}}
+    piece = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}}
+    ends = {"type": "message_delta", "usage": {"output_tokens": 5}}
+    for said, tokens in (
+        ([begins, piece, piece], (9, 3, "events")),
+        ([begins, piece, ends], (9, 5, "reported")),
+    ):
+        events = Events(False, "tiny", "tiny")
+        events.feed(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in said))
+        record = RequestRecord(0.0, "/v1/messages", usage=events.usage, events=events.seen, status=200)
+        line = json.loads(record.line(1.0))
+        assert (line["prompt_tokens"], line["completion_tokens"], line["tokens"]) == tokens
 
 
 def test_lines_go_to_dockers_log_and_into_the_volume_where_old_ones_are_let_go(

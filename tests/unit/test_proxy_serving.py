@@ -216,6 +216,8 @@ def test_a_request_that_is_no_http_is_in_no_log_and_what_is_our_own_mistake_is(
         assert not bench.engine.records
         monkeypatch.setattr(bench.proxy, "_models", fails)
         assert (await bench.ask(request("/v1/models", b"", method="GET"))).startswith(b"HTTP/1.1 500 ")
+        page = (await bench.proxy._metrics()).decode()
+        assert 'endpoint="/v1/models",engine="-",status="500"' in page, "it fails for its client, too"
 
     run(story, tmp_path)
     assert "our own mistake" in caplog.text and "secret" not in caplog.text

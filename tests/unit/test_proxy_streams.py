@@ -159,10 +159,13 @@ class Maker:
         return replace(self._framed(said(OWN), said(ASKED)), zeros=zeros)
 
     def _nested(self) -> Event:
-        """The answer as it is so far, as responses and messages say it."""
+        """The answer as it is so far, as responses and messages say it. A message says so when it begins,
+        and has no tokens then."""
         where = self._chance.choice(("response", "message"))
         counted, used = self._count()
         said: Any = self._chance.choice([counted, None])
+        if where == "message":
+            used = (used[0], None)
         return self._said(
             lambda name: {
                 "type": "x",

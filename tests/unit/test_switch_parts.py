@@ -489,6 +489,10 @@ def test_docker_errors_and_output_are_read_as_docker_sends_them(
         b'{"message":"no!"}',
         b"/containers/c/logs?stdout=1&stderr=1&tail=15": b"HTTP/1.1 200 OK\r\n\r\n"
         b"\x01\0\0\0\0\0\0\x04one\n\x02\0\0\0\0\0\0\x04two\n",
+        # colours, a title and a C1 code: an engine may say what a client has sent
+        b"/containers/told/logs?stdout=1&stderr=1&tail=15": b"HTTP/1.1 200 OK\r\n\r\n"
+        b"\x01\0\0\0\0\0\0\x33\x1b[1;36m(APIServer)\x1b[0m 5\r10 %\tno "
+        b"\x1b]0;a\x07 \xc2\x9b8m\xc3\xb6\xe2\x80\xae\n\n",
         b"/half": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n{",
         b"/containers/half/logs?stdout=1&stderr=1&follow=1": b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n"
         b"\x01\0\0\0\0\0\0\x04one\n\x02\0\0",
@@ -507,6 +511,7 @@ def test_docker_errors_and_output_are_read_as_docker_sends_them(
             docker.call("GET", "/bad")
         assert caught.value.status == 409
         assert docker.logs("c") == "one\ntwo\n"
+        assert docker.logs("told") == "(APIServer) 5\r10 %\tno ]0;a 8mö\n\n"
         for broken in ("/half", "/none"):
             with pytest.raises(OSError, match="Docker broke off its answer"):
                 docker.call("GET", broken)

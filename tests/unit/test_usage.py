@@ -3,6 +3,7 @@
 import csv
 import datetime
 import json
+import os
 import random
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from proxy import usage as summing
 from proxy.answers import Usage
+from proxy.protocols import CHAT, COUNT_TOKENS, EMBEDDINGS
 from proxy.records import Books, RequestRecord
 from tools import usage
 
@@ -48,6 +50,30 @@ def test_what_the_proxy_writes_is_what_is_summed(tmp_path: Path) -> None:
     assert found == wanted and said["unreadable"] == 1 and said["since"]
 
 
+def test_each_line_is_there_once_also_where_the_files_get_other_names_meanwhile(tmp_path: Path) -> None:
+    file = tmp_path / "access-one.log"
+    for number, text in enumerate(("a\nb\n", "c\n", "d\n")):
+        older = tmp_path / f"access-one.log{f'.{2 - number}' if number < 2 else ''}"
+        older.write_text(text)
+        os.utime(older, (number, number))
+    reading = summing.lines(tmp_path)
+    found = [next(reading)]
+    for name, becomes in ((".2", ".3"), (".1", ".2"), ("", ".1")):
+        Path(f"{file}{name}").rename(f"{file}{becomes}")
+    file.write_text("e\n")
+    assert [*found, *reading] == ["a\n", "b\n", "c\n", "d\n"], "as of the moment in which it began"
+
+
+def test_an_answer_is_unknown_only_where_it_had_tokens_of_which_nobody_told(tmp_path: Path) -> None:
+    books = Books(tmp_path, "one")
+    for endpoint, prompt in ((EMBEDDINGS, 7), (EMBEDDINGS, None), (COUNT_TOKENS, None), (CHAT, None)):
+        record = RequestRecord(0.0, endpoint, engine="ollama-1", status=200, usage=Usage(prompt=prompt))
+        books.enter(record, 1.0)
+    books.close()
+    ((_, found),) = summing.summed(summing.lines(tmp_path))["days"].items()
+    assert (found["-"]["prompt_tokens"], found["-"]["unknown"]) == (7, 2)
+
+
 def test_a_log_of_which_a_proxy_has_dropped_its_oldest_file_is_known_from_there_on() -> None:
     log = [line("2026-11-01", "a", 1, 1), line("2026-11-03", "a", 1, 1)]
     assert summing.summed(log)["since"][:16] == "2026-11-01T10:00"
@@ -61,6 +87,7 @@ def line(day: str, tenant: str, prompt: int, completion: int) -> str:
         {
             "time": f"{day}T10:00:00.000+00:00",
             "tenant": tenant,
+            "endpoint": CHAT,
             "status": 200,
             "engine": "ollama-1",
             "prompt_tokens": prompt,

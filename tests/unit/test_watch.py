@@ -101,6 +101,31 @@ def test_a_proxy_that_is_started_anew_or_another_one_takes_nothing_away_and_adds
     assert rates.minute(looks).requests == 3
 
 
+def test_what_a_proxy_counts_while_it_has_no_answer_ready_is_there_in_the_next_look() -> None:
+    """One that says nothing within a second is left out of a line."""
+    stack = Stack()
+    looks = [stack.look()]
+    for _ in range(4):
+        stack.answer()
+    proxies, stack.proxies = stack.proxies, {}
+    looks.append(stack.look())
+    stack.proxies = proxies
+    stack.answer()
+    looks.append(stack.look())
+    assert rates.minute(looks).requests == 5
+
+
+def test_a_clock_that_is_set_back_begins_another_minute() -> None:
+    stack = Stack()
+    looks: list[rates.Look] = []
+    for now in (*range(5000, 5030), *range(1000, 1005)):
+        stack.now = float(now)
+        stack.answer()
+        looks = rates.trimmed([*looks, stack.look()])
+    minute = rates.minute(looks)
+    assert (len(looks), minute.seconds, minute.requests) == (5, 4, 4)
+
+
 def test_the_part_of_the_metrics_that_the_switch_asks_for_says_as_much_as_all_of_them() -> None:
     stack = Stack()
     books = stack.proxies["proxy-1"]
