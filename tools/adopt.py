@@ -162,13 +162,14 @@ def _up(stack: str, *more: str) -> None:
 
 @contextlib.contextmanager
 def _stopped(stack: str, role: str) -> Iterator[None]:
-    """Without the old container of a role: where the update fails before it made another, it goes on."""
+    """Without the old container of a role: where the update fails, or is interrupted, before it made
+    another, it goes on."""
     old = [each.id for each in _left(stack) if each.role == role]
-    for each in old:
-        _docker("stop", each)
     try:
+        for each in old:
+            _docker("stop", each)
         yield
-    except StepFailed:
+    except BaseException:
         if not [each for each in owner.found(stack).of(role) if each.id not in old]:
             for each in old:
                 _docker("start", each)

@@ -74,22 +74,41 @@ def pulumi(
     """
     if words[:1] == ("up",):
         end_left()
-    done = subprocess.run(
+    with subprocess.Popen(
         [cli(), *words],
         cwd=cwd,
         env=environment or process_environment(),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE if capture else None,
         stderr=subprocess.PIPE if capture else None,
-        input=stdin,
         text=True,
-        check=False,
-    )
-    if done.returncode < 0:
+    ) as process:
+        said, complained = _to_its_end(process, stdin)
+    if process.returncode < 0:
         end_left()
-    if done.returncode != 0:
-        detail = f":\n{done.stderr.strip()}" if capture else "; its message is above"
-        raise StepFailed(f"`pulumi {' '.join(words)}` exited {done.returncode}{detail}")
-    return done.stdout or ""
+    if process.returncode != 0:
+        detail = f":\n{complained.strip()}" if capture else "; its message is above"
+        raise StepFailed(f"`pulumi {' '.join(words)}` exited {process.returncode}{detail}")
+    return said
+
+
+def _to_its_end(process: subprocess.Popen[str], stdin: str) -> tuple[str, str]:
+    """What it says on stdout and stderr where these are pipes.
+
+    Ctrl-C is for it as well: it then ends what it has begun and unlocks the stack. `subprocess.run` would
+    kill it a quarter of a second later.
+    """
+    given: str | None = stdin
+    interrupted = False
+    while True:
+        try:
+            said, complained = process.communicate(given)
+            break
+        except KeyboardInterrupt:
+            given, interrupted = None, True  # what is not written yet of it is kept
+    if interrupted:
+        raise KeyboardInterrupt
+    return said or "", complained or ""
 
 
 def end_left() -> None:
