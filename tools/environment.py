@@ -203,17 +203,26 @@ def write() -> None:
     """Write passphrase and `env.sh`, and have the virtual environment's `activate` read it."""
     STATE.mkdir(parents=True, exist_ok=True)
     if not PASSPHRASE.exists():
-        PASSPHRASE.touch(mode=0o600)
-        PASSPHRASE.write_text(secrets.token_hex(24))
-    lines = [f"export {key}='{value}'" for key, value in variables().items() if key != "PULUMI_BACKEND_URL"]
+        # whole or not at all: an empty file is an empty passphrase, which protects nothing
+        new = HOME / f"{PASSPHRASE.name}.{os.getpid()}"
+        new.touch(mode=0o600)
+        new.write_text(secrets.token_hex(24))
+        new.replace(PASSPHRASE)
+    values = {key: _quoted(value) for key, value in variables().items() if key != "PULUMI_BACKEND_URL"}
+    lines = [f"export {key}={value}" for key, value in values.items()]
     # looked up each time the file is read
     lines.append(f'export PULUMI_BACKEND_URL="${{{BACKEND}:-{backend_in(STATE)}}}"')
-    ENV_FILE.write_text("\n".join([*lines, f"export PATH='{BIN}':\"$PATH\"", ""]))
+    ENV_FILE.write_text("\n".join([*lines, f'export PATH={_quoted(str(BIN))}:"$PATH"', ""]))
     activate = Path(sys.prefix) / "bin" / "activate"
-    line = f". '{ENV_FILE}'  # changeover: the CLI, plugins and state of this checkout\n"
+    line = f". {_quoted(str(ENV_FILE))}  # changeover: the CLI, plugins and state of this checkout\n"
     text = activate.read_text()
     if line not in text:
         activate.write_text(text.rstrip("\n") + "\n" + line)
+
+
+def _quoted(text: str) -> str:
+    """As a shell reads it in single quotes."""
+    return "'" + text.replace("'", "'\\''") + "'"
 
 
 if __name__ == "__main__":
