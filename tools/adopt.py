@@ -45,7 +45,9 @@ def _docker(*words: str, check: bool = True) -> str:
 def whose(stack: str, state: Known, host: FoundOnHost) -> str:
     """The owner whose place is to be taken. Raises StepFailed where there is none."""
     if not host.owner and not any(each.kind != "volume" for each in host.things):
-        raise StepFailed(f"no stack `{stack}` is on this Docker host: nothing to adopt. Run: make up")
+        raise StepFailed(
+            f"no stack `{stack}` is on this Docker host: nothing to adopt. Run: make up STACK={stack}"
+        )
     if not owner.refusal(stack, state, host) and not _unknown(state, host):
         raise StepFailed(f"the stack `{stack}` here is this state's already. Run: make up STACK={stack}")
     return host.owner.id if host.owner else owners.UNKNOWN

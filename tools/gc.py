@@ -25,7 +25,7 @@ def gc(stack: str) -> None:
         say("Nothing was freed.")
         return
     if subprocess.run([*ask, "--free"], check=False).returncode != 0:
-        raise StepFailed("not everything could be freed; `make gc` shows what is left")
+        raise StepFailed(f"not everything could be freed; `make gc STACK={stack}` shows what is left")
 
 
 if __name__ == "__main__":
