@@ -46,6 +46,7 @@ def variables() -> dict[str, str]:
         "PULUMI_BACKEND_URL": os.environ.get(BACKEND) or backend_in(STATE),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(PASSPHRASE),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PYTHONUTF8": "1",  # the program's texts are UTF-8, whatever the locale is
         # Before a program runs, Pulumi would fetch the plugin of every package in .venv, AWS's too, and where
         # that can't be had try again each time, for seconds. So it fetches what the program asks for.
         "PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL": "true",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common import ROOT
 from tools import environment
 
 CLI = """#!/bin/bash
@@ -98,3 +99,18 @@ def test_a_passphrase_is_there_as_a_whole_or_not_at_all(
     assert environment.PASSPHRASE.stat().st_mode & 0o777 == 0o600
     environment.write()
     assert environment.PASSPHRASE.read_text() == kept
+
+
+MODE = "import sys; print(sys.flags.utf8_mode)"
+
+
+def test_texts_are_read_as_utf_8_in_every_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the targets of make, and by the program that Pulumi runs."""
+    monkeypatch.delenv("PYTHONUTF8", raising=False)
+    monkeypatch.setenv("MAKEFLAGS", "")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")  # in C it would be so by itself
+    run = f"RUN={sys.executable} -c '{MODE}'"
+    made = subprocess.check_output(["make", "-s", "-o", ".venv/.synced", "status", run], cwd=ROOT, text=True)
+    env = environment.process_environment()
+    ran = subprocess.check_output([sys.executable, "-c", MODE], env=env, text=True)
+    assert (made, ran) == ("1\n", "1\n")
