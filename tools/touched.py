@@ -28,7 +28,7 @@ ORDER = ("dev", "prod")
 def stacks(root: Path) -> list[str]:
     """Every stack that is not on someone's own machine; `dev` before `prod`."""
     found = [
-        file.name.split(".")[1]
+        file.name.removeprefix("Pulumi.").removesuffix(".yaml")
         for file in root.glob("Pulumi.*.yaml")
         if not re.search(r"^\s*changeover:target:\s*[\"']?docker\b", file.read_text(), re.MULTILINE)
     ]
@@ -38,7 +38,7 @@ def stacks(root: Path) -> list[str]:
 def touched(names: Iterable[str], changed: Iterable[str]) -> list[str]:
     """Those of `names` that the changed files can change something of."""
     known, files = list(names), list(changed)
-    own = re.compile(r"Pulumi\.([^.]+)\.yaml|rendered/([^/]+)/.*")
+    own = re.compile(r"Pulumi\.([^/]+)\.yaml|rendered/([^/]+)/.*")
     found = set()
     for file in files:
         if match := own.fullmatch(file):
@@ -51,7 +51,7 @@ def touched(names: Iterable[str], changed: Iterable[str]) -> list[str]:
 def main(base: str | None) -> None:
     names = stacks(ROOT)
     if base:
-        command = ["git", "diff", "--name-only", f"{base}...HEAD"]
+        command = ["git", "diff", "--name-only", "--no-renames", f"{base}...HEAD"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             names = touched(names, done.stdout.splitlines())
