@@ -185,6 +185,12 @@ def to_commit(stack: str, then: Update, settings: dict[str, Any]) -> str:
 
 def rollback(stack: str, to: int | None) -> None:
     """Go back on `stack` to what ran before, or to update number `to`. Raises StepFailed."""
+    file = ROOT / f"Pulumi.{stack}.yaml"
+    if not file.exists():
+        raise StepFailed(
+            f"there is no {file.name} here, which says how the stack's secrets are encrypted. Run: git log "
+            f"--all -- {file.name}, and get it back from there"
+        )
     updates, unfinished = updates_of(stack)
     try:
         now, then = history.way_back(updates, to, unfinished=unfinished)

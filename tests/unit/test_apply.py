@@ -287,6 +287,12 @@ def test_packages_of_then_that_cannot_be_installed_are_a_failure_in_words(
         pass
 
 
+def test_without_its_file_of_settings_a_stack_is_asked_nothing(rolling: str, cli: Cli) -> None:
+    with pytest.raises(StepFailed, match=r"there is no Pulumi\.dev\.yaml here"):
+        rollback.rollback("dev", None)
+    assert not (cli.folder / "asked").exists()
+
+
 def test_nobody_is_told_to_answer_yes_for_another_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without STACK it is the stack `local`, and YES=1 asks nobody."""
     monkeypatch.delenv("YES", raising=False)
