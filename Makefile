@@ -16,6 +16,8 @@ PYTEST := $(VENV)/bin/pytest -v --numprocesses 2 --dist loadfile --no-loadscope-
 export PIP_CACHE_DIR := $(CACHE)/pip
 export UV_CACHE_DIR := $(CACHE)/uv
 export STACK
+# texts here are UTF-8, whatever the locale is
+export PYTHONUTF8 := 1
 # set in many containers: each program then compiles its packages anew, seconds of every `pulumi` command
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -527,11 +527,21 @@ def _text(stack: str, problems: list[str]) -> str:
     return "\n  ".join([f"the settings of stack `{stack}` cannot work; nothing was changed.", *problems])
 
 
+def config_in(file: Path) -> dict[str, Any]:
+    """What the settings file of a stack says, by key with its namespace. Raises FileNotFoundError, and
+    SettingsError where it can't be read: in the middle of a merge, say."""
+    try:
+        said = yaml.safe_load(file.read_text()) or {}
+        return {str(key): value for key, value in (said.get("config") or {}).items()}
+    except (AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{file.name} is no file of settings; nothing was changed. {error}") from None
+
+
 def from_files(stack: str, root: Path) -> Settings:
     """Settings of `stack` from Pulumi.yaml and Pulumi.<stack>.yaml, without Pulumi and without secrets."""
     file = root / f"Pulumi.{stack}.yaml"
     try:
-        config = yaml.safe_load(file.read_text())["config"]
+        config = config_in(file)
     except FileNotFoundError:
         raise SettingsError(f"there is no stack `{stack}`: {file.name} does not exist") from None
     prefix = f"{PROJECT}:"

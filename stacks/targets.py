@@ -112,7 +112,7 @@ def _check_origin(found: FoundOnHost, labels: Labels) -> str:
             raise TargetError(
                 f"stack `{labels.stack}` was made with a Docker plugin that is {made_with}; this one is "
                 f"{origin}. Use the environment that made it (source .venv/bin/activate), or take the stack "
-                "down there first with: make down"
+                f"down there first with: make down STACK={labels.stack}"
             )
     return origin
 

@@ -45,7 +45,9 @@ def _docker(*words: str, check: bool = True) -> str:
 def whose(stack: str, state: Known, host: FoundOnHost) -> str:
     """The owner whose place is to be taken. Raises StepFailed where there is none."""
     if not host.owner and not any(each.kind != "volume" for each in host.things):
-        raise StepFailed(f"no stack `{stack}` is on this Docker host: nothing to adopt. Run: make up")
+        raise StepFailed(
+            f"no stack `{stack}` is on this Docker host: nothing to adopt. Run: make up STACK={stack}"
+        )
     if not owner.refusal(stack, state, host) and not _unknown(state, host):
         raise StepFailed(f"the stack `{stack}` here is this state's already. Run: make up STACK={stack}")
     return host.owner.id if host.owner else owners.UNKNOWN
@@ -162,13 +164,14 @@ def _up(stack: str, *more: str) -> None:
 
 @contextlib.contextmanager
 def _stopped(stack: str, role: str) -> Iterator[None]:
-    """Without the old container of a role: where the update fails before it made another, it goes on."""
+    """Without the old container of a role: where the update fails, or is interrupted, before it made
+    another, it goes on."""
     old = [each.id for each in _left(stack) if each.role == role]
-    for each in old:
-        _docker("stop", each)
     try:
+        for each in old:
+            _docker("stop", each)
         yield
-    except StepFailed:
+    except BaseException:
         if not [each for each in owner.found(stack).of(role) if each.id not in old]:
             for each in old:
                 _docker("start", each)

@@ -12,4 +12,7 @@ def yes(question: str, alone: str) -> bool:
         return True
     if not sys.stdin.isatty():
         raise StepFailed(alone)
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False

@@ -34,9 +34,14 @@ def _docker(*words: str) -> list[str]:
     return done.stdout.split()
 
 
+def _kept_here() -> list[str]:
+    """The stacks in this folder's own state."""
+    return sorted(file.stem for file in (environment.STATE / ".pulumi" / "stacks").rglob("*.json"))
+
+
 def _stacks() -> list[str]:
     if not (environment.BIN / "pulumi").exists() and not os.environ.get(environment.BACKEND):
-        if any((environment.STATE / ".pulumi" / "stacks").rglob("*.json")):
+        if _kept_here():
             raise StepFailed(
                 "a stack exists, but the Pulumi CLI that made it is gone. Get the CLI back first: make cli"
             )
@@ -87,6 +92,10 @@ def down(stack: str = STACK) -> None:
         raise StepFailed(f"OWNER={named}: {there}. Nothing was changed")
     if why and not named:
         raise StepFailed(why)
+    if not known and not host.things:
+        raise StepFailed(
+            f"there is no stack `{stack}`, neither in this state nor on this Docker host; nothing was changed"
+        )
     if known and not why:
         _refuse_protected(stack)
         if os.environ.get("WEIGHTS") != "delete" and _leave_history(stack):
@@ -154,9 +163,10 @@ def _let_go(host: FoundOnHost) -> None:
     them there Docker would not remove these."""
     of_stack = {each.id for each in host.of()}
     for network in (each for each in host.things if each.kind == "network"):
-        chosen = ("--filter", f"network={network.id}", "--format", "{{.ID}} {{.Names}}")
+        chosen = ("--filter", f"network={network.id}", "--format", "{{.ID}}={{.Names}}")
         rows = _docker("ps", "--all", "--no-trunc", *chosen)
-        others = {id: name for id, name in zip(rows[::2], rows[1::2], strict=True) if id not in of_stack}
+        named = (row.partition("=") for row in rows)  # one that is just being removed has no name
+        others = {id: name or id for id, _, name in named if id not in of_stack}
         if others:
             names = ", ".join(sorted(others.values()))
             say(f"Still attached to the network {network.name}: {names}. They stay, but lose that network")
@@ -198,7 +208,15 @@ def clean_all() -> None:
     Refuses while a stack exists.
     """
     if stacks := _stacks():
-        raise StepFailed(f"the stack `{stacks[0]}` still exists. Remove it first: make down")
+        raise StepFailed(
+            f"the stack `{stacks[0]}` still exists. Remove it first: make down STACK={stacks[0]}"
+        )
+    if stacks := _kept_here():  # the others were those of a bucket
+        raise StepFailed(
+            f"the stack `{stacks[0]}` still exists: its state is in this folder, and not where "
+            f"{environment.BACKEND} says. Remove it first: env -u {environment.BACKEND} make down "
+            f"STACK={stacks[0]}"
+        )
     for image in (OLLAMA, VLLM_CPU, GATEWAY, EDGE, SWITCH, *MONITOR):
         try:
             _docker("rmi", image.offline)

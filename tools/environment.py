@@ -46,6 +46,7 @@ def variables() -> dict[str, str]:
         "PULUMI_BACKEND_URL": os.environ.get(BACKEND) or backend_in(STATE),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(PASSPHRASE),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PYTHONUTF8": "1",  # the program's texts are UTF-8, whatever the locale is
         # Before a program runs, Pulumi would fetch the plugin of every package in .venv, AWS's too, and where
         # that can't be had try again each time, for seconds. So it fetches what the program asks for.
         "PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL": "true",
@@ -74,22 +75,41 @@ def pulumi(
     """
     if words[:1] == ("up",):
         end_left()
-    done = subprocess.run(
+    with subprocess.Popen(
         [cli(), *words],
         cwd=cwd,
         env=environment or process_environment(),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE if capture else None,
         stderr=subprocess.PIPE if capture else None,
-        input=stdin,
         text=True,
-        check=False,
-    )
-    if done.returncode < 0:
+    ) as process:
+        said, complained = _to_its_end(process, stdin)
+    if process.returncode < 0:
         end_left()
-    if done.returncode != 0:
-        detail = f":\n{done.stderr.strip()}" if capture else "; its message is above"
-        raise StepFailed(f"`pulumi {' '.join(words)}` exited {done.returncode}{detail}")
-    return done.stdout or ""
+    if process.returncode != 0:
+        detail = f":\n{complained.strip()}" if capture else "; its message is above"
+        raise StepFailed(f"`pulumi {' '.join(words)}` exited {process.returncode}{detail}")
+    return said
+
+
+def _to_its_end(process: subprocess.Popen[str], stdin: str) -> tuple[str, str]:
+    """What it says on stdout and stderr where these are pipes.
+
+    Ctrl-C is for it as well: it then ends what it has begun and unlocks the stack. `subprocess.run` would
+    kill it a quarter of a second later.
+    """
+    given: str | None = stdin
+    interrupted = False
+    while True:
+        try:
+            said, complained = process.communicate(given)
+            break
+        except KeyboardInterrupt:
+            given, interrupted = None, True  # what is not written yet of it is kept
+    if interrupted:
+        raise KeyboardInterrupt
+    return said or "", complained or ""
 
 
 def end_left() -> None:
@@ -184,17 +204,26 @@ def write() -> None:
     """Write passphrase and `env.sh`, and have the virtual environment's `activate` read it."""
     STATE.mkdir(parents=True, exist_ok=True)
     if not PASSPHRASE.exists():
-        PASSPHRASE.touch(mode=0o600)
-        PASSPHRASE.write_text(secrets.token_hex(24))
-    lines = [f"export {key}='{value}'" for key, value in variables().items() if key != "PULUMI_BACKEND_URL"]
+        # whole or not at all: an empty file is an empty passphrase, which protects nothing
+        new = HOME / f"{PASSPHRASE.name}.{os.getpid()}"
+        new.touch(mode=0o600)
+        new.write_text(secrets.token_hex(24))
+        new.replace(PASSPHRASE)
+    values = {key: _quoted(value) for key, value in variables().items() if key != "PULUMI_BACKEND_URL"}
+    lines = [f"export {key}={value}" for key, value in values.items()]
     # looked up each time the file is read
     lines.append(f'export PULUMI_BACKEND_URL="${{{BACKEND}:-{backend_in(STATE)}}}"')
-    ENV_FILE.write_text("\n".join([*lines, f"export PATH='{BIN}':\"$PATH\"", ""]))
+    ENV_FILE.write_text("\n".join([*lines, f'export PATH={_quoted(str(BIN))}:"$PATH"', ""]))
     activate = Path(sys.prefix) / "bin" / "activate"
-    line = f". '{ENV_FILE}'  # changeover: the CLI, plugins and state of this checkout\n"
+    line = f". {_quoted(str(ENV_FILE))}  # changeover: the CLI, plugins and state of this checkout\n"
     text = activate.read_text()
     if line not in text:
         activate.write_text(text.rstrip("\n") + "\n" + line)
+
+
+def _quoted(text: str) -> str:
+    """As a shell reads it in single quotes."""
+    return "'" + text.replace("'", "'\\''") + "'"
 
 
 if __name__ == "__main__":

@@ -24,8 +24,13 @@ def gc(stack: str) -> None:
     if not yes("Free these?", alone):
         say("Nothing was freed.")
         return
+    again = subprocess.run(ask, capture_output=True, text=True, check=False)
+    if again.stdout != named.stdout:
+        raise StepFailed(
+            "nothing was freed: what can go is not what was named any more. Run the same command again"
+        )
     if subprocess.run([*ask, "--free"], check=False).returncode != 0:
-        raise StepFailed("not everything could be freed; `make gc` shows what is left")
+        raise StepFailed(f"not everything could be freed; `make gc STACK={stack}` shows what is left")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import yaml
-
 from common import ROOT, StepFailed
 from components.aws.settings import AwsSettings
 from components.labels import Labels
@@ -12,11 +10,12 @@ from components.ssh_config import USER
 from stacks import aws_cli
 from stacks.aws_cli import AwsError, FoundOnAws
 from stacks.aws_target import SSH_FILES
-from stacks.settings import PROJECT, SettingsError, from_files
+from stacks.settings import PROJECT, SettingsError, config_in, from_files
 
 
 def is_on_aws(stack: str, root: Path = ROOT) -> bool:
-    """Whether the stack's file in `root` says so; its other settings may be wrong."""
+    """Whether the stack's file in `root` says so; its other settings may be wrong. Raises StepFailed where
+    it can't be read."""
     return _target(stack, root) == "aws"
 
 
@@ -27,8 +26,12 @@ def is_on_cluster(stack: str, root: Path = ROOT) -> bool:
 
 def _target(stack: str, root: Path) -> str:
     file = root / f"Pulumi.{stack}.yaml"
-    config = yaml.safe_load(file.read_text()).get("config") if file.exists() else None
-    return str((config or {}).get(f"{PROJECT}:target", ""))
+    try:
+        return str(config_in(file).get(f"{PROJECT}:target", ""))
+    except FileNotFoundError:
+        return ""
+    except SettingsError as error:
+        raise StepFailed(str(error)) from None
 
 
 def on_aws(stack: str) -> AwsSettings | None:

@@ -9,6 +9,7 @@ import yaml
 
 from common import ROOT, StepFailed, main_guard, say
 from tools.environment import pulumi
+from tools.host import is_on_aws
 
 WHO = ("host", "client")
 
@@ -36,6 +37,10 @@ def keys(stack: str) -> None:
     file = ROOT / f"Pulumi.{stack}.yaml"
     if not file.exists():
         raise StepFailed(f"there is no {file.name}")
+    if not is_on_aws(stack, ROOT):  # with them the settings of any other could not be deployed
+        raise StepFailed(
+            f"stack `{stack}` is not on AWS, and only there are keys needed. Run: make keys STACK=…"
+        )
     wanted = missing(yaml.safe_load(file.read_text()).get("config") or {})
     if not wanted:
         say(f"{file.name} has its keys already, and they stay: no client would trust another host key.")

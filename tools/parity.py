@@ -119,7 +119,7 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
     with itself(both.host, both.active) as send:
         found: dict[str, dict[str, str]] = {settings.engine: probe(send, subject, able, both.active)}
     waits(both, time.monotonic() - began, "probing")
-    agree("parity")
+    agree("parity", stack)
     found[other.settings.engine] = probe_standby(both.host, other, subject)
     engines: dict[str, dict[str, str]] = {
         spec.kind: {

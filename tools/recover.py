@@ -189,6 +189,10 @@ def _bring_back(
             "certificates), the address and every setting are still there."
         )
     _ask("Make another instance and bring the stack back?", stack)
+    if json.loads(pulumi("stack", "export", "--stack", stack, capture=True)) != exported:
+        raise StepFailed(
+            "an update ran while this waited; its state was left as it is. Run the same command again"
+        )
     deployment = exported["deployment"]
     before = len(deployment["resources"])
     deployment["resources"] = without(deployment["resources"], gone)

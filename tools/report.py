@@ -305,7 +305,7 @@ def of_yesterday(stack: str, context: int, now: float) -> Excerpt:
     if found is None:
         raise StepFailed(
             "the access log has no answered request of yesterday (UTC). To measure without TRAFFIC: make "
-            "report"
+            f"report STACK={stack}"
         )
     return found
 
@@ -376,7 +376,7 @@ def report(stack: str, root: Path, options: argparse.Namespace) -> dict[str, Any
         f"{reports.NAMES[other.kind]} is measured, the standby."
     )
     waits(both, measured.at_most, "measuring", at_most=True)
-    agree("report")
+    agree("report", stack)
     began = time.monotonic()
     with asking(both, measured) as watcher:
         took = measured.of(ours, both.active)

@@ -66,22 +66,34 @@ class Bound:
 
 
 def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def git(*words: str, root: Path = ROOT) -> str:
     """What git says of this checkout. Raises StepFailed with its own words."""
-    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, errors="surrogateescape", check=False
+        )
+    except FileNotFoundError:
+        raise StepFailed("there is no `git` command here. Install git, and run the same again") from None
     if done.returncode != 0:
         raise StepFailed(f"`git {' '.join(words)}` failed: {done.stderr.strip()}")
     return done.stdout
 
 
 def tree_of(root: Path) -> str:
-    """The tree that is checked out; with `+` and a digest of the difference where files were edited."""
-    edited = git("diff", "HEAD", root=root) + git("status", "--porcelain", root=root)
+    """The tree that is checked out; with `+` and a digest of the difference where files were edited or are
+    new: those of a stack of one's own, say, which are in no commit."""
+    diff = git("diff", "--no-ext-diff", "--no-textconv", "HEAD", root=root)  # not as somebody likes to see it
+    names = git("ls-files", "--others", "--exclude-standard", "-z", root=root).split("\0")
+    new = [
+        f"{name}\0{hashlib.sha256((root / name).read_bytes()).hexdigest()}"
+        for name in names
+        if (root / name).is_file()
+    ]
     tree = git("rev-parse", "HEAD^{tree}", root=root).strip()
-    return f"{tree}+{_digest(edited)}" if edited else tree
+    return f"{tree}+{_digest(diff, *new)}" if diff or new else tree
 
 
 def rendered_of(root: Path, stack: str) -> str:
@@ -105,7 +117,7 @@ def plan_of(folder: Path) -> str:
     """A digest of what the plan of a review allows. Raises StepFailed where none can be read."""
     try:
         return _digest(content((folder / PLAN).read_text()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise StepFailed(f"{folder / PLAN} is not a plan: {error}") from None
 
 
@@ -130,7 +142,8 @@ def events_of(
         )
 
     def read(done: subprocess.CompletedProcess[str]) -> list[str]:
-        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        # JSON leaves what else would end a line, such as U+0085, as it is
+        lines = [line for line in done.stdout.split("\n") if line.startswith("{")]
         if done.returncode != 0:
             said = done.stderr.strip()
             try:
@@ -220,7 +233,7 @@ def read_review(stack: str, folder: Path) -> tuple[Bound, str]:
     try:
         bound = Bound(**json.loads((folder / BOUND).read_text()))
         text = (folder / TEXT).read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise StepFailed(f"there is no review in {folder}. Run: make review STACK={stack}") from None
     except (TypeError, ValueError):
         raise StepFailed(

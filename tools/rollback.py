@@ -5,6 +5,7 @@ As in `make apply` it breaks no policy, is of the state that was looked at, and 
 """
 
 import argparse
+import fcntl
 import json
 import os
 import re
@@ -40,6 +41,27 @@ ALL = ("--json", "--page-size", "0")
 def worktree(commit: str, stack: str) -> Iterator[Path]:
     """A worktree of `commit` with an environment in which its program runs; it is gone afterwards."""
     folder = environment.HOME / "rollback" / stack
+    with _alone(stack, folder.parent):
+        yield from _made(folder, commit)
+
+
+@contextmanager
+def _alone(stack: str, place: Path) -> Iterator[None]:
+    """Raises StepFailed where another rollback of the stack runs here: one would take the other's worktree
+    and plan away, and then go on with those of the other."""
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / f"{stack}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StepFailed(
+                f"another `make rollback STACK={stack}` runs in this folder, and may wait for its answer; "
+                "nothing was changed. End that one first"
+            ) from None
+        yield
+
+
+def _made(folder: Path, commit: str) -> Iterator[Path]:
     _remove(folder)  # what a killed run left
     try:
         git("worktree", "add", "--detach", "--force", str(folder), commit)
@@ -53,7 +75,12 @@ def worktree(commit: str, stack: str) -> Iterator[Path]:
             (folder / ".venv").symlink_to(sys.prefix)
         else:
             say("The program of that time needs other packages; installing them …")
-            subprocess.run(["make", "--no-print-directory", "venv"], cwd=folder, check=True)
+            made = subprocess.run(["make", "--no-print-directory", "venv"], cwd=folder, check=False)
+            if made.returncode != 0:
+                raise StepFailed(
+                    f"the packages of the commit {commit[:10]} can't be installed; the reason is above. "
+                    "Nothing was changed"
+                )
         yield folder
     finally:
         _remove(folder)
@@ -109,9 +136,11 @@ def updates_of(stack: str) -> tuple[list[Update], bool]:
     return history.read(told), history.unfinished(told, state["deployment"])
 
 
-def agree() -> None:
+def agree(stack: str) -> None:
     """Asks once; `YES=1` is a yes. Raises StepFailed without one."""
-    no = "not done; nothing was changed. To answer the question in advance: YES=1 make rollback"
+    no = (
+        f"not done; nothing was changed. To answer the question in advance: YES=1 make rollback STACK={stack}"
+    )
     if not yes("Go back to it?", no):
         raise StepFailed(no)
 
@@ -156,6 +185,12 @@ def to_commit(stack: str, then: Update, settings: dict[str, Any]) -> str:
 
 def rollback(stack: str, to: int | None) -> None:
     """Go back on `stack` to what ran before, or to update number `to`. Raises StepFailed."""
+    file = ROOT / f"Pulumi.{stack}.yaml"
+    if not file.exists():
+        raise StepFailed(
+            f"there is no {file.name} here, which says how the stack's secrets are encrypted. Run: git log "
+            f"--all -- {file.name}, and get it back from there"
+        )
     updates, unfinished = updates_of(stack)
     try:
         now, then = history.way_back(updates, to, unfinished=unfinished)
@@ -188,7 +223,7 @@ def rollback(stack: str, to: int | None) -> None:
         say("\n" + render(seen))
         if seen.changes or seen.drift or unfinished:
             refuse_broken(seen, stack)
-            agree()
+            agree(stack)
             if review.state_of(stack) != state:
                 raise StepFailed(
                     "an update ran while this waited; nothing was changed. Run the same command again"

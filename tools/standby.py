@@ -139,7 +139,9 @@ def pair(stack: str, root: Path) -> Pair:
     status, active = host.status(), host.engine(ours.active)
     host.engine(other.active)
     if status["under_way"] or not status["gated"] or status["live"] != active:
-        raise StepFailed(f"{active} does not serve, or a change is under way. Look with: make status")
+        raise StepFailed(
+            f"{active} does not serve, or a change is under way. Look with: make status STACK={stack}"
+        )
     return Pair(settings, host, ours, other, active)
 
 
@@ -206,9 +208,12 @@ def waits(both: Pair, took: float, doing: str, *, at_most: bool = False) -> None
         )
 
 
-def agree(command: str) -> None:
+def agree(command: str, stack: str) -> None:
     """Asks once. Raises StepFailed without a yes."""
-    no = f"not done; nothing was changed. To answer the question in advance: YES=1 make {command}"
+    no = (
+        f"not done; nothing was changed. To answer the question in advance: YES=1 make {command} "
+        f"STACK={stack}"
+    )
     if not yes("Go on?", no):
         raise StepFailed(no)
 

@@ -51,7 +51,7 @@ def touched(names: Iterable[str], changed: Iterable[str]) -> list[str]:
 def main(base: str | None) -> None:
     names = stacks(ROOT)
     if base:
-        command = ["git", "diff", "--name-only", f"{base}...HEAD"]
+        command = ["git", "diff", "--name-only", "--no-renames", f"{base}...HEAD"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             names = touched(names, done.stdout.splitlines())

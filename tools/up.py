@@ -10,8 +10,6 @@ import urllib.request
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 import offline.clients
 import offline.images
 from common import ROOT, StepFailed, cache_root, main_guard, say
@@ -20,7 +18,7 @@ from components.catalogue import MODELS, Folder
 from components.labels import Labels
 from stacks.blueprint import blueprint
 from stacks.owner import gone, missing
-from stacks.settings import PROJECT, SettingsError, from_files
+from stacks.settings import PROJECT, SettingsError, config_in, from_files
 from tools import debian, docker_engine, environment, owner, port, render
 from tools.environment import pulumi
 from tools.host import is_on_aws, is_on_cluster, look, on_aws, ssh_config
@@ -90,7 +88,7 @@ def ensure_stack() -> None:
 
 def write_image_choice() -> None:
     """Write the image source, and with `offline` the model that needs no hub, into the stack's settings."""
-    config = yaml.safe_load(CONFIG.read_text())["config"]
+    config = config_in(CONFIG)
     images = choose_images(config)
     wanted = {"images": images}
     if images == "offline":
@@ -169,7 +167,7 @@ def prepare() -> None:
         keys(STACK)
         return
     write_image_choice()
-    config = yaml.safe_load(CONFIG.read_text())["config"]
+    config = config_in(CONFIG)
     if config["changeover:images"] == "offline":
         build_offline(monitor=config.get("changeover:monitor") in (True, "true"))
 

@@ -1,8 +1,10 @@
 """What `make apply` and `make rollback` refuse, with real files and a stand-in for Pulumi's CLI."""
 
+import io
 import json
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 from common import StepFailed
 from review.events import parse
 from review.plan import content
-from tools import environment, review, rollback
+from tools import environment, review, rollback, standby
+from tools.ask import yes
 
 UNIT = Path(__file__).parent
 EVENTS = UNIT / "golden" / "reviews" / "flip.events"
@@ -194,6 +197,120 @@ def test_a_review_of_another_version_or_a_damaged_one_is_refused(cli: Cli, revie
         with pytest.raises(StepFailed, match="by another version of Changeover, or is damaged"):
             review.apply("local", reviewed)
     assert cli.updates == []
+
+
+@pytest.mark.parametrize("plan", ["5", '{"resourcePlans": null}', '{"resourcePlans": {"x": {}}}', "[" * 9999])
+def test_a_plan_that_is_none_is_refused_in_words(cli: Cli, reviewed: Path, plan: str) -> None:
+    (reviewed / review.PLAN).write_text(plan)
+    with pytest.raises(StepFailed, match=r"plan\.json is not a plan"):
+        review.apply("local", reviewed)
+    assert cli.updates == []
+
+
+def test_who_names_a_file_of_a_review_is_told_that_there_is_none(reviewed: Path) -> None:
+    with pytest.raises(StepFailed, match=r"there is no review in .*review\.md"):
+        review.apply("local", reviewed / review.TEXT)
+
+
+def test_a_value_may_have_any_character_in_it(cli: Cli) -> None:
+    events = cli.folder / "events"
+    events.write_text(events.read_text().replace('"ollama"', '"ollama\x85\u2028"'))
+    said = [json.loads(line) for line in review.events_of("local")]
+    assert "ollama\x85\u2028" in json.dumps(said, ensure_ascii=False)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with one commit, in which the settings of a stack of one's own are new."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    who = ("-c", "user.name=A tester", "-c", "user.email=tester@example.org")
+    for name in ("requirements.lock", "Pulumi.prod.yaml"):
+        (folder / name).write_text("config:\n")
+    for words in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "first")):
+        subprocess.run(["git", *who, *words], cwd=folder, check=True)
+    (folder / "Pulumi.mine.yaml").write_text("apiKeys: {bob: {secure: one}}\n")
+    return folder
+
+
+def test_what_is_in_no_commit_is_part_of_what_was_reviewed(repository: Path) -> None:
+    """A key that is set after the review is in no plan that can be compared: it is a secret."""
+    before = review.tree_of(repository)
+    assert review.tree_of(repository) == before
+    (repository / "Pulumi.mine.yaml").write_text("apiKeys: {bob: {secure: two}}\n")
+    after = review.tree_of(repository)
+    assert after != before
+    (repository / "Pulumi.mine.yaml").unlink()
+    assert "+" not in review.tree_of(repository)
+
+
+def test_an_edit_counts_however_somebody_likes_to_see_differences(repository: Path) -> None:
+    for setting in (("diff.external", "true"), ("status.showUntrackedFiles", "no")):
+        review.git("config", *setting, root=repository)
+    seen = {review.tree_of(repository)}
+    for text in ("one", "two", b"\xff".decode(errors="surrogateescape")):
+        (repository / "Pulumi.prod.yaml").write_text(text, errors="surrogateescape")
+        seen.add(review.tree_of(repository))
+    assert len(seen) == 4
+
+
+@pytest.fixture
+def rolling(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The commit to go back to, in a checkout of that repository."""
+    monkeypatch.setattr(environment, "HOME", tmp_path / "home")
+    monkeypatch.setattr(rollback, "ROOT", repository)
+    monkeypatch.setattr(rollback, "git", lambda *words: review.git(*words, root=repository))
+    return review.git("rev-parse", "HEAD", root=repository).strip()
+
+
+def test_a_second_rollback_takes_nothing_away_from_one_that_waits_for_its_answer(rolling: str) -> None:
+    with rollback.worktree(rolling, "prod") as folder:
+        (folder / "Pulumi.prod.yaml").write_text("the first")
+        with (
+            pytest.raises(StepFailed, match="another `make rollback STACK=prod` runs in this folder"),
+            rollback.worktree(rolling, "prod"),
+        ):
+            pass
+        assert (folder / "Pulumi.prod.yaml").read_text() == "the first"
+        with rollback.worktree(rolling, "dev"):
+            pass
+    assert not folder.exists()
+    with rollback.worktree(rolling, "prod"):
+        pass
+
+
+def test_packages_of_then_that_cannot_be_installed_are_a_failure_in_words(
+    rolling: str, repository: Path
+) -> None:
+    (repository / "requirements.lock").write_text("others")
+    with pytest.raises(StepFailed, match="can't be installed"), rollback.worktree(rolling, "prod"):
+        pass
+
+
+def test_without_its_file_of_settings_a_stack_is_asked_nothing(rolling: str, cli: Cli) -> None:
+    with pytest.raises(StepFailed, match=r"there is no Pulumi\.dev\.yaml here"):
+        rollback.rollback("dev", None)
+    assert not (cli.folder / "asked").exists()
+
+
+def test_nobody_is_told_to_answer_yes_for_another_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without STACK it is the stack `local`, and YES=1 asks nobody."""
+    monkeypatch.delenv("YES", raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(StepFailed, match=r"YES=1 make rollback STACK=prod$"):
+        rollback.agree("prod")
+    with pytest.raises(StepFailed, match=r"YES=1 make report STACK=prod$"):
+        standby.agree("report", "prod")
+
+
+def test_an_end_of_the_input_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("YES", raising=False)
+    monkeypatch.setattr("sys.stdin", Terminal(""))
+    assert not yes("Go on?", "nobody")
 
 
 def test_a_state_that_moved_on_is_refused(cli: Cli, reviewed: Path) -> None:

@@ -64,6 +64,8 @@ class World:
         self.aws: list[str] = []
         self.pulumi: list[str] = []
         self.imported: dict[str, Any] = {}
+        self.states: list[dict[str, Any]] = [STATE]
+        """Each is exported once, and the last again and again."""
         self.state = replace(known({}), instance=HERE.instance)
 
     def look(self, stack: str, settings: AwsSettings, mine: str | None) -> FoundOnAws:
@@ -82,7 +84,9 @@ class World:
         self.pulumi.append(" ".join(words[:2]))
         if words[:2] == ("stack", "import"):
             self.imported = json.loads(stdin)
-        return json.dumps(STATE) if words[:2] == ("stack", "export") else ""
+        if words[:2] != ("stack", "export"):
+            return ""
+        return json.dumps(self.states.pop(0) if len(self.states) > 1 else self.states[0])
 
 
 @pytest.fixture
@@ -120,18 +124,26 @@ def test_a_terminated_instance_is_made_again_and_what_was_lost_is_said(
 ) -> None:
     world.found = replace(NOTHING, volumes=("vol-1",))
     recover.recover("prod")
-    assert world.pulumi == ["stack export", "stack import", "up --yes"]
+    assert world.pulumi == ["stack export", "stack export", "stack import", "up --yes"]
     assert [each["urn"] for each in world.imported["deployment"]["resources"]] == [DATA, ALARM]
     said = capsys.readouterr().out
     assert "Lost: the instance, and requests until it is back. The data volume" in said
     assert "Removing 2 resources" in said
 
 
+def test_an_update_that_ran_while_this_asked_is_not_lost(world: World) -> None:
+    world.found = replace(NOTHING, volumes=("vol-1",))
+    world.states = [STATE, {**STATE, "version": 4}]
+    with pytest.raises(StepFailed, match="an update ran while this waited; its state was left as it is"):
+        recover.recover("dev")
+    assert "stack import" not in world.pulumi
+
+
 def test_an_instance_that_still_ends_is_waited_for_since_it_holds_the_volume(world: World) -> None:
     world.found = replace(HERE, state="shutting-down", volumes=("vol-1",))
     recover.recover("prod")
     assert world.aws == ["wait instance-terminated"]
-    assert world.pulumi == ["stack export", "stack import", "up --yes"]
+    assert world.pulumi == ["stack export", "stack export", "stack import", "up --yes"]
 
 
 def test_nothing_is_changed_where_nobody_can_be_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +200,7 @@ def test_a_host_that_stays_dead_is_terminated_only_when_asked(
         "terminate-instances --instance-ids",
         "wait instance-terminated",
     ]
-    assert world.pulumi == ["stack export", "stack import", "up --yes"]
+    assert world.pulumi == ["stack export", "stack export", "stack import", "up --yes"]
 
 
 def test_a_spot_instance_that_is_terminated_takes_its_request_and_what_is_left_over_with_it(
@@ -233,7 +245,7 @@ def test_a_stopped_instance_that_cannot_start_is_replaced_when_asked(
     recover.recover("prod")
     assert "terminate-instances --instance-ids" in world.aws
     assert "start-instances --instance-ids" not in world.aws
-    assert world.pulumi == ["stack export", "stack import", "up --yes"]
+    assert world.pulumi == ["stack export", "stack export", "stack import", "up --yes"]
 
 
 def test_no_capacity_says_what_else_there_is(world: World) -> None:
@@ -316,16 +328,26 @@ def test_keys_are_made_once_and_the_private_half_is_in_no_command_line(
     monkeypatch.setattr(keys, "pulumi", pulumi)
     monkeypatch.setattr(keys, "ROOT", tmp_path)
     file = tmp_path / "Pulumi.dev.yaml"
-    file.write_text("config:\n  changeover:engine: ollama\n")
+    file.write_text("config:\n  changeover:target: aws\n")
     keys.keys("dev")
     assert [words[-3] for words, _ in calls if "--secret" in words] == ["sshKeys.host", "sshKeys.client"]
     assert not [words for words, _ in calls if "PRIVATE" in " ".join(words)]
     assert all("PRIVATE KEY" in text for words, text in calls if "--secret" in words)
     calls.clear()
     both = "{host: {secure: a}, client: {secure: b}}"
-    file.write_text(f"config:\n  changeover:sshKeys: {both}\n  changeover:sshPublicKeys: {both}\n")
+    file.write_text(f"{file.read_text()}  changeover:sshKeys: {both}\n  changeover:sshPublicKeys: {both}\n")
     keys.keys("dev")
     assert calls == []
+
+
+def test_a_stack_on_docker_gets_no_keys_with_which_it_could_not_be_deployed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "ROOT", tmp_path)
+    monkeypatch.setattr(keys, "pulumi", lambda *words, **_: pytest.fail(" ".join(words)))
+    (tmp_path / "Pulumi.local.yaml").write_text("config:\n  changeover:target: docker\n")
+    with pytest.raises(StepFailed, match="`local` is not on AWS"):
+        keys.keys("local")
 
 
 # tools that talk to the host

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common import ROOT
+from common import ROOT, StepFailed
 from stacks.blueprint import blueprint
 from stacks.settings import SettingsError, declared, from_files, from_values, stacks
+from tools.host import is_on_aws
 
 GOOD = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
 
@@ -261,6 +262,29 @@ def test_an_encrypted_key_is_rendered_by_its_tenant_alone(tmp_path: Path) -> Non
     config["changeover:apiKeys"] = {"acme": {"secure": "v1:abc"}}  # type: ignore[assignment]
     (tmp_path / "Pulumi.x.yaml").write_text(yaml.safe_dump({"config": config}))
     assert from_files("x", tmp_path).tenants == ("acme",)
+
+
+@pytest.mark.parametrize(
+    "text", ["config:\n<<<<<<< HEAD\n  a: b\n=======\n", "- engine\n", "config: ollama\n", b"config: \xff"]
+)
+def test_a_file_that_holds_no_settings_is_named_whatever_is_asked_of_it(
+    tmp_path: Path, text: str | bytes
+) -> None:
+    file = tmp_path / "Pulumi.x.yaml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(SettingsError, match=r"Pulumi\.x\.yaml is no file of settings; nothing was changed"):
+        from_files("x", tmp_path)
+    with pytest.raises(StepFailed, match=r"Pulumi\.x\.yaml is no file of settings; nothing was changed"):
+        is_on_aws("x", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "encryptionsalt: v1:a\n", "config:\n"])
+def test_a_file_without_settings_is_asked_for_them(tmp_path: Path, text: str) -> None:
+    (tmp_path / "Pulumi.yaml").write_text((ROOT / "Pulumi.yaml").read_text())
+    (tmp_path / "Pulumi.x.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=r"the settings of stack `x` cannot work(.|\n)*engine"):
+        from_files("x", tmp_path)
+    assert not is_on_aws("x", tmp_path)
 
 
 def test_a_stack_without_a_file_is_an_error() -> None:

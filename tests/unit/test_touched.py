@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stacks import settings
 from tools import touched as module
 from tools.touched import stacks, touched
 
@@ -15,6 +16,9 @@ def test_dev_comes_before_prod_and_a_stack_on_someones_machine_is_left_out(tmp_p
     for name, target in (("prod", "aws"), ("dev", '"aws"'), ("local", "docker"), ("mine", "'docker'")):
         (tmp_path / f"Pulumi.{name}.yaml").write_text(f"config:\n  changeover:target: {target}\n")
     assert stacks(tmp_path) == ["dev", "prod"]
+    (tmp_path / "Pulumi.v1.2.yaml").touch()
+    assert stacks(tmp_path) == ["v1.2", "dev", "prod"] and settings.stacks(tmp_path)[-1] == "v1.2"
+    assert touched(["v1.2"], ["Pulumi.v1.2.yaml"]) == ["v1.2"]
 
 
 def test_a_name_with_a_dot_is_taken_whole(tmp_path: Path) -> None:
@@ -81,3 +85,17 @@ def test_what_a_merge_has_touched_is_what_its_branch_changed(
     git("switch", "--quiet", head)
     module.main(git("rev-parse", base) if base.startswith("main") else base)
     assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_a_file_that_leaves_the_program_touches_every_stack(
+    git: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "components").mkdir()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "components" / "rules.yaml").write_text("a\n" * 50)
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "rules")
+    git("mv", "components/rules.yaml", "docs/rules.yaml")
+    git("commit", "--quiet", "--message", "they go")
+    module.main("HEAD^")
+    assert json.loads(capsys.readouterr().out) == ["dev", "prod"]
