@@ -50,7 +50,7 @@ ENGINE = "vllm-2"
 
 
 @dataclass
-class Hour:
+class SeenHour:
     """What was seen of one hour of the day."""
 
     users: int
@@ -61,7 +61,7 @@ class Hour:
     """What the switch's status said of a silence."""
 
 
-class Day:
+class ShortenedDay:
     """The stack, whose engine works `times` as fast as a real one."""
 
     def __init__(self, times: int) -> None:
@@ -92,9 +92,9 @@ class Day:
         self.proxy = f"http://{address('proxy-1')}:8001/status"
         self.count = itertools.count()
 
-    async def hour(self, users: int) -> Hour:
+    async def hour(self, users: int) -> SeenHour:
         """One hour of the day, and what its last requests still take."""
-        hour, until = Hour(users), time.monotonic() + HOUR / self.times
+        hour, until = SeenHour(users), time.monotonic() + HOUR / self.times
 
         async def user() -> None:
             while time.monotonic() < until:
@@ -110,7 +110,7 @@ class Day:
             await asyncio.gather(*asking)
         return hour
 
-    def look(self, hour: Hour) -> None:
+    def look(self, hour: SeenHour) -> None:
         """Takes in what proxy and switch say now."""
         with urllib.request.urlopen(self.proxy, timeout=30) as answer:
             silent = json.load(answer)["silent"].get(ENGINE, 0.0)
@@ -156,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     rows, every, bad, hung = list[list[object]](), list[dict[str, Any]](), 0, 0
     try:
-        day = Day(options.times)
+        day = ShortenedDay(options.times)
         for number, users in enumerate(HOURS):
             hour = asyncio.run(day.hour(users))
             every += hour.answers

@@ -384,8 +384,9 @@ class Handler(BaseHTTPRequestHandler):
             SLOTS.acquire()
         with released(SLOTS), counted(running=1, tokens=count):
             work(number(SLOW, PROMPT_SECONDS))
-            with READING:
-                time.sleep(READ_SECONDS * len(prompt_of(asked).split()))
+            if READ_SECONDS:
+                with READING:
+                    time.sleep(READ_SECONDS * len(prompt_of(asked).split()))
             if self.at == "/v1/embeddings":
                 return self.embed(asked)
             return self.complete(asked, count)
