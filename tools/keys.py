@@ -14,10 +14,23 @@ from tools.host import is_on_aws
 WHO = ("host", "client")
 
 
-def missing(config: dict[str, dict[str, object]]) -> list[str]:
-    """Whose keys a stack's settings don't have yet."""
-    halves = [config.get(f"changeover:{key}") or {} for key in ("sshKeys", "sshPublicKeys")]
-    return [who for who in WHO if not all(who in half for half in halves)]
+HALVES = ("sshKeys", "sshPublicKeys")
+"""The settings with the private and with the public half of each."""
+
+
+def missing(config: dict[str, dict[str, object]], stack: str) -> list[str]:
+    """Whose keys a stack's settings don't have yet. Raises StepFailed where one half of a key is there."""
+    halves = {key: config.get(f"changeover:{key}") or {} for key in HALVES}
+    for who in WHO:
+        there = [key for key in HALVES if who in halves[key]]
+        if len(there) == 1:
+            half = f"{there[0]}.{who}"
+            raise StepFailed(
+                f"the settings have one half of the key `{who}`, `{half}`. Put the other half back: a new "
+                "key would lock out who trusts the old one. If nobody does yet, remove this half: pulumi "
+                f"config rm --path {half} --stack {stack}. Then run again: make keys STACK={stack}"
+            )
+    return [who for who in WHO if who not in halves["sshKeys"]]
 
 
 def make(folder: Path, who: str) -> tuple[str, str]:
@@ -41,7 +54,7 @@ def keys(stack: str) -> None:
         raise StepFailed(
             f"stack `{stack}` is not on AWS, and only there are keys needed. Run: make keys STACK=…"
         )
-    wanted = missing(yaml.safe_load(file.read_text()).get("config") or {})
+    wanted = missing(yaml.safe_load(file.read_text()).get("config") or {}, stack)
     if not wanted:
         say(f"{file.name} has its keys already, and they stay: no client would trust another host key.")
         return

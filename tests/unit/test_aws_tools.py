@@ -340,6 +340,18 @@ def test_keys_are_made_once_and_the_private_half_is_in_no_command_line(
     assert calls == []
 
 
+@pytest.mark.parametrize("there", ["sshKeys", "sshPublicKeys"])
+def test_no_new_key_takes_the_place_of_one_of_which_a_half_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    monkeypatch.setattr(keys, "ROOT", tmp_path)
+    monkeypatch.setattr(keys, "pulumi", lambda *words, **_: pytest.fail(" ".join(words)))
+    text = f"config:\n  changeover:target: aws\n  changeover:{there}: {{host: a}}\n"
+    (tmp_path / "Pulumi.dev.yaml").write_text(text)
+    with pytest.raises(StepFailed, match=f"one half of the key `host`, `{there}.host`"):
+        keys.keys("dev")
+
+
 def test_a_stack_on_docker_gets_no_keys_with_which_it_could_not_be_deployed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
