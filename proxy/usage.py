@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from proxy.protocols import COUNT_TOKENS
+from proxy.route import NOBODY
 
 FOLDER = Path("/log")
 LOG_FILES = 5
@@ -92,7 +93,7 @@ def _count(counts: dict[str, int], said: dict[str, Any]) -> None:
         counts["events"] += tokens
     elif tokens is not None:
         counts["completion_tokens"] += tokens
-    elif status == 200 and said["engine"] != "-" and said["endpoint"] != COUNT_TOKENS:
+    elif status == 200 and said["engine"] != NOBODY and said["endpoint"] != COUNT_TOKENS:
         counts["unknown"] += said["prompt_tokens"] is None  # an embedding has no others
 
 

@@ -27,8 +27,9 @@ from parity.probes import NO_ANSWER, Reply, Subject, chosen, run
 from stacks.blueprint import Blueprint
 from stacks.settings import PROJECT, RENDERED
 from switch.exchange import Request, answer
+from tools.ask import agree
 from tools.environment import pulumi
-from tools.standby import TAKEN_BACK, Host, agree, brought_back_on_sigterm, pair, standby, waits
+from tools.standby import TAKEN_BACK, Host, brought_back_on_sigterm, pair, standby, waits
 
 REQUEST_SECONDS = 120
 
@@ -119,7 +120,7 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
     with itself(both.host, both.active) as send:
         found: dict[str, dict[str, str]] = {settings.engine: probe(send, subject, able, both.active)}
     waits(both, time.monotonic() - began, "probing")
-    agree("parity", stack)
+    agree("Go on?", "parity", stack)
     found[other.settings.engine] = probe_standby(both.host, other, subject)
     engines: dict[str, dict[str, str]] = {
         spec.kind: {

@@ -32,11 +32,11 @@ from measure.report import UserLimits
 from measure.sweep import Sweep
 from stacks.settings import RENDERED
 from tools.advise import midnight, requests_of
+from tools.ask import agree
 from tools.standby import (
     TAKEN_BACK,
     Host,
     Pair,
-    agree,
     brought_back_on_sigterm,
     docker,
     pair,
@@ -376,7 +376,7 @@ def report(stack: str, root: Path, options: argparse.Namespace) -> dict[str, Any
         f"{reports.NAMES[other.kind]} is measured, the standby."
     )
     waits(both, measured.at_most, "measuring", at_most=True)
-    agree("report", stack)
+    agree("Go on?", "report", stack)
     began = time.monotonic()
     with asking(both, measured) as watcher:
         took = measured.of(ours, both.active)

@@ -27,7 +27,7 @@ from review.markdown import render
 from review.warnings import broken
 from stacks.settings import declared
 from tools import environment, review
-from tools.ask import yes
+from tools.ask import agree
 from tools.environment import pulumi
 from tools.review import git
 from tools.touched import PROGRAM
@@ -136,15 +136,6 @@ def updates_of(stack: str) -> tuple[list[Update], bool]:
     return history.read(told), history.unfinished(told, state["deployment"])
 
 
-def agree(stack: str) -> None:
-    """Asks once; `YES=1` is a yes. Raises StepFailed without one."""
-    no = (
-        f"not done; nothing was changed. To answer the question in advance: YES=1 make rollback STACK={stack}"
-    )
-    if not yes("Go back to it?", no):
-        raise StepFailed(no)
-
-
 def keep_certificates(folder: Path, stack: str) -> None:
     """Bring the certificates that an update in `folder` left to this checkout."""
     source = folder / "certificates" / stack
@@ -223,7 +214,7 @@ def rollback(stack: str, to: int | None) -> None:
         say("\n" + render(seen))
         if seen.changes or seen.drift or unfinished:
             refuse_broken(seen, stack)
-            agree(stack)
+            agree("Go back to it?", "rollback", stack)
             if review.state_of(stack) != state:
                 raise StepFailed(
                     "an update ran while this waited; nothing was changed. Run the same command again"

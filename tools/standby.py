@@ -22,7 +22,6 @@ from components.labels import Labels
 from stacks.blueprint import Blueprint, blueprint
 from stacks.settings import PROJECT, Settings, SettingsError, from_files
 from switch.daemon import UNAVAILABLE
-from tools.ask import yes
 from tools.owner import look
 
 FOLLOW_SECONDS = 5
@@ -206,16 +205,6 @@ def waits(both: Pair, took: float, doing: str, *, at_most: bool = False) -> None
             f"the proxy lets them wait only {budget} s (holdBudgetSeconds), so this was not started. Run: "
             f"pulumi config set holdBudgetSeconds {2 * expected:.0f} && pulumi up"
         )
-
-
-def agree(command: str, stack: str) -> None:
-    """Asks once. Raises StepFailed without a yes."""
-    no = (
-        f"not done; nothing was changed. To answer the question in advance: YES=1 make {command} "
-        f"STACK={stack}"
-    )
-    if not yes("Go on?", no):
-        raise StepFailed(no)
 
 
 def brought_back_on_sigterm() -> None:

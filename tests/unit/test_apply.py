@@ -13,8 +13,8 @@ import pytest
 from common import StepFailed
 from review.events import parse
 from review.plan import content
-from tools import environment, review, rollback, standby
-from tools.ask import yes
+from tools import environment, review, rollback
+from tools.ask import agree, yes
 
 UNIT = Path(__file__).parent
 EVENTS = UNIT / "golden" / "reviews" / "flip.events"
@@ -298,9 +298,9 @@ def test_nobody_is_told_to_answer_yes_for_another_stack(monkeypatch: pytest.Monk
     monkeypatch.delenv("YES", raising=False)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     with pytest.raises(StepFailed, match=r"YES=1 make rollback STACK=prod$"):
-        rollback.agree("prod")
+        agree("Go back to it?", "rollback", "prod")
     with pytest.raises(StepFailed, match=r"YES=1 make report STACK=prod$"):
-        standby.agree("report", "prod")
+        agree("Go on?", "report", "prod")
 
 
 def test_an_end_of_the_input_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
