@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from common import ROOT
-from tests.agents.alone import Alone
+from tests.support.alone import Alone
 
 GUIDE = ROOT / "docs/agents.md"
 NAME = "qwen-2.5-coder-0.5b"

@@ -18,9 +18,9 @@ import pytest
 
 from offline import agents
 from tests.agents import guide
-from tests.agents.alone import Alone, alone
 from tests.conformance.asking import ask
 from tests.support import fast_engine
+from tests.support.alone import Alone, alone
 from tests.support.way import Way, eventually
 
 pytestmark = pytest.mark.engine
@@ -88,7 +88,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
         way.start_engine("vllm", Path(fast_engine.__file__), FAST_KEEP="100")
         way.start()
         eventually(lambda: ask(way.port, "GET", "/v1/models").status == 200)
-        with alone(folder, port=guide.PORT, to=way.port) as where:
+        with alone(folder, {guide.PORT: way.port}) as where:
             yield Used(way, programs, where)
 
 

@@ -9,7 +9,6 @@ import json
 import mimetypes
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from tests.support.alone import alone
 from tests.support.fast_engine import prompt_of
 from tests.support.way import Way
 
@@ -130,22 +130,24 @@ class Sites:
         program = chromium()
         assert program, MISSING
         names = [f"MAP {site} 127.0.0.1" for site in SITES]
-        with tempfile.TemporaryDirectory() as folder:
+        # Chromium gives up what it is loading where a network appears on the machine or goes, as Docker's do
+        ports = {port: port for port in (self.port, self.endpoint)}
+        with tempfile.TemporaryDirectory() as name, alone(folder := Path(name), ports) as where:
             command = [
                 program,
                 "--headless",
-                *(["--no-sandbox"] if os.geteuid() == 0 else []),  # root can't have one
+                "--no-sandbox",  # root can't have one, and everybody is root there
                 *("--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run"),
                 "--disable-lcd-text",  # grey letters make a smaller file
                 *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
                 # nothing else is found: the browser asks nobody but this machine
                 f"--host-resolver-rules={', '.join(names)}, EXCLUDE 127.0.0.1, MAP * ~NOTFOUND",
-                f"--user-data-dir={folder}",
+                f"--user-data-dir={folder / 'profile'}",
                 f"--window-size={SIZE[0]},{SIZE[1]}",
                 f"--screenshot={picture}",
                 self.origin(OWN),
             ]
-            run = subprocess.run(command, capture_output=True, text=True, timeout=2 * SECONDS, check=False)
+            run = where.run(command, cwd=folder, env=os.environ, seconds=2 * SECONDS)
         missing = {(phase, site) for phase in self.phases for site in SITES} - self.told.keys()
         assert run.returncode == 0 and picture.exists() and not missing, f"{missing}\n{run.stderr}"
         return [

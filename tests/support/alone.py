@@ -1,10 +1,10 @@
-"""Runs a program where no address can be reached but one port of 127.0.0.1: what it needs from outside, it
-misses.
+"""Runs a program where no address can be reached but some ports of 127.0.0.1: what it needs from outside, it
+misses, and of what else happens to the machine's network it sees nothing.
 
-It has a network namespace of its own, so that this port is free there whatever runs on the machine. What
-connects to it is carried to a port outside over a Unix socket, which no network namespace has a say in.
+It has a network namespace of its own, so that these ports are free there whatever runs on the machine. What
+connects to one is carried to a port outside over a Unix socket, which no network namespace has a say in.
 
-As a program: `alone.py SOCKET PORT COMMAND…`, in the namespace.
+As a program: `alone.py FOLDER PORTS COMMAND…`, in the namespace.
 """
 
 import asyncio
@@ -17,8 +17,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -28,18 +29,19 @@ SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 @dataclass(frozen=True)
 class Alone:
-    """`port` is what programs find on 127.0.0.1."""
+    """`ports` is what programs find on 127.0.0.1. For each there is a Unix socket in `folder`."""
 
-    carrier: Path
-    port: int
+    folder: Path
+    ports: Sequence[int]
 
     def run(
         self, command: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str], seconds: float
     ) -> subprocess.CompletedProcess[str]:
         """Runs the command to its end. Raises subprocess.TimeoutExpired."""
         apart = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+        ports = ",".join(map(str, self.ports))
         return subprocess.run(
-            [*apart, sys.executable, __file__, str(self.carrier), str(self.port), *map(str, command)],
+            [*apart, sys.executable, __file__, str(self.folder), ports, *map(str, command)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -51,14 +53,17 @@ class Alone:
 
 
 @contextmanager
-def alone(folder: Path, *, port: int, to: int) -> Iterator[Alone]:
-    """For programs that find `127.0.0.1:<to>` at `127.0.0.1:<port>`, and nothing else. The socket is in
-    `folder`."""
-    carrier, done, loops = folder / "carrier", asyncio.Event(), queue.Queue[asyncio.AbstractEventLoop]()
-    carried = carry(lambda: asyncio.open_connection("127.0.0.1", to))
+def alone(folder: Path, ports: Mapping[int, int]) -> Iterator[Alone]:
+    """For programs that find on 127.0.0.1 what `ports` says, port there → port here, and nothing else. The
+    sockets are in `folder`."""
+    done, loops = asyncio.Event(), queue.Queue[asyncio.AbstractEventLoop]()
 
     async def serve() -> None:
-        async with await asyncio.start_unix_server(carried, carrier):
+        async with AsyncExitStack() as servers:
+            for port, to in ports.items():
+                carried = carry(partial(asyncio.open_connection, "127.0.0.1", to))
+                server = await asyncio.start_unix_server(carried, folder / str(port))
+                await servers.enter_async_context(server)
             loops.put(asyncio.get_running_loop())
             await done.wait()
 
@@ -66,7 +71,7 @@ def alone(folder: Path, *, port: int, to: int) -> Iterator[Alone]:
     thread.start()
     loop = loops.get(timeout=30)
     try:
-        yield Alone(carrier, port)
+        yield Alone(folder, [*ports])
     finally:
         loop.call_soon_threadsafe(done.set)
         thread.join()
@@ -95,14 +100,15 @@ def carry(connect: Connect) -> Callable[[asyncio.StreamReader, asyncio.StreamWri
     return both
 
 
-def main(carrier: str, port: str, *command: str) -> int:
+def main(folder: str, ports: str, *command: str) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         request = struct.pack("16sH14x", b"lo", 0)
         (flags,) = struct.unpack_from("H", fcntl.ioctl(asked, SIOCGIFFLAGS, request), 16)
         fcntl.ioctl(asked, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
     loop = asyncio.new_event_loop()
-    carried = carry(lambda: asyncio.open_unix_connection(carrier))
-    loop.run_until_complete(asyncio.start_server(carried, "127.0.0.1", int(port)))
+    for port in ports.split(","):
+        carried = carry(partial(asyncio.open_unix_connection, f"{folder}/{port}"))
+        loop.run_until_complete(asyncio.start_server(carried, "127.0.0.1", int(port)))
     threading.Thread(target=loop.run_forever, daemon=True).start()
     return subprocess.run(command, check=False).returncode
 
