@@ -30,6 +30,7 @@ from common import main_guard
 from components import pins
 from components.gate import GATE_TIMEOUT
 from components.plan import REQUEST_SECONDS, times
+from switch.machine.transitions import Phase
 from switch.plan import FIRST_TOKEN_SECONDS, Mode, Plan
 from tests.support import switch_stack
 from tests.support.dockerd import Dockerd
@@ -37,10 +38,12 @@ from tests.support.switch_stack import NETWORK, PREFIX, PYTHON, Stack, coordinat
 
 PROCESSES = ("edge", "proxy", "gateway", "old engine", "new engine", "switch", "docker")
 """What is stopped."""
-MOMENTS = ("draining", "loading", "prepared", "committing", "committed")
-"""When it is stopped: in a phase of the change, between prepare and commit, in the commit, or after it."""
+PREPARE: tuple[Phase, ...] = ("checking", "draining", "stopping", "loading")
+COMMIT: tuple[Phase, ...] = ("starting", "retiring")
+MOMENTS: tuple[Phase, ...] = (*PREPARE, "prepared", *COMMIT, "committed")
+"""When it is stopped: in a phase of the change, between its prepare and its commit, or right after it."""
 MODES: tuple[Mode, ...] = ("hold", "overlap")
-Case = tuple[str, str, Mode, int]
+Case = tuple[str, Phase, Mode, int]
 """A process, the moment and the mode, and for how many seconds the process is stopped."""
 SECONDS = times(drain=120, load=300)
 """The times of a plan, with the default values of the settings `drainSeconds` and `loadSeconds`."""
@@ -51,9 +54,12 @@ LIMITS = {
 }
 LOADING = 12
 """Seconds that the new engine takes to load."""
-LOOK_SECONDS = 0.2
-"""Between two looks at the phase of a change: each is a process in a container, and several changes run at
-once."""
+LOOK_SECONDS = 0.05
+"""Between two looks at the phase of a change: some last less than a second."""
+ENDING = 3
+"""Seconds that an engine takes to end once it is told to."""
+TRIES = 3
+"""How often a change is made anew whose moment had passed before it was seen."""
 RUNNING = 1000
 """Tokens, of 20 ms each, of an answer that runs when a change begins, so that its drain has to wait."""
 
@@ -61,18 +67,20 @@ RUNNING = 1000
 def cases(options: argparse.Namespace) -> list[Case]:
     """All of the cases that are asked for and can occur.
 
-    An engine that has not begun to load, or that a hold has stopped, can't be stopped.
+    An engine that has not begun to load, or that a hold has ended, can't be stopped. With overlap the old
+    engine drains and ends in `retiring`.
     """
     found = []
     for seconds, process, moment, mode in itertools.product(
         options.seconds, options.process, options.moment, MODES
     ):
-        if process == "new engine" and moment == "draining":
+        before_loading = moment in ("checking", "draining", "stopping")
+        if process == "new engine" and before_loading:
             continue
-        if process == "old engine" and (moment == "committed" or (mode == "hold" and moment != "draining")):
+        if process == "old engine" and (moment == "committed" or (mode == "hold" and not before_loading)):
             continue
-        if mode == "overlap" and moment == "draining":
-            continue  # it drains when the new engine has been released, which is `committing`
+        if mode == "overlap" and moment in ("draining", "stopping"):
+            continue
         found.append((process, moment, mode, seconds))
     return found
 
@@ -88,7 +96,7 @@ class StalledChange:
 
     def container(self) -> str:
         """The container whose process is stopped, without the prefix of its name."""
-        new = self.moment in ("committing", "committed")
+        new = self.moment in (*COMMIT, "committed")
         return {
             "edge": "edge",
             "proxy": "proxy-1",
@@ -100,12 +108,15 @@ class StalledChange:
 
     def stall(self) -> None:
         """Stops the process for the seconds of the case, and lets it go on."""
-        self.stalled = True
         if self.process == "docker":
+            self.stalled = True
             self.dockerd.stand_still(self.seconds)
             return
         number = int(docker("inspect", "-f", "{{.State.Pid}}", f"{PREFIX}-{self.container()}"))
+        if not number:
+            return  # it does not run, or not any more
         os.kill(number, signal.SIGSTOP)
+        self.stalled = True
         time.sleep(self.seconds)
         try:
             os.kill(number, signal.SIGCONT)
@@ -126,15 +137,15 @@ class StalledChange:
             return ""
 
     @contextmanager
-    def stalling(self, phases: tuple[str, ...], script: subprocess.Popen[bytes]) -> Iterator[None]:
-        """Until the block ends, the process is stopped once, as soon as the change is in one of these phases.
+    def stalling(self, script: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Until the block ends, the process is stopped once, as soon as the change is in the case's phase.
 
         `script` is what carries out the change; when it has ended, nothing is stopped any more.
         """
 
         def watch() -> None:
             while script.poll() is None:
-                if self.phase() in phases:
+                if self.phase() == self.moment:
                     self.stall()
                     return
                 time.sleep(LOOK_SECONDS)
@@ -144,15 +155,12 @@ class StalledChange:
         yield
         thread.join()
 
-    def step(self, verb: str, phases: tuple[str, ...]) -> bool:
-        """Carries out `prepare` or `commit` as `pulumi up` does, with a stall in one of `phases` if there are
-        any.
-
-        Returns whether it succeeded.
-        """
+    def step(self, verb: str, phases: tuple[Phase, ...]) -> bool:
+        """Carries out `prepare` or `commit` as `pulumi up` does, with a stall if the case's phase is one of
+        its `phases`. Returns whether it succeeded."""
         plan = self.plan(self.gateway if verb == "commit" else "")
         with coordinator(plan, self.log, verb) as script:
-            with self.stalling(phases, script) if phases else nullcontext():
+            with self.stalling(script) if self.moment in phases else nullcontext():
                 script.wait(900)
             return script.returncode == 0
 
@@ -162,13 +170,12 @@ class StalledChange:
         self.stack.make_engine(self.new, delay=LOADING)
         said = ""
         with running(self.stack) as answers:
-            during = {"draining": ("draining",), "loading": ("loading",)}.get(self.moment, ())
-            good = self.step("prepare", during)
+            good = self.step("prepare", PREPARE)
             if good:
                 if self.moment == "prepared":
                     self.stall()
                 self.stack.make_gateway(self.gateway, self.new, start=True)
-                good = self.step("commit", ("starting", "retiring") if self.moment == "committing" else ())
+                good = self.step("commit", COMMIT)
                 if good and self.moment == "committed":
                     self.stack.engine, self.stack.gateway = self.new, self.gateway
                     self.stall()
@@ -263,6 +270,10 @@ def bad(result: dict[str, Any]) -> str:
     )
 
 
+def new_stack() -> Stack:
+    return Stack(edge=True, limits=LIMITS, engine_options=("-e", f"FAST_END={ENDING}"))
+
+
 def work() -> None:
     """Carries out the cases that stdin names, on a Docker engine of its own; prints a line of JSON for
     each."""
@@ -274,12 +285,15 @@ def work() -> None:
             dockerd.load(PYTHON, pins.EDGE.offline)
             os.environ["DOCKER_HOST"] = dockerd.address
             switch_stack.build_gateway()
-            stack = Stack(edge=True, limits=LIMITS)
+            stack = new_stack()
             for case in mine:
-                result = StalledChange(stack, dockerd, Path(name), case).run()
+                for _ in range(TRIES):
+                    result = StalledChange(stack, dockerd, Path(name), case).run()
+                    if not result["right"]:
+                        stack = new_stack()
+                    if result["reached"]:
+                        break
                 print(json.dumps(result), flush=True)
-                if not result["right"]:
-                    stack = Stack(edge=True, limits=LIMITS)
             wait(stack.settled, 60)
             Stack.wipe()
         finally:

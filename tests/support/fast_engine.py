@@ -45,7 +45,7 @@ Ollama's word of where the model is. It falls ill while there is a file in /tmp:
     spilled   the share of the model that is on the GPU, as the file says
     exits     it ends with status 3 when it is started
 
-SIGTERM ends it at once, whatever it is doing, as Ollama does.
+SIGTERM ends it at once, whatever it is doing, as Ollama does; with FAST_END after so many seconds, as vLLM.
 """
 
 import json
@@ -74,6 +74,7 @@ PROMPT_SECONDS = float(os.environ.get("FAST_PROMPT", "0"))
 READ_SECONDS = float(os.environ.get("FAST_READS", "0"))
 READING = threading.Lock()
 SLOTS = threading.Semaphore(int(os.environ.get("FAST_SLOTS", "1000")))
+END_SECONDS = float(os.environ.get("FAST_END", "0"))
 CACHE_TOKENS = int(os.environ.get("FAST_CACHE", "1000000"))
 FROZEN, CLOSED, FAILING, SLOW, SPILLED, EXITS = (
     Path("/tmp", name) for name in ("frozen", "closed", "failing", "slow", "spilled", "exits")
@@ -563,8 +564,13 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 1024  # 5 by default: a crowd that comes at once would be reset
 
 
+def end() -> None:
+    time.sleep(END_SECONDS)
+    os._exit(0)
+
+
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: end())
     FROZEN.unlink(missing_ok=True)
     print(f"fast engine: {MODE}", flush=True)
     time.sleep(float(os.environ.get("FAST_DELAY", "0")))

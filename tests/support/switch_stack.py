@@ -196,8 +196,8 @@ def labelled(role: str, **more: str) -> list[str]:
 class Stack:
     """Network, volumes, a switch, an engine, a gateway and a proxy, as the program declares them, and a
     client. With `gateways` false it is as with the setting `gateway: none`; with `edge` the client asks the
-    real edge, and not the proxy. `switch_options` are more of `docker create` for the switch, and `limits`
-    the numbers of its plans' routing that differ."""
+    real edge, and not the proxy. `switch_options` and `engine_options` are more of `docker create` for the
+    switch and for each engine, and `limits` the numbers of its plans' routing that differ."""
 
     def __init__(
         self,
@@ -205,10 +205,12 @@ class Stack:
         gateways: bool = True,
         edge: bool = False,
         switch_options: tuple[str, ...] = (),
+        engine_options: tuple[str, ...] = (),
         limits: Mapping[str, float] | None = None,
     ) -> None:
         self.count, self.seen, self.gateways, self.limits = 1, 0, gateways, limits or {}
         self.engine, self.gateway = "ollama-1", "gateway-1"
+        self.engine_options = engine_options
         self.wipe()
         docker("network", "create", NETWORK)
         for volume in (*VOLUMES.values(), WHEELS):
@@ -339,6 +341,7 @@ class Stack:
                 f"FAST_DELAY={delay}",
                 "-e",
                 f"FAST_TOKENS={tokens}",
+                *self.engine_options,
                 *options,
             ),
             *(*labelled("engine", engine=kind, weights="tiny-1"), image, "python3", "-u", "/fast_engine.py"),
@@ -501,7 +504,10 @@ def fill_wheels() -> None:
     with tempfile.TemporaryDirectory() as name:
         lock = ["--require-hashes", "--no-deps", "-r", str(ROOT / "proxy" / "requirements.lock")]
         target = ["--target", name, "--python-version", "3.11", "--only-binary", ":all:"]
-        subprocess.run([ROOT / ".venv/bin/uv", "pip", "install", "--quiet", *target, *lock], check=True)
+        subprocess.run(
+            [ROOT / ".venv/bin/uv", "pip", "install", "--quiet", "--link-mode", "copy", *target, *lock],
+            check=True,
+        )
         shutil.copytree(ROOT / "proxy", Path(name, "proxy"), ignore=shutil.ignore_patterns("__pycache__"))
         compileall.compile_dir(name, quiet=2)  # as in a deployment: a proxy that starts can't keep it
         helper = docker("create", *labelled("helper"), "-v", f"{WHEELS}:/wheels", PYTHON, "true")
