@@ -5,137 +5,20 @@ what is followed, or what has to end before the change that is asked for.
 """
 
 import argparse
-import contextlib
-import hashlib
-import io
 import json
-import os
 import sys
-import tarfile
-import time
-import zipfile
-from collections import Counter
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import switch
-from switch import answers, certificate, daemon, keys, owner, shared
-from switch.checks import Failed, check
-from switch.daemon import Daemon, proxies
-from switch.docker import Docker, DockerError
-from switch.exchange import exchange
-from switch.gc import Busy, collect
-from switch.journal import Journal
-from switch.machine import State, World
-from switch.observe import observe
-from switch.owner import OwnerRecord, ago
-from switch.plan import EngineKind, Fetch, PlanError, PlannedGateway, load, parse
-from switch.proxies import statuses
-from switch.report import report
-from switch.weights import GIB, fetch, receive, say
+from switch.asking import SOCKET, UNAVAILABLE, ask
+from switch.shared import LIVE_FILE
 
-SOCKET, LOCKS = Path("/tmp/switch.sock"), Path("/tmp")
-JOURNAL, WEIGHTS = Path(shared.JOURNAL), Path(shared.WEIGHTS)
-TENANTS = 5
-"""How many the screen names, those with most requests first."""
-LIVE, SHARED = Path(shared.LIVE_FILE), Path(shared.LIVE)
-KEYS = JOURNAL / "keys.json"
-"""What is remembered of the keys that were applied last."""
-
-
-def look(state: State, docker: Docker) -> list[str]:
-    """Whether gateway and keys are what was declared, one line for each. What isn't there has no line."""
-    lines = [answers.line("keys", keys.look(SHARED, KEYS))]
-    gateway = state.active.plan.gateway if state.active else None
-    if gateway:
-        with contextlib.suppress(DockerError):
-            lines.insert(0, answers.line("gateway", gateway_config(gateway, docker)))
-    return lines
-
-
-def gateway_config(gateway: PlannedGateway, docker: Docker) -> str:
-    """`edited in place` with a digest if the committed gateway's file is not the committed config. Otherwise
-    what its container's label says, which repeats what was said before it was created. Raises DockerError."""
-    text = docker.get(gateway.container, gateway.config_file)
-    if text != gateway.config:
-        return answers.edited(hashlib.sha256(text.encode()).hexdigest())
-    return docker.labels_of(gateway.container).get("changeover.config", answers.AS_DECLARED)
-
-
-def screen(seen: dict[str, Any], now: float) -> str:
-    """The report for a person, on one screen."""
-    active, change, last = seen["active"], seen["under_way"], seen["last"]
-    lines = ["serves    nothing: no change has been committed yet"]
-    if damaged := seen["journal"]:
-        running = ", ".join(seen["engines_running"])
-        lines = [f"engine    {running} runs" if running else "serves    nothing: no engine runs"]
-    if active:
-        state = "serves" if seen["gated"] else "IS NOT READY"
-        engine, since = f"{active['kind']} ({active['container']})", ago(now - active["since"])
-        lines = [f"engine    {engine} {state}, committed {since} ago"]
-        stands = f"{seen['gateway']} {seen['containers'].get(seen['gateway'], 'is gone')}"
-        lines.append(f"gateway   {stands if seen['gateway'] else 'none: the proxies ask the engine'}")
-    lines += _requests(seen["proxies"])
-    if damaged:
-        lines.append(f"journal   was damaged, seen {ago(now - damaged['damaged_at'])} ago: {damaged['why']}")
-        lines.append(f"          known: {damaged['known']}")
-        lines.append(f"          not known: {damaged['unknown']}")
-        lines.append("          nothing is freed until `pulumi up` has made it right")
-    if seen["held_since"]:
-        lines.append(f"held      requests wait since {ago(now - seen['held_since'])}")
-    if seen["trouble"]:
-        lines.append(f"trouble   {seen['trouble'].rstrip('.')}; the switch keeps trying")
-    lines += [f"silent    {name} {how}" for name, how in seen["silent"].items()]
-    if seen["healed"]:
-        lines.append(f"put right {seen['healed']['what']}, {ago(now - seen['healed']['at'])} ago")
-    lines.append(
-        f"under way {_named(change)} for {change['phase_seconds']:.0f} s" if change else "under way nothing"
-    )
-    if last:
-        held = f", {last['held_seconds']:.1f} s held" if last["held_seconds"] else ""
-        since, took = ago(now - last["began"]), f"{last['seconds']:.1f} s"
-        lines.append(f"last      {_named(last)}, {since} ago, {took}{held}")
-        lines.append("          " + ", ".join(f"{s['phase']} {s['seconds']:.1f} s" for s in last["steps"]))
-        if last["error"]:
-            lines.append(f"          {last['error']}")
-    rooms = [(f"disk      weights/{name}", disk) for name, disk in seen["disks"].items()]
-    rooms.append(("memory    host", seen["memory"]))
-    if isinstance(seen["gpus"], str):
-        lines.append(f"memory    GPU: {seen['gpus']}")
-    else:
-        rooms += [
-            (f"memory    GPU {number}", each) for number, each in enumerate(seen["gpus"]) if each["size"]
-        ]
-    for name, room in rooms:
-        lines.append(f"{name}: {room['free'] / GIB:.1f} of {room['size'] / GIB:.1f} GiB free")
-    return "\n".join(lines)
-
-
-def _requests(proxies: dict[str, dict[str, Any] | None]) -> list[str]:
-    """The sums of what the proxies say: requests in flight and held, and whose they are."""
-    there = [said for said in proxies.values() if said]
-    running, held = (sum(sum(s["running"].values()) for s in there), sum(s["held"] for s in there))
-    lines = [f"requests  {running} in flight, {held} waiting"] if there else []
-    tenants, waiting = Counter[str](), Counter[str]()
-    for said in there:
-        tenants.update(said["tenants"])
-        waiting.update(said["waiting"])
-    for title, counts in (("tenants ", tenants), ("waiting ", waiting)):
-        if counts:
-            most = [f"{tenant} {count}" for tenant, count in counts.most_common(TENANTS)]
-            lines.append(f"{title}  {', '.join(most)}{', …' if len(counts) > TENANTS else ''}")
-    lines += [f"proxy     {name} does not answer" for name, said in proxies.items() if not said]
-    return lines or ["proxy     none runs"]
-
-
-def _named(change: dict[str, Any]) -> str:
-    ended = "ended" if change["abandoned"] and change["phase"] == "failed" else change["phase"]
-    return f"to {change['kind']} ({change['container']}): {ended}"
+CHANGE = ("prepare", "commit", "follow", "abandon", "release")
+"""The verbs with which a change is made; the others are in `switch.verbs`."""
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m switch", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    commands = parser.add_subparsers(dest="verb", required=True)
     for verb, text in {
         "serve": "be the switch (process 1 of its container)",
         "prepare": "make the engine of the plan on stdin ready; `follow` shows how it goes",
@@ -146,160 +29,71 @@ def main(argv: list[str] | None = None) -> int:
         "release": "stop looking after engines, before the stack is taken down; this ends no container",
         "fetch": "fetch the weights that the JSON on stdin describes",
     }.items():
-        verbs.add_parser(verb, help=text)
+        commands.add_parser(verb, help=text)
     change = "the id that the coordinator has given to its change"
-    verbs.choices["prepare"].add_argument("--change", default="", help=change)
-    committer = verbs.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
+    commands.choices["prepare"].add_argument("--change", default="", help=change)
+    committer = commands.add_parser("commit", help="make the gateway and engine of the plan on stdin active")
     committer.add_argument("--change", default="", help=change)
-    committer.add_argument("--seen", default="", help=f"the content of `{LIVE}`, which the coordinator keeps")
-    keeper = verbs.add_parser("keys", help="give the proxies the keys of the JSON on stdin, as digests")
+    committer.add_argument(
+        "--seen", default="", help=f"the content of `{LIVE_FILE}`, which the coordinator keeps"
+    )
+    keeper = commands.add_parser("keys", help="give the proxies the keys of the JSON on stdin, as digests")
     keeper.add_argument("--seen", default="", help="what `look` said of the keys, and is to say again")
-    follower = verbs.add_parser(
+    follower = commands.add_parser(
         "follow", help="wait a few seconds for the change that is under way, and print what is new"
     )
     follower.add_argument("--engine", default="", help="the container that the change leads to")
     follower.add_argument("--change", default="", help=change)
-    abandoner = verbs.add_parser("abandon", help="give up a prepared change, and go back to what served")
+    abandoner = commands.add_parser("abandon", help="give up a prepared change, and go back to what served")
     abandoner.add_argument("--engine", required=True, help="the container that was to be prepared")
-    verbs.add_parser("status", help="print the state of the stack on one screen").add_argument(
+    commands.add_parser("status", help="print the state of the stack on one screen").add_argument(
         "--json", action="store_true", help="print it as JSON"
     )
-    proof = verbs.add_parser("certificate", help="print the last change, and its certificate in one line")
+    proof = commands.add_parser("certificate", help="print the last change, and its certificate in one line")
     proof.add_argument("--tar", action="store_true", help="print the two files of the certificate as a tar")
     proof.add_argument(
         "--change", default="", help="fail unless the last change was this one, or this one changed nothing"
     )
-    freer = verbs.add_parser("gc", help="name weights and images that neither serve nor lead back")
+    freer = commands.add_parser("gc", help="name weights and images that neither serve nor lead back")
     freer.add_argument("--free", action="store_true", help="free them")
-    owned = verbs.add_parser("own", help="record which Pulumi state this stack belongs to")
+    owned = commands.add_parser("own", help="record which Pulumi state this stack belongs to")
     owned.add_argument("--owner", required=True, help="the random id of the state")
     owned.add_argument("--changes", type=int, required=True, help="how many changes the state has counted")
     owned.add_argument("--containers", nargs="*", default=[], help="its ids of switch, proxy and edge")
     owned.add_argument("--instead", required=True, help="the id of the owner that it may replace, or `any`")
     owned.add_argument("--folder", required=True, help="the folder that the stack is changed from")
     owned.add_argument("--machine", required=True, help="the machine that the stack is changed from")
-    taker = verbs.add_parser("receive", help="unpack a tar from stdin into the weights' folder `source`")
-    taker.add_argument("--engine", choices=get_args(EngineKind), required=True, help="whose weights they are")
+    taker = commands.add_parser("receive", help="unpack a tar from stdin into the weights' folder `source`")
+    taker.add_argument("--engine", required=True, help="whose weights they are")
     taker.add_argument("--folder", required=True, help="the folder of the weights in the engine's volume")
     args = parser.parse_args(argv)
-    docker = Docker(os.environ.get(shared.PROJECT, ""), os.environ.get(shared.STACK, ""))
     try:
-        return _run(args, docker)
+        if args.verb in CHANGE:
+            return _change(args)
+        # the rest of the package, which a change has no need of, takes longer to import than its answers take
+        from switch import verbs
+
+        verbs.run(args)
     except TimeoutError as error:
         print(f"{args.verb}: the switch gives no answer ({error})", flush=True)
-        return daemon.UNAVAILABLE
-    except (Failed, Busy, PlanError, DockerError, ValueError, OSError) as error:
+        return UNAVAILABLE
+    except (ValueError, OSError) as error:
         print(f"{args.verb}: {error}", flush=True)
         return 1
-
-
-def _run(args: argparse.Namespace, docker: Docker) -> int:
-    match args.verb:
-        case "serve":
-            unpack()
-            daemon.serve(Daemon(docker, Journal(JOURNAL), WEIGHTS, LIVE, SHARED), SOCKET)
-        case "prepare" | "commit" | "follow" | "abandon" | "release":
-            request: dict[str, Any] = {"verb": args.verb, "change": getattr(args, "change", "")}
-            if args.verb in ("follow", "abandon"):
-                request["engine"] = args.engine
-            elif args.verb != "release":
-                request |= {"plan": json.load(sys.stdin), "seen": getattr(args, "seen", "")}
-            reply = daemon.ask(SOCKET, request)
-            for line in reply["lines"]:
-                say(line)
-            return int(reply["code"])
-        case "check":
-            say(check(parse(json.load(sys.stdin), "prepare"), docker, JOURNAL, WEIGHTS))
-        case "keys":
-            content = keys.parse(json.load(sys.stdin))
-            say(keys.apply(content, args.seen, SHARED, KEYS, lambda: proxies(docker.world())))
-        case "look":
-            for line in look(_state(), docker):
-                say(line)
-        case "status":
-            seen, now, _ = _status(docker)
-            say(json.dumps(seen, indent=2) if args.json else screen(seen, now))
-        case "observe":
-            for _ in sys.stdin:  # so that it ends with who asks, which an `exec` does not by itself
-                say(json.dumps(_observe(docker)))
-        case "certificate":
-            _certificate(_state(), tar=args.tar, change=args.change)
-        case "own":
-            now = time.time()
-            said = OwnerRecord(args.owner, args.folder, args.machine, now, now, args.changes, args.containers)
-            say(owner.write(JOURNAL, said, args.instead))
-        case "gc":
-            collect(_state(), docker, WEIGHTS, LOCKS, say, free=args.free)
-        case "exchange":
-            for line in sys.stdin:
-                say(json.dumps(exchange(json.loads(line))))
-        case "receive":
-            say(receive(WEIGHTS, args.engine, args.folder, sys.stdin.buffer))
-        case "fetch":
-            fetch(load(Fetch, json.load(sys.stdin), "fetch"), docker, WEIGHTS, say, LOCKS)
     return 0
 
 
-def _status(docker: Docker) -> tuple[dict[str, Any], float, World]:
-    """What `status` shows, at what time that was so, and the containers. Raises OSError, DockerError."""
-    reply = daemon.ask(SOCKET, {"verb": "state"})
-    state, now = load(State, reply["state"], "state"), reply["now"]
-    world = docker.world()
-    told = statuses(running := proxies(world))
-    each = {name: told.get(name) for name in running}
-    return report(state, world, each, WEIGHTS, now, reply["write_error"], reply["silent"]), now, world
-
-
-def _observe(docker: Docker) -> dict[str, Any]:
-    """One line of `observe`. Where nothing can be told it has only `error`: a watcher goes on anyway."""
-    try:
-        status, now, world = _status(docker)
-        return observe(status, now, world, docker)
-    except (DockerError, ValueError, OSError) as error:
-        return {"error": str(error) or repr(error)}
-
-
-def unpack() -> None:
-    """Unpacks the modules next to the archive that they came in, where Python looks first.
-
-    Python keeps what it has compiled of a file, and would compile an archive's modules in each `docker exec`.
-    """
-    archive = Path(switch.__file__).parent.parent
-    if not archive.is_file():
-        return
-    folder = archive.parent
-    with contextlib.suppress(OSError), zipfile.ZipFile(archive) as modules:  # a full disk: slower, and well
-        modules.extractall(folder / "new")
-        (folder / "new" / "switch").replace(folder / "switch")
-
-
-def _state() -> State:
-    """What the switch knows now. Raises OSError."""
-    state: State = load(State, daemon.ask(SOCKET, {"verb": "state"})["state"], "state")
-    return state
-
-
-def _certificate(state: State, *, tar: bool, change: str) -> None:
-    """Prints the certificate of the last change that has ended. Raises Failed when there is none, or when it
-    was not `change`."""
-    last, current = state.last, state.transaction
-    if last is None:
-        raise Failed("no change has ended yet")
-    unchanged = current and current.phase == "unchanged" and current.coordinator == change
-    if change and last.coordinator != change and not unchanged:
-        raise Failed("this change has not ended yet")
-    content = certificate.certificate(last)
-    if not tar:
-        say(owner.counted(state.commits))
-        say(answers.certified(certificate.short(content)))
-        return
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w") as archive:
-        for name, text in certificate.files(content).items():
-            member = tarfile.TarInfo(name)
-            member.size, member.mtime = len(text.encode()), int(last.ended)
-            archive.addfile(member, io.BytesIO(text.encode()))
-    sys.stdout.buffer.write(raw.getvalue())
+def _change(args: argparse.Namespace) -> int:
+    """Asks the switch for one of `CHANGE`, and returns its exit status."""
+    request: dict[str, Any] = {"verb": args.verb, "change": getattr(args, "change", "")}
+    if args.verb in ("follow", "abandon"):
+        request["engine"] = args.engine
+    elif args.verb != "release":
+        request |= {"plan": json.load(sys.stdin), "seen": getattr(args, "seen", "")}
+    reply = ask(SOCKET, request)
+    for line in reply["lines"]:
+        print(line, flush=True)
+    return int(reply["code"])
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from switch import certificate, gpu, live, machine, metrics
+from switch.asking import UNAVAILABLE
 from switch.checks import Failed, check, disk
 from switch.docker import Docker, DockerError
 from switch.gate import Answer, complete, embed, gpu_share, sound, speaks, wholly_on_gpu
@@ -58,10 +59,6 @@ GIVE_UP_SECONDS = 20
 LOOK_SECONDS = 3.0
 """In which a switch that works, on a Docker that does, looks at the containers again. What takes longer was a
 stall: this process was stopped, or Docker, or the machine."""
-UNAVAILABLE = 69
-"""Exit status of the CLI where the switch gives no answer, which may have heard the request or not."""
-ANSWER_SECONDS = 20
-"""For which the CLI waits for an answer; who has hung up is not answered, and what was asked not done."""
 LATE_SECONDS = POLL_SECONDS + 3
 """After which a request of a coordinator is not done any more. `docker exec` leaves the CLI in the container
 when its own client is killed, so an open connection does not say that the coordinator is still there. If it
@@ -535,27 +532,6 @@ def listen(switch: Daemon, path: Path) -> _Server:
     path.chmod(0o600)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
-
-
-def ask(path: Path, request: dict[str, Any], patience: float = 10) -> dict[str, Any]:
-    """What the daemon answers to a request. One that is just starting has `patience` seconds.
-
-    Raises OSError; of that TimeoutError where the daemon gives no answer.
-    """
-    end = time.monotonic() + patience
-    while True:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(ANSWER_SECONDS)
-            try:
-                client.connect(str(path))
-            except OSError:
-                if time.monotonic() > end:
-                    raise
-            else:
-                client.sendall(json.dumps({**request, "at": time.monotonic()}).encode() + b"\n")
-                with client.makefile() as answer:
-                    return dict(json.loads(answer.readline() or "{}"))
-        time.sleep(0.1)
 
 
 def serve(switch: Daemon, path: Path) -> None:

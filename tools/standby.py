@@ -21,7 +21,7 @@ from components.engines import EngineSpec
 from components.labels import Labels
 from stacks.blueprint import Blueprint, blueprint
 from stacks.settings import PROJECT, Settings, SettingsError, from_files
-from switch.daemon import UNAVAILABLE
+from switch.asking import UNAVAILABLE
 from tools.owner import look
 
 FOLLOW_SECONDS = 5

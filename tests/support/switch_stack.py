@@ -19,7 +19,7 @@ from typing import Any
 from common import ROOT
 from components import caddyfile, engines, pins, tensorzero
 from switch import shared
-from switch.daemon import ANSWER_SECONDS
+from switch.asking import ANSWER_SECONDS
 from switch.plan import (
     About,
     EngineKind,
@@ -126,11 +126,11 @@ def wait(what: Callable[[], bool], seconds: float = 30, otherwise: str = "it did
 
 STATUS = """
 import json, os, sys
-from switch import __main__ as cli, shared
-docker = cli.Docker(os.environ[shared.PROJECT], os.environ[shared.STACK])
+from switch import shared, verbs
+docker = verbs.Docker(os.environ[shared.PROJECT], os.environ[shared.STACK])
 for _ in sys.stdin:
     try:
-        print(json.dumps(cli._status(docker)[0]), flush=True)
+        print(json.dumps(verbs._status(docker)[0]), flush=True)
     except Exception as error:
         print(json.dumps({"failed": repr(error)}), flush=True)
 """

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from switch import __main__ as cli
-from switch import checks, daemon, files, owner
+from switch import asking, checks, daemon, files, owner, verbs
 from switch.daemon import Daemon
 from switch.docker import Docker, DockerError
 from switch.gate import Answer
@@ -544,8 +544,8 @@ def test_the_cli_asks_over_a_socket(rig: Rig, tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
     server = daemon.listen(rig.switch, path)
     try:
-        assert daemon.ask(path, {"verb": "follow", "engine": ""})["code"] == 1
-        assert daemon.ask(path, {"verb": "release"})["code"] == 0
+        assert asking.ask(path, {"verb": "follow", "engine": ""})["code"] == 1
+        assert asking.ask(path, {"verb": "release"})["code"] == 0
         assert rig.switch.state.active is None
     finally:
         server.shutdown()
@@ -587,7 +587,7 @@ def refused_by_gc(rig: Rig) -> str:
 def status(rig: Rig) -> str:
     seen = report(rig.switch.state, rig.docker.world(), {}, rig.weights, rig.now)
     json.dumps(seen)
-    return cli.screen(seen, rig.now)
+    return verbs.screen(seen, rig.now)
 
 
 def test_a_damaged_journal_is_replaced_by_the_previous_state_and_what_is_killed_then_is_revived(
@@ -862,16 +862,16 @@ def test_what_a_client_that_has_gone_had_asked_for_is_not_done(rig: Rig) -> None
         return True
 
     told = rig.switch.answer({"verb": "prepare", "plan": raw_plan()}, gone)
-    assert told["code"] == daemon.UNAVAILABLE and rig.switch.state.transaction is None
+    assert told["code"] == asking.UNAVAILABLE and rig.switch.state.transaction is None
     rig.ask("prepare", raw_plan())
     before = rig.switch.state
     rig.now += 2
-    assert rig.switch.answer({"verb": "follow", "engine": ""}, gone)["code"] == daemon.UNAVAILABLE
+    assert rig.switch.answer({"verb": "follow", "engine": ""}, gone)["code"] == asking.UNAVAILABLE
     assert rig.switch.state == before
     rig.turns(lambda: rig.phase() == "draining")
     came = iter([False, True])  # it was there, and had hung up when there was something to say
     told = rig.switch.answer({"verb": "follow", "engine": ""}, lambda: next(came))
-    assert told == {"lines": [daemon.STALLED], "code": daemon.UNAVAILABLE}
+    assert told == {"lines": [daemon.STALLED], "code": asking.UNAVAILABLE}
     assert rig.follow()["lines"][0].startswith("checked"), "what it did not hear is told to the next"
 
 
@@ -884,7 +884,7 @@ def test_what_a_coordinator_asked_before_a_stall_is_not_done_since_it_may_have_g
         return int(rig.switch.answer({"verb": verb, "at": time.monotonic() - ago, **more})["code"])
 
     late = daemon.LATE_SECONDS + 1
-    assert asked("prepare", late, plan=raw_plan()) == daemon.UNAVAILABLE
+    assert asked("prepare", late, plan=raw_plan()) == asking.UNAVAILABLE
     assert rig.switch.state.transaction is None
     assert asked("prepare", 0, plan=raw_plan()) == 0
     rig.requests["ollama-1"] = 1
@@ -892,10 +892,10 @@ def test_what_a_coordinator_asked_before_a_stall_is_not_done_since_it_may_have_g
     assert asked("follow", 0, engine="") == 75
     rig.now += 2
     before = rig.switch.state
-    assert asked("follow", late, engine="") == daemon.UNAVAILABLE
+    assert asked("follow", late, engine="") == asking.UNAVAILABLE
     assert rig.switch.state == before, "its lease is as it was"
     monkeypatch.setattr(daemon, "POLL_SECONDS", 1.5)
-    assert asked("follow", daemon.LATE_SECONDS - 1, engine="") == daemon.UNAVAILABLE, "late by the end of it"
+    assert asked("follow", daemon.LATE_SECONDS - 1, engine="") == asking.UNAVAILABLE, "late by the end of it"
     assert asked("abandon", late, engine=NEW) == 0, "what leads back is done whenever it comes"
 
 
@@ -909,7 +909,7 @@ def test_the_cli_says_when_it_asked(rig: Rig, tmp_path: Path) -> None:
     rig.switch.answer = answer  # type: ignore[method-assign]
     server = daemon.listen(rig.switch, path)
     try:
-        daemon.ask(path, {"verb": "follow"})
+        asking.ask(path, {"verb": "follow"})
     finally:
         server.shutdown()
         server.server_close()
@@ -931,9 +931,9 @@ def test_a_client_that_hangs_up_on_the_socket_is_known_to_have_gone(rig: Rig, tm
     server = daemon.listen(rig.switch, path)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(daemon, "ANSWER_SECONDS", 0.5)
+            patch.setattr(asking, "ANSWER_SECONDS", 0.5)
             with pytest.raises(TimeoutError):
-                daemon.ask(path, {"verb": "follow"})
+                asking.ask(path, {"verb": "follow"})
         end = time.monotonic() + 20
         while len(answered) < 2 and time.monotonic() < end:
             time.sleep(0.01)
@@ -954,7 +954,7 @@ def test_a_certificate_is_printed_for_its_own_change_only(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def proof(change: str) -> tuple[int, str]:
-        monkeypatch.setattr(daemon, "ask", lambda *_: json.loads(json.dumps(rig.switch.answer(STATE))))
+        monkeypatch.setattr(verbs, "ask", lambda *_: json.loads(json.dumps(rig.switch.answer(STATE))))
         capsys.readouterr()
         return cli.main(["certificate", "--change", change]), capsys.readouterr().out
 

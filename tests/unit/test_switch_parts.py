@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from components import switch as switch_component
 from switch import __main__ as cli
-from switch import certificate, gate, journal, metrics, observe
+from switch import certificate, gate, journal, metrics, observe, verbs
 from switch.checks import Failed
 from switch.docker import Docker, DockerError
 from switch.exchange import exchange
@@ -604,7 +604,7 @@ def test_an_edited_config_is_said_and_after_its_repair_what_was_said_before_it()
     committed, declared, keys = state(), "x = 1\n", "keys as declared"
 
     def look(text: str | None, **labels: str) -> list[str]:
-        return cli.look(
+        return verbs.look(
             committed, Edited(text, {f"changeover.{key}": value for key, value in labels.items()})
         )
 
@@ -612,7 +612,7 @@ def test_an_edited_config_is_said_and_after_its_repair_what_was_said_before_it()
     gateway, _ = look(declared + "#")
     assert gateway.startswith("gateway edited in place ")
     assert look(declared, config=gateway.removeprefix("gateway ")) == [gateway, keys]
-    assert look(None) == [keys] and cli.look(State(), Edited("", {})) == [keys]
+    assert look(None) == [keys] and verbs.look(State(), Edited("", {})) == [keys]
     committed.active = Active(plan(OLD, gateway=None), "run 0", 100.0)
     assert look(None) == [keys]
 
@@ -639,7 +639,7 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
     silent = {OLD: "has not answered for 12 s"}
     seen = report(there, box(OLD, True), told, tmp_path, 1000.0, silent=silent)
     json.dumps(seen)
-    text = cli.screen(seen, 1000.0)
+    text = verbs.screen(seen, 1000.0)
     assert len(text.splitlines()) <= 24
     for part in (
         f"ollama ({OLD}) serves",
@@ -656,12 +656,12 @@ def test_status_fits_one_screen_and_is_json_as_well(tmp_path: Path) -> None:
         assert part in text
     assert there.last
     there.last.phase, there.last.abandoned, there.last.error = "failed", True, "given up as asked"
-    text = cli.screen(report(there, box(OLD, True), told, tmp_path, 1000.0), 1000.0)
+    text = verbs.screen(report(there, box(OLD, True), told, tmp_path, 1000.0), 1000.0)
     assert "given up as asked" in text and "failed" not in text
-    text = cli.screen(report(State(), {}, {}, tmp_path, 1.0), 1.0)
+    text = verbs.screen(report(State(), {}, {}, tmp_path, 1.0), 1.0)
     assert "no change has been committed" in text and "proxy     none runs" in text
     there.active = Active(plan(OLD, gateway=None), "run 0", 1.0)
-    text = cli.screen(report(there, {}, told, tmp_path, 1.0), 1.0)
+    text = verbs.screen(report(there, {}, told, tmp_path, 1.0), 1.0)
     assert "gateway   none: the proxies ask the engine" in text
 
 
@@ -692,22 +692,28 @@ def test_every_verb_is_known_and_nothing_but_the_standard_library_is_needed() ->
     importlib.import_module("switch.daemon")
 
 
+def test_what_a_change_asks_again_and_again_imports_no_machine() -> None:
+    program = "import sys, switch.__main__; print(*(name for name in sys.modules if name[:6] == 'switch'))"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(run.stdout.split()) == {"switch", "switch.__main__", "switch.asking", "switch.shared"}
+
+
 def test_the_modules_are_laid_out_beside_their_archive_once(tmp_path: Path) -> None:
     archive = tmp_path / "switch.zip"
     archive.write_bytes(switch_component.CODE.zip())
     environment = {"PYTHONPATH": f"{tmp_path}:{archive}"}
 
     def run(program: str) -> str:
-        command = [sys.executable, "-c", f"import switch.__main__ as main; {program}"]
+        command = [sys.executable, "-c", f"import switch.verbs as verbs; {program}"]
         return subprocess.run(
             command, env=environment, cwd="/", capture_output=True, text=True, check=True
         ).stdout
 
-    where = "print(main.__file__)"
+    where = "print(verbs.__file__)"
     assert run(where).startswith(str(archive))
-    run("main.unpack()")
-    assert run(where).strip() == str(tmp_path / "switch" / "__main__.py")
-    run("main.unpack()")
+    run("verbs.unpack()")
+    assert run(where).strip() == str(tmp_path / "switch" / "verbs.py")
+    run("verbs.unpack()")
     package = Path(cli.__file__).parent
     for file in package.rglob("*.py"):
         assert (tmp_path / "switch" / file.relative_to(package)).read_bytes() == file.read_bytes()
