@@ -1,5 +1,6 @@
 """The monitor's files: what is scraped, the store's pages, the alert rules, and Grafana's dashboard. Pure."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ GRAFANA_SPAN, GRAFANA_GROWTH = "$__rate_interval", "increase"
 
 COLUMNS, HEIGHT = 24, 8
 """Of Grafana's grid: all of its columns, and the height of a panel."""
+UID_LENGTH = 40
 
 
 def files(watched: Watched) -> dict[str, str]:
@@ -128,6 +130,13 @@ def in_store(query: Query) -> str:
     return query.expr.replace(SPAN, STORE_SPAN).replace(GROWTH, STORE_GROWTH)
 
 
+def uid(stack: str) -> str:
+    """By what Grafana knows a dashboard: of at most 40 characters. Another stack's is another."""
+    name = f"changeover-{stack}"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name if len(name) <= UID_LENGTH else f"{name[: UID_LENGTH - 9]}-{digest}"
+
+
 def grafana(stack: str, found: Sequence[Page]) -> str:
     """One dashboard with a row for each page, for `Import` in Grafana; it asks for the data source."""
     panels: list[Mapping[str, Any]] = []
@@ -150,7 +159,7 @@ def grafana(stack: str, found: Sequence[Page]) -> str:
             row += HEIGHT if number % 2 or number == len(page.panels) - 1 else 0
     return _text(
         {
-            "uid": f"changeover-{stack}"[:40],
+            "uid": uid(stack),
             "title": f"Changeover: {stack}",
             "tags": ["changeover"],
             "schemaVersion": 39,

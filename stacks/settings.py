@@ -36,6 +36,9 @@ RENDERED = "rendered"
 TARGETS = ("docker", "aws", "kubernetes")
 """Every target. Where the Docker host of the first two is: `stacks/targets.py`."""
 
+CLIENTS = "-clients"
+"""How the name of the network ends on which others ask a stack. Its own network is called as the stack is."""
+
 MACHINE_KEYS = ("gpu", "gpuCount", "hostMemoryGiB", "port")
 """What the other targets must be told: on `aws` it follows from `instanceType`."""
 
@@ -175,6 +178,12 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         allowed = (
             f"the stack's name may have at most {LONGEST_STACK} letters, digits, '_' and '-', since AWS "
             "limits the names of roles and topics"
+        )
+        raw.problem("target", target, allowed, "pulumi stack rename …")
+    if target == "docker" and stack.endswith(CLIENTS):
+        allowed = (
+            f"the stack's name must not end with {CLIENTS}, since a network of the stack "
+            f"{stack.removesuffix(CLIENTS)} would have the same name"
         )
         raw.problem("target", target, allowed, "pulumi stack rename …")
     if images == "offline" and target == "aws":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from advise.rule import Verdict
-from common import ROOT
+from common import ROOT, write_whole
 from tools.environment import HOME
 
 KEPT = HOME / "advice"
@@ -41,9 +41,7 @@ def keep(stack: str, line: str, verdict: Verdict, now: float) -> None:
     known = {key: was.get(key) for key in ("verdict", "before", "since")}
     if verdict in BEFORE and verdict != known["verdict"]:
         known = {"verdict": verdict, "before": known["verdict"], "since": now}
-    new = KEPT / f"{stack}.new"
-    new.write_text(json.dumps({"at": now, "line": line, **known}) + "\n")
-    new.replace(_file(stack))
+    write_whole(_file(stack), json.dumps({"at": now, "line": line, **known}) + "\n")
 
 
 def kept(stack: str) -> tuple[str, float]:

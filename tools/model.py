@@ -16,7 +16,7 @@ from typing import Any
 
 import tomlkit
 
-from common import StepFailed, main_guard, say
+from common import StepFailed, main_guard, say, write_whole
 from components import catalogue
 from components.catalogue import FAMILIES, CatalogueError
 
@@ -211,7 +211,7 @@ def write(file: Path, name: str, table: Any) -> str:
         catalogue.read(text)
     except CatalogueError as error:
         raise StepFailed(f"nothing was written: {error}") from error
-    file.write_text(text)
+    write_whole(file, text)
     own = tomlkit.document()
     own.append("models", tomlkit.table(is_super_table=True).append(name, table))
     return tomlkit.dumps(own).strip()

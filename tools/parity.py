@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from common import ROOT, StepFailed, main_guard
+from common import ROOT, StepFailed, main_guard, write_whole
 from components.engines import PORT
 from parity import table as tables
 from parity.probes import NO_ANSWER, Reply, Subject, chosen, run
@@ -133,9 +133,9 @@ def parity(stack: str, root: Path) -> dict[str, Any]:
     content = tables.table(settings.model.name, engines, found, through)
     folder = root / RENDERED / stack
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "parity.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(folder / "parity.json", json.dumps(content, indent=2) + "\n")
     text = tables.markdown(content, settings.accepted_differences)
-    (folder / "parity.md").write_text(text)
+    write_whole(folder / "parity.md", text)
     print(f"\n{text}\nwritten to rendered/{stack}/parity.json and parity.md")
     return content
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from common import ROOT
+from common import ROOT, write_whole
 from components.aws import permissions
 from measure import report
 from parity import table
@@ -53,7 +53,7 @@ def write(root: Path, stack: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rendered = files(blueprint(from_files(stack, root)))
     for name, text in rendered.items():
-        (folder / name).write_text(text)
+        write_whole(folder / name, text)
     for file in folder.iterdir():
         if file.name not in (*rendered, *MEASURED):
             file.unlink()
@@ -85,14 +85,14 @@ def main() -> None:
     page = ROOT / PAGE
     text = with_table(page.read_text(), ROOT)
     if not check:
-        page.write_text(text)
+        write_whole(page, text)
     elif text != page.read_text():
         sys.exit(f"the table of settings in {PAGE} is stale. Run: make render")
     for name, of in POLICIES.items():
         policy = permissions.document(of(PROJECT))
         if not check:
             (ROOT / name).parent.mkdir(exist_ok=True)
-            (ROOT / name).write_text(policy)
+            write_whole(ROOT / name, policy)
         elif policy != (ROOT / name).read_text():
             sys.exit(f"{name} is stale. Run: make render")
     try:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from advise.again import Excerpt, busiest
-from common import ROOT, StepFailed, main_guard, say
+from common import ROOT, StepFailed, main_guard, say, write_whole
 from components.code import Code
 from components.containers import NOBODY
 from components.engines import PORT, EngineSpec
@@ -479,7 +479,7 @@ def write(root: Path, stack: str, content: Mapping[str, Any]) -> None:
     text = reports.markdown(content)
     texts = (json.dumps(content, indent=1) + "\n", text, reports.page(content))
     for name, each in zip(reports.FILES, texts, strict=True):
-        (folder / name).write_text(each)
+        write_whole(folder / name, each)
     say(f"\n{text}\nwritten to rendered/{stack}/{', '.join(reports.FILES)}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import offline.clients
 import offline.images
-from common import ROOT, StepFailed, cache_root, main_guard, say
+from common import ROOT, StepFailed, cache_root, main_guard, say, write_whole
 from components import pins
 from components.catalogue import MODELS, Folder
 from components.labels import Labels
@@ -82,7 +82,7 @@ def ensure_stack() -> None:
                 f"{environment.PASSPHRASE}, or remove the `secure:` values and the line `encryptionsalt`"
             ) from None
         lines = text.splitlines(keepends=True)
-        CONFIG.write_text("".join(line for line in lines if not line.startswith("encryptionsalt:")))
+        write_whole(CONFIG, "".join(line for line in lines if not line.startswith("encryptionsalt:")))
         pulumi("stack", "init", STACK, capture=True)
 
 

@@ -136,6 +136,13 @@ def test_histograms_reach_beyond_the_longest_hold() -> None:
     assert max(SECONDS) > HOLD_BUDGET_MAXIMUM
 
 
+def test_a_dashboard_of_another_stack_is_another_one_for_grafana() -> None:
+    stacks = ["local", "a" * 29, *(f"{'a' * 40}-{name}" for name in ("one", "two"))]
+    uids = [render.uid(stack) for stack in stacks]
+    assert uids[0] == "changeover-local" and len({*uids}) == len(stacks)
+    assert max(map(len, uids)) == 40
+
+
 def test_the_stores_pages_and_grafanas_dashboard_have_the_same_panels() -> None:
     files = render.files(ALL)
     stored = []

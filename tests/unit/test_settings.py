@@ -39,6 +39,12 @@ def test_a_key_that_pulumi_has_read_as_a_number_is_refused_and_not_shown() -> No
     assert "1234567890123456" not in text
 
 
+def test_a_stack_is_not_called_as_the_network_of_anothers_clients() -> None:
+    with pytest.raises(SettingsError, match="must not end with -clients, since a network of the stack it "):
+        from_values("it-clients", GOOD, ROOT)
+    assert from_values("clients", GOOD, ROOT).stack == "clients"
+
+
 def test_a_stacks_name_may_have_a_dot_in_it(tmp_path: Path) -> None:
     for name in ("Pulumi.yaml", "Pulumi.local.yaml", "Pulumi.team.a.yaml"):
         (tmp_path / name).touch()
