@@ -160,6 +160,9 @@ def main() -> None:
     parser.add_argument(
         "--monitor", action="store_true", help="with a monitor: say which alerts fire; any is a failure"
     )
+    parser.add_argument(
+        "--stack", help="its name; two runs on one host need two, and two files (default: bench-flip-ENGINE)"
+    )
     parser.add_argument("--json", type=Path, help="the file of results (default: flips-ENGINE.jsonl)")
     parser.add_argument("--fresh", action="store_true", help="start over instead of continuing")
     parser.add_argument("--picture", type=Path, help="an SVG of the last two flips")
@@ -174,7 +177,7 @@ def main() -> None:
     port, began = free_port(), time.time()
     monitor: dict[str, object] = {"monitor": True, "monitorPort": port} if options.monitor else {}
     without = ", no gateway" if options.gateway == "none" else ""
-    stack = f"bench-flip-{options.engine}"
+    stack = options.stack or f"bench-flip-{options.engine}"
     fast = options.engine == "fast"
     with deployed(stack, fast=fast, delay=options.delay, gateway=options.gateway, **monitor) as project:
         known = before_flips(project, modes)
