@@ -139,6 +139,27 @@ def subnet(region: str, name: str) -> tuple[str, str]:
     return one["AvailabilityZone"], one["VpcId"]
 
 
+def is_public(region: str, subnet: str, vpc: str) -> bool:
+    """Whether a subnet of this VPC has a route to an internet gateway. Raises AwsError.
+
+    One without a route table of its own has the main one of its VPC:
+    https://docs.aws.amazon.com/vpc/latest/userguide/subnet-route-tables.html
+    """
+
+    def tables(*filters: str) -> list[dict[str, Any]]:
+        return list(aws(region, "ec2", "describe-route-tables", "--filters", *filters)["RouteTables"])
+
+    own = tables(f"Name=association.subnet-id,Values={subnet}")
+    of_all = own or tables(f"Name=vpc-id,Values={vpc}", "Name=association.main,Values=true")
+    return any(
+        route.get("DestinationCidrBlock") == "0.0.0.0/0"
+        and route.get("GatewayId", "").startswith("igw-")
+        and route.get("State") == "active"
+        for table in of_all
+        for route in table["Routes"]
+    )
+
+
 def found(
     instances: Sequence[Mapping[str, Any]],
     volumes: Sequence[Mapping[str, Any]],

@@ -180,11 +180,13 @@ def unconfirmed(state: Known) -> str:
 
 
 def check_subnet(wanted: AwsSettings) -> None:
-    """Raises TargetError where an existing subnet is not where the settings say: an update fails half-way."""
+    """Raises TargetError where an existing subnet is not where the settings say, which an update would fail
+    of half-way, or not public: nobody would reach its instance."""
     if not wanted.subnet_id:
         return
     try:
         zone, vpc = aws_cli.subnet(wanted.region, wanted.subnet_id)
+        public = aws_cli.is_public(wanted.region, wanted.subnet_id, vpc)
     except AwsError as error:
         raise TargetError(f"changeover:subnetId: {error}\nNothing was changed.") from None
     if zone != wanted.zone:
@@ -197,6 +199,12 @@ def check_subnet(wanted: AwsSettings) -> None:
         raise TargetError(
             f"changeover:subnetId: {wanted.subnet_id} is in {vpc}, but the setting vpcId is {wanted.vpc_id}; "
             f"nothing was changed. Allowed: a subnet of that VPC. Run: pulumi config set vpcId {vpc}"
+        )
+    if not public:
+        raise TargetError(
+            f"changeover:subnetId: {wanted.subnet_id} has no route to an internet gateway, so that neither "
+            "clients nor this program would reach its instance; nothing was changed. Allowed: a public "
+            "subnet. Run: pulumi config set subnetId …"
         )
 
 

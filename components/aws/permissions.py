@@ -86,8 +86,9 @@ FUNCTIONS: dict[str, str] = {
 
 TOOLS = (
     "ec2:DescribeInstances ec2:DescribeVolumes ec2:DescribeInstanceStatus ec2:DescribeSnapshots "
-    "ec2:DescribeSubnets ec2:DescribeSpotInstanceRequests ec2:CancelSpotInstanceRequests ssm:StartSession "
-    "ssm:ResumeSession ssm:TerminateSession ssmmessages:OpenDataChannel servicequotas:ListServiceQuotas"
+    "ec2:DescribeSubnets ec2:DescribeRouteTables ec2:DescribeSpotInstanceRequests "
+    "ec2:CancelSpotInstanceRequests ssm:StartSession ssm:ResumeSession ssm:TerminateSession "
+    "ssmmessages:OpenDataChannel servicequotas:ListServiceQuotas"
 )
 """What the look before a preview, SSH through SSM, `make wake` and `make recover` call.
 

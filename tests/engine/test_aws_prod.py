@@ -44,6 +44,8 @@ def project(emulator: Emulator, machines: Machines, tmp_path_factory: pytest.Tem
     api = emulator.client("ec2")
     vpc = api.create_vpc(CidrBlock="10.9.0.0/24")["Vpc"]["VpcId"]
     there = api.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/25", AvailabilityZone="us-east-1a")
+    way_out = api.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    api.attach_internet_gateway(InternetGatewayId=way_out, VpcId=vpc)
     project.configure(
         vpcId=vpc,
         subnetId=there["Subnet"]["SubnetId"],
@@ -62,13 +64,27 @@ def refused_and_nothing_changed(project: AwsProject, refusal: CommandFailed, wri
     assert complete(project)
 
 
-def test_an_existing_subnet_in_another_zone_is_refused_before_anything_exists(project: AwsProject) -> None:
+def test_an_existing_subnet_in_another_zone_or_without_a_way_out_is_refused_before_anything_exists(
+    project: AwsProject, emulator: Emulator
+) -> None:
     project.configure(zone="us-east-1b")
     with pytest.raises(
         CommandFailed, match="is in us-east-1a, but the setting zone is us-east-1b; nothing was changed"
     ):
         project.pulumi("preview")
     project.configure(zone=None)
+    with pytest.raises(CommandFailed, match="has no route to an internet gateway"):
+        project.pulumi("preview")
+    api = emulator.client("ec2")
+    main = {"Name": "association.main", "Values": ["true"]}
+    for gateway in api.describe_internet_gateways()["InternetGateways"]:
+        of_vpc = {"Name": "vpc-id", "Values": [gateway["Attachments"][0]["VpcId"]]}
+        (table,) = api.describe_route_tables(Filters=[main, of_vpc])["RouteTables"]
+        api.create_route(
+            RouteTableId=table["RouteTableId"],
+            DestinationCidrBlock="0.0.0.0/0",
+            GatewayId=gateway["InternetGatewayId"],
+        )
 
 
 def test_prod_is_on_demand_and_held_by_pulumi_and_by_aws(

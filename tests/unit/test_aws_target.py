@@ -343,6 +343,14 @@ def test_the_first_preview_says_which_quota_is_needed_and_what_there_is(
 
 
 SUBNET, VPC = "subnet-0123456789abcdef0", "vpc-0123456789abcdef0"
+WAY_OUT = {"DestinationCidrBlock": "0.0.0.0/0", "GatewayId": "igw-0123456789abcdef0", "State": "active"}
+LOCAL = {"DestinationCidrBlock": "10.0.0.0/16", "GatewayId": "local", "State": "active"}
+NAT = {"DestinationCidrBlock": "0.0.0.0/0", "NatGatewayId": "nat-0123456789abcdef0", "State": "active"}
+ROUTED = {"RouteTables": [{"Routes": [LOCAL, WAY_OUT]}]}
+
+
+def subnet_in(zone: str = "us-east-1a", vpc: str = VPC) -> dict[str, Any]:
+    return {"Subnets": [{"AvailabilityZone": zone, "VpcId": vpc}]}
 
 
 @pytest.mark.parametrize(
@@ -362,13 +370,34 @@ SUBNET, VPC = "subnet-0123456789abcdef0", "vpc-0123456789abcdef0"
 )
 def test_an_existing_subnet_that_is_elsewhere_is_refused(aws: Path, zone: str, vpc: str, said: str) -> None:
     settings = wanted(vpcId=VPC, subnetId=SUBNET)
-    (aws / "answer").write_text(json.dumps({"Subnets": [{"AvailabilityZone": zone, "VpcId": vpc}]}))
+    (aws / "answer").write_text(json.dumps(subnet_in(zone, vpc) | ROUTED))
     with pytest.raises(TargetError, match=said) as error:
         aws_target.check_subnet(settings)
     assert "nothing was changed" in str(error.value)
-    (aws / "answer").write_text(json.dumps({"Subnets": [{"AvailabilityZone": "us-east-1a", "VpcId": VPC}]}))
+    (aws / "answer").write_text(json.dumps(subnet_in() | ROUTED))
     aws_target.check_subnet(settings)
     assert f"describe-subnets --subnet-ids {SUBNET}" in (aws / "calls").read_text()
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [[LOCAL], [LOCAL, NAT], [WAY_OUT | {"State": "blackhole"}], [LOCAL | WAY_OUT | {"GatewayId": "vgw-0"}]],
+)
+def test_an_existing_subnet_that_nobody_would_reach_is_refused(
+    aws: Path, routes: list[dict[str, str]]
+) -> None:
+    (aws / "answer").write_text(json.dumps(subnet_in() | {"RouteTables": [{"Routes": routes}]}))
+    with pytest.raises(TargetError, match=r"has no route to an internet gateway, .*; nothing was changed"):
+        aws_target.check_subnet(wanted(vpcId=VPC, subnetId=SUBNET))
+
+
+def test_a_subnet_without_a_route_table_of_its_own_has_the_main_one_of_its_vpc(aws: Path) -> None:
+    (aws / "answer").write_text(json.dumps(subnet_in() | {"RouteTables": []}))
+    with pytest.raises(TargetError, match="has no route to an internet gateway"):
+        aws_target.check_subnet(wanted(vpcId=VPC, subnetId=SUBNET))
+    _, own, main = (aws / "calls").read_text().splitlines()
+    assert f"describe-route-tables --filters Name=association.subnet-id,Values={SUBNET} " in own
+    assert f"--filters Name=vpc-id,Values={VPC} Name=association.main,Values=true " in main
 
 
 def test_a_subnet_that_is_not_there_is_an_error_in_awss_words_and_none_is_not_asked_for(aws: Path) -> None:
