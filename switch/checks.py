@@ -34,7 +34,10 @@ def disk(journal: Path) -> tuple[int, str]:
 
 
 def check(plan: Plan, docker: Docker, journal: Path, weights: Path, serves: Plan | None = None) -> str:
-    """What was checked, in words. `serves` is the plan of what is active."""
+    """What was checked, in words. `serves` is the plan of what is active.
+
+    Raises Failed, and TimeoutError where Docker gives no answer, which says nothing about the plan.
+    """
     engine = plan.engine
     if plan.no_flip and serves and serves.engine.kind != engine.kind:
         raise Failed(f"{serves.engine.kind} must not change to {engine.kind}: {plan.no_flip}")
@@ -61,7 +64,10 @@ def check(plan: Plan, docker: Docker, journal: Path, weights: Path, serves: Plan
 
 
 def validate(gateway: PlannedGateway, docker: Docker) -> None:
-    """Has the pinned gateway image itself read the config, in a container without a network."""
+    """Has the pinned gateway image itself read the config, in a container without a network.
+
+    Raises Failed, and TimeoutError where Docker gives no answer.
+    """
     if not docker.has_image(gateway.image):
         raise Failed(f"the gateway's image {gateway.image} is not on this host. {REFRESH}")
     name = "-".join([*docker.labels.values(), "check"])
@@ -70,13 +76,22 @@ def validate(gateway: PlannedGateway, docker: Docker) -> None:
         docker.create(name, "check", Image=gateway.image, Cmd=list(gateway.validate), HostConfig=host)
         docker.put(name, gateway.config_file, gateway.config)
         docker.start(name)
-        code = docker.wait(name, VALIDATE_SECONDS)
+        code = _exit_status(name, docker)
+        if code is None:
+            raise Failed(f"{gateway.image} did not finish reading its config in {VALIDATE_SECONDS} s")
         said = docker.logs(name) if code else ""
-    except TimeoutError as error:
-        raise Failed(f"{gateway.image} did not finish reading its config in {VALIDATE_SECONDS} s") from error
     except DockerError as error:
         raise Failed(f"the gateway's config could not be checked with {gateway.image}: {error}") from error
     finally:
         docker.remove(name)
     if code:
         raise Failed(f"the gateway refuses its config (exit status {code}):\n{said.strip()}")
+
+
+def _exit_status(name: str, docker: Docker) -> int | None:
+    """The exit status of a container; None where it still runs after `VALIDATE_SECONDS`. Raises
+    TimeoutError."""
+    try:
+        return docker.wait(name, VALIDATE_SECONDS)
+    except TimeoutError:  # it may have been Docker that stood still: what does it say now?
+        return docker.exit_status(name)

@@ -244,6 +244,11 @@ class Docker:
         """The exit status of a container, once it has ended."""
         return int(self.call("POST", f"/containers/{name}/wait", timeout=timeout)["StatusCode"])
 
+    def exit_status(self, name: str) -> int | None:
+        """The exit status of a container that has ended; None where it has not."""
+        state = self.call("GET", f"/containers/{name}/json")["State"]
+        return None if state["Running"] else int(state["ExitCode"])
+
     def logs(self, name: str, lines: int = 15) -> str:
         """The last `lines` lines of a container's output, both streams in order, without CONTROL: an engine
         may say what a client has sent, and this is shown in terminals."""

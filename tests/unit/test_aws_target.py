@@ -381,7 +381,7 @@ def test_an_existing_subnet_that_is_elsewhere_is_refused(aws: Path, zone: str, v
 
 @pytest.mark.parametrize(
     "routes",
-    [[LOCAL], [LOCAL, NAT], [WAY_OUT | {"State": "blackhole"}], [LOCAL | WAY_OUT | {"GatewayId": "vgw-0"}]],
+    [[LOCAL], [LOCAL, NAT], [WAY_OUT | {"State": "blackhole"}], [WAY_OUT | {"GatewayId": "vgw-0"}]],
 )
 def test_an_existing_subnet_that_nobody_would_reach_is_refused(
     aws: Path, routes: list[dict[str, str]]

@@ -48,6 +48,8 @@ class FakeDocker(Docker):
         self.orders: list[str] = []
         self.broken: str = ""
         self.exit_code = 0
+        self.ended = False
+        """Whether what reads a config has ended."""
 
     def call(self, method: str, url: str, body: Any = None, timeout: float = 15) -> Any:
         raise AssertionError(f"the fake has no {method} {url}")
@@ -102,6 +104,9 @@ class FakeDocker(Docker):
 
     def wait(self, name: str, timeout: float) -> int:
         return self.exit_code
+
+    def exit_status(self, name: str) -> int | None:
+        return self.exit_code if self.ended else None
 
     def remove(self, name: str) -> None:
         self.boxes.pop(name, None)
@@ -180,6 +185,10 @@ class Rig:
     def phase(self) -> str:
         change = self.switch.state.transaction
         return change.phase if change else ""
+
+    def error(self) -> str:
+        change = self.switch.state.transaction
+        return change.error if change else ""
 
     def ask(self, verb: str, raw: dict[str, Any]) -> dict[str, Any]:
         return self.switch.answer({"verb": verb, "plan": raw})
@@ -1002,6 +1011,42 @@ def test_a_docker_that_gives_no_answer_is_nobodys_fault(rig: Rig, monkeypatch: p
     rig.ask("prepare", raw_plan())
     rig.turns(lambda: rig.phase() in ("prepared", "failed"))
     assert rig.phase() == "prepared" and stalls == [2, 2]
+
+
+@pytest.mark.parametrize("call", ["has_image", "create", "put", "start", "wait", "logs", "remove"])
+def test_a_docker_that_gives_no_answer_while_a_config_is_checked_is_nobodys_fault(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    asked, stalls = getattr(rig.docker, call), list[str]()
+
+    def stalled(name: str, *words: Any, **more: Any) -> Any:
+        if name != NEW and len(stalls) < 2:
+            stalls.append(name)
+            raise TimeoutError("timed out")
+        return asked(name, *words, **more)
+
+    rig.docker.ended = True
+    rig.docker.exit_code = 1 if call == "logs" else 0  # what it said is asked of one that refuses its config
+    monkeypatch.setattr(rig.docker, call, stalled)
+    rig.ask("prepare", raw_plan())
+    rig.turns(lambda: rig.phase() in ("prepared", "failed"))
+    assert len(stalls) == (1 if call == "wait" else 2), "one that has ended need not be waited for again"
+    if call == "logs":
+        assert "the gateway refuses its config" in rig.error()
+    else:
+        assert rig.phase() == "prepared"
+
+
+def test_a_gateway_that_reads_its_config_for_ever_fails_the_check(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(name: str, timeout: float) -> int:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(rig.docker, "wait", silent)
+    rig.ask("prepare", raw_plan())
+    rig.turns(lambda: rig.phase() in ("prepared", "failed"))
+    assert "gateway:1 did not finish reading its config in 60 s" in rig.error()
 
 
 def test_the_switchs_clock_goes_on_steadily_when_somebody_sets_the_hosts(
