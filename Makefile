@@ -114,7 +114,7 @@ test-cluster: venv-dev ## run the tests on a cluster of three nodes here: for `t
 	@$(RUN) tools.up --tests --cluster
 	@$(VENV)/bin/pytest -v -m "not long" tests/cluster
 
-test-long: venv-dev ## run every test: also more moments, and every field of a request at its extremes (some hours)
+test-long: venv-dev ## run every test with Docker: also on a cluster, and at more moments and extremes (some hours)
 	@$(RUN) tools.up --tests --cluster
 	@$(PYTEST) tests/engine tests/conformance tests/cluster
 

@@ -13,6 +13,7 @@ from switch.machine.transitions import TRANSITIONS, UNDER_WAY
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 FOLDERS = {"docs", *(each.parent.name for each in ROOT.glob("*/__init__.py"))}
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 LONGEST = 150
 """Lines of the README."""
 
@@ -88,6 +89,31 @@ def test_the_table_of_what_is_changed_names_every_header_that_goes_on() -> None:
     assert on == HEADERS_IN.keys()
 
 
+def test_the_table_of_where_to_change_what_names_tests_that_are_there() -> None:
+    for name in re.findall(r"`(test_\w+)`", ARCHITECTURE):
+        assert (ROOT / "tests" / "unit" / f"{name}.py").is_file(), (
+            f"{name}: no test of that name without a folder"
+        )
+
+
+def test_the_table_of_folders_names_each() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)/` \| (.+) \|$", ARCHITECTURE, re.MULTILINE))
+    assert rows.keys() == {each.parent.name for each in ROOT.glob("*/__init__.py")} | {"rendered"}
+    assert {*re.findall(r"`(\w+)/`", rows["tests"])} == {
+        each.name for each in (ROOT / "tests").iterdir() if (each / "__init__.py").is_file()
+    }
+
+
+def test_the_readme_promises_as_many_changes_as_were_measured() -> None:
+    readme, proven = ((ROOT / name).read_text() for name in ("README.md", "docs/proven.md"))
+    said = re.search(r"in \[(\d+) changes of real engines[^]]+and in (\d+)\s+of a test engine", readme)
+    measured = re.search(
+        r"(\d+) flips of real engines, [\d,]+ requests[^#]+And there were (\d+) flips with the engine made",
+        proven,
+    )
+    assert said is not None and measured is not None and said.groups() == measured.groups()
+
+
 def test_the_readme_is_read_in_one_sitting() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= LONGEST
 
@@ -95,7 +121,7 @@ def test_the_readme_is_read_in_one_sitting() -> None:
 def test_the_diagram_is_the_table_of_the_machine() -> None:
     (drawn,) = re.findall(
         r"^```mermaid\nstateDiagram-v2\n(.*?)^```$",
-        (ROOT / "docs/architecture.md").read_text(),
+        ARCHITECTURE,
         re.MULTILINE | re.DOTALL,
     )
     steps = [
