@@ -1,7 +1,7 @@
 """The stacks that CI has to look at, as a JSON list: `python3 -m tools.touched [BASE]`.
 
 With BASE those whose settings, rendered files or program changed since; without it, or where BASE is not in
-this clone, all. A stack on someone's own machine (`target: docker`) is nothing that CI can reach. It runs
+this clone, all. CI reaches AWS, and neither someone's own machine (`target: docker`) nor a cluster. It runs
 before anything is installed, so it needs the standard library only.
 """
 
@@ -26,11 +26,11 @@ ORDER = ("dev", "prod")
 
 
 def stacks(root: Path) -> list[str]:
-    """Every stack that is not on someone's own machine; `dev` before `prod`."""
+    """Every stack on AWS; `dev` before `prod`."""
     found = [
         file.stem.removeprefix("Pulumi.")
         for file in root.glob("Pulumi.*.yaml")
-        if not re.search(r"^\s*changeover:target:\s*[\"']?docker\b", file.read_text(), re.MULTILINE)
+        if re.search(r"^\s*changeover:target:\s*[\"']?aws\b", file.read_text(), re.MULTILINE)
     ]
     return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else -1, name))
 

@@ -12,17 +12,20 @@ from tools import touched as module
 from tools.touched import stacks, touched
 
 
-def test_dev_comes_before_prod_and_a_stack_on_someones_machine_is_left_out(tmp_path: Path) -> None:
-    for name, target in (("prod", "aws"), ("dev", '"aws"'), ("local", "docker"), ("mine", "'docker'")):
+def test_dev_comes_before_prod_and_a_stack_on_someones_machine_or_a_cluster_is_left_out(
+    tmp_path: Path,
+) -> None:
+    of = {"prod": "aws", "dev": '"aws"', "local": "docker", "mine": "'docker'", "fleet": "kubernetes"}
+    for name, target in of.items():
         (tmp_path / f"Pulumi.{name}.yaml").write_text(f"config:\n  changeover:target: {target}\n")
     assert stacks(tmp_path) == ["dev", "prod"]
-    (tmp_path / "Pulumi.v1.2.yaml").touch()
+    (tmp_path / "Pulumi.v1.2.yaml").write_text("config:\n  changeover:target: aws\n")
     assert stacks(tmp_path) == ["v1.2", "dev", "prod"] and settings.stacks(tmp_path)[-1] == "v1.2"
     assert touched(["v1.2"], ["Pulumi.v1.2.yaml"]) == ["v1.2"]
 
 
 def test_a_name_with_a_dot_is_taken_whole(tmp_path: Path) -> None:
-    (tmp_path / "Pulumi.team.a.yaml").write_text("config:\n  changeover:target: kubernetes\n")
+    (tmp_path / "Pulumi.team.a.yaml").write_text("config:\n  changeover:target: aws\n")
     assert stacks(tmp_path) == ["team.a"]
     assert touched(["team", "team.a"], ["Pulumi.team.a.yaml"]) == ["team.a"]
 
