@@ -23,14 +23,13 @@ from typing import Any
 from common import ROOT
 from components.code import Code
 from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl, selector
+from components.kubernetes.pods import ARCHITECTURE, PLATFORM
 from components.labels import Labels
 from components.proxy import LOCK, PYTHON
 
 PARTS = 6
 """ConfigMaps with a part of the packages each: they have 3.9 MB, and one ConfigMap takes 1 MiB."""
 PART_BYTES = 2**20
-PLATFORM = "x86_64-unknown-linux-gnu"
-"""For which the packages are fetched: of the nodes on which proxies run."""
 PACKAGES = ("proxy", "switch")
 
 
@@ -186,7 +185,7 @@ class Files:
 def packages(wanted: Names) -> Path:
     """The folder in which the proxy's packages are kept once they were fetched."""
     lock = wanted.packages[0].partition("-")[0]
-    return ROOT / ".changeover" / "wheels" / f"{lock}-amd64"
+    return ROOT / ".changeover" / "wheels" / f"{lock}-{ARCHITECTURE}"
 
 
 def main(environment: Mapping[str, str], words: Sequence[str] = ()) -> int:

@@ -40,6 +40,9 @@ USER = 65534
 GPU = "nvidia.com/gpu"
 """NVIDIA's device plugin calls GPUs so, and nodes that are for them alone have a taint of this name."""
 
+ARCHITECTURE, PLATFORM = "amd64", "x86_64-unknown-linux-gnu"
+"""Of the nodes on which proxies run, by Kubernetes' name and by uv's: their packages are fetched for it."""
+
 CODE, WHEELS, LIVE = "/code", "/wheels", "/live"
 """Folders with the code of our services, with the proxy's packages, and with what the proxy is told."""
 
@@ -382,6 +385,7 @@ def proxies(args: PodArgs, live: Sequence[Object], packages: Sequence[str], gate
             {"name": "tmp", "emptyDir": {}},
         ]
     return args.pod(
+        nodeSelector={"kubernetes.io/arch": ARCHITECTURE},
         affinity={"podAntiAffinity": _apart(args.labels, "proxy", required=False)},
         terminationGracePeriodSeconds=proxy.GRACE + LEAVES_SECONDS,
         initContainers=first,

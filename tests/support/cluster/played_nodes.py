@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components.kubernetes.pods import NODE
+from components.kubernetes.pods import ARCHITECTURE, NODE
 from tests.support.cluster.cluster import NAMESPACE, Cluster
 
 Object = dict[str, Any]
@@ -35,7 +35,14 @@ def node(name: str, stack: str) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": name, "labels": {NODE: stack, "kubernetes.io/hostname": name}},
+        "metadata": {
+            "name": name,
+            "labels": {
+                NODE: stack,
+                "kubernetes.io/hostname": name,
+                "kubernetes.io/arch": ARCHITECTURE,
+            },
+        },
         "status": {"capacity": ROOM, "allocatable": ROOM, "conditions": [told]},
     }
 
