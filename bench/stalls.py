@@ -89,7 +89,7 @@ class StalledChange:
     """One change of a stack to a new engine and a new gateway, in which a process is stopped for a while."""
 
     def __init__(self, stack: Stack, dockerd: Dockerd, folder: Path, case: Case) -> None:
-        self.stack, self.dockerd, self.log = stack, dockerd, folder / "log"
+        self.stack, self.dockerd, self.log = stack, dockerd, folder / "change.log"
         self.process, self.moment, self.mode, self.seconds = case
         self.new, self.gateway = stack.new_names()
         self.stalled = False
