@@ -70,7 +70,7 @@ def refusal(reply: Reply) -> str:
     if "status" not in reply:
         return f"{NO_ANSWER}: {reply.get('error', '')}"
     if reply["status"] == 200:
-        return "HTTP 200"
+        return "HTTP 200, an answer that is cut" if reply.get("error") else "HTTP 200"
     try:
         error = json.loads(reply.get("body", ""))["error"]
         shape = f"error with {', '.join(sorted(error))}" if isinstance(error, dict) else "error is a text"
@@ -307,7 +307,8 @@ def _tool_argument(subject: Subject) -> Steps:
 
 
 def _needle(subject: Subject) -> Steps:
-    hay = "The grass is green. " * min(400, subject.context // 10)
+    # a piece is five tokens; 128 are for the template, the rest of the prompt and the answer
+    hay = "The grass is green. " * min(400, (subject.context - 128) // 10)
     asked = f"{hay}The code of the safe is 7421. {hay}\nWhat is the code of the safe? Only the number."
     return "found" if "7421" in _content(_whole((yield subject.body(asked, max_tokens=16)))) else "not found"
 
