@@ -137,6 +137,29 @@ def test_what_is_asked_about_a_long_prompt_fits_into_the_context(name: str, cont
     assert tokens <= context
 
 
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize(("name", "says"), [("needle", "found"), ("recall", "5 of 5 right")])
+def test_a_model_that_reasons_first_is_heard_to_its_answer(name: str, says: str, apart: bool) -> None:
+    """Else both engines find nothing, and no difference is ever seen."""
+
+    def reasons(path: str, body: str) -> Reply:
+        asked = json.loads(body)
+        codes = re.findall(r"\d{4}", asked["messages"][0]["content"])
+        thought = "Okay, the user wants to know the code. " * 25
+        if asked["max_tokens"] < 250:
+            codes = []
+        said = (
+            {"reasoning": thought, "content": " ".join(codes)}
+            if apart
+            else {"content": thought + " ".join(codes)}
+        )
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        choice = {"message": {"role": "assistant", **said}, "finish_reason": "stop"}
+        return {"status": 200, "body": json.dumps({"choices": [choice], "usage": usage})}
+
+    assert run(PROBES[name], replace(SUBJECT, context=4096), reasons) == says
+
+
 def test_a_model_that_is_not_able_is_not_asked_for_meaning() -> None:
     left = {probe.name for probe in chosen(able=True)} - {probe.name for probe in chosen(able=False)}
     assert left == {"needle", "recall", "tool-argument"}
