@@ -164,6 +164,25 @@ def test_each_claim_stands_beside_what_it_is_here() -> None:
     assert (start["ollama"], start["vllm"], start["holds"]) == ("20", "100", "yes")
 
 
+@pytest.mark.parametrize(
+    ("busy", "holds"),
+    [
+        ((60, 58), "no: it is the other way round"),
+        ((60, 76), "no: less than claimed"),
+        ((60, 77), "yes"),
+        ((60, 94), "yes"),
+        ((60, 95), "yes, and more than claimed"),
+    ],
+)
+def test_a_claim_that_is_about_a_number_holds_where_a_tenth_is_missing(
+    busy: tuple[int, int], holds: str
+) -> None:
+    engines = both()
+    for each, value in zip(engines.values(), busy, strict=True):
+        each["gpu"] = value
+    assert of(claims(engines, LIMITS), "GPU")["holds"] == holds
+
+
 def test_what_is_the_other_way_round_and_what_was_not_measured_is_said_so() -> None:
     engines = both(gpu=False)
     turned = {"ollama": engines["vllm"], "vllm": engines["ollama"]}
@@ -579,7 +598,7 @@ def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
 
 
 def test_a_standby_that_is_taken_away_leaves_no_report(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(standby, "FOLLOW_SECONDS", 0.01)
     follow = made.follow
@@ -593,6 +612,8 @@ def test_a_standby_that_is_taken_away_leaves_no_report(
         tool.report("local", tmp_path, options())
     assert made.told == ["prepare", "abandon"]
     assert not (tmp_path / "rendered").exists()
+    of_it = capsys.readouterr().out.partition("is ready; measuring it")[2]
+    assert "1 users" in of_it and "2 users" not in of_it, "it ends with the next level"
 
 
 def test_without_a_yes_nothing_is_asked(
