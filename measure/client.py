@@ -32,7 +32,7 @@ PIECE = "The grass is green. "
 def prompt(number: int, pieces: int) -> str:
     """A prompt that begins as no other does, so that no engine has a part of it in its cache, and is as long
     as every other."""
-    return f"{number:09d} {PIECE * pieces}"
+    return f"{number:012d} {PIECE * pieces}"
 
 
 async def ask(

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,12 @@ FEW, MORE = 2, 6
 
 Ask = Callable[[Mapping[str, Any]], Any]
 """Does what the function of `measure.client` does that a plan names as `do`."""
+
+
+def new_runs() -> Iterator[int]:
+    """Numbers of runs, others each time: an engine may still have the prompts of an earlier sweep in its
+    cache."""
+    return itertools.count(random.randrange(10**6))
 
 
 class Metering(Protocol):
@@ -53,7 +61,7 @@ class Sweep:
     empty: float = 0
     """Tokens of a prompt without pieces, and of a piece; measured once."""
     piece: float = 1
-    runs: Iterator[int] = field(default_factory=itertools.count)
+    runs: Iterator[int] = field(default_factory=new_runs)
 
     def _level(self, url: str, users: int, **more: Any) -> list[dict[str, Any]]:
         plan = {
@@ -91,9 +99,9 @@ class Sweep:
         self.empty, self.piece = counts[0] - FEW * for_each, for_each
         self.pieces = self.pieces_of(self.prompt)
 
-    def pieces_of(self, tokens: float) -> int:
+    def pieces_of(self, tokens: float, whole: Callable[[float], int] = round) -> int:
         """How many pieces make a prompt of about so many tokens."""
-        return max(1, round((tokens - self.empty) / self.piece))
+        return max(1, whole((tokens - self.empty) / self.piece))
 
     def engine(
         self,
@@ -123,8 +131,8 @@ class Sweep:
         return found
 
     def again(self, url: str, asked: Sequence[tuple[float, float, int]]) -> list[dict[str, Any]]:
-        """Asks as somebody did: after how many seconds, with a prompt of how many tokens, for how many. Of
-        each request `measure.levels.Asked`."""
+        """Asks as somebody did: after how many seconds, with a prompt of how many tokens at most, for how
+        many. Of each request `measure.levels.Asked`."""
         plan = {
             "do": "replay",
             "url": url,
@@ -132,7 +140,8 @@ class Sweep:
             "key": self.key,
             "patience": self.patience,
             "run": next(self.runs),
-            "asked": [[after, self.pieces_of(prompt), tokens] for after, prompt, tokens in asked],
+            # never longer than it was: together with its answer it may have filled the context
+            "asked": [[after, self.pieces_of(prompt, math.floor), tokens] for after, prompt, tokens in asked],
         }
         return list(self.ask(plan)["asked"])
 

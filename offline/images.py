@@ -175,18 +175,23 @@ def _load(recipe: Recipe, base: Path, payload: Path | None) -> None:
     changes = [f"ENV PATH={PATH}", *recipe.changes, f"LABEL {LABEL}={recipe.key()}"]
     command = ["docker", "import", *(word for change in changes for word in ("--change", change))]
     with subprocess.Popen(
-        [*command, "-", reference], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*command, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as importing:
-        assert importing.stdin is not None and importing.stderr is not None
+        assert importing.stdin is not None and importing.stdout is not None and importing.stderr is not None
         try:
             with importing.stdin as out:
                 # Docker refuses a name that comes twice, be it a folder's.
                 _put_over(_copy_members(base, out), payload, out)
         except BrokenPipeError:
             pass
+        loaded = importing.stdout.read().decode(errors="replace").strip()
         errors = importing.stderr.read().decode(errors="replace").strip()
     if importing.returncode != 0:
         raise StepFailed(f"Docker did not load the image {reference}: {errors}")
+    # The name comes last: Docker also takes an archive whose end is missing, of somebody who was killed.
+    tagged = subprocess.run(["docker", "tag", loaded, reference], capture_output=True, text=True, check=False)
+    if tagged.returncode != 0:
+        raise StepFailed(f"Docker did not load the image {reference}: {tagged.stderr.strip()}")
     if old and old != _image_id(reference):
         subprocess.run(["docker", "image", "rm", old], capture_output=True, check=False)
     say(f"  {reference}: loaded in {time.monotonic() - started:.0f} s")

@@ -70,7 +70,7 @@ def refusal(reply: Reply) -> str:
     if "status" not in reply:
         return f"{NO_ANSWER}: {reply.get('error', '')}"
     if reply["status"] == 200:
-        return "HTTP 200"
+        return "HTTP 200, an answer that is cut" if reply.get("error") else "HTTP 200"
     try:
         error = json.loads(reply.get("body", ""))["error"]
         shape = f"error with {', '.join(sorted(error))}" if isinstance(error, dict) else "error is a text"
@@ -297,7 +297,7 @@ def _ended(reply: Reply) -> str:
 
 def _tool_argument(subject: Subject) -> Steps:
     asked = "What is the weather in Oslo? Use the tool."
-    answer = _whole((yield subject.body(asked, tools=[TOOL], max_tokens=128)))
+    answer = _whole((yield subject.body(asked, tools=[TOOL], max_tokens=max(128, _enough(subject)))))
     calls = answer["choices"][0]["message"].get("tool_calls")
     if not calls:
         return "no call"
@@ -306,10 +306,18 @@ def _tool_argument(subject: Subject) -> Steps:
     return f"calls {calls[0]['function']['name']} with {'the right' if right else 'a wrong'} argument"
 
 
+def _enough(subject: Subject) -> int:
+    """How many tokens an answer may have, so that also a model that reasons first comes to it; others end by
+    themselves."""
+    return min(512, subject.context // 4)
+
+
 def _needle(subject: Subject) -> Steps:
-    hay = "The grass is green. " * min(400, subject.context // 10)
+    # a piece is five tokens; 80 are for the template and the rest of the prompt
+    hay = "The grass is green. " * min(400, (subject.context - _enough(subject) - 80) // 10)
     asked = f"{hay}The code of the safe is 7421. {hay}\nWhat is the code of the safe? Only the number."
-    return "found" if "7421" in _content(_whole((yield subject.body(asked, max_tokens=16)))) else "not found"
+    answer = _whole((yield subject.body(asked, max_tokens=_enough(subject))))
+    return "found" if "7421" in CHAT.read(answer).content else "not found"
 
 
 CODES = {"garden": "4817", "harbour": "2096", "library": "7354", "station": "5163", "tower": "8240"}
@@ -321,7 +329,7 @@ def _recall(subject: Subject) -> Steps:
     hay = "The grass is green. " * min(60, subject.context // 90)
     told = hay.join(f"The code of the {place} is {code}. " for place, code in CODES.items())
     asked = f"{hay}{told}{hay}\nWhat are the codes of the {', the '.join(CODES)}? Only the numbers."
-    said = _content(_whole((yield subject.body(asked, max_tokens=64))))
+    said = CHAT.read(_whole((yield subject.body(asked, max_tokens=_enough(subject))))).content
     return f"{sum(code in said for code in CODES.values())} of {len(CODES)} right"
 
 

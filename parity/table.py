@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parity.probes import PROBES
+from parity.probes import NO_ANSWER, PROBES, chosen
 
 KINDS = ("ollama", "vllm")
 FILES = ("parity.json", "parity.md")
@@ -37,7 +37,12 @@ def table(
 
 def differences(content: Mapping[str, Any]) -> list[str]:
     """The names of the probes whose answers differ."""
-    return [row["probe"] for row in content["probes"] if row["ollama"] != row["vllm"]]
+    return [row["probe"] for row in content["probes"] if not _same(row)]
+
+
+def _same(row: Mapping[str, Any]) -> bool:
+    """Whether both engines do the same. Of two that gave no answer nothing is known."""
+    return bool(row["ollama"] == row["vllm"]) and not str(row["ollama"]).startswith(NO_ANSWER)
 
 
 def names(content: Mapping[str, Any]) -> dict[str, str]:
@@ -56,8 +61,7 @@ def markdown(content: Mapping[str, Any], accepted: Sequence[str]) -> str:
         "|---|---|---|---|",
     ]
     for row in content["probes"]:
-        same = row["ollama"] == row["vllm"]
-        verdict = "yes" if same else "no, accepted" if row["probe"] in accepted else "**no**"
+        verdict = "yes" if _same(row) else "no, accepted" if row["probe"] in accepted else "**no**"
         cells = [PROBES[row["probe"]].what, row["ollama"], row["vllm"]]
         line = " | ".join(cell.replace("|", "\\|") for cell in cells)
         lines.append(f"| {row['probe']}: {line} | {verdict} |")
@@ -78,15 +82,24 @@ def _kv_cache(engine: Mapping[str, str]) -> str:
 
 
 def problem(
-    content: Mapping[str, Any] | None, engines: Mapping[str, str], accepted: Sequence[str], stack: str
+    content: Mapping[str, Any] | None,
+    engines: Mapping[str, str],
+    accepted: Sequence[str],
+    stack: str,
+    *,
+    able: bool,
 ) -> str:
-    """Why a stack that demands parity can't be changed with this table, and what to type; or nothing."""
+    """Why a stack that demands parity can't be changed with this table, and what to type; or nothing. `able`
+    says whether its model can follow an instruction."""
     probe = f"Run: make parity STACK={stack}"
     if content is None:
         return f"rendered/{stack}/parity.json does not exist. {probe}"
     if names(content) != dict(engines):
         theirs, ours = (" and ".join(each.values()) for each in (names(content), dict(engines)))
         return f"rendered/{stack}/parity.json compares {theirs}, but the settings give {ours}. {probe}"
+    there = {row["probe"] for row in content["probes"]}
+    if missing := [each.name for each in chosen(able) if each.name not in there]:
+        return f"rendered/{stack}/parity.json doesn't have the probes {', '.join(missing)}. {probe}"
     if new := [name for name in differences(content) if name not in accepted]:
         numbered = enumerate(new, len(accepted))
         accept = "; ".join(

@@ -4,6 +4,7 @@ Each says what breaks it, why that matters and what to do. They run in every rev
 previews, and in the unit tests.
 """
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 from components import pins
 from components.facts import variable
 from components.labels import labels_in
-from review.events import Resource, ResourceChange
+from review.events import UNKNOWN, UNKNOWN_TEXT, Resource, ResourceChange
 
 CONTAINER = "docker:index/container:Container"
 COMMAND = "command:local:Command"
@@ -61,16 +62,24 @@ def keeps(change: ResourceChange) -> bool:
 
 def images_are_pinned(resource: Resource) -> Iterator[Violation]:
     """Every image has a tag or a digest, and the tag is not `latest`."""
-    if resource.type != IMAGE:
-        return
-    reference = str(resource.inputs.get("name", ""))
-    if _floats(reference):
+    reference = _reference(resource)
+    if reference is not None and _floats(reference):
         yield Violation(
             policy="images are pinned",
             resource=f"{resource.name} ({reference})",
             why="What was reviewed would not be what runs tomorrow.",
             do="Give it a version in components/pins.py.",
         )
+
+
+def _reference(resource: Resource) -> str | None:
+    """The name of an image that is pulled, also where a container names it itself; None where none is. A
+    container gets the id of an image that was pulled, which a preview may not know yet."""
+    if resource.type == IMAGE:
+        return str(resource.inputs.get("name", ""))
+    image = str(resource.inputs.get("image") or UNKNOWN)
+    named = resource.type == CONTAINER and not image.startswith(("sha256:", UNKNOWN, UNKNOWN_TEXT))
+    return image if named else None
 
 
 def _floats(reference: str) -> bool:
@@ -83,8 +92,8 @@ def images_have_the_digest_that_is_known(resource: Resource) -> Iterator[Violati
 
     The first is that of the switch: it gets Docker's socket.
     """
-    reference = str(resource.inputs.get("name", ""))
-    if resource.type != IMAGE or "@sha256:" in reference or _floats(reference):
+    reference = _reference(resource)
+    if reference is None or "@sha256:" in reference or _floats(reference):
         return
     if not reference.startswith(OFFLINE) and reference not in {pin.public for pin in pins.ALL}:
         yield Violation(
@@ -123,10 +132,19 @@ def _open_ports(resource: Resource) -> Iterator[tuple[int, int]]:
     for rule in inputs.get("ingress", [inputs]):
         sources = [*(rule.get("cidrBlocks") or []), *(rule.get("ipv6CidrBlocks") or [])]
         sources += [rule.get("cidrIpv4"), rule.get("cidrIpv6")]
-        if any(source in EVERYONE for source in sources):
+        if any(map(_is_everyone, sources)):
             everything = str(rule.get("protocol", rule.get("ipProtocol", ""))) in ("-1", "all")
             low, high = rule.get("fromPort"), rule.get("toPort")
             yield (0, 65535) if everything or low is None or high is None else (int(low), int(high))
+
+
+def _is_everyone(source: object) -> bool:
+    """Whether a range of addresses is everybody, or so large a part that a few of them are."""
+    try:
+        network = ipaddress.ip_network(str(source), strict=False)
+    except ValueError:
+        return False
+    return network.prefixlen < (8 if network.version == 4 else 16)
 
 
 def ssh_is_not_open(resource: Resource) -> Iterator[Violation]:

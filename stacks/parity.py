@@ -21,7 +21,8 @@ def parity_problem(plan: Blueprint, root: Path) -> str:
     except ValueError as error:
         return f"{file.relative_to(root)} can't be read: {error}. Run: make parity STACK={settings.stack}"
     engines = {str(spec.kind): spec.name for spec in plan.specs}
-    return problem(content, engines, settings.accepted_differences, settings.stack)
+    accepted, able = settings.accepted_differences, settings.model.able
+    return problem(content, engines, accepted, settings.stack, able=able)
 
 
 def no_flip(plan: Blueprint, root: Path) -> str:

@@ -66,6 +66,12 @@ def backend() -> str:
     return where
 
 
+def place(where: str) -> str:
+    """The bucket of a state, with the folder in it where there is one."""
+    parts = urlsplit(where)
+    return f"{parts.netloc}{parts.path}".rstrip("/")
+
+
 def key_alias(names: list[str], root: Path) -> str:
     """What the key is called that keeps the secrets of these stacks. Raises StepFailed."""
     for name in names:
@@ -135,7 +141,7 @@ def setup() -> None:
         ["git", "remote", "get-url", "origin"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     if url.returncode != 0:
-        write_person(account, urlsplit(where).netloc, key, ROOT / FOLDER)
+        write_person(account, place(where), key, ROOT / FOLDER)
         say(
             f"The policies of a person who deploys are in {FOLDER}/ (person-policy.json and "
             "person-state.json). This checkout has no remote `origin`, so there are none for CI. Run: git "
@@ -145,7 +151,7 @@ def setup() -> None:
     owner, name = remote(url.stdout)
     owner_id, repository_id = ids(owner, name)
     repository = Repository(owner=owner, name=name, owner_id=owner_id, id=repository_id)
-    write(repository, account, urlsplit(where).netloc, key, names, ROOT / FOLDER)
+    write(repository, account, place(where), key, names, ROOT / FOLDER)
     say(
         f"The policies for {owner}/{name} (ids {owner_id} and {repository_id}) are in {FOLDER}/. "
         f"Whoever has the rights for it runs:\n{commands(FOLDER)}\n{on_github(where, names)}"

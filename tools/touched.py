@@ -51,10 +51,13 @@ def touched(names: Iterable[str], changed: Iterable[str]) -> list[str]:
 def main(base: str | None) -> None:
     names = stacks(ROOT)
     if base:
-        command = ["git", "diff", "--name-only", "--no-renames", f"{base}...HEAD"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        # -z, since without it git quotes a name with a letter that is not ASCII
+        command = ["git", "diff", "--name-only", "--no-renames", "-z", f"{base}...HEAD"]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, errors="surrogateescape", check=False
+        )
         if done.returncode == 0:
-            names = touched(names, done.stdout.splitlines())
+            names = touched(names, done.stdout.split("\0"))
     print(json.dumps(names))
 
 

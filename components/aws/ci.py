@@ -55,18 +55,20 @@ def trust(repository: Repository, where: Sequence[str], account: str) -> dict[st
     }
 
 
-def state(bucket: str, key_alias: str, account: str, *, changes: bool) -> dict[str, Any]:
-    """What a role may do with Pulumi's state in a bucket, and with the key of its secrets.
+def state(where: str, key_alias: str, account: str, *, changes: bool) -> dict[str, Any]:
+    """What a role may do with Pulumi's state in a bucket or in a folder of one (`NAME/FOLDER`), and with the
+    key of its secrets.
 
     A preview takes no lock and writes nothing.
     """
+    bucket = where.partition("/")[0]
     objects = ["s3:GetObject", *(["s3:PutObject", "s3:DeleteObject"] if changes else [])]
     crypt = ["kms:Decrypt", *(["kms:Encrypt"] if changes else [])]
     return {
         "Version": "2012-10-17",
         "Statement": [
             {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": f"arn:aws:s3:::{bucket}"},
-            {"Effect": "Allow", "Action": objects, "Resource": f"arn:aws:s3:::{bucket}/.pulumi/*"},
+            {"Effect": "Allow", "Action": objects, "Resource": f"arn:aws:s3:::{where}/.pulumi/*"},
             {
                 "Effect": "Allow",
                 "Action": crypt,

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -129,6 +130,15 @@ def test_two_tenants_have_their_own_requests_work_and_peak() -> None:
     assert (bob.requests, bob.failed, bob.most) == (3, 1, 2)
     assert acme.work == pytest.approx(2400) and bob.work == pytest.approx(1260)
     assert most(seen.hours[at].levels) == 6 and seen.hours[at].failed == 1
+
+
+def test_what_was_cut_has_failed_and_who_hung_up_is_counted_apart() -> None:
+    at = MONDAY + 9 * HOUR
+    made = LoggedRequest(at + 5, 5, 0, "ollama-1", tenant="acme")
+    seen = traffic([made, replace(made, cut=True), replace(made, failed=True), replace(made, hung_up=True)])
+    hour, acme = seen.hours[at], seen.tenants["acme"]
+    assert (hour.requests, hour.failed, hour.hung_up) == (4, 2, 1)
+    assert (acme.requests, acme.failed) == (4, 2)
 
 
 def steady(begins: float, seconds: float, every: float, length: float) -> list[Arrival]:

@@ -18,6 +18,7 @@ from advise.capacity import capacity
 from advise.rule import Verdict, days
 from advise.rule import advise as advised
 from common import ROOT, StepFailed
+from components.instance_types import GPU_REGIONS
 from stacks.blueprint import blueprint
 from stacks.settings import Settings, from_files
 from tests.support.traffic import DAY, MONDAY, chance, level, log_lines, office, served
@@ -225,6 +226,18 @@ def test_log_and_store_say_the_same_of_the_same_traffic(log: Path, seed: int) ->
     (one,), (other,) = days(logged), days(stored)
     assert abs(one.figure - other.figure) <= 1 and one.counts == other.counts
     assert advised(stored, "ollama", "local").verdict == "too little"
+
+
+def test_what_a_counter_grew_before_the_first_hour_is_no_part_of_the_traffic() -> None:
+    class Grown(MadeStore):
+        def over(self, query: str, begins: float, ends: float, step: float) -> advise.Series:
+            return [({"tenant": "acme"}, [(begins + n * HOUR, 10.0**n) for n in range(3)])]
+
+    store = Grown([], [])
+    assert list(advise.growth(store, "changeover_cut_total", MONDAY, MONDAY + 2 * HOUR)) == [
+        (MONDAY, "acme", 10.0),
+        (MONDAY + HOUR, "acme", 100.0),
+    ]
 
 
 @pytest.mark.parametrize("off", [False, True])
@@ -447,3 +460,10 @@ def test_on_aws_it_says_what_a_second_and_a_larger_instance_cost_and_give() -> N
     assert re.search(r"vLLM work on \d{3} concurrent requests instead of 58\. Nobody", said[4])
     assert "g6.xlarge (1 NVIDIA L4) costs +$0.279" in said[5]
     assert said[6] == "Prices of us-east-1, on demand, 2026-11-24."
+
+
+def test_no_instance_is_named_that_its_region_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = from_files("prod", ROOT)
+    monkeypatch.setitem(GPU_REGIONS, "g5", ())
+    said = "\n".join(capacity(report(settings, 8, 40), settings, ("Today's peak", 12)))
+    assert "A g6.xlarge" in said and "g5.xlarge" not in said

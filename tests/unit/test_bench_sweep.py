@@ -49,6 +49,7 @@ def test_tokens_are_those_of_the_usage_and_not_the_events() -> None:
         ((event("a"), event("", "abort"), used(4), "[DONE]"), "finish_reason is abort"),
         ((event("", "length"), used(4), "[DONE]"), "no text"),
         (('{"error": {"message": "dead"}}', "[DONE]"), 'an error in the stream: {"message": "dead"}'),
+        (('{"error": "dead"}', '{"error": "gone"}', "[DONE]"), 'an error in the stream: "dead"'),
         ((), "cut: no [DONE]"),
     ],
 )
@@ -105,6 +106,7 @@ def test_levels_that_an_older_version_has_kept_can_still_be_read() -> None:
 def test_the_card_is_told_as_busy_at_a_power_and_with_the_most_memory() -> None:
     lines = ["0, 50, 40.5, 1000", "0, 70, 59.5, 3000", "1, 20, [N/A], 10", "1, 20, [N/A], 20"]
     assert summary(lines) == {"busy": 40, "power": 50, "memory": 3020}
+    assert summary(["0, 50, 40, 1", "1, 50, 60, 1"])["power"] == 100
     assert summary([]) == {}
 
 

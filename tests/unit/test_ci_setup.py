@@ -63,6 +63,14 @@ def test_who_only_looks_writes_no_state_and_encrypts_nothing() -> None:
     }
 
 
+@pytest.mark.parametrize("folder", ["", "/team/llm"])
+def test_a_role_may_read_the_state_where_pulumi_keeps_it(folder: str) -> None:
+    where = ci_setup.place(f"s3://acme-state{folder}/?region=eu-west-1")
+    listed, objects, _ = ci.state(where, "alias/k", ACCOUNT, changes=False)["Statement"]
+    assert listed["Resource"] == "arn:aws:s3:::acme-state"
+    assert objects["Resource"] == f"arn:aws:s3:::acme-state{folder}/.pulumi/*"
+
+
 def test_cis_roles_are_none_that_the_deployer_may_change(tmp_path: Path) -> None:
     roles = {
         line.split("--role-name ")[1].split()[0] for line in ci_setup.commands(tmp_path).splitlines()[1:]

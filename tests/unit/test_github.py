@@ -80,6 +80,9 @@ def test_a_review_is_one_comment_that_is_updated(hub: GitHub, tmp_path: Path) ->
         github.comment("Review of dev", file)
     file.write_text("another")
     github.comment("Review of prod", file)
+    file.write_text("x" * 2 * github.LONGEST)
+    github.comment("Review of all", file)
+    assert len(hub.comments.pop(max(hub.comments))["body"]) == github.LONGEST
     assert hub.comments.pop(1)["body"].endswith("all is well"), "another's comment is no place for a review"
     bodies = [each["body"] for each in hub.comments.values()]
     assert [body.splitlines()[1::2] for body in bodies] == [
@@ -269,6 +272,30 @@ def test_a_branch_that_was_to_be_merged_into_another_than_main_too_is_not_review
     hub.events = {5: ["labeled"]}
     github.fetch_review("dev")
     assert output.read_text().endswith("run=1\n")
+
+
+def test_every_page_of_a_list_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event that a pull request was to be merged into another branch may be on any of them."""
+    there = [{"event": "labeled"}] * 250 + [{"event": "base_ref_changed"}]
+
+    def gh(method: str, path: str) -> list[dict[str, str]]:
+        (page,) = re.findall(r"[?&]per_page=100&page=(\d+)$", path)
+        return there[100 * (int(page) - 1) : 100 * int(page)]
+
+    monkeypatch.setattr(github, "gh", gh)
+    assert github.listed("issues/5/events") == github.listed("issues/5/events?x=1") == there
+    there = there[:200]
+    assert github.listed("issues/5/events") == there
+
+
+def test_each_stack_has_an_issue_of_its_own(hub: GitHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.issues[8] = {"number": 8, "state": "open", "title": "Drift of prod", "body": "the edge is stopped"}
+    for code in (0, 2):
+        done = subprocess.CompletedProcess([], code, "")
+        monkeypatch.setattr(subprocess, "run", lambda *_, done=done, **__: done)
+        github.drift_issue("dev")
+        assert hub.issues[8]["state"] == "open"
+    assert hub.issues[8]["body"] == "the edge is stopped" and hub.issues[7]["title"] == "Drift of dev"
 
 
 def test_a_drift_is_one_issue_that_closes_when_it_is_gone(

@@ -135,6 +135,11 @@ def test_what_came_before_the_hour_counts_for_what_of_it_is_inside() -> None:
     assert minute(ask(-600, 300)) is None
 
 
+def test_of_the_first_and_the_last_minute_only_what_is_inside_counts() -> None:
+    found = busiest_minute([ask(-600, 1200)], HOUR + 30, HOUR + 90)
+    assert found == Busiest(HOUR, 1.0), "half a minute of each, with one request"
+
+
 def test_a_hold_and_what_is_worked_off_after_it_does_not_count() -> None:
     held = [ask(600 + n, 100 - n, held=90 - n) for n in range(40)]
     found = minute(ask(60, 30), *held)

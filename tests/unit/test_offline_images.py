@@ -19,7 +19,11 @@ cd "$(dirname "$0")"
 if [ "$1" = import ]; then
     echo "$@" >> imports
     cat > layer.tar
-    echo "$@" | sed -E 's/.*LABEL ([a-z.]+)=([0-9a-f]+).*/{"\\1":"\\2"}/' > labels
+    echo "$@" | sed -E 's/.*LABEL ([a-z.]+)=([0-9a-f]+).*/{"\\1":"\\2"}/' > loaded
+    case "$*" in *" -") echo sha256:0123 ;; *) mv loaded labels ;; esac
+elif [ "$1 $2" = "tag sha256:0123" ]; then
+    echo "$3" > name
+    mv loaded labels
 elif [ -e broken ]; then
     echo 'Cannot connect to the Docker daemon' >&2; exit 1
 elif [ "$2" = inspect ] && [ -e labels ]; then
@@ -88,6 +92,24 @@ def test_an_image_that_docker_has_is_left_alone_and_a_lost_one_is_loaded_again(d
     (docker / "labels").unlink()
     images.build([EDGE.name])
     assert len((docker / "imports").read_text().splitlines()) == 2
+
+
+@pytest.mark.usefixtures("small_edge")
+def test_an_image_that_came_in_part_bears_no_name(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker takes an archive that ends between two of its files, of a process that was killed, say."""
+    whole = images._put_over
+
+    def killed(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_put_over", killed)
+    with pytest.raises(MemoryError):
+        images.build([EDGE.name])
+    assert images._loaded_key(EDGE.offline) is None
+    monkeypatch.setattr(images, "_put_over", whole)
+    images.build([EDGE.name])
+    assert images._loaded_key(EDGE.offline) == images.RECIPES[EDGE.name].key()
+    assert (docker / "name").read_text().strip() == EDGE.offline
 
 
 def test_a_stale_image_under_the_same_tag_is_replaced(docker: Path) -> None:

@@ -4,13 +4,16 @@ import importlib.metadata
 import re
 import shutil
 import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from common import StepFailed
 from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, KUBERNETES_PLUGIN, PULUMI
-from offline import tools
+from offline import steps, tools
 
 BUILDS = [
     tools.CLI,
@@ -197,3 +200,36 @@ def test_nothing_is_written_outside_the_cache(monkeypatch: pytest.MonkeyPatch, t
     assert Path(seen["GOCACHE"]).is_relative_to(tmp_path)
     assert seen["GOTOOLCHAIN"] == "local"
     assert "vendor" not in seen["GOFLAGS"]
+
+
+def test_two_that_want_the_same_step_build_it_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CHANGEOVER_CACHE", str(tmp_path))
+    begun, built = threading.Event(), list[Path]()
+
+    def build(folder: Path, log: Path) -> None:
+        begun.set()
+        time.sleep(0.2)
+        (folder / "program").write_text("a program")
+        built.append(folder)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        first = pool.submit(steps.cached, "step", "key", build)
+        assert begun.wait(10)
+        second = pool.submit(steps.cached, "step", "key", build)
+    assert first.result() == second.result() and len(built) == 1
+    assert (first.result() / "program").read_text() == "a program"
+
+
+def test_a_step_that_fails_leaves_nothing_that_is_taken_for_its_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CHANGEOVER_CACHE", str(tmp_path))
+
+    def half(folder: Path, log: Path) -> None:
+        (folder / "half").touch()
+        steps.run(["false"], log=log)
+
+    with pytest.raises(StepFailed, match=r"step could not be built\. `false …` exited 1"):
+        steps.cached("step", "key", half)
+    place = steps.cached("step", "key", lambda folder, log: (folder / "whole").touch())
+    assert [each.name for each in place.iterdir()] == ["whole"]

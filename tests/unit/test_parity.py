@@ -109,6 +109,57 @@ def test_an_engine_that_does_not_answer_is_a_difference_in_everything(good: dict
     assert differences(table("tiny", ENGINES, {"ollama": good, "vllm": found(1)})) == list(PROBES)
 
 
+def test_of_two_engines_that_give_no_answer_it_is_not_known_that_they_do_the_same(
+    good: dict[str, str],
+) -> None:
+    late = {**good, "context-fits": "no answer: no whole answer within 120 s"}
+    content = table("tiny", ENGINES, {"ollama": late, "vllm": late})
+    assert differences(content) == ["context-fits"]
+    assert markdown(content, ()).count("**no**") == 1
+    assert "differ in context-fits " in problem(content, NAMES, (), "dev", able=True)
+
+
+@pytest.mark.parametrize("name", ["tools", "unknown-model"])
+def test_an_answer_that_is_cut_is_not_a_whole_one(name: str) -> None:
+    whole: Reply = {"status": 200, "body": "{}"}
+    cut: Reply = {**whole, "error": "no whole answer within 120 s"}
+    assert run(PROBES[name], SUBJECT, lambda path, body: whole) == "HTTP 200"
+    assert run(PROBES[name], SUBJECT, lambda path, body: cut) == "HTTP 200, an answer that is cut"
+
+
+@pytest.mark.parametrize("name", ["needle", "recall"])
+@pytest.mark.parametrize("context", [256, 512, 1024, 2048, 3072, 4096, 32768])
+def test_what_is_asked_about_a_long_prompt_fits_into_the_context(name: str, context: int) -> None:
+    asked = json.loads(next(PROBES[name].steps(replace(SUBJECT, context=context))))
+    words = asked["messages"][0]["content"]
+    # as Qwen counts: each word, digit and sign is a token; its template has some 30 of its own
+    tokens = len(re.findall(r"[A-Za-z]+|\S", words)) + 30 + asked["max_tokens"]
+    assert tokens <= context
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize(("name", "says"), [("needle", "found"), ("recall", "5 of 5 right")])
+def test_a_model_that_reasons_first_is_heard_to_its_answer(name: str, says: str, apart: bool) -> None:
+    """Else both engines find nothing, and no difference is ever seen."""
+
+    def reasons(path: str, body: str) -> Reply:
+        asked = json.loads(body)
+        codes = re.findall(r"\d{4}", asked["messages"][0]["content"])
+        thought = "Okay, the user wants to know the code. " * 25
+        if asked["max_tokens"] < 250:
+            codes = []
+        said = (
+            {"reasoning": thought, "content": " ".join(codes)}
+            if apart
+            else {"content": thought + " ".join(codes)}
+        )
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        choice = {"message": {"role": "assistant", **said}, "finish_reason": "stop"}
+        return {"status": 200, "body": json.dumps({"choices": [choice], "usage": usage})}
+
+    assert run(PROBES[name], replace(SUBJECT, context=4096), reasons) == says
+
+
 def test_a_model_that_is_not_able_is_not_asked_for_meaning() -> None:
     left = {probe.name for probe in chosen(able=True)} - {probe.name for probe in chosen(able=False)}
     assert left == {"needle", "recall", "tool-argument"}
@@ -130,13 +181,23 @@ def test_the_table_says_which_kv_cache_each_engine_had(good: dict[str, str]) -> 
 def test_a_stack_that_demands_parity_is_told_what_is_wrong_and_what_to_type(good: dict[str, str]) -> None:
     other = {**good, "usage": "none", "needle": "not found"}
     content = read(json.dumps(table("tiny", ENGINES, {"ollama": good, "vllm": other})))
-    assert "make parity STACK=dev" in problem(None, NAMES, (), "dev")
-    assert "ollama-1 and vllm-9" in problem(content, {**NAMES, "vllm": "vllm-9"}, (), "dev")
-    said = problem(content, NAMES, ("usage",), "dev")
+    assert "make parity STACK=dev" in problem(None, NAMES, (), "dev", able=True)
+    assert "ollama-1 and vllm-9" in problem(content, {**NAMES, "vllm": "vllm-9"}, (), "dev", able=True)
+    said = problem(content, NAMES, ("usage",), "dev", able=True)
     assert "differ in needle " in said and "'acceptedDifferences[1]' needle" in said
-    assert problem(content, NAMES, ("usage", "needle"), "dev") == ""
+    assert problem(content, NAMES, ("usage", "needle"), "dev", able=True) == ""
     text = markdown(content, ("usage",))
     assert text.count("no, accepted") == 1 and text.count("**no**") == 1
+
+
+def test_a_table_without_a_probe_that_there_is_now_says_nothing_of_it(good: dict[str, str]) -> None:
+    """As an older version has written it, or as it was before the model could follow an instruction."""
+    older = {name: said for name, said in good.items() if name not in ("needle", "recall", "tool-argument")}
+    content = table("tiny", ENGINES, {"ollama": older, "vllm": older})
+    assert problem(content, NAMES, (), "dev", able=False) == ""
+    said = problem(content, NAMES, (), "dev", able=True)
+    assert said.endswith("have the probes tool-argument, needle, recall. Run: make parity STACK=dev")
+    assert "make parity" in problem({**content, "probes": []}, NAMES, (), "dev", able=False)
 
 
 def test_what_the_endpoint_does_otherwise_is_named_and_is_no_difference_of_the_engines(
@@ -145,7 +206,7 @@ def test_what_the_endpoint_does_otherwise_is_named_and_is_no_difference_of_the_e
     found = {"ollama": good, "vllm": good}
     content = read(json.dumps(table("tiny", ENGINES, found, {"vllm": {**good, "usage": "none"}})))
     assert [row["probe"] for row in content["probes"] if "endpoint" in row] == ["usage"]
-    assert problem(content, NAMES, (), "dev") == ""
+    assert problem(content, NAMES, (), "dev", able=True) == ""
     text = markdown(content, ())
     assert f"Asked through the endpoint, vllm did the same in {len(good) - 1} of {len(good)} probes." in text
     assert f"- usage: none, and asked directly: {good['usage']}" in text

@@ -9,8 +9,18 @@ import pytest
 
 from common import ROOT
 from components.labels import Labels
-from review.events import Resource
-from review.policies import COMMAND, CONTAINER, IMAGE, INSTANCE, SECURITY_GROUPS, VOLUME, check
+from review.events import UNKNOWN, UNKNOWN_TEXT, Resource, ResourceChange
+from review.policies import (
+    ATTACHMENT,
+    COMMAND,
+    CONTAINER,
+    IMAGE,
+    INSTANCE,
+    SECURITY_GROUPS,
+    VOLUME,
+    a_flip_replaces_no_instance_and_no_volume,
+    check,
+)
 from stacks import aws_target
 from stacks.aws_cli import FoundOnAws
 from stacks.blueprint import blueprint
@@ -50,6 +60,7 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         of(CONTAINER, command=["serve", "--dtype", "half"], networkMode="bridge", publishAllPorts=False),
         of(CONTAINER, labels=EDGE, ports=[{"external": 443, "ip": "0.0.0.0"}]),
         of(CONTAINER, labels=MONITOR, ports=[{"external": 8428, "ip": "127.0.0.1"}]),
+        *(of(CONTAINER, image=image) for image in (f"sha256:{'0' * 64}", UNKNOWN, UNKNOWN_TEXT)),
         of(SECURITY_GROUPS[0], ingress=[{"fromPort": 443, "toPort": 443, "cidrBlocks": ["0.0.0.0/0"]}]),
         of(SECURITY_GROUPS[0], ingress=[{"fromPort": 22, "toPort": 22, "cidrBlocks": ["10.0.0.0/8"]}]),
     ]
@@ -64,6 +75,8 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         ("images have the digest that is known", of(IMAGE, name="python:3.11-slim-bookworm")),
         ("images have the digest that is known", of(IMAGE, name="tensorzero/gateway:2026.6.0")),
         ("images have the digest that is known", of(IMAGE, name="registry:5000/ollama:0.17.4")),
+        ("images are pinned", of(CONTAINER, image="ollama/ollama:latest")),
+        ("images have the digest that is known", of(CONTAINER, image="somebody/ollama:0.17.4")),
         ("only the edge publishes a port", of(CONTAINER, ports=[{"external": 8000, "ip": "127.0.0.1"}])),
         ("only the edge publishes a port", of(CONTAINER, publishAllPorts=True)),
         (
@@ -78,10 +91,19 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         ("SSH is not open", of(SECURITY_GROUPS[0], ingress=[{"protocol": "-1", "ipv6CidrBlocks": ["::/0"]}])),
         (
             "SSH is not open",
+            of(SECURITY_GROUPS[0], ingress=[{"protocol": "-1", "cidrBlocks": ["128.0.0.0/1"]}]),
+        ),
+        (
+            "SSH is not open",
+            of(SECURITY_GROUPS[0], ingress=[{"protocol": "6", "ipv6CidrBlocks": ["2000::/3"]}]),
+        ),
+        (
+            "SSH is not open",
             of(SECURITY_GROUPS[2], fromPort=22, toPort=22, ipProtocol="tcp", cidrIpv4="0.0.0.0/0"),
         ),
         ("volumes are encrypted", of(VOLUME, size=100)),
         ("volumes are encrypted", of(INSTANCE, **{**GOOD, "rootBlockDevice": {}})),
+        ("volumes are encrypted", of(INSTANCE, **GOOD, ebsBlockDevices=[{"deviceName": "/dev/sdb"}])),
         (
             "the instance requires IMDSv2",
             of(INSTANCE, **{**GOOD, "metadataOptions": {"httpTokens": "optional"}}),
@@ -96,17 +118,67 @@ def test_what_breaks_a_policy_is_named(policy: str, resource: Resource) -> None:
     assert broken(resource) == {policy}
 
 
-def test_a_t4_is_given_nothing_that_it_cannot_run() -> None:
-    fp8 = of(CONTAINER, command=["serve", "--kv-cache-dtype", "fp8"])
-    assert broken(of(INSTANCE, **GOOD), fp8) == {"a T4 gets what it can run"}
-    assert broken(of(INSTANCE, **{**GOOD, "instanceType": "g6.xlarge"}), fp8) == set()
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--kv-cache-dtype fp8",
+        "--kv-cache-dtype=fp8_e5m2",
+        "--kv-cache-dtype bfloat16",
+        "--dtype bfloat16",
+        "--dtype=bfloat16",
+        "--quantization mxfp4",
+        "--quantization modelopt_fp4",
+        "--quantization=fp8",
+    ],
+)
+def test_a_t4_is_given_nothing_that_it_cannot_run(flags: str) -> None:
+    engine = of(CONTAINER, command=["serve", *flags.split()])
+    assert broken(of(INSTANCE, **GOOD), engine) == {"a T4 gets what it can run"}
+    assert broken(of(INSTANCE, **{**GOOD, "instanceType": "g6.xlarge"}), engine) == set()
+    can = "--dtype half --kv-cache-dtype int8_per_token_head --quantization awq_marlin"
+    assert broken(of(INSTANCE, **GOOD), of(CONTAINER, command=["serve", *can.split()])) == set()
 
 
 def test_a_driver_too_old_for_the_image_is_named() -> None:
     there, vllm = of(INSTANCE, **GOOD), of(IMAGE, name="vllm/vllm-openai:v0.33.0")
     old, new = (of(COMMAND, environment={"DRIVER": driver}) for driver in ("570", "580"))
     assert broken(there, old, vllm) == broken(there, vllm) == {"the driver is new enough"}
-    assert broken(there, new, vllm) == broken(there, old, of(IMAGE, name="ollama/ollama:0.17.4")) == set()
+    ollama, older = of(IMAGE, name="ollama/ollama:0.17.4"), of(COMMAND, environment={"DRIVER": "540"})
+    assert broken(there, new, vllm) == broken(there, old, ollama) == set()
+    assert broken(there, older, ollama) == {"the driver is new enough"}
+    assert broken(there, old, new, vllm) == {"the driver is new enough"}, "one of them would do with less"
+    assert broken(old, vllm) == set(), "there is no instance that it is about"
+
+
+def test_what_leads_out_or_listens_on_loopback_opens_nothing() -> None:
+    everywhere: dict[str, Any] = {
+        "fromPort": 0,
+        "toPort": 65535,
+        "protocol": "tcp",
+        "cidrBlocks": ["0.0.0.0/0"],
+    }
+    assert broken(of(SECURITY_GROUPS[1], type="egress", **everywhere)) == set()
+    assert broken(of(SECURITY_GROUPS[1], type="ingress", **everywhere)) == {"SSH is not open"}
+    for ip in ("127.0.0.1", "::1"):
+        for labels in (EDGE, MONITOR):
+            assert broken(of(CONTAINER, labels=labels, ports=[{"external": 8443, "ip": ip}])) == set()
+
+
+DATA = "docker:index/volume:Volume"
+
+
+@pytest.mark.parametrize("op", ["replaced", "deleted"])
+def test_a_flip_leaves_machine_and_data_where_they_are(op: str) -> None:
+    def said(kind: str, role: str, *, flip: bool = True) -> list[str]:
+        before = {"labels": [{"label": "changeover.role", "value": role}]}
+        change = ResourceChange(op=op, type=kind, name="thing", before=before, after={})
+        found = a_flip_replaces_no_instance_and_no_volume([change], flip)
+        return [each.policy for each in found]
+
+    for kind in (INSTANCE, VOLUME, ATTACHMENT, DATA):
+        assert said(kind, "weights") == ["a flip replaces no instance and no volume"]
+        assert said(kind, "weights", flip=False) == []
+    assert said(DATA, "wheels") == said(DATA, "monitor") == said(CONTAINER, "engine") == []
 
 
 NEW = known({})

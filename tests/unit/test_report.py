@@ -164,6 +164,25 @@ def test_each_claim_stands_beside_what_it_is_here() -> None:
     assert (start["ollama"], start["vllm"], start["holds"]) == ("20", "100", "yes")
 
 
+@pytest.mark.parametrize(
+    ("busy", "holds"),
+    [
+        ((60, 58), "no: it is the other way round"),
+        ((60, 76), "no: less than claimed"),
+        ((60, 77), "yes"),
+        ((60, 94), "yes"),
+        ((60, 95), "yes, and more than claimed"),
+    ],
+)
+def test_a_claim_that_is_about_a_number_holds_where_a_tenth_is_missing(
+    busy: tuple[int, int], holds: str
+) -> None:
+    engines = both()
+    for each, value in zip(engines.values(), busy, strict=True):
+        each["gpu"] = value
+    assert of(claims(engines, LIMITS), "GPU")["holds"] == holds
+
+
 def test_what_is_the_other_way_round_and_what_was_not_measured_is_said_so() -> None:
     engines = both(gpu=False)
     turned = {"ollama": engines["vllm"], "vllm": engines["ollama"]}
@@ -337,6 +356,45 @@ def test_real_traffic_is_asked_for_with_its_lengths_at_its_times(url: str) -> No
     assert [each["began"] - first for each in asked] == pytest.approx([0, 0.5, 0.6], abs=0.25)
 
 
+def prompts(sweep: Sweep) -> list[str]:
+    """What a sweep asks, by plan and user."""
+    plans = list[Any]()
+
+    def ask(plan: Any) -> Any:
+        plans.append(plan)
+        asked = {"prompt": 50 + 5 * plan["pieces"], "problem": "", "began": 0.0, "first": 1.0, "last": 2.0}
+        return {"asked": [{**asked, "ended": 2.0, "tokens": 1}] * plan["n"]}
+
+    sweep.ask, sweep.say = ask, lambda line: None
+    sweep.engine("vllm", {"": "http://engine"})
+    return [
+        client.prompt((plan["run"] * 1000 + number) * 100, plan["pieces"])
+        for plan in plans
+        for number in range(plan["n"])
+    ]
+
+
+def test_no_sweep_asks_what_another_has_asked_before() -> None:
+    """Else an engine that has served since then has the prompts in its cache: its first token comes early."""
+    one, two = (prompts(Sweep(ask=here, model="tiny", levels=(1, 40))) for _ in range(2))
+    assert len(set(one)) == len(one) and not set(one) & set(two)
+    assert len({each.index(" ") for each in (*one, *two)}) == 1, "all as long"
+
+
+def test_a_request_that_filled_the_context_does_so_again_and_no_more() -> None:
+    plans = list[Any]()
+
+    def ask(plan: Any) -> Any:
+        plans.append(plan)
+        return {"asked": []}
+
+    sweep = Sweep(ask=ask, model="tiny")
+    sweep.empty, sweep.piece = 40.0, 5.0
+    sweep.again("http://engine", [(0.0, tokens, 10) for tokens in range(45, 300)])
+    for (_, pieces, _), tokens in zip(plans[0]["asked"], range(45, 300), strict=True):
+        assert tokens - 5 < sweep.empty + pieces * sweep.piece <= tokens
+
+
 def requests(seed: int) -> list[LoggedRequest]:
     rng = random.Random(seed)
     return [
@@ -371,6 +429,15 @@ def test_the_busiest_time_is_that_with_the_most_tokens(seed: int) -> None:
     assert all(
         after < 60 and prompt >= 1 and prompt + answer <= 1000 for after, prompt, answer in found.asked
     )
+
+
+def test_what_had_more_than_the_context_keeps_its_answer_as_far_as_that_goes() -> None:
+    had = [
+        LoggedRequest(ended=float(n), total=1.0, held=0.0, prompt=p, completion=c)
+        for n, (p, c) in enumerate([(3000, 200), (10, 5000), (0, 7)])
+    ]
+    found = busiest(had, 60, 1000)
+    assert found and [tuple(each[1:]) for each in found.asked] == [(800, 200), (1, 999), (1, 7)]
 
 
 def test_of_no_answered_request_there_is_nothing_to_ask_again() -> None:
@@ -531,7 +598,7 @@ def test_a_run_borrows_the_standby_gives_it_back_and_writes_its_three_files(
 
 
 def test_a_standby_that_is_taken_away_leaves_no_report(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(standby, "FOLLOW_SECONDS", 0.01)
     follow = made.follow
@@ -545,6 +612,8 @@ def test_a_standby_that_is_taken_away_leaves_no_report(
         tool.report("local", tmp_path, options())
     assert made.told == ["prepare", "abandon"]
     assert not (tmp_path / "rendered").exists()
+    of_it = capsys.readouterr().out.partition("is ready; measuring it")[2]
+    assert "1 users" in of_it and "2 users" not in of_it, "it ends with the next level"
 
 
 def test_without_a_yes_nothing_is_asked(

@@ -102,3 +102,15 @@ def test_a_file_that_leaves_the_program_touches_every_stack(
     git("commit", "--quiet", "--message", "they go")
     module.main("HEAD^")
     assert json.loads(capsys.readouterr().out) == ["dev", "prod"]
+
+
+@pytest.mark.parametrize("name", ["components/modèle.toml", 'components/a "b".py', "components/a\nb.py"])
+def test_a_file_of_the_program_touches_every_stack_whatever_its_name(
+    git: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "components").mkdir()
+    (tmp_path / name).touch()
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "a model")
+    module.main("HEAD^")
+    assert json.loads(capsys.readouterr().out) == ["dev", "prod"]

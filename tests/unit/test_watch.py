@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import queue
 import sys
 from typing import Any
@@ -281,6 +282,16 @@ def test_the_first_request_of_a_proxy_counts() -> None:
     stack.now += 1
     minute = rates.minute([before, stack.look()])
     assert minute.requests and minute.tokens and minute.first[0]
+
+
+def test_a_terminal_that_has_gone_ends_it() -> None:
+    reads, writes = os.pipe()
+    assert watch.typed(reads, 0.01) == b""
+    os.write(writes, b"x")
+    assert watch.typed(reads, 1) == b"x"
+    os.close(writes)
+    assert watch.typed(reads, 1) == b"q"
+    os.close(reads)
 
 
 class Said:

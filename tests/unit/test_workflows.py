@@ -86,6 +86,13 @@ def test_only_what_is_merged_is_applied() -> None:
     assert back["jobs"]["rollback"]["if"] == "github.ref == 'refs/heads/main'"
 
 
+@pytest.mark.parametrize("name", ["apply", "rollback"])
+def test_what_waits_for_another_update_is_not_cancelled_by_what_comes_after_it(name: str) -> None:
+    """Without `queue`, GitHub keeps one that waits and cancels it for the next. `prod` waits for people."""
+    file = load(ROOT / ".github" / "workflows" / f"{name}.yml")
+    assert file["concurrency"] == {"group": "apply", "cancel-in-progress": False, "queue": "max"}
+
+
 def test_prod_comes_after_dev_and_waits_for_an_approval() -> None:
     jobs = load(ROOT / ".github" / "workflows" / "apply.yml")["jobs"]
     assert "dev" in jobs["prod"]["needs"]
