@@ -145,5 +145,5 @@ $(VENV)/.synced $(VENV)/.synced-dev: requirements.lock tools/uv.txt
 	@echo "Python: installing the packages of $(LOCK) into $(VENV)"
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --require-hashes --no-deps -r tools/uv.txt
-	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes $(LOCK)
+	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes --only-binary :all: $(LOCK)
 	@touch $(VENV)/.synced $@

@@ -57,6 +57,7 @@ def of_python(sources: Path, folder: Path, log: Path) -> None:
     # relocatable, as the folder is renamed once it is whole
     run([uv, "venv", "--relocatable", "--python", sys.executable, venv], log=log, env=environment)
     sync: list[str | Path] = [uv, "pip", "sync", "--python", venv / "bin/python", "--require-hashes"]
+    sync.append("--only-binary=:all:")  # what builds a package would be fetched without its hash
     run([*sync, sources / "requirements.txt"], log=log, env=environment)
 
 

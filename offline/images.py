@@ -343,16 +343,7 @@ def _fill_ollama(folder: Path, log: Path) -> None:
             wanted = ("./usr/include/nlohmann", "./usr/include/stb")
             unpack(tar, headers, [m for m in tar.getmembers() if m.name.startswith(wanted)])
         # The source distribution of the Python package holds the one-file C library that Ollama includes.
-        source: list[str | Path] = [
-            "download",
-            "--require-hashes",
-            f"--requirement={HERE / 'miniaudio.txt'}",
-            "--no-deps",
-            "--no-binary=:all:",
-            "--dest",
-            headers,
-        ]
-        run([_uv(), "tool", "run", "pip", *source], log=log, env=_uv_env())
+        _sdist("miniaudio.txt", headers, log)
         with tarfile.open(next(headers.glob("miniaudio-*.tar.gz"))) as tar:
             header = next(m for m in tar.getmembers() if m.name.endswith("/miniaudio.h"))
             header.name = "miniaudio/miniaudio.h"
@@ -428,6 +419,22 @@ def _install(requirements: str, folder: Path, log: Path) -> None:
         log=log,
         env=_uv_env(),
     )
+
+
+def _sdist(requirements: str, folder: Path, log: Path) -> None:
+    """Download the source distribution of a pinned Python package into `folder`, by hash.
+
+    pip asks it for its metadata, and so runs what builds it, which is pinned by hash as well.
+    """
+    venv = folder / "venv"
+    run([sys.executable, "-m", "venv", venv], log=log)
+    by_hash = ["--require-hashes", "--no-deps"]
+    tools = ["--only-binary=:all:", f"--requirements={HERE / 'sdist.txt'}"]
+    run(
+        [_uv(), "pip", "install", f"--python={venv / 'bin/python'}", *by_hash, *tools], log=log, env=_uv_env()
+    )
+    wanted = [f"--requirement={HERE / requirements}", "--no-binary=:all:", "--no-build-isolation"]
+    run([venv / "bin/pip", "download", *by_hash, *wanted, f"--dest={folder}"], log=log)
 
 
 def _compile(folder: Path, log: Path) -> None:
@@ -509,8 +516,8 @@ RECIPES = {
                 "EXPOSE 11434",
             ),
             fill=_fill_ollama,
-            made_by=(_go_build, _bootstrap),
-            inputs=("go/ollama/go.mod", "go/ollama/go.sum", "miniaudio.txt"),
+            made_by=(_go_build, _bootstrap, _sdist),
+            inputs=("go/ollama/go.mod", "go/ollama/go.sum", "miniaudio.txt", "sdist.txt"),
         ),
         Recipe(
             pin=STORE,

