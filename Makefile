@@ -129,10 +129,11 @@ render: venv ## write rendered/<stack>/, what a reviewer reads
 clean-all: venv ## remove what was built (refuses while a stack exists)
 	@$(RUN) tools.down --clean-all
 
-lock: venv ## bring the three lock files up to date with pyproject.toml
+lock: venv ## bring the lock files up to date with pyproject.toml, and the policy pack's with its own list
 	@$(COMPILE) pyproject.toml -o requirements.lock
 	@$(COMPILE) pyproject.toml --group dev --constraints requirements.lock -o requirements-dev.lock
 	@$(COMPILE) --group proxy --python-version 3.11 --python-platform linux -o proxy/requirements.lock
+	@$(COMPILE) policy/requirements.in -o policy/requirements.txt
 
 venv: $(VENV)/.synced # what the program and the make targets need
 venv-dev: $(VENV)/.synced-dev # with what checks, tests and measurements need beside it

@@ -24,7 +24,7 @@ ELSEWHERE = (ROOT / "measure" / "client.py", *(ROOT / "offline" / "image").glob(
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
 LOCKS = (
     *("requirements.lock", "requirements-dev.lock", "proxy/requirements.lock", "tools/uv.txt"),
-    *("offline/client/requirements.txt", "offline/agent/requirements.txt"),
+    *("offline/client/requirements.txt", "offline/agent/requirements.txt", "policy/requirements.txt"),
 )
 
 
