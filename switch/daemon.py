@@ -55,6 +55,8 @@ from switch.route import RouteFile
 
 IDLE, BUSY = 1.0, 0.1
 POLL_SECONDS = 2.0
+GATHER_SECONDS = 0.3
+"""For which a `follow` that has something to say waits for more: each is a process in this container."""
 GIVE_UP_SECONDS = 20
 LOOK_SECONDS = 3.0
 """In which a switch that works, on a Docker that does, looks at the containers again. What takes longer was a
@@ -405,6 +407,9 @@ class Daemon:
                 return other
             self.apply(Followed(read=False))
             while (left := end - time.monotonic()) > 0 and machine.answer(self.state) == ([], 75):
+                self._lock.wait(left)
+            end = min(end, time.monotonic() + GATHER_SECONDS)
+            while (left := end - time.monotonic()) > 0 and machine.answer(self.state)[1] == 75:
                 self._lock.wait(left)
             if late():
                 return {"lines": [STALLED], "code": UNAVAILABLE}

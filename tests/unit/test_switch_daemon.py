@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -906,6 +907,23 @@ def test_what_a_coordinator_asked_before_a_stall_is_not_done_since_it_may_have_g
     monkeypatch.setattr(daemon, "POLL_SECONDS", 1.5)
     assert asked("follow", daemon.LATE_SECONDS - 1, engine="") == asking.UNAVAILABLE, "late by the end of it"
     assert asked("abandon", late, engine=NEW) == 0, "what leads back is done whenever it comes"
+
+
+def test_what_follows_at_once_is_told_in_one_answer_and_an_end_is_waited_for_no_longer(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "POLL_SECONDS", 60)
+    monkeypatch.setattr(daemon, "GATHER_SECONDS", 60)
+    rig.requests["ollama-1"] = 1
+    rig.ask("prepare", raw_plan())
+    rig.turns(lambda: rig.phase() == "draining")
+    with ThreadPoolExecutor() as beside:
+        reply = beside.submit(rig.follow)
+        time.sleep(0.1)
+        rig.requests.clear()
+        rig.turns(reply.done)
+    told = reply.result()
+    assert told["code"] == 0 and told["lines"][0].startswith("checked") and "gate 3/3" in told["lines"][-1]
 
 
 def test_the_cli_says_when_it_asked(rig: Rig, tmp_path: Path) -> None:
