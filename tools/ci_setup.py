@@ -35,9 +35,14 @@ def remote(url: str) -> tuple[str, str]:
 
 def ids(owner: str, name: str) -> tuple[int, int]:
     """The ids of owner and repository: OWNER_ID and REPOSITORY_ID, or what GitHub says. Raises StepFailed."""
-    told = os.environ.get("OWNER_ID"), os.environ.get("REPOSITORY_ID")
-    if all(told):
-        return int(told[0] or 0), int(told[1] or 0)
+    told = os.environ.get("OWNER_ID", ""), os.environ.get("REPOSITORY_ID", "")
+    if any(told):
+        if not all(re.fullmatch("[0-9]+", each) for each in told):
+            raise StepFailed(
+                f"OWNER_ID and REPOSITORY_ID are numbers, and both are needed: they are {told[0]!r} and "
+                f"{told[1]!r}. Nothing was written"
+            )
+        return int(told[0]), int(told[1])
     question = ["api", f"repos/{owner}/{name}", "--jq", "[.owner.id, .id]"]
     how = (
         f"GitHub tells the ids of {owner}/{name}. Run: gh {' '.join(question[:2])} --jq '[.owner.id, .id]'. "

@@ -115,6 +115,16 @@ def test_the_ids_are_githubs_or_those_that_are_told(tmp_path: Path, monkeypatch:
     assert ci_setup.ids("acme", "llm") == (1, 2)
 
 
+@pytest.mark.parametrize(("owner", "repository"), [("acme", "2"), ("1", ""), ("", "2"), ("1", "two")])
+def test_ids_that_are_no_numbers_are_refused(
+    monkeypatch: pytest.MonkeyPatch, owner: str, repository: str
+) -> None:
+    monkeypatch.setenv("OWNER_ID", owner)
+    monkeypatch.setenv("REPOSITORY_ID", repository)
+    with pytest.raises(StepFailed, match="OWNER_ID and REPOSITORY_ID are numbers, and both are needed"):
+        ci_setup.ids("acme", "llm")
+
+
 def test_without_gh_it_says_how_the_ids_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(StepFailed, match=r"gh api repos/acme/llm --jq '\[\.owner\.id, \.id\]'"):
