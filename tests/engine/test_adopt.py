@@ -13,7 +13,7 @@ import yaml
 from stacks.settings import PROJECT
 from tests.support import checkout as support
 from tests.support.load import LoadGenerator
-from tests.support.project import docker
+from tests.support.project import docker, wipe
 
 pytestmark = pytest.mark.engine
 
@@ -37,15 +37,13 @@ def port(checkout: Path) -> int:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    wipe(STACK)
     folder = support.checkout(tmp_path_factory.mktemp("first"), STACK, context=1024)
-    shell(folder, "make up")
-    yield folder
-    left = docker("ps", "--all", "--quiet", *FILTERS).split()
-    if left:
-        docker("rm", "--force", *left)
-    for kind in ("network", "volume"):
-        if left := docker(kind, "ls", "--quiet", *FILTERS).split():
-            docker(kind, "rm", *left)
+    try:
+        shell(folder, "make up")
+        yield folder
+    finally:
+        wipe(STACK)
 
 
 @pytest.fixture(scope="module")

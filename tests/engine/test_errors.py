@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.project import CommandFailed, Project, docker, free_port
+from components import pins
+from tests.support.project import CommandFailed, Project, docker, free_port, patched
 
 pytestmark = pytest.mark.engine
 
@@ -17,10 +18,14 @@ def fresh(tmp_path: Path) -> Iterator[Project]:
     project = Project(
         tmp_path, "never", engine="ollama", target="docker", model="tiny", images="offline", port=free_port()
     )
+    project.wipe()
     yield project
-    filters = ("--filter", f"label=changeover.stack={project.stack}")
-    assert docker("ps", "--all", "--quiet", *filters) == "", "something was changed"
-    assert docker("network", "ls", "--quiet", *filters) == "", "something was changed"
+    try:
+        filters = ("--filter", f"label=changeover.stack={project.stack}")
+        assert docker("ps", "--all", "--quiet", *filters) == "", "something was changed"
+        assert docker("network", "ls", "--quiet", *filters) == "", "something was changed"
+    finally:
+        project.wipe()
 
 
 def refusal(project: Project) -> str:
@@ -91,17 +96,15 @@ def test_a_gpu_that_no_container_would_get(fresh: Project) -> None:
 
 
 def test_an_offline_image_that_was_not_built(fresh: Project) -> None:
-    pins = fresh.folder / "components" / "pins.py"
-    pins.write_text(pins.read_text().replace('version="2.11.9"', 'version="2.11.10"'))
-    text = refusal(fresh)
-    assert "changeover-offline/caddy:2.11.10" in text
+    with patched(fresh, "components/pins.py", f'version="{pins.EDGE.version}"', 'version="0.0.1"'):
+        text = refusal(fresh)
+    assert "changeover-offline/caddy:0.0.1" in text
     assert "python3 -m offline.images" in text
 
 
 def test_a_public_image_that_can_not_be_had(fresh: Project) -> None:
-    pins = fresh.folder / "components" / "pins.py"
-    pins.write_text(pins.read_text().replace('public="caddy:', 'public="127.0.0.1:1/caddy:'))
     fresh.configure(images="public", model="qwen-2.5-coder-0.5b")
-    text = refusal(fresh)
+    with patched(fresh, "components/pins.py", 'public="caddy:', 'public="127.0.0.1:1/caddy:'):
+        text = refusal(fresh)
     assert "is not on the Docker host and can't be pulled" in text
     assert "IMAGES=offline make up" in text

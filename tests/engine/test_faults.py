@@ -19,7 +19,7 @@ import pytest
 from bench.stack import remove_fast_engine, use_fast_engine
 from components import pins
 from tests.support.load import LoadGenerator, Outcome, bad
-from tests.support.project import CommandFailed, Project, docker, kill_group, offline_settings
+from tests.support.project import CommandFailed, Project, docker, kill_group, offline_settings, pid_of
 from tests.support.switch_stack import wait
 
 pytestmark = pytest.mark.engine
@@ -237,7 +237,7 @@ def test_a_disk_that_is_full_refuses_a_change_or_takes_it_back_and_is_named(
         assert "No space left on device" in said and "0 MiB are free on the Docker host's disk" in said, said
         assert "drained" not in said, said
         started = docker("inspect", "-f", "{{.State.StartedAt}}", switch)
-        os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", switch)), signal.SIGKILL)
+        os.kill(pid_of(switch), signal.SIGKILL)
         wait(
             lambda: docker("inspect", "-f", "{{.State.StartedAt}}", switch) != started,
             120,
@@ -320,7 +320,7 @@ def test_what_is_killed_while_it_serves_comes_back_and_requests_wait_meanwhile(
     started = docker("inspect", "-f", "{{.State.StartedAt}}", name)
     with load_on(project) as load:
         load.wait_for_answers(12)
-        os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", name)), signal.SIGKILL)
+        os.kill(pid_of(name), signal.SIGKILL)
         killed = time.monotonic()
         wait(lambda: docker("inspect", "-f", "{{.State.StartedAt}}", name) != started, 120, "it is not back")
         wait(project.settled, 120, "it is not gated")

@@ -16,6 +16,7 @@ import pytest
 from components.plan import LEASE_FOLLOWING
 from switch.metrics import PATH, PORT
 from tests.engine.test_switch_on_docker import gateway_image, made, stack
+from tests.support.project import pid_of
 from tests.support.switch_stack import (
     CLIENT,
     NETWORK,
@@ -39,7 +40,7 @@ NEEDED = {"drain": 40}
 
 
 def pid(container: str) -> int:
-    return int(docker("inspect", "-f", "{{.State.Pid}}", f"{PREFIX}-{container}"))
+    return pid_of(f"{PREFIX}-{container}")
 
 
 def hang(stack: Stack, container: str, how: str) -> None:

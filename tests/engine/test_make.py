@@ -19,7 +19,7 @@ import pytest
 import tools.port
 from components.pins import PULUMI, SWITCH
 from tests.support import checkout as support
-from tests.support.project import docker
+from tests.support.project import docker, wipe
 from tests.support.switch_stack import wait
 
 pytestmark = pytest.mark.engine
@@ -34,9 +34,9 @@ def shell(checkout: Path, line: str, *, fails: bool = False) -> str:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = support.checkout(tmp_path_factory.mktemp("checkout"), STACK, context=1024)
-    yield folder
-    subprocess.run(["bash", "-c", "WEIGHTS=delete make down"], cwd=folder, check=False)
+    wipe(STACK)
+    yield support.checkout(tmp_path_factory.mktemp("checkout"), STACK, context=1024)
+    wipe(STACK)
 
 
 def test_make_cli_sets_up_pulumi_and_deploys_nothing(checkout: Path) -> None:

@@ -139,7 +139,9 @@ def test_a_request_whose_client_has_gone_runs_to_its_end_also_when_the_gateway_i
         client.sendall(head + body)
         if stream:
             assert client.recv(1).startswith(b"H")
+        end = time.monotonic() + 30
         while not stage.records():
+            assert time.monotonic() < end, "the gateway does not ask"
             time.sleep(0.05)
     with ThreadPoolExecutor(1) as pool:
         stopping = pool.submit(docker, "stop", "-t", "60", f"{stage.run}-gateway")

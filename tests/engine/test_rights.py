@@ -51,6 +51,7 @@ def first_process(container: dict[str, Any]) -> dict[str, str]:
 def can_write(container: dict[str, Any], *folders: str) -> list[str]:
     """Those of the folders in which the container's own user can make a file."""
     found = []
+    docker("exec", container["Id"], "sh", "-c", "true")
     for folder in folders:
         file = f"{folder.rstrip('/')}/rights-test"
         command = ["docker", "exec", container["Id"], "sh", "-c", f"echo x >{file} && rm {file}"]
@@ -131,6 +132,7 @@ def test_who_reaches_ollama_on_the_host_changes_nothing_of_its_models(project: P
         outputs = project.outputs()
         with LoadGenerator(outputs["endpoint"], outputs["model"], clients=1) as load:
             load.wait_for_answers(3)
+        assert not load.bad, load.summary()
         assert outputs["model"] == name
 
 

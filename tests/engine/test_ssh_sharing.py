@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from components import ssh_config
 from components.aws.settings import LONGEST_STACK
+from tests.support.project import free_port
 from tools import keys
 
 pytestmark = pytest.mark.engine
@@ -26,9 +26,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder, folder / "sshd.log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         private, public = keys.make(folder, "host")
         ours = folder / FOLDER
         ours.mkdir(parents=True, mode=0o700)
@@ -89,6 +87,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     end = time.monotonic() + 30
     while server.ssh("true").returncode and time.monotonic() < end:
         time.sleep(0.2)
+    assert server.process.poll() is None, server.log.read_text()
     yield server
     server.ssh("-O", "exit", "")
     server.process.terminate()

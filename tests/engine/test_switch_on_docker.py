@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from switch.plan import Mode
+from tests.support.project import pid_of
 from tests.support.switch_stack import (
     CLIENT,
     GATEWAY_IMAGE,
@@ -120,7 +121,7 @@ def test_a_switch_that_is_killed_in_the_middle_of_a_hold_restores_when_it_is_bac
     stack.make_engine(new, delay=90)
     stack.tell("prepare", stack.plan(new, seconds={"load": 120, "lease_following": 60}))
     wait(lambda: set(stack.names()) == {new, stack.gateway})
-    os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", SWITCH)), signal.SIGKILL)
+    os.kill(pid_of(SWITCH), signal.SIGKILL)
     time.sleep(2)
     wait(lambda: docker("inspect", "-f", "{{.State.Running}}", SWITCH) == "true")
     wait(stack.serves)
@@ -132,7 +133,7 @@ def test_an_active_engine_that_ends_is_a_hold_until_it_is_gated_again(stack: Sta
     engine, started = f"{PREFIX}-{stack.engine}", stack.started(stack.engine)
     gateway = stack.started(stack.gateway)
     if how == "kill":
-        os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", engine)), signal.SIGKILL)
+        os.kill(pid_of(engine), signal.SIGKILL)
     else:
         docker("stop", "-t", "1", engine)
     wait(lambda: stack.started(stack.engine) != started and stack.serves())
@@ -170,7 +171,7 @@ def test_a_drain_that_does_not_end_is_given_up_for_free(stack: Stack) -> None:
 
 def test_a_gateway_that_ends_comes_back_and_cuts_nobody(stack: Stack) -> None:
     started = stack.started(stack.gateway)
-    os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", f"{PREFIX}-{stack.gateway}")), signal.SIGKILL)
+    os.kill(pid_of(f"{PREFIX}-{stack.gateway}"), signal.SIGKILL)
     wait(lambda: stack.started(stack.gateway) != started and stack.serves())
     assert stack.lost() == []
 
@@ -387,7 +388,7 @@ def test_a_switch_that_is_killed_at_any_moment_loses_nothing_and_the_next_change
             stack.make_gateway(gateway, new, start=True)
             stack.tell("commit", stack.plan(new, gateway, cutover=cutover))
         time.sleep(moment)
-        os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", SWITCH)), signal.SIGKILL)
+        os.kill(pid_of(SWITCH), signal.SIGKILL)
         wait(stack.settled, 60)
         if stack.live() == new:
             stack.engine, stack.gateway = new, gateway

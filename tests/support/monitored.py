@@ -42,7 +42,7 @@ from monitor.watched import Watched
 from switch import metrics
 from switch.plan import Plan
 from switch.shared import ALERTS_ALIAS, PROXY_PORT
-from tests.support.project import free_port
+from tests.support.project import free_port, pid_of
 from tests.support.switch_stack import NETWORK, PREFIX, PYTHON, SWITCH, Stack, docker, labelled, wait
 
 FACTOR = 10
@@ -381,4 +381,4 @@ class Monitored(Stack):
 
 def crash(container: str) -> None:
     """Ends its process as a fault does: Docker starts it again by its policy."""
-    os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", f"{PREFIX}-{container}")), signal.SIGKILL)
+    os.kill(pid_of(f"{PREFIX}-{container}"), signal.SIGKILL)

@@ -295,13 +295,18 @@ class Project:
 
     def wipe(self) -> None:
         """Remove whatever carries the stack's label, weights too. For clean-up after a test that failed."""
-        filters = ["--filter", f"label=changeover.stack={self.stack}"]
-        if left := docker("ps", "--all", "--quiet", *filters).split():
-            docker("rm", "--force", "--volumes", *left)
-        if left := docker("network", "ls", "--quiet", *filters).split():
-            docker("network", "rm", *left)
-        if left := docker("volume", "ls", "--quiet", *filters).split():
-            docker("volume", "rm", *left)
+        wipe(self.stack)
+
+
+def wipe(stack: str) -> None:
+    """Remove whatever carries a stack's label, weights too: also what a killed run has left."""
+    filters = ["--filter", f"label=changeover.stack={stack}"]
+    if left := docker("ps", "--all", "--quiet", *filters).split():
+        docker("rm", "--force", "--volumes", *left)
+    if left := docker("network", "ls", "--quiet", *filters).split():
+        docker("network", "rm", *left)
+    if left := docker("volume", "ls", "--quiet", *filters).split():
+        docker("volume", "rm", *left)
 
 
 @contextmanager
@@ -323,6 +328,14 @@ def docker(*words: str) -> str:
     if done.returncode != 0:
         raise CommandFailed(f"docker {' '.join(words)}: {done.stderr}")
     return done.stdout
+
+
+def pid_of(container: str) -> int:
+    """The number of the container's process, for a signal. Where it does not run Docker says 0, by which a
+    signal would go to the tests themselves."""
+    pid = int(docker("inspect", "--format", "{{.State.Pid}}", container))
+    assert pid > 0, f"{container} does not run"
+    return pid
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

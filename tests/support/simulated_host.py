@@ -287,6 +287,7 @@ class SimulatedHost:
                 box.runs, box.hangs_since = box.runs + 1, float("inf")
                 self.proxies[box.name] = Requests(self.file)
             case "remove":
+                assert not (box and box.running), "it would be removed in the middle of its answers"
                 self.boxes.pop(action.container, None)
             case "connect" if box:
                 assert action.network not in box.networks

@@ -28,10 +28,11 @@ from common import ROOT, cache_root
 from components import caddyfile, catalogue, engines, pins, proxy, routing, tensorzero
 from components.containers import NOBODY
 from components.gpu_memory import EDGE_RAM, PROXY_RAM, EngineKind, Load, both
+from offline.steps import cached, key_of
 from proxy.route import Limits
 from switch.shared import PROXY_PORT
 from tests.support.containers import put_files, remove_labelled, unpack
-from tests.support.project import docker, free_port
+from tests.support.project import docker, free_port, pid_of
 
 MODEL = "tiny"
 CONTEXT = 1024
@@ -39,7 +40,6 @@ CONTEXT = 1024
 MAX_BODY = 16 * 2**20
 HOLD_SECONDS = 30
 DOMAIN = "edge.test"
-WHEELS = ROOT / ".changeover" / "test-wheels"
 
 
 def eventually(true: Callable[[], object], seconds: float = 30, otherwise: str = "it did not happen") -> None:
@@ -67,19 +67,17 @@ def wheels() -> Path:
     lock = ROOT / "proxy/requirements.lock"
     machine = docker("version", "--format", "{{.Server.Arch}}").strip()
     platform = {"amd64": "x86_64", "arm64": "aarch64"}[machine]
-    folder = WHEELS / f"{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}-{platform}-compiled"
-    if not folder.exists():
-        new = folder.with_suffix(".new")
-        shutil.rmtree(new, ignore_errors=True)
+
+    def make(folder: Path, _: Path) -> None:
         command = [
-            *(str(ROOT / ".venv/bin/uv"), "pip", "install", "--quiet", "--target", str(new)),
+            *(str(ROOT / ".venv/bin/uv"), "pip", "install", "--quiet", "--target", str(folder)),
             *("--python-version", proxy.PYTHON, "--python-platform", f"{platform}-manylinux_2_28"),
             *("--only-binary", ":all:", "--require-hashes", "--no-deps", "--requirements", str(lock)),
         ]
         subprocess.run(command, check=True)
-        compileall.compile_dir(new, quiet=2)  # as in a deployment: a proxy that starts can't keep it
-        new.rename(folder)
-    return folder
+        compileall.compile_dir(folder, quiet=2)  # as in a deployment: a proxy that starts can't keep it
+
+    return cached("test-wheels", key_of(lock.read_bytes(), platform), make)
 
 
 @dataclass
@@ -355,8 +353,7 @@ class Way:
         """Kills the container's process, as nobody who uses Docker would: so it is started again, which this
         waits for."""
         eventually(lambda: self._pid(name), otherwise=f"{name} runs")
-        killed = self._pid(name)
-        os.kill(killed, signal.SIGKILL)
+        os.kill(killed := pid_of(self.container(name)), signal.SIGKILL)
         eventually(lambda: self._pid(name) not in (0, killed), otherwise=f"{name} is started again")
 
     def starts(self, name: str) -> tuple[int, bool]:
