@@ -263,7 +263,7 @@ def test_an_engine_that_is_killed_after_the_journal_was_cut_short_is_revived(pro
     wait(lambda: docker("inspect", "-f", "{{.State.StartedAt}}", serves) != started, 60, "it is not started")
     wait(project.settled, 60, "it is not gated")
     with load_on(project) as load:
-        load.wait_for_answers(6)
+        load.wait_for_answers(load.round)
     assert not load.bad, load.summary()
     assert project.live() == serves
     project.up()

@@ -131,7 +131,7 @@ def test_who_reaches_ollama_on_the_host_changes_nothing_of_its_models(project: P
         docker("restart", engine["Id"])
         outputs = project.outputs()
         with LoadGenerator(outputs["endpoint"], outputs["model"], clients=1) as load:
-            load.wait_for_answers(3)
+            load.wait_for_answers(load.round)
         assert not load.bad, load.summary()
         assert outputs["model"] == name
 
