@@ -43,7 +43,7 @@ def test_the_first_update_brings_three_hosts_and_the_second_one_changes_nothing(
 
 
 def test_every_node_has_a_host_and_no_pod_has_a_token(project: ClusterProject) -> None:
-    pods = [*project.pods("engine"), *project.pods("proxy")]
+    pods = [*project.pods("engine"), *project.pods("proxy"), *project.pods("weights")]
     assert {pod["spec"]["nodeName"] for pod in project.pods("engine")} == set(project.cluster.nodes)
     mounts = [
         mount["mountPath"]

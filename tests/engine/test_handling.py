@@ -20,7 +20,7 @@ import pytest
 
 from bench.stack import fast_project
 from tests.support.load import LoadGenerator, Outcome
-from tests.support.project import CommandFailed, Project, docker
+from tests.support.project import CommandFailed, Project, docker, pid_of
 from tests.support.switch_stack import wait
 
 pytestmark = pytest.mark.engine
@@ -227,7 +227,7 @@ def answers(project: Project) -> bool:
 
 
 def kill(name: str) -> None:
-    os.kill(int(docker("inspect", "-f", "{{.State.Pid}}", name)), signal.SIGKILL)
+    os.kill(pid_of(name), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,8 @@ def test_an_engine_that_is_killed_after_the_journal_was_cut_short_is_revived(pro
     wait(lambda: docker("inspect", "-f", "{{.State.StartedAt}}", serves) != started, 60, "it is not started")
     wait(project.settled, 60, "it is not gated")
     with load_on(project) as load:
-        load.wait_for_answers(6)
+        load.wait_for_answers(load.round)
+    assert not load.bad, load.summary()
     assert project.live() == serves
     project.up()
 

@@ -30,7 +30,7 @@ from stacks.blueprint import blueprint
 from stacks.settings import from_files
 from tests.support.load import LoadGenerator
 from tests.support.monitored import without_data
-from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings
+from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings, pid_of
 from tests.support.switch_stack import wait
 from tools import dashboard
 from traffic.load import HOUR
@@ -151,7 +151,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 def crash(container: str) -> None:
     """Ends its process as a fault does: Docker starts it again by its policy."""
-    os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", container)), signal.SIGKILL)
+    os.kill(pid_of(container), signal.SIGKILL)
 
 
 def test_a_monitor_is_deployed_beside_the_stack_and_changes_nothing_afterwards(watched: Watched) -> None:
@@ -170,7 +170,7 @@ def test_a_change_that_fails_is_an_alert_on_the_page_in_make_watch_and_at_the_re
     project = watched.project
     project.configure(engine="vllm", loadSeconds=1)
     try:
-        with pytest.raises(CommandFailed, match="serves"):
+        with pytest.raises(CommandFailed, match="was not ready after 1 s"):
             project.up()
     finally:
         project.configure(engine="ollama", loadSeconds=None)
@@ -207,6 +207,7 @@ def test_a_change_under_load_loses_nothing_while_the_monitor_is_killed(
         wait(lambda: watched.value(kept) == 3, 60, "the store does not have a series for each status")
         update = project.start("up", "--yes", "--skip-preview", log=log)
         wait(lambda: "loading" in log.read_text() or update.poll() is not None, 120)
+        assert update.poll() is None, log.read_text()
         for role in ("monitor", "alerts"):
             crash(watched.container(role))
         assert update.wait(timeout=300) == 0, log.read_text()

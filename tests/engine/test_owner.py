@@ -21,6 +21,7 @@ from tests.support.project import (
     free_port,
     offline_settings,
 )
+from tests.support.switch_stack import wait
 
 pytestmark = pytest.mark.engine
 
@@ -317,8 +318,9 @@ def volumes_of(container: str) -> list[str]:
 def test_killed_in_a_change_it_is_still_the_owners(owner: Project, tmp_path: Path) -> None:
     owner.configure(engine="vllm" if "-ollama-" in owner.live() else "ollama")
     process = owner.start(*UP, log=tmp_path / "log")
-    while "released" not in (tmp_path / "log").read_text():
-        assert process.poll() is None
+    log = tmp_path / "log"
+    wait(lambda: "released" in log.read_text() or process.poll() is not None, 120)
+    assert "released" in log.read_text() and process.poll() is None, log.read_text()
     process.kill()
     process.wait()
     owner.pulumi("cancel", "--yes")
