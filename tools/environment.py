@@ -47,11 +47,10 @@ def variables() -> dict[str, str]:
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(PASSPHRASE),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "PYTHONUTF8": "1",  # the program's texts are UTF-8, whatever the locale is
-        # Before a program runs, Pulumi would fetch the plugin of every package in .venv, AWS's too, and where
-        # that can't be had try again each time, for seconds. So it fetches what the program asks for.
+        # Before a program runs, Pulumi would look for the plugin of every package in .venv, AWS's too.
         "PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL": "true",
-        # a plugin that was built here must never be mixed with a downloaded one
-        **({"PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true"} if _built() else {}),
+        # It would fetch what a program asks for, and compare it with nothing. `install_plugins` does both.
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
     }
 
 
@@ -131,8 +130,8 @@ def install_tools() -> None:
     """Put the CLI of the pinned version into `.changeover`, from where it can be had.
 
     The first of: the vendor's CLI on PATH in the pinned version, the vendor's download, a build from
-    package registries. The last has the plugins with it; the vendor's CLI fetches one when a program asks for
-    it. What was chosen once stays, since a stack stays with the plugins that made it.
+    package registries. The last has the plugins with it. What was chosen once stays, since a stack stays with
+    the plugins that made it.
     """
     ready = (BIN / "pulumi").exists() and _version(BIN / "pulumi") == f"v{pins.PULUMI}"
     if ready and not _built():
@@ -156,6 +155,34 @@ def install_tools() -> None:
             link.symlink_to(program)
 
 
+def install_plugins(*stacks: str) -> None:
+    """Put the plugins that these stacks need beside the vendor's CLI; where the CLI was built they are there.
+
+    Raises StepFailed.
+    """
+    if _built():
+        return
+    # not at the top: it needs Pulumi
+    from tools.host import is_on_aws, is_on_cluster
+
+    names = ["command", "docker"]
+    names += ["aws"] if any(is_on_aws(stack) for stack in stacks) else []
+    names += ["kubernetes"] if any(is_on_cluster(stack) for stack in stacks) else []
+    plugins = {}
+    for name in names:
+        version = pins.PULUMI_PLUGINS[name]["version"]
+        folder, place = f"resource-{name}-v{version}", vendor.plugin(name)
+        if place is not None:
+            plugins[folder] = place
+        elif not (PULUMI_HOME / "plugins" / folder).is_dir():
+            raise StepFailed(
+                f"no SHA-256 of Pulumi's plugin for {name} {version} is known for {vendor.machine()}, so it "
+                f"is not fetched. If you take it as it comes, run: PULUMI_HOME={PULUMI_HOME} "
+                f"{BIN / 'pulumi'} plugin install resource {name} {version}"
+            )
+    offline.tools.install(offline.tools.Tools(bin=BIN, plugins=plugins), PULUMI_HOME)
+
+
 def _built() -> bool:
     """Whether the plugins of this checkout were built here and not downloaded."""
     return (PULUMI_HOME / "plugins" / f"resource-docker-v{pins.DOCKER_PLUGIN}" / "ORIGIN").exists()
@@ -163,11 +190,16 @@ def _built() -> bool:
 
 def _has_cluster() -> bool:
     """Whether a stack of this checkout is on a cluster."""
-    # not at the top: both need Pulumi
-    from stacks.settings import stacks
     from tools.host import is_on_cluster
 
-    return any(is_on_cluster(stack) for stack in stacks(ROOT))
+    return any(is_on_cluster(stack) for stack in _stacks())
+
+
+def _stacks() -> list[str]:
+    """All stacks of this checkout that have settings."""
+    from stacks.settings import stacks
+
+    return stacks(ROOT)
 
 
 def _version(program: Path) -> str:
@@ -187,16 +219,21 @@ def _vendor_on_path() -> Path | None:
 
 
 def cli() -> Path:
-    """The CLI of this checkout, set up first where a fresh clone has none. Raises StepFailed."""
-    program = BIN / "pulumi"
-    if not program.exists():
-        set_up()
+    """The CLI of this checkout with the plugins of the stack that is asked for, set up first where a fresh
+    clone has none. Raises StepFailed."""
+    program, stack = BIN / "pulumi", os.environ.get("STACK") or "local"
+    if program.exists():
+        install_plugins(stack)
+    else:
+        set_up(stack)
     return program
 
 
-def set_up() -> None:
-    """The CLI, its plugins and its surroundings in `.changeover`. Raises StepFailed."""
+def set_up(*stacks: str) -> None:
+    """The CLI, the plugins that these stacks need, and its surroundings in `.changeover`. Raises
+    StepFailed."""
     install_tools()
+    install_plugins(*stacks)
     write()
 
 
@@ -227,4 +264,4 @@ def _quoted(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main_guard(set_up)
+    main_guard(lambda: set_up(*_stacks()))

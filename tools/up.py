@@ -161,7 +161,7 @@ def prepare() -> None:
     if not on_aws:
         docker_engine.ensure()
         owner.look(STACK)  # before anything is fetched or built
-    environment.set_up()
+    environment.set_up(STACK)
     ensure_stack()
     if on_aws:
         keys(STACK)

@@ -1,4 +1,4 @@
-"""Pulumi's CLI as its vendor publishes it: downloaded once into the cache folder, and checked by its hash."""
+"""Pulumi's CLI and plugins as their vendor publishes them: each checked by its hash."""
 
 import hashlib
 import http.client
@@ -13,17 +13,23 @@ from common import StepFailed, cache_root, say, unpack
 from components import pins
 
 URL = "https://get.pulumi.com/releases/sdk"
+PLUGINS_URL = "https://api.pulumi.com/releases/plugins"
 SILENCE_SECONDS = 20
 """How long nothing may come, at first and in the middle."""
 SAY_SECONDS = 15
-MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 BROKE = (OSError, http.client.HTTPException)
 
 
+def machine() -> str:
+    """What the vendor calls a machine like this one, as in "linux-amd64"."""
+    processor = platform.machine().lower()
+    return f"{platform.system().lower()}-{MACHINES.get(processor, processor)}"
+
+
 def archive_name() -> str:
-    """What the vendor calls the archive for this machine; there may be none of that name."""
-    system, machine = platform.system().lower(), platform.machine().lower()
-    return f"pulumi-v{pins.PULUMI}-{system}-{MACHINES.get(machine, machine)}.tar.gz"
+    """What the vendor calls the archive of the CLI for this machine; there may be none of that name."""
+    return f"pulumi-v{pins.PULUMI}-{machine().replace('amd64', 'x64')}.tar.gz"
 
 
 def download() -> Path | None:
@@ -34,35 +40,58 @@ def download() -> Path | None:
     """
     name = archive_name()
     pinned = pins.PULUMI_ARCHIVES.get(name)
+    place = _unpacked(f"{URL}/{name}", pinned) if pinned else None
+    return place / "pulumi" if place else None
+
+
+def plugin(name: str) -> Path | None:
+    """The folder with the vendor's plugin; None where no archive is pinned for this machine.
+
+    Pulumi's own `plugin install --checksum` (3.259.0) does not do: where the last bytes and the end come at
+    once, as they do with HTTP/1.1, it forgets them, and refuses what is right.
+
+    Raises StepFailed where the vendor can't be reached, too.
+    """
+    version, pinned = pins.PULUMI_PLUGINS[name]["version"], pins.PULUMI_PLUGINS[name].get(machine())
     if pinned is None:
         return None
+    url = f"{PLUGINS_URL}/pulumi-resource-{name}-v{version}-{machine()}.tar.gz"
+    place = _unpacked(url, pinned)
+    if place is None:
+        raise StepFailed(f"{url} can't be reached, and nothing was changed. Run the command again")
+    return place
+
+
+def _unpacked(url: str, pinned: str) -> Path | None:
+    """The folder of the cache with what is in the archive at `url`; None if that can't be reached."""
     place = cache_root() / "pulumi-vendor" / pinned[:12]
-    if not place.is_dir():
-        try:
-            answer = urllib.request.urlopen(f"{URL}/{name}", timeout=SILENCE_SECONDS)
-        except BROKE:
-            return None
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with answer, tempfile.TemporaryDirectory(dir=place.parent) as work:
-            archive, content = Path(work, name), Path(work, "content")
-            found = _fetch(answer, archive)
-            if found != pinned:
-                raise StepFailed(
-                    f"{URL}/{name} is not the archive that components/pins.py names, and was thrown away: "
-                    f"its SHA-256 is {found}, not {pinned}. Something on the way changes downloads, or the "
-                    "vendor has replaced it. Run the command again; if it fails again, find out why"
-                )
-            with tarfile.open(archive) as packed:
-                unpack(packed, content)
-            if not place.is_dir():  # another process may have been quicker
-                content.rename(place)
-    return place / "pulumi"
+    if place.is_dir():
+        return place
+    try:
+        answer = urllib.request.urlopen(url, timeout=SILENCE_SECONDS)
+    except BROKE:
+        return None
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with answer, tempfile.TemporaryDirectory(dir=place.parent) as work:
+        archive, content = Path(work, "archive"), Path(work, "content")
+        found = _fetch(answer, url, archive)
+        if found != pinned:
+            raise StepFailed(
+                f"{url} is not the archive that components/pins.py names, and was thrown away: "
+                f"its SHA-256 is {found}, not {pinned}. Something on the way changes downloads, or the "
+                "vendor has replaced it. Run the command again; if it fails again, find out why"
+            )
+        with tarfile.open(archive) as packed:
+            unpack(packed, content)
+        if not place.is_dir():  # another process may have been quicker
+            content.rename(place)
+    return place
 
 
-def _fetch(answer: http.client.HTTPResponse, archive: Path) -> str:
+def _fetch(answer: http.client.HTTPResponse, url: str, archive: Path) -> str:
     """Write the answer's body to `archive` and return its SHA-256. Raises StepFailed where it breaks off."""
     whole = int(answer.headers.get("Content-Length") or 0)
-    say(f"Pulumi: downloading {archive.name} from its vendor ({whole / 1e6:.0f} MB)")
+    say(f"Pulumi: downloading {url.rpartition('/')[2]} from its vendor ({whole / 1e6:.0f} MB)")
     digest, got, said = hashlib.sha256(), 0, time.monotonic()
     with archive.open("wb") as out:
         try:
@@ -77,7 +106,7 @@ def _fetch(answer: http.client.HTTPResponse, archive: Path) -> str:
                 raise http.client.IncompleteRead(b"", whole - got)
         except BROKE as error:
             raise StepFailed(
-                f"the download of {URL}/{archive.name} broke off after {got / 1e6:.0f} MB ({error}), and was "
+                f"the download of {url} broke off after {got / 1e6:.0f} MB ({error}), and was "
                 "thrown away. Run the command again"
             ) from None
     return digest.hexdigest()

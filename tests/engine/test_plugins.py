@@ -1,28 +1,48 @@
-"""Which plugins Pulumi asks the network for, with either language host: they list every package in .venv."""
+"""Which plugins Pulumi asks the network for, and which of what it gets are taken."""
 
+import hashlib
+import io
+import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components import pins
 from tests.engine.test_command_plugin import Stack
-from tools import environment
+from tools import environment, vendor
 
 SKIP = "PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL"
+AUTOMATIC = "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"
+OVERRIDES = "PULUMI_PLUGIN_DOWNLOAD_URL_OVERRIDES"
 
 
 @pytest.fixture
 def asked() -> Iterator[tuple[list[str], dict[str, str]]]:
     """The paths that a place which has no plugin was asked for, and variables that make Pulumi ask it."""
+    with vendor_with(b"") as found:
+        yield found
+
+
+@contextmanager
+def vendor_with(archive: bytes) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """The same of a place that answers with this archive; without one it has none."""
     paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             paths.append(self.path)
-            self.send_error(404)
+            if not archive:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(archive)))
+            self.end_headers()
+            self.wfile.write(archive)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -32,8 +52,8 @@ def asked() -> Iterator[tuple[list[str], dict[str, str]]]:
     yield (
         paths,
         {
-            "PULUMI_PLUGIN_DOWNLOAD_URL_OVERRIDES": f".*=http://127.0.0.1:{server.server_address[1]}",
-            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "false",
+            OVERRIDES: f".*=http://127.0.0.1:{server.server_address[1]}",
+            AUTOMATIC: "false",
         },
     )
     server.shutdown()
@@ -53,3 +73,53 @@ def test_a_stack_without_aws_asks_for_no_plugin_for_aws(
     del stack.environment[SKIP]
     assert stack.run("preview").returncode == 0
     assert any("resource-aws" in path for path in paths), "without it Pulumi does: the variable is what helps"
+
+
+def test_pulumi_fetches_no_plugin_that_nobody_compares_with_a_hash(
+    tmp_path: Path, asked: tuple[list[str], dict[str, str]]
+) -> None:
+    environment.install_tools()
+    stack = Stack(tmp_path)
+    stack.declare(a={"create": "echo one"})
+    paths, elsewhere = asked
+    move(stack, tmp_path / "home")
+    stack.environment |= elsewhere
+    assert stack.run("preview").returncode != 0
+    assert any("resource-command" in path for path in paths), "without the variable Pulumi does"
+    paths.clear()
+    stack.environment |= {AUTOMATIC: environment.variables()[AUTOMATIC]}
+    assert stack.run("preview").returncode != 0
+    assert paths == []
+
+
+def test_a_plugin_as_its_vendor_packs_it_works_once_it_was_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment.install_tools()
+    stack = Stack(tmp_path)
+    name = f"resource-command-v{pins.COMMAND_PLUGIN}"
+    archive = packed(environment.PULUMI_HOME / "plugins" / name / "pulumi-resource-command")
+    pinned = {"version": pins.COMMAND_PLUGIN, vendor.machine(): hashlib.sha256(archive).hexdigest()}
+    monkeypatch.setattr(pins, "PULUMI_PLUGINS", {"command": pinned, "docker": pinned})
+    monkeypatch.setattr(environment, "PULUMI_HOME", tmp_path / "home")
+    monkeypatch.setenv("CHANGEOVER_CACHE", str(tmp_path / "cache"))
+    with vendor_with(archive) as (paths, elsewhere):
+        monkeypatch.setattr(vendor, "PLUGINS_URL", elsewhere[OVERRIDES].partition("=")[2])
+        environment.install_plugins()
+    assert paths == [f"/pulumi-{name}-{vendor.machine()}.tar.gz"]
+    move(stack, tmp_path / "home")
+    stack.up(a={"create": "echo one"})
+    assert stack.outputs()["a_stdout"] == "one"
+
+
+def move(stack: Stack, home: Path) -> None:
+    """Has Pulumi look for plugins elsewhere, where it also keeps which stack is selected."""
+    stack.environment["PULUMI_HOME"] = str(home)
+    assert stack.run("stack", "select", "test").returncode == 0
+
+
+def packed(program: Path) -> bytes:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:gz") as archive:
+        archive.add(program.resolve(), program.name)
+    return whole.getvalue()

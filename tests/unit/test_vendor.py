@@ -1,6 +1,7 @@
-"""The vendor's CLI: what is downloaded is what is pinned, or nothing stays of it."""
+"""The vendor's CLI and plugins: what is downloaded is what is pinned, or nothing stays of it."""
 
 import hashlib
+import importlib.metadata
 import io
 import re
 import shutil
@@ -22,6 +23,7 @@ ANSWER = """#!/bin/sh
 echo v{version}
 """
 Serve = Callable[..., list[str]]
+"""Takes an archive, or what gives one for a path."""
 
 
 def packed(version: str = pins.PULUMI) -> bytes:
@@ -58,17 +60,22 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     end = threading.Event()
 
     def serve(
-        body: bytes = ARCHIVE, *, status: int = 200, sent: int | None = None, silent: bool = False
+        body: bytes | Callable[[str], bytes] = ARCHIVE,
+        *,
+        status: int = 200,
+        sent: int | None = None,
+        silent: bool = False,
     ) -> list[str]:
         asked: list[str] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 asked.append(self.path)
+                answer = body if isinstance(body, bytes) else body(self.path)
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
-                self.wfile.write(body[:sent])
+                self.wfile.write(answer[:sent])
                 if silent:
                     end.wait()
 
@@ -77,7 +84,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 
         servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
         threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
-        monkeypatch.setattr(vendor, "URL", f"http://127.0.0.1:{servers[-1].server_address[1]}/sdk")
+        here = f"http://127.0.0.1:{servers[-1].server_address[1]}"
+        monkeypatch.setattr(vendor, "URL", f"{here}/sdk")
+        monkeypatch.setattr(vendor, "PLUGINS_URL", f"{here}/plugins")
         return asked
 
     yield serve
@@ -129,7 +138,7 @@ def test_the_archive_of_a_machine_is_pinned(
 
 
 def test_the_vendor_is_asked_over_tls() -> None:
-    assert vendor.URL.startswith("https://")
+    assert vendor.URL.startswith("https://") and vendor.PLUGINS_URL.startswith("https://")
 
 
 def test_a_fresh_checkout_gets_the_vendors_cli_and_downloads_it_once(
@@ -216,5 +225,119 @@ def test_where_the_vendors_cli_cannot_be_had_it_is_built(
     assert not cache.exists() or nothing_is_left(cache)
 
 
-def test_only_plugins_that_a_program_asks_for_are_fetched() -> None:
-    assert environment.variables()["PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL"] == "true"
+def test_pulumi_fetches_no_plugin_by_itself() -> None:
+    said = environment.variables()
+    assert said["PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL"] == "true"
+    assert said["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] == "true"
+
+
+def test_every_plugin_has_the_version_of_its_sdk_and_sums_of_its_own() -> None:
+    for name in ("aws", "command", "docker"):
+        assert importlib.metadata.version(f"pulumi-{name}") == pins.PULUMI_PLUGINS[name]["version"]
+    sums = [
+        each for plugin in pins.PULUMI_PLUGINS.values() for each in plugin.items() if each[0] != "version"
+    ]
+    assert {machine for machine, _ in sums} == {"darwin-amd64", "darwin-arm64", "linux-amd64", "linux-arm64"}
+    assert all(re.fullmatch("[0-9a-f]{64}", each) for _, each in sums)
+    assert len({each for _, each in sums}) == len(sums) == 14
+    for name, plugin in pins.PULUMI_PLUGINS.items():
+        assert {"linux-amd64", "linux-arm64", "darwin-arm64"} <= set(plugin), name
+
+
+PLUGIN = b"#!/bin/sh\n"
+
+
+def packed_plugin(name: str) -> bytes:
+    """An archive as the vendor's are laid out: the program, and what is said of it."""
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:gz") as archive:
+        for file in (f"pulumi-resource-{name}", "LICENSE"):
+            entry = tarfile.TarInfo(file)
+            entry.size, entry.mode = len(PLUGIN), 0o755
+            archive.addfile(entry, io.BytesIO(PLUGIN))
+    return whole.getvalue()
+
+
+@pytest.fixture
+def plugins(cache: Path, checkout: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A vendor that has all plugins as they are pinned; returns the paths that are asked for."""
+    archives = {name: packed_plugin(name) for name in pins.PULUMI_PLUGINS}
+    for name, archive in archives.items():
+        version = pins.PULUMI_PLUGINS[name]["version"]
+        pinned = {"version": version, vendor.machine(): hashlib.sha256(archive).hexdigest()}
+        monkeypatch.setitem(pins.PULUMI_PLUGINS, name, pinned)
+    return serve(lambda path: archives[path.split("-")[2]])
+
+
+def names(*plugins: str) -> list[str]:
+    return [f"resource-{name}-v{pins.PULUMI_PLUGINS[name]['version']}" for name in sorted(plugins)]
+
+
+def placed() -> list[str]:
+    return sorted(file.name for file in (environment.PULUMI_HOME / "plugins").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("stacks", "more"),
+    [((), ()), (("here",), ()), (("here", "cloud"), ("aws",)), (("fleet", "here"), ("kubernetes",))],
+)
+def test_the_plugins_that_the_stacks_need_are_fetched_once(
+    plugins: list[str], monkeypatch: pytest.MonkeyPatch, stacks: tuple[str, ...], more: tuple[str, ...]
+) -> None:
+    targets = {"here": "docker", "cloud": "aws", "fleet": "kubernetes"}
+    monkeypatch.setattr("tools.host._target", lambda stack, root: targets[stack])
+    for _ in range(2):
+        environment.install_plugins(*stacks)
+        assert placed() == names("command", "docker", *more)
+    for name in names("command", "docker", *more):
+        program = environment.PULUMI_HOME / "plugins" / name / f"pulumi-{name.rpartition('-v')[0]}"
+        assert program.read_bytes() == PLUGIN and program.stat().st_mode & 0o111
+    assert plugins == [
+        f"/plugins/pulumi-{name}-{vendor.machine()}.tar.gz"
+        for name in [*names("command"), *names("docker"), *names(*more)]
+    ]
+
+
+def test_a_plugin_that_pulumi_fetched_itself_gives_way_to_the_one_that_is_pinned(plugins: list[str]) -> None:
+    (before,) = names("docker")
+    place = environment.PULUMI_HOME / "plugins" / before
+    place.mkdir(parents=True)
+    (place / "pulumi-resource-docker").write_text("another")
+    place.with_name(f"{before}.partial").touch()
+    environment.install_plugins()
+    assert (place / "pulumi-resource-docker").read_bytes() == PLUGIN
+    assert placed() == names("command", "docker")
+
+
+def test_another_plugin_is_refused_and_nothing_of_it_is_left(
+    plugins: list[str], cache: Path, serve: Serve
+) -> None:
+    serve(packed_plugin("another"))
+    with pytest.raises(StepFailed, match=r"plugins/pulumi-resource-command-\S+ is not the archive that"):
+        environment.install_plugins()
+    assert nothing_is_left(cache) and not environment.PULUMI_HOME.exists()
+
+
+def test_a_plugin_that_cannot_be_had_ends_the_command(
+    plugins: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vendor, "PLUGINS_URL", "http://127.0.0.1:1/plugins")
+    with pytest.raises(
+        StepFailed, match=r"pulumi-resource-command\S+ can't be reached, .* Run the command again"
+    ):
+        environment.install_plugins()
+    assert nothing_is_left(cache)
+
+
+def test_where_no_sum_is_known_nothing_is_fetched_and_what_to_type_is_said(
+    plugins: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = pins.DOCKER_PLUGIN
+    monkeypatch.setitem(pins.PULUMI_PLUGINS, "docker", {"version": version})
+    with pytest.raises(
+        StepFailed, match=rf"{vendor.machine()}, .* plugin install resource docker {version}$"
+    ):
+        environment.install_plugins()
+    (environment.PULUMI_HOME / "plugins" / f"resource-docker-v{version}").mkdir(parents=True)
+    environment.install_plugins()
+    assert placed() == names("command", "docker") and len(plugins) == 1

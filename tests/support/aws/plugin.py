@@ -16,11 +16,12 @@ from google.protobuf import empty_pb2, json_format, struct_pb2  # type: ignore[i
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 from pulumi.runtime.rpc import UNKNOWN
 
+from components import pins
 from tests.support.aws import functions, rules, schema
 from tests.support.aws.resources import KINDS, ResourceKind, merged
 from tests.support.aws.schema import Json
 
-VERSION = "7.51.1"
+VERSION = pins.AWS_PLUGIN
 DEFAULTS = "__defaults"
 """The inputs that the plugin has chosen and not the program, as the published plugin keeps them."""
 Change = tuple[str, Any, Any]
