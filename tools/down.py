@@ -62,6 +62,26 @@ def _refuse_protected(stack: str) -> None:
         )
 
 
+def _refuse_locked(stack: str) -> None:
+    """Raises StepFailed while an update of the stack runs: what that has made is in no state yet, and would
+    pass for what an interrupted one left. Pulumi tells of its lock only where it takes it, so it refreshes
+    what is nothing but a name."""
+    name = f"urn:pulumi:{stack}::{PROJECT}::pulumi:pulumi:Stack::{PROJECT}-{stack}"
+    try:
+        pulumi(
+            *("refresh", "--yes", "--skip-preview", "--skip-pending-creates", "--suppress-outputs"),
+            *("--target", name, "--stack", stack),
+            capture=True,
+        )
+    except StepFailed as error:
+        if "currently locked" not in str(error):
+            raise
+        raise StepFailed(
+            f"an update of the stack `{stack}` runs, or was killed; nothing was changed. Wait for its end, "
+            f"or where it was killed, run: pulumi cancel --stack {stack}, and then this command again"
+        ) from error
+
+
 def down(stack: str = STACK) -> None:
     """Destroy `stack` and what an interrupted update left; `WEIGHTS=delete` takes the weights too.
 
@@ -98,6 +118,7 @@ def down(stack: str = STACK) -> None:
         )
     if known and not why:
         _refuse_protected(stack)
+        _refuse_locked(stack)
         if os.environ.get("WEIGHTS") != "delete" and _leave_history(stack):
             state = owner.state_of(stack)
         # what an interrupted update left would hold network and journal, and what is gone can't be deleted

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -227,6 +228,26 @@ def test_make_gc_asks_and_frees_what_nobody_needs_and_nothing_else(checkout: Pat
     assert "freed  weights vllm/left-over-00000000" in shell(checkout, "YES=1 make gc")
     text = shell(checkout, "make gc")
     assert "nothing to free" in text and "kept   weights ollama/tiny-" in text
+
+
+def test_make_down_changes_nothing_while_an_update_runs_or_was_killed(checkout: Path) -> None:
+    before = docker("ps", "--all", "--no-trunc", *FILTERS)
+    locks = checkout / ".changeover" / "state" / ".pulumi" / "locks"
+    update = support.start(
+        checkout, STACK, "source .venv/bin/activate && exec pulumi up --yes --skip-preview"
+    )
+    try:
+        wait(lambda: [*locks.rglob("*.json")] != [] or update.poll() is not None, 30)
+        os.kill(update.pid, signal.SIGSTOP)
+        text = shell(checkout, "make down", fails=True)
+        assert f"an update of the stack `{STACK}` runs, or was killed; nothing was changed" in text
+    finally:
+        update.kill()
+        update.wait()
+    assert "then this command again" in shell(checkout, "make down", fails=True)
+    assert docker("ps", "--all", "--no-trunc", *FILTERS) == before
+    shell(checkout, f"source .venv/bin/activate && pulumi cancel --yes --stack {STACK}")
+    shell(checkout, "make status")
 
 
 def test_clean_all_refuses_while_a_stack_exists(checkout: Path) -> None:

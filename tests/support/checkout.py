@@ -27,13 +27,21 @@ def checkout(folder: Path, stack: str, **settings: object) -> Path:
 
 def shell(checkout: Path, stack: str, line: str, *, fails: bool = False) -> str:
     """What a line prints in a shell that knows nothing of this test's own environment, on `stack`."""
+    with start(checkout, stack, line) as process:
+        said, _ = process.communicate()
+    assert (process.returncode != 0) is fails, said
+    return said
+
+
+def start(checkout: Path, stack: str, line: str) -> subprocess.Popen[str]:
+    """The same line, which has just begun."""
     keep = ("PATH", "HOME", "LANG", "DOCKER_HOST", "CHANGEOVER_CACHE", "IMAGES", "SSL_CERT_FILE")
     clean = {key: os.environ[key] for key in keep if key in os.environ}
     clean |= {key: value for key, value in os.environ.items() if key.startswith(("PIP_", "UV_"))}
     clean["PATH"] = os.pathsep.join(
         folder for folder in clean["PATH"].split(os.pathsep) if not folder.startswith(str(ROOT))
     )
-    done = subprocess.run(
+    return subprocess.Popen(
         ["bash", "-c", line],
         cwd=checkout,
         env={**clean, "STACK": stack},
@@ -41,7 +49,4 @@ def shell(checkout: Path, stack: str, line: str, *, fails: bool = False) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
     )
-    assert (done.returncode != 0) is fails, done.stdout
-    return done.stdout
