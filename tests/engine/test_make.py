@@ -231,21 +231,22 @@ def test_make_gc_asks_and_frees_what_nobody_needs_and_nothing_else(checkout: Pat
 
 
 def test_make_down_changes_nothing_while_an_update_runs_or_was_killed(checkout: Path) -> None:
-    before = docker("ps", "--all", "--no-trunc", *FILTERS)
+    def there() -> str:
+        return docker("ps", "--all", "--no-trunc", *FILTERS, "--format", "{{.ID}} {{.Names}} {{.State}}")
+
+    before = there()
     locks = checkout / ".changeover" / "state" / ".pulumi" / "locks"
-    update = support.start(
-        checkout, STACK, "source .venv/bin/activate && exec pulumi up --yes --skip-preview"
-    )
-    try:
-        wait(lambda: [*locks.rglob("*.json")] != [] or update.poll() is not None, 30)
-        os.kill(update.pid, signal.SIGSTOP)
-        text = shell(checkout, "make down", fails=True)
-        assert f"an update of the stack `{STACK}` runs, or was killed; nothing was changed" in text
-    finally:
-        update.kill()
-        update.wait()
-    assert "then this command again" in shell(checkout, "make down", fails=True)
-    assert docker("ps", "--all", "--no-trunc", *FILTERS) == before
+    line = "source .venv/bin/activate && exec pulumi up --yes --skip-preview"
+    with support.start(checkout, STACK, line) as update:
+        try:
+            wait(lambda: [*locks.rglob("*.json")] != [] or update.poll() is not None, 30)
+            os.kill(update.pid, signal.SIGSTOP)
+            text = shell(checkout, "make down", fails=True)
+            assert f"an update of the stack `{STACK}` runs, or was killed; nothing was changed" in text
+        finally:
+            update.kill()
+    assert f"pulumi cancel --stack {STACK}, and then" in shell(checkout, "make down", fails=True)
+    assert there() == before
     shell(checkout, f"source .venv/bin/activate && pulumi cancel --yes --stack {STACK}")
     shell(checkout, "make status")
 
