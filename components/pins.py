@@ -3,6 +3,7 @@
 No pulumi import: the offline builder and the rendering read it too.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 PULUMI = "3.259.0"
@@ -31,39 +32,63 @@ Its SDK is not used: objects are plain data. From 4.29.0 on the provider has to 
 AWS_PLUGIN = "7.48.0"
 """pulumi-aws: the newest of which sums are known."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """A plugin as its vendor packs it: the version, where it is, and the SHA-256 for each machine."""
+
+    version: str
+    url: str
+    archives: Mapping[str, str]
+
+
 PULUMI_PLUGINS = {
-    "aws": {
-        "version": AWS_PLUGIN,
-        "darwin-arm64": "feb46c695a128f2380170b75ba3af893ef61cb40e9d6fced5eca2624e63ee678",
-        "linux-amd64": "c3bb08298432f3e51d06e6b0aa2ec055b2fdd1b6e8bb26d02a646aea0e00115c",
-        "linux-arm64": "29d06df3c2ff6a56b8b048d93bfe9e36d6a9719f5f741d57968a6d24ebb2acfd",
-    },
-    "command": {
-        "version": COMMAND_PLUGIN,
-        "darwin-amd64": "27d46196895697a363a2cee96e6a3691eda70cd529fcb183e3b3e8c5cfd73617",
-        "darwin-arm64": "23818e0f6e20e4ac54ae4f69fbc80665fe35a197485dcb677303cb4185d4a6e0",
-        "linux-amd64": "71377999d1da39f54e94d9fe2950f6bb9a0a090a577094866373397dcad2e800",
-        "linux-arm64": "d294ee36cc97499bc8c5d7905c6affeb4b768af50c26d6aeaa9a8f38d06fa558",
-    },
-    "docker": {
-        "version": DOCKER_PLUGIN,
-        "darwin-arm64": "1baaa6648b21239ef7913fea20bdfaa1c632d12e706f5a8e424c52c0d7ad2fcc",
-        "linux-amd64": "cedc3247a844c12f5995c6908d593338454aed36829e0b789f00cdeb88ccbaea",
-        "linux-arm64": "21b823e5220e42506f364d5738c1a66300d0c691778c3943dcf83c7e46427182",
-    },
-    "kubernetes": {
-        "version": KUBERNETES_PLUGIN,
-        "darwin-amd64": "e5dffbef3525bb6f41c2b328afb471149c7396c263d2acd2ef2fab51d63d47f3",
-        "darwin-arm64": "566425b7767be7184d59c7ea151812c98426d7dab85f93c9c676c1dc9d488d91",
-        "linux-amd64": "6ea3d53c16a00c4d1017c4d109928d8f4801fd7cd978965cd43917561f3774b0",
-        "linux-arm64": "e4260240ed14bff6ed1a5a25a362311380ea1c072544fc262532b8197ea0725c",
-    },
+    "aws": Plugin(
+        version=AWS_PLUGIN,
+        url="https://api.pulumi.com/releases/plugins/pulumi-resource-aws-v{version}-{machine}.tar.gz",
+        archives={
+            "darwin-arm64": "feb46c695a128f2380170b75ba3af893ef61cb40e9d6fced5eca2624e63ee678",
+            "linux-amd64": "c3bb08298432f3e51d06e6b0aa2ec055b2fdd1b6e8bb26d02a646aea0e00115c",
+            "linux-arm64": "29d06df3c2ff6a56b8b048d93bfe9e36d6a9719f5f741d57968a6d24ebb2acfd",
+        },
+    ),
+    "command": Plugin(
+        version=COMMAND_PLUGIN,
+        url="https://github.com/pulumi/pulumi-command/releases/download/v{version}/"
+        "pulumi-resource-command-v{version}-{machine}.tar.gz",
+        archives={
+            "darwin-amd64": "27d46196895697a363a2cee96e6a3691eda70cd529fcb183e3b3e8c5cfd73617",
+            "darwin-arm64": "23818e0f6e20e4ac54ae4f69fbc80665fe35a197485dcb677303cb4185d4a6e0",
+            "linux-amd64": "71377999d1da39f54e94d9fe2950f6bb9a0a090a577094866373397dcad2e800",
+            "linux-arm64": "d294ee36cc97499bc8c5d7905c6affeb4b768af50c26d6aeaa9a8f38d06fa558",
+        },
+    ),
+    "docker": Plugin(
+        version=DOCKER_PLUGIN,
+        url="https://api.pulumi.com/releases/plugins/pulumi-resource-docker-v{version}-{machine}.tar.gz",
+        archives={
+            "darwin-arm64": "1baaa6648b21239ef7913fea20bdfaa1c632d12e706f5a8e424c52c0d7ad2fcc",
+            "linux-amd64": "cedc3247a844c12f5995c6908d593338454aed36829e0b789f00cdeb88ccbaea",
+            "linux-arm64": "21b823e5220e42506f364d5738c1a66300d0c691778c3943dcf83c7e46427182",
+        },
+    ),
+    "kubernetes": Plugin(
+        version=KUBERNETES_PLUGIN,
+        url="https://github.com/pulumi/pulumi-kubernetes/releases/download/v{version}/"
+        "pulumi-resource-kubernetes-v{version}-{machine}.tar.gz",
+        archives={
+            "darwin-amd64": "e5dffbef3525bb6f41c2b328afb471149c7396c263d2acd2ef2fab51d63d47f3",
+            "darwin-arm64": "566425b7767be7184d59c7ea151812c98426d7dab85f93c9c676c1dc9d488d91",
+            "linux-amd64": "6ea3d53c16a00c4d1017c4d109928d8f4801fd7cd978965cd43917561f3774b0",
+            "linux-arm64": "e4260240ed14bff6ed1a5a25a362311380ea1c072544fc262532b8197ea0725c",
+        },
+    ),
 }
-"""The vendor's archives of the plugins and their SHA-256, as public projects name them. aws and docker:
-nixpkgs, `pulumi-bin/data.nix` of Pulumi 3.267.0, in base 32 (repository wrbbz/nixpkgs, commit 2388372). The
-others: canton-network/splice, `nix/extra-pulumi-packages.nix`, commit 329e874; nixpkgs said the same of
-kubernetes. No archive could be downloaded here. What is missing is refused: nobody names sums of aws and
-docker for Macs with Intel's processors any more."""
+"""The archives that public projects download, and their SHA-256 as these say it. aws and docker: nixpkgs,
+`pulumi-bin/data.nix` of Pulumi 3.267.0, in base 32 (repository wrbbz/nixpkgs, commit 2388372). The others:
+canton-network/splice, `nix/extra-pulumi-packages.nix`, commit 329e874; nixpkgs said the same of kubernetes.
+No archive could be downloaded here. Nobody names sums of aws and docker for Macs with Intel's processors any
+more."""
 
 DRIVER = 580
 """NVIDIA driver that the host needs at least: vLLM's image is built for CUDA 13. Ollama needs 550."""

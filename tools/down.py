@@ -64,22 +64,20 @@ def _refuse_protected(stack: str) -> None:
 
 def _refuse_locked(stack: str) -> None:
     """Raises StepFailed while an update of the stack runs: what that has made is in no state yet, and would
-    pass for what an interrupted one left. Pulumi tells of its lock only where it takes it, so it refreshes
-    what is nothing but a name."""
-    name = f"urn:pulumi:{stack}::{PROJECT}::pulumi:pulumi:Stack::{PROJECT}-{stack}"
+    pass for what an interrupted one left.
+
+    Pulumi tells of its lock only where it takes it. It takes it before it finds that there is nothing of this
+    name to destroy.
+    """
+    nothing = f"urn:pulumi:{stack}::{PROJECT}::{PROJECT}:none::none"
     try:
-        pulumi(
-            *("refresh", "--yes", "--skip-preview", "--skip-pending-creates", "--suppress-outputs"),
-            *("--target", name, "--stack", stack),
-            capture=True,
-        )
+        pulumi("destroy", "--yes", "--skip-preview", "--target", nothing, "--stack", stack, capture=True)
     except StepFailed as error:
-        if "currently locked" not in str(error):
-            raise
-        raise StepFailed(
-            f"an update of the stack `{stack}` runs, or was killed; nothing was changed. Wait for its end, "
-            f"or where it was killed, run: pulumi cancel --stack {stack}, and then this command again"
-        ) from error
+        if "currently locked" in str(error):
+            raise StepFailed(
+                f"an update of the stack `{stack}` runs, or was killed; nothing was changed. Wait for its "
+                f"end, or if it was killed, run: pulumi cancel --stack {stack}, and then this command again"
+            ) from error
 
 
 def down(stack: str = STACK) -> None:
@@ -119,6 +117,7 @@ def down(stack: str = STACK) -> None:
     if known and not why:
         _refuse_protected(stack)
         _refuse_locked(stack)
+        state, host = owner.state_of(stack), owner.found(stack)  # an update may have ended since
         if os.environ.get("WEIGHTS") != "delete" and _leave_history(stack):
             state = owner.state_of(stack)
         # what an interrupted update left would hold network and journal, and what is gone can't be deleted

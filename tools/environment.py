@@ -26,6 +26,8 @@ PASSPHRASE = HOME / "passphrase"
 ENV_FILE = HOME / "env.sh"
 BACKEND = "CHANGEOVER_BACKEND"
 """Variable that names another place for the state than this checkout, such as a bucket."""
+ASK_FOR_PLUGINS = ("destroy", "preview", "refresh", "up")
+"""What Pulumi does by its plugins."""
 
 
 def backend_in(folder: Path) -> str:
@@ -47,10 +49,11 @@ def variables() -> dict[str, str]:
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(PASSPHRASE),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "PYTHONUTF8": "1",  # the program's texts are UTF-8, whatever the locale is
-        # Before a program runs, Pulumi would look for the plugin of every package in .venv, AWS's too.
+        # Before a program runs, Pulumi would fetch the plugin of every package in .venv, AWS's too, and where
+        # that can't be had try again each time, for seconds. So it looks for what the program asks for.
         "PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL": "true",
-        # It would fetch what a program asks for, and compare it with nothing. `install_plugins` does both.
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        # a plugin that was built here must never be mixed with a downloaded one
+        **({"PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true"} if _built() else {}),
     }
 
 
@@ -74,8 +77,11 @@ def pulumi(
     """
     if words[:1] == ("up",):
         end_left()
+    program = cli()
+    if words[0] in ASK_FOR_PLUGINS and "--stack" in words:
+        install_plugins(words[words.index("--stack") + 1])
     with subprocess.Popen(
-        [cli(), *words],
+        [program, *words],
         cwd=cwd,
         env=environment or process_environment(),
         stdin=subprocess.PIPE,
@@ -155,10 +161,12 @@ def install_tools() -> None:
             link.symlink_to(program)
 
 
-def install_plugins(*stacks: str) -> None:
-    """Put the plugins that these stacks need beside the vendor's CLI; where the CLI was built they are there.
+def install_plugins(stack: str) -> None:
+    """Put the plugins that a stack's program asks for beside the vendor's CLI; where that was built they are
+    there.
 
-    Raises StepFailed.
+    Pulumi fetches a plugin that is not there, and compares it with nothing. So it does with what a state asks
+    for in another version, and where no sum is known for this machine. Raises StepFailed.
     """
     if _built():
         return
@@ -166,20 +174,15 @@ def install_plugins(*stacks: str) -> None:
     from tools.host import is_on_aws, is_on_cluster
 
     names = ["command", "docker"]
-    names += ["aws"] if any(is_on_aws(stack) for stack in stacks) else []
-    names += ["kubernetes"] if any(is_on_cluster(stack) for stack in stacks) else []
+    names += ["aws"] if is_on_aws(stack) else []
+    names += ["kubernetes"] if is_on_cluster(stack) else []
     plugins = {}
     for name in names:
-        version = pins.PULUMI_PLUGINS[name]["version"]
-        folder, place = f"resource-{name}-v{version}", vendor.plugin(name)
-        if place is not None:
-            plugins[folder] = place
-        elif not (PULUMI_HOME / "plugins" / folder).is_dir():
-            raise StepFailed(
-                f"no SHA-256 of Pulumi's plugin for {name} {version} is known for {vendor.machine()}, so it "
-                f"is not fetched. If you take it as it comes, run: PULUMI_HOME={PULUMI_HOME} "
-                f"{BIN / 'pulumi'} plugin install resource {name} {version}"
-            )
+        plugin = pins.PULUMI_PLUGINS[name]
+        if (place := vendor.plugin(plugin)) is not None:
+            plugins[f"resource-{name}-v{plugin.version}"] = place
+        else:
+            say(f"Pulumi: no SHA-256 of its plugin for {name} is known for {vendor.machine()}; it fetches it")
     offline.tools.install(offline.tools.Tools(bin=BIN, plugins=plugins), PULUMI_HOME)
 
 
@@ -190,16 +193,11 @@ def _built() -> bool:
 
 def _has_cluster() -> bool:
     """Whether a stack of this checkout is on a cluster."""
+    # not at the top: both need Pulumi
+    from stacks.settings import stacks
     from tools.host import is_on_cluster
 
-    return any(is_on_cluster(stack) for stack in _stacks())
-
-
-def _stacks() -> list[str]:
-    """All stacks of this checkout that have settings."""
-    from stacks.settings import stacks
-
-    return stacks(ROOT)
+    return any(is_on_cluster(stack) for stack in stacks(ROOT))
 
 
 def _version(program: Path) -> str:
@@ -219,21 +217,18 @@ def _vendor_on_path() -> Path | None:
 
 
 def cli() -> Path:
-    """The CLI of this checkout with the plugins of the stack that is asked for, set up first where a fresh
-    clone has none. Raises StepFailed."""
-    program, stack = BIN / "pulumi", os.environ.get("STACK") or "local"
-    if program.exists():
-        install_plugins(stack)
-    else:
-        set_up(stack)
+    """The CLI of this checkout, set up first where a fresh clone has none. Raises StepFailed."""
+    program = BIN / "pulumi"
+    if not program.exists():
+        set_up()
     return program
 
 
-def set_up(*stacks: str) -> None:
-    """The CLI, the plugins that these stacks need, and its surroundings in `.changeover`. Raises
-    StepFailed."""
+def set_up(stack: str | None = None) -> None:
+    """The CLI, the plugins of a stack, and its surroundings in `.changeover`. Raises StepFailed."""
     install_tools()
-    install_plugins(*stacks)
+    if stack is not None:
+        install_plugins(stack)
     write()
 
 
@@ -264,4 +259,4 @@ def _quoted(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main_guard(lambda: set_up(*_stacks()))
+    main_guard(lambda: set_up(os.environ.get("STACK") or "local"))

@@ -126,10 +126,12 @@ def events_of(
 ) -> list[str]:
     """The engine's JSON events of a preview of `stack`, a line each. Raises StepFailed."""
     words = ["preview", "--json", "--stack", stack, "--non-interactive"]
+    program = environment.cli()
+    environment.install_plugins(stack)
 
     def preview(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [environment.cli(), *words, *more],
+            [program, *words, *more],
             cwd=root,
             env={
                 **(env or environment.process_environment()),

@@ -13,7 +13,6 @@ from common import StepFailed, cache_root, say, unpack
 from components import pins
 
 URL = "https://get.pulumi.com/releases/sdk"
-PLUGINS_URL = "https://api.pulumi.com/releases/plugins"
 SILENCE_SECONDS = 20
 """How long nothing may come, at first and in the middle."""
 SAY_SECONDS = 15
@@ -40,11 +39,15 @@ def download() -> Path | None:
     """
     name = archive_name()
     pinned = pins.PULUMI_ARCHIVES.get(name)
-    place = _unpacked(f"{URL}/{name}", pinned) if pinned else None
-    return place / "pulumi" if place else None
+    if pinned is None:
+        return None
+    try:
+        return _unpacked(f"{URL}/{name}", pinned) / "pulumi"
+    except BROKE:
+        return None
 
 
-def plugin(name: str) -> Path | None:
+def plugin(wanted: pins.Plugin) -> Path | None:
     """The folder with the vendor's plugin; None where no archive is pinned for this machine.
 
     Pulumi's own `plugin install --checksum` (3.259.0) does not do: where the last bytes and the end come at
@@ -52,25 +55,23 @@ def plugin(name: str) -> Path | None:
 
     Raises StepFailed where the vendor can't be reached, too.
     """
-    version, pinned = pins.PULUMI_PLUGINS[name]["version"], pins.PULUMI_PLUGINS[name].get(machine())
+    pinned = wanted.archives.get(machine())
     if pinned is None:
         return None
-    url = f"{PLUGINS_URL}/pulumi-resource-{name}-v{version}-{machine()}.tar.gz"
-    place = _unpacked(url, pinned)
-    if place is None:
-        raise StepFailed(f"{url} can't be reached, and nothing was changed. Run the command again")
-    return place
+    url = wanted.url.format(version=wanted.version, machine=machine())
+    try:
+        return _unpacked(url, pinned)
+    except BROKE as error:
+        raise StepFailed(f"{url} can't be reached: {error}. Run the command again") from None
 
 
-def _unpacked(url: str, pinned: str) -> Path | None:
-    """The folder of the cache with what is in the archive at `url`; None if that can't be reached."""
+def _unpacked(url: str, pinned: str) -> Path:
+    """The folder of the cache with what is in the archive at `url`. Raises one of BROKE where that can't be
+    reached, and StepFailed where it breaks off or is another one."""
     place = cache_root() / "pulumi-vendor" / pinned[:12]
     if place.is_dir():
         return place
-    try:
-        answer = urllib.request.urlopen(url, timeout=SILENCE_SECONDS)
-    except BROKE:
-        return None
+    answer = urllib.request.urlopen(url, timeout=SILENCE_SECONDS)
     place.parent.mkdir(parents=True, exist_ok=True)
     with answer, tempfile.TemporaryDirectory(dir=place.parent) as work:
         archive, content = Path(work, "archive"), Path(work, "content")

@@ -75,23 +75,6 @@ def test_a_stack_without_aws_asks_for_no_plugin_for_aws(
     assert any("resource-aws" in path for path in paths), "without it Pulumi does: the variable is what helps"
 
 
-def test_pulumi_fetches_no_plugin_that_nobody_compares_with_a_hash(
-    tmp_path: Path, asked: tuple[list[str], dict[str, str]]
-) -> None:
-    environment.install_tools()
-    stack = Stack(tmp_path)
-    stack.declare(a={"create": "echo one"})
-    paths, elsewhere = asked
-    move(stack, tmp_path / "home")
-    stack.environment |= elsewhere
-    assert stack.run("preview").returncode != 0
-    assert any("resource-command" in path for path in paths), "without the variable Pulumi does"
-    paths.clear()
-    stack.environment |= {AUTOMATIC: environment.variables()[AUTOMATIC]}
-    assert stack.run("preview").returncode != 0
-    assert paths == []
-
-
 def test_a_plugin_as_its_vendor_packs_it_works_once_it_was_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,14 +82,17 @@ def test_a_plugin_as_its_vendor_packs_it_works_once_it_was_compared(
     stack = Stack(tmp_path)
     name = f"resource-command-v{pins.COMMAND_PLUGIN}"
     archive = packed(environment.PULUMI_HOME / "plugins" / name / "pulumi-resource-command")
-    pinned = {"version": pins.COMMAND_PLUGIN, vendor.machine(): hashlib.sha256(archive).hexdigest()}
-    monkeypatch.setattr(pins, "PULUMI_PLUGINS", {"command": pinned, "docker": pinned})
     monkeypatch.setattr(environment, "PULUMI_HOME", tmp_path / "home")
     monkeypatch.setenv("CHANGEOVER_CACHE", str(tmp_path / "cache"))
     with vendor_with(archive) as (paths, elsewhere):
-        monkeypatch.setattr(vendor, "PLUGINS_URL", elsewhere[OVERRIDES].partition("=")[2])
-        environment.install_plugins()
-    assert paths == [f"/pulumi-{name}-{vendor.machine()}.tar.gz"]
+        pinned = pins.Plugin(
+            version=pins.COMMAND_PLUGIN,
+            url=elsewhere[OVERRIDES].partition("=")[2] + "/{version}-{machine}",
+            archives={vendor.machine(): hashlib.sha256(archive).hexdigest()},
+        )
+        monkeypatch.setattr(pins, "PULUMI_PLUGINS", {"command": pinned, "docker": pinned})
+        environment.install_plugins("local")
+    assert paths == [f"/{pins.COMMAND_PLUGIN}-{vendor.machine()}"]
     move(stack, tmp_path / "home")
     stack.up(a={"create": "echo one"})
     assert stack.outputs()["a_stdout"] == "one"

@@ -1,5 +1,6 @@
-"""What `make down` does with containers that are not the stack's."""
+"""What `make down` does with containers that are not the stack's, and with a stack that is being updated."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,23 @@ def test_the_state_in_this_folder_stays_while_it_has_a_stack_though_another_plac
     ):
         down.clean_all()
     assert file.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ("the stack is currently locked by 1 lock(s)", True),
+        ("no resource named 'urn:pulumi:local' found", False),
+        ("targets specified, but snapshot was nil", False),
+    ],
+)
+def test_only_a_stack_that_is_locked_is_refused(
+    monkeypatch: pytest.MonkeyPatch, said: str, refused: bool
+) -> None:
+    def pulumi(*words: str, capture: bool) -> str:
+        assert "--target" in words, "everything would go"
+        raise StepFailed(f"`pulumi {' '.join(words)}` exited 255:\nerror: {said}")
+
+    monkeypatch.setattr(down, "pulumi", pulumi)
+    with pytest.raises(StepFailed, match="pulumi cancel --stack local") if refused else nullcontext():
+        down._refuse_locked("local")

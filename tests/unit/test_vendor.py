@@ -1,5 +1,6 @@
 """The vendor's CLI and plugins: what is downloaded is what is pinned, or nothing stays of it."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import io
@@ -84,9 +85,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 
         servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
         threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
-        here = f"http://127.0.0.1:{servers[-1].server_address[1]}"
-        monkeypatch.setattr(vendor, "URL", f"{here}/sdk")
-        monkeypatch.setattr(vendor, "PLUGINS_URL", f"{here}/plugins")
+        monkeypatch.setattr(vendor, "URL", f"http://127.0.0.1:{servers[-1].server_address[1]}/sdk")
         return asked
 
     yield serve
@@ -138,7 +137,7 @@ def test_the_archive_of_a_machine_is_pinned(
 
 
 def test_the_vendor_is_asked_over_tls() -> None:
-    assert vendor.URL.startswith("https://") and vendor.PLUGINS_URL.startswith("https://")
+    assert vendor.URL.startswith("https://")
 
 
 def test_a_fresh_checkout_gets_the_vendors_cli_and_downloads_it_once(
@@ -225,23 +224,21 @@ def test_where_the_vendors_cli_cannot_be_had_it_is_built(
     assert not cache.exists() or nothing_is_left(cache)
 
 
-def test_pulumi_fetches_no_plugin_by_itself() -> None:
-    said = environment.variables()
-    assert said["PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL"] == "true"
-    assert said["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] == "true"
+def test_only_plugins_that_a_program_asks_for_are_fetched() -> None:
+    assert environment.variables()["PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL"] == "true"
 
 
 def test_every_plugin_has_the_version_of_its_sdk_and_sums_of_its_own() -> None:
     for name in ("aws", "command", "docker"):
-        assert importlib.metadata.version(f"pulumi-{name}") == pins.PULUMI_PLUGINS[name]["version"]
-    sums = [
-        each for plugin in pins.PULUMI_PLUGINS.values() for each in plugin.items() if each[0] != "version"
-    ]
-    assert {machine for machine, _ in sums} == {"darwin-amd64", "darwin-arm64", "linux-amd64", "linux-arm64"}
-    assert all(re.fullmatch("[0-9a-f]{64}", each) for _, each in sums)
-    assert len({each for _, each in sums}) == len(sums) == 14
+        assert importlib.metadata.version(f"pulumi-{name}") == pins.PULUMI_PLUGINS[name].version
+    sums = [each for plugin in pins.PULUMI_PLUGINS.values() for each in plugin.archives.values()]
+    assert all(re.fullmatch("[0-9a-f]{64}", each) for each in sums)
+    assert len(set(sums)) == len(sums) == 14
     for name, plugin in pins.PULUMI_PLUGINS.items():
-        assert {"linux-amd64", "linux-arm64", "darwin-arm64"} <= set(plugin), name
+        assert {"linux-amd64", "linux-arm64", "darwin-arm64"} <= set(plugin.archives), name
+        url = plugin.url.format(version="1.2.3", machine="linux-amd64")
+        assert url.startswith("https://")
+        assert url.endswith(f"/pulumi-resource-{name}-v1.2.3-linux-amd64.tar.gz")
 
 
 PLUGIN = b"#!/bin/sh\n"
@@ -260,42 +257,63 @@ def packed_plugin(name: str) -> bytes:
 
 @pytest.fixture
 def plugins(cache: Path, checkout: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A vendor that has all plugins as they are pinned; returns the paths that are asked for."""
+    """A vendor that has all plugins as they are pinned, and two stacks beside `local`; returns the paths that
+    are asked for."""
+    targets = {"local": "docker", "cloud": "aws", "fleet": "kubernetes"}
+    monkeypatch.setattr("tools.host._target", lambda stack, root: targets[stack])
     archives = {name: packed_plugin(name) for name in pins.PULUMI_PLUGINS}
+    asked = serve(lambda path: archives[path.split("-")[2]])
+    here = vendor.URL.removesuffix("/sdk")
     for name, archive in archives.items():
-        version = pins.PULUMI_PLUGINS[name]["version"]
-        pinned = {"version": version, vendor.machine(): hashlib.sha256(archive).hexdigest()}
-        monkeypatch.setitem(pins.PULUMI_PLUGINS, name, pinned)
-    return serve(lambda path: archives[path.split("-")[2]])
+        plugin = pins.Plugin(
+            version=pins.PULUMI_PLUGINS[name].version,
+            url=here + "/pulumi-resource-" + name + "-v{version}-{machine}.tar.gz",
+            archives={vendor.machine(): hashlib.sha256(archive).hexdigest()},
+        )
+        monkeypatch.setitem(pins.PULUMI_PLUGINS, name, plugin)
+    return asked
 
 
 def names(*plugins: str) -> list[str]:
-    return [f"resource-{name}-v{pins.PULUMI_PLUGINS[name]['version']}" for name in sorted(plugins)]
+    return [f"resource-{name}-v{pins.PULUMI_PLUGINS[name].version}" for name in sorted(plugins)]
 
 
 def placed() -> list[str]:
     return sorted(file.name for file in (environment.PULUMI_HOME / "plugins").iterdir())
 
 
-@pytest.mark.parametrize(
-    ("stacks", "more"),
-    [((), ()), (("here",), ()), (("here", "cloud"), ("aws",)), (("fleet", "here"), ("kubernetes",))],
-)
-def test_the_plugins_that_the_stacks_need_are_fetched_once(
-    plugins: list[str], monkeypatch: pytest.MonkeyPatch, stacks: tuple[str, ...], more: tuple[str, ...]
+@pytest.mark.parametrize(("stack", "more"), [("local", []), ("cloud", ["aws"]), ("fleet", ["kubernetes"])])
+def test_the_plugins_that_a_stack_needs_are_fetched_once(
+    plugins: list[str], stack: str, more: list[str]
 ) -> None:
-    targets = {"here": "docker", "cloud": "aws", "fleet": "kubernetes"}
-    monkeypatch.setattr("tools.host._target", lambda stack, root: targets[stack])
     for _ in range(2):
-        environment.install_plugins(*stacks)
+        environment.install_plugins(stack)
         assert placed() == names("command", "docker", *more)
     for name in names("command", "docker", *more):
         program = environment.PULUMI_HOME / "plugins" / name / f"pulumi-{name.rpartition('-v')[0]}"
         assert program.read_bytes() == PLUGIN and program.stat().st_mode & 0o111
     assert plugins == [
-        f"/plugins/pulumi-{name}-{vendor.machine()}.tar.gz"
-        for name in [*names("command"), *names("docker"), *names(*more)]
+        f"/pulumi-{name}-{vendor.machine()}.tar.gz" for name in [*names("command", "docker"), *names(*more)]
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "fetched"),
+    [
+        (("preview", "--stack", "cloud"), ["aws", "command", "docker"]),
+        (("destroy", "--yes", "--stack", "local"), ["command", "docker"]),
+        (("stack", "ls", "--json"), []),
+        (("stack", "export", "--stack", "cloud"), []),
+    ],
+)
+def test_they_are_there_before_pulumi_needs_them(
+    plugins: list[str], words: tuple[str, ...], fetched: list[str]
+) -> None:
+    environment.BIN.mkdir(parents=True)
+    program = environment.BIN / "pulumi"
+    program.write_text(f"#!/bin/sh\nls {environment.PULUMI_HOME}/plugins 2>/dev/null\nexit 0\n")
+    program.chmod(0o755)
+    assert environment.pulumi(*words, capture=True).split() == names(*fetched)
 
 
 def test_a_plugin_that_pulumi_fetched_itself_gives_way_to_the_one_that_is_pinned(plugins: list[str]) -> None:
@@ -304,40 +322,36 @@ def test_a_plugin_that_pulumi_fetched_itself_gives_way_to_the_one_that_is_pinned
     place.mkdir(parents=True)
     (place / "pulumi-resource-docker").write_text("another")
     place.with_name(f"{before}.partial").touch()
-    environment.install_plugins()
+    environment.install_plugins("local")
     assert (place / "pulumi-resource-docker").read_bytes() == PLUGIN
     assert placed() == names("command", "docker")
 
 
 def test_another_plugin_is_refused_and_nothing_of_it_is_left(
-    plugins: list[str], cache: Path, serve: Serve
+    plugins: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serve(packed_plugin("another"))
-    with pytest.raises(StepFailed, match=r"plugins/pulumi-resource-command-\S+ is not the archive that"):
-        environment.install_plugins()
+    pinned = dataclasses.replace(pins.PULUMI_PLUGINS["command"], archives={vendor.machine(): "0" * 64})
+    monkeypatch.setitem(pins.PULUMI_PLUGINS, "command", pinned)
+    with pytest.raises(StepFailed, match=r"/pulumi-resource-command-\S+ is not the archive that"):
+        environment.install_plugins("local")
     assert nothing_is_left(cache) and not environment.PULUMI_HOME.exists()
 
 
-def test_a_plugin_that_cannot_be_had_ends_the_command(
+def test_a_plugin_that_cannot_be_had_ends_the_command_and_says_why(
     plugins: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vendor, "PLUGINS_URL", "http://127.0.0.1:1/plugins")
-    with pytest.raises(
-        StepFailed, match=r"pulumi-resource-command\S+ can't be reached, .* Run the command again"
-    ):
-        environment.install_plugins()
+    away = dataclasses.replace(pins.PULUMI_PLUGINS["command"], url="http://127.0.0.1:1/{version}{machine}")
+    monkeypatch.setitem(pins.PULUMI_PLUGINS, "command", away)
+    with pytest.raises(StepFailed, match=r"can't be reached: .*refused.* Run the command again"):
+        environment.install_plugins("local")
     assert nothing_is_left(cache)
 
 
-def test_where_no_sum_is_known_nothing_is_fetched_and_what_to_type_is_said(
-    plugins: list[str], monkeypatch: pytest.MonkeyPatch
+def test_where_no_sum_is_known_it_is_said_that_pulumi_fetches_the_plugin(
+    plugins: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    version = pins.DOCKER_PLUGIN
-    monkeypatch.setitem(pins.PULUMI_PLUGINS, "docker", {"version": version})
-    with pytest.raises(
-        StepFailed, match=rf"{vendor.machine()}, .* plugin install resource docker {version}$"
-    ):
-        environment.install_plugins()
-    (environment.PULUMI_HOME / "plugins" / f"resource-docker-v{version}").mkdir(parents=True)
-    environment.install_plugins()
-    assert placed() == names("command", "docker") and len(plugins) == 1
+    unknown = dataclasses.replace(pins.PULUMI_PLUGINS["docker"], archives={})
+    monkeypatch.setitem(pins.PULUMI_PLUGINS, "docker", unknown)
+    environment.install_plugins("local")
+    assert f"its plugin for docker is known for {vendor.machine()}; it fetches it" in capsys.readouterr().out
+    assert placed() == names("command")
