@@ -4,6 +4,7 @@ They are data, in `models.toml`; here is what an entry can say, and what makes o
 model by its name.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -28,23 +29,27 @@ than they take."""
 
 @dataclass(frozen=True, kw_only=True)
 class OllamaTag:
-    """A model in Ollama's library. `size` is the download in bytes, as its library page states it."""
+    """A model in Ollama's library. `size` is the download in bytes, as its library page states it. `sha256`
+    is that of the layer with its weights; empty: not known."""
 
     tag: str
     quantization: Quantization
     size: int
     verified: bool = False
+    sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceRepository:
-    """A repository on the Hugging Face hub at a revision. `size` is the download in bytes."""
+    """A repository on the Hugging Face hub at a revision. `size` is the download in bytes. `sha256` is that
+    of what `sha256sum *.safetensors` says of its weights; empty: not known."""
 
     repository: str
     revision: str
     quantization: Quantization
     size: int
     verified: bool = False
+    sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +269,11 @@ def problems(model: Model) -> list[str]:
             f"{engine}: the size is {each.size} bytes, and must be at least 1"
             for each in sources
             if each.size < 1
+        ]
+        found += [
+            f"{engine}: {each.sha256!r} is no SHA-256, which is 64 digits from 0 to f"
+            for each in sources
+            if not isinstance(each, Folder) and not re.fullmatch("([0-9a-f]{64})?", each.sha256)
         ]
     return found
 

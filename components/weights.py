@@ -45,7 +45,8 @@ class Weights:
 
 
 def _folder(kind: EngineKind, model: Model, source: OllamaSource | VllmSource) -> str:
-    content = json.dumps([kind, model.name, type(source).__name__, asdict(source)], sort_keys=True)
+    said = {key: each for key, each in asdict(source).items() if (key, each) != ("sha256", "")}
+    content = json.dumps([kind, model.name, type(source).__name__, said], sort_keys=True)
     return naming.folder(model.name, hashlib.sha256(content.encode()).hexdigest()[:8])
 
 
@@ -64,6 +65,8 @@ def for_ollama(model: Model, quantization: Quantization | None = None) -> Weight
         )
     else:
         create = program("ollama_pull", TAG=quote(source.tag), MODEL=quote(model.name))
+        if source.sha256:
+            create += "\n" + program("ollama_compare", PLACE=place, SUM=source.sha256)
         upload, need, words = None, source.size, f"ollama pull {source.tag}"
     return Weights(
         kind="ollama",
@@ -94,10 +97,11 @@ def for_vllm(model: Model, quantization: Quantization | None = None) -> Weights:
         "from huggingface_hub import snapshot_download; "
         f"snapshot_download({source.repository!r}, revision={source.revision!r}, local_dir={place!r})"
     )
+    compare = [program("vllm_compare", PLACE=place, SUM=source.sha256)] if source.sha256 else []
     return Weights(
         kind="vllm",
         folder=folder,
-        script=f"set -eu\npython3 -c {quote(download)}\n",
+        script="\n".join(["set -eu", f"python3 -c {quote(download)}", *compare, ""]),
         need_bytes=source.size,
         source=f"{source.repository} at {source.revision}",
     )

@@ -6,11 +6,12 @@ given by variables: `OLLAMA_SIZE` and `HF_SIZE` in bytes, `QUANTIZATION` of the 
 name below [tools] of the catalogue.
 """
 
+import hashlib
 import json
 import os
 import sys
 import urllib.request
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from components.catalogue import FAMILIES, CatalogueError
 
 HUB = "https://huggingface.co"
 LIBRARY = "https://registry.ollama.ai"
+LAYER = "application/vnd.ollama.image.model"
+"""What a manifest of Ollama's library calls the layer with the weights."""
 MODELOPT = "hf_quant_config.json"
 SECONDS = 30
 
@@ -128,8 +131,8 @@ def of_tag(tag: str, ask: Ask) -> str:
 
 
 def entry(config: Mapping[str, Any], ollama: str, repository: str, hub: Mapping[str, Any], ask: Ask) -> Any:
-    """The table of a model. `hub` is what hub and library say, where they were asked: `revision`, `files` and
-    sizes. Raises StepFailed.
+    """The table of a model. `hub` is what hub and library say, where they were asked: `revision`, `files`,
+    sizes and sums. Raises StepFailed.
     """
     if why := refused(config):
         raise StepFailed(f"{repository} can't be in the catalogue: {why}")
@@ -145,12 +148,14 @@ def entry(config: Mapping[str, Any], ollama: str, repository: str, hub: Mapping[
         tag=ollama,
         quantization=of_tag(ollama, ask),
         size=_size("OLLAMA_SIZE", f"the size of {ollama} in bytes", hub.get("ollama_size"), ask),
+        **_sum(hub.get("ollama_sha256")),
     )
     table["vllm"] = _sources(
         repository=repository,
         revision=hub.get("revision", "main"),
         quantization=bits,
         size=_size("HF_SIZE", f"the size of {repository} in bytes", hub.get("size"), ask),
+        **_sum(hub.get("sha256")),
     )
     tools = ask("TOOLS", "how it calls tools: a name below [tools] in the catalogue, or none")
     if tools not in ("", "none"):
@@ -158,6 +163,10 @@ def entry(config: Mapping[str, Any], ollama: str, repository: str, hub: Mapping[
     sizes = "" if hub else "; sizes as typed"
     table["source"] = f"config.json of {repository} at {hub.get('revision', 'main')}{sizes}"
     return table
+
+
+def _sum(known: str | None) -> dict[str, str]:
+    return {"sha256": known} if known else {}
 
 
 def _number(value: int) -> Any:
@@ -180,18 +189,35 @@ def _size(variable: str, question: str, known: object, ask: Ask) -> int:
 
 
 def on_the_hub(repository: str, ollama: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """A model's config.json, and the revision, files and sizes that hub and library name."""
+    """A model's config.json, and the revision, files, sizes and sums that hub and library name."""
     about = fetched(f"{HUB}/api/models/{repository}?blobs=true")
     config = fetched(f"{HUB}/{repository}/resolve/{about['sha']}/config.json")
     name, _, tag = ollama.partition(":")
     owner = name if "/" in name else f"library/{name}"
     manifest = fetched(f"{LIBRARY}/v2/{owner}/manifests/{tag or 'latest'}")
+    weights = [each for each in manifest["layers"] if each.get("mediaType") == LAYER]
     return config, {
         "revision": about["sha"],
         "files": [each["rfilename"] for each in about.get("siblings", [])],
         "size": sum(each.get("size") or 0 for each in about.get("siblings", [])),
+        "sha256": sum_of(about.get("siblings", [])),
         "ollama_size": sum(each["size"] for each in manifest["layers"]),
+        "ollama_sha256": weights[0]["digest"].removeprefix("sha256:") if len(weights) == 1 else None,
     }
+
+
+def sum_of(files: Sequence[Mapping[str, Any]]) -> str | None:
+    """The SHA-256 of what `sha256sum *.safetensors` says in the folder of a repository; None where the hub
+    does not name the sum of each."""
+    sums = {
+        each["rfilename"]: each.get("lfs", {}).get("sha256")
+        for each in files
+        if each["rfilename"].endswith(".safetensors") and "/" not in each["rfilename"]
+    }
+    if not sums or not all(sums.values()):
+        return None
+    lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums, key=str.encode))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def named(repository: str) -> str:

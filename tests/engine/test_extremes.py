@@ -7,13 +7,14 @@ each field the engine has to answer a plain question, and to be the same process
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from components.gpu_memory import EngineKind
 from proxy.protocols import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES
-from tests.conformance.asking import ask, body
+from tests.conformance.asking import ask
 from tests.conformance.generate import FIELDS, OTHER_FIELDS
 from tests.support.project import docker
 from tests.support.way import Way, eventually
@@ -148,20 +149,32 @@ def fields(path: str) -> list[str]:
     return [name for name in named if name.isidentifier() and name.isascii() and name.islower()]
 
 
-@pytest.fixture(scope="module", params=["ollama", "vllm"])
-def way(request: pytest.FixtureRequest) -> Iterator[Way]:
-    kind: EngineKind = request.param
-    with Way(
-        gateway=False, kinds=(kind,), answer_seconds=ANSWER_SECONDS, first_token_seconds=ANSWER_SECONDS
-    ) as made:
+@contextmanager
+def serving(kind: EngineKind, model: str, path: str) -> Iterator[Way]:
+    """A way to an engine that serves a model and answers at `path`."""
+    seconds = {"answer_seconds": ANSWER_SECONDS, "first_token_seconds": ANSWER_SECONDS}
+    with Way(gateway=False, kinds=(kind,), model=model, **seconds) as made:
         made.start_real_engine(kind)
-        eventually(lambda: answers(made.ports[kind]), 300, "the engine answers")
+        eventually(lambda: answers(made.ports[kind], path), 300, "the engine answers")
         made.start()
         yield made
 
 
-def answers(port: int) -> bool:
-    return ask(port, "POST", CHAT, body(max_tokens=1)).status == 200
+@pytest.fixture(scope="module", params=["ollama", "vllm"])
+def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+    with serving(request.param, "tiny", CHAT) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["ollama", "vllm"])
+def embedding(request: pytest.FixtureRequest) -> Iterator[Way]:
+    with serving(request.param, "tiny-embedding", EMBEDDINGS) as made:
+        yield made
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether an engine answers a plain question."""
+    return ask(port, "POST", path, json.dumps({"model": "tiny", **USUAL[path]}).encode()).status == 200
 
 
 def process(way: Way) -> str:
@@ -171,8 +184,19 @@ def process(way: Way) -> str:
     ).strip()
 
 
-@pytest.mark.parametrize("path", USUAL)
+@pytest.mark.parametrize("path", [path for path in USUAL if path != EMBEDDINGS])
 def test_no_field_ends_an_engine_or_keeps_it(way: Way, path: str) -> None:
+    statuses = lives_through(way, path, CHAT)
+    assert 400 in statuses or path == COUNT_TOKENS
+
+
+def test_no_field_ends_an_engine_that_embeds_or_keeps_it(embedding: Way) -> None:
+    assert {200, 400} <= lives_through(embedding, EMBEDDINGS, EMBEDDINGS)
+
+
+def lives_through(way: Way, path: str, plain: str) -> set[int]:
+    """The statuses of all requests at `path`. After those of each field the engine has to be the same
+    process, and to answer a plain question."""
     before, statuses, ends = process(way), set[int](), list[str]()
     assert before.startswith("true")
     for name in fields(path):
@@ -184,8 +208,8 @@ def test_no_field_ends_an_engine_or_keeps_it(way: Way, path: str) -> None:
             statuses |= {
                 answer.status for answer in pool.map(lambda raw: ask(way.port, "POST", path, raw), asked)
             }
-        if process(way) != before or not answers(way.port):
+        if process(way) != before or not answers(way.port, plain):
             ends.append(name)
             break
     assert not ends, f"{way.engine} does not live through {path}: {ends}\n{way.said(way.engine)[-2000:]}"
-    assert 400 in statuses or path == COUNT_TOKENS
+    return statuses

@@ -83,7 +83,8 @@ def wheels() -> Path:
 @dataclass
 class Way:
     """`gateway`: whether TensorZero decides, or there is none. `at_a_time`: how many an engine works on.
-    `origins`: the sites whose pages may use it, from the next `route` on.
+    `name`: what clients ask for, and `model` what it is in the catalogue. `origins`: the sites whose pages
+    may use it, from the next `route` on.
 
     `source` is where the proxy's code is taken from. Used as a context manager; `url` is the endpoint's root.
     """
@@ -97,6 +98,7 @@ class Way:
     max_body: int = MAX_BODY
     kinds: tuple[EngineKind, ...] = ("vllm", "ollama")
     name: str = MODEL
+    model: str = "tiny"
     origins: tuple[str, ...] = ()
     source: Path = ROOT / "proxy"
     run: str = field(default_factory=lambda: f"way-{uuid.uuid4().hex[:8]}")
@@ -109,7 +111,7 @@ class Way:
         self.folder.chmod(0o755)
         self.live = self.folder / "live"
         self.live.mkdir(mode=0o755)
-        model = catalogue.MODELS["tiny"]
+        model = catalogue.MODELS[self.model]
         load = Load(model=model, context=CONTEXT, parallel=both(4), gpu=None)
         self.specs = {kind: engines.build(kind, load, name=self.name) for kind in self.kinds}
         self.engine: EngineKind = self.kinds[0]
@@ -207,7 +209,7 @@ class Way:
         docker("start", self.container(kind))
 
     def start_real_engine(self, kind: EngineKind) -> None:
-        """The engine itself, from its offline image and as the product declares it, with the model `tiny`."""
+        """The engine itself, from its offline image and as the product declares it, with the model."""
         spec = self.specs[kind]
         volume = self.container(f"{kind}-weights")
         docker("volume", "create", "--label", f"test={self.run}", volume)

@@ -1,5 +1,6 @@
 """The catalogue is data: what it may say, and how `make model` writes an entry from a configuration."""
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -191,6 +192,7 @@ def test_an_entry_is_a_few_lines_and_serves(tmp_path: Path) -> None:
             "layers = 24\nembeds = true\n",
             "computes embeddings cannot chat, and so calls no tools",
         ),
+        ('quantization = "q8_0"', 'sha256 = "ab", quantization = "q8_0"', "ollama: 'ab' is no SHA-256"),
         ("[models", "[[models", "it is not TOML"),
     ],
 )
@@ -211,11 +213,18 @@ class Hub(BaseHTTPRequestHandler):
                 "sha": "abc123",
                 "siblings": [
                     {"rfilename": "config.json", "size": 1000},
-                    {"rfilename": "m", "size": 6_100_000_000},
+                    {"rfilename": "b.safetensors", "size": 100_000_000, "lfs": {"sha256": "b" * 64}},
+                    {"rfilename": "a.safetensors", "size": 6_000_000_000, "lfs": {"sha256": "a" * 64}},
+                    {"rfilename": "original/a.safetensors", "size": 0, "lfs": {"sha256": "c" * 64}},
                 ],
             },
             "/Qwen/Qwen3-8B-AWQ/resolve/abc123/config.json": EIGHT,
-            "/v2/library/qwen3/manifests/8b": {"layers": [{"size": 5_200_000_000}, {"size": 500}]},
+            "/v2/library/qwen3/manifests/8b": {
+                "layers": [
+                    {"size": 5_200_000_000, "mediaType": tool.LAYER, "digest": "sha256:" + "d" * 64},
+                    {"size": 500, "mediaType": "application/vnd.ollama.image.template", "digest": "e"},
+                ]
+            },
         }.get(self.path)
         self.send_response(404 if said is None else 200)
         self.end_headers()
@@ -247,6 +256,16 @@ def test_a_name_that_is_no_part_of_a_path_or_of_a_models_name_is_refused(name: s
     assert file.read_text() == FILE.read_text()
 
 
+@pytest.mark.parametrize(
+    "files", [[], [{"rfilename": "pytorch_model.bin"}], [{"rfilename": "a.safetensors"}]]
+)
+def test_where_the_hub_names_no_sums_an_entry_has_none(files: list[dict[str, Any]]) -> None:
+    assert tool.sum_of(files) is None
+    ask = answers(OLLAMA_SIZE="1", HF_SIZE="1", TOOLS="none", QUANTIZATION="q4_k_m")
+    table = tool.entry(EIGHT, "a:8b", "A/B", {"sha256": None}, ask)
+    assert "sha256" not in table["vllm"][0] and "sha256" not in table["ollama"][0]
+
+
 def test_weights_whose_quantization_stands_in_another_file_are_refused() -> None:
     ask = answers(OLLAMA_SIZE="1", HF_SIZE="1", TOOLS="none", QUANTIZATION="q4_k_m")
     plain = {key: each for key, each in EIGHT.items() if key != "quantization_config"}
@@ -261,5 +280,8 @@ def test_hub_and_library_are_asked_for_what_they_know_and_pinned(hub: None) -> N
     )
     assert table["vllm"][0]["revision"] == "abc123" and table["vllm"][0]["size"] == 6_100_001_000
     assert table["ollama"][0]["size"] == 5_200_000_500 and "tools" not in table
+    assert table["ollama"][0]["sha256"] == "d" * 64
+    sums = f"{'a' * 64}  a.safetensors\n{'b' * 64}  b.safetensors\n"
+    assert table["vllm"][0]["sha256"] == hashlib.sha256(sums.encode()).hexdigest()
     with pytest.raises(StepFailed, match=r"config\.json here: make model CONFIG="):
         tool.on_the_hub("Qwen/Qwen3-8B-AWQ", "qwen3:9b")

@@ -108,7 +108,7 @@ def test_the_readme_promises_as_many_changes_as_were_measured() -> None:
     readme, proven = ((ROOT / name).read_text() for name in ("README.md", "docs/proven.md"))
     said = re.search(r"in \[(\d+) changes of real engines[^]]+and in ([\d,]+)\s+of a test engine", readme)
     measured = re.search(
-        r"(\d+) flips of real engines, [\d,]+ requests[^#]+And there were ([\d,]+) flips with the engine made",
+        r"(\d+) flips of real engines, [\d,]+ requests[^#]+And there were ([\d,]+) flips with the engine",
         proven,
     )
     assert said is not None and measured is not None and said.groups() == measured.groups()

@@ -1,0 +1,8 @@
+#!/bin/sh
+# The third part, for a tag whose weights the catalogue names by their SHA-256: Ollama has compared each layer with the
+# digest in the tag's manifest, so that this digest is what is compared.
+if ! grep -rqF '"sha256:@SUM@"' @PLACE@/models/manifests; then
+  rm -rf @PLACE@/models
+  echo 'the weights that came are not those with the SHA-256 @SUM@ of the catalogue, and were removed'
+  exit 1
+fi

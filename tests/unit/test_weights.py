@@ -1,0 +1,93 @@
+"""Weights whose SHA-256 the catalogue names are compared when they have come, and wrong ones do not stay."""
+
+import hashlib
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components import weights
+from components.catalogue import MODELS, HuggingFaceRepository, Model, OllamaTag
+
+HUB = """
+from pathlib import Path
+
+def snapshot_download(repository, revision, local_dir):
+    place = Path(local_dir)
+    place.mkdir(parents=True)
+    for name in ("b.safetensors", "a.safetensors", "config.json"):
+        (place / name).write_text(f"{repository} {revision} {name}")
+"""
+OLLAMA = """#!/bin/sh
+echo "$@" >>{folder}/asked
+[ "$1" = pull ] || exit 0
+manifest=$OLLAMA_MODELS/manifests/registry.ollama.ai/library/tag
+mkdir -p $manifest
+echo '{{"layers":[{{"digest":"sha256:{digest}"}}]}}' >$manifest/1
+"""
+RIGHT = "0123456789abcdef" * 4
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the volume of weights is for these tests."""
+    monkeypatch.setattr(weights, "WEIGHTS", str(tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+def model(ollama: str = "", vllm: str = "") -> Model:
+    return replace(
+        MODELS["qwen3-8b"],
+        ollama=(OllamaTag(tag="tag:1", quantization="q4_k_m", size=1, sha256=ollama),),
+        vllm=(
+            HuggingFaceRepository(repository="A/B", revision="c", quantization="fp16", size=1, sha256=vllm),
+        ),
+    )
+
+
+def ran(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/bin:/bin", **variables}
+    return subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=False)
+
+
+def sum_of_both() -> str:
+    lines = ""
+    for name in ("a.safetensors", "b.safetensors"):
+        lines += f"{hashlib.sha256(f'A/B c {name}'.encode()).hexdigest()}  {name}\n"
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_what_the_hub_gives_is_compared(tmp_path: Path, right: bool) -> None:
+    (tmp_path / "huggingface_hub.py").write_text(HUB)
+    wanted = weights.for_vllm(model(vllm=sum_of_both() if right else RIGHT))
+    done = ran(wanted.script, PYTHONPATH=str(tmp_path))
+    place = tmp_path / "weights" / wanted.folder / "source"
+    assert (done.returncode == 0) is right, done.stderr
+    assert place.exists() is right
+    if not right:
+        assert f"have the SHA-256 {sum_of_both()} and not {RIGHT}" in done.stdout
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_what_ollamas_library_gives_is_compared(tmp_path: Path, right: bool) -> None:
+    program = tmp_path / "ollama"
+    program.write_text(OLLAMA.format(folder=tmp_path, digest=RIGHT if right else "f" * 64))
+    program.chmod(0o755)
+    wanted = weights.for_ollama(model(ollama=RIGHT))
+    done = ran(wanted.script.replace("/bin/ollama", str(program)))
+    assert (done.returncode == 0) is right, done.stderr
+    assert (tmp_path / "weights" / wanted.folder / "models").exists() is right
+    assert "pull tag:1" in (tmp_path / "asked").read_text()
+    if not right:
+        assert f"not those with the SHA-256 {RIGHT}" in done.stdout
+
+
+def test_without_a_sum_script_and_folder_are_what_they_were() -> None:
+    without, other = model(), model(ollama=RIGHT, vllm=RIGHT)
+    for of in (weights.for_ollama, weights.for_vllm):
+        assert "SHA-256" not in of(without).script
+        assert of(without).folder != of(other).folder, "other weights have a folder of their own"
+    assert weights.for_ollama(MODELS["qwen-2.5-coder-7b"]).folder == "qwen-2.5-coder-7b-07727a7f"
+    assert weights.for_vllm(MODELS["qwen-2.5-coder-7b"]).folder == "qwen-2.5-coder-7b-32dd4b40"
