@@ -152,8 +152,13 @@ def fields(path: str) -> list[str]:
 @contextmanager
 def serving(kind: EngineKind, model: str, path: str) -> Iterator[Way]:
     """A way to an engine that serves a model and answers at `path`."""
-    seconds = {"answer_seconds": ANSWER_SECONDS, "first_token_seconds": ANSWER_SECONDS}
-    with Way(gateway=False, kinds=(kind,), model=model, **seconds) as made:
+    with Way(
+        gateway=False,
+        kinds=(kind,),
+        model=model,
+        answer_seconds=ANSWER_SECONDS,
+        first_token_seconds=ANSWER_SECONDS,
+    ) as made:
         made.start_real_engine(kind)
         eventually(lambda: answers(made.ports[kind], path), 300, "the engine answers")
         made.start()
