@@ -34,7 +34,7 @@ AWS_PLUGIN = "7.48.0"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plugin:
+class PulumiPlugin:
     """A plugin as its vendor packs it: the version, where it is, and the SHA-256 for each machine."""
 
     version: str
@@ -43,7 +43,7 @@ class Plugin:
 
 
 PULUMI_PLUGINS = {
-    "aws": Plugin(
+    "aws": PulumiPlugin(
         version=AWS_PLUGIN,
         url="https://api.pulumi.com/releases/plugins/pulumi-resource-aws-v{version}-{machine}.tar.gz",
         archives={
@@ -52,7 +52,7 @@ PULUMI_PLUGINS = {
             "linux-arm64": "29d06df3c2ff6a56b8b048d93bfe9e36d6a9719f5f741d57968a6d24ebb2acfd",
         },
     ),
-    "command": Plugin(
+    "command": PulumiPlugin(
         version=COMMAND_PLUGIN,
         url="https://github.com/pulumi/pulumi-command/releases/download/v{version}/"
         "pulumi-resource-command-v{version}-{machine}.tar.gz",
@@ -63,7 +63,7 @@ PULUMI_PLUGINS = {
             "linux-arm64": "d294ee36cc97499bc8c5d7905c6affeb4b768af50c26d6aeaa9a8f38d06fa558",
         },
     ),
-    "docker": Plugin(
+    "docker": PulumiPlugin(
         version=DOCKER_PLUGIN,
         url="https://api.pulumi.com/releases/plugins/pulumi-resource-docker-v{version}-{machine}.tar.gz",
         archives={
@@ -72,7 +72,7 @@ PULUMI_PLUGINS = {
             "linux-arm64": "21b823e5220e42506f364d5738c1a66300d0c691778c3943dcf83c7e46427182",
         },
     ),
-    "kubernetes": Plugin(
+    "kubernetes": PulumiPlugin(
         version=KUBERNETES_PLUGIN,
         url="https://github.com/pulumi/pulumi-kubernetes/releases/download/v{version}/"
         "pulumi-resource-kubernetes-v{version}-{machine}.tar.gz",

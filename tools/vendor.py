@@ -47,7 +47,7 @@ def download() -> Path | None:
         return None
 
 
-def plugin(wanted: pins.Plugin) -> Path | None:
+def plugin(wanted: pins.PulumiPlugin) -> Path | None:
     """The folder with the vendor's plugin; None where no archive is pinned for this machine.
 
     Pulumi's own `plugin install --checksum` (3.259.0) does not do: where the last bytes and the end come at

@@ -85,7 +85,7 @@ def test_a_plugin_as_its_vendor_packs_it_works_once_it_was_compared(
     monkeypatch.setattr(environment, "PULUMI_HOME", tmp_path / "home")
     monkeypatch.setenv("CHANGEOVER_CACHE", str(tmp_path / "cache"))
     with vendor_with(archive) as (paths, elsewhere):
-        pinned = pins.Plugin(
+        pinned = pins.PulumiPlugin(
             version=pins.COMMAND_PLUGIN,
             url=elsewhere[OVERRIDES].partition("=")[2] + "/{version}-{machine}",
             archives={vendor.machine(): hashlib.sha256(archive).hexdigest()},

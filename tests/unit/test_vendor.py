@@ -265,7 +265,7 @@ def plugins(cache: Path, checkout: Path, serve: Serve, monkeypatch: pytest.Monke
     asked = serve(lambda path: archives[path.split("-")[2]])
     here = vendor.URL.removesuffix("/sdk")
     for name, archive in archives.items():
-        plugin = pins.Plugin(
+        plugin = pins.PulumiPlugin(
             version=pins.PULUMI_PLUGINS[name].version,
             url=here + "/pulumi-resource-" + name + "-v{version}-{machine}.tar.gz",
             archives={vendor.machine(): hashlib.sha256(archive).hexdigest()},
