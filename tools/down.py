@@ -73,11 +73,14 @@ def _refuse_locked(stack: str) -> None:
     try:
         pulumi("destroy", "--yes", "--skip-preview", "--target", nothing, "--stack", stack, capture=True)
     except StepFailed as error:
-        if "currently locked" in str(error):
-            raise StepFailed(
-                f"an update of the stack `{stack}` runs, or was killed; nothing was changed. Wait for its "
-                f"end, or if it was killed, run: pulumi cancel --stack {stack}, and then this command again"
-            ) from error
+        if "no resource named" in str(error):
+            return
+        if "currently locked" not in str(error):
+            raise
+        raise StepFailed(
+            f"an update of the stack `{stack}` runs, or was killed; nothing was changed. Wait for its end, "
+            f"or if it was killed, run: pulumi cancel --stack {stack}, and then this command again"
+        ) from error
 
 
 def down(stack: str = STACK) -> None:
