@@ -77,9 +77,8 @@ def pulumi(
     """
     if words[:1] == ("up",):
         end_left()
-    program = cli()
-    if words[0] in ASK_FOR_PLUGINS and "--stack" in words:
-        install_plugins(words[words.index("--stack") + 1])
+    by_plugins = words[0] in ASK_FOR_PLUGINS and "--stack" in words
+    program = cli(words[words.index("--stack") + 1] if by_plugins else None)
     with subprocess.Popen(
         [program, *words],
         cwd=cwd,
@@ -216,11 +215,16 @@ def _vendor_on_path() -> Path | None:
     return Path(found).resolve().parent
 
 
-def cli() -> Path:
-    """The CLI of this checkout, set up first where a fresh clone has none. Raises StepFailed."""
+def cli(stack: str | None = None) -> Path:
+    """The CLI of this checkout with the plugins of a stack, set up first where a fresh clone has none.
+
+    Raises StepFailed.
+    """
     program = BIN / "pulumi"
     if not program.exists():
-        set_up()
+        set_up(stack)
+    elif stack is not None:
+        install_plugins(stack)
     return program
 
 

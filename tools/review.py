@@ -126,8 +126,7 @@ def events_of(
 ) -> list[str]:
     """The engine's JSON events of a preview of `stack`, a line each. Raises StepFailed."""
     words = ["preview", "--json", "--stack", stack, "--non-interactive"]
-    program = environment.cli()
-    environment.install_plugins(stack)
+    program = environment.cli(stack)
 
     def preview(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -59,7 +59,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     folder = tmp_path / "cli"
     folder.mkdir()
     cli = Cli(folder)
-    monkeypatch.setattr(environment, "cli", lambda: cli.program)
+    monkeypatch.setattr(environment, "cli", lambda stack=None: cli.program)
     monkeypatch.setattr(environment, "process_environment", lambda: dict(os.environ))
     return cli
 

@@ -25,7 +25,7 @@ import pathlib, signal
 from common import main_guard
 from tools import environment
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
-environment.cli = lambda: pathlib.Path("{folder}/pulumi")
+environment.cli = lambda stack=None: pathlib.Path("{folder}/pulumi")
 main_guard(lambda: environment.pulumi("up"))
 """
 

@@ -536,7 +536,7 @@ def test_on_aws_a_fresh_checkout_says_why_its_first_preview_failed(
         'echo "$why" >&2\nexit 255\n'
     )
     cli.chmod(0o755)
-    monkeypatch.setattr(environment, "cli", lambda: cli)
+    monkeypatch.setattr(environment, "cli", lambda stack=None: cli)
     with pytest.raises(StepFailed, match=r"nothing was changed\.\nno credentials"):
         events_of("dev", root=tmp_path, env={})
 
