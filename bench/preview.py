@@ -8,6 +8,7 @@ their ratio.
 
 import argparse
 import json
+import os
 import statistics
 import time
 from pathlib import Path
@@ -66,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("-n", type=int, default=9, help="previews of each program (default: 9)")
     count = parser.parse_args().n
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # Python compiles our modules once, as it does for a user
     with deployed("bench-preview") as full:
         folder = full.folder / "minimal"
         folder.mkdir()
