@@ -25,6 +25,7 @@ from tests.support.switch_stack import (
     SECONDS,
     SWITCH,
     Stack,
+    asking_for,
     coordinator,
     docker,
     labelled,
@@ -60,26 +61,6 @@ def metrics() -> str:
         *("exec", f"{PREFIX}-switch", "python3", "-c"),
         f"import urllib.request as r; print(r.urlopen('{url}', timeout=10).read().decode())",
     )
-
-
-@contextmanager
-def asking_for(tokens: int, name: str = "slow") -> Iterator[None]:
-    """A client whose one stream has so many tokens, of 20 ms each; in the end it has all of them."""
-    text = (
-        CLIENT.replace("4,", f"{tokens},")
-        .replace("while True", "if True")
-        .replace("timeout=90", "timeout=200")
-    )
-    docker(
-        *("run", "-d", "--name", f"{PREFIX}-{name}", "--network", NETWORK, *labelled("client"), PYTHON),
-        *("python3", "-c", text),
-    )
-    time.sleep(2)
-    yield
-    docker("wait", f"{PREFIX}-{name}")
-    said = docker("logs", f"{PREFIX}-{name}")
-    docker("rm", f"{PREFIX}-{name}")
-    assert said.startswith("good"), said
 
 
 @pytest.mark.parametrize(

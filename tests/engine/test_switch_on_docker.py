@@ -14,17 +14,15 @@ import pytest
 from switch.plan import Mode
 from tests.support.project import pid_of
 from tests.support.switch_stack import (
-    CLIENT,
     GATEWAY_IMAGE,
-    NETWORK,
     PREFIX,
     PYTHON,
     SWITCH,
     VOLUMES,
     Stack,
+    asking_for,
     build_gateway,
     docker,
-    labelled,
     wait,
 )
 
@@ -153,18 +151,10 @@ def test_an_engine_started_by_hand_does_not_stay(stack: Stack) -> None:
 def test_a_drain_that_does_not_end_is_given_up_for_free(stack: Stack) -> None:
     new, gateway = stack.new_names()
     stack.make_engine(new)
-    slow, name = CLIENT.replace("4,", "600,").replace("while True", "if True"), "slow"
-    docker(
-        *("run", "-d", "--name", f"{PREFIX}-{name}", "--network", NETWORK, *labelled("client"), PYTHON),
-        *("python3", "-c", slow),
-    )
-    time.sleep(2)
     started = stack.started(stack.engine)
-    code, said = stack.flip(new, gateway, seconds={"drain": 2})
-    assert code == 1 and "no engine was stopped" in said, said
-    docker("wait", f"{PREFIX}-{name}")
-    assert docker("logs", f"{PREFIX}-{name}").startswith("good")
-    docker("rm", f"{PREFIX}-{name}")
+    with asking_for(600):
+        code, said = stack.flip(new, gateway, seconds={"drain": 2})
+        assert code == 1 and "no engine was stopped" in said, said
     assert stack.started(stack.engine) == started
     assert stack.serves() and stack.lost() == []
 

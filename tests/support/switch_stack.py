@@ -193,6 +193,27 @@ def labelled(role: str, **more: str) -> list[str]:
     return [word for key, value in both.items() for word in ("--label", f"changeover.{key}={value}")]
 
 
+@contextmanager
+def asking_for(tokens: int) -> Iterator[None]:
+    """A client whose one stream has so many tokens, of 20 ms each, and has begun; in the end it has all of
+    them."""
+    slow = CLIENT.replace("4,", f"{tokens},").replace("while True", "if True").replace("=90", "=200")
+    slow, name = (
+        slow.replace("    try:\n        said", "    print('begun', flush=True)\n    try:\n        said"),
+        f"{PREFIX}-slow",
+    )
+    docker(
+        *("run", "-d", "--name", name, "--network", NETWORK, *labelled("client"), PYTHON),
+        *("python3", "-c", slow),
+    )
+    wait(lambda: docker("logs", name) == "begun", otherwise="the stream begins")
+    yield
+    docker("wait", name)
+    said = docker("logs", name)
+    docker("rm", name)
+    assert said.startswith("begun\ngood"), said
+
+
 class Stack:
     """Network, volumes, a switch, an engine, a gateway and a proxy, as the program declares them, and a
     client. With `gateways` false it is as with the setting `gateway: none`; with `edge` the client asks the
