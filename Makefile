@@ -13,6 +13,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 COMPILE := $(VENV)/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate
 PYTEST := $(VENV)/bin/pytest -v --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# on a cluster of three nodes, where Kubernetes has been built (`make test-cluster`)
+FLIPS := tests/cluster/test_flip.py::test_flips_back_and_forth_lose_nothing_and_nobody_waits
 export PIP_CACHE_DIR := $(CACHE)/pip
 export UV_CACHE_DIR := $(CACHE)/uv
 export STACK
@@ -108,7 +110,7 @@ check: venv-dev ## run the fast part: format, lint, types, rendered files, workf
 
 test: check ## run what a change has to pass, on the real engines
 	@$(RUN) tools.up --tests
-	@$(PYTEST) -m "not long" tests/engine tests/conformance
+	@$(PYTEST) -m "not long" tests/engine tests/conformance $(FLIPS)
 
 test-cluster: venv-dev ## run the tests on a cluster of three nodes here: for `target: kubernetes`, which it builds first
 	@$(RUN) tools.up --tests --cluster

@@ -52,14 +52,18 @@ def run(
         raise StepFailed(f"`{command[0]} …` exited {done.returncode}:\n{tail}\nThe whole log: {log}")
 
 
+def place_of(name: str, key: str) -> Path:
+    """Where the result of step `name` for `key` is, once it is built."""
+    return cache_root() / name / key
+
+
 def cached(name: str, key: str, build: Callable[[Path, Path], None]) -> Path:
     """The folder with the result of step `name` for `key`; built by `build(folder, log)` if missing.
 
     Prints a line when a build starts, one every 15 seconds, and one when it ends. Two processes that
     want the same step build it once.
     """
-    root = cache_root()
-    place = root / name / key
+    place = place_of(name, key)
     if place.is_dir():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common import StepFailed, main_guard, say
 from components.pins import COMMAND_PLUGIN, DOCKER_PLUGIN, KUBERNETES_PLUGIN, PULUMI
-from offline.steps import cached, go_environment, key_of, run
+from offline.steps import cached, go_environment, key_of, place_of, run
 
 SOURCES = Path(__file__).resolve().parent / "go"
 
@@ -101,6 +101,7 @@ COREDNS = GoBuild(source="coredns", package=".", program="coredns")
 """Answers names in the tests' clusters. No part of what is deployed."""
 NETWORK_POLICIES = GoBuild(source="network-policies", package=".", program="network-policies")
 """Keeps NetworkPolicies on the nodes of the tests' clusters. No part of what is deployed."""
+CLUSTER = (KUBERNETES, COREDNS, NETWORK_POLICIES)
 PLUGINS = {
     f"resource-command-v{COMMAND_PLUGIN}": GoBuild(
         source="command",
@@ -176,10 +177,16 @@ def build_cluster() -> tuple[Path, Path, Path]:
     Raises StepFailed.
     """
     go = go_version()
-    kubernetes, names, policies = (
-        build_one(each, go) / each.program for each in (KUBERNETES, COREDNS, NETWORK_POLICIES)
-    )
+    kubernetes, names, policies = (build_one(each, go) / each.program for each in CLUSTER)
     return kubernetes, names, policies
+
+
+def is_cluster_built() -> bool:
+    """Whether the programs of a test's cluster, and the plugin for it, need not be built any more."""
+    go = go_version()
+    return all(
+        place_of(each.program, _key(each, go)).is_dir() for each in (*CLUSTER, *CLUSTER_PLUGINS.values())
+    )
 
 
 def install(tools: Tools, home: Path) -> None:
@@ -226,15 +233,20 @@ def _environment() -> dict[str, str]:
 def build_one(build: GoBuild, go: str) -> Path:
     """The folder with one built program and its ORIGIN."""
     source = SOURCES / build.source
-    files = sorted(file for file in source.rglob("*") if file.is_file())
-    content = [part for file in files for part in (str(file.relative_to(source)), file.read_bytes())]
 
     def compile_(folder: Path, log: Path) -> None:
         with _whole(build, source, log) as here:
             run(build.command(folder), log=log, cwd=here, env=_environment())
         (folder / "ORIGIN").write_text(ORIGIN)
 
-    return cached(build.program, key_of(go, *build.command(Path("folder")), *content), compile_)
+    return cached(build.program, _key(build, go), compile_)
+
+
+def _key(build: GoBuild, go: str) -> str:
+    source = SOURCES / build.source
+    files = sorted(file for file in source.rglob("*") if file.is_file())
+    content = [part for file in files for part in (str(file.relative_to(source)), file.read_bytes())]
+    return key_of(go, *build.command(Path("folder")), *content)
 
 
 @contextmanager

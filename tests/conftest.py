@@ -10,7 +10,15 @@ from tests.support import project
 
 LONGEST = (
     *("test_aws_dev", "test_aws_plugin", "test_aws_prod", "test_aws_spot"),
-    *("test_switch_on_docker", "test_story", "test_review", "test_owner", "test_faults", "test_hangs"),
+    *(
+        "test_flip",
+        "test_switch_on_docker",
+        "test_story",
+        "test_review",
+        "test_owner",
+        "test_faults",
+        "test_hangs",
+    ),
     *("test_carrying", "test_adopt", "test_monitor", "test_no_prompt", "test_make", "test_survival"),
     *("test_real_engines", "test_handling", "test_alert_faults", "test_bench", "test_hang_up"),
     *("test_docker_restarts", "test_clients", "test_embeddings", "test_upgrade", "test_parallel"),
@@ -40,7 +48,7 @@ def pytest_configure() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
-    slow = ("engine", "conformance")  # a fast test may be in a file of the same name
+    slow = ("engine", "conformance", "cluster")  # a fast test may be in a file of the same name
     items.sort(
         key=lambda item: places.get(item.path.stem if item.path.parent.name in slow else "", len(places))
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.kubernetes.files import names
+from offline.tools import is_cluster_built
 from tests.support.cluster.cluster import NAMESPACE, wait
 from tests.support.cluster.images import BROKEN
 from tests.support.cluster.project import ClusterProject, load, on_cluster
@@ -20,6 +21,8 @@ CLIENTS, ABORTS = 6, 5
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProject]:
+    if not is_cluster_built():
+        pytest.skip("Kubernetes is not built here: `make test-cluster` builds it, which takes half an hour")
     with on_cluster(tmp_path_factory.mktemp("project"), "flips") as project:
         yield project
 

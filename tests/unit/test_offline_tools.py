@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,21 @@ def test_what_only_a_cluster_needs_is_built_for_one_only(
     found = tools.build(cluster=cluster)
     assert ("pulumi-resource-kubernetes" in built) is cluster
     assert set(found.plugins) == {*tools.PLUGINS, *(tools.CLUSTER_PLUGINS if cluster else ())}
+
+
+def test_a_cluster_is_built_once_each_of_its_programs_and_its_plugin_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CHANGEOVER_CACHE", str(tmp_path))
+    monkeypatch.setattr(tools, "go_version", lambda: "go1.26.0")
+    monkeypatch.setattr(tools, "run", lambda *_, **__: None)
+    monkeypatch.setattr(tools, "_whole", lambda build, source, log: nullcontext(source))
+    for build in (*tools.CLUSTER, *tools.CLUSTER_PLUGINS.values()):
+        assert not tools.is_cluster_built()
+        tools.build_one(build, "go1.26.0")
+    assert tools.is_cluster_built()
+    monkeypatch.setattr(tools, "go_version", lambda: "go1.27.0")
+    assert not tools.is_cluster_built(), "another Go builds other programs"
 
 
 def test_embedded_files_of_another_module_lie_beside_a_copy_of_the_source(
