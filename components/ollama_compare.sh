@@ -3,6 +3,7 @@
 # digest in the tag's manifest, so that this digest is what is compared.
 if ! grep -rqF '"sha256:@SUM@"' @PLACE@/models/manifests; then
   rm -rf @PLACE@/models
-  echo 'the weights that came are not those with the SHA-256 @SUM@ of the catalogue, and were removed'
+  echo 'the weights that came are not those with the SHA-256 @SUM@ of the catalogue, and were removed.'
+  echo "Run the command again. If it fails again, what is at the hub was replaced: make model writes its entry anew"
   exit 1
 fi

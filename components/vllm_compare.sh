@@ -7,6 +7,7 @@ found=$(printf '%s\n' "$sums" | sha256sum)
 if [ "${found%% *}" != @SUM@ ]; then
   cd /
   rm -rf @PLACE@
-  echo "the weights that came have the SHA-256 ${found%% *} and not @SUM@ of the catalogue, and were removed"
+  echo "the weights that came have the SHA-256 ${found%% *} and not @SUM@ of the catalogue, and were removed."
+  echo "Run the command again. If it fails again, what is at the hub was replaced: make model writes its entry anew"
   exit 1
 fi

@@ -50,6 +50,10 @@ def _folder(kind: EngineKind, model: Model, source: OllamaSource | VllmSource) -
     return naming.folder(model.name, hashlib.sha256(content.encode()).hexdigest()[:8])
 
 
+def _sum_of(source: OllamaTag | HuggingFaceRepository) -> str:
+    return f", SHA-256 {source.sha256}" if source.sha256 else ""
+
+
 def for_ollama(model: Model, quantization: Quantization | None = None) -> Weights:
     """Ollama's weights: pulled by tag, or converted from a folder, and named as in the catalogue."""
     source = model.source_of("ollama", quantization)
@@ -67,7 +71,7 @@ def for_ollama(model: Model, quantization: Quantization | None = None) -> Weight
         create = program("ollama_pull", TAG=quote(source.tag), MODEL=quote(model.name))
         if source.sha256:
             create += "\n" + program("ollama_compare", PLACE=place, SUM=source.sha256)
-        upload, need, words = None, source.size, f"ollama pull {source.tag}"
+        upload, need, words = None, source.size, f"ollama pull {source.tag}{_sum_of(source)}"
     return Weights(
         kind="ollama",
         folder=folder,
@@ -103,5 +107,5 @@ def for_vllm(model: Model, quantization: Quantization | None = None) -> Weights:
         folder=folder,
         script="\n".join(["set -eu", f"python3 -c {quote(download)}", *compare, ""]),
         need_bytes=source.size,
-        source=f"{source.repository} at {source.revision}",
+        source=f"{source.repository} at {source.revision}{_sum_of(source)}",
     )

@@ -89,5 +89,7 @@ def test_without_a_sum_script_and_folder_are_what_they_were() -> None:
     for of in (weights.for_ollama, weights.for_vllm):
         assert "SHA-256" not in of(without).script
         assert of(without).folder != of(other).folder, "other weights have a folder of their own"
-    assert weights.for_ollama(MODELS["qwen-2.5-coder-7b"]).folder == "qwen-2.5-coder-7b-07727a7f"
-    assert weights.for_vllm(MODELS["qwen-2.5-coder-7b"]).folder == "qwen-2.5-coder-7b-32dd4b40"
+    small, tiny = MODELS["qwen-2.5-coder-0.5b"], MODELS["tiny"]
+    assert weights.for_ollama(small, "q8_0").folder == "qwen-2.5-coder-0.5b-c5854e39"
+    assert weights.for_vllm(small, "awq-int4").folder == "qwen-2.5-coder-0.5b-8c281590"
+    assert weights.for_vllm(tiny).folder == "tiny-037574cd"
