@@ -61,7 +61,8 @@ SECONDS = Seconds(
 # a client and an edge in one: asks again where a proxy ends before an answer begins, and then wants all of it
 CLIENT = """
 import http.client, json, time
-ask = {"model": "tiny", "messages": [], "max_tokens": 4, "stream": True}
+said = [{"role": "user", "content": "-"}]
+ask = {"model": "tiny", "messages": said, "max_tokens": 4, "stream": True}
 while True:
     began, answer = time.time(), None
     while answer is None:
