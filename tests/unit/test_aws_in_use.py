@@ -3,7 +3,9 @@ host without a way to the internet is not on it."""
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
 
 import pulumi
 import pytest
@@ -16,6 +18,7 @@ from components.aws.role import SSM_CORE, policy, trust
 from tests.support.aws import api
 from tests.support.aws.emulator import Emulator
 from tests.support.aws.functions import FUNCTIONS
+from tests.support.aws.host.machines import Machines, SimulatedMachine
 from tests.support.aws.plugin import Plugin, packed
 from tests.support.aws.plugin import plain as unpacked
 from tests.support.aws.resources import KINDS
@@ -396,3 +399,41 @@ def test_an_instance_without_a_public_address_is_on_it_once_it_has_one(emulator:
     assert not emulator.on_internet(network.instance)
     network.new_address()
     assert emulator.on_internet(network.instance)
+
+
+@dataclass
+class Host:
+    """What is told to a stand-in host."""
+
+    instance: str
+    pid: int = 7
+    connected: bool = False
+    address: str = ""
+    rules: list[Any] | None = None
+    devices: dict[str, str] = field(default_factory=dict)
+
+    def set_address(self, address: str) -> None:
+        self.address = address
+
+    def set_rules(self, rules: list[Any]) -> None:
+        self.rules = rules
+
+
+def test_a_stand_in_host_without_a_way_there_has_no_address_and_no_agent_until_it_has_one(
+    emulator: Emulator, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Machines, "_agent_may", lambda *_: True)
+    machines, host = Machines(emulator, tmp_path), Host(network.instance)
+    allocated, _ = network.new_address()
+    (mine,) = network.ec2.describe_addresses(AllocationIds=[allocated])["Addresses"]
+
+    def look() -> tuple[str, list[str]]:
+        (found,) = network.ec2.describe_instances(InstanceIds=[network.instance])["Reservations"]
+        machines._adjust(network.ec2, found["Instances"][0], cast(SimulatedMachine, host))
+        return host.address, [each.name for each in machines.agents.iterdir()]
+
+    assert look() == ("", [])
+    network.way_out()
+    assert look() == look() == (mine["PublicIp"], [network.instance])
+    network.ec2.delete_route(RouteTableId=network.table, DestinationCidrBlock="0.0.0.0/0")
+    assert look() == ("", [])
