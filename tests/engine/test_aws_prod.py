@@ -180,8 +180,12 @@ def test_without_protect_it_is_destroyed(project: AwsProject, emulator: Emulator
     api = emulator.client("ec2")
     (vpc,) = [each["VpcId"] for each in api.describe_vpcs()["Vpcs"] if not each["IsDefault"]]
     (subnet,) = api.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
+    (gateway,) = [each["InternetGatewayId"] for each in api.describe_internet_gateways()["InternetGateways"]]
+    # each is refused where something of the stack is left in it
     api.delete_subnet(SubnetId=subnet["SubnetId"])
-    api.delete_vpc(VpcId=vpc)  # refused where something of the stack is left in it
+    api.detach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+    api.delete_internet_gateway(InternetGatewayId=gateway)
+    api.delete_vpc(VpcId=vpc)
     nothing_is_left(emulator)
 
 

@@ -26,16 +26,20 @@ as FAST_MODEL whatever is asked for), and FAST_MODE:
     zeros, alike    embeddings that say nothing, and the same for every text
 
 A token of a prompt is a word. It does one instruction: to say only one word. It speaks chat, completions,
-responses (as vLLM does: `incomplete` at its limit), messages and its `count_tokens`, and takes any other path
-for chat. Given tools, it calls the first, once, with what the tool's schema asks for; given a schema for its
-answer, it keeps to it. It embeds, too: length and first letter of a text.
+responses (as vLLM does: `incomplete` at its limit), messages and its `count_tokens`. Given tools, it calls
+the first, once, with what the tool's schema asks for; given a schema for its answer, it keeps to it. It
+embeds, too: length and first letter of a text.
+
+It refuses what either engine refuses, as vLLM 0.32 does: a path that none of them has (404), another method
+than that of a path (405), and a body that is no JSON object, isn't said to be JSON, or lacks what the path
+needs (400).
 
 A prompt may say what it does: `[[say TEXT]]` and `[[call NAME ARGUMENTS]]`, TEXT and ARGUMENTS as JSON. It
 makes such a call where it was given a tool of that name, and once its result has come back, says that. With
 FAST_KEEP the last so many requests are kept, and GET /asked gives them.
 
-POST /crash ends it with status 1. GET /metrics is what vLLM says of its queue and cache, and GET /api/ps
-Ollama's word of where the model is. It falls ill while there is a file in /tmp:
+GET /metrics is what vLLM says of its queue and cache, and GET /api/ps Ollama's word of where the model is. It
+falls ill while there is a file in /tmp:
 
     frozen    no completion goes on, as where the process behind an engine's HTTP server hangs; everything
               else is answered. A start removes it.
@@ -56,9 +60,10 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -258,12 +263,24 @@ def message_events(answer: FastAnswer) -> Iterator[Event]:
 
 
 Way = tuple[Callable[[FastAnswer], Json], Callable[[FastAnswer], Iterator[Event]]]
-CHAT: Way = (chat, chat_events)
 WAYS: dict[str, Way] = {
+    "/v1/chat/completions": (chat, chat_events),
     "/v1/completions": (completion, completion_events),
     "/v1/responses": (response, response_events),
     "/v1/messages": (message, message_events),
 }
+NEEDED: dict[str, tuple[str, ...]] = {
+    "/v1/chat/completions": ("messages",),
+    "/v1/completions": ("prompt",),
+    "/v1/responses": ("input",),
+    "/v1/messages": ("messages", "max_tokens"),
+    "/v1/messages/count_tokens": ("messages",),
+    "/v1/embeddings": ("input",),
+}
+"""What is asked by POST, each path with the fields that a body must have there."""
+PAGES = ("/", "/health", "/v1/models", "/metrics", "/api/ps", "/asked")
+"""What is asked by GET. The first is Ollama's, and the last is of no real engine."""
+METHODS = dict.fromkeys(NEEDED, "POST") | dict.fromkeys(PAGES, "GET")
 
 
 def prompt_of(asked: Json) -> str:
@@ -366,18 +383,40 @@ class Handler(BaseHTTPRequestHandler):
     def at(self) -> str:
         return urlsplit(self.path).path
 
+    def lost(self) -> bool:
+        """Whether it has refused, as FastAPI does for vLLM, since no engine has this path, or not for this
+        method."""
+        method = METHODS.get(self.at)
+        if method == self.command:
+            return False
+        status = HTTPStatus.METHOD_NOT_ALLOWED if method else HTTPStatus.NOT_FOUND
+        said = json.dumps({"detail": status.phrase}).encode()
+        self.answer(status, "application/json", said, {"Allow": method} if method else {})
+        return True
+
+    def do_other(self) -> None:
+        """Any method that no engine takes anywhere."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        assert self.lost()
+
+    do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_other
+
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.lost():
+            return None
         try:  # what a real engine refuses in words
-            asked = json.loads(raw or b"{}")
+            if self.headers.get_content_type() != "application/json":
+                raise ValueError("Unsupported Media Type: Only 'application/json' is allowed")
+            asked = json.loads(raw)
+            if missing := [name for name in NEEDED[self.at] if asked.get(name) in (None, [])]:
+                raise ValueError(f"{missing[0]}: Field required")
             limits = ("max_tokens", "max_output_tokens", "max_completion_tokens")
-            count = int(next((asked[name] for name in limits if asked.get(name)), 8))
+            count = int(next((asked[name] for name in limits if asked.get(name) is not None), 8))
             if count < 1:
                 raise ValueError("max_tokens must be 1 or more")
         except (ValueError, TypeError, AttributeError) as error:
             return self.refuse(400, f"fast engine: {error!r}")
-        if self.path == "/crash":
-            os._exit(1)
         KEPT.append({"path": self.path, "body": asked})
         with counted(waiting=1):
             while CLOSED.exists():
@@ -450,7 +489,7 @@ class Handler(BaseHTTPRequestHandler):
         used = 10_000 if MODE == "lying" else len(words) or count
         total = 99 if MODE == "sumless" else given + used
         answer = FastAnswer(asked, base, words, call, finish, given, used, total)
-        one, events = WAYS.get(self.at, CHAT)
+        one, events = WAYS[self.at]
         if not asked.get("stream"):
             work(3600 if MODE == "hangs" else TOKEN_SECONDS * count)
             return self.whole(200, one(answer))
@@ -480,8 +519,14 @@ class Handler(BaseHTTPRequestHandler):
         self.whole(status, error)
 
     def do_GET(self) -> None:
-        if self.path == "/asked":
+        if self.lost():
+            return None
+        if self.at == "/asked":
             return self.whole(200, list(KEPT))
+        if self.at == "/health":
+            return self.answer(200, "application/json", b"")
+        if self.at == "/":
+            return self.answer(200, "text/plain", b"Ollama is running")
         if self.at == "/metrics":
             return self.answer(200, "text/plain", metrics().encode())
         if self.at == "/api/ps":
@@ -494,12 +539,13 @@ class Handler(BaseHTTPRequestHandler):
     def whole(self, status: int, content: Json | list[Json]) -> None:
         self.answer(status, "application/json", json.dumps(content).encode())
 
-    def answer(self, status: int, kind: str, raw: bytes) -> None:
+    def answer(self, status: int, kind: str, raw: bytes, more: Mapping[str, str] = {}) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(raw)))
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(raw)), **more}.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(raw)
+        if self.command != "HEAD":
+            self.wfile.write(raw)
 
     def event(self, content: Json) -> None:
         name = f"event: {content['type']}\n" if "type" in content else ""

@@ -70,7 +70,8 @@ BOUND = re.compile(r"(_seconds\)? [<>] |\)\)\) > )([\d.]+)")
 CROWD = """
 import http.client, json, sys, threading
 count, tokens = map(int, sys.argv[1:])
-ask = {"model": "tiny", "messages": [], "max_tokens": tokens, "stream": True}
+said = [{"role": "user", "content": "-"}]
+ask = {"model": "tiny", "messages": said, "max_tokens": tokens, "stream": True}
 def client():
     while True:
         c = http.client.HTTPConnection("proxy", 8080, timeout=90)

@@ -61,7 +61,8 @@ SECONDS = Seconds(
 # a client and an edge in one: asks again where a proxy ends before an answer begins, and then wants all of it
 CLIENT = """
 import http.client, json, time
-ask = {"model": "tiny", "messages": [], "max_tokens": 4, "stream": True}
+said = [{"role": "user", "content": "-"}]
+ask = {"model": "tiny", "messages": said, "max_tokens": 4, "stream": True}
 while True:
     began, answer = time.time(), None
     while answer is None:
@@ -81,6 +82,9 @@ while True:
     print("good" if good else f"LOST {answer.status} {said[:200]}", round(time.time() - began, 2), flush=True)
     time.sleep(0.02)
 """
+
+GATEWAY_TIMES = tensorzero.Timeouts(total=600, first_token=600, stream=600)
+"""Longer than any answer of the tests takes: the double ends none."""
 
 ROUTING = """\
 [models.tiny]
@@ -110,6 +114,11 @@ def docker(*args: str, stdin: str | None = None, check: bool = True) -> str:
     if check and done.returncode:
         raise AssertionError(f"docker {' '.join(args)}: {done.stdout}{done.stderr}")
     return done.stdout.strip()
+
+
+def kind_of(engine: str) -> EngineKind:
+    """Of an engine by its name here, such as `vllm-2`."""
+    return "ollama" if engine.startswith("ollama-") else "vllm"
 
 
 def wait(what: Callable[[], bool], seconds: float = 30, otherwise: str = "it did not happen") -> None:
@@ -371,18 +380,20 @@ class Stack:
         done = f"{shared.WEIGHTS}/{kind}/tiny-1/.complete"
         docker("exec", SWITCH, "sh", "-c", f"mkdir -p {Path(done).parent} && echo '{{}}' > {done}")
 
-    def config(self, *engines: str) -> str:
-        return (
-            f"engines = {json.dumps([f'http://proxy:{shared.PROXY_PORT}/{name}/v1/' for name in engines])}\n"
-        )
+    def config(self, engine: str) -> str:
+        """The gateway's, as the product renders it."""
+        base = f"http://proxy:{shared.PROXY_PORT}/{engine}/v1/"
+        provider = tensorzero.Provider(kind=kind_of(engine), api_base=base, model_name="tiny")
+        model = tensorzero.ChatModel(name="tiny", providers=(provider,), timeouts=GATEWAY_TIMES)
+        return tensorzero.render(tensorzero.GatewayConfig(models=(model,)))
 
-    def make_gateway(self, name: str, *engines: str, start: bool = False) -> None:
+    def make_gateway(self, name: str, engine: str, start: bool = False) -> None:
         container = f"{PREFIX}-{name}"
         docker(
             *("create", "--name", container, "--network", NETWORK, "--network-alias", "gateway"),
             *(*labelled("gateway"), GATEWAY_IMAGE, *tensorzero.COMMAND),
         )
-        self.put(container, tensorzero.CONFIG_FILE, self.config(*engines))
+        self.put(container, tensorzero.CONFIG_FILE, self.config(engine))
         if start:
             docker("start", container)
 
@@ -408,7 +419,7 @@ class Stack:
         image: str = PYTHON,
     ) -> Plan:
         """`seconds` are those of its times that differ."""
-        kind: EngineKind = "ollama" if engine.startswith("ollama-") else "vllm"
+        kind = kind_of(engine)
         routing = ROUTING.format(engine=engine, kind=kind) + (ROUTING_GATEWAY if self.gateways else "")
         for key, limit in self.limits.items():
             routing, found = re.subn(rf"(?m)^{key} = .*", f"{key} = {limit}", routing)

@@ -207,7 +207,13 @@ def test_a_model_with_sense_may_not_say_one_thing_over_and_over(
     monkeypatch.setattr(fast_engine, "MODE", "endless")
     assert once(port, True).ok
     for stream in (True, False):
-        answer = complete("127.0.0.1", port, "/", "tiny", stream=stream, max_tokens=8, timeout=5, sense=True)
+        answer = complete(
+            *("127.0.0.1", port, "/v1/chat/completions", "tiny"),
+            stream=stream,
+            max_tokens=8,
+            timeout=5,
+            sense=True,
+        )
         assert not answer.ok and "one thing over and over: '!!!!!!!!'" in answer.text
 
 
@@ -293,7 +299,11 @@ def test_through_the_gateway_only_what_the_gateway_itself_vouches_for_is_judged(
     monkeypatch.setattr(fast_engine, "MODE", mode)
     for stream in (True, False):
         assert complete(
-            "127.0.0.1", port, "/", "x", stream=stream, max_tokens=8, timeout=5, same_model=False
+            *("127.0.0.1", port, "/v1/chat/completions", "x"),
+            stream=stream,
+            max_tokens=8,
+            timeout=5,
+            same_model=False,
         ).ok
 
 
@@ -330,7 +340,8 @@ def test_an_engine_that_does_not_listen_is_loading() -> None:
 
 
 def asked(port: int, **more: Any) -> dict[str, Any]:
-    body = json.dumps({"model": "tiny", "max_tokens": 2, **more.pop("ask", {})})
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "-"}], "max_tokens": 2}
+    body = json.dumps({**chat, **more.pop("ask", {})})
     request = {"container": "127.0.0.1", "port": port, "path": "/v1/chat/completions", "body": body}
     return exchange({**request, **more})
 

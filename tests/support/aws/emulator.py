@@ -4,6 +4,7 @@
 - `ADDRESSES`: which addresses are handed out. They are for tests of networks (RFC 2544).
 - `LifecycleManager`: Amazon's Data Lifecycle Manager, as far as a policy is kept and given back.
 - `SpotMarket`: spot requests that outlive their instances.
+- `InUse`: what is not taken away while something uses it.
 """
 
 import atexit
@@ -41,7 +42,7 @@ from moto.ssm.models import Parameter  # noqa: E402
 from werkzeug.serving import BaseWSGIServer, make_server  # noqa: E402
 
 from common import ROOT  # noqa: E402
-from tests.support.aws import warm  # noqa: E402
+from tests.support.aws import in_use, warm  # noqa: E402
 from tests.support.aws.spot_market import SpotMarket  # noqa: E402
 
 
@@ -130,6 +131,7 @@ class Emulator:
 
     def __enter__(self) -> "Emulator":
         self._spot = SpotMarket().__enter__()
+        self._in_use = in_use.InUse().__enter__()
         self._moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         logging.getLogger("werkzeug").setLevel(logging.WARNING)
         self._moto.start()
@@ -155,13 +157,22 @@ class Emulator:
         self._lifecycle.shutdown()
         self._lifecycle.server_close()
         self._moto.stop()
+        self._in_use.__exit__()
         self._spot.__exit__()
         for service in ("ec2", "iam", "ssm", "logs", "cloudwatch", "sns", "budgets", "route53"):
             get_backend(service).reset()
 
+    @property
+    def _ec2(self) -> Any:
+        return get_backend("ec2")[DEFAULT_ACCOUNT_ID][self.region]
+
+    def on_internet(self, instance: str) -> bool:
+        """Whether an instance reaches the internet and is reached from there, as far as routes go."""
+        return in_use.on_internet(self._ec2, instance)
+
     def publish_machine_image(self) -> str:
         """Register a newer Deep Learning AMI and have its public parameter name it. Returns its id."""
-        account = get_backend("ec2")[DEFAULT_ACCOUNT_ID][self.region]
+        account = self._ec2
         name = AMI_NAME.format(number=next(self._images))
         image = account.register_image(name=name, description=name)
         ssm = get_backend("ssm")[DEFAULT_ACCOUNT_ID][self.region]

@@ -3,8 +3,9 @@
 Each running instance becomes a set of namespaces (mounts, network, processes) with Debian's openssh-server
 and a Docker engine of its own: a newer one than Debian's, as AWS's images have, which takes no client older
 than Docker 25. It boots with its real user data; its data volume is a real disk image, its public address a
-real one on a small internet, and the security group really filters. What is only pretended stands in `bin/`:
-systemd, cloud-init, the GPU, CloudWatch's agent. Needs root.
+real one on a small internet, and the security group really filters. Without a route to an internet gateway
+it has no address there, and its agent no connection. What is only pretended stands in `bin/`: systemd,
+cloud-init, the GPU, CloudWatch's agent. Needs root.
 """
 
 import base64
@@ -75,6 +76,8 @@ class SimulatedMachine:
         self.pid = 0
         self.devices: dict[str, str] = {}
         self.address = ""
+        self.connected = False
+        """Whether it reaches the internet, and is reached from there."""
         self.rules: list[tuple[str, int, str]] | None = None
 
     def start(self, environment: Mapping[str, str], archive: Path, internet: Mapping[str, Path]) -> None:
@@ -216,7 +219,7 @@ class SimulatedMachine:
         process.wait()
         for device in self.devices.values():
             run("losetup", "--detach", device)
-        self.devices, self.address, self.rules = {}, "", None
+        self.devices, self.address, self.connected, self.rules = {}, "", False, None
 
     def remove(self) -> None:
         if self.process is not None:
@@ -352,8 +355,6 @@ class Machines:
             host = SimulatedMachine(name, self.folder / name, next(self._numbers))
         host.start(self.emulator.environment, self.archive, self.internet)
         self.hosts[name] = host
-        if self._agent_may(instance):
-            (self.agents / name).write_text(str(host.pid))
         if again:
             self._adjust(ec2, instance, host)
             host.later_boot()
@@ -381,9 +382,16 @@ class Machines:
             size = ec2.describe_volumes(VolumeIds=[volume])["Volumes"][0]["Size"]
             run("truncate", "--size", f"{size}G", str(image))  # keeps what is on it
             host.attach(volume, image)
+        if (connected := self.emulator.on_internet(host.instance)) != host.connected:
+            host.connected = connected
+            agent = self.agents / host.instance
+            if connected and self._agent_may(instance):
+                agent.write_text(str(host.pid))
+            else:
+                agent.unlink(missing_ok=True)
         filters = [{"Name": "instance-id", "Values": [host.instance]}]
         addresses = [each["PublicIp"] for each in ec2.describe_addresses(Filters=filters)["Addresses"]]
-        if (address := addresses[0] if addresses else "") != host.address:
+        if (address := addresses[0] if addresses and connected else "") != host.address:
             host.set_address(address)
         groups = [each["GroupId"] for each in instance["NetworkInterfaces"][0]["Groups"]]
         found = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": groups}])
