@@ -9,6 +9,7 @@ from components import naming, plan
 from components.containers import NOBODY, RIGHTS, image, labels, rights
 from components.docker_host import DockerHost
 from components.engines import ALIAS, CACHE_MOUNT, WEIGHTS_MOUNT, EngineSpec
+from components.facts import Variable
 from switch.plan import Fetch
 
 
@@ -49,11 +50,14 @@ class Engine(pulumi.ComponentResource):
             ).text
 
         fetch = plan.upload_then_fetch(spec.weights) if spec.weights.upload else plan.FETCH
+        told: dict[Variable, pulumi.Input[str]] = {"SWITCH": args.switch, "WEIGHTS": spec.weights.source}
+        if spec.weights.moving:
+            told["MOVING"] = spec.weights.moving
         weights = host.step(
             naming.child(name, "weights"),
             self,
             fetch,
-            {"SWITCH": args.switch, "WEIGHTS": spec.weights.source},
+            told,
             stdin=pulumi.Output.from_input(args.weights_volume).apply(request),
             depends_on=[pulled],
             hide_diffs=["stdin"],  # WEIGHTS says the same in words

@@ -17,7 +17,8 @@ Variable = (
     | Literal["TENANTS", "SEEN"]  # the keys; and what is said of them, or of the edge, as it is now
     | Literal["EDGE", "EDGE_ID", "APPLY", "CADDYFILE", "NETWORK", "NETWORK_ID"]  # the edge
     | Literal["PROXY", "ASK", "LOCK", "ARCHIVE", "CODE", "PYTHON"]  # the proxy
-    | Literal["IMAGE", "VOLUME", "LOGS", "CONFIG", "HISTORY", "CONTENT", "WEIGHTS", "AGAIN"]  # volumes
+    | Literal["IMAGE", "VOLUME", "LOGS", "CONFIG", "HISTORY", "CONTENT", "AGAIN"]  # volumes
+    | Literal["WEIGHTS", "MOVING"]  # what is fetched, and what of it names another content tomorrow
     | Literal["GPU", "GPUS", "DRIVER", "INSTANCE_TYPE", "DATA_MOUNT", "DATA_GIB"]  # an instance
     | Literal["REGION", "NAMESPACE", "PROBE", "DEADLINE"]
     | Literal["CONTEXT", "HOSTS", "AT_ONCE", "NODES"]  # a cluster

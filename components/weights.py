@@ -6,6 +6,7 @@ that the other side of a switch still needs.
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from shlex import quote
 
@@ -23,13 +24,17 @@ from components.gpu_memory import EngineKind
 from components.shell import program
 from switch.shared import WEIGHTS
 
+COMMIT = re.compile("[0-9a-f]{40}")
+"""A revision of the hub that names its content by its hash."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
     """What to fetch for one engine. `need_bytes` is the free disk it takes while it is fetched.
 
     `script` runs under /bin/sh in the engine's own image with the volume at /weights, without a GPU.
-    `upload` names a folder on the deployer's machine that goes to `<folder>/source` first.
+    `upload` names a folder on the deployer's machine that goes to `<folder>/source` first. `moving` is the
+    tag or branch that may name other weights tomorrow, which nothing would notice; empty where none does.
     """
 
     kind: EngineKind
@@ -38,6 +43,7 @@ class Weights:
     need_bytes: int
     source: str
     upload: str | None = None
+    moving: str = ""
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,16 +68,13 @@ def for_ollama(model: Model, quantization: Quantization | None = None) -> Weight
     place = f"{WEIGHTS}/{folder}"
     if isinstance(source, Folder):
         create = program("ollama_create", PLACE=place, MODEL=quote(model.name))
-        upload, need, words = (
-            source.place,
-            source.size * 4,
-            f"folder {source.place}",
-        )
+        upload, need, words, moving = source.place, source.size * 4, f"folder {source.place}", ""
     else:
         create = program("ollama_pull", TAG=quote(source.tag), MODEL=quote(model.name))
         if source.sha256:
             create += "\n" + program("ollama_compare", PLACE=place, SUM=source.sha256)
         upload, need, words = None, source.size, f"ollama pull {source.tag}{_sum_of(source)}"
+        moving = "" if source.sha256 else source.tag
     return Weights(
         kind="ollama",
         folder=folder,
@@ -79,6 +82,7 @@ def for_ollama(model: Model, quantization: Quantization | None = None) -> Weight
         need_bytes=need,
         source=words,
         upload=upload,
+        moving=moving,
     )
 
 
@@ -108,4 +112,7 @@ def for_vllm(model: Model, quantization: Quantization | None = None) -> Weights:
         script="\n".join(["set -eu", f"python3 -c {quote(download)}", *compare, ""]),
         need_bytes=source.size,
         source=f"{source.repository} at {source.revision}{_sum_of(source)}",
+        moving=""
+        if source.sha256 or COMMIT.fullmatch(source.revision)
+        else f"{source.repository} at {source.revision}",
     )

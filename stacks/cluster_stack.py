@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 import pulumi
 
 from components import api_keys
+from components.facts import Variable
 from components.kubernetes import files
 from components.kubernetes.kubectl import kubectl
 from components.kubernetes.objects import objects
 from components.kubernetes.stack import ClusterStack, ClusterStackArgs
 from components.labels import Labels
+from components.weights import Weights
 from stacks import kubernetes_target, ours
 from stacks.blueprint import Blueprint
 from stacks.cluster import cluster, flip_plan, nodes_plan
@@ -40,8 +42,7 @@ def declare(
             flip=flip_plan(plan, args),
             nodes=nodes_plan(args),
             names=nodes,
-            # whichever engine serves: nodes have the weights of both
-            weights=sorted(f"{spec.kind}: {spec.weights.source}" for spec in plan.specs),
+            weights=_weights([spec.weights for spec in plan.specs]),
             routing=args.routing,
             keys=pulumi.Output.from_input(keys).apply(
                 lambda found: api_keys.document(found, never_open=True)
@@ -50,3 +51,10 @@ def declare(
             port=args.port,
         ),
     )
+
+
+def _weights(both: Sequence[Weights]) -> dict[Variable, str]:
+    """What a step is told of them, whichever engine serves: nodes have the weights of both."""
+    sources = sorted(f"{each.kind}: {each.source}" for each in both)
+    moving = sorted(each.moving for each in both if each.moving)
+    return {"WEIGHTS": "; ".join(sources), **({"MOVING": ", ".join(moving)} if moving else {})}

@@ -43,7 +43,8 @@ class KubernetesObject(pulumi.CustomResource):
 @dataclass(frozen=True, kw_only=True)
 class ClusterStackArgs:
     """`objects` are those of `components.kubernetes.objects`, made with `files`. `names` are those of the
-    stack's nodes, and `weights` says from where each engine's are. `keys` is the document of
+    stack's nodes, and `weights` says from where each engine's are, and which of
+    it moves. `keys` is the document of
     `components.api_keys`, as a secret, and `tenants` who has one."""
 
     labels: Labels
@@ -54,7 +55,7 @@ class ClusterStackArgs:
     flip: FlipPlan
     nodes: NodesPlan
     names: Sequence[str]
-    weights: Sequence[str]
+    weights: Mapping[Variable, str]
     routing: str
     keys: pulumi.Input[str]
     tenants: tuple[str, ...]
@@ -98,7 +99,7 @@ class ClusterStack(pulumi.ComponentResource):
             "weights",
             NODES,
             # another node has the step run again
-            {**told, "WEIGHTS": "; ".join(args.weights), "NODES": ", ".join(sorted(args.names))},
+            {**told, **args.weights, "NODES": ", ".join(sorted(args.names))},
             stdin=args.nodes.text,
             depends_on=before,
             hide_diffs=["stdin"],

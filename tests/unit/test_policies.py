@@ -77,6 +77,7 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         ("images have the digest that is known", of(IMAGE, name="registry:5000/ollama:0.17.4")),
         ("images are pinned", of(CONTAINER, image="ollama/ollama:latest")),
         ("images have the digest that is known", of(CONTAINER, image="somebody/ollama:0.17.4")),
+        ("weights are pinned", of(COMMAND, environment={"WEIGHTS": "a at main", "MOVING": "a at main"})),
         ("only the edge publishes a port", of(CONTAINER, ports=[{"external": 8000, "ip": "127.0.0.1"}])),
         ("only the edge publishes a port", of(CONTAINER, publishAllPorts=True)),
         (
@@ -210,6 +211,14 @@ def test_the_stacks_on_a_docker_engine_keep_every_policy(recorder: Recorder, sta
     resources = declared(recorder)
     assert {CONTAINER, IMAGE} <= {each.type for each in resources}, "the types are those of the providers"
     assert check(resources, stack=stack, keys=False) == []
+
+
+def test_a_stack_whose_weights_may_be_others_tomorrow_is_said(recorder: Recorder) -> None:
+    build(replace(from_files("dev", ROOT), aws=None, quantization={"ollama": "q8_0"}))
+    (broke,) = [
+        each for each in check(declared(recorder), stack="dev", keys=True) if "weights" in each.policy
+    ]
+    assert broke.resource.endswith("-weights (qwen2.5-coder:7b-instruct-q8_0)")
 
 
 class Target:

@@ -84,6 +84,19 @@ def test_what_ollamas_library_gives_is_compared(tmp_path: Path, right: bool) -> 
         assert f"not those with the SHA-256 {RIGHT}" in done.stdout
 
 
+def test_what_may_be_another_content_tomorrow_is_said_and_nothing_else_is() -> None:
+    said = weights.for_ollama(model()).moving, weights.for_vllm(model()).moving
+    assert said == ("tag:1", "A/B at c")
+    summed = model(ollama=RIGHT, vllm=RIGHT)
+    assert not weights.for_ollama(summed).moving and not weights.for_vllm(summed).moving
+    (source,) = model().vllm
+    assert isinstance(source, HuggingFaceRepository)
+    commit = replace(model(), vllm=(replace(source, revision="0" * 40),))
+    assert not weights.for_vllm(commit).moving
+    for kind in (weights.for_ollama(MODELS["tiny"]), weights.for_vllm(MODELS["tiny"])):
+        assert not kind.moving, "a folder is named by its content"
+
+
 def test_without_a_sum_script_and_folder_are_what_they_were() -> None:
     without, other = model(), model(ollama=RIGHT, vllm=RIGHT)
     for of in (weights.for_ollama, weights.for_vllm):
