@@ -29,6 +29,7 @@ from components import caddyfile, catalogue, engines, pins, proxy, routing, tens
 from components.containers import NOBODY
 from components.gpu_memory import EDGE_RAM, PROXY_RAM, EngineKind, Load, both
 from offline.steps import cached, key_of
+from proxy.live import LOOK_SECONDS
 from proxy.route import Limits
 from switch.shared import PROXY_PORT
 from tests.support.containers import put_files, remove_labelled, unpack
@@ -155,7 +156,7 @@ class Way:
         return text
 
     def route(self, engine: EngineKind | None = None, *, held: bool = False, **changed: Any) -> None:
-        """Says which engine serves, or that requests are held, and waits until every proxy knows it."""
+        """Says which engine serves, or that requests are held, and waits for the proxies' next look."""
         self.engine = engine or self.engine
         self.number += 1
         said = {
@@ -169,13 +170,13 @@ class Way:
             **changed,
         }
         self._write("route.json", said)
-        time.sleep(0.1)
+        time.sleep(5 * LOOK_SECONDS)
 
     def keys(self, **keys: str) -> None:
         """Tenant → API key; without any the endpoint is open."""
         digests = {hashlib.sha256(key.encode()).hexdigest(): tenant for tenant, key in keys.items()}
         self._write("keys.json", {"open": not keys, "keys": digests})
-        time.sleep(0.1)
+        time.sleep(5 * LOOK_SECONDS)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         new = self.live / f"{name}.new"
