@@ -13,7 +13,7 @@ import yaml
 
 from common import ROOT
 from tests.support.aws.emulator import ADDRESSES, Emulator
-from tests.support.aws.host.images import without_digest
+from tests.support.aws.host.images import with_their_sums, without_digest
 from tests.support.aws.host.machines import Machines
 from tests.support.project import NO_BYTECODE, CommandFailed, Project
 from tools import environment
@@ -39,6 +39,8 @@ class AwsProject(Project):
         super().use_sources(root)
         pins = self.folder / "components" / "pins.py"
         pins.write_text(without_digest(pins.read_text()))
+        catalogue = self.folder / "components" / "models.toml"
+        catalogue.write_text(with_their_sums(catalogue.read_text()))
 
     def _name_plugin(self) -> None:
         file = self.folder / "Pulumi.yaml"

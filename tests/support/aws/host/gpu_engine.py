@@ -5,6 +5,7 @@ and their weights, and Ollama says that its model is wholly on the GPU.
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
@@ -14,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 SIZE = 4_700_000_000
+WEIGHTS = b"weights\n" * 100
+"""What Ollama's library and the hub give of any model."""
+SUM = hashlib.sha256(WEIGHTS).hexdigest()
+FILE = "model.safetensors"
 
 
 def models() -> Path:
-    """Ollama's folder of models; a file for each name."""
+    """Ollama's folder of models: their weights, and a file for each name that says which they are."""
     return Path(os.environ["OLLAMA_MODELS"])
 
 
@@ -27,9 +32,13 @@ def ollama(words: list[str]) -> None:
     elif words == ["list"]:
         urllib.request.urlopen(f"http://127.0.0.1:{os.environ['OLLAMA_HOST'].rsplit(':', 1)[1]}/", timeout=5)
     elif len(words) == 2 and words[0] == "pull":
-        (models() / words[1]).write_text("weights\n" * 100)
+        blobs, manifests = models() / "blobs", models() / "manifests"
+        for folder in (blobs, manifests):
+            folder.mkdir(exist_ok=True)
+        (blobs / f"sha256-{SUM}").write_bytes(WEIGHTS)
+        (manifests / words[1]).write_text(json.dumps({"layers": [{"digest": f"sha256:{SUM}"}]}))
     elif len(words) == 3 and words[0] == "cp":
-        (models() / words[2]).write_text((models() / words[1]).read_text())
+        (models() / "manifests" / words[2]).write_text((models() / "manifests" / words[1]).read_text())
     else:
         sys.exit(f"ollama (a stand-in) does not know: {words}")
 
@@ -59,7 +68,10 @@ def vllm(words: list[str]) -> None:
 def serve(port: int, model: str | None) -> None:
     """Serve one model, or with None every one that Ollama has."""
     # the weights step has a name for the model that is also at the endpoint; its tag has a colon
-    names = [each.name for each in models().iterdir() if ":" not in each.name] if model is None else [model]
+    if model is None:
+        names = [each.name for each in (models() / "manifests").glob("*") if ":" not in each.name]
+    else:
+        names = [model]
     name = names[0] if names else "none-yet"
     os.environ |= {"FAST_PORT": str(port), "FAST_MODEL": name, "FAST_TOKENS": "0.005"}
     fast: Any = importlib.import_module("fast_engine")  # it reads its environment when it is imported
@@ -81,6 +93,7 @@ def snapshot_download(repository: str, *, revision: str, local_dir: str) -> None
     folder = Path(local_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"_name_or_path": repository, "revision": revision}))
+    (folder / FILE).write_bytes(WEIGHTS)
 
 
 if __name__ == "__main__":

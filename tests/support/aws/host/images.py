@@ -1,6 +1,7 @@
 """The images that a registry would serve to the host, as one archive: real ones of `offline/` under their
 public names, and stand-ins for the engines, which need a GPU."""
 
+import hashlib
 import re
 import subprocess
 import tempfile
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from common import ROOT
 from components import pins
+from tests.support.aws.host import gpu_engine
 from tests.support.project import docker
 
 HERE = Path(__file__).parent
@@ -40,6 +42,15 @@ def save(archive: Path) -> None:
 def without_digest(text: str) -> str:
     """A reference, or a file of them, by tag: what isn't the public image can't have its digest."""
     return re.sub(r"@sha256:[0-9a-f]{64}", "", text)
+
+
+def with_their_sums(text: str) -> str:
+    """The catalogue's text with the sums of what the stand-ins give, and not of the real weights."""
+    of_files = hashlib.sha256(f"{gpu_engine.SUM}  {gpu_engine.FILE}\n".encode()).hexdigest()
+    for source, right in (("tag", gpu_engine.SUM), ("repository", of_files)):
+        text, changed = re.subn(rf'(\{{ ?{source} = .*sha256 = )"[0-9a-f]{{64}}"', rf'\1"{right}"', text)
+        assert changed, source
+    return text
 
 
 def _engine(name: str, program: str) -> None:
