@@ -1,9 +1,10 @@
 #!/bin/sh
-# The third part, for a tag whose weights the catalogue names by their SHA-256: Ollama has compared each layer with the
-# digest in the tag's manifest, so that this digest is what is compared.
-if ! grep -rqF '"sha256:@SUM@"' @PLACE@/models/manifests; then
+# The third part, for a tag whose weights the catalogue names by their SHA-256. Ollama looks at no layer that a pull which
+# was interrupted has left behind, so that the file is read here.
+found=$(sha256sum <@PLACE@/models/blobs/sha256-@SUM@ || true)
+if ! grep -rqF '"sha256:@SUM@"' @PLACE@/models/manifests || [ "${found%% *}" != @SUM@ ]; then
   rm -rf @PLACE@/models
   echo 'the weights that came are not those with the SHA-256 @SUM@ of the catalogue, and were removed.'
-  echo "Run the command again. If it fails again, what is at the hub was replaced: make model writes its entry anew"
-  exit 1
+  echo "Run the command again. If that fails again, the hub has replaced them: make model writes another entry (NAME=…)"
+  exit 65 # what keeps weights on a node of a cluster does not fetch them again by itself
 fi

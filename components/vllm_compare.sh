@@ -8,6 +8,6 @@ if [ "${found%% *}" != @SUM@ ]; then
   cd /
   rm -rf @PLACE@
   echo "the weights that came have the SHA-256 ${found%% *} and not @SUM@ of the catalogue, and were removed."
-  echo "Run the command again. If it fails again, what is at the hub was replaced: make model writes its entry anew"
-  exit 1
+  echo "Run the command again. If that fails again, the hub has replaced them: make model writes another entry (NAME=…)"
+  exit 65 # what keeps weights on a node of a cluster does not fetch them again by itself
 fi

@@ -4,6 +4,7 @@ On an open network all of this is downloaded from Pulumi; here it is compiled fr
 registries serve. The folders under `offline/go/` pin every module of each build.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -198,15 +199,17 @@ def install(tools: Tools, home: Path) -> None:
     places = home / "plugins"
     places.mkdir(parents=True, exist_ok=True)
     for name, built in tools.plugins.items():
-        place = places / name
+        place, lock = places / name, places / f"{name}.lock"
         wanted = {file.name: file for file in built.iterdir()}
-        if _links(place) != wanted:
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir()
-            for file in wanted.values():
-                (place / file.name).symlink_to(file)
-        for leftover in (".partial", ".lock"):
-            (places / f"{name}{leftover}").unlink(missing_ok=True)
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # the engine's own, while it downloads a plugin
+            if _links(place) != wanted:
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                for file in wanted.values():
+                    (place / file.name).symlink_to(file)
+            (places / f"{name}.partial").unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
 
 
 def go_version() -> str:

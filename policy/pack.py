@@ -2,8 +2,8 @@
 
 They need no pack: every review runs them. The pack has packages of its own, and Pulumi waits for ever for a
 pack that has not: `python3 -m venv policy/.venv && policy/.venv/bin/pip install -r policy/requirements.txt`.
-What it can't see is what happens to a resource, so the policy that a flip replaces no instance and no volume
-is in the reviews only.
+What it can't see is what happens to a resource, so that two policies are in the reviews only: a flip replaces
+no instance and no volume, and weights that are fetched are pinned.
 """
 
 import json

@@ -104,18 +104,6 @@ def images_have_the_digest_that_is_known(resource: Resource) -> Iterator[Violati
         )
 
 
-def weights_are_pinned(resource: Resource) -> Iterator[Violation]:
-    """Weights that are fetched are named by their hash: a commit of the hub, or the catalogue's SHA-256."""
-    moving = variable(resource.inputs, "MOVING") if resource.type == COMMAND else None
-    if moving:
-        yield Violation(
-            policy="weights are pinned",
-            resource=f"{resource.name} ({moving})",
-            why="The hub may give other weights under this name tomorrow, and nothing would notice.",
-            do="Have `make model` write an entry with their commit and SHA-256, and set `model` to it.",
-        )
-
-
 def only_the_edge_publishes_a_port(resource: Resource) -> Iterator[Violation]:
     """Engines, gateway, proxy and switch are reached on the private network only, and the monitor's page from
     its own host."""
@@ -284,10 +272,25 @@ def a_flip_replaces_no_instance_and_no_volume(
             )
 
 
+def weights_that_are_fetched_are_pinned(changes: Iterable[ResourceChange]) -> Iterator[Violation]:
+    """Weights that an update fetches are named by a commit of the hub, or by the catalogue's SHA-256.
+
+    Those that are there already hold nothing up.
+    """
+    for change in changes:
+        comes = change.type == COMMAND and change.op in ("created", "changed", "replaced")
+        if comes and (moving := variable(change.after, "MOVING")):
+            yield Violation(
+                policy="weights that are fetched are pinned",
+                resource=f"{change.name} ({moving})",
+                why="The hub may give other weights under this name tomorrow, and nothing would notice.",
+                do="Have `make model` write an entry with their commit and SHA-256, and set `model` to it.",
+            )
+
+
 EACH: tuple[Callable[[Resource], Iterator[Violation]], ...] = (
     images_are_pinned,
     images_have_the_digest_that_is_known,
-    weights_are_pinned,
     only_the_edge_publishes_a_port,
     ssh_is_not_open,
     volumes_are_encrypted,

@@ -47,6 +47,7 @@ def broken(preview: Preview) -> list[policies.Violation]:
     """Every policy that the previewed stack would break."""
     return [
         *policies.check(preview.resources, stack=preview.stack, keys=has_keys(preview)),
+        *policies.weights_that_are_fetched_are_pinned(preview.changes),
         *policies.a_flip_replaces_no_instance_and_no_volume(
             preview.changes, is_flip(preview) or changes_engine(preview)
         ),

@@ -85,7 +85,8 @@ def check(stack: str, host: FoundOnHost, theirs: str) -> None:
             raise StepFailed(
                 f"these settings need the weights {spec.weights.folder} of {spec.kind}. They are not there, "
                 f"and `make adopt` downloads nothing. {owners.NOTHING} Set `model`, `quantization` and "
-                f"`standby` in Pulumi.{stack}.yaml as they were when the stack was made. To see what is "
+                f"`standby` in Pulumi.{stack}.yaml as they were when the stack was made, or take the "
+                "checkout that made it, since the catalogue may name other weights now. To see what is "
                 f"there: docker exec {switches[0].name} ls /weights/{spec.kind}"
             )
 

@@ -124,6 +124,7 @@ def down(stack: str = STACK) -> None:
         if os.environ.get("WEIGHTS") != "delete" and _leave_history(stack):
             state = owner.state_of(stack)
         # what an interrupted update left would hold network and journal, and what is gone can't be deleted
+        _refuse_locked(stack)  # or an update that has begun meanwhile would lose what it makes
         _remove(unknown := [each for each in host.of() if each.id not in {one.id for one in state.things}])
         if unknown:
             say(f"Removed {len(unknown)} containers that an interrupted update left behind")

@@ -155,9 +155,9 @@ def install_tools() -> None:
         source = tools.bin
     for program in source.iterdir():
         if program.name.startswith("pulumi"):
-            link = BIN / program.name
-            link.unlink(missing_ok=True)
-            link.symlink_to(program)
+            new = BIN / f"{program.name}.{os.getpid()}"  # there may be two who set this checkout up
+            new.symlink_to(program)
+            new.replace(BIN / program.name)
 
 
 def install_plugins(stack: str) -> None:
@@ -167,22 +167,37 @@ def install_plugins(stack: str) -> None:
     Pulumi fetches a plugin that is not there, and compares it with nothing. So it does with what a state asks
     for in another version, and where no sum is known for this machine. Raises StepFailed.
     """
-    if _built():
-        return
     # not at the top: it needs Pulumi
     from tools.host import is_on_aws, is_on_cluster
 
+    if _built():
+        if is_on_cluster(stack) and not _is_there("kubernetes"):
+            install_tools()
+        return
     names = ["command", "docker"]
     names += ["aws"] if is_on_aws(stack) else []
     names += ["kubernetes"] if is_on_cluster(stack) else []
     plugins = {}
     for name in names:
         plugin = pins.PULUMI_PLUGINS[name]
-        if (place := vendor.plugin(plugin)) is not None:
+        try:
+            place = vendor.plugin(plugin)
+        except vendor.Unreachable as error:
+            if not _is_there(name):
+                raise
+            say(f"Pulumi: its plugin for {name} is there, compared with nothing: {error}")
+            continue
+        if place is not None:
             plugins[f"resource-{name}-v{plugin.version}"] = place
         else:
             say(f"Pulumi: no SHA-256 of its plugin for {name} is known for {vendor.machine()}; it fetches it")
     offline.tools.install(offline.tools.Tools(bin=BIN, plugins=plugins), PULUMI_HOME)
+
+
+def _is_there(name: str) -> bool:
+    """Whether this checkout has a plugin in the version that is pinned, from wherever it came."""
+    folder = f"resource-{name}-v{pins.PULUMI_PLUGINS[name].version}"
+    return (PULUMI_HOME / "plugins" / folder / f"pulumi-resource-{name}").is_file()
 
 
 def _built() -> bool:

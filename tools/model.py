@@ -210,7 +210,7 @@ def sum_of(files: Sequence[Mapping[str, Any]]) -> str | None:
     """The SHA-256 of what `sha256sum *.safetensors` says in the folder of a repository; None where the hub
     does not name the sum of each."""
     sums = {
-        each["rfilename"]: each.get("lfs", {}).get("sha256")
+        each["rfilename"]: (each.get("lfs") or {}).get("sha256")
         for each in files
         if each["rfilename"].endswith(".safetensors") and "/" not in each["rfilename"]
     }

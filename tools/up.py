@@ -155,7 +155,7 @@ def prepare() -> None:
     if is_on_cluster(STACK):
         raise StepFailed(
             f"this sets a Docker host up, and `{STACK}` is on a cluster that is there. "
-            f"Run: make cli && pulumi up --stack {STACK}"
+            f"Run: make cli STACK={STACK} && pulumi up --stack {STACK}"
         )
     on_aws = is_on_aws(STACK)
     if not on_aws:

@@ -20,6 +20,10 @@ MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "a
 BROKE = (OSError, http.client.HTTPException)
 
 
+class Unreachable(StepFailed):
+    """The vendor gives no answer, or not the file."""
+
+
 def machine() -> str:
     """What the vendor calls a machine like this one, as in "linux-amd64"."""
     processor = platform.machine().lower()
@@ -43,7 +47,7 @@ def download() -> Path | None:
         return None
     try:
         return _unpacked(f"{URL}/{name}", pinned) / "pulumi"
-    except BROKE:
+    except Unreachable:
         return None
 
 
@@ -53,39 +57,44 @@ def plugin(wanted: pins.PulumiPlugin) -> Path | None:
     Pulumi's own `plugin install --checksum` (3.259.0) does not do: where the last bytes and the end come at
     once, as they do with HTTP/1.1, it forgets them, and refuses what is right.
 
-    Raises StepFailed where the vendor can't be reached, too.
+    Raises Unreachable, and StepFailed where it breaks off or is another one.
     """
     pinned = wanted.archives.get(machine())
     if pinned is None:
         return None
-    url = wanted.url.format(version=wanted.version, machine=machine())
-    try:
-        return _unpacked(url, pinned)
-    except BROKE as error:
-        raise StepFailed(f"{url} can't be reached: {error}. Run the command again") from None
+    return _unpacked(wanted.url.format(version=wanted.version, machine=machine()), pinned)
 
 
 def _unpacked(url: str, pinned: str) -> Path:
-    """The folder of the cache with what is in the archive at `url`. Raises one of BROKE where that can't be
-    reached, and StepFailed where it breaks off or is another one."""
+    """The folder of the cache with what is in the archive at `url`. Raises Unreachable, and StepFailed where
+    it breaks off or is another one."""
     place = cache_root() / "pulumi-vendor" / pinned[:12]
     if place.is_dir():
         return place
-    answer = urllib.request.urlopen(url, timeout=SILENCE_SECONDS)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with answer, tempfile.TemporaryDirectory(dir=place.parent) as work:
-        archive, content = Path(work, "archive"), Path(work, "content")
-        found = _fetch(answer, url, archive)
-        if found != pinned:
-            raise StepFailed(
-                f"{url} is not the archive that components/pins.py names, and was thrown away: "
-                f"its SHA-256 is {found}, not {pinned}. Something on the way changes downloads, or the "
-                "vendor has replaced it. Run the command again; if it fails again, find out why"
-            )
-        with tarfile.open(archive) as packed:
-            unpack(packed, content)
-        if not place.is_dir():  # another process may have been quicker
-            content.rename(place)
+    try:
+        answer = urllib.request.urlopen(url, timeout=SILENCE_SECONDS)
+    except BROKE as error:
+        raise Unreachable(f"{url} can't be reached: {error}. Run the command again") from None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with answer, tempfile.TemporaryDirectory(dir=place.parent) as work:
+            archive, content = Path(work, "archive"), Path(work, "content")
+            found = _fetch(answer, url, archive)
+            if found != pinned:
+                raise StepFailed(
+                    f"{url} is not the archive that components/pins.py names, and was thrown away: "
+                    f"its SHA-256 is {found}, not {pinned}. Something on the way changes downloads, or the "
+                    "vendor has replaced it. Run the command again; if it fails again, find out why"
+                )
+            with tarfile.open(archive) as packed:
+                unpack(packed, content)
+            try:
+                content.rename(place)
+            except OSError:
+                if not place.is_dir():  # or another process was quicker
+                    raise
+    except OSError as error:
+        raise StepFailed(f"{url} can't be kept in {place.parent}: {error}") from None
     return place
 
 

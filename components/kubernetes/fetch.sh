@@ -3,8 +3,13 @@
 # were when they came: their mark says $DIGEST, and every file has its sum. $NEED KiB are what they take.
 # Where $SENT is not empty, their folder `source` is sent here.
 # It runs when a node starts and when what it fetches is other, and reads all of them.
+# What came and was refused (status 65) is fetched again by another pod, and not by this one whenever it starts.
 set -eu
-place=/weights/$FOLDER
+place=/weights/$FOLDER pod=$(uname -n)
+if [ "$(cat "$place/.refused" 2>/dev/null)" = "$pod" ]; then
+  echo "the weights $FOLDER that came were refused; to fetch them again, delete the pod $pod"
+  exit 1
+fi
 if [ "$(cat "$place/.complete" 2>/dev/null)" = "$DIGEST" ]; then
   cd "$place"
   if sha256sum --check --quiet .sums; then
@@ -24,14 +29,18 @@ if [ "$((free + have))" -lt "$NEED" ]; then
   echo "the weights $FOLDER need $NEED KiB, and $((free + have)) KiB are free for them on this node"
   exit 1
 fi
-rm -f "$place/.complete"
+rm -f "$place/.complete" "$place/.refused"
 if [ -n "$SENT" ]; then
   until [ -d "$place/source" ]; do
     echo "the weights $FOLDER come from the machine on which \`pulumi up\` runs"
     sleep 5
   done
 fi
-/bin/sh -c "$SCRIPT"
+/bin/sh -c "$SCRIPT" || {
+  status=$?
+  [ "$status" -ne 65 ] || echo "$pod" >"$place/.refused"
+  exit "$status"
+}
 cd "$place"
 find . -type f ! -name .complete ! -name .sums -exec sha256sum {} + >"$place.sums"
 mv "$place.sums" .sums

@@ -89,6 +89,17 @@ def test_what_was_fetched_in_part_is_waited_for(node: Node) -> None:
     assert b"does not have the weights" in (waits.value.stdout or b"")
 
 
+def test_what_was_refused_is_fetched_again_by_another_pod_only(node: Node) -> None:
+    refused = f"mkdir -p {node.folder}; echo fetched >>{node.root}/log; exit 65"
+    for _ in range(3):  # as often as a node starts it again
+        done = node.run("fetch", SCRIPT=refused)
+        assert done.returncode != 0 and node.fetched == 1 and not node.complete.exists()
+    assert "to fetch them again, delete the pod" in done.stdout
+    (node.folder / ".refused").write_text("the pod before\n")
+    assert node.run("fetch").returncode == 0 and node.fetched == 2
+    assert node.run("fetch").stdout == f"the weights {FOLDER} are here\n"
+
+
 def test_other_weights_of_the_same_folder_are_fetched(node: Node) -> None:
     node.run("fetch")
     node.run("fetch", DIGEST="ffffffff")

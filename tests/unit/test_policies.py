@@ -8,6 +8,7 @@ import pulumi
 import pytest
 
 from common import ROOT
+from components.catalogue import Quantization
 from components.labels import Labels
 from review.events import UNKNOWN, UNKNOWN_TEXT, Resource, ResourceChange
 from review.policies import (
@@ -20,6 +21,7 @@ from review.policies import (
     VOLUME,
     a_flip_replaces_no_instance_and_no_volume,
     check,
+    weights_that_are_fetched_are_pinned,
 )
 from stacks import aws_target
 from stacks.aws_cli import FoundOnAws
@@ -27,6 +29,7 @@ from stacks.blueprint import blueprint
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.owner import Known, known
 from stacks.settings import Settings, from_files, stacks
+from switch.plan import EngineKind
 from tests.support.aws import rules
 from tests.support.recorder import Recorder
 from tests.unit.test_aws_rules import plain
@@ -77,7 +80,6 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         ("images have the digest that is known", of(IMAGE, name="registry:5000/ollama:0.17.4")),
         ("images are pinned", of(CONTAINER, image="ollama/ollama:latest")),
         ("images have the digest that is known", of(CONTAINER, image="somebody/ollama:0.17.4")),
-        ("weights are pinned", of(COMMAND, environment={"WEIGHTS": "a at main", "MOVING": "a at main"})),
         ("only the edge publishes a port", of(CONTAINER, ports=[{"external": 8000, "ip": "127.0.0.1"}])),
         ("only the edge publishes a port", of(CONTAINER, publishAllPorts=True)),
         (
@@ -213,12 +215,21 @@ def test_the_stacks_on_a_docker_engine_keep_every_policy(recorder: Recorder, sta
     assert check(resources, stack=stack, keys=False) == []
 
 
-def test_a_stack_whose_weights_may_be_others_tomorrow_is_said(recorder: Recorder) -> None:
-    build(replace(from_files("dev", ROOT), aws=None, quantization={"ollama": "q8_0"}))
-    (broke,) = [
-        each for each in check(declared(recorder), stack="dev", keys=True) if "weights" in each.policy
-    ]
-    assert broke.resource.endswith("-weights (qwen2.5-coder:7b-instruct-q8_0)")
+@pytest.mark.parametrize(
+    ("quantization", "moving"),
+    [({}, []), ({"ollama": "q8_0"}, ["qwen2.5-coder:7b-instruct-q8_0"])],
+)
+def test_weights_that_may_be_others_tomorrow_are_not_fetched(
+    recorder: Recorder, quantization: dict[EngineKind, Quantization], moving: list[str]
+) -> None:
+    build(replace(from_files("dev", ROOT), aws=None, quantization=quantization))
+    for op, said in (("created", moving), ("changed", moving), ("replaced", moving), ("deleted", [])):
+        changes = [
+            ResourceChange(op=op, type=each.type, name=each.name, before={}, after=each.inputs)
+            for each in declared(recorder)
+        ]
+        broke = weights_that_are_fetched_are_pinned(changes)
+        assert [each.resource.partition(" ")[2] for each in broke] == [f"({each})" for each in said]
 
 
 class Target:

@@ -1,6 +1,7 @@
 """The vendor's CLI and plugins: what is downloaded is what is pinned, or nothing stays of it."""
 
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import io
@@ -343,6 +344,33 @@ def test_a_plugin_that_cannot_be_had_ends_the_command_and_says_why(
     away = dataclasses.replace(pins.PULUMI_PLUGINS["command"], url="http://127.0.0.1:1/{version}{machine}")
     monkeypatch.setitem(pins.PULUMI_PLUGINS, "command", away)
     with pytest.raises(StepFailed, match=r"can't be reached: .*refused.* Run the command again"):
+        environment.install_plugins("local")
+    assert nothing_is_left(cache)
+
+
+def test_a_plugin_that_is_there_goes_on_where_its_vendor_cannot_be_reached(
+    plugins: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (name,) = names("command")
+    place = environment.PULUMI_HOME / "plugins" / name
+    place.mkdir(parents=True)
+    (place / "pulumi-resource-command").write_text("fetched by Pulumi, with another version of this project")
+    away = dataclasses.replace(pins.PULUMI_PLUGINS["command"], url="http://127.0.0.1:1/{version}{machine}")
+    monkeypatch.setitem(pins.PULUMI_PLUGINS, "command", away)
+    environment.install_plugins("local")
+    said = capsys.readouterr().out
+    assert "its plugin for command is there, compared with nothing" in said and "refused" in said
+    assert placed() == names("command", "docker") and not (place / "pulumi-resource-command").is_symlink()
+
+
+def test_a_full_disk_is_no_vendor_that_is_away(
+    plugins: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(vendor, "unpack", full)
+    with pytest.raises(StepFailed, match=r"command-\S+ can't be kept in .*No space left"):
         environment.install_plugins("local")
     assert nothing_is_left(cache)
 

@@ -22,8 +22,9 @@ def snapshot_download(repository, revision, local_dir):
 OLLAMA = """#!/bin/sh
 echo "$@" >>{folder}/asked
 [ "$1" = pull ] || exit 0
-manifest=$OLLAMA_MODELS/manifests/registry.ollama.ai/library/tag
-mkdir -p $manifest
+manifest=$OLLAMA_MODELS/manifests/registry.ollama.ai/library/tag blob=$OLLAMA_MODELS/blobs/sha256-{digest}
+mkdir -p $manifest $OLLAMA_MODELS/blobs
+[ -e $blob ] || printf weights >$blob  # it looks at none that is there
 echo '{{"layers":[{{"digest":"sha256:{digest}"}}]}}' >$manifest/1
 """
 RIGHT = "0123456789abcdef" * 4
@@ -70,18 +71,25 @@ def test_what_the_hub_gives_is_compared(tmp_path: Path, right: bool) -> None:
         assert f"have the SHA-256 {sum_of_both()} and not {RIGHT}" in done.stdout
 
 
-@pytest.mark.parametrize("right", [True, False])
-def test_what_ollamas_library_gives_is_compared(tmp_path: Path, right: bool) -> None:
+@pytest.mark.parametrize("comes", ["right", "another", "what an interrupted pull has left"])
+def test_what_ollamas_library_gives_is_compared(tmp_path: Path, comes: str) -> None:
+    right, of_weights = comes == "right", hashlib.sha256(b"weights").hexdigest()
     program = tmp_path / "ollama"
-    program.write_text(OLLAMA.format(folder=tmp_path, digest=RIGHT if right else "f" * 64))
+    program.write_text(OLLAMA.format(folder=tmp_path, digest="f" * 64 if comes == "another" else of_weights))
     program.chmod(0o755)
-    wanted = weights.for_ollama(model(ollama=RIGHT))
-    done = ran(wanted.script.replace("/bin/ollama", str(program)))
-    assert (done.returncode == 0) is right, done.stderr
-    assert (tmp_path / "weights" / wanted.folder / "models").exists() is right
+    wanted = weights.for_ollama(model(ollama=of_weights))
+    models = tmp_path / "weights" / wanted.folder / "models"
+    if comes.startswith("what"):
+        (models / "blobs").mkdir(parents=True)
+        (models / f"blobs/sha256-{of_weights}").write_text("weig")
+    done = ran(script := wanted.script.replace("/bin/ollama", str(program)))
+    assert (done.returncode == 0) is right and models.exists() is right, done.stderr
     assert "pull tag:1" in (tmp_path / "asked").read_text()
     if not right:
-        assert f"not those with the SHA-256 {RIGHT}" in done.stdout
+        assert f"not those with the SHA-256 {of_weights}" in done.stdout
+        assert done.returncode == 65
+    if comes.startswith("what"):
+        assert ran(script).returncode == 0, "they are pulled anew"
 
 
 def test_what_may_be_another_content_tomorrow_is_said_and_nothing_else_is() -> None:
