@@ -132,7 +132,7 @@ def test_up_and_down_say_what_to_run_instead(monkeypatch: pytest.MonkeyPatch, tm
         monkeypatch.setattr(tool, "is_on_cluster", lambda stack: True)
     (tmp_path / "Pulumi.local.yaml").write_text("config: {}")
     monkeypatch.setattr(up, "CONFIG", tmp_path / "Pulumi.local.yaml")
-    with pytest.raises(StepFailed, match="Run: make cli && pulumi up --stack local"):
+    with pytest.raises(StepFailed, match="Run: make cli STACK=local && pulumi up --stack local"):
         up.prepare()
     with pytest.raises(StepFailed, match="Run: pulumi destroy --stack fleet"):
         down.down("fleet")
