@@ -218,6 +218,22 @@ def test_nothing_is_written_outside_the_cache(monkeypatch: pytest.MonkeyPatch, t
     assert "vendor" not in seen["GOFLAGS"]
 
 
+def test_two_that_place_plugins_at_once_do_not_break_each_other(tmp_path: Path) -> None:
+    built = tmp_path / "built"
+    built.mkdir()
+    for name in ("ORIGIN", "pulumi-resource-it"):
+        (built / name).write_text(name)
+    there = tools.Tools(bin=tmp_path, plugins={f"resource-it-v{number}": built for number in range(9)})
+    for number in range(20):
+        home = tmp_path / f"home-{number}"
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            for done in [pool.submit(tools.install, there, home) for _ in range(2)]:
+                done.result()
+        assert sorted(each.name for each in (home / "plugins").iterdir()) == sorted(there.plugins)
+        for name in there.plugins:
+            assert tools._links(home / "plugins" / name) == {each.name: each for each in built.iterdir()}
+
+
 def test_two_that_want_the_same_step_build_it_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CHANGEOVER_CACHE", str(tmp_path))
     begun, built = threading.Event(), list[Path]()
