@@ -106,7 +106,11 @@ def test_flips_back_and_forth_lose_nothing_and_nobody_waits(project: ClusterProj
     assert not there.bad, there.summary()
     flips = project.certificates()[-3:]
     assert [(each["result"], each["fewest"]) for each in flips] == [("committed", 2)] * 3
-    project.commit("As it serves", engine="vllm")
+
+
+def test_after_flips_there_is_no_drift_once_the_settings_say_what_serves(project: ClusterProject) -> None:
+    (serves,) = kinds(project)
+    project.commit("As it serves", engine=serves)
     assert project.make("drift") == f"`{project.stack}`: no drift.\n"
 
 
