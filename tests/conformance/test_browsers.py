@@ -135,10 +135,11 @@ def test_without_keys_a_foreign_host_or_origin_is_refused_before_an_engine_is_as
     cases = [*itertools.product(HOSTS, ORIGINS), ("gpu-box:8080", "http://gpu-box:8080")]
     for number, (host, origin) in enumerate(cases):
         code = HOSTS.get(host) or ORIGINS.get(origin)
-        # a simple request: a browser sends it for any page, and asks nothing beforehand
-        headers = {"Content-Type": "text/plain", "Host": host, **({"Origin": origin} if origin else {})}
+        # a simple request: a browser sends it for any page, and asks nothing beforehand; vLLM answers none
+        kind = {"Content-Type": "text/plain"} if code else JSON
+        headers = {**kind, "Host": host, **({"Origin": origin} if origin else {})}
         before = asked(way)
-        raw, path = body(max_tokens=1), (CHAT, COMPLETIONS, RESPONSES)[number % 3]
+        raw, path = body(max_tokens=1, prompt="a", input="a"), (CHAT, COMPLETIONS, RESPONSES)[number % 3]
         answer = ask(way.port, "POST", path, raw, headers)
         if code is None:
             assert answer.status == 200 and asked(way) == before + 1, (host, origin, answer)
