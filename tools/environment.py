@@ -184,7 +184,7 @@ def install_plugins(stack: str) -> None:
             place = vendor.plugin(plugin)
         except vendor.Unreachable as error:
             if not _is_there(name):
-                raise
+                raise StepFailed(f"{error}. Run the command again") from None
             say(f"Pulumi: its plugin for {name} is there, compared with nothing: {error}")
             continue
         if place is not None:

@@ -74,7 +74,7 @@ def _unpacked(url: str, pinned: str) -> Path:
     try:
         answer = urllib.request.urlopen(url, timeout=SILENCE_SECONDS)
     except BROKE as error:
-        raise Unreachable(f"{url} can't be reached: {error}. Run the command again") from None
+        raise Unreachable(f"{url} can't be reached: {error}") from None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with answer, tempfile.TemporaryDirectory(dir=place.parent) as work:

@@ -363,6 +363,23 @@ def test_a_plugin_that_is_there_goes_on_where_its_vendor_cannot_be_reached(
     assert placed() == names("command", "docker") and not (place / "pulumi-resource-command").is_symlink()
 
 
+def test_built_plugins_are_completed_for_a_stack_on_a_cluster_and_none_is_fetched(
+    plugins: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = list[str]()
+    monkeypatch.setattr(environment, "_built", lambda: True)
+    monkeypatch.setattr(environment, "install_tools", lambda: built.append("all"))
+    for stack in ("local", "cloud", "fleet"):
+        environment.install_plugins(stack)
+    assert (built, plugins) == (["all"], [])
+    (name,) = names("kubernetes")
+    place = environment.PULUMI_HOME / "plugins" / name
+    place.mkdir(parents=True)
+    (place / "pulumi-resource-kubernetes").touch()
+    environment.install_plugins("fleet")
+    assert built == ["all"]
+
+
 def test_a_full_disk_is_no_vendor_that_is_away(
     plugins: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
