@@ -9,16 +9,8 @@ from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 from tests.support import project
 
 LONGEST = (
-    *("test_aws_dev", "test_aws_plugin", "test_aws_prod", "test_aws_spot"),
-    *(
-        "test_flip",
-        "test_switch_on_docker",
-        "test_story",
-        "test_review",
-        "test_owner",
-        "test_faults",
-        "test_hangs",
-    ),
+    *("test_aws_dev", "test_aws_plugin", "test_aws_prod", "test_aws_spot", "test_flip"),
+    *("test_switch_on_docker", "test_story", "test_review", "test_owner", "test_faults", "test_hangs"),
     *("test_carrying", "test_adopt", "test_monitor", "test_no_prompt", "test_make", "test_survival"),
     *("test_real_engines", "test_handling", "test_alert_faults", "test_bench", "test_hang_up"),
     *("test_docker_restarts", "test_clients", "test_embeddings", "test_upgrade", "test_parallel"),

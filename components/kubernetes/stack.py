@@ -43,9 +43,8 @@ class KubernetesObject(pulumi.CustomResource):
 @dataclass(frozen=True, kw_only=True)
 class ClusterStackArgs:
     """`objects` are those of `components.kubernetes.objects`, made with `files`. `names` are those of the
-    stack's nodes, and `weights` says from where each engine's are, and which of
-    it moves. `keys` is the document of
-    `components.api_keys`, as a secret, and `tenants` who has one."""
+    stack's nodes, and `weights` says from where each engine's are, and which of it moves. `keys` is
+    the document of `components.api_keys`, as a secret, and `tenants` who has one."""
 
     labels: Labels
     namespace: str

@@ -206,11 +206,9 @@ def labelled(role: str, **more: str) -> list[str]:
 def asking_for(tokens: int) -> Iterator[None]:
     """A client whose one stream has so many tokens, of 20 ms each, and has begun; in the end it has all of
     them."""
+    name, begun = f"{PREFIX}-slow", "    print('begun', flush=True)\n"
     slow = CLIENT.replace("4,", f"{tokens},").replace("while True", "if True").replace("=90", "=200")
-    slow, name = (
-        slow.replace("    try:\n        said", "    print('begun', flush=True)\n    try:\n        said"),
-        f"{PREFIX}-slow",
-    )
+    slow = slow.replace("    try:\n        said", f"{begun}    try:\n        said")
     docker(
         *("run", "-d", "--name", name, "--network", NETWORK, *labelled("client"), PYTHON),
         *("python3", "-c", slow),

@@ -1,12 +1,14 @@
 """Small HTTP servers that answer a few paths with fixed texts."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+
+from tests.support.listening import listening
 
 Serve = Callable[[dict[str, Any]], int]
 
@@ -14,7 +16,6 @@ Serve = Callable[[dict[str, Any]], int]
 @pytest.fixture
 def serve_text() -> Iterator[Serve]:
     """Serves texts by path on the returned port of the loopback address; other paths are 404."""
-    servers: list[ThreadingHTTPServer] = []
 
     def serve(answers: dict[str, Any]) -> int:
         class Handler(BaseHTTPRequestHandler):
@@ -26,14 +27,10 @@ def serve_text() -> Iterator[Serve]:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return int(servers[-1].server_address[1])
+        return servers.enter_context(listening(Handler)).server_port
 
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as servers:
+        yield serve
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from common import StepFailed
 from components.catalogue import FILE, MODELS, CatalogueError, Model, OllamaTag, read
 from components.gpu_memory import GPUS, KINDS, Load, engine_sum
+from tests.support.listening import listening
 from tools import model as tool
 
 SEVEN = {
@@ -236,13 +236,10 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    for name in ("HUB", "LIBRARY"):
-        monkeypatch.setattr(tool, name, f"http://127.0.0.1:{server.server_address[1]}")
-    yield
-    server.shutdown()
-    server.server_close()
+    with listening(Hub) as server:
+        for name in ("HUB", "LIBRARY"):
+            monkeypatch.setattr(tool, name, f"http://127.0.0.1:{server.server_port}")
+        yield
 
 
 @pytest.mark.parametrize("name", ["my model", "Qwen/Qwen3-8B", "qwen3:8b", "-a", "a::b", "ü", "x" * 81])

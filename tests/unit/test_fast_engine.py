@@ -3,9 +3,7 @@ what a real one refuses."""
 
 import http.client
 import json
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from proxy.protocols import ENGINES
 from switch.protocols import PROTOCOLS
 from tests.support import fast_engine
 from tests.support.fast_engine import prompt_of, told
+from tests.support.listening import listening
 
 CALL = '[[call read {"path": "a.txt"}]]'
 TOOL = {"name": "read", "description": "", "parameters": {}}
@@ -60,12 +59,8 @@ def test_it_says_what_it_is_told_quoted_or_not_and_calls_nothing_that_it_was_not
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), fast_engine.Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with listening(fast_engine.Handler) as server:
+        yield server.server_port
 
 
 JSON = {"Content-Type": "application/json"}

@@ -4,10 +4,8 @@ import json
 import os
 import re
 import subprocess
-import threading
 import tomllib
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +23,7 @@ from stacks.blueprint import blueprint
 from stacks.settings import Settings, SettingsError, from_values
 from switch.gate import complete
 from tests.support import fast_engine
+from tests.support.listening import listening
 from tests.support.recorder import Recorder
 from tests.unit import test_program, test_watch
 from tests.unit.test_proxy_protocols import content
@@ -182,12 +181,8 @@ def test_access_log_and_screen_say_the_name(name: str) -> None:
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(fast_engine, "NAMES", list(NAMES))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), fast_engine.Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with listening(fast_engine.Handler) as server:
+        yield server.server_port
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,10 +3,8 @@
 import json
 import os
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from switch.exchange import exchange
 from switch.plan import parse
 from tests.support import faulty_engine
 from tests.support.faulty_engine import FaultyEngine
+from tests.support.listening import listening
 from tools import parity, standby
 
 BASE = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
@@ -31,12 +30,8 @@ NAMES = {kind: each["name"] for kind, each in ENGINES.items()}
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FaultyEngine)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with listening(FaultyEngine) as server:
+        yield server.server_port
 
 
 def found(port: int) -> dict[str, str]:

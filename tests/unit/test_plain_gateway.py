@@ -2,9 +2,7 @@
 
 import http.client
 import json
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +14,17 @@ from proxy import gateway
 from switch.gate import complete
 from switch.plan import EngineKind
 from tests.support import fast_engine, plain_gateway
+from tests.support.listening import listening
 from tests.support.plain_gateway import BadConfig, read
 
 GOLDEN = Path(__file__).parent / "golden"
 QUESTION: dict[str, Any] = json.loads(gateway.question("tiny", "1.2", stream=False))
 
 
-def served(handler: type[Any]) -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.fixture
 def engine() -> Iterator[int]:
-    yield from served(fast_engine.Handler)
+    with listening(fast_engine.Handler) as server:
+        yield server.server_port
 
 
 def config(engine: int) -> str:
@@ -51,7 +42,8 @@ def config(engine: int) -> str:
 @pytest.fixture
 def port(engine: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(plain_gateway, "config", read(config(engine)))
-    yield from served(plain_gateway.Handler)
+    with listening(plain_gateway.Handler) as server:
+        yield server.server_port
 
 
 def answer(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, str, Any]:

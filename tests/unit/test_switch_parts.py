@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from switch.proxies import Status
 from switch.report import report
 from switch.weights import EVERY_SECONDS, _lines, calm, fetch, receive
 from tests.support import fast_engine
+from tests.support.listening import listening
 from tests.support.simulated_host import (
     NEW,
     OLD,
@@ -129,14 +129,11 @@ def test_a_journal_of_commit_e278fa6_is_read_and_one_of_today_is_the_same_for_th
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), fast_engine.Handler)
-    # A client that hung up. To print a traceback, Python 3.11 parses its line, and upsets a parse elsewhere.
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with listening(fast_engine.Handler) as server:
+        # A client that hung up: to print a traceback, Python 3.11 parses its line, and upsets a parse
+        # elsewhere.
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        yield server.server_port
 
 
 def once(port: int, stream: bool, timeout: float = 5, patience: float = 0) -> Answer:

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -14,6 +14,7 @@ from switch import pulse
 from switch.machine import Watch
 from switch.proxies import Status
 from switch.pulse import PAUSE_SECONDS, Pulse, RunHealth, question, token
+from tests.support.listening import listening
 from tests.support.simulated_host import OLD, OLD_GATEWAY, plan
 
 PLAN = plan(OLD, gateway=OLD_GATEWAY)
@@ -59,14 +60,10 @@ def engine() -> Iterator[type[HangingEngine]]:
     class Mine(HangingEngine):
         goes_on, asked, port = threading.Event(), [], 0
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Mine)
-    server.daemon_threads = True
-    Mine.port = server.server_port
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield Mine
-    Mine.goes_on.set()
-    server.shutdown()
-    server.server_close()
+    with listening(Mine) as server:
+        Mine.port = server.server_port
+        yield Mine
+        Mine.goes_on.set()
 
 
 @pytest.fixture
