@@ -52,8 +52,9 @@ def variables() -> dict[str, str]:
         # Before a program runs, Pulumi would fetch the plugin of every package in .venv, AWS's too, and where
         # that can't be had try again each time, for seconds. So it looks for what the program asks for.
         "PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL": "true",
-        # a plugin that was built here must never be mixed with a downloaded one
-        **({"PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true"} if _built() else {}),
+        # Pulumi compares with nothing what it fetches by itself, and what was built here must never be mixed
+        # with what was downloaded.
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
     }
 
 
@@ -164,8 +165,8 @@ def install_plugins(stack: str) -> None:
     """Put the plugins that a stack's program asks for beside the vendor's CLI; where that was built they are
     there.
 
-    Pulumi fetches a plugin that is not there, and compares it with nothing. So it does with what a state asks
-    for in another version, and where no sum is known for this machine. Raises StepFailed.
+    Pulumi itself fetches none. Raises StepFailed, also where no sum is known for this machine and nobody has
+    fetched the plugin by hand.
     """
     # not at the top: it needs Pulumi
     from tools.host import is_on_aws, is_on_cluster
@@ -189,9 +190,20 @@ def install_plugins(stack: str) -> None:
             continue
         if place is not None:
             plugins[f"resource-{name}-v{plugin.version}"] = place
-        else:
-            say(f"Pulumi: no SHA-256 of its plugin for {name} is known for {vendor.machine()}; it fetches it")
+        elif not _is_there(name):
+            raise StepFailed(
+                f"no SHA-256 of Pulumi's plugin for {name} is known for {vendor.machine()}, so it is not "
+                f"fetched. {by_hand(name, plugin.version)}"
+            )
     offline.tools.install(offline.tools.Tools(bin=BIN, plugins=plugins), PULUMI_HOME)
+
+
+def by_hand(name: str, version: str) -> str:
+    """How to take a plugin that can be compared with nothing, as a sentence."""
+    return (
+        "To take it compared with nothing, run: source .venv/bin/activate && pulumi plugin install resource "
+        f"{name} {version}"
+    )
 
 
 def _is_there(name: str) -> bool:
@@ -246,9 +258,9 @@ def cli(stack: str | None = None) -> Path:
 def set_up(stack: str | None = None) -> None:
     """The CLI, the plugins of a stack, and its surroundings in `.changeover`. Raises StepFailed."""
     install_tools()
+    write()
     if stack is not None:
         install_plugins(stack)
-    write()
 
 
 def write() -> None:

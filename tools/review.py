@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -30,6 +31,10 @@ from tools.host import is_on_aws, is_on_cluster, on_aws, reach
 from tools.render import stale, twin
 
 PLAN, TEXT, BOUND = "plan.json", "review.md", "bound.json"
+MISSING = re.compile(
+    r"no resource plugin 'pulumi-resource-([a-z-]+)' found in the workspace at version v(\S+)"
+)
+"""What Pulumi says where a state asks for a plugin in a version that is not there."""
 ASLEEP = "asleep; nothing was looked at"
 SHOWN = 30
 """Lines of difference between two reviews that a refusal shows."""
@@ -151,6 +156,12 @@ def events_of(
                 parse(lines)
             except PreviewFailed as error:
                 said = f"{error}\n{said}".strip()
+            for name, version in sorted({*MISSING.findall(said)}):
+                said += (
+                    f"\nThe state asks for the plugin for {name} in version {version}, which is not this "
+                    f"project's and not fetched. `pulumi up --stack {stack}`, without --refresh, goes on "
+                    f"with the one that is. {environment.by_hand(name, version)}"
+                )
             raise StepFailed(f"the preview of `{stack}` failed; nothing was changed.\n{said}")
         return lines
 

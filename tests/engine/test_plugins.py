@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import re
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -12,10 +14,13 @@ from typing import Any
 
 import pytest
 
+from common import StepFailed
 from components import pins
 from tests.engine.test_command_plugin import Stack
 from tools import environment, vendor
+from tools.review import events_of
 
+PROGRAM = "pulumi-resource-command"
 SKIP = "PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL"
 AUTOMATIC = "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"
 OVERRIDES = "PULUMI_PLUGIN_DOWNLOAD_URL_OVERRIDES"
@@ -81,7 +86,7 @@ def test_a_plugin_as_its_vendor_packs_it_works_once_it_was_compared(
     environment.install_tools()
     stack = Stack(tmp_path)
     name = f"resource-command-v{pins.COMMAND_PLUGIN}"
-    archive = packed(environment.PULUMI_HOME / "plugins" / name / "pulumi-resource-command")
+    archive = packed(environment.PULUMI_HOME / "plugins" / name / PROGRAM)
     monkeypatch.setattr(environment, "PULUMI_HOME", tmp_path / "home")
     monkeypatch.setenv("CHANGEOVER_CACHE", str(tmp_path / "cache"))
     with vendor_with(archive) as (paths, elsewhere):
@@ -96,6 +101,29 @@ def test_a_plugin_as_its_vendor_packs_it_works_once_it_was_compared(
     move(stack, tmp_path / "home")
     stack.up(a={"create": "echo one"})
     assert stack.outputs()["a_stdout"] == "one"
+
+
+def test_a_plugin_that_a_state_asks_for_is_fetched_by_hand_only(tmp_path: Path) -> None:
+    environment.install_tools()
+    stack = Stack(tmp_path)
+    stack.up(a={"create": "echo one"})
+    pinned, other = pins.COMMAND_PLUGIN, "1.2.0"
+    archive = packed(environment.PULUMI_HOME / "plugins" / f"resource-command-v{pinned}" / PROGRAM)
+    state = tmp_path / "state.json"
+    state.write_text(stack.run("stack", "export").stdout.replace(f'"{pinned}"', f'"{other}"'))
+    assert stack.run("stack", "import", "--file", str(state)).returncode == 0
+    with vendor_with(archive) as (paths, elsewhere):
+        stack.environment[OVERRIDES] = elsewhere[OVERRIDES]
+        with pytest.raises(StepFailed, match=r"failed; nothing was changed") as failed:
+            events_of("test", root=tmp_path, env=stack.environment)
+        assert paths == []
+        (typed,) = re.findall(r"&& pulumi (plugin install resource command \S+)$", str(failed.value))
+        home = tmp_path / "home"
+        shutil.copytree(environment.PULUMI_HOME / "plugins", home / "plugins", symlinks=True)
+        move(stack, home)
+        done = stack.run(*typed.split())
+        assert done.returncode == 0 and paths, done.stdout
+    assert events_of("test", root=tmp_path, env=stack.environment)
 
 
 def move(stack: Stack, home: Path) -> None:

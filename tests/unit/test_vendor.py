@@ -392,11 +392,17 @@ def test_a_full_disk_is_no_vendor_that_is_away(
     assert nothing_is_left(cache)
 
 
-def test_where_no_sum_is_known_it_is_said_that_pulumi_fetches_the_plugin(
-    plugins: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_where_no_sum_is_known_nothing_is_fetched_until_somebody_has_done_it_by_hand(
+    plugins: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unknown = dataclasses.replace(pins.PULUMI_PLUGINS["docker"], archives={})
     monkeypatch.setitem(pins.PULUMI_PLUGINS, "docker", unknown)
+    typed = f"pulumi plugin install resource docker {unknown.version}"
+    with pytest.raises(StepFailed, match=f"for docker is known for {vendor.machine()}, .* run: .*{typed}"):
+        environment.install_plugins("local")
+    (name,) = names("docker")
+    place = environment.PULUMI_HOME / "plugins" / name
+    place.mkdir(parents=True)
+    (place / "pulumi-resource-docker").touch()
     environment.install_plugins("local")
-    assert f"its plugin for docker is known for {vendor.machine()}; it fetches it" in capsys.readouterr().out
-    assert placed() == names("command")
+    assert placed() == names("command", "docker")
