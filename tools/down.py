@@ -78,7 +78,7 @@ def _refuse_locked(stack: str) -> None:
         if "currently locked" not in str(error):
             raise
         raise StepFailed(
-            f"an update of the stack `{stack}` runs, or was killed; nothing was changed. Wait for its end, "
+            f"an update of the stack `{stack}` runs, or was killed; nothing was removed. Wait for its end, "
             f"or if it was killed, run: pulumi cancel --stack {stack}, and then this command again"
         ) from error
 

@@ -242,7 +242,7 @@ def test_make_down_changes_nothing_while_an_update_runs_or_was_killed(checkout: 
             wait(lambda: [*locks.rglob("*.json")] != [] or update.poll() is not None, 30)
             os.kill(update.pid, signal.SIGSTOP)
             text = shell(checkout, "make down", fails=True)
-            assert f"an update of the stack `{STACK}` runs, or was killed; nothing was changed" in text
+            assert f"an update of the stack `{STACK}` runs, or was killed; nothing was removed" in text
         finally:
             update.kill()
     assert f"pulumi cancel --stack {STACK}, and then" in shell(checkout, "make down", fails=True)
