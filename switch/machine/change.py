@@ -1,10 +1,9 @@
 """How a change begins, fails and ends, and what its coordinator is told of the end."""
 
-import copy
 from typing import Literal
 
 from switch.machine.events import Action
-from switch.machine.state import State, Transaction
+from switch.machine.state import State, Transaction, copied
 from switch.machine.turn import Turn
 from switch.machine.views import gated
 
@@ -67,7 +66,7 @@ def end(turn: Turn, phase: Literal["committed", "failed"]) -> None:
         if restored and change.held is not None and not state.trouble and state.active:
             change.held_seconds = turn.now - change.held
         change.lines += _last_lines(state, change)
-    state.last = copy.deepcopy(change)
+    state.last = copied(change)
     turn.actions.append(Action("archive"))
     if state.waiting and turn.now <= state.waiting.lease:
         begin(turn, state.waiting)

@@ -1,7 +1,5 @@
 """`advance`: which event is handled where, and what a tick does in which order."""
 
-import copy
-
 from switch.machine.change import fail
 from switch.machine.coordinator import abandoned, change_requested, followed, journal_write_failed, started
 from switch.machine.events import (
@@ -19,7 +17,7 @@ from switch.machine.events import (
 from switch.machine.phases import PHASES
 from switch.machine.repair import forget_ended, give_up_hanging, reconnect, shift_deadlines
 from switch.machine.results import action_finished
-from switch.machine.state import State, Transaction
+from switch.machine.state import State, Transaction, copied
 from switch.machine.steady import bring_back, converge, serves
 from switch.machine.turn import Turn
 from switch.machine.views import gated, route
@@ -31,7 +29,7 @@ def advance(state: State, event: Event, now: float) -> tuple[State, list[Action]
     `now` is in seconds since the epoch. Raises Refused, for ChangeRequested and Abandoned only. The given
     state is never changed.
     """
-    turn = Turn(copy.deepcopy(state), now)
+    turn = Turn(copied(state), now)
     match event:
         case Started():
             started(turn, event)

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,10 @@ from switch.machine import (
     Started,
     State,
     answer,
+    state,
 )
 from switch.machine.phases import FORMER_NAME_SECONDS, PHASES
+from switch.machine.state import PARTS, Gating, Transaction, copied
 from switch.machine.transitions import LEASED, STEPS
 from switch.machine.turn import Turn
 from switch.machine.views import route
@@ -847,6 +850,41 @@ def trouble(host: SimulatedHost, rng: random.Random, rate: float) -> None:
 
 def no_more_trouble(host: SimulatedHost) -> None:
     host.kill_at, host.stall_at = lambda: False, lambda: 0.0
+
+
+def test_a_copy_of_a_state_has_nothing_in_common_with_it_that_can_be_changed() -> None:
+    found = set()
+
+    def look(part: Any, copy: Any) -> None:
+        found.add(type(part))
+        if isinstance(part, str | int | float | None):
+            return
+        if dataclasses.is_dataclass(part) and type(part) not in PARTS:
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(part, dataclasses.fields(part)[0].name, None)
+            return
+        assert part is not copy and type(part) is type(copy)
+        if isinstance(part, list):
+            sides = [*zip(part, copy, strict=True)]
+        elif isinstance(part, dict):
+            sides = [(part[key], copy[key]) for key in part]
+        else:
+            sides = [(value, copy.__dict__[key]) for key, value in part.__dict__.items()]
+        for one, other in sides:
+            look(one, other)
+
+    for seed in range(20):
+        host = SimulatedHost(random.Random(f"copied {seed}"))
+        trouble(host, host.rng, 0.05)
+        host.ask("prepare", plan(NEW, "hold"))
+        for _ in range(40):
+            copy = copied(host.state)
+            assert copy == host.state
+            look(host.state, copy)
+            host.follow(2)
+    assert {State, Transaction, Active, Gating, Plan, list, dict} <= found
+    of_module = [each for each in vars(state).values() if getattr(each, "__module__", "") == state.__name__]
+    assert {each for each in of_module if dataclasses.is_dataclass(each)} == PARTS
 
 
 @pytest.mark.parametrize("cutover", ["hold", "overlap", "tight"])
