@@ -44,7 +44,7 @@ def by_hand(preview: Preview) -> tuple[str, str] | None:
 
 
 def _changed(preview: Preview) -> dict[str, ResourceChange]:
-    return {each.name: each for each in preview.changes if each.op == "changed"}
+    return {each.name: each for each in preview.changes if each.op == "changed" and not each.only_waits}
 
 
 def _of(name: str, change: ResourceChange) -> Iterator[str]:

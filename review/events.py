@@ -64,7 +64,8 @@ class ResourceChange:
     The last is what an update that failed had replaced already and not deleted yet.
 
     `paths` are the properties that differ. `new_first`: a replacement that exists before the old one goes.
-    `retained`: Pulumi forgets it and leaves it where it is.
+    `retained`: Pulumi forgets it and leaves it where it is. `unready` is what its provider misses of a
+    resource: the update waits until it is there, also where nothing of it changes.
     """
 
     op: str
@@ -75,6 +76,12 @@ class ResourceChange:
     paths: tuple[str, ...] = ()
     new_first: bool = False
     retained: bool = False
+    unready: tuple[str, ...] = ()
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether the update does nothing with it but wait."""
+        return bool(self.unready) and not self.paths
 
     @property
     def kind(self) -> str:
@@ -235,6 +242,7 @@ def _change(steps: list[dict[str, Any]]) -> ResourceChange | None:
         before=_state(logical, "old", "inputs"),
         after=_state(logical, "new", "inputs"),
         paths=tuple(sorted(logical.get("detailedDiff") or logical.get("diffs") or ())),
+        unready=tuple((logical.get("old") or {}).get("initErrors") or ()),
         new_first="create-replacement" in ops
         and ("delete-replaced" not in ops or ops.index("create-replacement") < ops.index("delete-replaced")),
         retained=bool((step.get("old") or {}).get("retainOnDelete")),

@@ -15,10 +15,12 @@ from review.warnings import warnings
 
 PARTS = {"RemoteImage": "image", "Command": "weights", "Container": "container"}
 RUNS, FORGOTTEN = "run again", "no longer managed by Pulumi, kept by Docker"
+WAITED_FOR = "unchanged, waited for until ready"
 ORDER = (
     "created",
     "changed",
     RUNS,
+    WAITED_FOR,
     "replaced, the new one created first",
     "replaced, the old one deleted first",
     "left over",
@@ -111,6 +113,8 @@ def _table(preview: Preview) -> str:
             )
         elif op == "deleted" and change.retained:
             op = FORGOTTEN
+        elif change.only_waits:
+            op = WAITED_FOR
         elif op == "changed" and change.type == policies.COMMAND:
             op = RUNS
         if (engine := naming.engine_in(change.name)) and op in ("created", "deleted"):

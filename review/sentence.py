@@ -56,10 +56,13 @@ def sentence(preview: Preview) -> str:
 
 def _steps(preview: Preview) -> list[str]:
     """What runs again where nothing else changes: steps that look before they act."""
-    if all(change.type == policies.COMMAND for change in preview.changes):
-        names = ", ".join(f"`{change.name}`" for change in preview.changes)
-        return [f"only {names} run{'s' if len(preview.changes) == 1 else ''} again, which no request notices"]
-    return [f"{_many(len(preview.changes), 'resource')} to update"]
+    there = [change for change in preview.changes if not change.only_waits]
+    if not there:
+        return ["nothing changes, but what is not ready is waited for"]
+    if all(change.type == policies.COMMAND for change in there):
+        names = ", ".join(f"`{change.name}`" for change in there)
+        return [f"only {names} run{'s' if len(there) == 1 else ''} again, which no request notices"]
+    return [f"{_many(len(there), 'resource')} to update"]
 
 
 def _many(count: int, thing: str) -> str:

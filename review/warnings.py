@@ -6,13 +6,18 @@ from review.changes import GONE, KEYS, changes_engine, is_flip
 from review.events import SECRET, Preview, property_of
 from review.sentence import clients, down, keys
 
+UNHEALTHY = "Refreshed resource is in an unhealthy state:"
+"""Begins what Pulumi's engine says of what is not ready: `not_ready` says which it is."""
+
 
 def warnings(preview: Preview) -> list[str]:
     """What a reviewer must not miss, each in words."""
-    found = [*preview.warned, *clients(preview)]
+    known = {each for change in preview.changes for each in change.unready}
+    found = [each for each in preview.warned if not each.startswith(UNHEALTHY) and each not in known]
+    found += clients(preview)
     if is_flip(preview):
         found += preview.lines(f"{TOOLS}{ONLY}")
-    found += down(preview)
+    found += [*down(preview), *not_ready(preview)]
     for change in preview.changes:
         if policies.keeps(change) and change.op in GONE:
             why = ", ".join(change.paths) or "it is no longer declared"
@@ -31,6 +36,16 @@ def warnings(preview: Preview) -> list[str]:
                 found.append(f"a secret of `{change.name}` changes ({', '.join(paths)})")
     found += _image_pins(preview)
     return found + [f"policy broken, so `make apply` refuses it: {each.words}" for each in broken(preview)]
+
+
+def not_ready(preview: Preview) -> list[str]:
+    """What is to be there and is not ready, each in words."""
+    return [
+        f"`{change.name}` ({change.kind}) is not ready, and the update waits until it is: "
+        + "; ".join(change.unready)
+        for change in preview.changes
+        if change.unready
+    ]
 
 
 def _image_pins(preview: Preview) -> list[str]:

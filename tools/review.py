@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from review.drift import drift as drift_words
 from review.events import COMPONENT, Preview, PreviewFailed, parse
 from review.markdown import advice_in, render
 from review.plan import content
-from review.warnings import broken
+from review.warnings import broken, not_ready
 from stacks.aws_target import SSH_FILES
 from stacks.settings import RENDERED, SettingsError
 from tools import advice, environment, owner, port
@@ -35,6 +36,9 @@ MISSING = re.compile(
     r"no resource plugin 'pulumi-resource-([a-z-]+)' found in the workspace at version v(\S+)"
 )
 """What Pulumi says where a state asks for a plugin in a version that is not there."""
+READY_TRIES, READY_SECONDS = 4, 10
+"""How often a preview looks, and how many seconds it waits before it looks again, at what is not ready: a pod
+that a busy node can't ask in time is so for a moment, and a review would be of that moment."""
 ASLEEP = "asleep; nothing was looked at"
 SHOWN = 30
 """Lines of difference between two reviews that a refusal shows."""
@@ -167,8 +171,15 @@ def events_of(
 
     if is_on_aws(stack, root) and not (root / SSH_FILES / stack / "config").exists():
         read(preview())  # the program writes what SSH needs, and a refresh comes before the program
-    # Without --refresh a stopped container would not show.
-    return read(preview("--refresh", *(["--save-plan", str(plan)] if plan else [])))
+    for tries_left in reversed(range(READY_TRIES)):
+        # Without --refresh a stopped container would not show.
+        lines = read(preview("--refresh", *(["--save-plan", str(plan)] if plan else [])))
+        late = [each.name for each in parse(lines).changes if each.unready]
+        if not late or not tries_left:
+            break
+        say(f"Not ready at this moment: {', '.join(late)}. Looking again in {READY_SECONDS} s")
+        time.sleep(READY_SECONDS)
+    return lines
 
 
 def preview_of(stack: str, plan: Path | None = None) -> Preview:
@@ -289,6 +300,9 @@ def drift(stack: str) -> None:
     for note in (notes := unconfirmed(seen)):
         say(f"`{stack}`: {note}.")
     again = {change.name for change in seen.drift if notes and change.type == MAIL}
+    for note in not_ready(seen):
+        say(f"`{stack}`: {note}.")
+    others = [each for each in seen.changes if not each.only_waits]
     if silent:
         say(f"`{stack}` can't be reached, and no update puts it right: {silent}")
     elif not found and not stays and {change.name for change in seen.changes} <= again:
@@ -300,13 +314,13 @@ def drift(stack: str) -> None:
     if stays:
         say(f"`{stack}` was changed behind Pulumi's back, and no update puts it right:")
         say("\n".join(f"- {line}" for line in stays))
-    if seen.changes and not found and not stays:
+    if others and not found and not stays:
         say(
             f"`{stack}` runs something other than the settings here say. If what runs is right (after a "
             "rollback, say), commit its settings; if the settings here are right, review and apply them."
         )
-    if seen.changes:
-        names = ", ".join(f"`{each.name}`" for each in seen.changes if not each.type.startswith(COMPONENT))
+    if others:
+        names = ", ".join(f"`{each.name}`" for each in others if not each.type.startswith(COMPONENT))
         say(f"An update would touch {names}.")
     sys.exit(2)
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -217,6 +218,51 @@ def test_a_value_may_have_any_character_in_it(cli: Cli) -> None:
     events.write_text(events.read_text().replace('"ollama"', '"ollama\x85\u2028"'))
     said = [json.loads(line) for line in review.events_of("local")]
     assert "ollama\x85\u2028" in json.dumps(said, ensure_ascii=False)
+
+
+UNREADY = {
+    "op": "update",
+    "type": "kubernetes:apps/v1:Deployment",
+    "urn": "urn:pulumi:local::changeover::kubernetes:apps/v1:Deployment::deployment-proxy",
+    "old": {"initErrors": ["no pod is there"]},
+    "new": {},
+}
+"""As Pulumi's engine says it of what nothing changes."""
+
+
+def test_a_review_looks_again_at_what_is_not_ready_for_a_moment(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = cli.folder / "events"
+    good, slept = events.read_text(), list[float]()
+    last = review.READY_TRIES
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == last:
+            events.write_text(good)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    for last, there in ((2, False), (review.READY_TRIES, True)):
+        events.write_text(good + json.dumps({"resourcePreEvent": {"metadata": UNREADY}}) + "\n")
+        seen = parse(review.events_of("local"))
+        assert [each.name for each in seen.changes if each.unready] == ["deployment-proxy"] * there
+        assert slept == [review.READY_SECONDS] * min(last, review.READY_TRIES - 1)
+        assert "Not ready at this moment: deployment-proxy. Looking again in" in capsys.readouterr().out
+        slept.clear()
+
+
+def test_what_does_not_get_ready_is_no_drift_and_no_success_either(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = (UNIT / "golden" / "reviews" / "nothing.events").read_text().splitlines()
+    waits = {"resourcePreEvent": {"metadata": UNREADY}}
+    monkeypatch.setattr(review, "is_on_cluster", lambda stack: True)
+    monkeypatch.setattr(review, "events_of", lambda *_: [*nothing, json.dumps(waits)])
+    with pytest.raises(SystemExit, match="2"):
+        review.drift("local")
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith("`local`: `deployment-proxy` (Deployment) is not ready, and the update waits")
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ from review.drift import drift
 from review.events import Preview, ResourceChange
 from review.markdown import render
 from review.sentence import sentence
+from review.warnings import warnings
 from tests.support.objects import plan
 from tests.unit.test_kubernetes_stack import build, things
 
 STEP = "command:local:Command"
+DEPLOYMENT = "kubernetes:apps/v1:Deployment"
 OLD, NEW = "ollama-0a1b2c3d", "vllm-4e5f6a7b"
 
 
@@ -45,7 +47,7 @@ def step(before: str, after: str) -> ResourceChange:
 
 FOLLOW = (
     changed("kubernetes:core/v1:ConfigMap", "configmap-routing"),
-    changed("kubernetes:apps/v1:Deployment", "deployment-proxy"),
+    changed(DEPLOYMENT, "deployment-proxy"),
     changed(STEP, "served"),
 )
 
@@ -130,3 +132,17 @@ def test_the_names_are_those_of_the_program() -> None:
     recorder = build()
     assert {cluster.FLIP, cluster.SERVED, cluster.WEIGHTS, cluster.FILES} <= recorder.of("Command").keys()
     assert {cluster.PROXIES, cluster.NODES} <= things(recorder).keys()
+
+
+def test_what_is_not_ready_is_said_to_be_waited_for_and_not_to_change() -> None:
+    waits = replace(changed(DEPLOYMENT, "deployment-proxy"), unready=("no pod is there", "none for long"))
+    seen = preview(waits, engine=("ollama", "ollama"))
+    assert drift(seen) == [] and cluster.said(seen) == []
+    assert sentence(seen).startswith("`fleet`: nothing changes, but what is not ready is waited for; ")
+    said = "`deployment-proxy` (Deployment) is not ready, and the update waits until it is: no pod is there;"
+    assert f"- {said} none for long\n" in render(seen)
+    assert "| unchanged, waited for until ready | `deployment-proxy` (Deployment) |" in render(seen)
+    warned = ("Refreshed resource is in an unhealthy state:\n* none for long", "none for long", "look!")
+    assert warnings(replace(seen, warned=warned)) == ["look!", f"{said} none for long"]
+    flip = sentence(preview(step(OLD, NEW), *FOLLOW))
+    assert sentence(preview(step(OLD, NEW), *FOLLOW, replace(waits, name="deployment-old"))) == flip
