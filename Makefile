@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help up cli down adopt status watch dashboard usage advise report gc parity keys model ci-setup wake recover review apply drift rollback comment certificate fetch-review \
-  drift-issue test test-cluster test-long test-agents check render clean-all lock venv venv-dev
+  drift-issue parts test test-cluster test-long test-agents check render clean-all lock venv venv-dev
 
 PYTHON ?= python3
 STACK ?= local
@@ -108,7 +108,11 @@ check: venv-dev ## run the fast part: format, lint, types, rendered files, workf
 	@$(RUN) tools.actionlint
 	@$(VENV)/bin/pytest -q --numprocesses 2 tests/unit
 
-test: check ## run what a change has to pass, on the real engines
+# more workers than cores: what runs there is mostly waited for
+parts: check ## run the fast part, and tests of programs and servers that run, which need no Docker
+	@$(VENV)/bin/pytest -q --numprocesses 4 tests/parts
+
+test: parts ## run what a change has to pass, on the real engines
 	@$(RUN) tools.up --tests
 	@$(PYTEST) -m "not long" tests/engine tests/conformance $(FLIPS)
 

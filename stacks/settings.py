@@ -30,6 +30,9 @@ from switch.shared import TENANT
 
 PROJECT = "changeover"
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""PyYAML's own in C, where it was built with that: the other one takes a twentieth of a preview."""
+
 RENDERED = "rendered"
 """The folder that has one for each stack: what follows from its settings, and what was measured of it."""
 
@@ -143,7 +146,7 @@ class Settings:
 
 def declared(root: Path) -> dict[str, dict[str, Any]]:
     """The typed `config:` block of Pulumi.yaml by key: type, description, default."""
-    project = yaml.safe_load((root / "Pulumi.yaml").read_text())
+    project = yaml.load((root / "Pulumi.yaml").read_text(), Loader=LOADER)
     return cast(dict[str, dict[str, Any]], project["config"])
 
 

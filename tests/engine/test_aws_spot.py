@@ -3,10 +3,10 @@
 import pytest
 
 from tests.engine.test_aws_plugin import emulator
+from tests.parts.test_aws_spot import requests, running
 from tests.support.aws.emulator import Emulator
 from tests.support.aws.project import AwsProject
 from tests.support.project import CommandFailed
-from tests.unit.test_aws_spot import requests, running
 
 __all__ = ["emulator"]
 

@@ -30,10 +30,10 @@ from stacks.blueprint import blueprint
 from stacks.settings import MonitorSettings, from_files, stacks
 from switch import docker as switch_docker
 from switch.docker import Docker
+from tests.parts.test_switch_daemon import box
 from tests.support.recorder import Recorder
 from tests.unit.test_policies import ON_AWS, declared, declared_on_aws, on_aws
 from tests.unit.test_program import build
-from tests.unit.test_switch_daemon import box
 
 __all__ = ["on_aws"]  # a fixture
 

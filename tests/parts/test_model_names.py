@@ -22,13 +22,13 @@ from proxy.records import RequestRecord
 from stacks.blueprint import blueprint
 from stacks.settings import Settings, SettingsError, from_values
 from switch.gate import complete
+from tests.parts.test_proxy_protocols import content
+from tests.parts.test_proxy_serving import Bench, request
+from tests.parts.test_proxy_serving import run as on_a_bench
 from tests.support import fast_engine
 from tests.support.listening import listening
 from tests.support.recorder import Recorder
 from tests.unit import test_program, test_watch
-from tests.unit.test_proxy_protocols import content
-from tests.unit.test_proxy_serving import Bench, request
-from tests.unit.test_proxy_serving import run as on_a_bench
 from tools import rates, up
 from tools.render import files
 

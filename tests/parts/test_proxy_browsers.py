@@ -7,8 +7,8 @@ import pytest
 
 from proxy import browsers, waiting
 from proxy.protocols import CHAT, MESSAGES, MODELS, STREAMED
-from tests.unit.test_proxy_protocols import GOOD, STREAM, status, told_to_wait
-from tests.unit.test_proxy_serving import BODY, Bench, quiet, request, run
+from tests.parts.test_proxy_protocols import GOOD, STREAM, status, told_to_wait
+from tests.parts.test_proxy_serving import BODY, Bench, quiet, request, run
 
 assert quiet, "a fixture that is used in this module too"
 

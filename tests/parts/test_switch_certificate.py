@@ -15,8 +15,8 @@ from switch.docker import Docker, DockerError
 from switch.gate import Answer, gpu_share, wholly_on_gpu
 from switch.gc import Busy, collect
 from switch.machine import Active, State, Transaction
+from tests.parts.conftest import Serve
 from tests.support.simulated_host import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, plan
-from tests.unit.conftest import Serve
 
 STEPS = (("checking", 0.5), ("draining", 0.3), ("stopping", 0.2), ("loading", 20.0))
 

@@ -13,8 +13,8 @@ from proxy.admission import PACE_SECONDS, Admission
 from proxy.pods import GONE_SECONDS, Fleet, Pod, Pods
 from proxy.route import ROUTING_FILE, GatewayAddress, ProxyRoute, RoutedEngine
 from proxy.server import ProxyServer
+from tests.parts.test_proxy_serving import CHAT, Bench, gateway, listening, quiet, request, until
 from tests.support.project import free_port
-from tests.unit.test_proxy_serving import CHAT, Bench, gateway, listening, quiet, request, until
 
 assert quiet, "a fixture that is used in this module too"
 

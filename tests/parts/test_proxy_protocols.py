@@ -21,8 +21,8 @@ from proxy.protocols import (
     STREAMED,
 )
 from proxy.refusals import Refusal
+from tests.parts.test_proxy_serving import BODY, Bench, quiet, request, run
 from tests.support.recording_engine import STREAM_HEADERS, Script
-from tests.unit.test_proxy_serving import BODY, Bench, quiet, request, run
 
 assert quiet, "a fixture that is used in this module too"
 

@@ -3,11 +3,11 @@
 import http.client
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common import ROOT
 from components import tensorzero
 from components.tensorzero import ChatModel, GatewayConfig, Provider, Timeouts
 from proxy import gateway
@@ -17,7 +17,7 @@ from tests.support import fast_engine, plain_gateway
 from tests.support.listening import listening
 from tests.support.plain_gateway import BadConfig, read
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = ROOT / "tests" / "unit" / "golden"
 QUESTION: dict[str, Any] = json.loads(gateway.question("tiny", "1.2", stream=False))
 
 

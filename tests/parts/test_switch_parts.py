@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from common import ROOT
 from components import switch as switch_component
 from switch import __main__ as cli
 from switch import certificate, gate, journal, metrics, observe, verbs
@@ -30,6 +31,7 @@ from switch.plan import Fetch, PlanError, load, parse
 from switch.proxies import Status
 from switch.report import report
 from switch.weights import EVERY_SECONDS, _lines, calm, fetch, receive
+from tests.parts.conftest import Serve
 from tests.support import fast_engine
 from tests.support.listening import listening
 from tests.support.simulated_host import (
@@ -42,9 +44,8 @@ from tests.support.simulated_host import (
     plan,
     raw_plan,
 )
-from tests.unit.conftest import Serve
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = ROOT / "tests" / "unit" / "golden"
 JOURNALS = json.loads((GOLDEN / "journals-e278fa6.json").read_text())
 """Journals of several moments of a change, as that commit's switch wrote them."""
 
@@ -94,7 +95,7 @@ def test_a_plan_leads_to_its_engine_by_a_gateway_or_by_the_proxies() -> None:
 
 @pytest.mark.parametrize("verb", ["prepare", "commit"])
 def test_a_plan_is_written_with_the_keys_that_commit_af49f66_wrote_in_their_order(verb: Any) -> None:
-    file = Path(__file__).parent / "golden" / "plans-af49f66.json"
+    file = ROOT / "tests" / "unit" / "golden" / "plans-af49f66.json"
     told = json.loads(file.read_text())[verb]
     assert as_pairs(parse(told, verb).text) == as_pairs(json.dumps(told))
 

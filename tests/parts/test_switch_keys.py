@@ -14,7 +14,7 @@ from switch.checks import Failed
 from switch.keys import FILE, apply, look, parse
 from switch.plan import PlanError
 from switch.proxies import Status, statuses
-from tests.unit.conftest import Serve
+from tests.parts.conftest import Serve
 
 DIGEST, OTHER = "a" * 64, "b" * 64
 ONE = parse({"open": False, "keys": {DIGEST: "acme"}})

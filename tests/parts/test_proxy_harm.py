@@ -14,9 +14,9 @@ from proxy.adaptations import PROMPT_BYTES, REFUSED, refused
 from proxy.harm import DEPTH, NAME_BYTES, OPTIONAL, RUN, has_long_run, pattern_fault, schema_fault
 from proxy.protocols import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, ENGINES, MESSAGES, RESPONSES
 from proxy.reading import read
-from tests.unit.test_proxy_protocols import content
-from tests.unit.test_proxy_serving import Bench, request, run
-from tests.unit.test_proxy_serving import quiet as quiet
+from tests.parts.test_proxy_protocols import content
+from tests.parts.test_proxy_serving import Bench, request, run
+from tests.parts.test_proxy_serving import quiet as quiet
 
 STRING = {"type": "string"}
 

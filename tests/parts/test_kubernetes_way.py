@@ -20,8 +20,8 @@ from proxy.route import FLEET_FILE, ROUTING_FILE
 from proxy.server import ProxyServer
 from switch import pod as gate
 from switch.pod_plan import DRAIN
+from tests.parts.test_proxy_serving import Bench, quiet, request, until
 from tests.support.project import free_port
-from tests.unit.test_proxy_serving import Bench, quiet, request, until
 
 assert quiet, "a fixture that is used in this module too"
 

@@ -12,7 +12,7 @@ import pytest
 
 from proxy import bodies, http
 from proxy.route import COPY_BYTES
-from tests.unit.test_proxy_serving import CHAT, DIGEST, Bench, quiet, request, run, until
+from tests.parts.test_proxy_serving import CHAT, DIGEST, Bench, quiet, request, run, until
 
 assert quiet, "a fixture that is used in this module too"
 

@@ -10,9 +10,9 @@ from proxy import protocols as proxied
 from switch.exchange import exchange
 from switch.gate import complete, speaks
 from switch.protocols import CHAT, COMPLETIONS, MESSAGES, PROTOCOLS, RESPONSES, Broken, Said, TextProtocol
+from tests.parts.test_switch_parts import port
 from tests.support import fast_engine
 from tests.support.load import LoadGenerator
-from tests.unit.test_switch_parts import port
 
 assert port, "a fixture that is used in this module too"
 
