@@ -130,10 +130,10 @@ class DockerLook(http.client.HTTPConnection):
         try:
             with self._reader(switch, journal, labels) as container:
                 record = self._file(container, owner.FILE)
-                states = [self._file(container, name) for name in ("state.json", "state.old")]
+                states = (self._file(container, name) for name in ("state.json", "state.old"))
+                serves = next(filter(None, map(_serves, states)), "")  # the older one where it is needed
         except DockerError as error:
             raise TargetError(f"the journal of stack `{labels.stack}` can't be read: {error}") from None
-        serves = next(filter(None, map(_serves, states)), "")
         return FoundOnHost(things=tuple(things), owner=owner.parse(record), serves=serves)
 
     @contextlib.contextmanager
