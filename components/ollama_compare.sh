@@ -1,10 +1,14 @@
 #!/bin/sh
-# The third part, for a tag whose weights the catalogue names by their SHA-256. Ollama looks at no layer that a pull which
-# was interrupted has left behind, so that the file is read here.
-found=$(sha256sum <@PLACE@/models/blobs/sha256-@SUM@ || true)
-if ! grep -rqF '"sha256:@SUM@"' @PLACE@/models/manifests || [ "${found%% *}" != @SUM@ ]; then
+# The third part, for a tag: each layer is called by its SHA-256. Ollama compares what it downloads, and looks at no layer
+# that a pull which was interrupted has left behind, so that the files are read here.
+wrong=$(for layer in @PLACE@/models/blobs/*; do
+  case $layer in *-partial*) continue ;; esac
+  found=$(sha256sum <"$layer")
+  [ "sha256-${found%% *}" = "${layer##*/}" ] || echo "${layer##*/}"
+done)
+if [ -n "$wrong" ]; then
   rm -rf @PLACE@/models
-  echo 'the weights that came are not those with the SHA-256 @SUM@ of the catalogue, and were removed.'
-  echo "Run the command again. If that fails again, the hub has replaced them: make model writes another entry (NAME=…)"
+  echo "what came is not what it is called by, and was removed: $wrong"
+  echo "Run the command again. If that fails again, something on the way changes downloads"
   exit 65 # what keeps weights on a node of a cluster does not fetch them again by itself
 fi

@@ -70,9 +70,13 @@ def for_ollama(model: Model, quantization: Quantization | None = None) -> Weight
         create = program("ollama_create", PLACE=place, MODEL=quote(model.name))
         upload, need, words, moving = source.place, source.size * 4, f"folder {source.place}", ""
     else:
-        create = program("ollama_pull", TAG=quote(source.tag), MODEL=quote(model.name))
-        if source.sha256:
-            create += "\n" + program("ollama_compare", PLACE=place, SUM=source.sha256)
+        create = "\n".join(
+            [
+                program("ollama_pull", TAG=quote(source.tag), MODEL=quote(model.name)),
+                program("ollama_compare", PLACE=place),
+                *([program("ollama_known", PLACE=place, SUM=source.sha256)] if source.sha256 else []),
+            ]
+        )
         upload, need, words = None, source.size, f"ollama pull {source.tag}{_sum_of(source)}"
         moving = "" if source.sha256 else source.tag
     return Weights(
@@ -105,7 +109,10 @@ def for_vllm(model: Model, quantization: Quantization | None = None) -> Weights:
         "from huggingface_hub import snapshot_download; "
         f"snapshot_download({source.repository!r}, revision={source.revision!r}, local_dir={place!r})"
     )
-    compare = [program("vllm_compare", PLACE=place, SUM=source.sha256)] if source.sha256 else []
+    compare = [
+        program("hub_compare", PLACE=place),
+        *([program("vllm_known", PLACE=place, SUM=source.sha256)] if source.sha256 else []),
+    ]
     return Weights(
         kind="vllm",
         folder=folder,

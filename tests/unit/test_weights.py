@@ -1,4 +1,4 @@
-"""Weights whose SHA-256 the catalogue names are compared when they have come, and wrong ones do not stay."""
+"""What is fetched is compared with what it is called by and with the catalogue, and else it does not stay."""
 
 import hashlib
 import subprocess
@@ -11,14 +11,24 @@ from components import weights
 from components.catalogue import MODELS, HuggingFaceRepository, Model, OllamaTag
 
 HUB = """
+import hashlib, os
 from pathlib import Path
 
 def snapshot_download(repository, revision, local_dir):
     place = Path(local_dir)
-    place.mkdir(parents=True)
-    for name in ("b.safetensors", "a.safetensors", "config.json"):
-        (place / name).write_text(f"{repository} {revision} {name}")
+    said = place / ".cache/huggingface/download"
+    (said / "onnx").mkdir(parents=True)
+    (place / "onnx").mkdir()
+    for name in ("b.safetensors", "a.safetensors", "config.json", "onnx/a file"):
+        raw = f"{repository} {revision} {name}".encode()
+        hash = hashlib.sha256(raw) if "safe" in name else hashlib.sha1(b"blob %d\\0" % len(raw) + raw)
+        lines = ["c" * 40, hash.hexdigest(), "1726498445.95"]
+        (said / f"{name}.metadata").write_text(chr(10).join(lines))
+        (place / name).write_bytes(raw.upper() if os.environ.get("OTHER") == name else raw)
+    if os.environ.get("UNSAID"):
+        (said / (os.environ["UNSAID"] + ".metadata")).unlink()
 """
+"""What the hub's library leaves in a folder (2.4.0): files, and of each the commit, the hash and the time."""
 OLLAMA = """#!/bin/sh
 echo "$@" >>{folder}/asked
 [ "$1" = pull ] || exit 0
@@ -71,6 +81,22 @@ def test_what_the_hub_gives_is_compared(tmp_path: Path, right: bool) -> None:
         assert f"have the SHA-256 {sum_of_both()} and not {RIGHT}" in done.stdout
 
 
+@pytest.mark.parametrize("summed", [True, False])
+@pytest.mark.parametrize("name", ["a.safetensors", "config.json", "onnx/a file"])
+@pytest.mark.parametrize("how", ["OTHER", "UNSAID"])
+def test_no_file_stays_that_is_another_than_the_hub_says(
+    tmp_path: Path, how: str, name: str, summed: bool
+) -> None:
+    (tmp_path / "huggingface_hub.py").write_text(HUB)
+    wanted = weights.for_vllm(model(vllm=sum_of_both() if summed else ""))
+    place = tmp_path / "weights" / wanted.folder / "source"
+    done = ran(wanted.script, PYTHONPATH=str(tmp_path), **{how: name})
+    assert done.returncode == 65 and not place.exists(), done.stderr
+    assert done.stdout.startswith("what came is not what the hub has by its own word, and was removed: ")
+    assert f"removed: ./{name}\n" in done.stdout
+    assert ran(wanted.script, PYTHONPATH=str(tmp_path)).returncode == 0 and place.exists()
+
+
 @pytest.mark.parametrize("comes", ["right", "another", "what an interrupted pull has left"])
 def test_what_ollamas_library_gives_is_compared(tmp_path: Path, comes: str) -> None:
     right, of_weights = comes == "right", hashlib.sha256(b"weights").hexdigest()
@@ -86,10 +112,29 @@ def test_what_ollamas_library_gives_is_compared(tmp_path: Path, comes: str) -> N
     assert (done.returncode == 0) is right and models.exists() is right, done.stderr
     assert "pull tag:1" in (tmp_path / "asked").read_text()
     if not right:
-        assert f"not those with the SHA-256 {of_weights}" in done.stdout
         assert done.returncode == 65
+    if comes == "another":
+        assert "what came is not what it is called by, and was removed: sha256-fff" in done.stdout
     if comes.startswith("what"):
+        assert f"was removed: sha256-{of_weights}\n" in done.stdout
         assert ran(script).returncode == 0, "they are pulled anew"
+
+
+@pytest.mark.parametrize("sum_", [RIGHT, ""])
+def test_the_weights_of_a_tag_are_those_of_the_catalogue_where_it_names_them(
+    tmp_path: Path, sum_: str
+) -> None:
+    of_weights = hashlib.sha256(b"weights").hexdigest()
+    program = tmp_path / "ollama"
+    program.write_text(OLLAMA.format(folder=tmp_path, digest=of_weights))
+    program.chmod(0o755)
+    wanted = weights.for_ollama(model(ollama=sum_))
+    models = tmp_path / "weights" / wanted.folder / "models"
+    (models / "blobs").mkdir(parents=True)
+    (models / "blobs" / f"sha256-{RIGHT}-partial-0").write_text("of another pull, which was interrupted")
+    done = ran(wanted.script.replace("/bin/ollama", str(program)))
+    assert (done.returncode, models.exists()) == ((65, False) if sum_ else (0, True)), done.stderr
+    assert (f"are not those with the SHA-256 {RIGHT} of the catalogue" in done.stdout) is bool(sum_)
 
 
 def test_what_may_be_another_content_tomorrow_is_said_and_nothing_else_is() -> None:
@@ -105,10 +150,10 @@ def test_what_may_be_another_content_tomorrow_is_said_and_nothing_else_is() -> N
         assert not kind.moving, "a folder is named by its content"
 
 
-def test_without_a_sum_script_and_folder_are_what_they_were() -> None:
+def test_without_a_sum_the_folder_is_what_it_was() -> None:
     without, other = model(), model(ollama=RIGHT, vllm=RIGHT)
     for of in (weights.for_ollama, weights.for_vllm):
-        assert "SHA-256" not in of(without).script
+        assert "of the catalogue" not in of(without).script
         assert of(without).folder != of(other).folder, "other weights have a folder of their own"
     small, tiny = MODELS["qwen-2.5-coder-0.5b"], MODELS["tiny"]
     assert weights.for_ollama(small, "q8_0").folder == "qwen-2.5-coder-0.5b-c5854e39"

@@ -91,9 +91,13 @@ def serve(port: int, model: str | None) -> None:
 def snapshot_download(repository: str, *, revision: str, local_dir: str) -> None:
     """In place of huggingface_hub's: `from huggingface_hub import snapshot_download` finds it here."""
     folder = Path(local_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"_name_or_path": repository, "revision": revision}))
-    (folder / FILE).write_bytes(WEIGHTS)
+    said = folder / ".cache" / "huggingface" / "download"
+    said.mkdir(parents=True, exist_ok=True)
+    config = json.dumps({"_name_or_path": repository, "revision": revision}).encode()
+    of_git = hashlib.sha1(b"blob %d\0" % len(config) + config).hexdigest()
+    for name, raw, hash_ in (("config.json", config, of_git), (FILE, WEIGHTS, SUM)):
+        (folder / name).write_bytes(raw)
+        (said / f"{name}.metadata").write_text(f"{revision}\n{hash_}\n0\n")
 
 
 if __name__ == "__main__":
