@@ -46,7 +46,10 @@ def _of_confirming(change: ResourceChange) -> bool:
 
 
 def _repaired(preview: Preview, drifted: ResourceChange) -> bool:
-    touched = any((each.type, each.name) == (drifted.type, drifted.name) for each in preview.changes)
+    touched = any(
+        (each.type, each.name) == (drifted.type, drifted.name) and not each.only_waits
+        for each in preview.changes
+    )
     return touched and not _is_limit(drifted)
 
 

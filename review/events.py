@@ -65,7 +65,7 @@ class ResourceChange:
 
     `paths` are the properties that differ. `new_first`: a replacement that exists before the old one goes.
     `retained`: Pulumi forgets it and leaves it where it is. `unready` is what its provider misses of a
-    resource: the update waits until it is there, also where nothing of it changes.
+    resource that stays: the update waits until it is there, also where nothing of it changes.
     """
 
     op: str
@@ -242,7 +242,7 @@ def _change(steps: list[dict[str, Any]]) -> ResourceChange | None:
         before=_state(logical, "old", "inputs"),
         after=_state(logical, "new", "inputs"),
         paths=tuple(sorted(logical.get("detailedDiff") or logical.get("diffs") or ())),
-        unready=tuple((logical.get("old") or {}).get("initErrors") or ()),
+        unready=tuple((logical.get("old") or {}).get("initErrors") or ()) if op == "changed" else (),
         new_first="create-replacement" in ops
         and ("delete-replaced" not in ops or ops.index("create-replacement") < ops.index("delete-replaced")),
         retained=bool((step.get("old") or {}).get("retainOnDelete")),

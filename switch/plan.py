@@ -204,9 +204,6 @@ class Plan:
                 section.pop(key, None)
         return json.dumps(raw, indent=2) + "\n"
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Plan":
-        return self  # nobody changes one, and every state has several
-
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch:

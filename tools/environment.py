@@ -26,6 +26,9 @@ PASSPHRASE = HOME / "passphrase"
 ENV_FILE = HOME / "env.sh"
 BACKEND = "CHANGEOVER_BACKEND"
 """Variable that names another place for the state than this checkout, such as a bucket."""
+FETCHES_NONE = "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"
+"""Pulumi's variable that has it fetch no plugin, unless it is `false`. Where plugins are built it never is:
+they must not be mixed with those that are downloaded."""
 ASK_FOR_PLUGINS = ("destroy", "preview", "refresh", "up")
 """What Pulumi does by its plugins."""
 
@@ -52,9 +55,8 @@ def variables() -> dict[str, str]:
         # Before a program runs, Pulumi would fetch the plugin of every package in .venv, AWS's too, and where
         # that can't be had try again each time, for seconds. So it looks for what the program asks for.
         "PULUMI_OPTION_SKIP_PLUGIN_PRE_INSTALL": "true",
-        # Pulumi compares with nothing what it fetches by itself, and what was built here must never be mixed
-        # with what was downloaded.
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        # Pulumi compares with nothing what it fetches by itself.
+        FETCHES_NONE: "true" if _built() else os.environ.get(FETCHES_NONE, "true"),
     }
 
 
@@ -163,11 +165,7 @@ def install_tools() -> None:
 
 def install_plugins(stack: str) -> None:
     """Put the plugins that a stack's program asks for beside the vendor's CLI; where that was built they are
-    there.
-
-    Pulumi itself fetches none. Raises StepFailed, also where no sum is known for this machine and nobody has
-    fetched the plugin by hand.
-    """
+    there. Raises StepFailed."""
     # not at the top: it needs Pulumi
     from tools.host import is_on_aws, is_on_cluster
 
@@ -178,6 +176,18 @@ def install_plugins(stack: str) -> None:
     names = ["command", "docker"]
     names += ["aws"] if is_on_aws(stack) else []
     names += ["kubernetes"] if is_on_cluster(stack) else []
+    place_plugins(*names)
+
+
+def place_plugins(*names: str) -> None:
+    """Put the vendor's plugins of these names in their place, each in the version that is pinned; nothing is
+    done where plugins are built.
+
+    Pulumi itself fetches none, unless it is told to. Raises StepFailed, also where no sum is known for this
+    machine and the plugin is not there.
+    """
+    if _built():
+        return
     plugins = {}
     for name in names:
         plugin = pins.PULUMI_PLUGINS[name]
@@ -190,19 +200,26 @@ def install_plugins(stack: str) -> None:
             continue
         if place is not None:
             plugins[f"resource-{name}-v{plugin.version}"] = place
-        elif not _is_there(name):
-            raise StepFailed(
-                f"no SHA-256 of Pulumi's plugin for {name} is known for {vendor.machine()}, so it is not "
-                f"fetched. {by_hand(name, plugin.version)}"
-            )
+        else:
+            unknown = f"no SHA-256 of Pulumi's plugin for {name} is known for {vendor.machine()}"
+            if _is_there(name):
+                say(f"Pulumi: its plugin for {name} is there, compared with nothing: {unknown}")
+            elif os.environ.get(FETCHES_NONE) == "false":
+                say(f"Pulumi: {unknown}; it fetches it")
+            else:
+                raise StepFailed(f"{unknown}, so it is not fetched. {how_to_fetch()}")
     offline.tools.install(offline.tools.Tools(bin=BIN, plugins=plugins), PULUMI_HOME)
 
 
-def by_hand(name: str, version: str) -> str:
-    """How to take a plugin that can be compared with nothing, as a sentence."""
+def how_to_fetch() -> str:
+    """How to get a plugin that can be compared with nothing, as a sentence."""
+    if _built():
+        return (
+            "The plugins of this checkout are built, and none is fetched: use one whose CLI is the vendor's"
+        )
     return (
-        "To take it compared with nothing, run: source .venv/bin/activate && pulumi plugin install resource "
-        f"{name} {version}"
+        "To have Pulumi fetch it, compared with nothing, put this in front of the same command: "
+        f"{FETCHES_NONE}=false"
     )
 
 
@@ -251,6 +268,7 @@ def cli(stack: str | None = None) -> Path:
     if not program.exists():
         set_up(stack)
     elif stack is not None:
+        write()  # as this version has it
         install_plugins(stack)
     return program
 
@@ -272,11 +290,15 @@ def write() -> None:
         new.touch(mode=0o600)
         new.write_text(secrets.token_hex(24))
         new.replace(PASSPHRASE)
-    values = {key: _quoted(value) for key, value in variables().items() if key != "PULUMI_BACKEND_URL"}
-    lines = [f"export {key}={value}" for key, value in values.items()]
+    here = variables()
     # looked up each time the file is read
-    lines.append(f'export PULUMI_BACKEND_URL="${{{BACKEND}:-{backend_in(STATE)}}}"')
-    ENV_FILE.write_text("\n".join([*lines, f'export PATH={_quoted(str(BIN))}:"$PATH"', ""]))
+    looked_up = {"PULUMI_BACKEND_URL": f'"${{{BACKEND}:-{backend_in(STATE)}}}"'}
+    if not _built():
+        looked_up[FETCHES_NONE] = f'"${{{FETCHES_NONE}:-true}}"'
+    lines = [f"export {key}={looked_up.get(key, _quoted(value))}" for key, value in here.items()]
+    wanted = "\n".join([*lines, f'export PATH={_quoted(str(BIN))}:"$PATH"', ""])
+    if not ENV_FILE.exists() or ENV_FILE.read_text() != wanted:
+        ENV_FILE.write_text(wanted)
     activate = Path(sys.prefix) / "bin" / "activate"
     line = f". {_quoted(str(ENV_FILE))}  # changeover: the CLI, plugins and state of this checkout\n"
     text = activate.read_text()

@@ -8,7 +8,6 @@ import difflib
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -32,10 +31,6 @@ from tools.host import is_on_aws, is_on_cluster, on_aws, reach
 from tools.render import stale, twin
 
 PLAN, TEXT, BOUND = "plan.json", "review.md", "bound.json"
-MISSING = re.compile(
-    r"no resource plugin 'pulumi-resource-([a-z-]+)' found in the workspace at version v(\S+)"
-)
-"""What Pulumi says where a state asks for a plugin in a version that is not there."""
 READY_TRIES, READY_SECONDS = 4, 10
 """How often a preview looks, and how many seconds it waits before it looks again, at what is not ready: a pod
 that a busy node can't ask in time is so for a moment, and a review would be of that moment."""
@@ -160,12 +155,8 @@ def events_of(
                 parse(lines)
             except PreviewFailed as error:
                 said = f"{error}\n{said}".strip()
-            for name, version in sorted({*MISSING.findall(said)}):
-                said += (
-                    f"\nThe state asks for the plugin for {name} in version {version}, which is not this "
-                    f"project's and not fetched. `pulumi up --stack {stack}`, without --refresh, goes on "
-                    f"with the one that is. {environment.by_hand(name, version)}"
-                )
+            if "no resource plugin" in said:
+                said += f"\n{environment.how_to_fetch()}"
             raise StepFailed(f"the preview of `{stack}` failed; nothing was changed.\n{said}")
         return lines
 
@@ -177,7 +168,8 @@ def events_of(
         late = [each.name for each in parse(lines).changes if each.unready]
         if not late or not tries_left:
             break
-        say(f"Not ready at this moment: {', '.join(late)}. Looking again in {READY_SECONDS} s")
+        again = f"Not ready at this moment: {', '.join(late)}. Looking again in {READY_SECONDS} s"
+        print(again, file=sys.stderr, flush=True)
         time.sleep(READY_SECONDS)
     return lines
 
@@ -282,7 +274,7 @@ def refuse_broken(seen: Preview, accepted: Collection[str] = ()) -> None:
 
 
 def drift(stack: str) -> None:
-    """Say what was changed behind Pulumi's back; exit status 2 if anything was.
+    """Say what was changed behind Pulumi's back; exit status 2 if anything was, or is not ready.
 
     An instance that is stopped is a note: a preview would refuse it, and sleeping is no drift.
     """

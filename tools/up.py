@@ -186,6 +186,7 @@ def prepare_tests(*, cluster: bool) -> None:
     with offline images."""
     docker_engine.ensure()
     environment.set_up()
+    environment.place_plugins("command", "docker", *(["kubernetes"] if cluster else []))
     build_offline(monitor=True)
     offline.tools.build_docker_engine()
     offline.tools.build_one(offline.tools.VMALERT_TOOL, offline.tools.go_version())

@@ -80,6 +80,27 @@ def test_a_folder_may_have_a_quote_in_its_name(folder: Path, tmp_path: Path) -> 
     assert said.splitlines() == ["activated", f"{folder}/passphrase", f"{folder}/bin"]
 
 
+@pytest.mark.parametrize(
+    ("built", "told", "expected"),
+    [(False, "", "true"), (False, "false", "false"), (True, "", "true"), (True, "false", "true")],
+)
+def test_pulumi_fetches_no_plugin_unless_it_is_told_to(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: bool, told: str, expected: str
+) -> None:
+    monkeypatch.setattr(environment, "_built", lambda: built)
+    monkeypatch.delenv(environment.FETCHES_NONE, raising=False)
+    environment.write()
+    words = ["bash", "-c", f'. "$0"; echo "${environment.FETCHES_NONE}"', "venv/bin/activate"]
+    given = {environment.FETCHES_NONE: told} if told else {}
+    said = subprocess.check_output(words, cwd=tmp_path, text=True, env={**os.environ, **given})
+    assert said.splitlines()[1:] == [expected]
+    monkeypatch.setenv(environment.FETCHES_NONE, told or "true")
+    assert environment.variables()[environment.FETCHES_NONE] == expected
+    kept = environment.ENV_FILE.read_text()
+    environment.write()
+    assert environment.ENV_FILE.read_text() == kept, "what is told once holds once"
+
+
 def test_a_passphrase_is_there_as_a_whole_or_not_at_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+import offline.clients
 import offline.tools
 from common import StepFailed
 from components import pins
-from tools import environment, vendor
+from tools import docker_engine, environment, up, vendor
 
 ANSWER = """#!/bin/sh
 echo v{version}
@@ -392,17 +393,43 @@ def test_a_full_disk_is_no_vendor_that_is_away(
     assert nothing_is_left(cache)
 
 
-def test_where_no_sum_is_known_nothing_is_fetched_until_somebody_has_done_it_by_hand(
-    plugins: list[str], monkeypatch: pytest.MonkeyPatch
+def test_where_no_sum_is_known_a_plugin_is_fetched_only_if_somebody_says_so(
+    plugins: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unknown = dataclasses.replace(pins.PULUMI_PLUGINS["docker"], archives={})
     monkeypatch.setitem(pins.PULUMI_PLUGINS, "docker", unknown)
-    typed = f"pulumi plugin install resource docker {unknown.version}"
-    with pytest.raises(StepFailed, match=f"for docker is known for {vendor.machine()}, .* run: .*{typed}"):
+    monkeypatch.delenv(environment.FETCHES_NONE, raising=False)
+    why = f"plugin for docker is known for {vendor.machine()}"
+    with pytest.raises(
+        StepFailed, match=f"{why}, .* in front of the same command: {environment.FETCHES_NONE}=false"
+    ):
         environment.install_plugins("local")
+    monkeypatch.setenv(environment.FETCHES_NONE, "false")
+    environment.install_plugins("local")
+    assert f"{why}; it fetches it" in capsys.readouterr().out
+    assert placed() == names("command")
+    monkeypatch.delenv(environment.FETCHES_NONE)
     (name,) = names("docker")
     place = environment.PULUMI_HOME / "plugins" / name
     place.mkdir(parents=True)
     (place / "pulumi-resource-docker").touch()
     environment.install_plugins("local")
+    assert f"is there, compared with nothing: no SHA-256 of Pulumi's {why}" in capsys.readouterr().out
     assert placed() == names("command", "docker")
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_the_tests_have_the_plugins_that_their_stacks_ask_for(
+    plugins: list[str], monkeypatch: pytest.MonkeyPatch, cluster: bool
+) -> None:
+    for module, name in (
+        (docker_engine, "ensure"),
+        (environment, "set_up"),
+        (up, "build_offline"),
+        *((offline.tools, each) for each in ("build_docker_engine", "build_one", "go_version", "build")),
+        (offline.tools, "build_cluster"),
+        (offline.clients, "install"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, **__: None)
+    up.prepare_tests(cluster=cluster)
+    assert placed() == names("command", "docker", *(["kubernetes"] if cluster else []))

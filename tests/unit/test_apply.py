@@ -248,8 +248,14 @@ def test_a_review_looks_again_at_what_is_not_ready_for_a_moment(
         seen = parse(review.events_of("local"))
         assert [each.name for each in seen.changes if each.unready] == ["deployment-proxy"] * there
         assert slept == [review.READY_SECONDS] * min(last, review.READY_TRIES - 1)
-        assert "Not ready at this moment: deployment-proxy. Looking again in" in capsys.readouterr().out
+        assert "Not ready at this moment: deployment-proxy. Looking again in" in capsys.readouterr().err
         slept.clear()
+
+
+def test_what_goes_is_not_waited_for() -> None:
+    for op, said in (("delete", "deleted"), ("replace", "replaced"), ("delete-replaced", "left over")):
+        (change,) = parse([json.dumps({"resourcePreEvent": {"metadata": {**UNREADY, "op": op}}})]).changes
+        assert (change.op, change.unready, change.only_waits) == (said, (), False)
 
 
 def test_what_does_not_get_ready_is_no_drift_and_no_success_either(

@@ -142,6 +142,9 @@ def test_what_is_not_ready_is_said_to_be_waited_for_and_not_to_change() -> None:
     said = "`deployment-proxy` (Deployment) is not ready, and the update waits until it is: no pod is there;"
     assert f"- {said} none for long\n" in render(seen)
     assert "| unchanged, waited for until ready | `deployment-proxy` (Deployment) |" in render(seen)
+    by_hand = replace(waits, paths=("metadata",), unready=())
+    assert drift(replace(seen, drift=(by_hand,))) == [], "an update that waits puts nothing right"
+    assert len(drift(replace(seen, drift=(by_hand,), changes=(by_hand,)))) == 1
     warned = ("Refreshed resource is in an unhealthy state:\n* none for long", "none for long", "look!")
     assert warnings(replace(seen, warned=warned)) == ["look!", f"{said} none for long"]
     flip = sentence(preview(step(OLD, NEW), *FOLLOW))
