@@ -20,6 +20,10 @@ CLUSTERS_OWN = "kube-"
 """Namespaces that begin so are the cluster's own."""
 
 
+OF_ONE_HOST = {"drainSeconds": "a pod is drained for as long as an answer may last"}
+"""Settings that have no part on a cluster, each with why."""
+
+
 def read(raw: RawSettings, stack: str) -> KubernetesSettings:
     """The settings of `stack` on Kubernetes; every problem is noted with `raw`."""
     if len(stack) > LONGEST_STACK or not STACK.fullmatch(stack):

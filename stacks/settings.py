@@ -243,6 +243,10 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
     if target == "kubernetes":
         kubernetes = kubernetes_settings.read(raw, stack)
         kubernetes_settings.check_served(raw)
+        for key, why in kubernetes_settings.OF_ONE_HOST.items():
+            if raw.value(key) != block[key]["default"]:
+                allowed = f"it applies only with target docker or aws: {why}"
+                raw.problem(key, raw.value(key), allowed, f"pulumi config rm {key}")
         if deploying:
             kubernetes_settings.check_deployable(raw, tenants=len(tenants))
     if target == "aws":

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from common import cache_root
 from components.kubernetes.certificate import ChangeRecord
@@ -57,6 +57,9 @@ PATIENCE_SECONDS = 120
 UNREACHABLE = "the cluster does not answer"
 TAIL = 15
 """Lines that are shown of what a pod wrote last."""
+
+
+_Said = TypeVar("_Said")
 
 
 class Taken(ClusterError):
@@ -139,18 +142,20 @@ class ClusterChange:
         if reached(seen, plan.to, plan.hosts) and live == live.ended(plan.to, plan.engine):
             self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
             return 0
-        if self.begins(live) and (why := self.lacking() or self.too_busy(live)) and not self.insist:
-            raise ClusterError(why)
+        if self.begins(live) and (why := self.lacking() or self.too_busy(live)):
+            if not self.insist:
+                raise ClusterError(why)
+            self.say(f"{INSIST} is set, so it begins all the same: {why.partition('. ')[0]}.")
         others = any(each.replicas for name, each in seen.items() if name != plan.to)
         old = live.preferred if live.active else ""
         record = ChangeRecord(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.clock())
         self.record = record
-        self.tell(live.begun(plan.to, flip=others))
+        self.patiently(lambda: self.tell(live.begun(plan.to, flip=others)))
         lost = self.roll(plan.to, proven=proven)
         if lost is None:
             with contextlib.suppress(ClusterError):  # it is for the next change only
                 self.busiest()
-            self.tell(live.ended(plan.to, plan.engine))
+            self.patiently(lambda: self.tell(live.ended(plan.to, plan.engine)))
             self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
             self.keep(record.files("committed", self.clock()))
             return 0
@@ -197,13 +202,14 @@ class ClusterChange:
             busiest, since = self.busiest()
         except ClusterError as error:
             return f"{error}. Nothing was changed. To change all the same: {INSIST}=1 pulumi up"
-        if busiest is None and since > self.clock() - HOUR:
+        if since > self.clock() - HOUR:
             at = datetime.datetime.fromtimestamp(since, datetime.UTC)
             self.say(f"What came before {at:%H:%M} UTC is not known: the proxies' logs begin then.")
         return refused(busiest, self.settings, places[live.active], places[self.plan.to])
 
     def busiest(self) -> tuple[Busiest | None, float]:
-        """The busiest minute of the last hour, and since when there are logs, in seconds since the epoch.
+        """The busiest minute of the last hour, and since when it is known what came, in seconds since the
+        epoch.
 
         It is kept for the next change: proxies are replaced after each one, and their logs go with them.
         Raises ClusterError where a log can't be read.
@@ -230,7 +236,7 @@ class ClusterChange:
         if most is not None:
             patch = json.dumps(busiest_patch(most))
             self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
-        return most, since
+        return most, 0.0 if before in there else since
 
     def back(self, live: LiveConfigMap, pod: str, why: str) -> int:
         """Brings back what served, since a new pod won't serve. The exit status."""
@@ -238,7 +244,14 @@ class ClusterChange:
         said = [f"{plan.engine} does not serve: {pod}: {why}.", *self.last_words(pod)]
         for line in said:
             self.say(line)
-        if not live.active or live.active == plan.to or live.active not in self.seen():
+        seen = self.patiently(self.seen)
+        if live.active == plan.to:
+            self.say(
+                f"{seen[plan.to].serving} hosts serve, with the same engine. What does not stays as it is, "
+                "so that you can look at it. Then run: pulumi up"
+            )
+            return 1
+        if live.active not in seen:
             self.say(
                 "There is nothing that served before. What there is stays as it is, so that you can look at "
                 "it. Then run: pulumi up"
@@ -246,11 +259,13 @@ class ClusterChange:
             return 1
         self.say(f"What served before comes back on every host: {live.active}")
         if (lost := self.roll(live.active, proven=True)) is not None:
+            serve = sum(each.serving for each in self.patiently(self.seen).values())
             self.say(
-                f"It does not come back on every host: {lost[0]}: {lost[1]}. `pulumi up` tries it again."
+                f"It does not come back on every host: {lost[0]}: {lost[1]}. {serve} hosts serve. "
+                "`pulumi up` tries it again."
             )
             return 1
-        self.tell(live.begun("", flip=False))
+        self.patiently(lambda: self.tell(live.begun("", flip=False)))
         self.say(
             f"{live.preferred} serves from {plan.hosts} hosts, as before. Nothing was lost. `pulumi up` "
             "tries the change again; with the settings of before it changes nothing."
@@ -259,24 +274,36 @@ class ClusterChange:
 
     def roll(self, to: str, *, proven: bool) -> tuple[str, str] | None:
         """Goes on until `to` has all pods; else the pod of it that won't serve, and why."""
-        silent: float | None = None
         first = True
         while True:
+            ended, lost = self.patiently(partial(self._turn, to, proven=proven, first=first))
+            if ended:
+                return lost
+            first = False
+            self.sleep(LOOK_SECONDS)
+
+    def _turn(self, to: str, *, proven: bool, first: bool) -> tuple[bool, tuple[str, str] | None]:
+        """One look, and what follows from it: whether it has ended, and with which pod that won't serve."""
+        seen = self.seen()
+        self._progress(seen, to)
+        if reached(seen, to, self.plan.hosts):
+            return True, None
+        lost = failed(seen, to, self.plan.load, proven=proven)
+        if lost and not first:
+            return True, next(iter(lost.items()))
+        self._anew(lost)
+        for each in steps(seen, to, self.settings, proven=proven):
+            self.run(["scale", f"deployment/{each.deployment}", f"--replicas={each.replicas}"], "")
+        return False, None
+
+    def patiently(self, do: Callable[[], _Said]) -> _Said:
+        """What this comes to, once the cluster answers; the lease is kept meanwhile. Raises Taken, and
+        ClusterError after PATIENCE_SECONDS without an answer."""
+        silent: float | None = None
+        while True:
             try:
-                seen = self.seen()
                 self.renew()
-                self._progress(seen, to)
-                if reached(seen, to, self.plan.hosts):
-                    return None
-                lost = failed(seen, to, self.plan.load, proven=proven)
-                if lost and first:
-                    self._anew(lost)
-                elif lost:
-                    return next(iter(lost.items()))
-                first = False
-                for each in steps(seen, to, self.settings, proven=proven):
-                    self.run(["scale", f"deployment/{each.deployment}", f"--replicas={each.replicas}"], "")
-                silent = None
+                return do()
             except Taken:
                 raise
             except ClusterError as error:

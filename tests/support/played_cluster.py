@@ -140,6 +140,8 @@ class Kubectl:
     lease: Object | None = None
     now: float = 1_800_000_000.0
     asked: list[list[str]] = field(default_factory=list)
+    made: dict[str, float] = field(default_factory=dict)
+    """When each pod was seen first."""
     broken: int = 0
     """So many of the next commands fail."""
     version: int = 0
@@ -239,7 +241,7 @@ class Kubectl:
                 "metadata": {
                     "name": pod,
                     "labels": {label("role"): "engine", label("deployment"): name},
-                    "creationTimestamp": stamp(self.now),
+                    "creationTimestamp": stamp(self.made.setdefault(pod, self.now)),
                 },
                 "status": {
                     "phase": "Running",

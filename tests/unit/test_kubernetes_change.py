@@ -1,5 +1,6 @@
 """The step of `pulumi up` that changes which engine serves on a cluster, on one that is played."""
 
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -266,6 +267,52 @@ def test_a_cluster_that_gives_no_answer_for_a_while_is_waited_for() -> None:
     assert change(at, plan(), sleep=sleep).flip() == 0
 
 
+@pytest.mark.parametrize("good", [(OLD, NEW), (OLD,)])
+def test_whichever_question_gets_no_answer_a_change_that_has_begun_comes_to_its_end(
+    good: tuple[str, ...],
+) -> None:
+    """Where a cluster is away for three questions, from each one on, on the way there and on the way back."""
+    expected = 0 if NEW in good else 1
+    at = serving(good=good)
+    assert change(at, plan()).flip() == expected
+    for begins in range(len(at.asked)):
+        at, said, count = serving(good=good), list[str](), itertools.count()
+
+        def run(words: Sequence[str], stdin: str, at: Kubectl = at) -> str:
+            if next(count) == begins:  # noqa: B023 # the flip ends before the next one begins
+                at.broken = 3
+            return at(words, stdin)
+
+        going = ClusterChange(plan(), run, clock=at.clock, sleep=at.sleep, say=said.append)
+        try:
+            status = going.flip()
+        except ClusterError:
+            assert at.played.replicas == {OLD: 3, NEW: 0} and not live_of(at.live).to, said
+            continue
+        assert status == expected, said
+        assert at.played.replicas == ({OLD: 0, NEW: 3} if NEW in good else {OLD: 3, NEW: 0})
+        assert not live_of(at.live).to and live_of(at.live).active == (OLD, NEW)[NEW in good]
+
+
+def test_what_serves_is_said_where_more_hosts_of_an_engine_do_not_come_up() -> None:
+    at, said = serving(), list[str]()
+    at.played.hosts, at.played.good = 5, frozenset()
+    assert change(at, plan(OLD, 5), said).flip() == 1
+    assert said[-1].startswith("3 hosts serve, with the same engine.")
+
+
+def test_what_serves_is_said_where_what_served_does_not_come_back_on_every_host() -> None:
+    at, said = serving(good=(OLD,)), list[str]()
+
+    def sleep(seconds: float) -> None:
+        if any("comes back on every host" in line for line in said):
+            at.played.good = frozenset()
+        at.sleep(seconds)
+
+    assert change(at, plan(), said, sleep=sleep).flip() == 1
+    assert said[-1].endswith(". 2 hosts serve. `pulumi up` tries it again.")
+
+
 def test_a_cluster_that_gives_none_for_long_is_left_as_it_is() -> None:
     at = serving()
 
@@ -308,7 +355,10 @@ def test_a_flip_is_refused_before_anything_is_changed_where_what_comes_does_not_
     ):
         change(at, plan()).flip()
     assert (at.played.replicas, live_of(at.live)) == (before, live)
-    assert change(at, plan(), insist=True).flip() == 0
+    said = list[str]()
+    assert change(at, plan(), said, insist=True).flip() == 0
+    assert any(line.startswith(f"{INSIST} is set, so it begins all the same: ") for line in said)
+    assert not any("Nothing was changed" in line for line in said)
 
 
 def test_what_came_in_the_last_hour_is_known_after_the_proxies_of_then_and_their_logs_have_gone() -> None:
@@ -323,8 +373,10 @@ def test_what_came_in_the_last_hour_is_known_after_the_proxies_of_then_and_their
     assert not [line for line in said if "is not known" in line]
 
 
-def test_a_log_that_begins_in_the_last_hour_is_said_to() -> None:
+@pytest.mark.parametrize("users", [0, 3])
+def test_a_log_that_begins_in_the_last_hour_is_said_to(users: int) -> None:
     at, said = serving(), list[str]()
+    busy(at, users)
     at.began = at.now - 600
     assert change(at, plan(), said).flip() == 0
     assert said[0] == "What came before 07:50 UTC is not known: the proxies' logs begin then."

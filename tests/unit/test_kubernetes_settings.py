@@ -79,6 +79,10 @@ def test_images_that_are_on_the_nodes_already_are_taken() -> None:
         ({"apiKeys": {}}, "apiKeys: {} cannot work; with target kubernetes: one key or more, since"),
         ({"cutover": "overlap"}, "cutover: 'overlap' cannot work; with target kubernetes: auto or hold"),
         ({"monitor": True}, "monitor: True cannot work; with target kubernetes: false, since it is two"),
+        (
+            {"drainSeconds": 60},
+            "drainSeconds: 60 cannot work; it applies only with target docker or aws: a pod is drained for",
+        ),
         ({"requireParity": True}, "requireParity: True cannot work; with target kubernetes: false, since"),
         (
             {"spot": True},
