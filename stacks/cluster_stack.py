@@ -19,10 +19,14 @@ from stacks.settings import Settings
 
 
 def look_at(settings: Settings) -> list[str]:
-    """The names of the stack's nodes. Raises TargetError where the stack can't be on the cluster."""
+    """The names of the stack's nodes; says which are away. Raises TargetError where the stack can't be on the
+    cluster."""
     its = settings.kubernetes
     assert its is not None, "only with target kubernetes"
-    return kubernetes_target.look(settings, kubectl(its.namespace, its.context), ours.on_cluster())
+    found = kubernetes_target.look(settings, kubectl(its.namespace, its.context), ours.on_cluster())
+    if found.warning:
+        pulumi.warn(found.warning)
+    return found.names
 
 
 def declare(

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from components.kubernetes.kubectl import ClusterError, Missing, Run, get, selector
-from components.kubernetes.looked import ACTIVE
+from components.kubernetes.looked import ACTIVE, places_on, takes_pods
 from components.kubernetes.objects import LIVE
-from components.kubernetes.pods import GPU, NODE
+from components.kubernetes.pods import NODE
 from stacks.owner import NOTHING
 from stacks.settings import PROJECT, Settings
 from stacks.target_error import TargetError
@@ -24,14 +25,22 @@ ENFORCED = "pod-security.kubernetes.io/enforce"
 """Label of a namespace: what its pods must be at least."""
 
 
-def look(settings: Settings, run: Run, ours: Collection[str]) -> list[str]:
-    """The names of the stack's nodes. `ours` are the ids of what this state has made on a cluster.
+@dataclass(frozen=True, kw_only=True)
+class FoundNodes:
+    """The names of a stack's nodes, and what is to be said of them, empty for nothing."""
+
+    names: list[str]
+    warning: str
+
+
+def look(settings: Settings, run: Run, ours: Collection[str]) -> FoundNodes:
+    """The stack's nodes. `ours` are the ids of what this state has made on a cluster.
 
     Raises TargetError where the cluster can't be reached or is too old, there is no such namespace or it
     takes no engine, a stack of this name there is another state's, or too few nodes are the stack's.
     """
     assert settings.kubernetes is not None
-    namespace, hosts = settings.kubernetes.namespace, settings.kubernetes.hosts
+    namespace = settings.kubernetes.namespace
     try:
         version = json.loads(run(["version", "--output", "json"], ""))["serverVersion"]["gitVersion"]
         try:
@@ -58,8 +67,10 @@ def look(settings: Settings, run: Run, ours: Collection[str]) -> list[str]:
     _check_namespace(home, namespace)
     if there is not None:
         _check_owner(there, ours, settings)
-    _check_nodes({each["metadata"]["name"]: _places(each, settings) for each in nodes}, settings.stack, hosts)
-    return sorted(each["metadata"]["name"] for each in nodes)
+    return FoundNodes(
+        names=sorted(each["metadata"]["name"] for each in nodes),
+        warning=_check_nodes(nodes, settings, serves=there is not None and bool(_active(there))),
+    )
 
 
 def _check_version(version: str) -> None:
@@ -82,10 +93,14 @@ def _check_namespace(home: Mapping[str, Any], name: str) -> None:
         )
 
 
+def _active(live: Mapping[str, Any]) -> str:
+    """What serves, as the ConfigMap says that the proxies are told by; empty: nothing."""
+    return str((live["metadata"].get("annotations") or {}).get(ACTIVE) or "")
+
+
 def _check_owner(live: Mapping[str, Any], ours: Collection[str], settings: Settings) -> None:
     """A first update that was killed may have made what no state knows: nothing has served of it."""
-    metadata = live["metadata"]
-    active = (metadata.get("annotations") or {}).get(ACTIVE)
+    metadata, active = live["metadata"], _active(live)
     if not active or metadata["uid"] in ours:
         return
     assert settings.kubernetes is not None
@@ -104,19 +119,22 @@ def _check_owner(live: Mapping[str, Any], ours: Collection[str], settings: Setti
     raise TargetError("\n  ".join(lines))
 
 
-def _places(node: Mapping[str, Any], settings: Settings) -> int:
-    """How many engines a node can have: none where nothing is put on it now."""
-    conditions = {each["type"]: each["status"] for each in node["status"].get("conditions") or []}
-    if node.get("spec", {}).get("unschedulable") or conditions.get("Ready") != "True":
-        return 0
-    if settings.gpu is None:
-        return 1
-    return int(node["status"].get("allocatable", {}).get(GPU, 0)) // settings.gpu.count
-
-
-def _check_nodes(places: Mapping[str, int], stack: str, hosts: int) -> None:
+def _check_nodes(nodes: Sequence[Mapping[str, Any]], settings: Settings, *, serves: bool) -> str:
+    """What is to be said of nodes that are away, which refuses nothing where a stack `serves`. Raises
+    TargetError where there are too few."""
+    assert settings.kubernetes is not None
+    stack, hosts = settings.stack, settings.kubernetes.hosts
+    gpus = settings.gpu.count if settings.gpu else 0
+    all_places = {each["metadata"]["name"]: places_on(each, gpus) for each in nodes}
+    away = {each["metadata"]["name"] for each in nodes if not takes_pods(each)}
+    places = {name: 0 if name in away else count for name, count in all_places.items()}
     if sum(places.values()) >= hosts:
-        return
+        return ""
+    if serves and sum(all_places.values()) >= hosts:
+        return (
+            f"these nodes take no pods now: {', '.join(sorted(away))}. The others have places for "
+            f"{sum(places.values())} of {hosts} engines, so a change to another one is refused until they do"
+        )
     found = ", ".join(f"{name} {count}" for name, count in sorted(places.items())) or "there is none"
     raise TargetError(
         f"changeover:hosts: {hosts} cannot work; the nodes with the label {NODE}={stack} have places for "

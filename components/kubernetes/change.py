@@ -30,18 +30,21 @@ from components.kubernetes.looked import (
     LiveConfigMap,
     busiest_of,
     busiest_patch,
+    gpus_of,
     is_ready,
     is_serving,
     lease_object,
     lease_of,
     live_of,
     places_of,
+    places_on,
     read_plan,
     seen_of,
+    takes_pods,
 )
 from components.kubernetes.nodes import Nodes, node_of
 from components.kubernetes.objects import LIVE, name
-from components.kubernetes.pods import WAITS
+from components.kubernetes.pods import NODE, WAITS
 from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels, label
@@ -142,7 +145,7 @@ class ClusterChange:
         if reached(seen, plan.to, plan.hosts) and live == live.ended(plan.to, plan.engine):
             self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
             return 0
-        if self.begins(live) and (why := self.lacking() or self.too_busy(live)):
+        if self.begins(live) and (why := self.away() or self.lacking() or self.too_busy(live)):
             if not self.insist:
                 raise ClusterError(why)
             self.say(f"{INSIST} is set, so it begins all the same: {why.partition('. ')[0]}.")
@@ -191,6 +194,24 @@ class ClusterChange:
             f"does: kubectl --namespace {plan.namespace} describe pods --selector {of_nodes}. One that is "
             "deleted comes again, and fetches what is missing. To change the engine all the same, with hosts "
             f"that may not come back: {INSIST}=1 pulumi up"
+        )
+
+    def away(self) -> str:
+        """Which nodes take no pods now, with what to do, where the hosts don't fit the others; empty: they
+        do. A pod would wait for a place in vain, and so would that of before, which had it."""
+        plan = self.plan
+        nodes = self.get("nodes", "--selector", f"{NODE}={plan.stack}")["items"]
+        gpus = gpus_of(self.get("deployment", plan.to))
+        places = sum(places_on(each, gpus) for each in nodes if takes_pods(each))
+        if places >= plan.hosts:
+            return ""
+        names = ", ".join(sorted(each["metadata"]["name"] for each in nodes if not takes_pods(each)))
+        return (
+            f"the stack's nodes have places for {places} of {plan.hosts} engines now, and these take none: "
+            f"{names or 'there is no other'}. Nothing was changed. How they are: kubectl get nodes "
+            f"--selector {NODE}={plan.stack}. Have them take pods again (kubectl uncordon NAME), add others "
+            f"(kubectl label node NAME {NODE}={plan.stack}), or have fewer hosts (pulumi config set hosts "
+            f"N). To change the engine all the same, with hosts that may not come back: {INSIST}=1 pulumi up"
         )
 
     def too_busy(self, live: LiveConfigMap) -> str:

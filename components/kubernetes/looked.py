@@ -10,6 +10,7 @@ from typing import Any
 
 from components.kubernetes.flip import Places
 from components.kubernetes.nodes import NodesPlan
+from components.kubernetes.pods import GPU
 from components.kubernetes.rolling import START_SECONDS, DeploymentSeen, PodSeen, Seen
 from components.labels import label
 from proxy.route import FLEET_FILE
@@ -125,6 +126,24 @@ def places_of(items: Iterable[Object]) -> dict[str, Places]:
             engine = item["spec"]["template"]["metadata"]["labels"][label("engine")]
             found[metadata["name"]] = Places(engine, int(parallel))
     return found
+
+
+def takes_pods(node: Object) -> bool:
+    """Whether the cluster puts anything on this node now."""
+    conditions = {each["type"]: each["status"] for each in node["status"].get("conditions") or []}
+    return not node.get("spec", {}).get("unschedulable") and conditions.get("Ready") == "True"
+
+
+def places_on(node: Object, gpus: int) -> int:
+    """How many engines with so many GPUs each fit this node; one without any."""
+    return int(node["status"].get("allocatable", {}).get(GPU, 0)) // gpus if gpus else 1
+
+
+def gpus_of(deployment: Object) -> int:
+    """How many GPUs a pod of this Deployment's has."""
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    limits = (each.get("resources", {}).get("limits", {}) for each in containers)
+    return max(int(each.get(GPU, 0)) for each in limits)
 
 
 def seen_of(items: Iterable[Object], now: float) -> Seen:

@@ -77,6 +77,16 @@ def test_a_node_that_is_emptied_costs_nothing_and_serves_again_afterwards(projec
         project.cluster.kubectl("drain", node, *more)
         assert sum(project.serving().values()) == 2
         there.wait_for_answers(there.round)
+        left = project.serving()
+        (serves,) = {engine.partition("-")[0] for engine in left}
+        project.configure(engine="ollama" if serves == "vllm" else "vllm")
+        with pytest.raises(CommandFailed) as failed:
+            project.up()
+        assert f"have places for 2 of 3 engines now, and these take none: {node}. " in str(failed.value)
+        project.configure(engine=serves)
+        assert f"these nodes take no pods now: {node}. " in project.up()
+        assert project.serving() == left
+        there.wait_for_answers(there.round)
         project.cluster.kubectl("uncordon", node)
         wait(lambda: sum(project.serving().values()) == 3, 60, "all hosts serve")
     assert not there.bad, there.summary()

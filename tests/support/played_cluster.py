@@ -17,6 +17,7 @@ from typing import Any
 
 from components.kubernetes.kubectl import ClusterError, Missing
 from components.kubernetes.looked import PARALLEL
+from components.kubernetes.pods import GPU
 from components.kubernetes.rolling import DeploymentSeen, PodSeen, Scale, Seen
 from components.labels import label
 from components.plan import STOP_GRACE
@@ -140,6 +141,8 @@ class Kubectl:
     lease: Object | None = None
     now: float = 1_800_000_000.0
     asked: list[list[str]] = field(default_factory=list)
+    away: set[str] = field(default_factory=set)
+    """The nodes that take no pods."""
     made: dict[str, float] = field(default_factory=dict)
     """When each pod was seen first."""
     broken: int = 0
@@ -181,6 +184,10 @@ class Kubectl:
                 return json.dumps({"items": [weights(name, there) for name, there in self.weights.items()]})
             case ["get", "pods", *_]:
                 return json.dumps({"items": [proxy("proxy-1"), proxy("proxy-2", deletionTimestamp="2026")]})
+            case ["get", "nodes", "--selector", "changeover.stack=fleet", *_]:
+                return json.dumps({"items": self._nodes()})
+            case ["get", "deployment", name, *_] if name in self.played.replicas:
+                return json.dumps(next(e for e in self._deployments() if e["metadata"]["name"] == name))
             case ["get", "deployments", *_]:
                 return json.dumps({"items": self._deployments()})
             case ["get", "deployments,pods", *_]:
@@ -225,10 +232,31 @@ class Kubectl:
                 },
                 "spec": {
                     "replicas": count,
-                    "template": {"metadata": {"labels": {label("engine"): name.partition("-")[2]}}},
+                    "template": {
+                        "metadata": {"labels": {label("engine"): name.partition("-")[2]}},
+                        "spec": {
+                            "containers": [
+                                {"name": "gate"},
+                                {"name": "engine", "resources": {"limits": {GPU: "1"}}},
+                            ]
+                        },
+                    },
                 },
             }
             for name, count in self.played.replicas.items()
+        ]
+
+    def _nodes(self) -> list[Object]:
+        return [
+            {
+                "metadata": {"name": f"node{number}"},
+                "spec": {"unschedulable": True} if f"node{number}" in self.away else {},
+                "status": {
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                    "allocatable": {GPU: "1"},
+                },
+            }
+            for number in range(1, self.played.hosts + 1)
         ]
 
     def _pods(self) -> list[Object]:

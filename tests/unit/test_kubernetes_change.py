@@ -420,6 +420,23 @@ def test_where_a_node_lacks_its_weights_it_is_not_begun_unless_somebody_insists(
     assert change(at, plan(), insist=True).flip() == 0
 
 
+def test_where_a_node_takes_no_pods_it_is_not_begun_unless_somebody_insists_or_the_others_do() -> None:
+    at = serving()
+    at.away = {"node2"}
+    with pytest.raises(ClusterError) as error:
+        change(at, plan()).flip()
+    assert "have places for 2 of 3 engines now, and these take none: node2. Nothing was ch" in str(
+        error.value
+    )
+    assert f"{INSIST}=1 pulumi up" in str(error.value)
+    assert at.played.replicas == {OLD: 3, NEW: 0} and at.lease is not None and not live_of(at.live).to
+    assert change(at, plan(OLD)).flip() == 0, "what serves is what is wanted"
+    assert change(at, plan(), insist=True).flip() == 0
+    at = serving()
+    at.away, at.played.hosts = {"node2"}, 4
+    assert change(at, plan()).flip() == 0
+
+
 def test_nodes_get_what_they_have_lost_before_anything_is_changed() -> None:
     at = serving()
     at.weights = {"node1": True, "node2": False}

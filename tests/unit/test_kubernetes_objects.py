@@ -232,7 +232,7 @@ def test_a_flip_changes_what_is_preferred_and_no_deployment_of_an_engine() -> No
     ("setting", "same"),
     [
         ({"hosts": 5, "atOnce": 2}, True),
-        ({"drainSeconds": 60, "loadSeconds": 200, "gateCompletions": 5}, True),
+        ({"loadSeconds": 200, "gateCompletions": 5}, True),
         ({"aliases": ["a"], "maxRequestMiB": 1, "port": 80, "namespace": "llm"}, True),
         ({"context": 4096}, False),
         ({"gpuMemoryMiB": 12000}, False),

@@ -15,6 +15,7 @@ import stacks.settings
 from common import ROOT, StepFailed
 from components.kubernetes.looked import ACTIVE, TO
 from proxy.route import FLEET_FILE
+from stacks.kubernetes_target import FoundNodes
 from stacks.settings import from_values
 from tests.support.objects import STACKS
 from tests.support.played_cluster import Kubectl, Played
@@ -35,9 +36,9 @@ def program(
     keys = {"acme": "0123456789abcdef"}
     monkeypatch.setattr(stacks.settings, "api_keys", lambda: pulumi.Output.secret(keys))
 
-    def look(settings: object, run: object, ours: object) -> list[str]:
+    def look(settings: object, run: object, ours: object) -> FoundNodes:
         looked.append(ours)
-        return ["node-1", "node-2", "node-3"]
+        return FoundNodes(names=["node-1", "node-2", "node-3"], warning="one is away")
 
     monkeypatch.setattr(stacks.kubernetes_target, "look", look)
     state = {
@@ -47,6 +48,7 @@ def program(
     }
     monkeypatch.setattr(stacks.ours, "_resources", lambda: state)
     monkeypatch.setattr(pulumi, "export", exported.__setitem__)
+    monkeypatch.setattr(pulumi, "warn", lambda text: exported.__setitem__("warned", text))
     recorder = Recorder.start("t4")
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
@@ -62,6 +64,7 @@ def test_the_program_looks_at_the_cluster_and_declares_no_docker_host(
 ) -> None:
     recorder, exported, looked = program(monkeypatch)
     assert looked == [{"our-uid"}]
+    assert exported.pop("warned") == "one is away"
     kinds = {each.typ.partition(":")[0] for each in recorder.resources}
     assert kinds == {"changeover", "command", "kubernetes", "pulumi"}
     assert set(exported) == {"endpoint", "engine", "model", "cutover", "routing", "gateway_config"}

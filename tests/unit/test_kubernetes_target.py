@@ -12,7 +12,7 @@ from components.kubernetes.looked import ACTIVE
 from components.kubernetes.objects import objects
 from components.labels import Labels
 from stacks.cluster import cluster
-from stacks.kubernetes_target import ENFORCED, KINDS, look
+from stacks.kubernetes_target import ENFORCED, KINDS, FoundNodes, look
 from stacks.target_error import TargetError
 from tests.support.objects import plan
 
@@ -59,7 +59,7 @@ class Cluster:
                 return json.dumps({"items": self.nodes})
         raise AssertionError(words)
 
-    def look(self, **settings: object) -> list[str]:
+    def look(self, **settings: object) -> FoundNodes:
         return look(plan("t4", **settings).settings, self.run, frozenset({"our-uid"}))
 
 
@@ -70,7 +70,7 @@ def test_a_cluster_that_can_have_the_stack_is_taken(version: str) -> None:
 
 
 def test_the_nodes_are_named() -> None:
-    assert Cluster(nodes=[node(name) for name in "cab"]).look() == ["a", "b", "c"]
+    assert Cluster(nodes=[node(name) for name in "cab"]).look().names == ["a", "b", "c"]
 
 
 SERVES = {ACTIVE: "t4-vllm-00000001"}
@@ -143,6 +143,21 @@ def test_fewer_places_than_hosts_are_refused_with_those_that_there_are(
     nodes: list[Object], said: str
 ) -> None:
     assert said in refusal(Cluster(nodes=nodes))
+
+
+@pytest.mark.parametrize("away", [node("c", ready="Unknown"), node("c", taken=True)])
+def test_a_node_that_is_away_is_said_where_the_stack_serves_and_refuses_nothing(away: Object) -> None:
+    two, live = [node("a"), node("b")], {"uid": "our-uid", "annotations": SERVES}
+    found = Cluster(nodes=[*two, away], live=live).look()
+    assert found.names == ["a", "b", "c"]
+    assert found.warning == (
+        "these nodes take no pods now: c. The others have places for 2 of 3 engines, so a change to another "
+        "one is refused until they do"
+    )
+    assert Cluster(nodes=[*two, away, node("d")], live=live).look().warning == ""
+    assert "for 2 engines (a 1, b 1)" in refusal(Cluster(nodes=two, live=live)), "one that was never there"
+    first = {"uid": "our-uid", "annotations": {ACTIVE: ""}}
+    assert "for 2 engines (a 1, b 1, c 0)" in refusal(Cluster(nodes=[*two, away], live=first))
 
 
 def test_a_node_has_as_many_engines_as_its_cards_make() -> None:
