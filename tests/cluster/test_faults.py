@@ -14,7 +14,7 @@ from tests.support.project import CommandFailed
 
 pytestmark = pytest.mark.engine
 
-CLIENTS = 6
+CLIENTS, ABORTS = 6, 5
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def kill(project: ClusterProject, role: str) -> str:
 
 
 def test_a_pod_that_is_killed_costs_what_had_begun_there_and_nothing_else(project: ClusterProject) -> None:
-    with load(project, clients=CLIENTS) as there:
+    with load(project, clients=CLIENTS, aborts=ABORTS) as there:
         there.wait_for_answers(there.round)
         began = time.monotonic()
         kill(project, "engine")
@@ -59,7 +59,7 @@ def test_a_pod_that_is_killed_costs_what_had_begun_there_and_nothing_else(projec
 
 
 def test_a_proxy_that_is_killed_costs_what_was_at_it_and_nothing_else(project: ClusterProject) -> None:
-    with load(project, clients=CLIENTS) as there:
+    with load(project, clients=CLIENTS, aborts=ABORTS) as there:
         there.wait_for_answers(there.round)
         began = time.monotonic()
         kill(project, "proxy")
@@ -71,7 +71,7 @@ def test_a_proxy_that_is_killed_costs_what_was_at_it_and_nothing_else(project: C
 
 def test_a_node_that_is_emptied_costs_nothing_and_serves_again_afterwards(project: ClusterProject) -> None:
     node = str(project.pods("engine")[0]["spec"]["nodeName"])
-    with load(project, clients=CLIENTS) as there:
+    with load(project, clients=CLIENTS, aborts=ABORTS) as there:
         there.wait_for_answers(there.round)
         more = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s")
         project.cluster.kubectl("drain", node, *more)
@@ -103,7 +103,7 @@ def test_a_node_that_has_lost_its_weights_gets_them_before_a_change_begins_or_no
     shutil.rmtree(folder)
     wait(lambda: ready(project, "node3") is False, 60, "the node says that it lacks them")
     project.configure(engine=new)
-    with load(project, clients=CLIENTS) as there:
+    with load(project, clients=CLIENTS, aborts=ABORTS) as there:
         there.wait_for_answers(there.round)
         with monkeypatch.context() as patch:
             patch.setitem(project.environment, "CHANGEOVER_CACHE", str(tmp_path))  # it has no models

@@ -140,7 +140,7 @@ def test_an_engine_that_fails_its_gate_takes_one_host_away_and_what_served_comes
     before, (serves,) = project.serving(), kinds(project)
     project.pin(vllm=BROKEN)
     project.configure(engine="vllm", context=2048)
-    with load(project, clients=CLIENTS) as there:
+    with load(project, clients=CLIENTS, aborts=ABORTS) as there:
         there.wait_for_answers(there.round)
         with pytest.raises(CommandFailed) as failed:
             project.up()
@@ -173,7 +173,7 @@ def test_an_update_that_is_killed_costs_nothing_and_the_next_one_goes_on(
 ) -> None:
     after = other(project)
     log = tmp_path / "log"
-    with load(project, clients=CLIENTS) as there:
+    with load(project, clients=CLIENTS, aborts=ABORTS) as there:
         there.wait_for_answers(there.round)
         project.configure(engine=after)
         update = project.start("up", "--yes", "--skip-preview", log=log)
@@ -194,7 +194,7 @@ def test_after_a_kill_the_engine_of_before_comes_back_everywhere(
 ) -> None:
     (before,) = kinds(project)
     log = tmp_path / "log"
-    with load(project, clients=CLIENTS) as there:
+    with load(project, clients=CLIENTS, aborts=ABORTS) as there:
         project.configure(engine=other(project))
         update = project.start("up", "--yes", "--skip-preview", log=log)
         wait(lambda: "2 of 3 hosts have" in log.read_text(), 180, "the flip is under way")
