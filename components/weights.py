@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from shlex import quote
 
 from components import naming
@@ -105,18 +106,13 @@ def for_vllm(model: Model, quantization: Quantization | None = None) -> Weights:
             source=f"folder {source.place}",
             upload=source.place,
         )
-    download = (
-        "from huggingface_hub import snapshot_download; "
-        f"snapshot_download({source.repository!r}, revision={source.revision!r}, local_dir={place!r})"
-    )
-    compare = [
-        program("hub_compare", PLACE=place),
-        *([program("vllm_known", PLACE=place, SUM=source.sha256)] if source.sha256 else []),
-    ]
+    download = (Path(__file__).parent / "hub_download.py").read_text()
+    words = ("python3", "-c", download, source.repository, source.revision, place)
+    known = [program("vllm_known", PLACE=place, SUM=source.sha256)] if source.sha256 else []
     return Weights(
         kind="vllm",
         folder=folder,
-        script="\n".join(["set -eu", f"python3 -c {quote(download)}", *compare, ""]),
+        script="\n".join(["set -eu", " ".join(map(quote, words)), *known, ""]),
         need_bytes=source.size,
         source=f"{source.repository} at {source.revision}{_sum_of(source)}",
         moving=""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from components import pins
-from components.facts import variable
+from components.facts import Variable, variable
 from components.labels import labels_in
 from review.events import UNKNOWN, UNKNOWN_TEXT, Resource, ResourceChange
 
@@ -272,14 +272,21 @@ def a_flip_replaces_no_instance_and_no_volume(
             )
 
 
+FETCHED: tuple[Variable, ...] = ("WEIGHTS", "MOVING", "AGAIN", "NODES")
+"""What a step is told of weights: which they are, that their volume was lost, and on which nodes they are."""
+
+
 def weights_that_are_fetched_are_pinned(changes: Iterable[ResourceChange]) -> Iterator[Violation]:
     """Weights that an update fetches are named by a commit of the hub, or by the catalogue's SHA-256.
 
-    Those that are there already hold nothing up.
+    Those that are there already hold nothing up, whatever else of their step changes.
     """
     for change in changes:
-        comes = change.type == COMMAND and change.op in ("created", "changed", "replaced")
-        if comes and (moving := variable(change.after, "MOVING")):
+        comes = change.op in ("created", "replaced") or (
+            change.op == "changed"
+            and any(variable(change.before, key) != variable(change.after, key) for key in FETCHED)
+        )
+        if change.type == COMMAND and comes and (moving := variable(change.after, "MOVING")):
             yield Violation(
                 policy="weights that are fetched are pinned",
                 resource=f"{change.name} ({moving})",

@@ -180,8 +180,8 @@ def install_plugins(stack: str) -> None:
 
 
 def place_plugins(*names: str) -> None:
-    """Put the vendor's plugins of these names in their place, each in the version that is pinned; nothing is
-    done where plugins are built.
+    """Put the vendor's plugins of these names in their place, each in the version that is pinned. Where
+    plugins are built they are there.
 
     Pulumi itself fetches none, unless it is told to. Raises StepFailed, also where no sum is known for this
     machine and the plugin is not there.
@@ -268,7 +268,8 @@ def cli(stack: str | None = None) -> Path:
     if not program.exists():
         set_up(stack)
     elif stack is not None:
-        write()  # as this version has it
+        if PASSPHRASE.exists():  # one that is lost is missed by Pulumi, and another one would not be the same
+            write()  # as this version has it
         install_plugins(stack)
     return program
 

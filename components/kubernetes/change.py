@@ -57,6 +57,8 @@ LOOK_SECONDS = 1.0
 RENEW_SECONDS, LEASE_SECONDS = 5.0, 20
 PATIENCE_SECONDS = 120
 """So long a cluster may give no answer in the middle of a change."""
+REFUSALS = ("(Forbidden)", "(Invalid)", "(BadRequest)")
+"""In what `kubectl` says where the API server will say the same again."""
 UNREACHABLE = "the cluster does not answer"
 TAIL = 15
 """Lines that are shown of what a pod wrote last."""
@@ -127,6 +129,8 @@ class ClusterChange:
     def flip(self) -> int:
         """Brings the stack to the plan, or back. The exit status."""
         if not self.insist and self.begins(self.live()):
+            if why := self.away():
+                raise ClusterError(why)
             self.bring()  # before the lease, which would end meanwhile: this takes nothing from what serves
         self.take()
         try:
@@ -145,7 +149,10 @@ class ClusterChange:
         if reached(seen, plan.to, plan.hosts) and live == live.ended(plan.to, plan.engine):
             self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
             return 0
-        if self.begins(live) and (why := self.away() or self.lacking() or self.too_busy(live)):
+        why = "" if live.to == plan.to else self.away()  # what has begun goes on
+        if self.begins(live):
+            why = why or self.lacking() or self.too_busy(live)
+        if why:
             if not self.insist:
                 raise ClusterError(why)
             self.say(f"{INSIST} is set, so it begins all the same: {why.partition('. ')[0]}.")
@@ -162,9 +169,10 @@ class ClusterChange:
             self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
             self.keep(record.files("committed", self.clock()))
             return 0
-        status = self.back(live, *lost)
-        self.keep(record.files("failed", self.clock(), f"{lost[0]}: {lost[1]}"))
-        return status
+        try:
+            return self.back(live, *lost)
+        finally:
+            self.keep(record.files("failed", self.clock(), f"{lost[0]}: {lost[1]}"))
 
     def begins(self, live: LiveConfigMap) -> bool:
         """Whether this is a change that nothing of has been done yet: one that has begun goes on whatever
@@ -201,7 +209,10 @@ class ClusterChange:
         do. A pod would wait for a place in vain, and so would that of before, which had it."""
         plan = self.plan
         nodes = self.get("nodes", "--selector", f"{NODE}={plan.stack}")["items"]
-        gpus = gpus_of(self.get("deployment", plan.to))
+        try:
+            gpus = gpus_of(self.get("deployment", plan.to))
+        except Missing:
+            return ""  # which is said where it is looked for
         places = sum(places_on(each, gpus) for each in nodes if takes_pods(each))
         if places >= plan.hosts:
             return ""
@@ -267,9 +278,10 @@ class ClusterChange:
             self.say(line)
         seen = self.patiently(self.seen)
         if live.active == plan.to:
+            serve = sum(each.serving for each in seen.values())
             self.say(
-                f"{seen[plan.to].serving} hosts serve, with the same engine. What does not stays as it is, "
-                "so that you can look at it. Then run: pulumi up"
+                f"{serve} hosts serve. What does not stays as it is, so that you can look at it. Then run: "
+                "pulumi up"
             )
             return 1
         if live.active not in seen:
@@ -319,7 +331,7 @@ class ClusterChange:
 
     def patiently(self, do: Callable[[], _Said]) -> _Said:
         """What this comes to, once the cluster answers; the lease is kept meanwhile. Raises Taken, and
-        ClusterError after PATIENCE_SECONDS without an answer."""
+        ClusterError where the answer is a refusal, or after PATIENCE_SECONDS without one."""
         silent: float | None = None
         while True:
             try:
@@ -328,6 +340,8 @@ class ClusterChange:
             except Taken:
                 raise
             except ClusterError as error:
+                if any(each in str(error) for each in REFUSALS):
+                    raise
                 silent = self.clock() if silent is None else silent
                 if self.clock() - silent > PATIENCE_SECONDS:
                     raise ClusterError(
@@ -442,6 +456,10 @@ class ClusterChange:
             said = self.run([verb, "--filename", "-", "--output", "json"], json.dumps(wanted))
         except ClusterError as error:
             if "(Conflict)" in str(error) or "(AlreadyExists)" in str(error):
+                there = lease_of(self.get("lease", self._lease_name))
+                if there.holder == self.holder:  # what it was told before, and did not answer in time
+                    self._lease = there
+                    return
                 raise Taken(
                     f"another `pulumi up` has begun to change the stack {self.plan.stack}, and this one "
                     "leaves it to that. Once that has ended, run: pulumi up"

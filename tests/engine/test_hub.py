@@ -62,13 +62,27 @@ def test_what_is_another_on_the_way_is_refused_and_does_not_stay(
         hub.kept, name, FILES[name].replace(b"e", b"E").replace(b"a", b"A")
     )  # of the same size
     done, place = fetched(hub, tmp_path, "main")
-    assert done.returncode == 65 and not place.exists(), done.stdout + done.stderr
-    assert f"what came is not what the hub has by its own word, and was removed: ./{name}\n" in done.stdout
+    assert done.returncode == 65 and not (place / name).exists(), done.stdout + done.stderr
+    assert f"is not what Some/Model has by the hub's own word, and was removed: {name}.\n" in done.stdout
     hub.kept.clear()
     assert fetched(hub, tmp_path, "main")[0].returncode == 0, "it is fetched again"
 
 
+def test_what_has_come_in_part_is_not_taken_for_all_of_it_where_the_hub_goes(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(hub, "gone", {"model.safetensors"})
+        done, place = fetched(hub, tmp_path, "main")
+        assert done.returncode == 1 and (place / "config.json").exists(), done.stdout + done.stderr
+    with monkeypatch.context() as patched:
+        patched.setattr(hub, "gone", {""})
+        done, _ = fetched(hub, tmp_path, "main")
+        assert done.returncode == 1, done.stdout + done.stderr
+    assert fetched(hub, tmp_path, "main")[0].returncode == 0
+
+
 def test_a_revision_that_is_not_there_is_no_download(hub: Hub, tmp_path: Path) -> None:
     done, place = fetched(hub, tmp_path, "f" * 40)
-    assert done.returncode == 1 and "RevisionNotFound" in done.stderr
+    assert done.returncode == 1 and "Revision Not Found" in done.stderr
     assert not place.exists() or [*place.glob("*")] == []

@@ -22,12 +22,14 @@ LARGE = (".safetensors",)
 
 @dataclass
 class Hub:
-    """One repository at one commit. `kept` is what is given in place of a file, by its name."""
+    """One repository at one commit. `kept` is what is given in place of a file, by its name, and `gone` the
+    files for which it has no answer; an empty name stands for all that is asked."""
 
     repository: str
     commit: str
     files: Mapping[str, bytes]
     kept: dict[str, bytes] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
     url: str = ""
 
 
@@ -42,7 +44,16 @@ def hash_of(name: str, raw: bytes) -> str:
 def serving(hub: Hub) -> Iterator[Hub]:
     """Serves it on a port of the loopback address; `url` is what HF_ENDPOINT takes."""
 
+    def sibling(name: str) -> object:
+        raw = hub.files[name]
+        of_git = {"rfilename": name, "size": len(raw), "blobId": hashlib.sha1(raw).hexdigest()}
+        if not name.endswith(LARGE):
+            return {**of_git, "blobId": hash_of(name, raw)}
+        return {**of_git, "lfs": {"sha256": hash_of(name, raw), "size": len(raw), "pointerSize": 134}}
+
     def answer(path: str) -> tuple[int, dict[str, str], bytes]:
+        if any(path.endswith(each) for each in hub.gone):
+            return 503, {}, b""
         if found := re.fullmatch(rf"/{hub.repository}/resolve/{hub.commit}/(.+)", path):
             name, here = found[1], {"X-Repo-Commit": hub.commit}
             if name not in hub.files:
@@ -57,8 +68,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
             return 200, {"ETag": '"of where it is kept"'}, hub.kept.get(kept, hub.files[kept])
         about: object = None
         if re.fullmatch(rf"/api/models/{hub.repository}/revision/(main|{hub.commit})", path):
-            names = [{"rfilename": name} for name in hub.files]
-            about = {"id": hub.repository, "sha": hub.commit, "siblings": names}
+            about = {"id": hub.repository, "sha": hub.commit, "siblings": [*map(sibling, hub.files)]}
         elif path == f"/api/models/{hub.repository}/tree/{hub.commit}":
             about = [
                 {"type": "file", "path": name, "size": len(raw), "oid": hash_of(name, raw)[:40]}

@@ -145,6 +145,8 @@ class Kubectl:
     """The nodes that take no pods."""
     made: dict[str, float] = field(default_factory=dict)
     """When each pod was seen first."""
+    unheard: int = 0
+    """How many answers do not arrive, to what was done all the same."""
     broken: int = 0
     """So many of the next commands fail."""
     version: int = 0
@@ -166,6 +168,13 @@ class Kubectl:
         if self.broken:
             self.broken -= 1
             raise ClusterError("Unable to connect to the server: EOF")
+        said = self._answer(words, stdin)
+        if self.unheard:
+            self.unheard -= 1
+            raise ClusterError("Unable to connect to the server: net/http: TLS handshake timeout")
+        return said
+
+    def _answer(self, words: Sequence[str], stdin: str) -> str:
         match list(words):
             case ["get", "lease", name, *_]:
                 if self.lease is None:
@@ -186,8 +195,11 @@ class Kubectl:
                 return json.dumps({"items": [proxy("proxy-1"), proxy("proxy-2", deletionTimestamp="2026")]})
             case ["get", "nodes", "--selector", "changeover.stack=fleet", *_]:
                 return json.dumps({"items": self._nodes()})
-            case ["get", "deployment", name, *_] if name in self.played.replicas:
-                return json.dumps(next(e for e in self._deployments() if e["metadata"]["name"] == name))
+            case ["get", "deployment", name, *_]:
+                for each in self._deployments():
+                    if each["metadata"]["name"] == name:
+                        return json.dumps(each)
+                raise Missing(f'Error from server (NotFound): deployments.apps "{name}" not found')
             case ["get", "deployments", *_]:
                 return json.dumps({"items": self._deployments()})
             case ["get", "deployments,pods", *_]:

@@ -267,11 +267,13 @@ def test_a_cluster_that_gives_no_answer_for_a_while_is_waited_for() -> None:
     assert change(at, plan(), sleep=sleep).flip() == 0
 
 
+@pytest.mark.parametrize("how", ["broken", "unheard"])
 @pytest.mark.parametrize("good", [(OLD, NEW), (OLD,)])
 def test_whichever_question_gets_no_answer_a_change_that_has_begun_comes_to_its_end(
-    good: tuple[str, ...],
+    good: tuple[str, ...], how: str
 ) -> None:
-    """Where a cluster is away for three questions, from each one on, on the way there and on the way back."""
+    """Where a cluster is away for three questions, or does what it is told and is not heard, from each one
+    on, on the way there and on the way back."""
     expected = 0 if NEW in good else 1
     at = serving(good=good)
     assert change(at, plan()).flip() == expected
@@ -280,7 +282,7 @@ def test_whichever_question_gets_no_answer_a_change_that_has_begun_comes_to_its_
 
         def run(words: Sequence[str], stdin: str, at: Kubectl = at) -> str:
             if next(count) == begins:  # noqa: B023 # the flip ends before the next one begins
-                at.broken = 3
+                setattr(at, how, 3)
             return at(words, stdin)
 
         going = ClusterChange(plan(), run, clock=at.clock, sleep=at.sleep, say=said.append)
@@ -298,7 +300,7 @@ def test_what_serves_is_said_where_more_hosts_of_an_engine_do_not_come_up() -> N
     at, said = serving(), list[str]()
     at.played.hosts, at.played.good = 5, frozenset()
     assert change(at, plan(OLD, 5), said).flip() == 1
-    assert said[-1].startswith("3 hosts serve, with the same engine.")
+    assert said[-1].startswith("3 hosts serve. What does not stays as it is")
 
 
 def test_what_serves_is_said_where_what_served_does_not_come_back_on_every_host() -> None:
@@ -429,12 +431,38 @@ def test_where_a_node_takes_no_pods_it_is_not_begun_unless_somebody_insists_or_t
         error.value
     )
     assert f"{INSIST}=1 pulumi up" in str(error.value)
-    assert at.played.replicas == {OLD: 3, NEW: 0} and at.lease is not None and not live_of(at.live).to
+    assert at.played.replicas == {OLD: 3, NEW: 0} and at.lease is None and not live_of(at.live).to
     assert change(at, plan(OLD)).flip() == 0, "what serves is what is wanted"
     assert change(at, plan(), insist=True).flip() == 0
     at = serving()
     at.away, at.played.hosts = {"node2"}, 4
     assert change(at, plan()).flip() == 0
+
+
+def test_a_host_whose_node_is_away_is_not_waited_for_in_an_update_without_a_flip() -> None:
+    at = serving()
+    at.away = {"node2"}
+    pod = next(iter(at.played.of(OLD)))
+    at.played.pods[pod] = (OLD, "waits")
+    before = at.now
+    with pytest.raises(ClusterError, match=r"places for 2 of 3 engines now.*node2\. Nothing was changed"):
+        change(at, plan(OLD)).flip()
+    assert at.now == before
+    assert change(at, plan(OLD, 2)).flip() == 0
+
+
+def test_what_the_cluster_refuses_is_said_at_once() -> None:
+    at, said = serving(), list[str]()
+    began = at.now
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        if words[0] == "scale":
+            raise ClusterError('Error from server (Forbidden): deployments "x" is forbidden')
+        return at(words, stdin)
+
+    with pytest.raises(ClusterError, match="is forbidden"):
+        ClusterChange(plan(), run, clock=at.clock, sleep=at.sleep, say=said.append).flip()
+    assert at.now - began < 10
 
 
 def test_nodes_get_what_they_have_lost_before_anything_is_changed() -> None:

@@ -232,6 +232,28 @@ def test_weights_that_may_be_others_tomorrow_are_not_fetched(
         assert [each.resource.partition(" ")[2] for each in broke] == [f"({each})" for each in said]
 
 
+@pytest.mark.parametrize(
+    ("before", "fetched"),
+    [
+        ({"SWITCH": "another"}, False),
+        ({"MOVING": ""}, True),
+        ({"WEIGHTS": "another"}, True),
+        ({"AGAIN": "1"}, True),
+        ({"NODES": "a, b"}, True),
+    ],
+)
+def test_weights_that_are_there_hold_nothing_up(before: dict[str, str], fetched: bool) -> None:
+    now = {"MOVING": "tag:1", "WEIGHTS": "ollama pull tag:1", "NODES": "a", "SWITCH": "switch-1"}
+    step = ResourceChange(
+        op="changed",
+        type=COMMAND,
+        name="weights",
+        before={"environment": {**now, **before}, "stdin": "the script of an older version"},
+        after={"environment": now, "stdin": "that of this version"},
+    )
+    assert len([*weights_that_are_fetched_are_pinned([step])]) == fetched
+
+
 class Target:
     """A stack on AWS as its own files and the target declare it; nothing is asked of AWS.
 

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +89,46 @@ def serve(port: int, model: str | None) -> None:
     fast.main()
 
 
+@dataclass
+class BlobLfsInfo:
+    sha256: str
+
+
+@dataclass
+class RepoSibling:
+    rfilename: str
+    blob_id: str = ""
+    lfs: BlobLfsInfo | None = None
+
+
+@dataclass
+class ModelInfo:
+    sha: str
+    siblings: list[RepoSibling]
+
+
+def config_of(repository: str) -> bytes:
+    return json.dumps({"_name_or_path": repository}).encode()
+
+
+class HfApi:
+    """In place of huggingface_hub's, as `snapshot_download` is: an import of both finds them here."""
+
+    def model_info(self, repository: str, *, revision: str, files_metadata: bool) -> ModelInfo:
+        assert files_metadata, "it names no hash otherwise"
+        config = config_of(repository)
+        of_git = hashlib.sha1(b"blob %d\0" % len(config) + config).hexdigest()
+        return ModelInfo(
+            hashlib.sha1(revision.encode()).hexdigest(),
+            [RepoSibling("config.json", of_git), RepoSibling(FILE, lfs=BlobLfsInfo(SUM))],
+        )
+
+
 def snapshot_download(repository: str, *, revision: str, local_dir: str) -> None:
-    """In place of huggingface_hub's: `from huggingface_hub import snapshot_download` finds it here."""
     folder = Path(local_dir)
-    said = folder / ".cache" / "huggingface" / "download"
-    said.mkdir(parents=True, exist_ok=True)
-    config = json.dumps({"_name_or_path": repository, "revision": revision}).encode()
-    of_git = hashlib.sha1(b"blob %d\0" % len(config) + config).hexdigest()
-    for name, raw, hash_ in (("config.json", config, of_git), (FILE, WEIGHTS, SUM)):
-        (folder / name).write_bytes(raw)
-        (said / f"{name}.metadata").write_text(f"{revision}\n{hash_}\n0\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_bytes(config_of(repository))
+    (folder / FILE).write_bytes(WEIGHTS)
 
 
 if __name__ == "__main__":
