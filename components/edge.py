@@ -11,7 +11,7 @@ from components import caddyfile, naming, plan
 from components.catalogue import MIB
 from components.containers import DNS_OPTIONS, RIGHTS, labels, rights, volume_labels
 from components.docker_host import DockerHost
-from components.gpu_memory import EDGE_RAM
+from components.gpu_memory import EDGE_FILES, EDGE_RAM
 
 ALIAS = "edge"
 """Network alias of the edge. Containers on the network of clients ask by it. On the stack's own nobody does,
@@ -88,6 +88,7 @@ class Edge(pulumi.ComponentResource):
             dns_opts=DNS_OPTIONS,
             memory=EDGE_RAM // MIB,  # of it Caddy makes Go's own limit when it starts
             memory_swap=-1,  # Docker says -1 where it can't limit swap, so anything else would show as drift
+            ulimits=[docker.ContainerUlimitArgs(name="nofile", soft=EDGE_FILES, hard=EDGE_FILES)],
             labels=labels(host.labels.of("edge")),
             **host.log("edge"),
             restart="unless-stopped",
@@ -98,7 +99,7 @@ class Edge(pulumi.ComponentResource):
                 delete_before_replace=True,  # two containers cannot publish one port
                 # An edge that an older version made keeps what it has: another container would be a moment in
                 # which connections are refused. One that is made gets all of it.
-                ignore_changes=[*RIGHTS, "command", "uploads"],
+                ignore_changes=[*RIGHTS, "command", "ulimits", "uploads"],
             ),
         )
         self.container_id = container.id

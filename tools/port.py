@@ -9,11 +9,14 @@ from urllib.parse import urlsplit
 
 from common import StepFailed, say
 from components.caddyfile import HEALTH_PATH
+from components.gpu_memory import EDGE_FILES
 from tools.environment import pulumi
 from tools.host import is_on_aws
 
 SECONDS = 10
 LATE = f"nothing within {SECONDS} s"
+FULL = EDGE_FILES - 100
+"""So many connections are all that the edge takes: it has some files open for itself."""
 AGAIN_SECONDS = 60
 """So long an edge that was started again may take until its port answers."""
 
@@ -63,6 +66,14 @@ def silence(url: str) -> str:
     return ""
 
 
+def connections(container: str) -> int:
+    """How many TCP connections a container has, with those that it has not accepted yet; 0 if unknown."""
+    command = "cat /proc/net/tcp /proc/net/tcp6 | awk '$4 == \"01\"' | wc -l"  # 01: established
+    words = ["docker", "exec", container, "sh", "-c", command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return int(done.stdout) if done.returncode == 0 else 0
+
+
 def trouble(stack: str) -> str:
     """What is wrong with the port, and what to type; empty: it answers. Raises StepFailed."""
     container = edge(stack)
@@ -77,6 +88,12 @@ def trouble(stack: str) -> str:
     if not (why := silence(url)):
         return ""
     text = f"port {urlsplit(url).netloc} does not answer ({why})"
+    if why == LATE and (open_now := connections(container)) > FULL:
+        return (
+            f"{text}: {container} has {open_now:,} connections, which is all that it takes. What it carries "
+            "goes on, and others wait until one ends. To end them all, answers included, run: docker restart "
+            f"{container}"
+        )
     if not is_on_aws(stack):
         return (
             f"{text}, while {container} runs: Docker no longer forwards the port, as happens when there were "
@@ -90,10 +107,16 @@ def trouble(stack: str) -> str:
 
 
 def cure(stack: str) -> None:
-    """Starts the edge of a stack on this machine again where its port does not answer. Raises StepFailed."""
+    """Starts the edge of a stack on this machine again where its port does not answer. Raises StepFailed.
+
+    One that has all the connections that it takes is left as it is.
+    """
     if is_on_aws(stack) or not (why := trouble(stack)):
         return
     container = edge(stack)
+    if connections(container) > FULL:
+        say(f"Note: {why}.")
+        return
     say(f"{why}. It is started again.")
     done = subprocess.run(["docker", "restart", container], capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -1,4 +1,4 @@
-"""Many large requests at once, in proxies and an edge with the product's own limits of memory."""
+"""Many or large requests at once, in proxies and an edge with the product's own limits."""
 
 import contextlib
 import time
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from components.gpu_memory import EDGE_RAM, PROXY_RAM
+from components.gpu_memory import EDGE_FILES, EDGE_RAM, PROXY_RAM
 from tests.conformance.asking import CHAT, Engine, ask, body, read_all, request, sent
 from tests.support.recording_engine import STREAM_HEADERS, Script
 from tests.support.way import Way, eventually
@@ -93,3 +93,32 @@ def test_many_slow_uploads_end_nothing_and_hold_up_no_stream(way: Way, made: tup
         assert {answer.split(b" ", 2)[1] for answer in answers} <= {b"200", b"503"}
         assert sum(answer.startswith(b"HTTP/1.1 200") for answer in answers) > 5
         assert read_all(reading).count(event) == 300
+
+
+def test_of_more_requests_than_the_edge_takes_the_rest_waits_and_what_was_there_goes_on(
+    way: Way, made: tuple[Way, Engine]
+) -> None:
+    event = b"data: {}\n\n"
+    told = Script(headers=STREAM_HEADERS, parts=((0.1, event),) * 200, framing="chunked")
+    query = made[1].tell(told)
+    room = EDGE_FILES // 2
+    with contextlib.ExitStack() as stack:
+        stream = request(CHAT + query, body(stream=True), "Connection: close")
+        reading = stack.enter_context(sent(way.port, stream))
+        way.route(held=True)
+        try:
+            raw = request(CHAT, body(), "Connection: close")
+            clients = [stack.enter_context(sent(way.port, raw)) for _ in range(room + 300)]
+            eventually(lambda: room - 400 < int(way.status("proxy-1")["held"]), 60, "most are held")
+            time.sleep(2)
+            assert int(way.status("proxy-1")["held"]) <= room
+        finally:
+            way.route()
+        with ThreadPoolExecutor(100) as pool:
+            answers = list(pool.map(read_all, clients))
+        refused = [answer for answer in answers if not answer.startswith(b"HTTP/1.1 200")]
+        assert len(refused) <= room // 10 and all(b"\r\nRetry-After: " in answer for answer in refused), (
+            refused[:3]
+        )
+        assert read_all(reading).count(event) == 200
+    assert ask(way.port, "POST", CHAT, body()).status == 200

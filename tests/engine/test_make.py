@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import tools.port
+from components.gpu_memory import EDGE_FILES
 from components.pins import PULUMI, SWITCH
 from tests.support import checkout as support
 from tests.support.project import docker, wipe
@@ -201,6 +202,26 @@ def test_a_port_with_more_connections_than_docker_can_open_is_said_and_make_up_c
     assert "It is started again." in text and "It answers: " in text
     assert "does not answer" not in shell(checkout, "make status")
     assert "no drift" in shell(checkout, "make drift")
+
+
+def test_an_edge_with_all_the_connections_that_it_takes_is_said_and_not_started_again(checkout: Path) -> None:
+    (edge,) = docker(
+        "ps", *FILTERS, "--filter", "label=changeover.role=edge", "--format", "{{.Names}}"
+    ).split()
+    outputs = json.loads(shell(checkout, "source .venv/bin/activate && pulumi stack output --json"))
+    endpoint = outputs["endpoint"]
+    port = urlsplit(endpoint).port or 0
+    began = docker("inspect", "-f", "{{.State.StartedAt}}", edge)
+    with contextlib.ExitStack() as idle:
+        for _ in range(EDGE_FILES + 20):
+            idle.enter_context(socket.create_connection(("127.0.0.1", port), 5))
+        status = shell(checkout, "make status", fails=True)
+        assert f"port 127.0.0.1:{port} does not answer" in status
+        assert f"{edge} has 6,0" in status and "which is all that it takes" in status
+        assert f"docker restart {edge}" in status
+    wait(lambda: tools.port.silence(endpoint) == "", 60, "the port still does not answer")
+    assert "does not answer" not in shell(checkout, "make status")
+    assert docker("inspect", "-f", "{{.State.StartedAt}}", edge) == began
 
 
 def test_an_edge_that_is_stopped_or_gone_is_said_by_status(checkout: Path) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 from common import ROOT, cache_root
 from components import caddyfile, catalogue, engines, pins, proxy, routing, tensorzero
 from components.containers import NOBODY
-from components.gpu_memory import EDGE_RAM, PROXY_RAM, EngineKind, Load, both
+from components.gpu_memory import EDGE_FILES, EDGE_RAM, PROXY_RAM, EngineKind, Load, both
 from offline.steps import cached, key_of
 from proxy.live import LOOK_SECONDS
 from proxy.route import Limits
@@ -314,6 +314,7 @@ class Way:
             pins.EDGE.offline,
             *("-p", f"127.0.0.1:{self.port}:{port}"),
             *_limit(EDGE_RAM),
+            *("--ulimit", f"nofile={EDGE_FILES}"),
             command=["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"],
         )
         put_files(self.container("edge"), {"/etc/caddy/Caddyfile": caddyfile.render(config)})
