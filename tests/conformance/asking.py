@@ -110,9 +110,9 @@ class Engine:
 
 
 @contextlib.contextmanager
-def sent(port: int, raw: bytes, *, seconds: float = 60) -> Any:
+def sent(port: int, raw: bytes, *, host: str = "127.0.0.1", seconds: float = 60) -> Any:
     """A connection on which these bytes were sent."""
-    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as client:
+    with socket.create_connection((host, port), timeout=seconds) as client:
         client.sendall(raw)
         yield client
 

@@ -17,7 +17,7 @@ from proxy.waiting import WORD
 from tests.conformance.asking import CHAT, Answer, Engine, ask, body, read_all, read_until, request, sent
 from tests.support import fast_engine
 from tests.support.load import LoadGenerator, Outcome, bad
-from tests.support.project import docker
+from tests.support.project import address_of, docker
 from tests.support.recording_engine import STREAM_HEADERS, Script
 from tests.support.way import Way, eventually
 
@@ -329,10 +329,8 @@ def test_an_ask_that_no_client_waits_for_is_not_carried(recorded: tuple[Way, Eng
         return docker("exec", way.container("proxy-1"), "python3", "-c", script, inner + path, number).strip()
 
     name = way.specs["vllm"].name
-    address = docker(
-        "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", way.container("proxy-1")
-    )
-    assert inside(f"/{name}{CHAT}", f"{address.strip()}.0123") == "503"
+    address = address_of(way.container("proxy-1"))
+    assert inside(f"/{name}{CHAT}", f"{address}.0123") == "503"
     assert inside(f"/{name}{CHAT}", "192.0.2.1.0123") == "404"  # never to an address that is no proxy's
     assert engine.records() == []
     assert inside(f"/{name}{CHAT}", "") == "200"  # an operator's, or the switch's

@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 import pytest
 
 import tools.port
+from components.edge import LISTEN_PORT
 from components.gpu_memory import EDGE_FILES
 from components.pins import PULUMI, SWITCH
 from tests.support import checkout as support
-from tests.support.project import docker, wipe
+from tests.support.project import address_of, docker, wipe
 from tests.support.switch_stack import wait
 
 pytestmark = pytest.mark.engine
@@ -212,13 +213,15 @@ def test_an_edge_with_all_the_connections_that_it_takes_is_said_and_not_started_
     endpoint = outputs["endpoint"]
     port = urlsplit(endpoint).port or 0
     began = docker("inspect", "-f", "{{.State.StartedAt}}", edge)
+    address = address_of(edge)  # Docker's forwarder opens up to six files for a connection, and has its limit
     with contextlib.ExitStack() as idle:
         for _ in range(EDGE_FILES + 20):
-            idle.enter_context(socket.create_connection(("127.0.0.1", port), 5))
+            idle.enter_context(socket.create_connection((address, LISTEN_PORT), 5))
         status = shell(checkout, "make status", fails=True)
         assert f"port 127.0.0.1:{port} does not answer" in status
         assert f"{edge} has 6,0" in status and "which is all that it takes" in status
         assert f"docker restart {edge}" in status
+        assert f"Note: port 127.0.0.1:{port} does not answer" in shell(checkout, "make up")
     wait(lambda: tools.port.silence(endpoint) == "", 60, "the port still does not answer")
     assert "does not answer" not in shell(checkout, "make status")
     assert docker("inspect", "-f", "{{.State.StartedAt}}", edge) == began

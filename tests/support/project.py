@@ -322,6 +322,12 @@ def patched(project: Project, file: str, old: str, new: str) -> Iterator[None]:
         path.write_text(text)
 
 
+def address_of(container: str) -> str:
+    """A container's IP address on its first network."""
+    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+    return docker("inspect", "--format", form, container).split()[0]
+
+
 def docker(*words: str) -> str:
     """The Docker CLI's output; raises CommandFailed when it exits non-zero."""
     done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
