@@ -1,10 +1,9 @@
 """An engine that starts in a tenth of a second and does what its environment says; a test double.
 
-FAST_MODEL (tiny), FAST_PORT (8000), FAST_DELAY (seconds before it listens, as an engine that loads),
-FAST_TOKENS (seconds for each token), FAST_PROMPT (seconds that it reads a prompt), FAST_READS (seconds for
-each token of a prompt, in which it does nothing else), FAST_SLOTS (requests that it works on at one time),
-FAST_CACHE (tokens that its cache holds), FAST_NAMES (models that it has, any other is 404; empty: it answers
-as FAST_MODEL whatever is asked for), and FAST_MODE:
+FAST_NAMES (tiny; the models that it has, any other is 404), FAST_PORT (8000), FAST_DELAY (seconds before it
+listens, as an engine that loads), FAST_TOKENS (seconds for each token), FAST_PROMPT (seconds that it reads a
+prompt), FAST_READS (seconds for each token of a prompt, in which it does nothing else), FAST_SLOTS (requests
+that it works on at one time), FAST_CACHE (tokens that its cache holds), and FAST_MODE:
 
     ok        completions, streamed or not
     exits     ends with status 3 at once
@@ -72,8 +71,8 @@ from urllib.parse import urlsplit
 Json = dict[str, Any]
 
 MODE = os.environ.get("FAST_MODE", "ok")
-MODEL = os.environ.get("FAST_MODEL", "tiny")
-NAMES = os.environ.get("FAST_NAMES", "").split()
+NAMES = os.environ.get("FAST_NAMES", "tiny").split()
+MODEL = NAMES[0] if NAMES else ""
 TOKEN_SECONDS = float(os.environ.get("FAST_TOKENS", "0"))
 PROMPT_SECONDS = float(os.environ.get("FAST_PROMPT", "0"))
 READ_SECONDS = float(os.environ.get("FAST_READS", "0"))
@@ -437,7 +436,7 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404 if MODE == "missing" else 500, f"fast engine: {MODE}")
         elif MODE == "garbage":
             self.whole(200, {"hello": "world"})
-        elif NAMES and asked.get("model") not in NAMES:
+        elif asked.get("model") not in NAMES:
             self.refuse(404, f"model {asked.get('model')!r} not found")
         else:
             return False
@@ -453,7 +452,7 @@ class Handler(BaseHTTPRequestHandler):
         vectors = [[float(len(text)), float(ord(text[0]))] for text in texts]
         if MODE in ("zeros", "alike"):
             vectors = [[0.0, float(MODE == "alike")] for _ in texts]
-        model = "other" if MODE == "other" else asked["model"] if NAMES else MODEL
+        model = "other" if MODE == "other" else asked["model"]
         used = min(given, 100) if MODE == "cuts" else given
         data = [{"object": "embedding", "index": n, "embedding": each} for n, each in enumerate(vectors)]
         usage = {"prompt_tokens": used, "total_tokens": used}
@@ -462,7 +461,7 @@ class Handler(BaseHTTPRequestHandler):
     def complete(self, asked: Json, count: int) -> None:
         if self.refused(asked):
             return None
-        model = "other" if MODE == "other" else asked["model"] if NAMES else MODEL
+        model = "other" if MODE == "other" else asked["model"]
         base = {"id": "fast", "created": int(time.time()), "model": model}
         if MODE == "nameless":
             del base["model"]
@@ -533,7 +532,7 @@ class Handler(BaseHTTPRequestHandler):
             on_gpu = round(MODEL_BYTES * number(SPILLED, 1))
             return self.whole(200, {"models": [{"name": MODEL, "size": MODEL_BYTES, "size_vram": on_gpu}]})
         return self.whole(
-            200, {"object": "list", "data": [{"id": name, "object": "model"} for name in NAMES or [MODEL]]}
+            200, {"object": "list", "data": [{"id": name, "object": "model"} for name in NAMES]}
         )
 
     def whole(self, status: int, content: Json | list[Json]) -> None:

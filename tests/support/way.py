@@ -198,6 +198,7 @@ class Way:
 
     def start_engine(self, kind: EngineKind, program: Path, *words: str, **environment: str) -> None:
         """A test's engine, which is a Python program."""
+        environment = {"FAST_NAMES": self.specs[kind].served, **environment}
         variables = [word for key, value in environment.items() for word in ("-e", f"{key}={value}")]
         port = self.ports[kind] = free_port()
         self._create(

@@ -73,15 +73,15 @@ def serve(port: int, model: str | None) -> None:
         names = [each.name for each in (models() / "manifests").glob("*") if ":" not in each.name]
     else:
         names = [model]
-    name = names[0] if names else "none-yet"
-    os.environ |= {"FAST_PORT": str(port), "FAST_MODEL": name, "FAST_TOKENS": "0.005"}
+    names = names or ["none-yet"]
+    os.environ |= {"FAST_PORT": str(port), "FAST_NAMES": " ".join(names), "FAST_TOKENS": "0.005"}
     fast: Any = importlib.import_module("fast_engine")  # it reads its environment when it is imported
 
     class Handler(fast.Handler):  # type: ignore[misc]
         def do_GET(self) -> None:
             if self.path == "/api/ps" and model is None:
                 on_gpu = SIZE if os.environ.get("NVIDIA_VISIBLE_DEVICES") == "all" else 0
-                self.whole(200, {"models": [{"name": name, "size": SIZE, "size_vram": on_gpu}]})
+                self.whole(200, {"models": [{"name": names[0], "size": SIZE, "size_vram": on_gpu}]})
             else:
                 super().do_GET()
 
