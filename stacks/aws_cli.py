@@ -146,17 +146,16 @@ def is_public(region: str, subnet: str, vpc: str) -> bool:
     https://docs.aws.amazon.com/vpc/latest/userguide/subnet-route-tables.html
     """
 
-    def tables(*filters: str) -> list[dict[str, Any]]:
-        return list(aws(region, "ec2", "describe-route-tables", "--filters", *filters)["RouteTables"])
-
-    own = tables(f"Name=association.subnet-id,Values={subnet}")
-    of_all = own or tables(f"Name=vpc-id,Values={vpc}", "Name=association.main,Values=true")
+    listed = aws(region, "ec2", "describe-route-tables", "--filters", f"Name=vpc-id,Values={vpc}")
+    tables = [(table["Routes"], bound) for table in listed["RouteTables"] for bound in table["Associations"]]
+    own = [routes for routes, bound in tables if bound.get("SubnetId") == subnet]
+    main = [routes for routes, bound in tables if bound.get("Main")]
     return any(
         route.get("DestinationCidrBlock") == "0.0.0.0/0"
         and route.get("GatewayId", "").startswith("igw-")
         and route.get("State") == "active"
-        for table in of_all
-        for route in table["Routes"]
+        for routes in own or main
+        for route in routes
     )
 
 

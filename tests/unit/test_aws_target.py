@@ -1,9 +1,11 @@
 """What a preview says of the instance that there is: pure, from what AWS answered."""
 
+import contextlib
 import json
 import os
 import shutil
 import stat
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -346,7 +348,19 @@ SUBNET, VPC = "subnet-0123456789abcdef0", "vpc-0123456789abcdef0"
 WAY_OUT = {"DestinationCidrBlock": "0.0.0.0/0", "GatewayId": "igw-0123456789abcdef0", "State": "active"}
 LOCAL = {"DestinationCidrBlock": "10.0.0.0/16", "GatewayId": "local", "State": "active"}
 NAT = {"DestinationCidrBlock": "0.0.0.0/0", "NatGatewayId": "nat-0123456789abcdef0", "State": "active"}
-ROUTED = {"RouteTables": [{"Routes": [LOCAL, WAY_OUT]}]}
+OWN, MAIN, ANOTHERS = (
+    {"Main": False, "SubnetId": SUBNET},
+    {"Main": True},
+    {"Main": False, "SubnetId": "subnet-1"},
+)
+
+
+def routed(*tables: tuple[list[dict[str, str]], Mapping[str, object]]) -> dict[str, object]:
+    """What `describe-route-tables` answers: each table's routes, and what it is of."""
+    return {"RouteTables": [{"Routes": routes, "Associations": [bound]} for routes, bound in tables]}
+
+
+ROUTED = routed(([LOCAL, WAY_OUT], OWN))
 
 
 def subnet_in(zone: str = "us-east-1a", vpc: str = VPC) -> dict[str, Any]:
@@ -386,18 +400,24 @@ def test_an_existing_subnet_that_is_elsewhere_is_refused(aws: Path, zone: str, v
 def test_an_existing_subnet_that_nobody_would_reach_is_refused(
     aws: Path, routes: list[dict[str, str]]
 ) -> None:
-    (aws / "answer").write_text(json.dumps(subnet_in() | {"RouteTables": [{"Routes": routes}]}))
+    (aws / "answer").write_text(json.dumps(subnet_in() | routed((routes, OWN), ([LOCAL, WAY_OUT], MAIN))))
     with pytest.raises(TargetError, match=r"has no route to an internet gateway, .*; nothing was changed"):
         aws_target.check_subnet(wanted(vpcId=VPC, subnetId=SUBNET))
 
 
-def test_a_subnet_without_a_route_table_of_its_own_has_the_main_one_of_its_vpc(aws: Path) -> None:
-    (aws / "answer").write_text(json.dumps(subnet_in() | {"RouteTables": []}))
-    with pytest.raises(TargetError, match="has no route to an internet gateway"):
+@pytest.mark.parametrize(
+    ("main", "public"), [([LOCAL, WAY_OUT], True), ([LOCAL], False)], ids=["public", "private"]
+)
+def test_a_subnet_without_a_route_table_of_its_own_has_the_main_one_of_its_vpc(
+    aws: Path, main: list[dict[str, str]], public: bool
+) -> None:
+    others = [LOCAL] if public else [LOCAL, WAY_OUT]
+    (aws / "answer").write_text(json.dumps(subnet_in() | routed((others, ANOTHERS), (main, MAIN))))
+    refused = pytest.raises(TargetError, match="has no route to an internet gateway")
+    with contextlib.nullcontext() if public else refused:
         aws_target.check_subnet(wanted(vpcId=VPC, subnetId=SUBNET))
-    _, own, main = (aws / "calls").read_text().splitlines()
-    assert f"describe-route-tables --filters Name=association.subnet-id,Values={SUBNET} " in own
-    assert f"--filters Name=vpc-id,Values={VPC} Name=association.main,Values=true " in main
+    _, tables = (aws / "calls").read_text().splitlines()
+    assert f"describe-route-tables --filters Name=vpc-id,Values={VPC} " in tables
 
 
 def test_a_subnet_that_is_not_there_is_an_error_in_awss_words_and_none_is_not_asked_for(aws: Path) -> None:
