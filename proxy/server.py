@@ -290,7 +290,8 @@ class ProxyServer:
                     adaptations.headers_in(ask.request.headers.items()),
                     _now() + route.limits.first_token_seconds,
                 )
-                self.admission.heard(to.name)
+                if protocols.is_computed(ask.path, answer.status):
+                    self.admission.heard(to.name)
                 async with answer:
                     record.first = _now()
                     # `1` or `STREAM` asks for it, too
@@ -346,7 +347,8 @@ class ProxyServer:
                 chunk = await answer.content.readany()
             except ClientError:
                 raise BrokenOff from None
-            self.admission.heard(ask.record.engine)
+            if protocols.is_computed(ask.path, answer.status):
+                self.admission.heard(ask.record.engine)
         if out := events.end():
             await http.write(ask.request, response, out)
         return await http.end(ask.request, response)
