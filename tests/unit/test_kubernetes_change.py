@@ -363,6 +363,17 @@ def test_a_flip_is_refused_before_anything_is_changed_where_what_comes_does_not_
     assert not any("Nothing was changed" in line for line in said)
 
 
+@pytest.mark.parametrize("where", ["log", "ends"])
+def test_a_proxy_that_was_replaced_and_ends_what_it_carries_counts_and_need_not_answer(where: str) -> None:
+    """What has not ended is in what a proxy says as if it ended now."""
+    at, said = serving(), list[str]()
+    streams = [[at.now, 540_000, 0, 10, 200, "ollama-1", "acme", None, None, True, False, False]] * 40
+    setattr(at, where, streams)
+    with pytest.raises(ClusterError, match=r"there were 40\.0 requests at a time"):
+        change(at, plan(), said).flip()
+    assert at.played.replicas == {OLD: 3, NEW: 0} and not said
+
+
 def test_what_came_in_the_last_hour_is_known_after_the_proxies_of_then_and_their_logs_have_gone() -> None:
     at, said = serving(), list[str]()
     busy(at, 17)
