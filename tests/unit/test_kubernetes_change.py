@@ -1,5 +1,6 @@
 """The step of `pulumi up` that changes which engine serves on a cluster, on one that is played."""
 
+import gzip
 import itertools
 import json
 import random
@@ -41,6 +42,7 @@ from stacks.cluster import cluster, flip_plan
 from tests.support.objects import plan as blueprint
 from tests.support.played_cluster import Kubectl, Played, stamp
 from tools.github import CERTIFICATE
+from traffic.log import requests
 
 OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
 
@@ -421,6 +423,17 @@ def test_where_nobody_knows_what_comes_it_is_not_begun_unless_somebody_insists()
     with pytest.raises(ClusterError, match=rf"can't be read.*{INSIST}=1 pulumi up"):
         change(at, plan()).flip()
     assert at.played.replicas == {OLD: 3, NEW: 0}
+
+
+def test_a_log_that_breaks_off_anywhere_is_none() -> None:
+    line = [1.0, 60_000, 0, 10, 200, "ollama-1", "acme", 1, 1, True, False, False]
+    lines = [f"{json.dumps(each)}\n".encode() for each in (line, {"since": 0.5, "unreadable": 0})]
+    whole = gzip.compress(b"".join(lines))
+    found, since = requests(whole)
+    assert (len(found), since) == (1, 0.5)
+    for broken in (gzip.compress(lines[0]), *(whole[:length] for length in range(len(whole)))):
+        with pytest.raises((ValueError, OSError)):
+            requests(broken)
 
 
 def test_where_a_node_lacks_its_weights_it_is_not_begun_unless_somebody_insists() -> None:
