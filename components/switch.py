@@ -39,7 +39,8 @@ class SwitchArgs:
 
 
 class Switch(pulumi.ComponentResource):
-    """A container with the Docker socket, a journal in a volume, and no port."""
+    """A container with the Docker socket and a journal in a volume. It listens only on the port of its
+    metrics, which is not published."""
 
     container_name: pulumi.Output[str]
     container_id: pulumi.Output[str]

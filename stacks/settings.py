@@ -52,7 +52,7 @@ PARALLEL_MAXIMUM = 256
 """vLLM's own default. More sequences take more of its memory than they bring."""
 
 REQUEST_MIB_MAXIMUM = 64
-"""The edge has every body whole in its memory, and the proxy those of requests that wait."""
+"""Largest `maxRequestMiB`: the proxy has each body whole in its memory, also while its request waits."""
 
 
 class SettingsError(Exception):
