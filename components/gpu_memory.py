@@ -222,7 +222,7 @@ class Load:
     that is missing there it follows from the memory.
 
     `gpu_memory` is what an engine may take of each GPU, None: all but a margin. With `together` both engines
-    have to fit beside each other. `services` is what of the host's RAM what is no engine may take.
+    have to fit beside each other. `services` is the host RAM reserved for everything but the engines.
     """
 
     model: Model

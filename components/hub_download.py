@@ -31,8 +31,6 @@ for each in about.siblings:
 if missing:
     sys.exit(f"{repository} has not come whole: it lacks {', '.join(missing)}. Run the command again")
 if wrong:
-    print(
-        f"what came is not what {repository} has by the hub's own word, and was removed: {', '.join(wrong)}."
-    )
+    print(f"files of {repository} do not match the hub's hashes and were removed: {', '.join(wrong)}.")
     print("Run the command again. If that fails again, something on the way changes downloads")
     sys.exit(65)  # what keeps weights on a node of a cluster does not fetch them again by itself

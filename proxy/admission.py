@@ -57,8 +57,8 @@ class Admission:
         self._let_in()
 
     def gone(self, route: ProxyRoute, *, asked: bool) -> float:
-        """The engine of this route has ended under a request, which it had got if it was `asked`, or can't be
-        reached. For how many seconds it may be waited for another one: none where others are there."""
+        """The engine of this route has ended during a request, which had reached it if `asked`, or it can't
+        be reached. Returns for how many seconds a request may wait for another one: 0 among several pods."""
         assert route.engine is not None
         if self.pods is not None:
             loop = asyncio.get_running_loop()

@@ -66,7 +66,7 @@ def _is_limit(change: ResourceChange) -> bool:
 def _by_hand(preview: Preview) -> Iterator[str]:
     """Changes by hand that no provider reads back, and that the program itself looks for in every preview."""
     if (sides := cluster.by_hand(preview)) is not None:
-        yield f"how many pods there are to be: {sides[1]}, although Pulumi left {sides[0]}"
+        yield f"the number of pods wanted was changed: now {sides[1]}; Pulumi left {sides[0]}"
     for change in preview.changes:
         if change.op == "created":
             continue

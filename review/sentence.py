@@ -58,7 +58,7 @@ def _steps(preview: Preview) -> list[str]:
     """What runs again where nothing else changes: steps that look before they act."""
     there = [change for change in preview.changes if not change.only_waits]
     if not there:
-        return ["nothing changes, but what is not ready is waited for"]
+        return ["nothing changes; the update waits for what is not ready"]
     if all(change.type == policies.COMMAND for change in there):
         names = ", ".join(f"`{change.name}`" for change in there)
         return [f"only {names} run{'s' if len(there) == 1 else ''} again, which no request notices"]

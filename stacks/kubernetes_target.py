@@ -86,8 +86,8 @@ def _check_namespace(home: Mapping[str, Any], name: str) -> None:
     enforced = (home["metadata"].get("labels") or {}).get(ENFORCED, "privileged")
     if enforced != "privileged":
         raise TargetError(
-            f"the namespace {name} takes no pods that are less than `{enforced}`, and engines have their "
-            "weights in a folder of their node, which no such pod may. Choose another namespace "
+            f"the namespace {name} takes only pods that meet the standard `{enforced}`, and engines read "
+            "their weights from a folder of their node, which it forbids. Choose another namespace "
             "(pulumi config set namespace NAME), or run: "
             f"kubectl label namespace {name} {ENFORCED}=privileged --overwrite"
         )

@@ -17,7 +17,7 @@ from switch.plan import PlanError, load
 
 FILE = "owner.json"
 OWNED = "this stack belongs now to the state"
-"""Begins what is said to an owner of which note was taken."""
+"""How the answer to an owner begins whose record was written."""
 ANY = "any"
 """Stands for whoever the owner is, on a machine that is a state's own."""
 

@@ -196,16 +196,16 @@ def place_plugins(*names: str) -> None:
         except vendor.Unreachable as error:
             if not _is_there(name):
                 raise StepFailed(f"{error}. Run the command again") from None
-            say(f"Pulumi: its plugin for {name} is there, compared with nothing: {error}")
+            say(f"Pulumi: the plugin for {name} is installed but unverified: {error}")
             continue
         if place is not None:
             plugins[f"resource-{name}-v{plugin.version}"] = place
         else:
             unknown = f"no SHA-256 of Pulumi's plugin for {name} is known for {vendor.machine()}"
             if _is_there(name):
-                say(f"Pulumi: its plugin for {name} is there, compared with nothing: {unknown}")
+                say(f"Pulumi: the plugin for {name} is installed but unverified: {unknown}")
             elif os.environ.get(FETCHES_NONE) == "false":
-                say(f"Pulumi: {unknown}; it fetches it")
+                say(f"Pulumi: {unknown}; Pulumi itself fetches it")
             else:
                 raise StepFailed(f"{unknown}, so it is not fetched. {how_to_fetch()}")
     offline.tools.install(offline.tools.Tools(bin=BIN, plugins=plugins), PULUMI_HOME)

@@ -178,8 +178,8 @@ class ClusterChange:
             self.keep(record.files("failed", self.clock(), f"{lost[0]}: {lost[1]}"))
 
     def begins(self, live: LiveConfigMap) -> bool:
-        """Whether this is a change that nothing of has been done yet: one that has begun goes on whatever
-        there is. What was left of another change is no beginning of this one."""
+        """Whether nothing of this change has been done yet. One that has begun goes on, whatever is wrong
+        with nodes and traffic. What another change has left behind does not count."""
         return bool(live.active and self.plan.to not in (live.active, live.to))
 
     def bring(self) -> None:

@@ -63,7 +63,7 @@ def test_what_is_another_on_the_way_is_refused_and_does_not_stay(
     )  # of the same size
     done, place = fetched(hub, tmp_path, "main")
     assert done.returncode == 65 and not (place / name).exists(), done.stdout + done.stderr
-    assert f"is not what Some/Model has by the hub's own word, and was removed: {name}.\n" in done.stdout
+    assert f"files of Some/Model do not match the hub's hashes and were removed: {name}.\n" in done.stdout
     hub.kept.clear()
     assert fetched(hub, tmp_path, "main")[0].returncode == 0, "it is fetched again"
 

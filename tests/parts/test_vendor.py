@@ -360,7 +360,7 @@ def test_a_plugin_that_is_there_goes_on_where_its_vendor_cannot_be_reached(
     monkeypatch.setitem(pins.PULUMI_PLUGINS, "command", away)
     environment.install_plugins("local")
     said = capsys.readouterr().out
-    assert "its plugin for command is there, compared with nothing" in said and "refused" in said
+    assert "the plugin for command is installed but unverified" in said and "refused" in said
     assert placed() == names("command", "docker") and not (place / "pulumi-resource-command").is_symlink()
 
 
@@ -406,7 +406,7 @@ def test_where_no_sum_is_known_a_plugin_is_fetched_only_if_somebody_says_so(
         environment.install_plugins("local")
     monkeypatch.setenv(environment.FETCHES_NONE, "false")
     environment.install_plugins("local")
-    assert f"{why}; it fetches it" in capsys.readouterr().out
+    assert f"{why}; Pulumi itself fetches it" in capsys.readouterr().out
     assert placed() == names("command")
     monkeypatch.delenv(environment.FETCHES_NONE)
     (name,) = names("docker")
@@ -414,7 +414,7 @@ def test_where_no_sum_is_known_a_plugin_is_fetched_only_if_somebody_says_so(
     place.mkdir(parents=True)
     (place / "pulumi-resource-docker").touch()
     environment.install_plugins("local")
-    assert f"is there, compared with nothing: no SHA-256 of Pulumi's {why}" in capsys.readouterr().out
+    assert f"is installed but unverified: no SHA-256 of Pulumi's {why}" in capsys.readouterr().out
     assert placed() == names("command", "docker")
 
 

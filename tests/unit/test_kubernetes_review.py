@@ -102,9 +102,9 @@ def test_pods_that_were_changed_by_hand_are_said_to_be_and_are_drift() -> None:
     seen = preview(told("served", LIVE=("a: 3", "a: 2")), engine=("vllm", "vllm"))
     back = "each engine gets back the pods that it had (now: a: 2)"
     assert sentence(seen) == f"`fleet`: what was changed by hand is put right; {back}"
-    assert drift(seen) == ["how many pods there are to be: a: 2, although Pulumi left a: 3"]
+    assert drift(seen) == ["the number of pods wanted was changed: now a: 2; Pulumi left a: 3"]
     assert drift(preview(told("served", LIVE=("a: 3", "")))) == [
-        "how many pods there are to be: none, although Pulumi left a: 3"
+        "the number of pods wanted was changed: now none; Pulumi left a: 3"
     ]
 
 
@@ -138,7 +138,7 @@ def test_what_is_not_ready_is_said_to_be_waited_for_and_not_to_change() -> None:
     waits = replace(changed(DEPLOYMENT, "deployment-proxy"), unready=("no pod is there", "none for long"))
     seen = preview(waits, engine=("ollama", "ollama"))
     assert drift(seen) == [] and cluster.said(seen) == []
-    assert sentence(seen).startswith("`fleet`: nothing changes, but what is not ready is waited for; ")
+    assert sentence(seen).startswith("`fleet`: nothing changes; the update waits for what is not ready; ")
     said = "`deployment-proxy` (Deployment) is not ready, and the update waits until it is: no pod is there;"
     assert f"- {said} none for long\n" in render(seen)
     assert "| unchanged, waited for until ready | `deployment-proxy` (Deployment) |" in render(seen)

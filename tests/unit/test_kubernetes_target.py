@@ -123,7 +123,7 @@ def test_a_namespace_that_is_not_there_is_refused_with_what_makes_it() -> None:
 @pytest.mark.parametrize("level", ["restricted", "baseline"])
 def test_a_namespace_that_takes_no_engine_is_refused_with_what_lets_it(level: str) -> None:
     text = refusal(Cluster(labels={ENFORCED: level}))
-    assert f"less than `{level}`" in text and f"{ENFORCED}=privileged --overwrite" in text
+    assert f"meet the standard `{level}`" in text and f"{ENFORCED}=privileged --overwrite" in text
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_no_file_stays_that_is_another_than_the_hub_says_and_none_may_be_missing
     assert done.returncode == 1 and f"A/B has not come whole: it lacks {name}. Run" in done.stderr
     done = ran(wanted.script, PYTHONPATH=str(tmp_path), OTHER=name)
     assert done.returncode == 65 and not (place / name).exists(), done.stderr
-    assert f"is not what A/B has by the hub's own word, and was removed: {name}.\n" in done.stdout
+    assert f"files of A/B do not match the hub's hashes and were removed: {name}.\n" in done.stdout
     assert ran(wanted.script, PYTHONPATH=str(tmp_path)).returncode == 0 and (place / name).exists()
 
 
