@@ -49,6 +49,6 @@ def manifest(name: str) -> str:
     """
     found = _OLLAMA.fullmatch(name)
     if found is None:
-        raise ValueError(f"Ollama can't have a model called {name!r}; allowed: {NAME_RULE}")
+        raise ValueError(f"Ollama can't have a model called {name!r}: it must be {NAME_RULE}")
     host, namespace, tag = (found[each] for each in ("host", "namespace", "tag"))
     return f"{host or 'registry.ollama.ai'}/{namespace or 'library'}/{found['model']}/{tag or 'latest'}"

@@ -185,7 +185,7 @@ def _milliseconds(seconds: float) -> int:
 def _check_name(name: str) -> None:
     # it refuses `openai::x`, and reads `a::b` as the model of another provider
     if not model_names.is_name(name):
-        raise ValueError(f"the model name {name!r} cannot work; allowed: {model_names.NAME_RULE}")
+        raise ValueError(f"the model name {name!r} cannot work; it must be {model_names.NAME_RULE}")
 
 
 def _check_providers(model: str, providers: tuple[Provider, ...]) -> None:

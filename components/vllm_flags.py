@@ -154,7 +154,7 @@ def _refusal(name: str, value: str, gpu: Gpu | None) -> RefusedFlag | None:
     if base in REMOVED:
         return RefusedFlag(item, "vLLM no longer has this flag and would not start")
     if base in ("--quantization", "-q", "--load-format") and value.lower() in PLUGIN_ONLY:
-        return RefusedFlag(item, f"vLLM's core no longer has {value}; allowed: what `quantization` offers")
+        return RefusedFlag(item, f"vLLM's core no longer has {value}; use the setting `quantization`")
     fp8 = "fp8" in value.lower() and base in ("--quantization", "-q", "--kv-cache-dtype")
     if gpu and fp8 and gpu.compute < FP8_COMPUTE:
         return RefusedFlag(item, f"{compute}, and FP8 needs {FP8_COMPUTE / 10}")
@@ -166,5 +166,7 @@ def _refusal(name: str, value: str, gpu: Gpu | None) -> RefusedFlag | None:
     if gpu and bfloat16 and gpu.compute < BFLOAT16_COMPUTE:
         return RefusedFlag(item, f"{compute}, and bfloat16 needs {BFLOAT16_COMPUTE / 10}")
     if base == "--dtype" and value in ("float32", "float"):
-        return RefusedFlag(item, "the sum of memory assumes 16 bits; allowed: auto, half, float16, bfloat16")
+        return RefusedFlag(
+            item, "the sum of memory assumes 16 bits; it must be one of auto, half, float16, bfloat16"
+        )
     return None

@@ -7,7 +7,7 @@ from itertools import combinations
 from components.aws.settings import EVERYBODY, AwsSettings
 from components.instance_types import GPU_REGIONS, INSTANCE_TYPES, REGIONS_DATE
 from components.ssh_config import Access
-from stacks.raw_settings import RawSettings
+from stacks.raw_settings import RawSettings, one_of
 
 KEYS = (
     "zone",
@@ -176,7 +176,7 @@ def read(raw: RawSettings, *, weights_bytes: int) -> AwsSettings:
         raw.problem(
             "amiRefresh",
             refresh,
-            "allowed: letters, digits, '.' and '-'",
+            "it must be letters, digits, '.' and '-'",
             "pulumi config set amiRefresh 2027-01-31",
         )
     if ami and refresh:
@@ -213,13 +213,12 @@ def read(raw: RawSettings, *, weights_bytes: int) -> AwsSettings:
         )
     log_days = int(raw.value("logDays"))
     if log_days not in LOG_DAYS:
-        days = ", ".join(map(str, LOG_DAYS))
-        raw.problem("logDays", log_days, f"allowed: {days}", "pulumi config set logDays 90")
+        raw.problem("logDays", log_days, one_of(map(str, LOG_DAYS)), "pulumi config set logDays 90")
     idle = raw.number("idleStopMinutes", 0, 1440, "minutes")
     if idle and (idle % 5 or idle < IDLE_MINUTES):
         nearest = max(IDLE_MINUTES, idle - idle % 5)
         allowed_idle = (
-            f"allowed: 0, or a multiple of 5 from {IDLE_MINUTES} up, since the first start downloads for a "
+            f"it must be 0, or a multiple of 5 from {IDLE_MINUTES} up, since the first start downloads for a "
             "long time"
         )
         raw.problem("idleStopMinutes", idle, allowed_idle, f"pulumi config set idleStopMinutes {nearest}")

@@ -35,8 +35,8 @@ def read(raw: RawSettings, stack: str) -> KubernetesSettings:
     hosts = int(raw.value("hosts"))
     if hosts == 1:
         allowed = (
-            f"allowed: 2 to {HOSTS_MAXIMUM} hosts. For one, a cluster only adds parts: with target docker or "
-            "aws it serves as many users, and requests wait while its engine changes"
+            f"it must be 2 to {HOSTS_MAXIMUM} hosts. For one, a cluster only adds parts: with target docker "
+            "or aws it serves as many users, and requests wait while its engine changes"
         )
         raw.problem("hosts", hosts, allowed, "pulumi config set target docker")
     else:

@@ -77,7 +77,7 @@ def _check_version(version: str) -> None:
     found = re.match(r"v(\d+)\.(\d+)", version)
     if found is None or (int(found[1]), int(found[2])) < OLDEST:
         raise TargetError(
-            f"the cluster runs Kubernetes {version}; allowed: {OLDEST[0]}.{OLDEST[1]} or newer, since the "
+            f"the cluster runs Kubernetes {version}; it must be {OLDEST[0]}.{OLDEST[1]} or newer, since the "
             "gate beside each engine is a sidecar container. Nothing was changed."
         )
 

@@ -2,12 +2,18 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 _A_KIND = {"object": "an object", "array": "a list", "integer": "an integer", "boolean": "true or false"}
 """What a value of each type in Pulumi.yaml is, for a sentence."""
+
+
+def one_of(values: Iterable[str]) -> str:
+    """What is allowed where only these values are, as the part of a sentence that `problem` takes."""
+    every = list(values)
+    return f"it must be {'one of ' if len(every) > 1 else ''}{', '.join(every)}"
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class RawSettings:
         value = str(self.value(key))
         if value not in allowed:
             guess = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5) or allowed[:1]
-            self.problem(key, value, f"allowed: {', '.join(allowed)}", f"pulumi config set {key} {guess[0]}")
+            self.problem(key, value, one_of(allowed), f"pulumi config set {key} {guess[0]}")
             return allowed[0]
         return value
 
@@ -53,7 +59,7 @@ class RawSettings:
         value = int(self.value(key))
         if not low <= value <= high:
             nearest = min(max(value, low), high)
-            allowed = f"allowed: {low} to {high} {unit}{why}"
+            allowed = f"it must be {low} to {high} {unit}{why}"
             self.problem(key, value, allowed, f"pulumi config set {key} {nearest}")
         return value
 

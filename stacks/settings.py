@@ -25,7 +25,7 @@ from components.plan import REQUEST_SECONDS
 from components.waiting import Bounds
 from parity.probes import PROBES
 from stacks import aws_settings, kubernetes_settings
-from stacks.raw_settings import RawSettings
+from stacks.raw_settings import RawSettings, one_of
 from switch.shared import TENANT
 
 PROJECT = "changeover"
@@ -198,14 +198,14 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         raw.problem(
             "model",
             model.name,
-            f"with images offline, allowed: {', '.join(made_here)} (no model hub is reached)",
+            f"with images offline {one_of(made_here)} (no model hub is reached)",
             "pulumi config set model tiny",
         )
     if target != "aws" and images == "public" and isinstance(model.vllm[0], Folder):
         raw.problem(
             "model",
             model.name,
-            f"with images public, allowed: {', '.join(name for name in MODELS if name not in made_here)}",
+            f"with images public {one_of([name for name in MODELS if name not in made_here])}",
             "pulumi config set model qwen-2.5-coder-0.5b",
         )
     tenants = raw.value("apiKeys") or {}
@@ -340,7 +340,9 @@ def _name(raw: RawSettings, model: Model) -> str:
     """What clients call the model."""
     name = str(raw.value("name"))
     if name and not model_names.is_name(name):
-        raw.problem("name", name, f"allowed: {model_names.NAME_RULE}", f"pulumi config set name {model.name}")
+        raw.problem(
+            "name", name, f"it must be {model_names.NAME_RULE}", f"pulumi config set name {model.name}"
+        )
         return model.name
     return name or model.name
 
@@ -372,7 +374,7 @@ def _count(raw: RawSettings, key: str, value: object) -> int | None:
         return None
     if text.isdecimal() and 1 <= int(text) <= PARALLEL_MAXIMUM:
         return int(text)
-    allowed = f"allowed: auto, or 1 to {PARALLEL_MAXIMUM} requests"
+    allowed = f"it must be auto, or 1 to {PARALLEL_MAXIMUM} requests"
     if key == "parallel":
         raw.problem(
             key,
@@ -402,7 +404,7 @@ def _aliases(raw: RawSettings) -> tuple[str, ...]:
     for position, each in enumerate(found):
         if not model_names.is_alias(each):
             remove = f"pulumi config rm --path 'aliases[{position}]'"
-            raw.problem("aliases", each, f"allowed: {model_names.ALIAS_RULE}", remove)
+            raw.problem("aliases", each, f"it must be {model_names.ALIAS_RULE}", remove)
     return tuple(dict.fromkeys(found))
 
 
@@ -412,7 +414,8 @@ def _origins(raw: RawSettings) -> tuple[str, ...]:
     for position, each in enumerate(found):
         if each != "*" and not ORIGIN.fullmatch(each):
             allowed = (
-                "allowed: *, or http:// or https:// with a host in lower case, optionally a port, and no path"
+                "it must be *, or http:// or https:// with a host in lower case, optionally a port, and no "
+                "path"
             )
             raw.problem("corsOrigins", each, allowed, f"pulumi config rm --path 'corsOrigins[{position}]'")
     return tuple(dict.fromkeys(found))
@@ -422,7 +425,7 @@ def _monitor(raw: RawSettings) -> MonitorSettings | None:
     """The monitor's settings, where the stack has one."""
     receiver = str(raw.value("alertReceiver"))
     if receiver and not RECEIVER.fullmatch(receiver):
-        allowed = "allowed: http:// or https:// with a host, optionally a port and a path, and no password"
+        allowed = "it must be http:// or https:// with a host, optionally a port and a path, and no password"
         raw.problem("alertReceiver", "[set]", allowed, "pulumi config rm alertReceiver")
     if not raw.value("monitor"):
         if receiver:
@@ -485,14 +488,14 @@ def _check_embeds(raw: RawSettings, settings: Settings) -> None:
     """Adds the settings that make no sense for a model that cannot chat."""
     why = f"{settings.model.name} only computes embeddings and cannot chat"
     if settings.gateway == "tensorzero":
-        allowed = f"{why}, and the gateway handles nothing but chats; allowed: none"
+        allowed = f"{why}, and the gateway handles nothing but chats: it must be none"
         raw.problem("gateway", settings.gateway, allowed, "pulumi config set gateway none")
     if settings.require_parity:
-        allowed = f"{why}, and `make parity` compares chats; allowed: false"
+        allowed = f"{why}, and `make parity` compares chats: it must be false"
         raw.problem("requireParity", True, allowed, "pulumi config set requireParity false")
     if (requests := settings.parallel.get("ollama", 1)) != 1:
         allowed = (
-            f"ollama computes embeddings for one request at a time, whatever is set ({why}); allowed: auto"
+            f"ollama computes embeddings for one request at a time, whatever is set ({why}): it must be auto"
         )
         raw.problem(
             "parallel", requests, f"{allowed}, or a number for vllm", "pulumi config set parallel auto"

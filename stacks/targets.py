@@ -122,8 +122,8 @@ def _check_machine(info: Mapping[str, Any], settings: Settings) -> None:
     if settings.host_memory and settings.host_memory > info["MemTotal"]:
         there = info["MemTotal"] // GIB
         raise TargetError(
-            f"changeover:hostMemoryGiB: {settings.host_memory // GIB} cannot work; allowed: up to {there}, "
-            f"which is all that the Docker host has. Run: pulumi config set hostMemoryGiB {there}"
+            f"changeover:hostMemoryGiB: {settings.host_memory // GIB} cannot work; it must be {there} at "
+            f"most, which is all that the Docker host has. Run: pulumi config set hostMemoryGiB {there}"
         )
     if settings.gpu and "nvidia" not in info["Runtimes"]:
         raise TargetError(

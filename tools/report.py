@@ -505,7 +505,10 @@ def main() -> None:
     options = parser.parse_args()
     asked = os.environ.get("TRAFFIC", "")
     if asked not in ("", "yesterday"):
-        raise StepFailed(f"TRAFFIC={asked} cannot work; allowed: yesterday")
+        raise StepFailed(
+            f"TRAFFIC={asked} cannot work; it must be yesterday. Run: "
+            f"TRAFFIC=yesterday make report STACK={options.stack}"
+        )
     options.traffic = bool(asked)
     brought_back_on_sigterm()
     report(options.stack, options.root, options)

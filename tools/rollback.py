@@ -238,7 +238,8 @@ def main() -> None:
     to = os.environ.get("TO") or None
     if to is not None and not to.isdigit():
         raise StepFailed(
-            f"TO={to} cannot work; allowed: the number of an update, as `make rollback` lists them"
+            f"TO={to} cannot work; it must be the number of an update. Run: pulumi stack history --stack "
+            f"{asked.stack}, which lists them"
         )
     rollback(asked.stack, int(to) if to else None)
 

@@ -37,7 +37,9 @@ def choose_images(config: dict[str, object]) -> str:
     """
     if forced := os.environ.get("IMAGES"):
         if forced not in ("public", "offline"):
-            raise StepFailed(f"IMAGES={forced} cannot work; allowed: public, offline")
+            raise StepFailed(
+                f"IMAGES={forced} cannot work; it must be one of public, offline. Run: IMAGES=public make up"
+            )
         say(f"Images: {forced}, as set by IMAGES")
         return forced
     if before := config.get("changeover:images"):

@@ -40,7 +40,9 @@ def test_a_number_for_one_engine_is_an_ordinary_change_and_overlap_that_became_h
         assert "at the same time, ollama: 4 requests" in project.up()
         assert project.live().rpartition("-")[0] == live.rpartition("-")[0], "as before, by its content"
         project.pulumi("config", "set", "parallel", "plenty")
-        with pytest.raises(CommandFailed, match="parallel: 'plenty' cannot work; allowed: auto, or 1 to 256"):
+        with pytest.raises(
+            CommandFailed, match="parallel: 'plenty' cannot work; it must be auto, or 1 to 256"
+        ):
             project.pulumi("preview")
     finally:
         project.wipe()

@@ -68,7 +68,7 @@ def test_no_name_and_no_alias_may_have_what_gateway_or_path_would_misread(name: 
     with pytest.raises(SettingsError) as error:
         settings(name=name, aliases=[name])
     for key in ("name", "aliases"):
-        assert f"changeover:{key}: {name!r} cannot work; allowed: " in str(error.value)
+        assert f"changeover:{key}: {name!r} cannot work; it must be " in str(error.value)
     assert "[HOST/][NAMESPACE/]MODEL[:TAG]" in str(error.value) and "no '::'" in str(error.value)
     assert "pulumi config set name tiny" in str(error.value)
 

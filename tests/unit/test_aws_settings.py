@@ -76,7 +76,7 @@ def test_every_setting_of_aws_is_declared_and_has_a_default() -> None:
     [
         (
             {"instanceType": "t3.large"},
-            "changeover:instanceType: 't3.large' cannot work; allowed: g4dn.xlarge",
+            "changeover:instanceType: 't3.large' cannot work; it must be one of g4dn.xlarge",
         ),
         ({"zone": "us-east-1"}, "changeover:zone: 'us-east-1' cannot work"),
         ({"zone": "us-gov-west-1a"}, "changeover:zone: 'us-gov-west-1a' cannot work"),
@@ -108,7 +108,7 @@ def test_every_setting_of_aws_is_declared_and_has_a_default() -> None:
         ),
         ({"alarmEmail": "me"}, "it must be an e-mail address"),
         ({"monthlyBudget": 500}, "it needs alarmEmail, where the mail is sent"),
-        ({"logDays": 2}, "allowed: 1, 3, 5, 7"),
+        ({"logDays": 2}, "it must be one of 1, 3, 5, 7"),
         ({"idleStopMinutes": 10}, "Run: pulumi config set idleStopMinutes 30"),
         ({"idleStopMinutes": 47}, "Run: pulumi config set idleStopMinutes 45"),
         ({"apiKeys": {}}, "the endpoint is never open"),
@@ -129,8 +129,8 @@ def test_a_volume_must_hold_the_weights_of_both_engines_and_their_images() -> No
     aws = read(dataVolumeGiB=100).aws
     assert aws is not None
     text = refusal(dataVolumeGiB=64)
-    assert "changeover:dataVolumeGiB: 64 cannot work; allowed: 80 to 16384" in text
-    assert "allowed: 98 to" in refusal(
+    assert "changeover:dataVolumeGiB: 64 cannot work; it must be 80 to 16384" in text
+    assert "it must be 98 to" in refusal(
         dataVolumeGiB=64, quantization={"vllm": "fp16"}, instanceType="g5.xlarge"
     ), "those of the quantization that is chosen"
 

@@ -61,13 +61,13 @@ def test_images_that_are_on_the_nodes_already_are_taken() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"hosts": 0}, "hosts: 0 cannot work; allowed: 2 to 100 hosts. Run: pulumi config set hosts 2"),
+        ({"hosts": 0}, "hosts: 0 cannot work; it must be 2 to 100 hosts. Run: pulumi config set hosts 2"),
         (
             {"hosts": 101},
-            "hosts: 101 cannot work; allowed: 2 to 100 hosts. Run: pulumi config set hosts 100",
+            "hosts: 101 cannot work; it must be 2 to 100 hosts. Run: pulumi config set hosts 100",
         ),
-        ({"atOnce": 0}, "atOnce: 0 cannot work; allowed: 1 to 2 hosts, so that one goes on serving. Run"),
-        ({"atOnce": 3}, "atOnce: 3 cannot work; allowed: 1 to 2 hosts, so that one goes on serving. Run"),
+        ({"atOnce": 0}, "atOnce: 0 cannot work; it must be 1 to 2 hosts, so that one goes on serving. Run"),
+        ({"atOnce": 3}, "atOnce: 3 cannot work; it must be 1 to 2 hosts, so that one goes on serving. Run"),
         (
             {"kubeContext": "a b"},
             "kubeContext: 'a b' cannot work; a context of `kubectl config get-contexts`",
@@ -96,7 +96,7 @@ def test_what_cannot_work_is_refused_with_what_is_allowed(values: dict[str, obje
 
 def test_one_host_is_refused_with_where_to_go_instead() -> None:
     text = refusal(hosts=1)
-    assert "hosts: 1 cannot work; allowed: 2 to 100 hosts. For one, a cluster only adds parts" in text
+    assert "hosts: 1 cannot work; it must be 2 to 100 hosts. For one, a cluster only adds parts" in text
     assert "Run: pulumi config set target docker" in text
     assert "atOnce" not in text
 

@@ -104,7 +104,7 @@ def refusal(cluster: Cluster, **settings: object) -> str:
 
 @pytest.mark.parametrize("version", ["v1.28.15", "v0.36.0", "next"])
 def test_one_that_is_too_old_is_refused(version: str) -> None:
-    said = f"the cluster runs Kubernetes {version}; allowed: 1.29 or newer"
+    said = f"the cluster runs Kubernetes {version}; it must be 1.29 or newer"
     assert said in refusal(Cluster(version=version))
 
 

@@ -30,7 +30,7 @@ def test_defaults_come_from_pulumi_yaml() -> None:
 
 def test_an_object_that_is_no_json_is_refused_as_any_other_value_is() -> None:
     text = refusal(parallel="{ollama: 8, vllm: 48}")  # as the documentation of the setting writes it
-    assert "changeover:parallel: '{ollama: 8, vllm: 48}' cannot work; allowed: auto, or 1 to 256" in text
+    assert "changeover:parallel: '{ollama: 8, vllm: 48}' cannot work; it must be auto, or 1 to 256" in text
 
 
 def test_a_key_that_pulumi_has_read_as_a_number_is_refused_and_not_shown() -> None:
@@ -105,14 +105,14 @@ def test_parallel_is_auto_a_number_for_both_or_one_by_engine(value: object, para
     [
         (
             "many",
-            "changeover:parallel: 'many' cannot work; allowed: auto, or 1 to 256 requests, or an object",
+            "changeover:parallel: 'many' cannot work; it must be auto, or 1 to 256 requests, or an object",
         ),
-        (257, "changeover:parallel: 257 cannot work; allowed: auto, or 1 to 256"),
+        (257, "changeover:parallel: 257 cannot work; it must be auto, or 1 to 256"),
         ([4], "changeover:parallel: [4] cannot work"),
         (True, "changeover:parallel: True cannot work"),
         (
             {"vllm": 0},
-            "parallel.vllm: 0 cannot work; allowed: auto, or 1 to 256 requests. Run: pulumi config ",
+            "parallel.vllm: 0 cannot work; it must be auto, or 1 to 256 requests. Run: pulumi config ",
         ),
         (
             {"vlm": 4},
@@ -130,7 +130,7 @@ def test_memory_of_a_gpu_can_be_said_and_is_no_more_than_there_is() -> None:
     assert from_values("local", {**GOOD, **on_t4}, ROOT).load.gpu_memory is None
     said = from_values("local", {**GOOD, **on_t4, "gpuMemoryMiB": "12288"}, ROOT)
     assert said.load.gpu_memory == 12 * 1024**3
-    assert "allowed: 0 to 14909 MiB, the usable memory of NVIDIA T4" in refusal(**on_t4, gpuMemoryMiB=16000)
+    assert "it must be 0 to 14909 MiB, the usable memory of NVIDIA T4" in refusal(**on_t4, gpuMemoryMiB=16000)
     assert "gpuMemoryMiB: 4096 cannot work" in refusal(gpuMemoryMiB=4096)
 
 
@@ -193,8 +193,8 @@ def test_an_embedding_model_is_served_without_what_only_chats_need() -> None:
         (
             {"gateway": "tensorzero"},
             "gateway: 'tensorzero' cannot work; qwen3-embedding-0.6b only computes embeddings and cannot "
-            "chat, and the gateway handles nothing but chats; allowed: none. Run: pulumi config set gateway "
-            "none",
+            "chat, and the gateway handles nothing but chats: it must be none. Run: pulumi config set "
+            "gateway none",
         ),
         (
             {"requireParity": True},
@@ -345,9 +345,9 @@ def test_a_monitor_is_off_unless_it_is_asked_for() -> None:
     ("values", "said"),
     [
         ({"monitor": True, "monitorPort": 8080}, "it must differ from port, which is 8080"),
-        ({"monitor": True, "monitorPort": 80}, "allowed: 1024 to 65535"),
+        ({"monitor": True, "monitorPort": 80}, "it must be 1024 to 65535"),
         ({"alertReceiver": "http://alerts:9093"}, "it needs monitor true"),
-        ({"monitor": True, "alertReceiver": "alerts:9093"}, "allowed: http:// or https://"),
+        ({"monitor": True, "alertReceiver": "alerts:9093"}, "it must be http:// or https://"),
     ],
 )
 def test_a_monitor_that_cannot_work_is_refused(values: dict[str, object], said: str) -> None:
