@@ -32,7 +32,7 @@ def busiest(requests: Sequence[LoggedRequest], seconds: float, most_tokens: int)
     for _, prompt, completion in known:
         sums.append(sums[-1] + prompt + completion)
     ends = [bisect.bisect_left(times, began + seconds) for began in times]
-    first = max(range(len(known)), key=lambda n: (sums[ends[n]] - sums[n], -n))
+    first = max(range(len(known)), key=lambda at: (sums[ends[at]] - sums[at], -at))
     begins = times[first]
     asked = []
     for began, prompt, completion in known[first : ends[first]]:

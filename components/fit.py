@@ -152,8 +152,8 @@ def _choices(kind: EngineKind, load: Load) -> list[Choice]:
     contexts = range(CONTEXT_MINIMUM, load.context, CONTEXT_STEP)
     if context := _largest(contexts, lambda tokens: _fits(kind, replace(load, context=tokens))):
         found.append(Choice("context", str(context), words(replace(load, context=context))))
-    requests = range(1, load.parallel.get(kind, 1))
-    if parallel := _largest(requests, lambda n: _fits(kind, load.with_parallel(kind, n))):
+    fewer = range(1, load.parallel.get(kind, 1))
+    if parallel := _largest(fewer, lambda requests: _fits(kind, load.with_parallel(kind, requests))):
         found.append(Choice(f"parallel.{kind}", str(parallel), words(load.with_parallel(kind, parallel))))
     for source in load.model.sources(kind):
         other = load.with_quantization(kind, source.quantization)

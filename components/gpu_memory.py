@@ -373,11 +373,11 @@ def _ollama_requests(load: Load) -> int:
     if asked := load.parallel.get("ollama"):
         return asked
     if load.gpu is None:
-        return _most(CPU_REQUESTS, lambda n: _fits_host(load, _ollama_sum(load, n)))
+        return _most(CPU_REQUESTS, lambda requests: _fits_host(load, _ollama_sum(load, requests)))
     if not load.together:
-        return _most(OLLAMA_REQUESTS, lambda n: _ollama_sum(load, n).total <= load.gpu_there)
+        return _most(OLLAMA_REQUESTS, lambda requests: _ollama_sum(load, requests).total <= load.gpu_there)
     gpu = load.gpu
-    return _most(OLLAMA_REQUESTS, lambda n: _both_do(load, gpu, _ollama_sum(load, n)))
+    return _most(OLLAMA_REQUESTS, lambda requests: _both_do(load, gpu, _ollama_sum(load, requests)))
 
 
 def _both_do(load: Load, gpu: Gpu, ollama: Sum) -> bool:
@@ -442,7 +442,8 @@ def _vllm_on_cpu(load: Load) -> Sum:
             tokens=kv_cache // model.kv_bytes_per_token,
         )
 
-    return at(load.parallel.get("vllm") or _most(CPU_REQUESTS, lambda n: _fits_host(load, at(n))))
+    asked = load.parallel.get("vllm")
+    return at(asked or _most(CPU_REQUESTS, lambda requests: _fits_host(load, at(requests))))
 
 
 def _vllm_on_gpu(load: Load, gpu: Gpu, beside: int) -> Sum:

@@ -214,7 +214,9 @@ def missing(state: Known, host: FoundOnHost) -> tuple[DockerObject, ...]:
 def gone(things: Iterable[DockerObject], weights: Iterable[Weights], labels: Labels) -> str:
     """One sentence about what is missing, and how much is fetched again of the weights in it."""
     things = list(things)
-    names = ", ".join(f"{each.kind} {each.name}" for each in sorted(things, key=lambda t: (t.kind, t.name)))
+    names = ", ".join(
+        f"{each.kind} {each.name}" for each in sorted(things, key=lambda thing: (thing.kind, thing.name))
+    )
     volumes = {each.name for each in things if each.kind == "volume"}
     lost = [each for each in weights if labels.name(naming.child(each.kind, "weights")) in volumes]
     again = ""

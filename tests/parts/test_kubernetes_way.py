@@ -100,8 +100,8 @@ class Pod:
         await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
         self.writers[writer] = reader
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Run: text/event-stream\r\nConnection: close\r\n\r\n")
-        for n in range(PIECES):
-            chunk = {"choices": [{"index": 0, "delta": {"content": f"{self.name} {n};"}}]}
+        for piece in range(PIECES):
+            chunk = {"choices": [{"index": 0, "delta": {"content": f"{self.name} {piece};"}}]}
             writer.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
             await writer.drain()
             await asyncio.sleep(0.03)

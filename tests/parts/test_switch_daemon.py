@@ -740,7 +740,9 @@ def test_a_read_only_journal_is_said_and_takes_nothing_away_even_when_it_is_dama
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "write", read_only)
-        patch.setattr(Path, "replace", lambda *a: read_only() if "journal" in str(a[0]) else real(*a))
+        patch.setattr(
+            Path, "replace", lambda *paths: read_only() if "journal" in str(paths[0]) else real(*paths)
+        )
         rig.boot()
         rig.docker._set(NEW, running=False)
         rig.switch.turn()

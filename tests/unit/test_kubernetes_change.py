@@ -653,7 +653,7 @@ def test_a_pod_is_known_as_the_cluster_says_it() -> None:
     ]
     seen = seen_of(items, 1100)[NEW]
     assert seen.replicas == 1, "the cluster's own default"
-    a, b, c = seen.pods
-    assert (a.ready, a.restarts, a.waits) == (True, 2, None)
-    assert (b.ready, b.unready, b.waits) == (False, 90, None)
-    assert (c.ready, c.unready, c.waits) == (False, 0, 100)
+    healthy, unhealthy, unscheduled = seen.pods
+    assert (healthy.ready, healthy.restarts, healthy.waits) == (True, 2, None)
+    assert (unhealthy.ready, unhealthy.unready, unhealthy.waits) == (False, 90, None)
+    assert (unscheduled.ready, unscheduled.unready, unscheduled.waits) == (False, 0, 100)

@@ -96,8 +96,8 @@ def test_the_bound_is_of_a_pods_part_of_all_that_runs() -> None:
 
 def test_two_proxies_with_the_same_to_do_choose_the_same_pod_and_not_one_for_all() -> None:
     chosen: Counter[str | None] = Counter()
-    for n in range(200):
-        talk = b"talk %d" % n
+    for number in range(200):
+        talk = b"talk %d" % number
         one, other = host(of(pod(1), pod(2), pod(3)), talk), host(of(pod(3), pod(2), pod(1)), talk)
         assert one == other
         chosen[one] += 1
@@ -242,8 +242,8 @@ def test_what_is_at_a_pod_that_is_chosen_no_more_is_counted_until_it_ends() -> N
 
 def test_only_so_many_conversations_are_remembered() -> None:
     pods = of(pod(1, replace(VLLM, at_a_time=1)))
-    for n in range(REMEMBERED + 5):
-        pods.pick(b"%d" % n, 0)
+    for number in range(REMEMBERED + 5):
+        pods.pick(b"%d" % number, 0)
         pods.left("10.0.0.1")
     assert len(pods._homes) == REMEMBERED
 
