@@ -10,7 +10,7 @@ GATE_PROMPT = 2 * BATCHED_TOKENS + BATCHED_TOKENS // 4
 """Tokens of the gate's long prompt on a GPU: more than two chunks of prefill. A report of a T4: short probes
 pass, and prompts of 5,000 tokens end the engine, whose health page says that all is well."""
 GATE_PROMPT_CPU = 256
-"""The same on a CPU, which has none of a GPU's traps and reads slowly."""
+"""Tokens of the gate's long prompt on a CPU, which has none of a GPU's traps and reads slowly."""
 GATE_PROMPT_SPARE = 32
 """Tokens of the context that the long prompt leaves beside those of its answer."""
 

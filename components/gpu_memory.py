@@ -49,13 +49,14 @@ OLLAMA_REQUESTS = 8
 cache, used or not. A choice; nobody has published Ollama on a T4 with more than one."""
 
 VLLM_REQUESTS = 256
-"""The same of vLLM, its own default for `--max-num-seqs`."""
+"""The most concurrent requests that `auto` gives vLLM on a GPU: its own default for `--max-num-seqs`."""
 
 TURING_REQUESTS = 64
-"""The same on a GPU before compute capability 8.0: the public figures for a T4 end at 60 users at once."""
+"""The most concurrent requests that `auto` gives vLLM on a GPU before compute capability 8.0: the public
+figures for a T4 end at 60 users at once."""
 
 CPU_REQUESTS = 4
-"""The same of both engines on a CPU, whose cores a few requests keep busy."""
+"""The most concurrent requests that `auto` gives an engine on a CPU, whose cores a few keep busy."""
 
 CUDA_GRAPH = 28 * MIB
 """What one CUDA graph takes of a GPU: an estimate. vLLM logged 24 to 28 MiB for each (vllm#22897,
@@ -144,7 +145,7 @@ BLOCK_TOKENS = 16
 """vLLM hands out its KV cache in blocks of so many tokens, and keeps one block for itself (`null_block`)."""
 
 CPU_BLOCK_TOKENS = 128
-"""The same on a CPU (platforms/cpu.py of 0.32)."""
+"""Tokens of a block of vLLM's KV cache on a CPU (platforms/cpu.py of 0.32)."""
 
 
 @dataclass(frozen=True, kw_only=True)

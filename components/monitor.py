@@ -181,7 +181,7 @@ class Monitor(pulumi.ComponentResource):
         grace: int,
         after: Sequence[pulumi.Resource],
     ) -> docker.Container:
-        """One of the two."""
+        """The container of the store or of the alerts, by its `role`."""
         host = args.host
         return docker.Container(
             name,

@@ -22,8 +22,8 @@ STOP_GRACE = SHUTDOWN_TIMEOUT + 15
 """Seconds from SIGTERM to SIGKILL for an engine that others than the switch stop while it answers. vLLM takes
 about 9 s to end after its last answer."""
 DRAINED_GRACE = 2
-"""The same for the switch, which stops an engine only once no proxy asks it: it has nothing to finish, and
-every second more is one that requests wait."""
+"""Seconds from SIGTERM to SIGKILL for an engine that the switch stops. It does so only once no proxy asks the
+engine: there is nothing to finish, and every second more is one that requests wait."""
 MEMORY_FREE = 20
 """Seconds in which the driver has given back the memory of an engine that has ended. Ollama's on an H100 was
 back 0.3 s after SIGTERM at the latest."""

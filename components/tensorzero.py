@@ -33,7 +33,7 @@ STATUS_PATH = "/status"
 """GET: 200 with `version` and `config_hash` while the process lives. It checks no engine."""
 
 STATUS_URL = f"http://127.0.0.1:{PORT}{STATUS_PATH}"
-"""The same from inside its container, for a health check."""
+"""Where the gateway answers `STATUS_PATH` from inside its container, for a health check."""
 
 CHAT_PREFIX = "tensorzero::model_name::"
 """What the gateway wants before the name of a model; a bare name is a 400."""

@@ -20,9 +20,9 @@ UNCHANGED = "changeover_change_duration_seconds == 0"
 """No change of the engine is under way."""
 
 NO_LONGER_THAN = 2
-"""So many times as long as expected may a hold be: what is expected is an estimate for most models."""
+"""How many times as long as expected a hold may be: what is expected is an estimate for most models."""
 SLACK_SECONDS = 30
-"""And so much beside it."""
+"""How many seconds a hold may last beyond `NO_LONGER_THAN` times what is expected."""
 BUDGET_SHARE = 0.7
 """From this share of the hold budget on the first who waits will soon get 503."""
 FIRST_BYTE_SECONDS = 30

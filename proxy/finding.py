@@ -45,7 +45,8 @@ class Wanted:
 
 
 def parse_wanted(raw: bytes) -> Wanted:
-    """Raises ValueError, KeyError or TypeError for what is none."""
+    """What is to be, from the file that says so. Raises ValueError, KeyError or TypeError where it can't be
+    read."""
     said = json.loads(raw)
     if type(said["flip"]) is not bool:
         raise TypeError("flip must be true or false")
@@ -62,7 +63,8 @@ class PodStatus:
 
 
 def parse_status(raw: bytes, host: str) -> PodStatus:
-    """Raises ValueError, KeyError or TypeError for what is none."""
+    """What the pod at the address `host` said of itself. Raises ValueError, KeyError or TypeError where it
+    can't be read."""
     said: dict[str, Any] = json.loads(raw)
     its = said["engine"]
     engine = RoutedEngine(
@@ -114,7 +116,7 @@ class Finder:
         self._tell()
 
     async def watch(self) -> None:
-        """Without end."""
+        """Looks again and again which pods there are, until it is cancelled."""
         while True:
             if self._wanted is not None:
                 try:

@@ -246,7 +246,7 @@ def pattern_fault(pattern: str) -> str | None:
 
 
 def _times_fault(said: str) -> str | None:
-    """The same of what is between `{` and `}`."""
+    """What ends or keeps Ollama in the number of times between `{` and `}` of a regular expression."""
     times = _TIMES.fullmatch(said)
     if times is None:
         return "a {…} that is not a number of times"

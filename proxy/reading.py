@@ -56,7 +56,7 @@ class Reading:
     fields: dict[str, Span] = field(default_factory=dict)
     """Those of `KEPT` that are there."""
     in_any_case: dict[str, Span] = field(default_factory=dict)
-    """The same as Ollama reads them, which takes their names in small and capital letters alike."""
+    """Fields of `KEPT` as Ollama reads them, which takes their names in small and capital letters alike."""
     formats: tuple[tuple[str, Span], ...] = ()
     """Those of `FORMATS` that are there, each time and however Ollama would read them."""
     long_run: bool = False
@@ -76,7 +76,7 @@ FORMATS = ("response_format", "text")
 
 
 def read(raw: bytes) -> Reading:
-    """Raises Unreadable."""
+    """What the proxy has to know of a request's body. Raises Unreadable, whose text is for the client."""
     try:
         raw.decode()
     except UnicodeDecodeError as error:

@@ -48,6 +48,8 @@ class RoutedEngine:
 
 @dataclass(frozen=True)
 class GatewayAddress:
+    """Where the gateway is asked: a host name, and a TCP port."""
+
     host: str
     port: int
 
@@ -159,7 +161,7 @@ class TenantKeys:
 
 
 def parse_keys(raw: bytes) -> TenantKeys:
-    """Raises ValueError, KeyError or TypeError for what is none."""
+    """Who may ask, from the file of keys. Raises ValueError, KeyError or TypeError for what is none."""
     said = json.loads(raw)
     if type(said["open"]) is not bool or not isinstance(said["keys"], dict):
         raise TypeError("open must be true or false, and keys an object")

@@ -29,7 +29,7 @@ PROCESSES = 1024
 ten, and the gateway's runtime takes up to 512 more for what blocks."""
 
 ENGINE_PROCESSES = 8192
-"""The same for an engine, whose libraries start some threads for each core of the host."""
+"""Processes and threads that an engine may have: its libraries start some for each core of the host."""
 
 LEAST = {"CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"], "PidsLimit": PROCESSES}
 """What a helper container of the switch may do, as Docker's API calls it."""

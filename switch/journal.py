@@ -28,7 +28,7 @@ The file has kept the words of the first version, so that a stack goes on with w
 what an older one wrote, and after a rollback the older one reads what this one wrote.
 """
 WAYS = {"overlap": "beside"}
-"""The same for the ways of a change."""
+"""Ways of a change that the file calls by another word, and that word."""
 
 
 def dumps(state: State) -> str:

@@ -231,7 +231,7 @@ def listen(pod: OwnPod, port: int = PORT, address: str = "") -> ThreadingHTTPSer
 
 
 def read(file: Path) -> PodPlan:
-    """Raises PlanError."""
+    """The plan of a pod, from its file. Raises PlanError for one that can't be used."""
     found: PodPlan = load(PodPlan, json.loads(file.read_text()), str(file))
     return found
 

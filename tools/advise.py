@@ -293,6 +293,7 @@ def hours_table(traffic: Traffic) -> Table:
 
 
 def days_table(traffic: Traffic) -> Table:
+    """A row for each day that had requests: its busiest hour, what was left out, and whether it counts."""
     table = Table("day (UTC)", "busiest hour", "p95", "most", "requests", "failed", "left out", "counts")
     for day in days(traffic):
         if not day.requests and not day.most:
@@ -319,6 +320,7 @@ def _end(day: str) -> float:
 
 
 def tenants_table(traffic: Traffic) -> Table:
+    """A row for each tenant, the one with the largest share of the work first."""
     table = Table("tenant", "requests", "failed", "share of the work", "most at once")
     every = sum(share.work for share in traffic.tenants.values()) or 1
     order = sorted(traffic.tenants.items(), key=lambda each: -each[1].work)

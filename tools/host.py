@@ -14,13 +14,14 @@ from stacks.settings import PROJECT, SettingsError, config_in, from_files
 
 
 def is_on_aws(stack: str, root: Path = ROOT) -> bool:
-    """Whether the stack's file in `root` says so; its other settings may be wrong. Raises StepFailed where
-    it can't be read."""
+    """Whether the stack's file in `root` says that it runs on AWS; its other settings may be wrong. Raises
+    StepFailed where it can't be read."""
     return _target(stack, root) == "aws"
 
 
 def is_on_cluster(stack: str, root: Path = ROOT) -> bool:
-    """The same for Kubernetes."""
+    """Whether the stack's file in `root` says that it runs on Kubernetes; its other settings may be wrong.
+    Raises StepFailed where it can't be read."""
     return _target(stack, root) == "kubernetes"
 
 

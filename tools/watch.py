@@ -333,7 +333,8 @@ def typed(keyboard: int | None, seconds: float) -> bytes:
 
 
 def moment(line: Mapping[str, Any]) -> float:
-    """The same for lines that are not worth a frame each: drawing costs more than all the rest."""
+    """Which frame a line belongs to, as a number. While nothing happens, lines of QUIET_SECONDS share one,
+    since drawing costs more than all the rest."""
     now, status = float(line["now"]), line["status"]
     return now if status["under_way"] or status["held_since"] else now // QUIET_SECONDS
 

@@ -393,7 +393,7 @@ class ClusterChange:
         return live_of(self.get("configmap", self.plan.live))
 
     def tell(self, live: LiveConfigMap) -> None:
-        """The proxies."""
+        """Tells the proxies what `live` says, and has them look at once."""
         patch = json.dumps(live.patch(self.plan.service))
         self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
         look(self.run, self.proxies, self.clock())

@@ -42,7 +42,7 @@ class Names:
 
 
 def names() -> Names:
-    """As this folder has it. Reads files, and fetches nothing."""
+    """What the code and the lock file of this checkout are called. Reads files, and fetches nothing."""
     lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:8]
     return Names(
         code={each: hashlib.sha256(Code(each).zip()).hexdigest()[:8] for each in PACKAGES},
@@ -69,7 +69,7 @@ def packed(folder: Path) -> bytes:
 
 
 def parts(data: bytes) -> list[bytes]:
-    """The same in PARTS pieces. Raises ClusterError where a ConfigMap can't take one."""
+    """The bytes in PARTS pieces, in order. Raises ClusterError where a ConfigMap can't take one."""
     size = -(-len(data) // PARTS)
     if size > PART_BYTES:
         raise ClusterError(

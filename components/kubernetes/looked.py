@@ -58,7 +58,7 @@ class FlipPlan:
 
 
 def read_plan(text: str) -> FlipPlan:
-    """Raises ValueError."""
+    """The plan of a flip from its JSON. Raises ValueError for what is none."""
     plan: FlipPlan = load(FlipPlan, json.loads(text))
     return plan
 
@@ -91,7 +91,7 @@ class LiveConfigMap:
 
 
 def live_of(config_map: Object) -> LiveConfigMap:
-    """Raises ValueError, KeyError or TypeError where it is none of ours."""
+    """What the proxies' ConfigMap says. Raises ValueError, KeyError or TypeError where it is none of ours."""
     annotations = config_map["metadata"].get("annotations") or {}
     told = json.loads(config_map["data"][FLEET_FILE])
     return LiveConfigMap(
@@ -210,7 +210,8 @@ class Lease:
 
 
 def lease_of(item: Object) -> Lease:
-    """Raises KeyError, TypeError or ValueError where it is none of ours."""
+    """What an object of the cluster says as a lease. Raises KeyError, TypeError or ValueError where it is
+    none of ours."""
     spec = item["spec"]
     until = _seconds(spec["renewTime"]) + spec["leaseDurationSeconds"] if spec.get("renewTime") else 0.0
     return Lease(spec.get("holderIdentity") or "", until, item["metadata"]["resourceVersion"])

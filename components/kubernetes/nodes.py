@@ -65,7 +65,7 @@ class NodesPlan:
 
 
 def read_plan(text: str) -> NodesPlan:
-    """Raises ValueError."""
+    """The plan of the nodes from its JSON. Raises ValueError for what is none."""
     plan: NodesPlan = load(NodesPlan, json.loads(text))
     return plan
 
@@ -141,6 +141,7 @@ def _containers(pod: Object) -> list[Object]:
 
 
 def node_of(pod: Object) -> str:
+    """Name of the node that the pod is on; where it is on none yet, the pod's own."""
     return str(pod["spec"].get("nodeName") or pod["metadata"]["name"])
 
 

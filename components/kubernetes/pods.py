@@ -129,6 +129,7 @@ def memory(most: int, least: int | None = None) -> Object:
 
 
 def environment(values: Mapping[str, str]) -> list[Object]:
+    """Variables of a container's environment, by name, with values in which the cluster replaces nothing."""
     return [{"name": key, "value": plain(value)} for key, value in sorted(values.items())]
 
 
@@ -147,6 +148,7 @@ def mounts(folders: Mapping[str, str], writable: Sequence[str] = ()) -> list[Obj
 
 
 def probe(path: str, port: int, *, period: int, failures: int, timeout: int = 3) -> Object:
+    """A probe by GET, every `period` seconds and failed after `timeout`; `failures` in a row count as one."""
     return {
         "httpGet": {"path": path, "port": port},
         "periodSeconds": period,
@@ -330,7 +332,7 @@ def _fetch(args: PodArgs, it: EngineOnCluster) -> Object:
 
 
 def as_root(container: Object) -> Object:
-    """As the owner of the node's folders, without any other right."""
+    """Has the container run as root, who owns the node's folders, without any other right."""
     container["securityContext"] |= {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
     return container
 

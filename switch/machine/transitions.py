@@ -49,4 +49,4 @@ TRANSITIONS = (
 )
 
 STEPS = frozenset((each.source, each.target) for each in TRANSITIONS)
-"""The same, to look up whether a step is one of them."""
+"""The phases of each transition, from and to, to look up whether a step is allowed."""
