@@ -30,7 +30,11 @@ than they take."""
 @dataclass(frozen=True, kw_only=True)
 class OllamaTag:
     """A model in Ollama's library. `size` is the download in bytes, as its library page states it. `sha256`
-    is that of the layer with its weights; empty: not known."""
+    is that of the layer with its weights; empty: not known.
+
+    `verified` says whether somebody compared the entry with a download. It decides nothing, but is a part of
+    the hash in the name of the folder with the weights.
+    """
 
     tag: str
     quantization: Quantization
@@ -42,7 +46,7 @@ class OllamaTag:
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceRepository:
     """A repository on the Hugging Face hub at a revision. `size` is the download in bytes. `sha256` is that
-    of what `sha256sum *.safetensors` says of its weights; empty: not known."""
+    of what `sha256sum *.safetensors` says of its weights; empty: not known. `verified`: see `OllamaTag`."""
 
     repository: str
     revision: str

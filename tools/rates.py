@@ -14,7 +14,7 @@ from switch.observe import NAMES
 
 MINUTE = 60.0
 
-REQUESTS, CUT, TOKENS, FIRST = NAMES
+REQUESTS, CUT, _, FIRST = NAMES
 """What the switch has to say of a proxy's metrics; more than that is passed over."""
 
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

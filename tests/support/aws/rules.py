@@ -1,9 +1,10 @@
 """What the published plugin and AWS take for each property that the program sets: each row with its source.
 
-A row names where its limits were read: a file of the provider that the published plugin is made from
-(`PROVIDER`, at the commit in `READ`), a page (`PAGES`), or AWS's own model of its API (`API`, with structure
-and member), which botocore carries and which is read when a row is checked. The provider's files are those of
-several years, since no one commit of it could be had whole; a file that is not in `READ` was not read.
+A row names where its limits were read: a file of the provider that the published plugin is made from (below
+internal/service/ of https://github.com/hashicorp/terraform-provider-aws, at the commit in `READ`), a page
+(`PAGES`), or AWS's own model of its API (`API`, with structure and member), which botocore carries and which
+is read when a row is checked. The provider's files are those of several years, since no one commit of it
+could be had whole; a file that is not in `READ` was not read.
 """
 
 import ipaddress
@@ -19,7 +20,6 @@ from pulumi.runtime.rpc import UNKNOWN
 
 from tests.support.aws.schema import Json
 
-PROVIDER = "https://github.com/hashicorp/terraform-provider-aws, internal/service/"
 READ = {
     "budgets/budget.go": "01d5888a070712729f1d55bb0918d299a3d2a140",
     "cloudwatch/metric_alarm.go": "055611a654738da73e7b1e2b5d2b7672c6d4d531",
@@ -48,7 +48,7 @@ READ = {
     "sns/topic_subscription.go": "04a2e6e5bc625ec85ea8c678219b483fc674877e",
     "ssm/parameter.go": "0073593e7d6993ba482409f4dc35438daaa79bb3",
 }
-"""The provider's files that were read, below `PROVIDER`, and their commit; that of the instance in the fork
+"""The provider's files that were read, and their commit; that of the instance in the fork
 isometry/terraform-provider-aws, which is the oldest one found that has `instance_market_options`."""
 
 PAGES = {
