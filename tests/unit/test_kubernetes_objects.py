@@ -1,11 +1,14 @@
 """The objects of a stack on a cluster: held by golden files, closed, and changed by a flip in a few lines."""
 
 import difflib
+import tomllib
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from components.gpu_memory import KINDS
 from components.kubernetes import pods
 from components.kubernetes.objects import deployments, objects, render
 from components.kubernetes.pods import plain
@@ -171,6 +174,19 @@ def test_an_engine_gets_what_it_gets_on_one_host() -> None:
         assert container["resources"]["limits"] == {"nvidia.com/gpu": "1"}
     routing = parse_routing(named(of, "ConfigMap", "t4-routing")["data"][ROUTING_FILE].encode())
     assert routing.names == ("qwen-2.5-coder-7b",) and routing.gateway and routing.gateway.port == 3000
+
+
+@pytest.mark.parametrize("active", KINDS)
+def test_a_gateway_without_a_standby_knows_the_engine_of_the_next_flip_too(active: str) -> None:
+    """Until a flip has ended, proxies have the gateway of before: a request for a pod of the new engine that
+    it did not know would be answered by nobody."""
+    alone, both = (plan("t4", engine=active, standby=standby) for standby in (False, True))
+    assert alone.gateway_config is not None and alone.gateway_config == both.gateway_config
+    model = tomllib.loads(alone.gateway_config)["models"]["qwen-2.5-coder-7b"]
+    assert model["routing"][0] == active and set(model["routing"]) == set(KINDS)
+    asked = {kind_: urlsplit(its["api_base"]).path for kind_, its in model["providers"].items()}
+    assert asked == {kind_: f"/{kind_}/v1/" for kind_ in KINDS}, "as `proxy.inner` lets it in"
+    assert [spec.kind for spec in alone.specs] == [active], "of the other one there is nothing else"
 
 
 def test_two_cards_for_each_engine_are_two_for_each_pod() -> None:
