@@ -65,9 +65,12 @@ def objects(args: ClusterArgs) -> list[Object]:
         code={package: name(labels, f"{package}-{code}") for package, code in args.code.items()},
     )
     made = _Maker(args)
-    routing, live, keys = (name(labels, thing) for thing in ("routing", LIVE, "keys"))
+    live, keys = name(labels, LIVE), name(labels, "keys")
+    # By its content, as the gateway's TOML: a proxy that was told of another model before its gateway would
+    # ask that for a name which it does not know.
+    routing = name(labels, f"routing-{content(args.routing)}")
     result = [
-        made.config_map(routing, {ROUTING_FILE: args.routing}),
+        made.config_map(routing, {ROUTING_FILE: args.routing}, immutable=True),
         made.config_map(live, {FLEET_FILE: wanted(args)}),
         *network_policies(args),
         made.headless(),

@@ -17,6 +17,9 @@ from tests.support.project import CommandFailed, kill_group
 pytestmark = pytest.mark.engine
 
 CLIENTS, ABORTS = 6, 5
+LONG_SECONDS = 30
+"""A request that waits until it is given up takes 1080 s by default, and one that only waits for a core of
+this machine takes less than this."""
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +91,9 @@ def test_flips_back_and_forth_lose_nothing_and_nobody_waits(project: ClusterProj
     with load(project, clients=CLIENTS, aborts=ABORTS) as there:
         there.wait_for_answers(there.round)
         project.commit("To vLLM", engine="vllm")
-        changed = {name for name in project.changes() if not name.startswith("configmap-gateway-")}
-        assert changed <= {"prepare-step", "served", "configmap-routing", "deployment-proxy"}
+        by_content = ("configmap-gateway-", "configmap-routing-")
+        changed = {name for name in project.changes() if not name.startswith(by_content)}
+        assert changed <= {"prepare-step", "served", "deployment-proxy"}
         project.up()
         assert kinds(project) == {"vllm": 3}
         there.wait_for_answers(there.round)
@@ -161,6 +165,27 @@ def test_an_engine_that_fails_its_gate_takes_one_host_away_and_mended_it_serves(
     project.configure(engine=serves, context=1024)
     project.up()
     assert project.serving() == before and project.changes() == {}
+
+
+@pytest.mark.long
+def test_another_name_that_keeps_the_one_before_as_an_alias_loses_nothing_and_nobody_waits_long(
+    project: ClusterProject,
+) -> None:
+    (serves,) = kinds(project)
+    for before, after in (("tiny", "other"), ("other", "tiny")):
+        with load(project, clients=CLIENTS, aborts=ABORTS) as there:
+            there.model = before
+            there.wait_for_answers(there.round)
+            project.configure(name=after, aliases=[before])
+            project.up()
+            there.wait_for_answers(there.round)
+            there.model = after
+            there.wait_for_answers(2 * there.round)
+        assert not there.bad, there.summary()
+        assert there.longest < LONG_SECONDS, there.summary()
+        assert kinds(project) == {serves: 3} and project.changes() == {}
+    project.configure(name=None, aliases=None)
+    project.up()
 
 
 MOMENTS = (
