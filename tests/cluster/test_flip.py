@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.kubernetes.files import names
+from components.kubernetes.objects import PROXIES
 from offline.tools import is_cluster_built
 from tests.support.cluster.cluster import NAMESPACE, wait
 from tests.support.cluster.images import BROKEN
@@ -179,6 +180,8 @@ def test_another_name_that_keeps_the_one_before_as_an_alias_loses_nothing_and_no
             project.configure(name=after, aliases=[before])
             project.up()
             there.wait_for_answers(there.round)
+            # until then one that knows the name of before only may be asked
+            wait(lambda: len(project.pods("proxy")) == PROXIES, 120, "the proxies of before have gone")
             there.model = after
             there.wait_for_answers(2 * there.round)
         assert not there.bad, there.summary()
