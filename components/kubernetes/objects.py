@@ -90,7 +90,9 @@ def objects(args: ClusterArgs) -> list[Object]:
         {"secret": {"name": keys, "items": [{"key": KEYS_FILE, "path": KEYS_FILE}]}},
     ]
     result += [
-        made.proxies(pods.proxies(of_pods, told, packages, gateway)),
+        made.proxies(
+            pods.proxies(of_pods, told, packages, gateway, gpus=any(it.gpus for it in args.engines))
+        ),
         made.budget("engines", "engine", args.settings.at_once),
         made.budget("proxies", "proxy", 1),
         made.endpoint(),

@@ -204,6 +204,13 @@ def test_without_cards_no_two_engines_are_on_one_node() -> None:
     assert "affinity" not in engine(made("t4"), "vllm")[0]
 
 
+def test_where_all_nodes_are_for_gpus_alone_every_pod_has_a_place() -> None:
+    """Such nodes have a taint, and the hosts of a stack may be all that its cluster has."""
+    taint = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    assert [pod["tolerations"] for _, pod in templates(made("t4"))] == [[taint]] * 4
+    assert not any("tolerations" in pod for _, pod in templates(made("cpu")))
+
+
 def test_a_pod_is_ready_by_its_gate_and_ends_by_it() -> None:
     pod, container = engine(made("t4"), "ollama")
     gate = next(each for each in pod["initContainers"] if each["name"] == "gate")
