@@ -23,6 +23,11 @@ from switch import pod_plan
 
 PROXIES = 2
 DNS = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+EVERYWHERE = [
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}},
+    {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128"]}},
+]
+"""All addresses but those at which a cloud gives a machine its credentials, which are the node's here."""
 LIVE, ENGINES = "live", "engines"
 """The ConfigMap that says what serves, and the Service by whose name pods are found."""
 KEYS_FILE = "keys.json"
@@ -260,7 +265,7 @@ def network_policies(args: ClusterArgs) -> list[Object]:
 
     of_engines = to("engine", engines.PORT, pod_plan.PORT)
     names = {"ports": DNS}  # of whatever server: some nodes have one of their own
-    web = {"ports": [{"protocol": "TCP", "port": port} for port in (80, 443)]}
+    web = {"to": EVERYWHERE, "ports": [{"protocol": "TCP", "port": port} for port in (80, 443)]}
     return [
         made.policy("nobody", {"matchLabels": stack}, ingress=[], egress=[]),
         made.policy(

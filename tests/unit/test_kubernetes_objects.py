@@ -2,6 +2,7 @@
 
 import difflib
 import tomllib
+from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -137,6 +138,15 @@ def test_only_proxies_reach_engines_and_only_the_endpoint_is_there_for_clients(s
     (rule,) = policies["proxy"]["ingress"]
     assert rule == {"ports": [{"protocol": "TCP", "port": 8080}]}
     assert ("weights" in policies) is (stack == "t4"), "on a closed cluster nothing is fetched"
+    if stack == "t4":
+        names, web = policies["weights"]["egress"]
+        assert {each["port"] for each in names["ports"]} == {53} and "to" not in names
+        assert {each["port"] for each in web["ports"]} == {80, 443}
+        blocks = [each["ipBlock"] for each in web["to"]]
+        assert [each["cidr"] for each in blocks] == ["0.0.0.0/0", "::/0"]
+        for block, metadata in zip(blocks, ("169.254.169.254", "fd00:ec2::254"), strict=True):
+            (hidden,) = map(ip_network, block["except"])
+            assert ip_address(metadata) in hidden and hidden.num_addresses == 1
     clients = [each for each in kind(of, "Service") if each["spec"].get("clusterIP") != "None"]
     assert [each["spec"]["selector"][label("role")] for each in clients] == ["proxy"]
 
