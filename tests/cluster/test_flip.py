@@ -18,9 +18,6 @@ from tests.support.project import CommandFailed, kill_group
 pytestmark = pytest.mark.engine
 
 CLIENTS, ABORTS = 6, 5
-LONG_SECONDS = 30
-"""A request that waits until it is given up takes 1080 s by default, and one that only waits for a core of
-this machine takes less than this."""
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +181,7 @@ def test_another_name_that_keeps_the_one_before_as_an_alias_loses_nothing_and_no
             wait(lambda: len(project.pods("proxy")) == PROXIES, 120, "the proxies of before have gone")
             there.model = after
             there.wait_for_answers(2 * there.round)
-        assert not there.bad, there.summary()
-        assert there.longest < LONG_SECONDS, there.summary()
+        assert not there.bad and there.longest < WAIT_SECONDS, there.summary()
         assert kinds(project) == {serves: 3} and project.changes() == {}
     project.configure(name=None, aliases=None)
     project.up()
