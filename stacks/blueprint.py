@@ -3,6 +3,7 @@
 Pure. It is the same whatever the image source is, so that a reviewed file is what will run.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components import (
@@ -25,6 +26,7 @@ from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
 from components.gate import GATE_MAX_TOKENS, GATE_TIMEOUT, gate_prompt
+from components.gpu_memory import KINDS, EngineKind
 from components.kubernetes.flip import Flip
 from components.plan import REQUEST_SECONDS, times
 from monitor import render as monitor_render
@@ -235,22 +237,22 @@ def _toml(settings: Settings, specs: tuple[EngineSpec, ...]) -> str:
     """The gateway's TOML: each engine is asked through the proxy, by a path of its own.
 
     On a cluster the proxy is beside the gateway in its pod, and the path is the engine's kind, since there
-    two of one kind may serve at once.
+    two of one kind may serve at once. Both kinds are named there, with a standby and without: until a flip
+    has ended, the gateways of before are asked for the new engine, too.
     """
     total, on_cluster = REQUEST_SECONDS + GATEWAY_SLACK, settings.kubernetes is not None
     at = f"http://{BESIDE if on_cluster else proxy.ALIAS}:{PROXY_PORT}"
+    asked: Sequence[tuple[EngineKind, str]] = [(spec.kind, spec.name) for spec in specs]
+    if on_cluster:
+        asked = [(kind, kind) for kind in sorted(KINDS, key=lambda each: each != settings.engine)]
     return tensorzero.render(
         tensorzero.GatewayConfig(
             models=(
                 tensorzero.ChatModel(
                     name=settings.name,
                     providers=tuple(
-                        tensorzero.Provider(
-                            kind=spec.kind,
-                            api_base=f"{at}/{spec.kind if on_cluster else spec.name}/v1/",
-                            model_name=spec.served,
-                        )
-                        for spec in specs
+                        tensorzero.Provider(kind=kind, api_base=f"{at}/{path}/v1/", model_name=settings.name)
+                        for kind, path in asked
                     ),
                     timeouts=tensorzero.Timeouts(
                         total=total, first_token=FIRST_TOKEN_SECONDS + GATEWAY_SLACK, stream=total

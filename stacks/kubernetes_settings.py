@@ -1,6 +1,8 @@
 """The settings that only the target `kubernetes` has, and what it has none of yet."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from components.kubernetes.settings import HOSTS_MAXIMUM, LONGEST_STACK, KubernetesSettings
 from stacks.raw_settings import RawSettings
@@ -20,8 +22,25 @@ CLUSTERS_OWN = "kube-"
 """Namespaces that begin so are the cluster's own."""
 
 
-OF_ONE_HOST = {"drainSeconds": "a pod is drained for as long as an answer may last"}
+_REPORT = "`make report` measures the engines of a Docker host"
+_PARITY = "`make parity` compares the engines of a Docker host"
+_MONITOR = "there is no monitor, which is two containers of a Docker host"
+
+OF_ONE_HOST = {
+    "drainSeconds": "a pod is drained for as long as an answer may last",
+    "cutover": "a pod has one engine, and others serve while it changes",
+    "requireParity": _PARITY,
+    "acceptedDifferences": _PARITY,
+    "reportFirstTokenSeconds": _REPORT,
+    "reportTokensPerSecond": _REPORT,
+    "monitor": _MONITOR,
+    "monitorPort": _MONITOR,
+    "alertReceiver": _MONITOR,
+}
 """Settings that have no part on a cluster, each with why."""
+
+SECRET = "alertReceiver"
+"""That of them whose value may have a password in it."""
 
 
 def read(raw: RawSettings, stack: str) -> KubernetesSettings:
@@ -57,21 +76,13 @@ def check_deployable(raw: RawSettings, *, tenants: int) -> None:
         raw.problem("apiKeys", {}, allowed, key)
 
 
-def check_served(raw: RawSettings) -> None:
-    """Notes what there is with a Docker host only."""
-    if raw.value("cutover") == "overlap":
-        allowed = (
-            "with target kubernetes: auto or hold, since a pod has one engine, and others serve meanwhile"
-        )
-        raw.problem("cutover", "overlap", allowed, "pulumi config set cutover auto")
-    for key, why in (
-        ("monitor", "it is two containers of a Docker host"),
-        ("requireParity", "`make parity` compares the engines of a Docker host"),
-    ):
-        if raw.value(key):
-            raw.problem(
-                key, True, f"with target kubernetes: false, since {why}", f"pulumi config set {key} false"
-            )
+def check_served(raw: RawSettings, block: Mapping[str, Mapping[str, Any]]) -> None:
+    """Notes what there is with a Docker host only; `block` is that of Pulumi.yaml, with the defaults."""
+    for key, why in OF_ONE_HOST.items():
+        value = raw.value(key)
+        if value != block[key]["default"]:  # Pulumi hands defaults over as if they had been set
+            allowed = f"it applies only with target docker or aws: {why}"
+            raw.problem(key, "[set]" if key == SECRET else value, allowed, f"pulumi config rm {key}")
 
 
 def _matching(raw: RawSettings, key: str, pattern: re.Pattern[str], what: str) -> str:

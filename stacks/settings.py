@@ -242,11 +242,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
                 raw.problem(key, "[set]", f"it applies only with target {other}", f"pulumi config rm {key}")
     if target == "kubernetes":
         kubernetes = kubernetes_settings.read(raw, stack)
-        kubernetes_settings.check_served(raw)
-        for key, why in kubernetes_settings.OF_ONE_HOST.items():
-            if raw.value(key) != block[key]["default"]:
-                allowed = f"it applies only with target docker or aws: {why}"
-                raw.problem(key, raw.value(key), allowed, f"pulumi config rm {key}")
+        kubernetes_settings.check_served(raw, block)
         if deploying:
             kubernetes_settings.check_deployable(raw, tenants=len(tenants))
     if target == "aws":
@@ -323,7 +319,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
         accepted_differences=tuple(accepted),
         report_first_token=raw.number("reportFirstTokenSeconds", 1, 3600, "seconds"),
         report_tokens_per_second=raw.number("reportTokensPerSecond", 1, 1000, "tokens per second"),
-        monitor=_monitor(raw),
+        monitor=None if kubernetes else _monitor(raw),
         aws=aws,
         kubernetes=kubernetes,
     )

@@ -16,6 +16,7 @@ from typing import Any
 from common import cache_root
 from components.kubernetes.kubectl import ClusterError, Run, Send, get, kubectl, selector, sender
 from components.kubernetes.pods import RECEIVES, THERE
+from components.shell import program
 from switch.plan import load
 from switch.shared import WEIGHTS
 
@@ -33,7 +34,7 @@ LONGEST_SECONDS = 2 * 3600
 TAIL = 20
 NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
 FAILS = "CrashLoopBackOff"
-HERE, NOT_HERE = "here", "not here"
+HERE = "here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +219,7 @@ class Nodes:
     def _bring_folder(self, pod: str, node: str, it: Sent) -> None:
         into = ["exec", "--stdin", pod, "--container", RECEIVES, "--"]
         place = f"{WEIGHTS}/{it.engine}/{it.folder}/source"
-        look = f"if [ -d {place} ]; then echo {HERE}; else echo {NOT_HERE}; fi"
+        look = program("kubernetes/is_sent", PLACE=place, HERE=HERE)
         if self.run([*into, "sh", "-c", look], "").strip() == HERE:
             return
         self.say(f"{node}: the weights {it.folder} are sent")

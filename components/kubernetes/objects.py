@@ -23,6 +23,11 @@ from switch import pod_plan
 
 PROXIES = 2
 DNS = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+EVERYWHERE = [
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}},
+    {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128"]}},
+]
+"""All addresses but those at which a cloud gives a machine its credentials, which are the node's here."""
 LIVE, ENGINES = "live", "engines"
 """The ConfigMap that says what serves, and the Service by whose name pods are found."""
 KEYS_FILE = "keys.json"
@@ -65,9 +70,12 @@ def objects(args: ClusterArgs) -> list[Object]:
         code={package: name(labels, f"{package}-{code}") for package, code in args.code.items()},
     )
     made = _Maker(args)
-    routing, live, keys = (name(labels, thing) for thing in ("routing", LIVE, "keys"))
+    live, keys = name(labels, LIVE), name(labels, "keys")
+    # By its content, as the gateway's TOML: a proxy that was told of another model before its gateway would
+    # ask that for a name which it does not know.
+    routing = name(labels, f"routing-{content(args.routing)}")
     result = [
-        made.config_map(routing, {ROUTING_FILE: args.routing}),
+        made.config_map(routing, {ROUTING_FILE: args.routing}, immutable=True),
         made.config_map(live, {FLEET_FILE: wanted(args)}),
         *network_policies(args),
         made.headless(),
@@ -87,7 +95,9 @@ def objects(args: ClusterArgs) -> list[Object]:
         {"secret": {"name": keys, "items": [{"key": KEYS_FILE, "path": KEYS_FILE}]}},
     ]
     result += [
-        made.proxies(pods.proxies(of_pods, told, packages, gateway)),
+        made.proxies(
+            pods.proxies(of_pods, told, packages, gateway, gpus=any(it.gpus for it in args.engines))
+        ),
         made.budget("engines", "engine", args.settings.at_once),
         made.budget("proxies", "proxy", 1),
         made.endpoint(),
@@ -255,7 +265,7 @@ def network_policies(args: ClusterArgs) -> list[Object]:
 
     of_engines = to("engine", engines.PORT, pod_plan.PORT)
     names = {"ports": DNS}  # of whatever server: some nodes have one of their own
-    web = {"ports": [{"protocol": "TCP", "port": port} for port in (80, 443)]}
+    web = {"to": EVERYWHERE, "ports": [{"protocol": "TCP", "port": port} for port in (80, 443)]}
     return [
         made.policy("nobody", {"matchLabels": stack}, ingress=[], egress=[]),
         made.policy(

@@ -116,11 +116,12 @@ class PodArgs:
 
     def on_nodes(self, gpus: bool) -> Object:
         """What makes a pod one of the stack's own nodes."""
-        tolerated = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
-        return {
-            "nodeSelector": {NODE: self.labels.stack},
-            **({"tolerations": tolerated} if gpus else {}),
-        }
+        return {"nodeSelector": {NODE: self.labels.stack}, **tolerates(gpus)}
+
+
+def tolerates(gpus: bool) -> Object:
+    """What lets a pod onto nodes that are for GPUs alone."""
+    return {"tolerations": [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]} if gpus else {}
 
 
 def memory(most: int, least: int | None = None) -> Object:
@@ -337,9 +338,12 @@ def as_root(container: Object) -> Object:
     return container
 
 
-def proxies(args: PodArgs, live: Sequence[Object], packages: Sequence[str], gateway: str | None) -> Object:
+def proxies(
+    args: PodArgs, live: Sequence[Object], packages: Sequence[str], gateway: str | None, *, gpus: bool
+) -> Object:
     """The pod of a proxy. `live` are the sources of what it is told, `packages` the ConfigMaps with the parts
-    of its packages, in order, and `gateway` the one with the gateway's TOML; None: there is no gateway."""
+    of its packages, in order, and `gateway` the one with the gateway's TOML; None: there is no gateway.
+    `gpus`: the stack's engines have some, and perhaps the cluster has no nodes but those."""
     unpack = f"cat /packages/* | tar -xzf - -C {WHEELS}"
     main = args.container(
         "proxy",
@@ -388,6 +392,7 @@ def proxies(args: PodArgs, live: Sequence[Object], packages: Sequence[str], gate
         ]
     return args.pod(
         nodeSelector={"kubernetes.io/arch": ARCHITECTURE},
+        **tolerates(gpus),
         affinity={"podAntiAffinity": _apart(args.labels, "proxy", required=False)},
         terminationGracePeriodSeconds=proxy.GRACE + LEAVES_SECONDS,
         initContainers=first,

@@ -214,8 +214,6 @@ def is_engine(made: Object) -> bool:
 
 
 def follows(made: Object) -> bool:
-    """Whether it is changed only once the engine serves: what the proxies route by, and they themselves."""
+    """Whether it is changed only once the engine serves: the proxies, and the way to them."""
     role, kind = made["metadata"]["labels"][label("role")], made["kind"]
-    if kind == "ConfigMap":
-        return bool(made["metadata"]["name"].endswith("-routing"))
     return bool(role == "proxy" and kind in ("Deployment", "Service"))

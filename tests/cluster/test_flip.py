@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.kubernetes.files import names
+from components.kubernetes.objects import PROXIES
 from offline.tools import is_cluster_built
 from tests.support.cluster.cluster import NAMESPACE, wait
 from tests.support.cluster.images import BROKEN
@@ -88,8 +89,9 @@ def test_flips_back_and_forth_lose_nothing_and_nobody_waits(project: ClusterProj
     with load(project, clients=CLIENTS, aborts=ABORTS) as there:
         there.wait_for_answers(there.round)
         project.commit("To vLLM", engine="vllm")
-        changed = {name for name in project.changes() if not name.startswith("configmap-gateway-")}
-        assert changed <= {"prepare-step", "served", "configmap-routing", "deployment-proxy"}
+        by_content = ("configmap-gateway-", "configmap-routing-")
+        changed = {name for name in project.changes() if not name.startswith(by_content)}
+        assert changed <= {"prepare-step", "served", "deployment-proxy"}
         project.up()
         assert kinds(project) == {"vllm": 3}
         there.wait_for_answers(there.round)
@@ -161,6 +163,28 @@ def test_an_engine_that_fails_its_gate_takes_one_host_away_and_mended_it_serves(
     project.configure(engine=serves, context=1024)
     project.up()
     assert project.serving() == before and project.changes() == {}
+
+
+@pytest.mark.long
+def test_another_name_that_keeps_the_one_before_as_an_alias_loses_nothing_and_nobody_waits_long(
+    project: ClusterProject,
+) -> None:
+    (serves,) = kinds(project)
+    for before, after in (("tiny", "other"), ("other", "tiny")):
+        with load(project, clients=CLIENTS, aborts=ABORTS) as there:
+            there.model = before
+            there.wait_for_answers(there.round)
+            project.configure(name=after, aliases=[before])
+            project.up()
+            there.wait_for_answers(there.round)
+            # until then one that knows the name of before only may be asked
+            wait(lambda: len(project.pods("proxy")) == PROXIES, 120, "the proxies of before have gone")
+            there.model = after
+            there.wait_for_answers(2 * there.round)
+        assert not there.bad and there.longest < WAIT_SECONDS, there.summary()
+        assert kinds(project) == {serves: 3} and project.changes() == {}
+    project.configure(name=None, aliases=None)
+    project.up()
 
 
 MOMENTS = (

@@ -14,7 +14,7 @@ from stacks.cluster import cluster
 from stacks.settings import PROJECT
 from switch import pod_plan
 from switch.shared import PROXY_PORT
-from tests.support.cluster.cluster import NAMESPACE, Cluster, wait
+from tests.support.cluster.cluster import BRIDGE, NAMESPACE, Cluster, wait
 from tests.support.cluster.configuration import CONTROL, KUBELET_PORT, SERVICES, address
 from tests.support.cluster.project import ClusterProject, load, on_cluster
 from tests.support.objects import plan
@@ -27,6 +27,8 @@ Places = Mapping[str, tuple[str, int]]
 ELSEWHERE, FETCHES = "elsewhere", "t4"
 """Another namespace, and another stack, whose nodes may fetch weights."""
 WEB = (80, 443)
+METADATA = "169.254.169.254"
+"""Where a cloud gives a machine its credentials."""
 LOOK = """
 import json, socket, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +61,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProject
         there = project.cluster
         for port in WEB:
             there.control.start("python3", "-m", "http.server", "--directory=/run/tmp", str(port))
+        there.control.run("ip", "address", "add", f"{METADATA}/32", "dev", BRIDGE)
+        for machine in there.nodes.values():
+            machine.run("ip", "route", "add", METADATA, "via", CONTROL)
         there.kubectl("create", "namespace", ELSEWHERE)
         node = project.pods("proxy")[0]["spec"]["nodeName"]  # on which there is an engine, too
         for namespace in (NAMESPACE, ELSEWHERE):
@@ -115,6 +120,7 @@ NAMES: Places = {f"{protocol} names": (CONTROL, 53) for protocol in ("UDP", "TCP
 PAGES: Places = {f"web {port}": (CONTROL, port) for port in WEB}
 OUTSIDE: Places = {
     "API": (CONTROL, 6443),
+    "metadata": (METADATA, 80),
     "API's Service": (f"{SERVICES}.0.1", 443),
     **{f"kubelet {number}": (address(number), KUBELET_PORT) for number in (1, 2, 3)},
 }

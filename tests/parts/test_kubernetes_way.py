@@ -20,7 +20,12 @@ from proxy.route import FLEET_FILE, ROUTING_FILE
 from proxy.server import ProxyServer
 from switch import pod as gate
 from switch.pod_plan import DRAIN
+from switch.shared import PROXY_PORT
 from tests.parts.test_proxy_serving import Bench, quiet, request, until
+from tests.support import plain_gateway
+from tests.support.listening import listening
+from tests.support.objects import plan
+from tests.support.plain_gateway import read
 from tests.support.project import free_port
 
 assert quiet, "a fixture that is used in this module too"
@@ -224,26 +229,44 @@ class Load:
                 self.bad.append(answer)
 
 
-def test_nothing_is_lost_in_a_flip_of_three_pods_and_each_takes_part_in_it(tmp_path: Path) -> None:
-    async def story(bench: Bench, pods: list[Pod]) -> None:
-        load = Load(bench)
-        clients = [asyncio.create_task(load.client(number)) for number in range(8)]
-        await until(lambda: load.whole > 20)
-        tell(bench, OLD, flip=True)
-        for pod in pods:
-            await pod.flip(NEW)
-            await until(functools.partial(pod.has_answered, NEW, 4))
-        tell(bench, NEW, flip=False)
-        after = load.whole
-        await until(lambda: load.whole > after + 20)
-        load.ends = True
-        await asyncio.gather(*clients)
-        assert load.bad == [] and load.aborted > 5
-        assert sum(pod.cut for pod in pods) == 0, "no engine was ended while it answered"
-        assert all(pod.answered[OLD] and pod.answered[NEW] for pod in pods)
-        assert not bench.proxy.admission.running
+async def flip(bench: Bench, pods: list[Pod]) -> None:
+    """Pod by pod, under a load of which nothing is lost."""
+    load = Load(bench)
+    clients = [asyncio.create_task(load.client(number)) for number in range(8)]
+    await until(lambda: load.whole > 20)
+    tell(bench, OLD, flip=True)
+    for pod in pods:
+        await pod.flip(NEW)
+        await until(functools.partial(pod.has_answered, NEW, 4))
+    tell(bench, NEW, flip=False)
+    after = load.whole
+    await until(lambda: load.whole > after + 20)
+    load.ends = True
+    await asyncio.gather(*clients)
+    assert load.bad == [] and load.aborted > 5
+    assert sum(pod.cut for pod in pods) == 0, "no engine was ended while it answered"
+    assert all(pod.answered[OLD] and pod.answered[NEW] for pod in pods)
+    assert not bench.proxy.admission.running
 
-    run(story, tmp_path)
+
+def test_nothing_is_lost_in_a_flip_of_three_pods_and_each_takes_part_in_it(tmp_path: Path) -> None:
+    run(flip, tmp_path)
+
+
+def test_gateways_of_before_let_requests_through_to_the_new_engine(tmp_path: Path) -> None:
+    """They keep the TOML of before until the flip has ended, in a stack without a standby, too."""
+    toml = plan("cpu", engine="ollama", gateway="tensorzero", standby=False).gateway_config
+    assert toml is not None
+    with listening(plain_gateway.Handler) as server, pytest.MonkeyPatch.context() as patched:
+
+        async def story(bench: Bench, pods: list[Pod]) -> None:
+            here = read(toml.replace(f":{PROXY_PORT}/", f":{bench.inner}/"))
+            patched.setattr(plain_gateway, "config", here)
+            beside = f'[gateway]\nkind = "tensorzero"\nport = {server.server_port}\n'
+            bench.write(ROUTING_FILE, ROUTING + beside)
+            await flip(bench, pods)
+
+        run(story, tmp_path)
 
 
 def test_a_conversation_keeps_its_pod_and_all_pods_have_some(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """The objects of a stack on a cluster: held by golden files, closed, and changed by a flip in a few lines."""
 
 import difflib
+import tomllib
+from ipaddress import ip_address, ip_network
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from components.gpu_memory import KINDS
 from components.kubernetes import pods
 from components.kubernetes.objects import deployments, objects, render
 from components.kubernetes.pods import plain
@@ -134,6 +138,15 @@ def test_only_proxies_reach_engines_and_only_the_endpoint_is_there_for_clients(s
     (rule,) = policies["proxy"]["ingress"]
     assert rule == {"ports": [{"protocol": "TCP", "port": 8080}]}
     assert ("weights" in policies) is (stack == "t4"), "on a closed cluster nothing is fetched"
+    if stack == "t4":
+        names, web = policies["weights"]["egress"]
+        assert {each["port"] for each in names["ports"]} == {53} and "to" not in names
+        assert {each["port"] for each in web["ports"]} == {80, 443}
+        blocks = [each["ipBlock"] for each in web["to"]]
+        assert [each["cidr"] for each in blocks] == ["0.0.0.0/0", "::/0"]
+        for block, metadata in zip(blocks, ("169.254.169.254", "fd00:ec2::254"), strict=True):
+            (hidden,) = map(ip_network, block["except"])
+            assert ip_address(metadata) in hidden and hidden.num_addresses == 1
     clients = [each for each in kind(of, "Service") if each["spec"].get("clusterIP") != "None"]
     assert [each["spec"]["selector"][label("role")] for each in clients] == ["proxy"]
 
@@ -169,8 +182,22 @@ def test_an_engine_gets_what_it_gets_on_one_host() -> None:
         said = {each["name"]: each["value"] for each in container["env"]}
         assert said == {**spec.environment, **({"HOME": "/tmp"} if kind_ == "ollama" else {})}
         assert container["resources"]["limits"] == {"nvidia.com/gpu": "1"}
-    routing = parse_routing(named(of, "ConfigMap", "t4-routing")["data"][ROUTING_FILE].encode())
+    (told,) = (each["data"] for each in kind(of, "ConfigMap") if ROUTING_FILE in each["data"])
+    routing = parse_routing(told[ROUTING_FILE].encode())
     assert routing.names == ("qwen-2.5-coder-7b",) and routing.gateway and routing.gateway.port == 3000
+
+
+@pytest.mark.parametrize("active", KINDS)
+def test_a_gateway_without_a_standby_knows_the_engine_of_the_next_flip_too(active: str) -> None:
+    """Until a flip has ended, proxies have the gateway of before: a request for a pod of the new engine that
+    it did not know would be answered by nobody."""
+    alone, both = (plan("t4", engine=active, standby=standby) for standby in (False, True))
+    assert alone.gateway_config is not None and alone.gateway_config == both.gateway_config
+    model = tomllib.loads(alone.gateway_config)["models"]["qwen-2.5-coder-7b"]
+    assert model["routing"][0] == active and set(model["routing"]) == set(KINDS)
+    asked = {kind_: urlsplit(its["api_base"]).path for kind_, its in model["providers"].items()}
+    assert asked == {kind_: f"/{kind_}/v1/" for kind_ in KINDS}, "as `proxy.inner` lets it in"
+    assert [spec.kind for spec in alone.specs] == [active], "of the other one there is nothing else"
 
 
 def test_two_cards_for_each_engine_are_two_for_each_pod() -> None:
@@ -185,6 +212,13 @@ def test_without_cards_no_two_engines_are_on_one_node() -> None:
     assert term["labelSelector"]["matchLabels"][label("role")] == "engine"
     assert "limits" not in container["resources"] and "tolerations" not in pod
     assert "affinity" not in engine(made("t4"), "vllm")[0]
+
+
+def test_where_all_nodes_are_for_gpus_alone_every_pod_has_a_place() -> None:
+    """Such nodes have a taint, and the hosts of a stack may be all that its cluster has."""
+    taint = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    assert [pod["tolerations"] for _, pod in templates(made("t4"))] == [[taint]] * 4
+    assert not any("tolerations" in pod for _, pod in templates(made("cpu")))
 
 
 def test_a_pod_is_ready_by_its_gate_and_ends_by_it() -> None:
@@ -223,7 +257,7 @@ def test_a_flip_changes_what_is_preferred_and_no_deployment_of_an_engine() -> No
         *("routing.toml", "tensorzero.toml", "cutover.txt", "objects.yaml")
     }
     lines = changed_lines(before["objects.yaml"], after["objects.yaml"])
-    assert len(lines) == 10, lines  # preferred, routing, the gateway's TOML, its ConfigMap's name twice
+    assert len(lines) == 14, lines  # preferred, routing, the gateway's TOML, both ConfigMaps' names twice
     one, other = (deployments(made("t4", engine=engine_)) for engine_ in ("ollama", "vllm"))
     assert one == other
 

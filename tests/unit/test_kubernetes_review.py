@@ -46,7 +46,7 @@ def step(before: str, after: str) -> ResourceChange:
 
 
 FOLLOW = (
-    changed("kubernetes:core/v1:ConfigMap", "configmap-routing"),
+    replace(changed("kubernetes:core/v1:ConfigMap", "configmap-routing-0a1b2c3d"), op="created"),
     changed(DEPLOYMENT, "deployment-proxy"),
     changed(STEP, "served"),
 )

@@ -9,8 +9,9 @@ from components.catalogue import GIB
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels
 from stacks.blueprint import blueprint
+from stacks.kubernetes_settings import OF_ONE_HOST
 from stacks.owner import known
-from stacks.settings import Settings, SettingsError, from_values
+from stacks.settings import Settings, SettingsError, declared, from_values
 from stacks.target_error import TargetError
 from stacks.targets import docker_host
 
@@ -77,13 +78,6 @@ def test_images_that_are_on_the_nodes_already_are_taken() -> None:
         ({"namespace": "kube-system"}, "namespace: 'kube-system' cannot work"),
         ({"namespace": "A"}, "Run: pulumi config set namespace changeover"),
         ({"apiKeys": {}}, "apiKeys: {} cannot work; with target kubernetes: one key or more, since"),
-        ({"cutover": "overlap"}, "cutover: 'overlap' cannot work; with target kubernetes: auto or hold"),
-        ({"monitor": True}, "monitor: True cannot work; with target kubernetes: false, since it is two"),
-        (
-            {"drainSeconds": 60},
-            "drainSeconds: 60 cannot work; it applies only with target docker or aws: a pod is drained for",
-        ),
-        ({"requireParity": True}, "requireParity: True cannot work; with target kubernetes: false, since"),
         (
             {"spot": True},
             "spot: '[set]' cannot work; it applies only with target aws. Run: pulumi",
@@ -92,6 +86,39 @@ def test_images_that_are_on_the_nodes_already_are_taken() -> None:
 )
 def test_what_cannot_work_is_refused_with_what_is_allowed(values: dict[str, object], said: str) -> None:
     assert said in refusal(**values)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("drainSeconds", 60, "a pod is drained for"),
+        ("cutover", "hold", "a pod has one engine, and others serve while it changes"),
+        ("cutover", "overlap", "a pod has one engine, and others serve while it changes"),
+        ("requireParity", True, "`make parity` compares"),
+        ("acceptedDifferences", ["max-tokens"], "`make parity` compares"),
+        ("reportFirstTokenSeconds", 3, "`make report` measures"),
+        ("reportTokensPerSecond", 10, "`make report` measures"),
+        ("monitor", True, "there is no monitor"),
+        ("monitorPort", 9000, "there is no monitor"),
+    ],
+)
+def test_what_only_one_host_has_is_refused(key: str, value: object, why: str) -> None:
+    said = f"{key}: {value!r} cannot work; it applies only with target docker or aws: {why}"
+    text = refusal(**{key: value})
+    assert said in text and f"Run: pulumi config rm {key}" in text and text.count("changeover:") == 1
+
+
+def test_a_receiver_of_alerts_is_refused_without_its_value_and_not_with_a_monitor() -> None:
+    for receiver in ("https://alerts.example.com", "https://user:password@alerts.example.com"):
+        text = refusal(alertReceiver=receiver)
+        assert "alertReceiver: '[set]' cannot work; it applies only with target docker or aws" in text
+        assert "example" not in text and "monitor true" not in text
+
+
+def test_the_defaults_of_what_only_one_host_has_may_be_written_down() -> None:
+    block = declared(ROOT)
+    said = {key: block[key]["default"] for key in OF_ONE_HOST}
+    assert said["cutover"] == "auto" and read(**said) == read()
 
 
 def test_one_host_is_refused_with_where_to_go_instead() -> None:

@@ -117,9 +117,42 @@ def test_nothing_is_flipped_before_images_weights_and_engines_are_there_and_prox
     recorder = build()
     before = needs(recorder, FLIP)
     assert {"files", "daemonset-weights", "service-engines", "configmap-live", *engines(recorder)} <= before
-    assert not before & {"deployment-proxy", "configmap-routing", "secret-keys"}
-    for name in ("deployment-proxy", "configmap-routing", "service-endpoint"):
+    assert not before & {"deployment-proxy", "secret-keys"}
+    for name in ("deployment-proxy", "service-endpoint"):
         assert {FLIP, "served", "secret-keys"} <= needs(recorder, name)
+
+
+def told(recorder: Recorder) -> set[str]:
+    """The ConfigMaps, by their resources' names, in which a proxy's pod has its routing and its gateway's
+    TOML."""
+    pod = things(recorder)["deployment-proxy"]["spec"]["template"]["spec"]
+    named = [volume["configMap"]["name"] for volume in pod["volumes"] if volume["name"] == "gateway"]
+    for volume in pod["volumes"]:
+        sources = volume.get("projected", {}).get("sources", [])
+        named += [each["configMap"]["name"] for each in sources if "configMap" in each]
+    called = [f"configmap-{name.removeprefix('t4-')}" for name in named]
+    return {name for name in called if name.startswith(("configmap-routing", "configmap-gateway"))}
+
+
+@pytest.mark.parametrize(
+    "setting", [{"name": "chat", "aliases": ["qwen-2.5-coder-7b"]}, {"model": "qwen-2.5-coder-0.5b"}]
+)
+def test_proxies_hear_of_another_name_only_together_with_their_gateways(setting: dict[str, Any]) -> None:
+    """What the pods of before have stays as it is until they have gone: they are other ConfigMaps."""
+    before, after = build(), build(**setting)
+    one, other = things(before), things(after)
+    assert len(told(before)) == len(told(after)) == 2 and not told(before) & told(after)
+    assert told(before) <= one.keys() and not told(before) & other.keys(), "Pulumi deletes it at the end"
+    for name in told(after):
+        assert other[name]["immutable"] is True and name in needs(after, "deployment-proxy")
+    both = one.keys() & other.keys()
+    changed = {name for name in both if name.startswith("configmap") and one[name] != other[name]}
+    assert changed <= {"configmap-live"}, "whose data is ignored"
+
+
+def test_an_update_of_a_stack_with_one_routing_by_a_fixed_name_leaves_that_to_the_end() -> None:
+    """A version before changed the routing in place, in `configmap-routing`, below the pods that have it."""
+    assert "configmap-routing" not in things(build())
 
 
 def test_what_is_live_is_not_pulumis() -> None:
@@ -186,9 +219,9 @@ def test_a_flip_changes_its_step_and_what_proxies_and_gateway_are_told() -> None
     one, other = ({each.name: each.inputs for each in of.resources} for of in (before, after))
     changed = {name for name in one.keys() & other.keys() if one[name] != other[name]}
     live = {"configmap-live"}  # whose data is ignored
-    assert changed == {FLIP, "served", "configmap-routing", "deployment-proxy", *live}
+    assert changed == {FLIP, "served", "deployment-proxy", *live}
     for_one_only = {name.rpartition("-")[0] for name in one.keys() ^ other.keys()}
-    assert for_one_only == {"configmap-gateway"}
+    assert for_one_only == {"configmap-gateway", "configmap-routing"}
 
 
 @pytest.mark.parametrize("setting", [{"hosts": 4}, {"atOnce": 2}])

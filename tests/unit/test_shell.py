@@ -43,7 +43,7 @@ KEPT = {
 }
 """File → digest of the text that states and containers of stacks have. Another text is a step that runs
 again, or another container."""
-END_OF_A_BLOCK = re.compile(r"^\s*(?:fi|done|esac)\b", re.MULTILINE)
+END_OF_A_BLOCK = re.compile(r"(?:^|;)\s*(?:fi|done|esac)\b", re.MULTILINE)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: str(script.relative_to(ROOT)))
@@ -59,6 +59,23 @@ def test_no_module_has_a_shell_program_as_a_text() -> None:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert not END_OF_A_BLOCK.search(node.value), f"{file.relative_to(ROOT)}:{node.lineno}"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_program"),
+    [
+        ("if [ -d a ]; then\n  echo b\nfi", True),
+        ("if [ -d a ]; then echo b; else echo c; fi", True),
+        ("for each in a b; do echo $each; done", True),
+        ("case a in b) echo c ;; esac", True),
+        ("cat /packages/* | tar -xzf - -C /wheels", False),
+        ("what is done; it is fine, and the rest as well", False),
+    ],
+)
+def test_a_program_is_known_by_the_end_of_a_block_on_a_line_of_its_own_or_not(
+    text: str, is_program: bool
+) -> None:
+    assert (END_OF_A_BLOCK.search(text) is not None) is is_program
 
 
 def test_a_text_begins_with_the_first_command_and_has_its_values() -> None:
