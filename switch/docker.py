@@ -11,6 +11,7 @@ import io
 import json
 import re
 import tarfile
+import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -30,6 +31,9 @@ ten, and the gateway's runtime takes up to 512 more for what blocks."""
 
 ENGINE_PROCESSES = 8192
 """The same for an engine, whose libraries start some threads for each core of the host."""
+
+LIMIT_AGAIN_SECONDS = 60
+"""Between two tries to limit the processes of a container that Docker did not limit."""
 
 LEAST = {"CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"], "PidsLimit": PROCESSES}
 """What a helper container of the switch may do, as Docker's API calls it."""
@@ -66,6 +70,8 @@ class Docker:
         self.labels = {"changeover.project": project, "changeover.stack": stack}
         self._path = path
         self._bounded: set[tuple[str, float]] = set()
+        self._unbounded: dict[tuple[str, float], float] = {}
+        """When a container was last tried to be limited that isn't, by the monotonic clock."""
 
     @contextlib.contextmanager
     def _asked(
@@ -113,23 +119,29 @@ class Docker:
         return found
 
     def bound(self, world: World) -> None:
-        """Limits the processes of each container, once.
+        """Limits the processes of each container, once. What fails is said, and tried again after a while.
 
         Pulumi's docker provider can't do that. Docker can, also for a container that runs: so one of an older
-        version is limited as well, and none has to be replaced for it.
+        version is limited as well, and none has to be replaced for it. Never raises: nothing depends on it.
         """
         boxes = [(c.name, c.created, c.role) for c in world.values()]
         boxes += [(*each, role) for role, each in self.beside.items()]
         for name, created, role in boxes:
-            if (name, created) in self._bounded:
+            key, now = (name, created), time.monotonic()
+            tried = self._unbounded.get(key)
+            if key in self._bounded or (tried is not None and now < tried + LIMIT_AGAIN_SECONDS):
                 continue
             limit = ENGINE_PROCESSES if role == "engine" else PROCESSES
             try:
                 self.call("POST", f"/containers/{name}/update", {"PidsLimit": limit})
-            except DockerError as error:
-                if error.status not in (404, 409):  # it has gone, or is going
+            except (DockerError, OSError) as error:
+                leaves = isinstance(error, DockerError) and error.status in (404, 409)
+                if not leaves and tried is None:
                     print(f"the number of processes of {name} can't be limited: {error}", flush=True)
-            self._bounded.add((name, created))
+                self._unbounded[key] = now
+            else:
+                self._bounded.add(key)
+                self._unbounded.pop(key, None)
 
     def start(self, name: str) -> None:
         """Starts a container. One that runs is left alone."""
