@@ -22,8 +22,14 @@ from switch.shared import SOCKET
 
 OWN_NETWORKS = ("bridge", "host", "none")
 
+OWN = ("engine", "gateway", "proxy", "edge", "switch")
+"""Roles of the stack's containers that are there to stay."""
+
 BESIDE = ("monitor", "alerts")
 """Roles of what runs beside the stack. It is no part of the machine's world, and nothing waits for it."""
+
+BESIDE_SECONDS = 2
+"""For what Docker says of one of these: it may wait for a container that is stuck."""
 
 PROCESSES = 1024
 """Processes and threads that a container of the stack may have. Edge, proxy, gateway and switch have some
@@ -63,8 +69,8 @@ def message(raw: bytes) -> str:
 class Docker:
     """The containers of one stack. `timeout` is in seconds and holds for one call."""
 
-    beside: Mapping[str, tuple[str, float]] = {}
-    """What runs beside the stack, as `world` saw it last: by role, name and time of creation."""
+    beside: Mapping[str, Container] = {}
+    """What is beside the stack, as `world` saw it last, by name, running or not."""
 
     def __init__(self, project: str, stack: str, path: str = SOCKET) -> None:
         self.labels = {"changeover.project": project, "changeover.stack": stack}
@@ -101,15 +107,17 @@ class Docker:
         """The containers of the stack that are there to stay, by name, running or not."""
         labels = [f"{key}={value}" for key, value in self.labels.items()]
         query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
-        found: dict[str, Container] = {}
-        beside = {}
+        found, beside = dict[str, Container](), dict[str, Container]()
         for row in self.call("GET", f"/containers/json?{query}"):
             role = row["Labels"].get("changeover.role")
-            if role in BESIDE and row["State"] == "running":
-                beside[role] = (row["Names"][0].lstrip("/"), float(row["Created"]))
-            if role in ("engine", "gateway", "proxy", "edge", "switch"):
+            look = f"/containers/{row['Id']}/json"
+            if role in BESIDE:
+                with contextlib.suppress(DockerError, OSError):
+                    container = _container(self.call("GET", look, timeout=BESIDE_SECONDS))
+                    beside[container.name] = container
+            if role in OWN:
                 try:
-                    container = _container(self.call("GET", f"/containers/{row['Id']}/json"))
+                    container = _container(self.call("GET", look))
                 except DockerError as error:
                     if error.status != 404:
                         raise
@@ -124,14 +132,13 @@ class Docker:
         Pulumi's docker provider can't do that. Docker can, also for a container that runs: so one of an older
         version is limited as well, and none has to be replaced for it. Never raises: nothing depends on it.
         """
-        boxes = [(c.name, c.created, c.role) for c in world.values()]
-        boxes += [(*each, role) for role, each in self.beside.items()]
-        for name, created, role in boxes:
-            key, now = (name, created), time.monotonic()
+        for container in (*world.values(), *self.beside.values()):
+            name = container.name
+            key, now = (name, container.created), time.monotonic()
             tried = self._unbounded.get(key)
             if key in self._bounded or (tried is not None and now < tried + LIMIT_AGAIN_SECONDS):
                 continue
-            limit = ENGINE_PROCESSES if role == "engine" else PROCESSES
+            limit = ENGINE_PROCESSES if container.role == "engine" else PROCESSES
             try:
                 self.call("POST", f"/containers/{name}/update", {"PidsLimit": limit})
             except (DockerError, OSError) as error:

@@ -113,9 +113,14 @@ class FakeDocker(Docker):
         self.boxes.pop(name, None)
 
     def connect(self, name: str, network: str, aliases: Iterable[str]) -> None:
-        assert network not in self.boxes[name].networks, "Docker refuses what is there already"
+        there = {**self.boxes, **self.beside}[name]
+        assert network not in there.networks, "Docker refuses what is there already"
         self.orders.append(f"connect {name} to {network} as {' '.join(aliases)}")
-        self._set(name, networks={**self.boxes[name].networks, network: list(aliases)})
+        now = dataclasses.replace(there, networks={**there.networks, network: list(aliases)})
+        if name in self.boxes:
+            self.boxes[name] = now
+        else:
+            self.beside = {**self.beside, name: now}
 
     def logs(self, name: str, lines: int = 15) -> str:
         return f"{name} said this"
@@ -830,6 +835,21 @@ def test_a_container_off_the_network_is_put_back_and_nothing_hangs_for_a_switch_
     assert rig.pulse.forgotten == 1 and rig.switch.state.held is None
     kept = rig.journal.read(0)
     assert kept.network == "stack" and set(kept.endpoints) == set(rig.docker.boxes)
+
+
+def test_a_monitor_off_the_network_is_put_back_and_said(rig: Rig) -> None:
+    name = "stack-alerts"
+    rig.docker.boxes["stack-switch-1"] = box("stack-switch-1", "switch", True)
+    for each in rig.docker.boxes:
+        rig.docker._set(each, networks={"stack": [each]})
+    there = box(name, "alerts", True)
+    rig.docker.beside = {name: dataclasses.replace(there, networks={"stack": ["alerts"]})}
+    rig.switch.turn()
+    rig.docker.beside = {name: there}
+    rig.switch.turn()
+    assert rig.docker.orders == [f"connect {name} to stack as alerts"]
+    assert f"put right {name} was taken off the network stack, and was put back" in status(rig)
+    assert rig.switch.state.held is None and rig.journal.read(0).endpoints[name].aliases == ["alerts"]
 
 
 def test_an_old_journal_is_read(rig: Rig) -> None:

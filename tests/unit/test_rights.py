@@ -236,7 +236,7 @@ def test_the_switch_limits_the_processes_of_each_container_once(
         engine.roles["e"] = "proxy"
         look()
         assert engine.updates[4:] == [("e", {"PidsLimit": few})]
-        docker.beside = {"monitor": ("m", 1.0)}
+        docker.beside = {"m": replace(box("a-b", "monitor", True), name="m")}
         engine.roles["m"] = "monitor"
         look()
         assert engine.updates[5:] == [("m", {"PidsLimit": few})], "what runs beside the stack, too"
