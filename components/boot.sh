@@ -88,8 +88,9 @@ forget_former_host() { # a data volume from a former instance: weights, images a
   # shellcheck disable=SC2086 # one id a word
   [ -z "$left" ] || docker rm --force $left
   docker network prune --force
-  # What the switch had live there; the certificates of changes beside it stay.
-  rm -f "$DATA_MOUNT"/docker/volumes/*-journal/_data/state.json
+  # What the switch had live there, as it was one write before, too, and what the proxies were told of it; without any
+  # of it nothing was ever committed. The certificates of changes beside it stay.
+  rm -f "$DATA_MOUNT"/docker/volumes/*-journal/_data/state.* "$DATA_MOUNT"/docker/volumes/*-live/_data/route.*
 }
 
 keep_up_to_date() { # security updates, and never one that takes the driver or Docker away from what runs

@@ -20,12 +20,23 @@ PATH = "/usr/local/sbin/changeover-boot"
 # Docker's cgroups to systemd; `ready.sh` runs `gpu_stays.sh`. Another text would mean another instance, and
 # the endpoint down for it: both go from here with what has to change anyway.
 _BODY = (Path(__file__).parent / "boot.sh").read_text()
-_AGENT = re.compile(r"    retry 300 curl .*?(?=    retry 600 dpkg)", re.DOTALL)
-_FORMER_AGENT = (
-    "    retry 300 curl -fsS -o /tmp/agent.deb \\\n"
-    '      "https://amazoncloudwatch-agent-$REGION.s3.$REGION.amazonaws.com/ubuntu/amd64/latest/'
-    'amazon-cloudwatch-agent.deb"\n'
+_FORMER = (
+    (
+        re.compile(r"  # What the switch had live there.*?(?=\}\n)", re.DOTALL),
+        "  # What the switch had live there; the certificates of changes beside it stay.\n"
+        '  rm -f "$DATA_MOUNT"/docker/volumes/*-journal/_data/state.json\n',
+    ),
+    (
+        re.compile(r"    retry 300 curl .*?(?=    retry 600 dpkg)", re.DOTALL),
+        "    retry 300 curl -fsS -o /tmp/agent.deb \\\n"
+        '      "https://amazoncloudwatch-agent-$REGION.s3.$REGION.amazonaws.com/ubuntu/amd64/latest/'
+        'amazon-cloudwatch-agent.deb"\n',
+    ),
 )
+"""Where each former text differs from the one after it, the newest first: which part, and what stood there.
+The first one left the switch's older self on a data volume, and the second took CloudWatch's agent as it
+came, too."""
+FORMER_TEXTS = len(_FORMER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +44,14 @@ class Boot:
     """What differs between stacks. `host_key_parameter` is the name of an SSM SecureString, not its value.
 
     `data_volume` is the EBS volume's id, `namespace` that of the stack's CloudWatch metrics. `former`: as it
-    was while it took CloudWatch's agent as it came. An instance that it made keeps it.
+    was so many texts ago, of which there are `FORMER_TEXTS`. An instance that one of them made keeps it.
     """
 
     region: str
     data_volume: str
     host_key_parameter: str
     namespace: str
-    former: bool = False
+    former: int = 0
 
 
 def data_device(volume: str) -> str:
@@ -62,8 +73,17 @@ def render(boot: Boot) -> str:
         "NAMESPACE": boot.namespace,
     }
     header = "".join(f"{key}={quote(value)}\n" for key, value in values.items())
-    body = _AGENT.sub(lambda _: _FORMER_AGENT, _BODY) if boot.former else _BODY
+    body = _BODY
+    for part, was in _FORMER[: boot.former]:
+        start, end = _span(part, body)
+        body = body[:start] + was + body[end:]
     return f"#!/bin/bash\n{header}{body}"
+
+
+def _span(part: re.Pattern[str], body: str) -> tuple[int, int]:
+    found = part.search(body)
+    assert found, f"the script has nothing like {part.pattern} any more"
+    return found.span()
 
 
 def user_data(boot: Boot) -> str:

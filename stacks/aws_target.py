@@ -11,6 +11,7 @@ import pulumi_docker as docker
 
 from components import instance_types, ssh_config, waiting
 from components.aws.settings import AwsSettings
+from components.boot_script import FORMER_TEXTS
 from components.docker_host import DockerHost, Tls
 from components.labels import Labels
 from stacks import aws_cli, ours, owner
@@ -110,10 +111,12 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
 def as_it_was_made(
     args: "GpuHostArgs", found: FoundOnAws, identity: Callable[["GpuHostArgs"], Mapping[str, str]]
 ) -> "GpuHostArgs":
-    """The arguments, with the former boot script if that made the instance and nothing else replaces it."""
-    former = replace(args, former_boot=True)
-    stays = found.instance is not None and not replaces(found, args.settings, identity(former))
-    return former if stays else args
+    """The arguments, with the former boot script that made the instance, if nothing else replaces it."""
+    for ago in range(FORMER_TEXTS, 0, -1) if found.instance is not None else ():
+        former = replace(args, former_boot=ago)
+        if not replaces(found, args.settings, identity(former)):
+            return former
+    return args
 
 
 def check_known(found: FoundOnAws, state: Known, region: str, stack: str) -> None:

@@ -197,7 +197,8 @@ class Daemon:
         self._world = world = self.docker.world()
         self.docker.bound(world)
         number, said = self.route.number(self.state), self._ask_proxies(world)
-        self.perform(self.apply(Tick(world, number, said, self._hangs(world), self._stalled())))
+        hangs, stalled = self._hangs(world), self._stalled()
+        self.perform(self.apply(Tick(world, number, said, hangs, stalled, self.docker.beside)))
 
     def _hangs(self, world: machine.World) -> dict[str, str]:
         self.pulse.watch(machine.watched(self.state, world))

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import tarfile
+import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -21,8 +22,14 @@ from switch.shared import SOCKET
 
 OWN_NETWORKS = ("bridge", "host", "none")
 
+OWN = ("engine", "gateway", "proxy", "edge", "switch")
+"""Roles of the stack's containers that are there to stay."""
+
 BESIDE = ("monitor", "alerts")
 """Roles of what runs beside the stack. It is no part of the machine's world, and nothing waits for it."""
+
+BESIDE_SECONDS = 2
+"""For what Docker says of one of these: it may wait for a container that is stuck."""
 
 PROCESSES = 1024
 """Processes and threads that a container of the stack may have. Edge, proxy, gateway and switch have some
@@ -30,6 +37,9 @@ ten, and the gateway's runtime takes up to 512 more for what blocks."""
 
 ENGINE_PROCESSES = 8192
 """Processes and threads that an engine may have: its libraries start some for each core of the host."""
+
+LIMIT_AGAIN_SECONDS = 60
+"""Between two tries to limit the processes of a container that Docker did not limit."""
 
 LEAST = {"CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"], "PidsLimit": PROCESSES}
 """What a helper container of the switch may do, as Docker's API calls it."""
@@ -59,13 +69,15 @@ def message(raw: bytes) -> str:
 class Docker:
     """The containers of one stack. `timeout` is in seconds and holds for one call."""
 
-    beside: Mapping[str, tuple[str, float]] = {}
-    """What runs beside the stack, as `world` saw it last: by role, name and time of creation."""
+    beside: Mapping[str, Container] = {}
+    """What is beside the stack, as `world` saw it last, by name, running or not."""
 
     def __init__(self, project: str, stack: str, path: str = SOCKET) -> None:
         self.labels = {"changeover.project": project, "changeover.stack": stack}
         self._path = path
         self._bounded: set[tuple[str, float]] = set()
+        self._unbounded: dict[tuple[str, float], float] = {}
+        """When a container was last tried to be limited that isn't, by the monotonic clock."""
 
     @contextlib.contextmanager
     def _asked(
@@ -95,15 +107,17 @@ class Docker:
         """The containers of the stack that are there to stay, by name, running or not."""
         labels = [f"{key}={value}" for key, value in self.labels.items()]
         query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
-        found: dict[str, Container] = {}
-        beside = {}
+        found, beside = dict[str, Container](), dict[str, Container]()
         for row in self.call("GET", f"/containers/json?{query}"):
             role = row["Labels"].get("changeover.role")
-            if role in BESIDE and row["State"] == "running":
-                beside[role] = (row["Names"][0].lstrip("/"), float(row["Created"]))
-            if role in ("engine", "gateway", "proxy", "edge", "switch"):
+            look = f"/containers/{row['Id']}/json"
+            if role in BESIDE:
+                with contextlib.suppress(DockerError, OSError):
+                    container = _container(self.call("GET", look, timeout=BESIDE_SECONDS))
+                    beside[container.name] = container
+            if role in OWN:
                 try:
-                    container = _container(self.call("GET", f"/containers/{row['Id']}/json"))
+                    container = _container(self.call("GET", look))
                 except DockerError as error:
                     if error.status != 404:
                         raise
@@ -113,23 +127,28 @@ class Docker:
         return found
 
     def bound(self, world: World) -> None:
-        """Limits the processes of each container, once.
+        """Limits the processes of each container, once. What fails is said, and tried again after a while.
 
         Pulumi's docker provider can't do that. Docker can, also for a container that runs: so one of an older
-        version is limited as well, and none has to be replaced for it.
+        version is limited as well, and none has to be replaced for it. Never raises: nothing depends on it.
         """
-        boxes = [(c.name, c.created, c.role) for c in world.values()]
-        boxes += [(*each, role) for role, each in self.beside.items()]
-        for name, created, role in boxes:
-            if (name, created) in self._bounded:
+        for container in (*world.values(), *self.beside.values()):
+            name = container.name
+            key, now = (name, container.created), time.monotonic()
+            tried = self._unbounded.get(key)
+            if key in self._bounded or (tried is not None and now < tried + LIMIT_AGAIN_SECONDS):
                 continue
-            limit = ENGINE_PROCESSES if role == "engine" else PROCESSES
+            limit = ENGINE_PROCESSES if container.role == "engine" else PROCESSES
             try:
                 self.call("POST", f"/containers/{name}/update", {"PidsLimit": limit})
-            except DockerError as error:
-                if error.status not in (404, 409):  # it has gone, or is going
+            except (DockerError, OSError) as error:
+                leaves = isinstance(error, DockerError) and error.status in (404, 409)
+                if not leaves and tried is None:
                     print(f"the number of processes of {name} can't be limited: {error}", flush=True)
-            self._bounded.add((name, created))
+                self._unbounded[key] = now
+            else:
+                self._bounded.add(key)
+                self._unbounded.pop(key, None)
 
     def start(self, name: str) -> None:
         """Starts a container. One that runs is left alone."""

@@ -1,8 +1,8 @@
 """What the switch must still know after a kill or a reboot, in a volume: the state, and certificates.
 
-The previous state, as it was before the last write, is kept as well, and replaces a state that is damaged. A
-state that is older than what the proxies were told last is one that somebody has restored: what it says of
-what serves is not so any more.
+The previous state, as it was before the last write, is kept as well, and replaces a state that is damaged or
+gone. A state that is older than what the proxies were told last is one that somebody has restored: what it
+says of what serves is not so any more.
 """
 
 import contextlib
@@ -76,21 +76,25 @@ class Journal:
     def read(self, now: float, told: Route | None = None) -> State:
         """The state as it was last written, or what is still known of it.
 
-        It is empty where there is none: it is removed where what ran is to be forgotten (`boot.sh`). `told`
-        is what the proxies were told last. Never raises: a switch that does not start helps nobody.
+        It is empty at a first start: where there is no state, nor a previous one, and the proxies were told
+        of no engine. Where what ran is to be forgotten, all of that is removed (`boot.sh`). `told` is what
+        the proxies were told last. Never raises: a switch that does not start helps nobody.
         """
         why = ""
         try:
             state = self._load(self.file)
-        except FileNotFoundError:
-            return State()
         except (OSError, ValueError) as error:
-            why = f"{self.file.name} is not readable ({error})"
+            gone = isinstance(error, FileNotFoundError)
+            why = f"{self.file.name} is {'gone' if gone else f'not readable ({error})'}"
             try:
                 state = self._load(self.older)
             except (OSError, ValueError) as error:
                 lost = isinstance(error, FileNotFoundError)
-                why += f", and {'there is no previous state' if lost else 'neither is the previous state'}"
+                if gone and lost and not (told and told.engine):
+                    return State()
+                why += (
+                    f", and {'there is no previous state' if lost else 'the previous state is not readable'}"
+                )
                 state = self._unknown(State(), told, why, now)
             else:
                 state.damage = Damage(now, f"{why}; the previous state was taken instead")
@@ -100,7 +104,8 @@ class Journal:
         if why:
             print(f"the journal was damaged: {why}", flush=True)
             with contextlib.suppress(OSError):  # it may be read-only, and is told so soon enough
-                self.file.replace(self.file.with_suffix(".aside"))
+                with contextlib.suppress(FileNotFoundError):
+                    self.file.replace(self.file.with_suffix(".aside"))
                 self.write(state)
         return state
 
@@ -136,8 +141,10 @@ def _is_older(state: State, told: Route) -> bool:
     """Whether a state is older than what the proxies were told last, so that somebody must have restored it.
 
     A release is in the journal before the proxies are told of it. Only the previous state of one in which one
-    was just decided is one release behind, and takes it back. A version that did not count releases has 0.
+    was just decided is one release behind, and takes it back. 0 releases are in a state from before the first
+    commit, in which nothing is active, and in one of a version that did not count them, which proves nothing.
     """
     behind = told.release - state.releases
     change = state.transaction
-    return state.releases > 0 and behind > (1 if change and change.phase == "starting" else 0)
+    counted = state.releases > 0 or (state.active is None and told.engine is not None)
+    return counted and behind > (1 if change and change.phase == "starting" else 0)

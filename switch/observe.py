@@ -66,7 +66,7 @@ def alerts(docker: Docker) -> list[dict[str, str]]:
 
     Empty where the stack has no monitor, and where that gives no answer within a second.
     """
-    if "alerts" not in docker.beside:
+    if not any(each.role == "alerts" and each.running for each in docker.beside.values()):
         return []
     try:
         said = json.loads(get(ALERTS_ALIAS, ALERTS_PORT, ALERTS, SECONDS))["data"]["alerts"]

@@ -42,15 +42,15 @@ changes with theirs. Another log driver replaces a container, and the edge's mus
 class GpuHostArgs:
     """`host_key` is the private SSH host key, a secret. `ssh_config` is a path on the deployer's machine.
 
-    `former_boot`: the instance that is there was made by the former boot script, and stays. `left_over` are
-    ids of spot requests and instances of this stack that its state does not know.
+    `former_boot`: the instance that is there was made by the boot script as it was so many texts ago, and
+    stays. `left_over` are ids of spot requests and instances of this stack that its state does not know.
     """
 
     labels: Labels
     settings: AwsSettings
     host_key: pulumi.Input[str]
     ssh_config: str
-    former_boot: bool = False
+    former_boot: int = 0
     left_over: tuple[str, ...] = ()
 
 

@@ -119,7 +119,8 @@ class Tick:
     `route` is the number of the route that the proxies' file has, or None while that says something else than
     the state. `proxies` is what each proxy says, asked after that; one that did not answer is missing.
     `hangs` says of containers that are `watched`, and give no answer any more, how that shows. `stalled` is
-    for how many seconds before this the switch could not look.
+    for how many seconds before this the switch could not look. `beside` is what is there beside the stack, of
+    which only the networks are looked at.
     """
 
     world: World
@@ -127,6 +128,7 @@ class Tick:
     proxies: Mapping[str, Status] = field(default_factory=dict)
     hangs: Mapping[str, str] = field(default_factory=dict)
     stalled: float = 0
+    beside: World = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

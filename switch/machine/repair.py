@@ -65,15 +65,16 @@ def forget_ended(turn: Turn) -> None:
 
 
 def reconnect(turn: Turn) -> None:
-    """Puts a container that was taken off a network of the stack back there, by the names that it had."""
-    state = turn.state
+    """Puts a container that was taken off a network of the stack back there, by the names that it had. So it
+    does with what is beside the stack: alerts that reach nobody would end in silence."""
+    state, containers = turn.state, {**turn.world, **turn.beside}
     _learn_network(turn)
     state.endpoints = {
         name: endpoint
         for name, endpoint in state.endpoints.items()
-        if name in turn.world and turn.world[name].created == endpoint.created
+        if name in containers and containers[name].created == endpoint.created
     }
-    for container in turn.world.values() if state.network else ():
+    for container in containers.values() if state.network else ():
         also = {
             network: list(aliases)
             for network, aliases in container.networks.items()

@@ -24,6 +24,7 @@ class Turn:
     now: float
     actions: list[Action] = field(default_factory=list)
     world: World = field(default_factory=dict)
+    beside: World = field(default_factory=dict)
     proxies: Mapping[str, Status] = field(default_factory=dict)
     route: Route | None = None
     """The published one, if that was just what the state said when the turn began."""

@@ -5,18 +5,22 @@ that an alert waits for is ten times shorter (`tests.support.monitored`), so tha
 test than they would be otherwise. `make test` has the quickest of it, and `make test-long` the rest.
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
+from components.monitor import STORE_ALIAS
 from monitor.alerts import alerts
 from monitor.panels import pages
+from switch.shared import ALERTS_ALIAS
 from tests.support.monitored import Monitored, crash, watched, without_data
-from tests.support.switch_stack import GATEWAY_IMAGE, PREFIX, SWITCH, build_gateway, docker, wait
+from tests.support.switch_stack import GATEWAY_IMAGE, NETWORK, PREFIX, SWITCH, build_gateway, docker, wait
 
 pytestmark = pytest.mark.engine
 
@@ -224,6 +228,31 @@ def test_a_fault_fires_its_alerts_and_no_others(stack: Monitored, fault: Fault) 
     wait(stack.settled, 90, f"nothing serves after {fault}")
     expected = fault.fires | fault.also | before
     assert {name: of for name, of in stack.fired(began).items() if name not in expected} == {}
+
+
+@pytest.mark.parametrize(("role", "alias"), [("monitor", STORE_ALIAS), ("alerts", ALERTS_ALIAS)])
+def test_a_monitor_that_is_taken_off_the_network_is_put_back_and_sees_all_again(
+    stack: Monitored, role: str, alias: str
+) -> None:
+    wait(stack.sees_all, 60)
+    name, started = f"{PREFIX}-{role}", stack.started(role)
+    wait(lambda: name in kept_endpoints(), 30, "the switch has not seen it")
+
+    def networks() -> dict[str, Any]:
+        return dict(json.loads(docker("inspect", "-f", "{{json .NetworkSettings.Networks}}", name)))
+
+    docker("network", "disconnect", NETWORK, name)
+    wait(lambda: NETWORK in networks(), 30, "it is not put back")
+    assert alias in networks()[NETWORK]["Aliases"]
+    assert stack.status()["healed"]["what"] == f"{name} was taken off the network {NETWORK}, and was put back"
+    wait(stack.sees_all, 60, "it sees nothing")
+    assert stack.started(role) == started
+    assert stack.lost() == []
+
+
+def kept_endpoints() -> dict[str, Any]:
+    """What the journal has of the containers' places on the network."""
+    return dict(json.loads(docker("exec", SWITCH, "cat", "/journal/state.json"))["endpoints"])
 
 
 def test_no_alert_goes_on_once_all_is_well_again(stack: Monitored) -> None:

@@ -208,12 +208,15 @@ def test_a_connection_whose_head_is_not_whole_after_a_minute_is_ended(project: P
     assert not load.bad, load.summary()
 
 
-def cut_short(project: Project, *files: str) -> None:
-    """Takes the second half of the journal's files away while the switch is down, and kills it."""
+CUT, REMOVE = "os.truncate(f, os.stat(f).st_size // 2)", "os.remove(f)"
+
+
+def damage(project: Project, how: str, *files: str) -> None:
+    """Takes the second half of the journal's files away, or all of it, and kills the switch."""
     (switch,) = project.containers("switch")
     started = docker("inspect", "-f", "{{.State.StartedAt}}", switch)
-    cut = "import os, sys; [os.truncate(f, os.stat(f).st_size // 2) for f in sys.argv[1:]]"
-    docker("exec", switch, "python3", "-c", cut, *(f"/journal/{file}" for file in files))
+    each = f"import os, sys; [{how} for f in sys.argv[1:]]"
+    docker("exec", switch, "python3", "-c", each, *(f"/journal/{file}" for file in files))
     kill(switch)
     wait(lambda: docker("inspect", "-f", "{{.State.StartedAt}}", switch) != started, 60)
     wait(lambda: answers(project), 60, "the switch is not back")
@@ -231,15 +234,21 @@ def kill(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "files", [pytest.param(("state.json",), marks=pytest.mark.long), ("state.json", "state.old")]
+    ("how", "files"),
+    [
+        pytest.param(CUT, ("state.json",), marks=pytest.mark.long, id="newest-cut"),
+        pytest.param(CUT, ("state.json", "state.old"), id="both-cut"),
+        pytest.param(REMOVE, ("state.json",), id="newest-gone"),
+        pytest.param(REMOVE, ("state.json", "state.old"), marks=pytest.mark.long, id="both-gone"),
+    ],
 )
-def test_a_journal_cut_short_is_said_and_the_next_up_makes_it_right(
-    project: Project, files: tuple[str, ...]
+def test_a_journal_cut_short_or_gone_is_said_and_the_next_up_makes_it_right(
+    project: Project, how: str, files: tuple[str, ...]
 ) -> None:
     serves = project.live()
     with load_on(project) as load:
         load.wait_for_answers(6)
-        cut_short(project, *files)
+        damage(project, how, *files)
         load.wait_for_answers(6)
         said = project.switch("status")
         assert "journal   was damaged" in said and serves in said and "not known: " in said, said
@@ -257,7 +266,7 @@ def test_a_journal_cut_short_is_said_and_the_next_up_makes_it_right(
 
 def test_an_engine_that_is_killed_after_the_journal_was_cut_short_is_revived(project: Project) -> None:
     serves = project.live()
-    cut_short(project, "state.json")
+    damage(project, CUT, "state.json")
     started = docker("inspect", "-f", "{{.State.StartedAt}}", serves)
     docker("kill", serves)  # Docker itself does not start what was killed by its own command
     wait(lambda: docker("inspect", "-f", "{{.State.StartedAt}}", serves) != started, 60, "it is not started")

@@ -17,12 +17,12 @@ from switch.daemon import Daemon
 from switch.docker import Docker, DockerError
 from switch.gate import Answer
 from switch.gc import Busy, collect
-from switch.journal import KEPT, Journal
+from switch.journal import KEPT, Journal, dumps
 from switch.machine import Action, Active, Container, Started, State, Transaction, Watch, World
 from switch.plan import load
 from switch.proxies import Status
 from switch.report import report
-from switch.route import FILE
+from switch.route import FILE, RouteFile
 from tests.support.simulated_host import NEW, NEW_GATEWAY, OLD, OLD_GATEWAY, PROXY, plan, raw_plan
 
 
@@ -113,9 +113,14 @@ class FakeDocker(Docker):
         self.boxes.pop(name, None)
 
     def connect(self, name: str, network: str, aliases: Iterable[str]) -> None:
-        assert network not in self.boxes[name].networks, "Docker refuses what is there already"
+        there = {**self.boxes, **self.beside}[name]
+        assert network not in there.networks, "Docker refuses what is there already"
         self.orders.append(f"connect {name} to {network} as {' '.join(aliases)}")
-        self._set(name, networks={**self.boxes[name].networks, network: list(aliases)})
+        now = dataclasses.replace(there, networks={**there.networks, network: list(aliases)})
+        if name in self.boxes:
+            self.boxes[name] = now
+        else:
+            self.beside = {**self.beside, name: now}
 
     def logs(self, name: str, lines: int = 15) -> str:
         return f"{name} said this"
@@ -759,12 +764,84 @@ def test_a_read_only_journal_is_said_and_takes_nothing_away_even_when_it_is_dama
 real = Path.replace
 
 
-def test_what_is_to_be_forgotten_is_no_damage(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    for _ in range(2):
-        journal.write(State(active=Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", 1.0)))
-    journal.file.unlink()
+def test_a_journal_that_is_gone_is_replaced_by_the_previous_state(rig: Rig) -> None:
+    flip(rig)
+    before = rig.switch.state
+    rig.journal.file.unlink()
+    rig.boot()
+    state = rig.switch.state
+    assert (state.active, state.back, state.commits) == (before.active, before.back, before.commits)
+    assert rig.route["container"] == NEW and rig.route["held_since"] is None
+    said = status(rig)
+    assert f"vllm ({NEW}) serves" in said and "state.json is gone; the previous state was taken" in said
+    assert "nothing is freed before `pulumi up`" in refused_by_gc(rig)
+    found = state.damage
+    rig.now += 100
+    rig.boot()
+    assert rig.switch.state.damage == found, "it was written down"
+    commit_what_serves(rig)
+    assert "journal" not in status(rig) and rig.switch.state.back == before.back
+
+
+def test_with_both_selves_gone_the_proxies_go_on_with_what_they_were_told(rig: Rig) -> None:
+    flip(rig)
+    told = rig.route
+    for file in (rig.journal.file, rig.journal.older):
+        file.unlink()
+    rig.boot()
+    rig.switch.turn()
+    assert rig.route == told and rig.docker.orders == []
+    said = status(rig)
+    assert f"engine    {NEW} runs" in said and "there is no previous state" in said
+    assert "nothing is freed" in refused_by_gc(rig)
+    commit_what_serves(rig)
+    assert rig.switch.state.active and rig.switch.state.active.plan.engine.container == NEW
+
+
+def test_a_journal_from_before_the_first_commit_that_was_restored_stops_nothing_that_serves(rig: Rig) -> None:
+    flip(rig)
+    rig.journal.file.write_text(dumps(State(images=["some:1"])))
+    rig.boot()
+    rig.switch.turn()
+    assert rig.docker.orders == [] and rig.docker.boxes[NEW].running
+    assert rig.route["container"] == NEW and rig.route["held_since"] is None
+    said = status(rig)
+    assert f"engine    {NEW} runs" in said and "older than what the proxies were told last" in said
+    assert "nothing is freed" in refused_by_gc(rig)
+    commit_what_serves(rig)
+
+
+def test_a_state_of_a_version_that_did_not_count_releases_is_no_older_one(rig: Rig) -> None:
+    """Its checkout may have had the stack for a while, and have left the proxies' file as it was."""
+    flip(rig)
+    rig.journal.write(dataclasses.replace(rig.switch.state, releases=0))
+    rig.boot()
+    assert rig.switch.state.active and not rig.switch.state.damage
+
+
+def test_a_first_start_and_what_is_to_be_forgotten_are_no_damage(tmp_path: Path) -> None:
+    journal, shared = Journal(tmp_path / "journal"), tmp_path / "live"
+    shared.mkdir()
     assert journal.read(9.0) == State()
+    for state in (State(), State(active=Active(plan(OLD, gateway=OLD_GATEWAY), "run 0", 1.0))):
+        route = RouteFile(shared, lambda: 1.0)
+        route.lay_out(state)
+        journal.write(state)
+        route.publish()
+        assert journal.read(9.0, RouteFile(shared, lambda: 1.0).there) == state
+    assert route.there and route.there.engine
+    for file in (journal.file, journal.older, route.file):  # as `boot.sh` does
+        file.unlink()
+    assert journal.read(9.0, RouteFile(shared, lambda: 1.0).there) == State()
+
+
+def test_where_nothing_was_committed_a_journal_that_is_gone_is_a_first_start(tmp_path: Path) -> None:
+    """So it is where a version wrote it that kept no previous state, and had no proxies to tell."""
+    route = RouteFile(tmp_path, lambda: 1.0)
+    route.lay_out(State(releases=3))  # of a stack that was released before it was taken down
+    route.publish()
+    for there in (None, route.there):
+        assert Journal(tmp_path / "journal").read(9.0, there) == State()
 
 
 def test_a_journal_is_whole_at_any_moment_of_a_write(tmp_path: Path) -> None:
@@ -832,6 +909,21 @@ def test_a_container_off_the_network_is_put_back_and_nothing_hangs_for_a_switch_
     assert rig.pulse.forgotten == 1 and rig.switch.state.held is None
     kept = rig.journal.read(0)
     assert kept.network == "stack" and set(kept.endpoints) == set(rig.docker.boxes)
+
+
+def test_a_monitor_off_the_network_is_put_back_and_said(rig: Rig) -> None:
+    name = "stack-alerts"
+    rig.docker.boxes["stack-switch-1"] = box("stack-switch-1", "switch", True)
+    for each in rig.docker.boxes:
+        rig.docker._set(each, networks={"stack": [each]})
+    there = box(name, "alerts", True)
+    rig.docker.beside = {name: dataclasses.replace(there, networks={"stack": ["alerts"]})}
+    rig.switch.turn()
+    rig.docker.beside = {name: there}
+    rig.switch.turn()
+    assert rig.docker.orders == [f"connect {name} to stack as alerts"]
+    assert f"put right {name} was taken off the network stack, and was put back" in status(rig)
+    assert rig.switch.state.held is None and rig.journal.read(0).endpoints[name].aliases == ["alerts"]
 
 
 def test_an_old_journal_is_read(rig: Rig) -> None:

@@ -297,7 +297,7 @@ def test_through_the_gateway_only_what_the_gateway_itself_vouches_for_is_judged(
     monkeypatch.setattr(fast_engine, "MODE", mode)
     for stream in (True, False):
         assert complete(
-            *("127.0.0.1", port, "/v1/chat/completions", "x"),
+            *("127.0.0.1", port, "/v1/chat/completions", "tiny"),
             stream=stream,
             max_tokens=8,
             timeout=5,
@@ -553,27 +553,55 @@ def test_what_serves_is_the_engine_that_will_once_the_change_under_way_has_ended
     assert serving(state("failed"), box(OLD, False)) == "none"
 
 
-def test_what_runs_beside_the_stack_is_seen_and_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [
-        {
-            "Id": "1",
-            "Names": ["/m"],
-            "State": "running",
-            "Created": 5,
-            "Labels": {"changeover.role": "monitor"},
+def inspected(
+    name: str, role: str, *, running: bool = True, aliases: list[str] | None = None
+) -> dict[str, Any]:
+    """What Docker says of one container, as far as the switch reads it."""
+    return {
+        "Id": f"{name} of 64 letters",
+        "Name": f"/{name}",
+        "Created": "1970-01-01T00:00:05.123456789Z",
+        "RestartCount": 0,
+        "Config": {"Labels": {"changeover.role": role}},
+        "State": {
+            "Running": running,
+            "Restarting": False,
+            "StartedAt": "run 0",
+            "ExitCode": 0,
+            "OOMKilled": False,
         },
-        {
-            "Id": "2",
-            "Names": ["/a"],
-            "State": "exited",
-            "Created": 6,
-            "Labels": {"changeover.role": "alerts"},
-        },
-        {"Id": "3", "Names": ["/p"], "State": "running", "Created": 7, "Labels": {"changeover.role": "peek"}},
-    ]
+        "NetworkSettings": {"Networks": {"p-s": {"Aliases": aliases, "IPAddress": ""}}},
+    }
+
+
+def test_what_is_beside_the_stack_is_seen_and_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    there: dict[str, dict[str, Any] | Exception] = {
+        "1": inspected("m", "monitor", aliases=["monitor"]),
+        "2": inspected("a", "alerts", running=False),
+        "3": inspected("p", "peek"),
+        "4": DockerError(500, "it is half gone"),
+        "5": TimeoutError("it is stuck"),
+    }
+    roles = {"1": "monitor", "2": "alerts", "3": "peek", "4": "monitor", "5": "alerts"}
+
+    def call(method: str, url: str, timeout: float = 15) -> Any:
+        if url.startswith("/containers/json"):
+            return [{"Id": id, "Labels": {"changeover.role": role}} for id, role in roles.items()]
+        said = there[url.split("/")[2]]
+        if isinstance(said, Exception):
+            assert timeout < 5 or roles["4"] == "engine", "nothing waits for what is beside the stack"
+            raise said
+        return said
+
     docker = Docker("p", "s")
-    monkeypatch.setattr(docker, "call", lambda method, url: rows)
-    assert docker.world() == {} and docker.beside == {"monitor": ("m", 5.0)}
+    monkeypatch.setattr(docker, "call", call)
+    assert docker.world() == {} and set(docker.beside) == {"m", "a"}
+    store, alerts = docker.beside["m"], docker.beside["a"]
+    assert (store.role, store.running, store.created) == ("monitor", True, 5.0)
+    assert store.networks == {"p-s": ["monitor"]} and not alerts.running
+    roles["4"] = "engine"
+    with pytest.raises(DockerError):  # of what serves nothing is left out
+        docker.world()
 
 
 def test_alerts_that_fire_are_told_and_a_monitor_that_is_not_well_is_no_error(
@@ -581,7 +609,10 @@ def test_alerts_that_fire_are_told_and_a_monitor_that_is_not_well_is_no_error(
 ) -> None:
     docker = Docker("p", "s")
     assert observe.alerts(docker) == [], "without a monitor nobody is asked"
-    docker.beside = {"alerts": ("p-s-alerts", 1.0)}
+    alerts = replace(box("p-s-alerts", True)["p-s-alerts"], role="alerts")
+    docker.beside = {alerts.name: replace(alerts, running=False)}
+    assert observe.alerts(docker) == [], "nor is one that does not run"
+    docker.beside = {alerts.name: alerts}
     labels, told = {"severity": "critical"}, {"summary": "No engine is gated."}
     alert = {"name": "NoEngine", "labels": labels, "annotations": told, "activeAt": "2026-11-28T20:00:00Z"}
     said = {"data": {"alerts": [{**alert, "state": "firing"}, {**alert, "state": "pending"}]}}

@@ -196,6 +196,8 @@ class SimulatedHost:
         self.state = self.journal
         self.file = route(self.state, 1, self.now)
         self.proxies = {PROXY: Requests(self.file)}
+        self.beside: dict[str, Box] = {}
+        """What is there beside the stack, such as a monitor."""
         self.seen: dict[str, Container] = {}
         """The containers as the switch has seen them last."""
         self.jobs: list[tuple[float, Action]] = []
@@ -264,6 +266,8 @@ class SimulatedHost:
 
     def carry_out(self, action: Action) -> ActionFinished:
         box = self.boxes.get(action.container)
+        if action.do == "connect":
+            box = box or self.beside.get(action.container)
         match action.do:
             case "check":
                 return ActionFinished(action, not self.check_text, self.check_text or "checked")
@@ -431,7 +435,8 @@ class SimulatedHost:
             and any((each.container, each.started_at) == (box.name, f"run {box.runs}") for each in watches)
         }
         stalled, self.stalled = self.stalled, 0.0
-        return Tick(self.seen, self.file.number if told else None, said, hangs, stalled)
+        beside = {box.name: box.seen() for box in self.beside.values()}
+        return Tick(self.seen, self.file.number if told else None, said, hangs, stalled, beside)
 
     def holds(self) -> bool:
         return self.file.held_since is not None

@@ -16,6 +16,7 @@ import yaml
 from components.aws.gpu_host import GpuHost, GpuHostArgs, identity, own_image
 from components.aws.network import VPC_CIDR, subnet_cidr
 from components.aws.settings import AwsSettings
+from components.boot_script import FORMER_TEXTS
 from components.instance_types import INSTANCE_TYPES
 from components.labels import Labels
 from stacks.aws_cli import FoundOnAws
@@ -500,9 +501,10 @@ def test_mail_and_budget_come_only_with_an_address(declare: Declare) -> None:
     assert {each["threshold"] for each in budget["notifications"]} == {80, 100}
 
 
-def test_an_instance_that_the_former_boot_script_made_stays_until_something_else_replaces_it() -> None:
+@pytest.mark.parametrize("ago", range(1, FORMER_TEXTS + 1))
+def test_an_instance_that_a_former_boot_script_made_stays_until_something_else_replaces_it(ago: int) -> None:
     base = args(zone="us-east-1a")
-    former = identity(replace(base, former_boot=True))
+    former = identity(replace(base, former_boot=ago))
     there = FoundOnAws(
         instance="i-0123456789abcdef0",
         state="running",
@@ -514,11 +516,11 @@ def test_an_instance_that_the_former_boot_script_made_stays_until_something_else
         size_gib=280,
     )
 
-    def made_by(found: FoundOnAws, wanted: GpuHostArgs = base) -> bool:
+    def made_by(found: FoundOnAws, wanted: GpuHostArgs = base) -> int:
         return as_it_was_made(wanted, found, identity).former_boot
 
     assert former["Boot"] != identity(base)["Boot"]
-    assert made_by(there)
+    assert made_by(there) == ago
     assert not made_by(replace(there, tags=identity(base)))
     assert not made_by(replace(there, instance=None, tags={}))
     assert not made_by(there, args(zone="us-east-1a", ami_refresh="2027")), "it is made anew, by the new one"

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.boot_script import PATH, Boot, data_device, digest, render, user_data
+from components.boot_script import FORMER_TEXTS, PATH, Boot, data_device, digest, render, user_data
+from switch import files, owner
+from switch.journal import Journal
+from switch.machine import Active, State
+from switch.route import RouteFile
+from tests.support.simulated_host import OLD, OLD_GATEWAY, plan
 
 GOLDEN = Path(__file__).parent / "golden" / "boot.sh"
 BOOT = Boot(
@@ -87,11 +92,22 @@ def mount_data(folder: Path, *, blkid: int) -> tuple[int, list[str]]:
 
 
 def test_what_ran_on_a_former_instance_is_forgotten_and_its_records_are_kept(tmp_path: Path) -> None:
-    tools, journal = tmp_path / "bin", tmp_path / "data/docker/volumes/changeover-prod-journal/_data"
+    tools, volumes = tmp_path / "bin", tmp_path / "data/docker/volumes"
     tools.mkdir()
+    journal, live = (volumes / f"changeover-prod-{name}/_data" for name in ("journal", "live"))
     (journal / "certificates").mkdir(parents=True)
-    for file in ("state.json", "certificates/one.json"):
-        (journal / file).touch()
+    live.mkdir(parents=True)
+    now = plan(OLD, gateway=OLD_GATEWAY)
+    files.write(journal / owner.FILE, "{}")
+    files.write(journal / "certificates" / "one.json", "{}")
+    files.write(live / "keys.json", "{}")
+    route = RouteFile(live, lambda: 1.0)
+    for number in range(2):
+        state = State(active=Active(now, "run 0", 1.0), commits=number)
+        Journal(journal).write(state)
+        route.lay_out(state)
+        route.publish()
+    assert (journal / "state.old").exists() and route.there and route.there.engine
     log = tmp_path / "log"
     double = f'#!/bin/sh\necho "$*" >>{log}\n[ "$1" != ps ] || printf "a1\\nb2\\n"\n'
     (tools / "docker").write_text(double)
@@ -106,7 +122,9 @@ def test_what_ran_on_a_former_instance_is_forgotten_and_its_records_are_kept(tmp
     )
     assert done.returncode == 0, done.stderr
     assert log.read_text().splitlines() == ["ps --all --quiet", "rm --force a1 b2", "network prune --force"]
-    assert [file.name for file in journal.rglob("*.json")] == ["one.json"]
+    left = {file.name for file in volumes.rglob("*") if file.is_file()}
+    assert left == {"one.json", owner.FILE, "keys.json"}
+    assert Journal(journal).read(9.0, RouteFile(live, lambda: 1.0).there) == State()
 
 
 def test_the_agent_is_installed_in_spite_of_a_lock_and_looks_at_the_gpu_often() -> None:
@@ -117,8 +135,9 @@ def test_the_agent_is_installed_in_spite_of_a_lock_and_looks_at_the_gpu_often() 
     assert told["metrics"]["metrics_collected"]["nvidia_gpu"]["metrics_collection_interval"] == 10
 
 
-def test_an_instance_that_the_former_script_made_keeps_it_to_the_letter() -> None:
-    assert digest(replace(BOOT, former=True)) == "ecd148ea451c", "its instances would be replaced"
+def test_an_instance_that_a_former_script_made_keeps_it_to_the_letter() -> None:
+    made = [digest(replace(BOOT, former=former)) for former in range(1, FORMER_TEXTS + 1)]
+    assert made == ["ea972a69d094", "ecd148ea451c"], "its instances would be replaced"
     assert "latest/amazon-cloudwatch-agent.deb" not in render(BOOT)
 
 

@@ -216,7 +216,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 def test_the_switch_limits_the_processes_of_each_container_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "docker.sock"
     with DockerEngine(path, {"a": "edge", "b": "engine", "c": "switch", "d": "gateway"}) as engine:
@@ -236,7 +236,7 @@ def test_the_switch_limits_the_processes_of_each_container_once(
         engine.roles["e"] = "proxy"
         look()
         assert engine.updates[4:] == [("e", {"PidsLimit": few})]
-        docker.beside = {"monitor": ("m", 1.0)}
+        docker.beside = {"m": replace(box("a-b", "monitor", True), name="m")}
         engine.roles["m"] = "monitor"
         look()
         assert engine.updates[5:] == [("m", {"PidsLimit": few})], "what runs beside the stack, too"
@@ -244,7 +244,23 @@ def test_the_switch_limits_the_processes_of_each_container_once(
         for _ in range(2):  # a host that can't is said once, and nothing else depends on it
             look()
         assert capsys.readouterr().out.count("can't be limited: no pids cgroup here") == 1
+        engine.refuses, tried = False, len(engine.updates)
+        look()
+        assert engine.updates[tried:] == [], "it is not asked again in each look"
+        monkeypatch.setattr(switch_docker, "LIMIT_AGAIN_SECONDS", 0)
+        for _ in range(2):
+            look()
+        assert engine.updates[tried:] == [("f", {"PidsLimit": few})], "what has failed is tried again"
         engine.shutdown()
+
+
+def test_a_docker_that_gives_no_answer_about_a_limit_keeps_the_switch_from_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    docker = Docker("p", "s", "/nowhere")
+    for _ in range(2):
+        docker.bound({"a": replace(box("a-b", "proxy", True), name="a")})
+    assert capsys.readouterr().out.count("the number of processes of a can't be limited") == 1
 
 
 def test_a_helper_of_the_switch_has_the_least_rights_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1020,6 +1020,28 @@ def test_what_is_taken_off_a_further_network_of_the_stack_is_put_back_and_nothin
     assert not host.holds()
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_a_monitor_that_is_taken_off_the_network_is_put_back_and_is_nothing_that_serves(
+    host: SimulatedHost, running: bool
+) -> None:
+    name = "stack-alerts"
+    host.beside[name] = Box(name, "alerts", running=running)
+    on_network(host)
+    host.beside[name].networks = {"stack": ["alerts"]}
+    host.run(2)
+    host.beside[name].networks = {}
+    host.turn()
+    assert host.beside[name].networks == {"stack": ["alerts"]}
+    assert f"{name} was taken off the network stack, and was put back" in host.state.healed
+    assert not host.holds() and all(box.runs == 0 for box in host.boxes.values())
+    host.beside[name] = Box(name, "alerts", running=running, created=host.now)  # another one of its name
+    host.run(20)
+    assert host.beside[name].networks == {}
+    del host.beside[name]
+    host.turn()
+    assert name not in host.state.endpoints
+
+
 def test_what_was_never_on_the_network_is_let_alone_and_another_network_is_learnt(
     host: SimulatedHost,
 ) -> None:
