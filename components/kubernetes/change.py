@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common import cache_root
+from components.facts import fleet
 from components.kubernetes.certificate import ChangeRecord
 from components.kubernetes.flip import INSIST, refused
 from components.kubernetes.kubectl import ClusterError, Missing, Run, get, kubectl, selector, sender
@@ -30,6 +31,8 @@ from components.kubernetes.looked import (
     LiveConfigMap,
     busiest_of,
     busiest_patch,
+    edited,
+    engines_with_pods,
     gpus_of,
     is_ready,
     is_serving,
@@ -38,12 +41,13 @@ from components.kubernetes.looked import (
     live_of,
     places_of,
     places_on,
+    pods_words,
     read_plan,
     seen_of,
     takes_pods,
 )
 from components.kubernetes.nodes import Nodes, node_of
-from components.kubernetes.objects import LIVE, name
+from components.kubernetes.objects import ENGINES, LIVE, name
 from components.kubernetes.pods import NODE, WAITS
 from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
@@ -71,23 +75,23 @@ class Taken(ClusterError):
     """Another update changes the stack."""
 
 
-def live_words(run: Run, mine: str, live: str, now: float) -> str:
-    """How many pods each engine is to have now, as a person may have changed it, and which change was left;
-    UNREACHABLE where the cluster does not say it. `live` is the ConfigMap that the proxies are told by.
+def live_words(run: Run, labels: Labels, now: float) -> str:
+    """How many pods each engine is to have now, which change was left, and what else the proxies are told
+    that they should not be, as a person may have changed it; UNREACHABLE where the cluster does not say it.
 
     A change that was killed may have left every pod as it was, and the next update has to end it all the
     same.
     """
-    left = ""
     try:
-        found = get(run, "deployments,pods", "--selector", mine)
-        with contextlib.suppress(Missing):
-            left = live_of(get(run, "configmap", live)).to
+        found = get(run, "deployments,pods", "--selector", selector(labels.project, labels.stack))["items"]
+        try:
+            live = live_of(get(run, "configmap", name(labels, LIVE)))
+        except Missing:  # it is made anew before the engines are looked at, and says what it says at first
+            live = LiveConfigMap(service=name(labels, ENGINES))
     except ClusterError:
         return UNREACHABLE
-    seen = seen_of(found["items"], now)
-    words = ", ".join(f"{name}: {each.replicas}" for name, each in sorted(seen.items()) if each.replicas)
-    return f"{words}; a change to {left} has not ended" if left else words
+    replicas = {deployment: each.replicas for deployment, each in seen_of(found, now).items()}
+    return fleet(pods_words(replicas), edited(live, name(labels, ENGINES), engines_with_pods(found)))
 
 
 def look(run: Run, pods: str, now: float) -> None:
@@ -146,8 +150,13 @@ class ClusterChange:
         if plan.to not in seen:
             raise ClusterError(f"there is no Deployment {plan.to}. Nothing was changed.")
         proven = live.active == plan.to
-        if reached(seen, plan.to, plan.hosts) and live == live.ended(plan.to, plan.engine):
-            self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
+        if reached(seen, plan.to, plan.hosts) and not live.to:
+            ended = live.ended(plan.to, plan.engine)
+            if (live, live.service) == (ended, plan.service):
+                self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
+                return 0
+            self.patiently(lambda: self.tell(ended))
+            self.say(f"{plan.engine} serves from {plan.hosts} hosts: the proxies are told so again.")
             return 0
         why = "" if live.to == plan.to else self.away()  # what has begun goes on
         if self.begins(live):
@@ -491,8 +500,7 @@ def main(words: Sequence[str], environment: Mapping[str, str], text: str) -> int
         if words == ["seen"]:
             run = kubectl(environment["NAMESPACE"], environment["CONTEXT"])
             labels = Labels(project=environment["PROJECT"], stack=environment["STACK"])
-            mine = selector(labels.project, labels.stack)
-            print(live_words(run, mine, name(labels, LIVE), time.time()))
+            print(live_words(run, labels, time.time()))
             return 0
         plan = read_plan(text)
         where = (plan.namespace, plan.context)

@@ -3,7 +3,7 @@
 import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from tests.support.played_cluster import Kubectl, Played, stamp
 from tools.github import CERTIFICATE
 
 OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
+FLEET = Labels(project="changeover", stack="fleet")
 
 
 def plan(to: str = NEW, hosts: int = 3) -> FlipPlan:
@@ -540,11 +541,11 @@ def test_what_fails_in_the_same_change_is_not_tried_again() -> None:
 
 def test_what_there_is_to_be_is_said_in_a_line_for_a_preview() -> None:
     at = serving()
-    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3"
+    assert live_words(at, FLEET, at.now) == f"{OLD}: 3"
     at.played.replicas[NEW] = 1
-    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3, {NEW}: 1"
+    assert live_words(at, FLEET, at.now) == f"{OLD}: 3, {NEW}: 1"
     at.broken = 1
-    assert live_words(at, "all", "fleet-live", at.now) == UNREACHABLE
+    assert live_words(at, FLEET, at.now) == UNREACHABLE
 
 
 def test_a_change_that_was_left_shows_in_a_preview_though_every_pod_is_as_it_was() -> None:
@@ -563,12 +564,66 @@ def test_a_change_that_was_left_shows_in_a_preview_though_every_pod_is_as_it_was
     with pytest.raises(Killed):
         ClusterChange(plan(), run, clock=at.clock, sleep=kill, say=lambda line: None).flip()
     assert at.played.replicas == {OLD: 3, NEW: 0} and live_of(at.live).to == NEW
-    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3; a change to {NEW} has not ended"
+    assert live_words(at, FLEET, at.now) == f"{OLD}: 3; a change to {NEW} has not ended"
     assert change(at, plan(OLD)).flip() == 0
-    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3"
+    assert live_words(at, FLEET, at.now) == f"{OLD}: 3"
 
 
-def test_a_preview_of_a_stack_that_has_never_been_told_anything_has_a_line_too() -> None:
+def edit(at: Kubectl, **told: Any) -> None:
+    """Somebody changes what the proxies are told."""
+    at.live["data"][FLEET_FILE] = json.dumps({**json.loads(at.live["data"][FLEET_FILE]), **told})
+
+
+def edit_note(at: Kubectl, active: str) -> None:
+    at.live["metadata"]["annotations"][ACTIVE] = active
+
+
+def break_it(at: Kubectl, text: str) -> None:
+    at.live["data"][FLEET_FILE] = text
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "words"),
+    [
+        (
+            lambda at: edit(at, service="other; engines"),
+            "the proxies are told to look for engines in the Service other??engines",
+        ),
+        (lambda at: edit(at, preferred="vllm-2"), "the proxies are told that vllm-2 is to serve"),
+        (lambda at: edit(at, preferred=""), "the proxies are told that nothing is to serve"),
+        (lambda at: edit(at, flip=True), "the proxies are told of a flip that nobody makes"),
+        (lambda at: edit(at, flip="no"), "what the proxies are told can't be read"),
+        (lambda at: break_it(at, "{"), "what the proxies are told can't be read"),
+        (lambda at: break_it(at, "[]"), "what the proxies are told can't be read"),
+        (lambda at: at.live["data"].clear(), "what the proxies are told can't be read"),
+        (lambda at: edit_note(at, NEW), f"{NEW} is written down as what serves"),
+        (lambda at: edit_note(at, ""), "what serves is not written down"),
+    ],
+)
+def test_what_the_proxies_are_told_by_hand_shows_in_a_preview_and_an_update_puts_it_right(
+    by_hand: Callable[[Kubectl], None], words: str
+) -> None:
+    at, said, kept = serving(), list[str](), dict[str, str]()
+    busy(at, 17)
+    by_hand(at)
+    assert live_words(at, FLEET, at.now) == f"{OLD}: 3; {words}"
+    assert change(at, plan(OLD), said, keep=kept.update).flip() == 0
+    assert said == ["ollama-1 serves from 3 hosts: the proxies are told so again."]
+    assert told(at) == Wanted("fleet-engines", "ollama-1", False)
+    assert live_of(at.live) == LiveConfigMap(active=OLD, preferred="ollama-1")
+    assert live_words(at, FLEET, at.now) == plan(OLD).served
+    assert kept == {} and not [words for words in at.asked if words[0] in ("scale", "delete")]
+
+
+def test_what_the_proxies_are_told_is_put_right_by_a_flip_and_by_its_way_back() -> None:
+    for good, engine in (((OLD, NEW), "vllm-2"), ((OLD,), "ollama-1")):
+        at = serving(good=good)
+        edit(at, service="other")
+        change(at, plan()).flip()
+        assert told(at) == Wanted("fleet-engines", engine, False)
+
+
+def test_a_preview_of_a_stack_whose_proxies_are_told_nothing_says_so_too() -> None:
     at = serving()
 
     def run(words: Sequence[str], stdin: str) -> str:
@@ -576,7 +631,7 @@ def test_a_preview_of_a_stack_that_has_never_been_told_anything_has_a_line_too()
             raise Missing('Error from server (NotFound): configmaps "fleet-live" not found')
         return at(words, stdin)
 
-    assert live_words(run, "all", "fleet-live", at.now) == f"{OLD}: 3"
+    assert live_words(run, FLEET, at.now) == f"{OLD}: 3; what serves is not written down"
 
 
 def test_a_deployment_that_is_not_there_changes_nothing() -> None:
