@@ -103,7 +103,8 @@ def look(run: Run, pods: str, now: float) -> None:
 
 @dataclass
 class ClusterChange:
-    """One change, from the first look to the last. `clock` is in seconds since the epoch."""
+    """One change, from the first look to the last. `clock` is in seconds since the epoch, and may be set
+    meanwhile; `steady` only goes on, and is not this machine's time of day."""
 
     plan: FlipPlan
     run: Run
@@ -112,6 +113,7 @@ class ClusterChange:
     nodes: Callable[[], None] = lambda: None
     """Comes back once every node has its images and weights. Raises ClusterError where one gets none."""
     clock: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     say: Callable[[str], None] = lambda line: print(line, flush=True)
     keep: Callable[[Mapping[str, str]], None] = lambda files: None
@@ -122,6 +124,8 @@ class ClusterChange:
     def __post_init__(self) -> None:
         self.holder = secrets.token_hex(6)
         self._lease = Lease("", 0, "")
+        self._held = (0.0, 0.0)
+        self._began = (self.clock(), self.steady())
         self._said = ""
         self.settings = KubernetesSettings(
             hosts=self.plan.hosts,
@@ -129,6 +133,13 @@ class ClusterChange:
             context=self.plan.context,
             namespace=self.plan.namespace,
         )
+
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch, as this machine had it when the change began: two of them are as far apart
+        as it took, whatever is done to the clock meanwhile."""
+        at, steady = self._began
+        return at + self.steady() - steady
 
     def flip(self) -> int:
         """Brings the stack to the plan, or back. The exit status."""
@@ -167,7 +178,7 @@ class ClusterChange:
             self.say(f"{INSIST} is set, so it begins all the same: {why.partition('. ')[0]}.")
         others = any(each.replicas for name, each in seen.items() if name != plan.to)
         old = live.preferred if live.active else ""
-        record = ChangeRecord(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.clock())
+        record = ChangeRecord(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.now)
         self.record = record
         self.patiently(lambda: self.tell(live.begun(plan.to, flip=others)))
         lost = self.roll(plan.to, proven=proven)
@@ -176,12 +187,12 @@ class ClusterChange:
                 self.busiest()
             self.patiently(lambda: self.tell(live.ended(plan.to, plan.engine)))
             self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
-            self.keep(record.files("committed", self.clock()))
+            self.keep(record.files("committed", self.now))
             return 0
         try:
             return self.back(live, *lost)
         finally:
-            self.keep(record.files("failed", self.clock(), f"{lost[0]}: {lost[1]}"))
+            self.keep(record.files("failed", self.now, f"{lost[0]}: {lost[1]}"))
 
     def begins(self, live: LiveConfigMap) -> bool:
         """Whether this is a change that nothing of has been done yet: one that has begun goes on whatever
@@ -243,7 +254,7 @@ class ClusterChange:
             busiest, since = self.busiest()
         except ClusterError as error:
             return f"{error}. Nothing was changed. To change all the same: {INSIST}=1 pulumi up"
-        if since > self.clock() - HOUR:
+        if since > self.now - HOUR:
             at = datetime.datetime.fromtimestamp(since, datetime.UTC)
             self.say(f"What came before {at:%H:%M} UTC is not known: the proxies' logs begin then.")
         return refused(busiest, self.settings, places[live.active], places[self.plan.to])
@@ -255,7 +266,7 @@ class ClusterChange:
         It is kept for the next change: proxies are replaced after each one, and their logs go with them.
         Raises ClusterError where a log can't be read.
         """
-        now, found, since = self.clock(), list[LoggedRequest](), 0.0
+        now, found, since = self.now, list[LoggedRequest](), 0.0
         for pod in self.get("pods", "--selector", self.proxies)["items"]:
             if not is_serving(pod):
                 continue
@@ -351,8 +362,8 @@ class ClusterChange:
             except ClusterError as error:
                 if any(each in str(error) for each in REFUSALS):
                     raise
-                silent = self.clock() if silent is None else silent
-                if self.clock() - silent > PATIENCE_SECONDS:
+                silent = self.steady() if silent is None else silent
+                if self.steady() - silent > PATIENCE_SECONDS:
                     raise ClusterError(
                         f"the cluster gave no answer for {PATIENCE_SECONDS} s: {error}. All pods go on as "
                         "they are. Once it answers, run: pulumi up"
@@ -369,7 +380,7 @@ class ClusterChange:
     def _progress(self, seen: Seen, to: str) -> None:
         serve = sum(each.serving for each in seen.values())
         if self.record is not None:
-            self.record.saw(self.clock(), seen[self.plan.to].serving, serve)
+            self.record.saw(self.now, seen[self.plan.to].serving, serve)
         said = f"{seen[to].serving} of {self.plan.hosts} hosts have {to}; {serve} serve"
         if said != self._said:
             self._said = said
@@ -389,7 +400,7 @@ class ClusterChange:
         return selector(self.plan.project, self.plan.stack)
 
     def seen(self) -> Seen:
-        return seen_of(self.get("deployments,pods", "--selector", self.mine)["items"], self.clock())
+        return seen_of(self.get("deployments,pods", "--selector", self.mine)["items"], self.now)
 
     def live(self) -> LiveConfigMap:
         return live_of(self.get("configmap", self.plan.live))
@@ -398,7 +409,7 @@ class ClusterChange:
         """The proxies."""
         patch = json.dumps(live.patch(self.plan.service))
         self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
-        look(self.run, self.proxies, self.clock())
+        look(self.run, self.proxies, self.now)
 
     def last_words(self, pod: str) -> list[str]:
         """What gate and engine of a pod wrote last; before its engine has begun, what that waits for."""
@@ -420,32 +431,39 @@ class ClusterChange:
         return f"{self.plan.stack}-flip"
 
     def take(self) -> None:
-        """Waits for a change that nobody follows any more, and raises Taken where somebody does."""
-        first = None
+        """Waits for a change that nobody follows any more, and raises Taken where somebody does.
+
+        A lease that is held runs out once nobody has renewed it for so long while this looks on.
+        """
+        first, since = None, self.steady()
         while True:
             try:
                 lease = lease_of(self.get("lease", self._lease_name))
             except Missing:
                 lease = Lease("", 0, "")
-            if lease.until <= self.clock():
+            if not lease.holder or (lease.version == first and self.steady() - since >= lease.seconds):
                 self._lease = lease
                 return self._hold()
-            if first is not None and lease.until != first:
+            if first is not None and lease.version != first:
                 raise Taken(
                     f"another `pulumi up` changes the stack {self.plan.stack}, and this one has changed "
                     "nothing. Once that has ended, run: pulumi up"
                 )
             if first is None:
-                first = lease.until
+                first, since = lease.version, self.steady()
                 self.say(
-                    "A change of this stack was under way a moment ago. Whether anybody still follows it "
-                    "shows soon."
+                    "A change of this stack has begun and not ended. Whether anybody still follows it shows "
+                    f"in {lease.seconds:.0f} s."
                 )
             self.sleep(LOOK_SECONDS)
 
     def renew(self) -> None:
-        """Keeps the lease. Raises Taken where another one has it."""
-        if self._lease.until - self.clock() < LEASE_SECONDS - RENEW_SECONDS:
+        """Keeps the lease. Raises Taken where another one has it.
+
+        A machine that was asleep may not have counted that as time, and its clock shows it.
+        """
+        steady, clock = self._held
+        if self.steady() - steady >= RENEW_SECONDS or not 0 <= self.clock() - clock < RENEW_SECONDS:
             self._hold()
 
     def release(self) -> None:
@@ -458,7 +476,7 @@ class ClusterChange:
                 self.run(["replace", "--filename", "-", "--output", "json"], json.dumps(free))
 
     def _hold(self) -> None:
-        version = self._lease.version
+        version, held = self._lease.version, (self.steady(), self.clock())
         wanted = lease_object(self._lease_name, self.plan, self.holder, self.clock(), LEASE_SECONDS, version)
         verb = "replace" if version else "create"
         try:
@@ -467,14 +485,14 @@ class ClusterChange:
             if "(Conflict)" in str(error) or "(AlreadyExists)" in str(error):
                 there = lease_of(self.get("lease", self._lease_name))
                 if there.holder == self.holder:  # what it was told before, and did not answer in time
-                    self._lease = there
+                    self._lease, self._held = there, held
                     return
                 raise Taken(
                     f"another `pulumi up` has begun to change the stack {self.plan.stack}, and this one "
                     "leaves it to that. Once that has ended, run: pulumi up"
                 ) from None
             raise
-        self._lease = lease_of(json.loads(said))
+        self._lease, self._held = lease_of(json.loads(said)), held
 
 
 def _keep(folder: Path, files: Mapping[str, str]) -> None:

@@ -254,19 +254,23 @@ def _seconds(timestamp: str) -> float:
 
 @dataclass(frozen=True)
 class Lease:
-    """Who changes the stack, and until when that is sure, in seconds since the epoch. `version` is that of
-    the object, which nobody may have changed since where it is replaced."""
+    """Who changes the stack, and for how many seconds that is sure; empty: nobody does. `version` is that of
+    the object, another one each time it is renewed, and nobody may have changed it since where it is
+    replaced.
+
+    When it was renewed is not looked at: whoever did that has a clock of its own.
+    """
 
     holder: str
-    until: float
+    seconds: float
     version: str
 
 
 def lease_of(item: Object) -> Lease:
     """Raises KeyError, TypeError or ValueError where it is none of ours."""
     spec = item["spec"]
-    until = _seconds(spec["renewTime"]) + spec["leaseDurationSeconds"] if spec.get("renewTime") else 0.0
-    return Lease(spec.get("holderIdentity") or "", until, item["metadata"]["resourceVersion"])
+    seconds = float(spec["leaseDurationSeconds"])
+    return Lease(spec.get("holderIdentity") or "", seconds, item["metadata"]["resourceVersion"])
 
 
 def is_serving(pod: Object) -> bool:

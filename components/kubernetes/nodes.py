@@ -153,7 +153,7 @@ class Nodes:
     send: Send
     models: Path
     """Where the builder's models are."""
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     say: Callable[[str], None] = lambda line: print(line, flush=True)
 

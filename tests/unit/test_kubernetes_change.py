@@ -3,7 +3,7 @@
 import itertools
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from components.kubernetes.change import (
     LEASE_SECONDS,
     PATIENCE_SECONDS,
+    RENEW_SECONDS,
     UNREACHABLE,
     ClusterChange,
     Taken,
@@ -103,7 +104,13 @@ def serving(seed: int = 0, *, good: tuple[str, ...] = (OLD, NEW), hosts: int = 3
 def change(at: Kubectl, told: FlipPlan, said: list[str] | None = None, **more: Any) -> ClusterChange:
     lines = [] if said is None else said
     return ClusterChange(
-        told, at, clock=at.clock, sleep=more.pop("sleep", at.sleep), say=lines.append, **more
+        told,
+        at,
+        clock=at.clock,
+        steady=at.steady,
+        sleep=more.pop("sleep", at.sleep),
+        say=lines.append,
+        **more,
     )
 
 
@@ -256,6 +263,92 @@ def test_one_that_slept_too_long_leaves_it_to_who_has_taken_over() -> None:
         first.roll(NEW, proven=False)
 
 
+JUMPS = pytest.mark.parametrize("jump", [3600, -3600])
+
+
+@JUMPS
+def test_a_second_update_changes_nothing_while_the_first_one_goes_on_whatever_is_done_to_the_clock(
+    jump: float,
+) -> None:
+    """Also where both are on the machine whose clock is set."""
+    at = serving()
+    first = change(at, plan())
+    first.take()
+    at.set_by = jump
+    for _ in range(LEASE_SECONDS * 2):
+        at.sleep(1)
+        first.renew()
+
+    def sleep(seconds: float) -> None:
+        at.sleep(seconds)
+        first.renew()
+
+    with pytest.raises(Taken, match="has changed nothing"):
+        change(at, plan(OLD), sleep=sleep).flip()
+
+
+@JUMPS
+def test_a_lease_is_renewed_as_often_as_before_whatever_is_done_to_the_clock(jump: float) -> None:
+    at = serving()
+    going = change(at, plan())
+    going.take()
+    for seconds in range(60):
+        if seconds == 30:
+            at.set_by = jump
+        at.now += 1
+        before = at.version
+        going.renew()
+        assert at.version == before or at.version == before + 1
+    assert at.version in (1 + 60 // RENEW_SECONDS, 2 + 60 // RENEW_SECONDS)
+
+
+def test_a_machine_that_was_asleep_looks_at_once_whether_it_still_has_its_lease() -> None:
+    at = serving()
+    first = change(at, plan())
+    first.take()
+    change(at, plan(OLD)).take()
+    at.set_by = 60  # and its steady clock has not gone on
+    first.steady = lambda: first._held[0]
+    with pytest.raises(Taken, match="leaves it to that"):
+        first.renew()
+
+
+@JUMPS
+def test_a_cluster_that_is_away_is_waited_for_just_as_long_whatever_is_done_to_the_clock(jump: float) -> None:
+    at = serving()
+    went: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        at.sleep(seconds)
+        if at.played.replicas[NEW]:
+            at.broken = 5
+            went.append(at.now)
+            at.set_by = jump if len(went) > 3 else 0
+
+    with pytest.raises(ClusterError, match=f"no answer for {PATIENCE_SECONDS} s"):
+        change(at, plan(), sleep=sleep).flip()
+    assert PATIENCE_SECONDS <= at.now - went[0] < PATIENCE_SECONDS + 5
+
+
+@JUMPS
+@pytest.mark.parametrize("good", [(OLD, NEW), (OLD,)])
+def test_a_flip_goes_as_it_does_whatever_is_done_to_the_clock(good: tuple[str, ...], jump: float) -> None:
+    ends = []
+    for set_by in (0.0, jump):
+        at, kept, turns = serving(good=good), dict[str, str](), itertools.count()
+
+        def sleep(
+            seconds: float, at: Kubectl = at, turns: Iterator[int] = turns, set_by: float = set_by
+        ) -> None:
+            if next(turns) == 2:
+                at.set_by = set_by
+            at.sleep(seconds)
+
+        status = change(at, plan(), sleep=sleep, keep=kept.update).flip()
+        ends.append((status, at.now, at.played.replicas, live_of(at.live), kept))
+    assert ends[0] == ends[1]
+
+
 def test_a_cluster_that_gives_no_answer_for_a_while_is_waited_for() -> None:
     at = serving()
     turn = iter(range(1000))
@@ -286,7 +379,7 @@ def test_whichever_question_gets_no_answer_a_change_that_has_begun_comes_to_its_
                 setattr(at, how, 3)
             return at(words, stdin)
 
-        going = ClusterChange(plan(), run, clock=at.clock, sleep=at.sleep, say=said.append)
+        going = ClusterChange(plan(), run, clock=at.clock, steady=at.steady, sleep=at.sleep, say=said.append)
         try:
             status = going.flip()
         except ClusterError:
@@ -462,7 +555,7 @@ def test_what_the_cluster_refuses_is_said_at_once() -> None:
         return at(words, stdin)
 
     with pytest.raises(ClusterError, match="is forbidden"):
-        ClusterChange(plan(), run, clock=at.clock, sleep=at.sleep, say=said.append).flip()
+        ClusterChange(plan(), run, clock=at.clock, steady=at.steady, sleep=at.sleep, say=said.append).flip()
     assert at.now - began < 10
 
 
@@ -562,7 +655,7 @@ def test_a_change_that_was_left_shows_in_a_preview_though_every_pod_is_as_it_was
         return at(words, stdin)
 
     with pytest.raises(Killed):
-        ClusterChange(plan(), run, clock=at.clock, sleep=kill, say=lambda line: None).flip()
+        ClusterChange(plan(), run, clock=at.clock, steady=at.steady, sleep=kill, say=lambda line: None).flip()
     assert at.played.replicas == {OLD: 3, NEW: 0} and live_of(at.live).to == NEW
     assert live_words(at, FLEET, at.now) == f"{OLD}: 3; a change to {NEW} has not ended"
     assert change(at, plan(OLD)).flip() == 0
