@@ -111,7 +111,7 @@ class ClusterChange:
     insist: bool = False
     """Whether it begins whatever comes meanwhile."""
     nodes: Callable[[], None] = lambda: None
-    """Comes back once every node has its images and weights. Raises ClusterError where one gets none."""
+    """Comes back once every node has its weights. Raises ClusterError where one gets none."""
     clock: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -211,17 +211,20 @@ class ClusterChange:
             raise ClusterError(f"{error}\n{more}".strip()) from None
 
     def lacking(self) -> str:
-        """Which nodes lack weights or images, with what to do; empty: none does."""
+        """Which nodes lack weights, or images to fetch them, with what to do; empty: none does.
+
+        An engine's image that has gone from a node since then is not noticed, and its next pod pulls it.
+        """
         plan, of_nodes = self.plan, selector(self.plan.project, self.plan.stack, "weights")
         pods = self.get("pods", "--selector", of_nodes)["items"]
         nodes = sorted(node_of(pod) for pod in pods if not is_ready(pod))
         if not nodes:
             return ""
         return (
-            f"these nodes lack images or weights: {', '.join(nodes)}. Nothing was changed. What a node's pod "
-            f"does: kubectl --namespace {plan.namespace} describe pods --selector {of_nodes}. One that is "
-            "deleted comes again, and fetches what is missing. To change the engine all the same, with hosts "
-            f"that may not come back: {INSIST}=1 pulumi up"
+            f"these nodes lack weights, or images to fetch them: {', '.join(nodes)}. Nothing was changed. "
+            f"What a node's pod does: kubectl --namespace {plan.namespace} describe pods --selector "
+            f"{of_nodes}. One that is deleted comes again, and fetches what is missing. To change the engine "
+            f"all the same, with hosts that may not come back: {INSIST}=1 pulumi up"
         )
 
     def away(self) -> str:

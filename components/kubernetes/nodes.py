@@ -181,7 +181,7 @@ class Nodes:
                     f"kubectl --namespace {self.plan.namespace} describe pods --selector {self._mine}"
                 )
             self.sleep(LOOK_SECONDS)
-        self.say("Every node has images and weights.")
+        self.say("Every node has got its images, and has its weights.")
 
     def _help(self, pod: Object) -> None:
         """Sends what a pod waits for, and raises ClusterError where nothing helps."""

@@ -509,7 +509,9 @@ def test_where_nobody_knows_what_comes_it_is_not_begun_unless_somebody_insists()
 def test_where_a_node_lacks_its_weights_it_is_not_begun_unless_somebody_insists() -> None:
     at = serving()
     at.weights = {"node1": True, "node2": False, "node3": False}
-    with pytest.raises(ClusterError, match=rf"lack images or weights: node2, node3\. .*{INSIST}=1"):
+    with pytest.raises(
+        ClusterError, match=rf"lack weights, or images to fetch them: node2, node3\. .*{INSIST}=1"
+    ):
         change(at, plan()).flip()
     assert at.played.replicas == {OLD: 3, NEW: 0}
     assert change(at, plan(OLD)).flip() == 0, "what serves is what is wanted"
@@ -581,7 +583,7 @@ def test_what_keeps_a_node_from_it_is_said_with_the_nodes_and_how_to_insist() ->
         change(at, plan(), nodes=bring).flip()
     first, second = str(error.value).splitlines()
     assert first == "the model tiny is not in /models. To build it, run: make up"
-    assert "lack images or weights: node2" in second and f"{INSIST}=1 pulumi up" in second
+    assert "lack weights, or images to fetch them: node2" in second and f"{INSIST}=1 pulumi up" in second
     assert at.played.replicas == {OLD: 3, NEW: 0} and at.lease is None
     assert change(at, plan(), nodes=bring, insist=True).flip() == 0
 
