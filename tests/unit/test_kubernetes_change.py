@@ -28,11 +28,15 @@ from components.kubernetes.looked import (
     FlipPlan,
     LiveConfigMap,
     busiest_of,
+    edited,
+    engines_with_pods,
     live_of,
+    pods_words,
     read_plan,
     seen_of,
 )
 from components.kubernetes.nodes import NodesPlan
+from components.kubernetes.objects import objects
 from components.kubernetes.pods import WAITS
 from components.kubernetes.rolling import START_SECONDS
 from components.labels import Labels, label
@@ -744,6 +748,20 @@ def test_the_plan_is_what_the_objects_are_called() -> None:
     assert read_plan(made.text) == made
     with pytest.raises(ValueError, match="must not have the key 'host'"):
         read_plan(made.text.replace('"hosts"', '"host"'))
+
+
+def test_what_a_flip_leaves_of_the_objects_as_they_are_made_is_nothing_that_a_preview_shows() -> None:
+    args = cluster(blueprint("t4"), Labels(project="changeover", stack="t4"))
+    made = flip_plan(blueprint("t4"), args)
+    there = [
+        {**each, "spec": {**each["spec"], "replicas": 3}} if each["metadata"]["name"] == made.to else each
+        for each in objects(args)
+    ]
+    engines = engines_with_pods(there)
+    assert engines == {made.to: made.engine}
+    left = LiveConfigMap(active=made.to, preferred=made.engine).patch(made.service)
+    assert edited(live_of(left), made.service, engines) == []
+    assert pods_words({name: each.replicas for name, each in seen_of(there, 0).items()}) == made.served
 
 
 def test_a_pod_is_known_as_the_cluster_says_it() -> None:
