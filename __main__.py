@@ -22,7 +22,7 @@ try:
     if settings.kubernetes is not None:
         from stacks import cluster_stack  # not at the top: a stack on one host needs none of it
 
-        nodes = cluster_stack.look_at(settings)
+        found = cluster_stack.look_at(settings)
     else:
         state = ours.known()
         host = docker_host(plan, labels, state)
@@ -39,7 +39,7 @@ if plan.gateway_config is not None:
     outputs["gateway_config"] = plan.gateway_config
 if settings.kubernetes is not None:
     outputs |= {
-        "endpoint": cluster_stack.declare(plan, labels, nodes, api_keys()).url,
+        "endpoint": cluster_stack.declare(plan, labels, found, api_keys()).url,
         "cutover": POD_BY_POD,
     }
 else:

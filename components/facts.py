@@ -21,7 +21,7 @@ Variable = (
     | Literal["WEIGHTS", "MOVING"]  # what is fetched, and what of it names another content tomorrow
     | Literal["GPU", "GPUS", "DRIVER", "INSTANCE_TYPE", "DATA_MOUNT", "DATA_GIB"]  # an instance
     | Literal["REGION", "NAMESPACE", "PROBE", "DEADLINE"]
-    | Literal["CONTEXT", "HOSTS", "AT_ONCE", "NODES"]  # a cluster
+    | Literal["CONTEXT", "HOSTS", "AT_ONCE", "NODES", "LOST"]  # a cluster
 )
 """A key of a step's environment: the step's shell program reads it, or only who reads the preview."""
 
@@ -68,6 +68,29 @@ def tenants(names: Iterable[str]) -> str:
 def tenants_in(words: object) -> set[str]:
     """Who has an API key, from what `tenants` wrote."""
     return {name for name in str(words or "").split(", ") if name}
+
+
+def lost(times: int, names: Iterable[str]) -> str:
+    """The ConfigMaps with these names are gone from a cluster, and for so many times now some are."""
+    return f"{times}: {', '.join(names)}"
+
+
+def lost_in(words: object) -> tuple[int, list[str]]:
+    """For how many times some are gone, and which, from what `lost` wrote; 0 and none: it wrote nothing."""
+    times, _, names = str(words or "0: ").partition(": ")
+    return int(times), [name for name in names.split(", ") if name]
+
+
+def fleet(pods: str, others: Iterable[str]) -> str:
+    """What there is to be on a cluster: how many pods of each engine, and what else was found that should not
+    be so, each in words."""
+    return "; ".join([pods, *others])
+
+
+def fleet_in(words: object) -> tuple[str, list[str]]:
+    """The pods and the others, from what `fleet` wrote."""
+    pods, *others = str(words or "").split("; ")
+    return pods, others
 
 
 MODE, HOSTS, FIRST_FETCH, TOOLS, ONLY = "mode: ", "hosts: ", "first fetch: ", "tools: ", "only "

@@ -65,8 +65,12 @@ def _is_limit(change: ResourceChange) -> bool:
 
 def _by_hand(preview: Preview) -> Iterator[str]:
     """Changes by hand that no provider reads back, and that the program itself looks for in every preview."""
-    if (sides := cluster.by_hand(preview)) is not None:
-        yield f"the number of pods wanted was changed: now {sides[1]}; Pulumi left {sides[0]}"
+    if (pods := cluster.pods_by_hand(preview)) is not None:
+        yield f"the number of pods wanted was changed: now {pods[1]}; Pulumi left {pods[0]}"
+    yield from cluster.told_by_hand(preview)
+    if gone := cluster.lost(preview):
+        names = ", ".join(f"`{each}`" for each in gone)
+        yield f"code and packages that every new pod needs are gone: {names}"
     for change in preview.changes:
         if change.op == "created":
             continue

@@ -15,24 +15,26 @@ from components.weights import Weights
 from stacks import kubernetes_target, ours
 from stacks.blueprint import Blueprint
 from stacks.cluster import cluster, flip_plan, nodes_plan
+from stacks.kubernetes_target import FoundOnCluster
 from stacks.settings import Settings
 
 
-def look_at(settings: Settings) -> list[str]:
-    """The names of the stack's nodes; says which are away. Raises TargetError where the stack can't be on the
-    cluster."""
+def look_at(settings: Settings) -> FoundOnCluster:
+    """What the cluster has of the stack; says which nodes are away. Raises TargetError where the stack can't
+    be on the cluster."""
     its = settings.kubernetes
     assert its is not None, "only with target kubernetes"
-    found = kubernetes_target.look(settings, kubectl(its.namespace, its.context), ours.on_cluster())
+    run = kubectl(its.namespace, its.context)
+    found = kubernetes_target.look(settings, files.names(), run, ours.on_cluster())
     if found.warning:
         pulumi.warn(found.warning)
-    return found.names
+    return found
 
 
 def declare(
-    plan: Blueprint, labels: Labels, nodes: Sequence[str], keys: pulumi.Input[Mapping[str, str]]
+    plan: Blueprint, labels: Labels, found: FoundOnCluster, keys: pulumi.Input[Mapping[str, str]]
 ) -> ClusterStack:
-    """Declares the stack on these nodes. `keys` maps tenants to API keys, as a secret."""
+    """Declares the stack where that was found. `keys` maps tenants to API keys, as a secret."""
     names = files.names()
     args = cluster(plan, labels, names.code, names.packages)
     return ClusterStack(
@@ -43,14 +45,14 @@ def declare(
             context=args.settings.context,
             objects=objects(args),
             files=names,
+            gone=found.gone,
+            state=ours.steps(),
             flip=flip_plan(plan, args),
             nodes=nodes_plan(args),
-            names=nodes,
+            names=found.names,
             weights=_weights([spec.weights for spec in plan.specs]),
             routing=args.routing,
-            keys=pulumi.Output.from_input(keys).apply(
-                lambda found: api_keys.document(found, never_open=True)
-            ),
+            keys=pulumi.Output.from_input(keys).apply(lambda each: api_keys.document(each, never_open=True)),
             tenants=plan.settings.tenants,
             port=args.port,
         ),

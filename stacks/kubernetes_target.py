@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.kubernetes.files import Files, Names
 from components.kubernetes.kubectl import ClusterError, Missing, Run, get, selector
 from components.kubernetes.looked import ACTIVE, places_on, takes_pods
 from components.kubernetes.objects import LIVE
 from components.kubernetes.pods import NODE
+from components.labels import Labels
 from stacks.owner import NOTHING
 from stacks.settings import PROJECT, Settings
 from stacks.target_error import TargetError
@@ -26,15 +28,17 @@ ENFORCED = "pod-security.kubernetes.io/enforce"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundNodes:
-    """The names of a stack's nodes, and what is to be said of them, empty for nothing."""
+class FoundOnCluster:
+    """The names of a stack's nodes, what is to be said of them, empty for nothing, and the names of the
+    ConfigMaps with its `files` that are not there."""
 
     names: list[str]
     warning: str
+    gone: list[str]
 
 
-def look(settings: Settings, run: Run, ours: Collection[str]) -> FoundNodes:
-    """The stack's nodes. `ours` are the ids of what this state has made on a cluster.
+def look(settings: Settings, files: Names, run: Run, ours: Collection[str]) -> FoundOnCluster:
+    """What the cluster has of the stack. `ours` are the ids of what this state has made on a cluster.
 
     Raises TargetError where the cluster can't be reached or is too old, there is no such namespace or it
     takes no engine, a stack of this name there is another state's, or too few nodes are the stack's.
@@ -56,6 +60,8 @@ def look(settings: Settings, run: Run, ours: Collection[str]) -> FoundNodes:
             there = None
         select = f"{NODE}={settings.stack}"
         nodes = get(run, "nodes", "--selector", select)["items"]
+        labels = Labels(project=PROJECT, stack=settings.stack)
+        gone = Files(labels, namespace, run).gone(files)
     except ClusterError as error:
         context = settings.kubernetes.context or "the current one"
         raise TargetError(
@@ -67,9 +73,10 @@ def look(settings: Settings, run: Run, ours: Collection[str]) -> FoundNodes:
     _check_namespace(home, namespace)
     if there is not None:
         _check_owner(there, ours, settings)
-    return FoundNodes(
+    return FoundOnCluster(
         names=sorted(each["metadata"]["name"] for each in nodes),
         warning=_check_nodes(nodes, settings, serves=there is not None and bool(_active(there))),
+        gone=gone,
     )
 
 

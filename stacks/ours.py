@@ -33,6 +33,15 @@ def on_cluster() -> frozenset[str]:
     return frozenset(str(each["uid"]) for each in made if each.get("uid"))
 
 
+def steps() -> dict[str, Mapping[str, Any]]:
+    """What the state has of each step, by its name, as the last update left it."""
+    return {
+        urn.rpartition("::")[2]: each.get("outputs") or {}
+        for urn, each in _resources().items()
+        if each["type"] == "command:local:Command"
+    }
+
+
 def _resources() -> Mapping[str, Mapping[str, Any]]:
     name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
     said = pulumi.runtime.invoke("pulumi:pulumi:readStackResourceOutputs", {"stackName": name}).value

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common import cache_root
+from components.facts import fleet
 from components.kubernetes.certificate import ChangeRecord
 from components.kubernetes.flip import INSIST, refused
 from components.kubernetes.kubectl import ClusterError, Missing, Run, get, kubectl, selector, sender
@@ -30,6 +31,8 @@ from components.kubernetes.looked import (
     LiveConfigMap,
     busiest_of,
     busiest_patch,
+    edited,
+    engines_with_pods,
     gpus_of,
     is_ready,
     is_serving,
@@ -38,12 +41,13 @@ from components.kubernetes.looked import (
     live_of,
     places_of,
     places_on,
+    pods_words,
     read_plan,
     seen_of,
     takes_pods,
 )
 from components.kubernetes.nodes import Nodes, node_of
-from components.kubernetes.objects import LIVE, name
+from components.kubernetes.objects import ENGINES, LIVE, name
 from components.kubernetes.pods import NODE, WAITS
 from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
@@ -74,23 +78,23 @@ class Taken(ClusterError):
     """Another update changes the stack."""
 
 
-def live_words(run: Run, mine: str, live: str, now: float) -> str:
-    """How many pods each engine is to have now, as a person may have changed it, and which change was left;
-    UNREACHABLE where the cluster does not say it. `live` is the ConfigMap that the proxies are told by.
+def live_words(run: Run, labels: Labels, now: float) -> str:
+    """How many pods each engine is to have now, which change was left, and what else the proxies are told
+    that they should not be, as a person may have changed it; UNREACHABLE where the cluster does not say it.
 
     A change that was killed may have left every pod as it was, and the next update has to end it all the
     same.
     """
-    left = ""
     try:
-        found = get(run, "deployments,pods", "--selector", mine)
-        with contextlib.suppress(Missing):
-            left = live_of(get(run, "configmap", live)).to
+        found = get(run, "deployments,pods", "--selector", selector(labels.project, labels.stack))["items"]
+        try:
+            live = live_of(get(run, "configmap", name(labels, LIVE)))
+        except Missing:  # it is made anew before the engines are looked at, and says what it says at first
+            live = LiveConfigMap(service=name(labels, ENGINES))
     except ClusterError:
         return UNREACHABLE
-    seen = seen_of(found["items"], now)
-    words = ", ".join(f"{name}: {each.replicas}" for name, each in sorted(seen.items()) if each.replicas)
-    return f"{words}; a change to {left} has not ended" if left else words
+    replicas = {deployment: each.replicas for deployment, each in seen_of(found, now).items()}
+    return fleet(pods_words(replicas), edited(live, name(labels, ENGINES), engines_with_pods(found)))
 
 
 def look(run: Run, pods: str, now: float) -> None:
@@ -102,15 +106,17 @@ def look(run: Run, pods: str, now: float) -> None:
 
 @dataclass
 class ClusterChange:
-    """One change, from the first look to the last. `clock` is in seconds since the epoch."""
+    """One change, from the first look to the last. `clock` is in seconds since the epoch, and may be set
+    meanwhile; `steady` only goes on, and is not this machine's time of day."""
 
     plan: FlipPlan
     run: Run
     insist: bool = False
     """Whether it begins whatever comes meanwhile."""
     nodes: Callable[[], None] = lambda: None
-    """Comes back once every node has its images and weights. Raises ClusterError where one gets none."""
+    """Comes back once every node has its weights. Raises ClusterError where one gets none."""
     clock: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     say: Callable[[str], None] = lambda line: print(line, flush=True)
     keep: Callable[[Mapping[str, str]], None] = lambda files: None
@@ -121,6 +127,8 @@ class ClusterChange:
     def __post_init__(self) -> None:
         self.holder = secrets.token_hex(6)
         self._lease = Lease("", 0, "")
+        self._held = (0.0, 0.0)
+        self._began = (self.clock(), self.steady())
         self._said = ""
         self.settings = KubernetesSettings(
             hosts=self.plan.hosts,
@@ -128,6 +136,13 @@ class ClusterChange:
             context=self.plan.context,
             namespace=self.plan.namespace,
         )
+
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch, as this machine had it when the change began: two of them are as far apart
+        as it took, whatever is done to the clock meanwhile."""
+        at, steady = self._began
+        return at + self.steady() - steady
 
     def flip(self) -> int:
         """Brings the stack to the plan, or back. The exit status."""
@@ -149,8 +164,13 @@ class ClusterChange:
         if plan.to not in seen:
             raise ClusterError(f"there is no Deployment {plan.to}. Nothing was changed.")
         proven = live.active == plan.to
-        if reached(seen, plan.to, plan.hosts) and live == live.ended(plan.to, plan.engine):
-            self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
+        if reached(seen, plan.to, plan.hosts) and not live.to:
+            ended = live.ended(plan.to, plan.engine)
+            if (live, live.service) == (ended, plan.service):
+                self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
+                return 0
+            self.patiently(lambda: self.tell(ended))
+            self.say(f"{plan.engine} serves from {plan.hosts} hosts: the proxies are told so again.")
             return 0
         why = "" if live.to == plan.to else self.away()  # what has begun goes on
         if self.begins(live):
@@ -161,7 +181,7 @@ class ClusterChange:
             self.say(f"{INSIST} is set, so it begins all the same: {why.partition('. ')[0]}.")
         others = any(each.replicas for name, each in seen.items() if name != plan.to)
         old = live.preferred if live.active else ""
-        record = ChangeRecord(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.clock())
+        record = ChangeRecord(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.now)
         self.record = record
         self.patiently(lambda: self.tell(live.begun(plan.to, flip=others)))
         lost = self.roll(plan.to, proven=proven)
@@ -170,12 +190,12 @@ class ClusterChange:
                 self.busiest()
             self.patiently(lambda: self.tell(live.ended(plan.to, plan.engine)))
             self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
-            self.keep(record.files("committed", self.clock()))
+            self.keep(record.files("committed", self.now))
             return 0
         try:
             return self.back(live, *lost)
         finally:
-            self.keep(record.files("failed", self.clock(), f"{lost[0]}: {lost[1]}"))
+            self.keep(record.files("failed", self.now, f"{lost[0]}: {lost[1]}"))
 
     def begins(self, live: LiveConfigMap) -> bool:
         """Whether nothing of this change has been done yet. One that has begun goes on, whatever is wrong
@@ -194,17 +214,20 @@ class ClusterChange:
             raise ClusterError(f"{error}\n{more}".strip()) from None
 
     def lacking(self) -> str:
-        """Which nodes lack weights or images, with what to do; empty: none does."""
+        """Which nodes lack weights, or images to fetch them, with what to do; empty: none does.
+
+        An engine's image that has gone from a node since then is not noticed, and its next pod pulls it.
+        """
         plan, of_nodes = self.plan, selector(self.plan.project, self.plan.stack, "weights")
         pods = self.get("pods", "--selector", of_nodes)["items"]
         nodes = sorted(node_of(pod) for pod in pods if not is_ready(pod))
         if not nodes:
             return ""
         return (
-            f"these nodes lack images or weights: {', '.join(nodes)}. Nothing was changed. What a node's pod "
-            f"does: kubectl --namespace {plan.namespace} describe pods --selector {of_nodes}. One that is "
-            "deleted comes again, and fetches what is missing. To change the engine all the same, with hosts "
-            f"that may not come back: {INSIST}=1 pulumi up"
+            f"these nodes lack weights, or images to fetch them: {', '.join(nodes)}. Nothing was changed. "
+            f"What a node's pod does: kubectl --namespace {plan.namespace} describe pods --selector "
+            f"{of_nodes}. One that is deleted comes again, and fetches what is missing. To change the engine "
+            f"all the same, with hosts that may not come back: {INSIST}=1 pulumi up"
         )
 
     def away(self) -> str:
@@ -237,7 +260,7 @@ class ClusterChange:
             busiest, since = self.busiest()
         except ClusterError as error:
             return f"{error}. Nothing was changed. To change all the same: {INSIST}=1 pulumi up"
-        if since > self.clock() - HOUR:
+        if since > self.now - HOUR:
             at = datetime.datetime.fromtimestamp(since, datetime.UTC)
             self.say(f"What came before {at:%H:%M} UTC is not known: the proxies' logs begin then.")
         return refused(busiest, self.settings, places[live.active], places[self.plan.to])
@@ -249,7 +272,7 @@ class ClusterChange:
         It is kept for the next change: proxies are replaced after each one, and their logs go with them.
         Raises ClusterError where a log can't be read.
         """
-        now, found, since = self.clock(), list[LoggedRequest](), 0.0
+        now, found, since = self.now, list[LoggedRequest](), 0.0
         for pod in self.get("pods", "--selector", self.proxies)["items"]:
             name, serves = pod["metadata"]["name"], is_serving(pod)
             if not serves and not is_ready(pod):  # one that was replaced is ready until it has ended
@@ -349,8 +372,8 @@ class ClusterChange:
             except ClusterError as error:
                 if any(each in str(error) for each in REFUSALS):
                     raise
-                silent = self.clock() if silent is None else silent
-                if self.clock() - silent > PATIENCE_SECONDS:
+                silent = self.steady() if silent is None else silent
+                if self.steady() - silent > PATIENCE_SECONDS:
                     raise ClusterError(
                         f"the cluster gave no answer for {PATIENCE_SECONDS} s: {error}. All pods go on as "
                         "they are. Once it answers, run: pulumi up"
@@ -367,7 +390,7 @@ class ClusterChange:
     def _progress(self, seen: Seen, to: str) -> None:
         serve = sum(each.serving for each in seen.values())
         if self.record is not None:
-            self.record.saw(self.clock(), seen[self.plan.to].serving, serve)
+            self.record.saw(self.now, seen[self.plan.to].serving, serve)
         said = f"{seen[to].serving} of {self.plan.hosts} hosts have {to}; {serve} serve"
         if said != self._said:
             self._said = said
@@ -387,7 +410,7 @@ class ClusterChange:
         return selector(self.plan.project, self.plan.stack)
 
     def seen(self) -> Seen:
-        return seen_of(self.get("deployments,pods", "--selector", self.mine)["items"], self.clock())
+        return seen_of(self.get("deployments,pods", "--selector", self.mine)["items"], self.now)
 
     def live(self) -> LiveConfigMap:
         return live_of(self.get("configmap", self.plan.live))
@@ -396,7 +419,7 @@ class ClusterChange:
         """Tells the proxies what `live` says, and has them look at once."""
         patch = json.dumps(live.patch(self.plan.service))
         self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
-        look(self.run, self.proxies, self.clock())
+        look(self.run, self.proxies, self.now)
 
     def last_words(self, pod: str) -> list[str]:
         """What gate and engine of a pod wrote last; before its engine has begun, what that waits for."""
@@ -418,32 +441,39 @@ class ClusterChange:
         return f"{self.plan.stack}-flip"
 
     def take(self) -> None:
-        """Waits for a change that nobody follows any more, and raises Taken where somebody does."""
-        first = None
+        """Waits for a change that nobody follows any more, and raises Taken where somebody does.
+
+        A lease that is held runs out once nobody has renewed it for so long while this looks on.
+        """
+        first, since = None, self.steady()
         while True:
             try:
                 lease = lease_of(self.get("lease", self._lease_name))
             except Missing:
                 lease = Lease("", 0, "")
-            if lease.until <= self.clock():
+            if not lease.holder or (lease.version == first and self.steady() - since >= lease.seconds):
                 self._lease = lease
                 return self._hold()
-            if first is not None and lease.until != first:
+            if first is not None and lease.version != first:
                 raise Taken(
                     f"another `pulumi up` changes the stack {self.plan.stack}, and this one has changed "
                     "nothing. Once that has ended, run: pulumi up"
                 )
             if first is None:
-                first = lease.until
+                first, since = lease.version, self.steady()
                 self.say(
-                    "A change of this stack was under way a moment ago. Whether anybody still follows it "
-                    "shows soon."
+                    "A change of this stack has begun and not ended. Whether anybody still follows it shows "
+                    f"in {lease.seconds:.0f} s."
                 )
             self.sleep(LOOK_SECONDS)
 
     def renew(self) -> None:
-        """Keeps the lease. Raises Taken where another one has it."""
-        if self._lease.until - self.clock() < LEASE_SECONDS - RENEW_SECONDS:
+        """Keeps the lease. Raises Taken where another one has it.
+
+        A machine that was asleep may not have counted that as time, and its clock shows it.
+        """
+        steady, clock = self._held
+        if self.steady() - steady >= RENEW_SECONDS or not 0 <= self.clock() - clock < RENEW_SECONDS:
             self._hold()
 
     def release(self) -> None:
@@ -456,7 +486,7 @@ class ClusterChange:
                 self.run(["replace", "--filename", "-", "--output", "json"], json.dumps(free))
 
     def _hold(self) -> None:
-        version = self._lease.version
+        version, held = self._lease.version, (self.steady(), self.clock())
         wanted = lease_object(self._lease_name, self.plan, self.holder, self.clock(), LEASE_SECONDS, version)
         verb = "replace" if version else "create"
         try:
@@ -465,14 +495,14 @@ class ClusterChange:
             if "(Conflict)" in str(error) or "(AlreadyExists)" in str(error):
                 there = lease_of(self.get("lease", self._lease_name))
                 if there.holder == self.holder:  # what it was told before, and did not answer in time
-                    self._lease = there
+                    self._lease, self._held = there, held
                     return
                 raise Taken(
                     f"another `pulumi up` has begun to change the stack {self.plan.stack}, and this one "
                     "leaves it to that. Once that has ended, run: pulumi up"
                 ) from None
             raise
-        self._lease = lease_of(json.loads(said))
+        self._lease, self._held = lease_of(json.loads(said)), held
 
 
 def _keep(folder: Path, files: Mapping[str, str]) -> None:
@@ -498,8 +528,7 @@ def main(words: Sequence[str], environment: Mapping[str, str], text: str) -> int
         if words == ["seen"]:
             run = kubectl(environment["NAMESPACE"], environment["CONTEXT"])
             labels = Labels(project=environment["PROJECT"], stack=environment["STACK"])
-            mine = selector(labels.project, labels.stack)
-            print(live_words(run, mine, name(labels, LIVE), time.time()))
+            print(live_words(run, labels, time.time()))
             return 0
         plan = read_plan(text)
         where = (plan.namespace, plan.context)

@@ -2,10 +2,18 @@
 # Fetches the weights $FOLDER on this node by $SCRIPT, which names its folders itself, unless they are there and as they
 # were when they came: their mark says $DIGEST, and every file has its sum. $NEED KiB are what they take.
 # Where $SENT is not empty, their folder `source` is sent here.
-# It runs when a node starts and when what it fetches is other, and reads all of them.
+# It runs when a node starts and when what it fetches is other, and reads all of them. Their sizes are for what looks
+# every few seconds.
 # What came and was refused (status 65) is fetched again by another pod, and not by this one whenever it starts.
 set -eu
 place=/weights/$FOLDER pod=$(uname -n)
+files() {
+  find . -type f ! -name .complete ! -name .sums ! -name .sizes -exec "$@" {} +
+}
+sizes() {
+  files stat -c '%s %n' >"$place.sizes"
+  mv "$place.sizes" .sizes
+}
 if [ "$(cat "$place/.refused" 2>/dev/null)" = "$pod" ]; then
   echo "the weights $FOLDER that came were refused; to fetch them again, delete the pod $pod"
   exit 1
@@ -13,6 +21,7 @@ fi
 if [ "$(cat "$place/.complete" 2>/dev/null)" = "$DIGEST" ]; then
   cd "$place"
   if sha256sum --check --quiet .sums; then
+    sizes
     echo "the weights $FOLDER are here"
     exit 0
   fi
@@ -42,8 +51,9 @@ fi
   exit "$status"
 }
 cd "$place"
-find . -type f ! -name .complete ! -name .sums -exec sha256sum {} + >"$place.sums"
+files sha256sum >"$place.sums"
 mv "$place.sums" .sums
+sizes
 sync
 echo "$DIGEST" >.complete
 echo "the weights $FOLDER are here now"

@@ -141,9 +141,7 @@ class Files:
     def tidy(self, wanted: Names) -> list[str]:
         """Takes away what neither is wanted nor anything mounts, and gives its names: what served before the
         last change stays, so that a way back finds it."""
-        keep = {self.name(f"{package}-{digest}") for package, digest in wanted.code.items()}
-        keep |= {self.name(f"packages-{each}") for each in wanted.packages}
-        keep |= mounted(self._get("pods,deployments,daemonsets", ""))
+        keep = self.called(wanted) | mounted(self._get("pods,deployments,daemonsets", ""))
         there = {each["metadata"]["name"] for each in self._get("configmaps", "code")}
         gone = sorted(there - keep)
         if gone:
@@ -156,6 +154,17 @@ class Files:
 
     def _selector(self, role: str) -> str:
         return selector(self.labels.project, self.labels.stack, role)
+
+    def gone(self, wanted: Names) -> list[str]:
+        """The names of what is wanted and is not there."""
+        said = self.run(["get", "configmaps", "--selector", self._selector("code"), "--output", "name"], "")
+        there = {line.rpartition("/")[2] for line in said.split()}
+        return sorted(self.called(wanted) - there)
+
+    def called(self, wanted: Names) -> set[str]:
+        """The names of what is wanted."""
+        things = [f"{package}-{digest}" for package, digest in wanted.code.items()]
+        return {self.name(thing) for thing in (*things, *(f"packages-{each}" for each in wanted.packages))}
 
     def there(self, thing: str) -> bool:
         try:

@@ -4,8 +4,9 @@ Pure."""
 import datetime
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from components.kubernetes.flip import Places
@@ -52,9 +53,19 @@ class FlipPlan:
     nodes: NodesPlan
 
     @property
+    def served(self) -> str:
+        """What there is to be once it is carried out, in the words of `components.facts.fleet`."""
+        return pods_words({self.to: self.hosts})
+
+    @property
     def text(self) -> str:
         """As JSON, which `read_plan` reads."""
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+
+def pods_words(replicas: Mapping[str, int]) -> str:
+    """How many pods each Deployment is to have, for a person."""
+    return ", ".join(f"{name}: {count}" for name, count in sorted(replicas.items()) if count)
 
 
 def read_plan(text: str) -> FlipPlan:
@@ -66,12 +77,15 @@ def read_plan(text: str) -> FlipPlan:
 @dataclass(frozen=True, kw_only=True)
 class LiveConfigMap:
     """The ConfigMap that the proxies are told by: what serves, and what they are told. `active` is empty
-    before the first engine served, and `to` while no flip is under way."""
+    before the first engine served, and `to` while no flip is under way. `service` is empty where what they
+    are told can't be read."""
 
     active: str = ""
     to: str = ""
     preferred: str = ""
     flip: bool = False
+    service: str = field(default="", compare=False)
+    """The Service in which they look for pods: it is always the same, and no part of a change."""
 
     def begun(self, to: str, *, flip: bool) -> "LiveConfigMap":
         """A change to the Deployment `to` is under way; in a `flip` others serve as well."""
@@ -79,7 +93,7 @@ class LiveConfigMap:
 
     def ended(self, active: str, engine: str) -> "LiveConfigMap":
         """`active` has all pods, whose engine is `engine`."""
-        return LiveConfigMap(active=active, to="", preferred=engine, flip=False)
+        return replace(self, active=active, to="", preferred=engine, flip=False)
 
     def patch(self, service: str) -> dict[str, Any]:
         """What of the ConfigMap is to be as it says."""
@@ -91,15 +105,54 @@ class LiveConfigMap:
 
 
 def live_of(config_map: Object) -> LiveConfigMap:
-    """What the proxies' ConfigMap says. Raises ValueError, KeyError or TypeError where it is none of ours."""
+    """What the proxies' ConfigMap says; of what the proxies can't read either, nothing."""
     annotations = config_map["metadata"].get("annotations") or {}
-    told = json.loads(config_map["data"][FLEET_FILE])
-    return LiveConfigMap(
-        active=annotations.get(ACTIVE, ""),
-        to=annotations.get(TO, ""),
-        preferred=str(told["preferred"]),
-        flip=told["flip"] is True,
-    )
+    live = LiveConfigMap(active=annotations.get(ACTIVE, ""), to=annotations.get(TO, ""))
+    try:
+        told = json.loads(config_map["data"][FLEET_FILE])
+        service, preferred, flip = str(told["service"]), str(told["preferred"]), told["flip"]
+    except (ValueError, KeyError, TypeError):
+        return live  # somebody else has written it
+    if type(flip) is not bool:
+        return live
+    return replace(live, preferred=preferred, flip=flip, service=service)
+
+
+def edited(live: LiveConfigMap, service: str, engines: Mapping[str, str]) -> list[str]:
+    """What the ConfigMap says that it should not, each in words. `engines` are the names of the engines that
+    have pods, by their Deployments."""
+    if live.to:
+        return [f"a change to {_plain(live.to)} has not ended"]  # which tells the proxies all anew
+    words = list[str]()
+    if not live.active:
+        words.append("what serves is not written down")
+    elif live.active not in engines:
+        words.append(f"{_plain(live.active)} is written down as what serves")
+    if not live.service:
+        return [*words, "what the proxies are told can't be read"]
+    if live.service != service:
+        words.append(f"the proxies are told to look for engines in the Service {_plain(live.service)}")
+    if live.preferred != engines.get(live.active, live.preferred):
+        words.append(f"the proxies are told that {_plain(live.preferred) or 'nothing'} is to serve")
+    if live.flip:
+        words.append("the proxies are told of a flip that nobody makes")
+    return words
+
+
+def engines_with_pods(items: Iterable[Object]) -> dict[str, str]:
+    """The names of the engines that are to have pods, by their Deployments."""
+    return {
+        item["metadata"]["name"]: item["spec"]["template"]["metadata"]["labels"][label("engine")]
+        for item in items
+        if item["kind"] == "Deployment"
+        and (item["metadata"].get("labels") or {}).get(label("role")) == "engine"
+        and item["spec"].get("replicas", 1)
+    }
+
+
+def _plain(text: str) -> str:
+    """What somebody has written, as one word of a sentence."""
+    return re.sub(r"[^\w.-]", "?", text)[:60]
 
 
 def busiest_of(config_map: Object) -> Busiest | None:
@@ -201,11 +254,15 @@ def _seconds(timestamp: str) -> float:
 
 @dataclass(frozen=True)
 class Lease:
-    """Who changes the stack, and until when that is sure, in seconds since the epoch. `version` is that of
-    the object, which nobody may have changed since where it is replaced."""
+    """Who changes the stack, and for how many seconds that is sure; empty: nobody does. `version` is that of
+    the object, another one each time it is renewed, and nobody may have changed it since where it is
+    replaced.
+
+    When it was renewed is not looked at: whoever did that has a clock of its own.
+    """
 
     holder: str
-    until: float
+    seconds: float
     version: str
 
 
@@ -213,8 +270,8 @@ def lease_of(item: Object) -> Lease:
     """What an object of the cluster says as a lease. Raises KeyError, TypeError or ValueError where it is
     none of ours."""
     spec = item["spec"]
-    until = _seconds(spec["renewTime"]) + spec["leaseDurationSeconds"] if spec.get("renewTime") else 0.0
-    return Lease(spec.get("holderIdentity") or "", until, item["metadata"]["resourceVersion"])
+    seconds = float(spec["leaseDurationSeconds"])
+    return Lease(spec.get("holderIdentity") or "", seconds, item["metadata"]["resourceVersion"])
 
 
 def is_serving(pod: Object) -> bool:

@@ -155,7 +155,7 @@ class Nodes:
     send: Send
     models: Path
     """Where the builder's models are."""
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     say: Callable[[str], None] = lambda line: print(line, flush=True)
 
@@ -183,7 +183,7 @@ class Nodes:
                     f"kubectl --namespace {self.plan.namespace} describe pods --selector {self._mine}"
                 )
             self.sleep(LOOK_SECONDS)
-        self.say("Every node has images and weights.")
+        self.say("Every node has got its images, and has its weights.")
 
     def _help(self, pod: Object) -> None:
         """Sends what a pod waits for, and raises ClusterError where nothing helps."""

@@ -255,8 +255,8 @@ def beside(args: PodArgs) -> Object:
 
 
 def fetcher(args: PodArgs, all_of: Sequence[EngineOnCluster]) -> Object:
-    """The pod that has every node fetch images and weights. It goes on, and is ready as long as they are
-    there."""
+    """The pod that has every node fetch images and weights. It goes on, and is ready as long as the weights
+    are there: an image that goes later is not noticed."""
     kinds: list[EngineKind] = sorted({it.spec.kind for it in all_of})
     volumes = [{"name": f"weights-{kind}", **args.store("weights", kind)} for kind in kinds]
     first = []
@@ -277,10 +277,12 @@ def fetcher(args: PodArgs, all_of: Sequence[EngineOnCluster]) -> Object:
                 THERE,
                 pins.SWITCH,
                 command=["sleep", "infinity"],
+                env=environment({"PLACES": " ".join(map(_place, ordered))}),
                 resources=memory(SWITCH_RAM, 2**20),
                 readinessProbe={
-                    "exec": {"command": ["/bin/sh", "-c", " && ".join(map(_marked, ordered))]},
+                    "exec": {"command": ["/bin/sh", "-c", plain(program("kubernetes/there"))]},
                     "periodSeconds": THERE_SECONDS,
+                    "timeoutSeconds": THERE_SECONDS,
                     "failureThreshold": 1,
                 },
                 volumeMounts=mounts({f"weights-{kind}": f"{engines.WEIGHTS_MOUNT}/{kind}" for kind in kinds}),
@@ -290,10 +292,10 @@ def fetcher(args: PodArgs, all_of: Sequence[EngineOnCluster]) -> Object:
     )
 
 
-def _marked(it: EngineOnCluster) -> str:
-    """A command that fails where an engine's weights are not on the node any more."""
+def _place(it: EngineOnCluster) -> str:
+    """Where an engine's weights are on a node, and what their mark says."""
     weights = it.spec.weights
-    return f"grep -qx {weights.digest} {engines.WEIGHTS_MOUNT}/{it.spec.kind}/{weights.folder}/.complete"
+    return f"{it.spec.kind}/{weights.folder}={weights.digest}"
 
 
 def _receiver(args: PodArgs) -> Object:

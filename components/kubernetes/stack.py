@@ -10,6 +10,7 @@ from pulumi_command import local
 
 from components import facts, naming, pins
 from components.facts import Variable
+from components.kubernetes import again
 from components.kubernetes.files import Names
 from components.kubernetes.looked import FlipPlan
 from components.kubernetes.nodes import NodesPlan
@@ -44,13 +45,17 @@ class KubernetesObject(pulumi.CustomResource):
 class ClusterStackArgs:
     """`objects` are those of `components.kubernetes.objects`, made with `files`. `names` are those of the
     stack's nodes, and `weights` says from where each engine's are, and which of it moves. `keys` is
-    the document of `components.api_keys`, as a secret, and `tenants` who has one."""
+    the document of `components.api_keys`, as a secret, and `tenants` who has one. `gone` are the names of
+    the ConfigMaps with `files` that are not there, and `state` is what Pulumi has of each step, by its
+    name."""
 
     labels: Labels
     namespace: str
     context: str
     objects: Sequence[Object]
     files: Names
+    gone: Sequence[str]
+    state: Mapping[str, Mapping[str, Any]]
     flip: FlipPlan
     nodes: NodesPlan
     names: Sequence[str]
@@ -91,8 +96,9 @@ class ClusterStack(pulumi.ComponentResource):
         }
         # the step runs again where these are others: what is mounted is called by them
         code = ", ".join(f"{package} {digest}" for package, digest in sorted(args.files.code.items()))
-        lock = ", ".join(args.files.packages)
-        files = self._step("files", FILES, {**told, "CODE": code, "LOCK": lock}, delete=REMOVE)
+        what: dict[Variable, str] = {"CODE": code, "LOCK": ", ".join(args.files.packages)}
+        what |= again.lost(args.state.get("files", {}), what, args.gone)  # nobody else would bring them
+        files = self._step("files", FILES, {**told, **what}, delete=REMOVE)
         before = [self._object(each, depends_on=[files]) for each in args.objects if not follows(each)]
         nodes = self._step(
             "weights",
@@ -118,11 +124,14 @@ class ClusterStack(pulumi.ComponentResource):
             hide_diffs=["stdin"],  # the environment shows what changes in it
         )
         keys = self._keys()
-        # Pods that a person has changed by hand show in the next preview, and its update puts them right.
+        # What a person has changed by hand, of pods or of what the proxies are told, shows in the next
+        # preview, and its update puts it right.
         # Through the step's output it is unknown in the preview of a flip: how many pods there are after it
         # is not how many there are now, and a plan that kept that would refuse its own update.
         seen = pulumi.Output.all(self._look(SEEN, told, after=[flip]), flip.stdout).apply(
-            lambda both: str(both[0])
+            lambda both: again.live(
+                args.state.get("served", {}), args.flip.text, str(both[0]), args.flip.served
+            )
         )
         served = self._step(
             "served", FLIP, {**told, "LIVE": seen}, stdin=args.flip.text, hide_diffs=["stdin"]

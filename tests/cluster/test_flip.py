@@ -1,6 +1,7 @@
 """A stack on a cluster of three machines, under a load: the real Pulumi engine, Kubernetes, proxies and
 gateways, and the test engine as both engines."""
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from components.kubernetes.files import names
-from components.kubernetes.objects import PROXIES
+from components.kubernetes.objects import LIVE, PROXIES
 from offline.tools import is_cluster_built
+from proxy.route import FLEET_FILE
 from tests.support.cluster.cluster import NAMESPACE, wait
 from tests.support.cluster.images import BROKEN
 from tests.support.cluster.project import WAIT_SECONDS, ClusterProject, load, on_cluster
@@ -128,6 +130,28 @@ def test_pods_that_are_taken_away_by_hand_are_drift_that_an_update_puts_right(
     assert f"there are to be: {deployment}: 2, although Pulumi left {deployment}: 3" in said
     project.up()
     says(project, f"{engine}: 3 of 3 hosts serve, ")
+    assert project.make("drift").endswith(f"`{project.stack}`: no drift.\n")
+
+
+def test_files_that_are_gone_and_what_the_proxies_are_told_by_hand_are_drift_that_an_update_puts_right(
+    project: ClusterProject,
+) -> None:
+    def config_map(verb: str, name: str, *words: str) -> str:
+        return project.cluster.kubectl("--namespace", NAMESPACE, verb, "configmap", name, *words)
+
+    gone, live = f"{project.stack}-packages-{names().packages[0]}", f"{project.stack}-{LIVE}"
+    for _ in range(2):  # the same again is seen again
+        config_map("delete", gone)
+        data = {FLEET_FILE: json.dumps({"service": "other", "preferred": "other", "flip": False})}
+        config_map("patch", live, "--type=merge", "--patch", json.dumps({"data": data}))
+        said = project.make("drift", fails=2)
+        assert f"code and packages that every new pod needs are gone: `{gone}`" in said
+        assert "- the proxies are told to look for engines in the Service other\n" in said
+        assert "- the proxies are told that other is to serve\n" in said
+        project.up()
+        assert config_map("get", gone, "--output", "name") == f"configmap/{gone}\n"
+        assert "other" not in config_map("get", live, "--output", "jsonpath={.data}")
+        assert project.make("drift").endswith(f"`{project.stack}`: no drift.\n")
 
 
 def says(project: ClusterProject, words: str) -> None:

@@ -46,6 +46,9 @@ class Cluster:
                 assert made["metadata"]["name"] not in self.there
                 self.there[made["metadata"]["name"]] = made
                 return ""
+            case ["get", "configmaps", "--selector", told, "--output", "name"]:
+                assert told.endswith("changeover.stack=fleet,changeover.role=code")
+                return "".join(f"configmap/{each}\n" for each in self.there)
             case ["get", "configmaps", "--selector", _, *_]:
                 named = [{"metadata": {"name": each}} for each in self.there]
                 return json.dumps({"items": named})
@@ -111,7 +114,10 @@ def test_what_is_missing_is_made_and_packages_that_are_here_are_not_fetched_agai
     at.bring(tmp_path)
     before = dict(at.there)
     gone = f"fleet-packages-{names().packages[2]}"
+    files = Files(LABELS, "llm", at.run)
+    assert files.gone(names()) == []
     del at.there[gone]
+    assert files.gone(names()) == [gone]
     assert at.bring(tmp_path) == [gone.removeprefix("fleet-")]
     assert at.there == before and at.fetched == 1
 

@@ -75,6 +75,55 @@ def test_a_file_that_is_missing_is_too(node: Node) -> None:
     assert node.run("fetch").returncode == 0 and node.weights.read_text() == "weights"
 
 
+def is_there(node: Node, *more: str) -> bool:
+    """What the node's pod says of it every few seconds."""
+    return node.run("there", PLACES=" ".join([f"{FOLDER}={DIGEST}", *more])).returncode == 0
+
+
+def test_a_node_is_ready_as_long_as_every_file_is_there_with_its_size(node: Node) -> None:
+    assert not is_there(node), "nothing has come"
+    node.run("fetch")
+    assert is_there(node)
+    assert not is_there(node, "vllm/other-0a1b2c3d=0a1b2c3d"), "the weights of each engine"
+    assert node.run("there", PLACES=f"{FOLDER}=ffffffff").returncode != 0
+    (node.folder / "source" / "more").write_text("somebody's own")
+    assert is_there(node)
+    node.weights.write_text("weigh")
+    assert not is_there(node)
+    node.weights.unlink()
+    assert not is_there(node)
+    assert node.run("fetch").returncode == 0 and node.fetched == 2 and is_there(node)
+    node.complete.unlink()
+    assert not is_there(node)
+
+
+def test_a_node_without_any_of_its_files_is_not_ready(node: Node) -> None:
+    node.run("fetch")
+    kept = {each.name: each.read_text() for each in node.folder.iterdir() if each.is_file()}
+    assert sorted(kept) == [".complete", ".sizes", ".sums"]
+    (node.folder / ".sizes").write_text("")
+    assert not is_there(node)
+    (node.folder / ".sizes").unlink()
+    assert not is_there(node)
+
+
+def test_a_node_whose_weights_came_with_a_version_before_has_their_sizes_after_its_next_start(
+    node: Node,
+) -> None:
+    node.run("fetch")
+    (node.folder / ".sizes").unlink()
+    assert node.run("fetch").stdout == f"the weights {FOLDER} are here\n"
+    assert is_there(node) and node.fetched == 1
+    assert ".sizes" not in (node.folder / ".sums").read_text()
+
+
+def test_names_with_spaces_and_what_a_pattern_would_mean_are_names(node: Node) -> None:
+    node.run("fetch", SCRIPT=f"mkdir -p {node.folder}; cd {node.folder}; echo 1 >'a b'; echo 2 >'[c].*'")
+    assert is_there(node)
+    (node.folder / "[c].*").rename(node.folder / "c.txt")
+    assert not is_there(node)
+
+
 def test_weights_that_are_damaged_and_cannot_be_fetched_are_not_there(node: Node) -> None:
     node.run("fetch")
     node.weights.write_text("weighty")

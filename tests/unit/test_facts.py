@@ -56,6 +56,15 @@ def test_tenants_are_read_as_they_were_written() -> None:
     assert facts.tenants_in(None) == set()
 
 
+def test_what_is_gone_from_a_cluster_and_what_there_is_are_read_as_they_were_written() -> None:
+    for count in range(4):
+        names = [f"fleet-{content()}-{number}" for number in range(count)]
+        assert facts.lost_in(facts.lost(count, names)) == (count, names)
+        assert facts.fleet_in(facts.fleet(", ".join(names), names)) == (", ".join(names), names)
+    assert facts.lost_in(None) == facts.lost_in("") == (0, []), "a version before it did not say it"
+    assert facts.fleet_in(None) == ("", [])
+
+
 def lives() -> Iterator[LiveEngine]:
     for _ in range(100):
         engine = RANDOM.choice((NONE, f"changeover-{content()}-vllm-{content()}-{content()[:7]}"))

@@ -4,7 +4,7 @@ import gzip
 import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from components.kubernetes.change import (
     LEASE_SECONDS,
     PATIENCE_SECONDS,
+    RENEW_SECONDS,
     UNREACHABLE,
     ClusterChange,
     Taken,
@@ -28,11 +29,15 @@ from components.kubernetes.looked import (
     FlipPlan,
     LiveConfigMap,
     busiest_of,
+    edited,
+    engines_with_pods,
     live_of,
+    pods_words,
     read_plan,
     seen_of,
 )
 from components.kubernetes.nodes import NodesPlan
+from components.kubernetes.objects import objects
 from components.kubernetes.pods import WAITS
 from components.kubernetes.rolling import START_SECONDS
 from components.labels import Labels, label
@@ -45,6 +50,7 @@ from tools.github import CERTIFICATE
 from traffic.log import requests
 
 OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
+FLEET = Labels(project="changeover", stack="fleet")
 
 
 def plan(to: str = NEW, hosts: int = 3) -> FlipPlan:
@@ -104,7 +110,13 @@ def serving(seed: int = 0, *, good: tuple[str, ...] = (OLD, NEW), hosts: int = 3
 def change(at: Kubectl, told: FlipPlan, said: list[str] | None = None, **more: Any) -> ClusterChange:
     lines = [] if said is None else said
     return ClusterChange(
-        told, at, clock=at.clock, sleep=more.pop("sleep", at.sleep), say=lines.append, **more
+        told,
+        at,
+        clock=at.clock,
+        steady=at.steady,
+        sleep=more.pop("sleep", at.sleep),
+        say=lines.append,
+        **more,
     )
 
 
@@ -257,6 +269,92 @@ def test_one_that_slept_too_long_leaves_it_to_who_has_taken_over() -> None:
         first.roll(NEW, proven=False)
 
 
+JUMPS = pytest.mark.parametrize("jump", [3600, -3600])
+
+
+@JUMPS
+def test_a_second_update_changes_nothing_while_the_first_one_goes_on_whatever_is_done_to_the_clock(
+    jump: float,
+) -> None:
+    """Also where both are on the machine whose clock is set."""
+    at = serving()
+    first = change(at, plan())
+    first.take()
+    at.set_by = jump
+    for _ in range(LEASE_SECONDS * 2):
+        at.sleep(1)
+        first.renew()
+
+    def sleep(seconds: float) -> None:
+        at.sleep(seconds)
+        first.renew()
+
+    with pytest.raises(Taken, match="has changed nothing"):
+        change(at, plan(OLD), sleep=sleep).flip()
+
+
+@JUMPS
+def test_a_lease_is_renewed_as_often_as_before_whatever_is_done_to_the_clock(jump: float) -> None:
+    at = serving()
+    going = change(at, plan())
+    going.take()
+    for seconds in range(60):
+        if seconds == 30:
+            at.set_by = jump
+        at.now += 1
+        before = at.version
+        going.renew()
+        assert at.version == before or at.version == before + 1
+    assert at.version in (1 + 60 // RENEW_SECONDS, 2 + 60 // RENEW_SECONDS)
+
+
+def test_a_machine_that_was_asleep_looks_at_once_whether_it_still_has_its_lease() -> None:
+    at = serving()
+    first = change(at, plan())
+    first.take()
+    change(at, plan(OLD)).take()
+    at.set_by = 60  # and its steady clock has not gone on
+    first.steady = lambda: first._held[0]
+    with pytest.raises(Taken, match="leaves it to that"):
+        first.renew()
+
+
+@JUMPS
+def test_a_cluster_that_is_away_is_waited_for_just_as_long_whatever_is_done_to_the_clock(jump: float) -> None:
+    at = serving()
+    went: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        at.sleep(seconds)
+        if at.played.replicas[NEW]:
+            at.broken = 5
+            went.append(at.now)
+            at.set_by = jump if len(went) > 3 else 0
+
+    with pytest.raises(ClusterError, match=f"no answer for {PATIENCE_SECONDS} s"):
+        change(at, plan(), sleep=sleep).flip()
+    assert PATIENCE_SECONDS <= at.now - went[0] < PATIENCE_SECONDS + 5
+
+
+@JUMPS
+@pytest.mark.parametrize("good", [(OLD, NEW), (OLD,)])
+def test_a_flip_goes_as_it_does_whatever_is_done_to_the_clock(good: tuple[str, ...], jump: float) -> None:
+    ends = []
+    for set_by in (0.0, jump):
+        at, kept, turns = serving(good=good), dict[str, str](), itertools.count()
+
+        def sleep(
+            seconds: float, at: Kubectl = at, turns: Iterator[int] = turns, set_by: float = set_by
+        ) -> None:
+            if next(turns) == 2:
+                at.set_by = set_by
+            at.sleep(seconds)
+
+        status = change(at, plan(), sleep=sleep, keep=kept.update).flip()
+        ends.append((status, at.now, at.played.replicas, live_of(at.live), kept))
+    assert ends[0] == ends[1]
+
+
 def test_a_cluster_that_gives_no_answer_for_a_while_is_waited_for() -> None:
     at = serving()
     turn = iter(range(1000))
@@ -287,7 +385,7 @@ def test_whichever_question_gets_no_answer_a_change_that_has_begun_comes_to_its_
                 setattr(at, how, 3)
             return at(words, stdin)
 
-        going = ClusterChange(plan(), run, clock=at.clock, sleep=at.sleep, say=said.append)
+        going = ClusterChange(plan(), run, clock=at.clock, steady=at.steady, sleep=at.sleep, say=said.append)
         try:
             status = going.flip()
         except ClusterError:
@@ -439,7 +537,9 @@ def test_a_log_that_breaks_off_anywhere_is_none() -> None:
 def test_where_a_node_lacks_its_weights_it_is_not_begun_unless_somebody_insists() -> None:
     at = serving()
     at.weights = {"node1": True, "node2": False, "node3": False}
-    with pytest.raises(ClusterError, match=rf"lack images or weights: node2, node3\. .*{INSIST}=1"):
+    with pytest.raises(
+        ClusterError, match=rf"lack weights, or images to fetch them: node2, node3\. .*{INSIST}=1"
+    ):
         change(at, plan()).flip()
     assert at.played.replicas == {OLD: 3, NEW: 0}
     assert change(at, plan(OLD)).flip() == 0, "what serves is what is wanted"
@@ -485,7 +585,7 @@ def test_what_the_cluster_refuses_is_said_at_once() -> None:
         return at(words, stdin)
 
     with pytest.raises(ClusterError, match="is forbidden"):
-        ClusterChange(plan(), run, clock=at.clock, sleep=at.sleep, say=said.append).flip()
+        ClusterChange(plan(), run, clock=at.clock, steady=at.steady, sleep=at.sleep, say=said.append).flip()
     assert at.now - began < 10
 
 
@@ -511,7 +611,7 @@ def test_what_keeps_a_node_from_it_is_said_with_the_nodes_and_how_to_insist() ->
         change(at, plan(), nodes=bring).flip()
     first, second = str(error.value).splitlines()
     assert first == "the model tiny is not in /models. To build it, run: make up"
-    assert "lack images or weights: node2" in second and f"{INSIST}=1 pulumi up" in second
+    assert "lack weights, or images to fetch them: node2" in second and f"{INSIST}=1 pulumi up" in second
     assert at.played.replicas == {OLD: 3, NEW: 0} and at.lease is None
     assert change(at, plan(), nodes=bring, insist=True).flip() == 0
 
@@ -564,11 +664,11 @@ def test_what_fails_in_the_same_change_is_not_tried_again() -> None:
 
 def test_what_there_is_to_be_is_said_in_a_line_for_a_preview() -> None:
     at = serving()
-    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3"
+    assert live_words(at, FLEET, at.now) == f"{OLD}: 3"
     at.played.replicas[NEW] = 1
-    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3, {NEW}: 1"
+    assert live_words(at, FLEET, at.now) == f"{OLD}: 3, {NEW}: 1"
     at.broken = 1
-    assert live_words(at, "all", "fleet-live", at.now) == UNREACHABLE
+    assert live_words(at, FLEET, at.now) == UNREACHABLE
 
 
 def test_a_change_that_was_left_shows_in_a_preview_though_every_pod_is_as_it_was() -> None:
@@ -585,14 +685,68 @@ def test_a_change_that_was_left_shows_in_a_preview_though_every_pod_is_as_it_was
         return at(words, stdin)
 
     with pytest.raises(Killed):
-        ClusterChange(plan(), run, clock=at.clock, sleep=kill, say=lambda line: None).flip()
+        ClusterChange(plan(), run, clock=at.clock, steady=at.steady, sleep=kill, say=lambda line: None).flip()
     assert at.played.replicas == {OLD: 3, NEW: 0} and live_of(at.live).to == NEW
-    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3; a change to {NEW} has not ended"
+    assert live_words(at, FLEET, at.now) == f"{OLD}: 3; a change to {NEW} has not ended"
     assert change(at, plan(OLD)).flip() == 0
-    assert live_words(at, "all", "fleet-live", at.now) == f"{OLD}: 3"
+    assert live_words(at, FLEET, at.now) == f"{OLD}: 3"
 
 
-def test_a_preview_of_a_stack_that_has_never_been_told_anything_has_a_line_too() -> None:
+def edit(at: Kubectl, **told: Any) -> None:
+    """Somebody changes what the proxies are told."""
+    at.live["data"][FLEET_FILE] = json.dumps({**json.loads(at.live["data"][FLEET_FILE]), **told})
+
+
+def edit_note(at: Kubectl, active: str) -> None:
+    at.live["metadata"]["annotations"][ACTIVE] = active
+
+
+def break_it(at: Kubectl, text: str) -> None:
+    at.live["data"][FLEET_FILE] = text
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "words"),
+    [
+        (
+            lambda at: edit(at, service="other; engines"),
+            "the proxies are told to look for engines in the Service other??engines",
+        ),
+        (lambda at: edit(at, preferred="vllm-2"), "the proxies are told that vllm-2 is to serve"),
+        (lambda at: edit(at, preferred=""), "the proxies are told that nothing is to serve"),
+        (lambda at: edit(at, flip=True), "the proxies are told of a flip that nobody makes"),
+        (lambda at: edit(at, flip="no"), "what the proxies are told can't be read"),
+        (lambda at: break_it(at, "{"), "what the proxies are told can't be read"),
+        (lambda at: break_it(at, "[]"), "what the proxies are told can't be read"),
+        (lambda at: at.live["data"].clear(), "what the proxies are told can't be read"),
+        (lambda at: edit_note(at, NEW), f"{NEW} is written down as what serves"),
+        (lambda at: edit_note(at, ""), "what serves is not written down"),
+    ],
+)
+def test_what_the_proxies_are_told_by_hand_shows_in_a_preview_and_an_update_puts_it_right(
+    by_hand: Callable[[Kubectl], None], words: str
+) -> None:
+    at, said, kept = serving(), list[str](), dict[str, str]()
+    busy(at, 17)
+    by_hand(at)
+    assert live_words(at, FLEET, at.now) == f"{OLD}: 3; {words}"
+    assert change(at, plan(OLD), said, keep=kept.update).flip() == 0
+    assert said == ["ollama-1 serves from 3 hosts: the proxies are told so again."]
+    assert told(at) == Wanted("fleet-engines", "ollama-1", False)
+    assert live_of(at.live) == LiveConfigMap(active=OLD, preferred="ollama-1")
+    assert live_words(at, FLEET, at.now) == plan(OLD).served
+    assert kept == {} and not [words for words in at.asked if words[0] in ("scale", "delete")]
+
+
+def test_what_the_proxies_are_told_is_put_right_by_a_flip_and_by_its_way_back() -> None:
+    for good, engine in (((OLD, NEW), "vllm-2"), ((OLD,), "ollama-1")):
+        at = serving(good=good)
+        edit(at, service="other")
+        change(at, plan()).flip()
+        assert told(at) == Wanted("fleet-engines", engine, False)
+
+
+def test_a_preview_of_a_stack_whose_proxies_are_told_nothing_says_so_too() -> None:
     at = serving()
 
     def run(words: Sequence[str], stdin: str) -> str:
@@ -600,7 +754,7 @@ def test_a_preview_of_a_stack_that_has_never_been_told_anything_has_a_line_too()
             raise Missing('Error from server (NotFound): configmaps "fleet-live" not found')
         return at(words, stdin)
 
-    assert live_words(run, "all", "fleet-live", at.now) == f"{OLD}: 3"
+    assert live_words(run, FLEET, at.now) == f"{OLD}: 3; what serves is not written down"
 
 
 def test_a_deployment_that_is_not_there_changes_nothing() -> None:
@@ -618,6 +772,20 @@ def test_the_plan_is_what_the_objects_are_called() -> None:
     assert read_plan(made.text) == made
     with pytest.raises(ValueError, match="must not have the key 'host'"):
         read_plan(made.text.replace('"hosts"', '"host"'))
+
+
+def test_what_a_flip_leaves_of_the_objects_as_they_are_made_is_nothing_that_a_preview_shows() -> None:
+    args = cluster(blueprint("t4"), Labels(project="changeover", stack="t4"))
+    made = flip_plan(blueprint("t4"), args)
+    there = [
+        {**each, "spec": {**each["spec"], "replicas": 3}} if each["metadata"]["name"] == made.to else each
+        for each in objects(args)
+    ]
+    engines = engines_with_pods(there)
+    assert engines == {made.to: made.engine}
+    left = LiveConfigMap(active=made.to, preferred=made.engine).patch(made.service)
+    assert edited(live_of(left), made.service, engines) == []
+    assert pods_words({name: each.replicas for name, each in seen_of(there, 0).items()}) == made.served
 
 
 def test_a_pod_is_known_as_the_cluster_says_it() -> None:

@@ -143,7 +143,7 @@ class Cluster:
 def test_a_cluster_that_has_all_is_asked_once(tmp_path: Path) -> None:
     at = Cluster(tmp_path, a=[RUNS], b=[RUNS])
     at.bring()
-    assert at.said == ["Every node has images and weights."] and at.now == 1000
+    assert at.said == ["Every node has got its images, and has its weights."] and at.now == 1000
 
 
 def test_a_folder_goes_to_each_node_that_lacks_it_and_to_no_other(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_registry_that_answers_again_is_waited_for(tmp_path: Path) -> None:
     at.bring()
     assert at.said == [
         "node-a: ImagePullBackOff: Back-off pulling image",
-        "Every node has images and weights.",
+        "Every node has got its images, and has its weights.",
     ]
 
 
@@ -286,7 +286,7 @@ def test_a_folder_that_no_node_needs_may_be_missing_on_this_machine(tmp_path: Pa
     (tmp_path / "models" / "tiny-1" / "config.json").unlink()
     (tmp_path / "models" / "tiny-1").rmdir()
     at.bring()
-    assert at.said[-1] == "Every node has images and weights."
+    assert at.said[-1] == "Every node has got its images, and has its weights."
 
 
 THERE_NOW = {**status(THERE, running={}), "ready": True}

@@ -14,6 +14,7 @@ from components.kubernetes import pods
 from components.kubernetes.objects import deployments, objects, render
 from components.kubernetes.pods import plain
 from components.labels import Labels, label
+from components.shell import program
 from proxy.finding import Wanted, parse_wanted
 from proxy.route import FLEET_FILE, ROUTING_FILE, parse_routing
 from stacks.cluster import cluster, rendered
@@ -324,11 +325,13 @@ def test_a_node_is_ready_only_as_long_as_it_has_the_weights_of_each_engine() -> 
     (fetches,) = kind(of, "DaemonSet")
     pod = fetches["spec"]["template"]["spec"]
     (there,) = pod["containers"]
-    (_, _, looks) = there["readinessProbe"]["exec"]["command"]
+    assert there["readinessProbe"]["exec"]["command"] == ["/bin/sh", "-c", program("kubernetes/there")]
+    (places,) = (one["value"].split() for one in there["env"] if one["name"] == "PLACES")
+    assert len(places) == 2
     folders = {mount["name"]: mount["mountPath"] for mount in there["volumeMounts"]}
     assert folders == {f"weights-{each}": f"/weights/{each}" for each in ("ollama", "vllm")}
     for each in pod["initContainers"]:
         if each["name"].startswith("fetch-"):
             told = {one["name"]: one["value"] for one in each["env"]}
-            mark = f"/weights/{each['name'].removeprefix('fetch-')}/{told['FOLDER']}/.complete"
-            assert f"grep -qx {told['DIGEST']} {mark}" in looks
+            place = f"{each['name'].removeprefix('fetch-')}/{told['FOLDER']}"
+            assert f"{place}={told['DIGEST']}" in places

@@ -3,6 +3,7 @@
 import json
 import random
 import runpy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import stacks.settings
 from common import ROOT, StepFailed
 from components.kubernetes.looked import ACTIVE, TO
 from proxy.route import FLEET_FILE
-from stacks.kubernetes_target import FoundNodes
+from stacks.kubernetes_target import FoundOnCluster
 from stacks.settings import from_values
 from tests.support.objects import STACKS
 from tests.support.played_cluster import Kubectl, Played
@@ -26,9 +27,13 @@ OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
 
 
 def program(
-    monkeypatch: pytest.MonkeyPatch, engine: str = "vllm"
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str = "vllm",
+    files: Mapping[str, Any] | None = None,
+    gone: Sequence[str] = (),
 ) -> tuple[Recorder, dict[str, Any], list[object]]:
-    """What it declares, what it exports, and what it has looked at."""
+    """What it declares, what it exports, and what it has looked at. `files` is what the state has of that
+    step, and `gone` is not there of its files."""
     chosen = {**STACKS["t4"], "engine": engine, "apiKeys": {"acme": "0123456789abcdef"}}
     settings = from_values("t4", chosen, ROOT)
     looked, exported = list[object](), dict[str, Any]()
@@ -36,14 +41,14 @@ def program(
     keys = {"acme": "0123456789abcdef"}
     monkeypatch.setattr(stacks.settings, "api_keys", lambda: pulumi.Output.secret(keys))
 
-    def look(settings: object, run: object, ours: object) -> FoundNodes:
+    def look(settings: object, files: object, run: object, ours: object) -> FoundOnCluster:
         looked.append(ours)
-        return FoundNodes(names=["node-1", "node-2", "node-3"], warning="one is away")
+        return FoundOnCluster(names=["node-1", "node-2", "node-3"], warning="one is away", gone=[*gone])
 
     monkeypatch.setattr(stacks.kubernetes_target, "look", look)
     state = {
         "urn:live": {"type": "kubernetes:core/v1:ConfigMap", "outputs": {"metadata": {"uid": "our-uid"}}},
-        "urn:step": {"type": "command:local:Command", "outputs": {"stdout": "done"}},
+        "urn::files": {"type": "command:local:Command", "outputs": files or {}},
         "urn:none": {"type": "pulumi:providers:kubernetes"},
     }
     monkeypatch.setattr(stacks.ours, "_resources", lambda: state)
@@ -83,6 +88,14 @@ def test_the_code_that_is_mounted_is_that_of_this_folder(monkeypatch: pytest.Mon
 def test_nodes_need_the_same_whichever_engine_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = (program(monkeypatch, engine)[0].of("Command") for engine in ("vllm", "ollama"))
     assert one["weights"] == other["weights"] and one["files"] == other["files"]
+
+
+def test_what_is_gone_of_what_the_state_has_brought_has_a_step_run_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = program(monkeypatch)[0].of("Command")["files"]
+    after = program(monkeypatch, files=before, gone=["t4-proxy-1"])[0].of("Command")["files"]
+    assert after == {**before, "environment": {**before["environment"], "LOST": "1: t4-proxy-1"}}
 
 
 def cluster_of(to: str = "") -> Kubectl:

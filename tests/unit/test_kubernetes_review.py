@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from components.facts import POD_BY_POD
+from components.kubernetes.looked import read_plan
 from review import cluster
 from review.drift import drift
 from review.events import Preview, ResourceChange
@@ -106,6 +107,40 @@ def test_pods_that_were_changed_by_hand_are_said_to_be_and_are_drift() -> None:
     assert drift(preview(told("served", LIVE=("a: 3", "")))) == [
         "the number of pods wanted was changed: now none; Pulumi left a: 3"
     ]
+
+
+def test_what_the_proxies_were_told_by_hand_is_drift_in_words_of_its_own() -> None:
+    seen = preview(told("served", LIVE=("a: 3", "a: 3; what the proxies are told can't be read; once more")))
+    assert drift(seen) == ["what the proxies are told can't be read"]
+    assert "put right; the proxies are told again what serves" in sentence(
+        replace(seen, outputs_before=seen.outputs_after)
+    )
+
+
+def test_what_is_seen_is_compared_with_what_is_to_be_and_not_with_what_was_put_right_before() -> None:
+    steps = build().of("Command")
+    right = read_plan(steps["served"]["stdin"]).served
+    sides = [{"stdin": steps["served"]["stdin"], "environment": {"LIVE": each}} for each in ("a: 2", "a: 1")]
+    assert drift(preview(changed(STEP, "served", *sides))) == [
+        f"how many pods there are to be: a: 1, although Pulumi left {right}"
+    ]
+    sides[1]["environment"] = {"LIVE": f"{right}; what serves is not written down"}
+    assert drift(preview(changed(STEP, "served", *sides))) == ["what serves is not written down"]
+
+
+def test_files_that_are_gone_are_drift_with_their_names() -> None:
+    seen = preview(
+        told("files", LOST=("1: a", "2: fleet-proxy-1, fleet-switch-2"), CODE=("x", "x")),
+        engine=("vllm", "vllm"),
+    )
+    assert drift(seen) == [
+        "code and packages that every new pod needs are gone: `fleet-proxy-1`, `fleet-switch-2`"
+    ]
+    assert sentence(seen) == (
+        "`fleet`: what was changed by hand is put right; the code and packages of the pods that are gone are "
+        "brought again"
+    )
+    assert drift(preview(told("files", LOST=("1: a", "1: a"), CODE=("x", "y")))) == []
 
 
 def test_the_step_that_follows_a_flip_says_nothing_of_hands() -> None:

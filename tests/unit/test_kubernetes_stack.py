@@ -1,6 +1,7 @@
 """What the program declares of a stack on a cluster: in which order, with which options, and no secret."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pulumi
@@ -10,19 +11,25 @@ from components import api_keys, pins
 from components.kubernetes import files, nodes
 from components.kubernetes.looked import read_plan
 from components.kubernetes.objects import objects
-from components.kubernetes.stack import ClusterStack, ClusterStackArgs
+from components.kubernetes.stack import SEEN, ClusterStack, ClusterStackArgs
 from components.labels import Labels
 from stacks.cluster import cluster, flip_plan, nodes_plan
 from tests.support.objects import plan
-from tests.support.recorder import Recorder
+from tests.support.recorder import SAID, Recorder
 
 FLIP = "prepare-step"
 """As on one host: so a review knows it."""
 KEY = "0123456789abcdef-secret"
 
 
-def build(code: str = "2", **settings: Any) -> Recorder:
-    """The stack `t4` with these settings changed, all that was registered of it."""
+def build(
+    code: str = "2",
+    gone: Sequence[str] = (),
+    state: Mapping[str, Mapping[str, Any]] | None = None,
+    **settings: Any,
+) -> Recorder:
+    """The stack `t4` with these settings changed, all that was registered of it. `gone` is not there of its
+    files, and `state` is what Pulumi has of its steps."""
     recorder = Recorder.start("t4")
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
@@ -38,6 +45,8 @@ def build(code: str = "2", **settings: Any) -> Recorder:
                 context=args.settings.context,
                 objects=objects(args),
                 files=files.Names(code={"switch": code, "proxy": "1"}, packages=("0-0", "0-1")),
+                gone=gone,
+                state=state or {},
                 flip=flip_plan(blueprint, args),
                 nodes=nodes_plan(args),
                 names=("node-b", "node-a"),
@@ -241,3 +250,46 @@ def test_pods_that_were_changed_by_hand_show_in_a_preview_and_are_put_right() ->
     assert FLIP in needs(recorder, "served")
     (call,) = (each for each in recorder.calls if each.token == "command:local:run")
     assert call.args["command"].endswith("change seen")
+
+
+def test_files_that_are_gone_have_their_step_run_again_and_once_they_are_there_nothing() -> None:
+    lost = ["t4-packages-0-0", "t4-proxy-1"]
+    before = build().of("Command")
+    assert build(state=before).of("Command")["files"] == before["files"], "nothing is gone"
+    assert build(gone=lost).of("Command")["files"] == before["files"], "they were never there"
+    after = build(gone=lost, state=before).of("Command")
+    told = {**before["files"]["environment"], "LOST": "1: t4-packages-0-0, t4-proxy-1"}
+    assert after["files"] == {**before["files"], "environment": told}
+    assert build(state=after).of("Command")["files"] == after["files"], "they are back"
+    again = build(gone=lost, state=after).of("Command")
+    assert again["files"]["environment"]["LOST"] == "2: t4-packages-0-0, t4-proxy-1"
+
+
+def test_files_of_other_code_are_not_lost_before_they_were_brought() -> None:
+    before = build().of("Command")
+    after = build("3", gone=["t4-switch-3"], state=before).of("Command")
+    assert after["files"]["environment"]["CODE"] == "proxy 1, switch 3"
+    assert "LOST" not in after["files"]["environment"]
+
+
+def test_a_preview_is_empty_once_what_was_changed_by_hand_is_put_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def seen(words: str, state: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        monkeypatch.setitem(SAID, SEEN, words)
+        return build(state=state).of("Command")
+
+    right = read_plan(build().of("Command")["served"]["stdin"]).served
+    first = seen(right, {})
+    assert (
+        first["served"]["environment"]["LIVE"] == right == seen(right, first)["served"]["environment"]["LIVE"]
+    )
+    edited = f"{right}; what the proxies are told can't be read"
+    second = seen(edited, first)
+    assert second["served"]["environment"]["LIVE"] == edited
+    assert seen(right, second) == second
+    third = seen(edited, second)
+    assert third["served"] != second["served"], "the same again is seen"
+    assert seen(right, third) == third != seen(edited, third)
+    moved = {**third, "served": {**third["served"], "stdin": "that of before a flip"}}
+    assert seen(right, moved) == first

@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 
+from components.kubernetes.files import Names
 from components.kubernetes.kubectl import ClusterError, Missing
 from components.kubernetes.looked import ACTIVE
 from components.kubernetes.objects import objects
 from components.labels import Labels
 from stacks.cluster import cluster
-from stacks.kubernetes_target import ENFORCED, KINDS, FoundNodes, look
+from stacks.kubernetes_target import ENFORCED, KINDS, FoundOnCluster, look
 from stacks.target_error import TargetError
 from tests.support.objects import plan
 
 Object = dict[str, Any]
+FILES = Names(code={"proxy": "1", "switch": "2"}, packages=("0-0", "0-1"))
 
 
 def node(name: str, *, gpus: int = 1, ready: str = "True", taken: bool = False) -> Object:
@@ -40,6 +42,7 @@ class Cluster:
     namespace: bool = True
     answers: bool = True
     live: Object | None = None
+    files: tuple[str, ...] = ("t4-proxy-1", "t4-switch-2", "t4-packages-0-0", "t4-packages-0-1")
 
     def run(self, words: Sequence[str], stdin: str) -> str:
         if not self.answers:
@@ -55,12 +58,15 @@ class Cluster:
                 if self.live is None:
                     raise Missing('Error from server (NotFound): configmaps "t4-live" not found')
                 return json.dumps({"metadata": {"creationTimestamp": "2026-11-29T10:00:00Z", **self.live}})
+            case ["get", "configmaps", "--selector", told, "--output", "name"]:
+                assert told.endswith("changeover.stack=t4,changeover.role=code")
+                return "".join(f"configmap/{name}\n" for name in self.files)
             case ["get", "nodes", "--selector", "changeover.stack=t4", *_]:
                 return json.dumps({"items": self.nodes})
         raise AssertionError(words)
 
-    def look(self, **settings: object) -> FoundNodes:
-        return look(plan("t4", **settings).settings, self.run, frozenset({"our-uid"}))
+    def look(self, **settings: object) -> FoundOnCluster:
+        return look(plan("t4", **settings).settings, FILES, self.run, frozenset({"our-uid"}))
 
 
 @pytest.mark.parametrize("version", ["v1.29.0", "v1.35.4", "v1.33.5-eks-113cf36", "v2.0.0"])
@@ -71,6 +77,12 @@ def test_a_cluster_that_can_have_the_stack_is_taken(version: str) -> None:
 
 def test_the_nodes_are_named() -> None:
     assert Cluster(nodes=[node(name) for name in "cab"]).look().names == ["a", "b", "c"]
+
+
+def test_files_that_are_not_there_are_named() -> None:
+    assert Cluster().look().gone == []
+    there = ("t4-proxy-0", "t4-switch-2", "t4-packages-0-1")
+    assert Cluster(files=there).look().gone == ["t4-packages-0-0", "t4-proxy-1"]
 
 
 SERVES = {ACTIVE: "t4-vllm-00000001"}
