@@ -111,6 +111,14 @@ def test_a_name_that_is_not_new_is_part_of_the_content() -> None:
     assert content(plan.replace(switch, f"{switch[:-7]}0000000")) != content(plan)
 
 
+def test_how_a_secret_of_the_settings_is_encrypted_is_no_content_and_whose_it_is_is() -> None:
+    """A rollback encrypts it anew in each preview."""
+    plan = MADE.read_text()
+    (secret,) = set(re.findall(r'"secure": "(v1:[^"]+)"', plan))
+    assert content(plan.replace(secret, "v1:other")) == content(plan)
+    assert content(plan.replace('"acme": {', '"bob": {')) != content(plan)
+
+
 @pytest.mark.parametrize(
     "change",
     [
