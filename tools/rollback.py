@@ -3,7 +3,7 @@
 It is an ordinary update, from a git worktree of the commit that was running then, with the settings of then.
 As in `make apply` it breaks no policy, is of the state that was looked at, and does what its plan allows.
 `make rollback-review` only writes its review; with that as REVIEW, `make rollback` does just this and asks
-nothing.
+nothing. In CI it goes back only to what was merged.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +177,47 @@ def to_commit(stack: str, then: Update, settings: dict[str, Any]) -> str:
     )
 
 
+def in_ci() -> bool:
+    """Whether nobody is at a keyboard here who could know better: GitHub and others set CI."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def merged(commit: str) -> bool:
+    """Whether a commit is in the history of what is checked out, which in CI is `main`."""
+    try:
+        return not git("rev-list", "--max-count=1", commit, "^HEAD")
+    except StepFailed:  # this clone has no such commit
+        return False
+
+
+def unmerged(update: Update) -> str:
+    """Why what an update ran may never have been merged, as the end of a sentence; empty where it was."""
+    if update.edited:
+        return "ran in a checkout with edits that were not committed"
+    if not merged(update.commit):
+        return f"ran the commit {update.commit[:10]}, which is not in the history of what is checked out here"
+    return ""
+
+
+def refuse_unmerged(updates: Sequence[Update], then: Update, stack: str) -> None:
+    """Refuses in CI what was never merged: its program would run with the role that may change."""
+    why = unmerged(then)
+    if not why or not in_ci():
+        return
+    good = [str(each.number) for each in updates if each.ok and each.commit and not unmerged(each)]
+    raise StepFailed(
+        f"update {then.number} {why}, and CI goes back only to what was merged. Nothing was changed, and "
+        "what runs goes on. "
+        + (
+            f"Name one of these as TO: {', '.join(good[-SHOWN_UPDATES:])}"
+            if good
+            else "No update of this stack was merged"
+        )
+        + ". To go back to this one all the same, run this with rights of your own, in a clone that has its "
+        f"commit: TO={then.number} make rollback STACK={stack}"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class WayBack:
     """Where a rollback goes. `text`: the stack's updates with a mark at that one, and what is to be known of
@@ -212,13 +253,15 @@ def find(stack: str, to: int | None) -> WayBack:
     if unfinished:
         lines.append("    now an update that did not end: it was killed, or it still runs")
         lines += ["", f"If it was killed, the stack is locked until you run: pulumi cancel --stack {stack}"]
+    if why := unmerged(then) if then.commit else "":
+        lines += ["", f"Update {then.number} {why}."]
     if then.edited:
-        lines += ["", "Its checkout had edits that were not committed."]
         lines.append("Its settings are known from the history, but edited code is not.")
     way = WayBack(then=then, unfinished=unfinished, text="\n".join([*lines, ""]))
     say(way.text)
     if not then.commit:
         raise StepFailed(f"update {then.number} ran outside of git, so its program is not known")
+    refuse_unmerged(updates, then, stack)
     return way
 
 
@@ -243,6 +286,8 @@ def previewed(stack: str, way: WayBack, kept: Path) -> Iterator[Previewed]:
         venv = folder / ".venv"
         env = environment.process_environment(venv if not venv.is_symlink() else Path(sys.prefix))
         settings = write_settings(folder, stack, then, env)
+        if not then.edited:
+            _hide_settings(folder, stack)
         kept.mkdir(parents=True, exist_ok=True)
         state = review.state_of(stack)
         seen = parse(review.events_of(stack, kept / review.PLAN, root=folder, env=env))
@@ -255,6 +300,17 @@ def previewed(stack: str, way: WayBack, kept: Path) -> Iterator[Previewed]:
         yield Previewed(
             folder=folder, environment=env, settings=settings, seen=seen, bound=bound, needed=needed
         )
+
+
+def _hide_settings(folder: Path, stack: str) -> None:
+    """Have git take the settings that were written into a worktree for its commit's.
+
+    They are in the history, and the code is the commit's: Pulumi would note that it was edited, as of a
+    checkout of which nobody knows what it ran.
+    """
+    here = ("-C", str(folder))
+    if file := git(*here, "ls-files", "--", f"Pulumi.{stack}.yaml").strip():
+        git(*here, "update-index", "--skip-worktree", "--", file)
 
 
 def review_rollback(stack: str, to: int | None) -> None:

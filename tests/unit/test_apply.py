@@ -404,6 +404,54 @@ def test_an_update_that_runs_while_a_rollback_waits_for_its_answer_is_not_run_ov
     assert "--message Back to update 1: Say why" in ran
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_ci_goes_back_only_to_what_was_merged_and_a_person_is_told(
+    edited: bool,
+    back: Path,
+    rolling: str,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    repository: Path,
+) -> None:
+    who = ("-c", "user.name=A tester", "-c", "user.email=tester@example.org")
+    branch = review.git(*who, "commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "other", root=repository)
+    commit, why = (
+        (rolling, "in a checkout with edits that were not committed")
+        if edited
+        else (branch.strip(), f"the commit {branch[:10]}, which is not in the history of what is checked out")
+    )
+    cli.ran(update(rolling, "vllm"), update(commit, "ollama", edited=edited), update(rolling, "vllm"))
+    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("CI", "true")
+    for goes in (rollback.rollback, rollback.review_rollback):
+        with pytest.raises(StepFailed, match=f"update 2 ran {why}") as caught:
+            goes("prod", None)
+        assert "Name one of these as TO: 1, 3." in str(caught.value)
+        assert str(caught.value).endswith("TO=2 make rollback STACK=prod")
+    assert "preview" not in (cli.folder / "asked").read_text(), "its program did not run"
+    capsys.readouterr()
+    monkeypatch.setenv("CI", "")
+    rollback.rollback("prod", None)
+    assert len(cli.updates) == 1
+    assert f"Update 2 ran {why}" in capsys.readouterr().out
+    monkeypatch.setenv("CI", "true")
+    rollback.rollback("prod", 1)
+    assert len(cli.updates) == 2
+
+
+def test_pulumi_sees_no_edits_in_a_rollback_to_what_had_none(
+    back: Path, rolling: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nobody could go back to a rollback in CI."""
+    monkeypatch.setenv("YES", "1")
+    rollback.rollback("prod", None)
+    assert (cli.folder / "edited").read_text() == ""
+    cli.ran(update(rolling, "ollama", edited=True), update(rolling, "vllm"))
+    rollback.rollback("prod", None)
+    assert (cli.folder / "edited").read_text() == " M Pulumi.prod.yaml\n"
+
+
 def test_a_rollback_that_was_reviewed_asks_nothing_and_is_by_a_plan_of_the_same_content(
     back: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
