@@ -3,7 +3,7 @@
 # it if it stood in a recipe as make's own variable.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up cli down adopt status watch dashboard usage advise report gc parity keys model ci-setup wake recover review apply drift rollback comment certificate fetch-review \
+.PHONY: help up cli down adopt status watch dashboard usage advise report gc parity keys model ci-setup wake recover review apply drift rollback rollback-review comment certificate fetch-review \
   drift-issue parts test test-cluster test-long test-agents check render clean-all lock venv venv-dev
 
 PYTHON ?= python3
@@ -87,7 +87,10 @@ drift: venv ## show what was changed behind Pulumi's back, and fail if anything 
 	@$(RUN) tools.review drift "$$STACK"
 
 rollback: venv ## go back to what ran before (asks first; YES=1 answers; TO=… names another update)
-	@$(RUN) tools.rollback "$$STACK"
+	@$(RUN) tools.rollback run "$$STACK"
+
+rollback-review: venv ## write the review of a rollback into reviews/<stack>.rollback/, and change nothing (TO=…)
+	@$(RUN) tools.rollback review "$$STACK"
 
 comment: venv ## CI: post FILE as the pull request's only comment with the title TITLE
 	@$(RUN) tools.github comment "$$TITLE" "$$FILE"

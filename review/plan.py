@@ -16,14 +16,15 @@ def content(plan: str) -> str:
     """The plan's text in a form that is the same for every preview of the same change.
 
     Left out are when it was made, the seeds and random ends of new names, and what secrets are: of these the
-    settings that are checked out and the stack's state decide. So is what a cluster answers when an object is
-    tried on it, with times, ids and counts that are others each time: what it is asked for stays. Raises
-    ValueError for what is no plan.
+    settings (those that are checked out, or of the update to go back to) and the stack's state decide. So is
+    what a cluster answers when an object is tried on it, with times, ids and counts that are others each
+    time: what it is asked for stays. Raises ValueError for what is no plan.
     """
     read = json.loads(plan)
     if "resourcePlans" not in read:
         raise ValueError("it has no `resourcePlans`")
     read.pop("manifest", None)
+    read["config"] = _without_secrets(read.get("config"))
     for urn, each in read["resourcePlans"].items():
         each.pop("seed", None)
         if _type(urn).startswith("kubernetes:"):
@@ -45,6 +46,15 @@ def _new_names(resources: dict[str, Any]) -> Iterator[str]:
             name = str((each.get("state") or {}).get("name"))
             if re.fullmatch(re.escape(str((each.get("goal") or {}).get("name"))) + "-[0-9a-f]{7}", name):
                 yield name
+
+
+def _without_secrets(settings: Any) -> Any:
+    """A rollback encrypts the secrets of its settings anew each time."""
+    if isinstance(settings, dict):
+        if settings.keys() == {"secure"}:
+            return "a secret"
+        return {key: _without_secrets(each) for key, each in settings.items()}
+    return [_without_secrets(each) for each in settings] if isinstance(settings, list) else settings
 
 
 def _still(value: Any, unordered: bool = False) -> Any:

@@ -44,7 +44,8 @@ class Bound:
     """What a review holds for: a review of one is no review of another.
 
     `tree` is what was checked out: a merge that changes nothing has the tree of the branch. `plan` is what
-    Pulumi's plan allows. `commit` is for people, and for no comparison.
+    Pulumi's plan allows. `commit` is for people, and for no comparison. Of a rollback `rendered` is empty:
+    its files are those of the commit that its text names.
     """
 
     stack: str
@@ -186,6 +187,12 @@ def make(stack: str, folder: Path, advised: Callable[[], str] = str) -> tuple[Bo
     state = state_of(stack)
     seen = preview_of(stack, folder / PLAN)
     text = render(seen, advised() if is_flip(seen) else "", twin(ROOT, stack))
+    return bind(stack, folder, text, state, rendered), seen
+
+
+def bind(stack: str, folder: Path, text: str, state: str, rendered: str = "") -> Bound:
+    """Write a review of this text into `folder`, where its plan is. `state` is a digest of the stack's state
+    before the preview."""
     bound = Bound(
         stack=stack,
         tree=tree_of(ROOT),
@@ -197,7 +204,7 @@ def make(stack: str, folder: Path, advised: Callable[[], str] = str) -> tuple[Bo
     )
     (folder / TEXT).write_text(text)
     (folder / BOUND).write_text(json.dumps(asdict(bound), indent=2) + "\n")
-    return bound, seen
+    return bound
 
 
 def review(stack: str) -> None:
@@ -216,13 +223,23 @@ def apply(stack: str, folder: Path) -> None:
     so neither can be another one's, nor both of them and what is said of them. What runs is the plan of this
     preview: the other one was only brought here.
     """
-    reviewed, before = read_review(stack, folder)
+    again = f"make review STACK={stack}"
+    reviewed, before = read_review(folder, again)
     fresh = folder.with_name(f"{stack}.now")
     now, seen = make(stack, fresh, lambda: advice_in(before))  # what is advised today is another thing
+    refuse_other(folder, reviewed, fresh, now, again)
+    refuse_broken(seen)
+    say(before.splitlines()[0])
+    pulumi("up", "--yes", "--skip-preview", "--refresh", "--plan", str(fresh / PLAN), "--stack", stack)
+
+
+def refuse_other(folder: Path, reviewed: Bound, fresh: Path, now: Bound, again: str) -> None:
+    """Raises StepFailed where the review in `fresh` is another one than that in `folder`: what differs, and
+    that it is made again by the command `again`."""
     if different := reviewed.differences(now):
-        texts = [(before, (fresh / TEXT).read_text())]
+        texts = [[(each / TEXT).read_text() for each in (folder, fresh)]]
         if now.review == reviewed.review:
-            texts.append((content((folder / PLAN).read_text()), content((fresh / PLAN).read_text())))
+            texts.append([content((each / PLAN).read_text()) for each in (folder, fresh)])
         shown = [
             line
             for was, is_now in texts
@@ -235,25 +252,21 @@ def apply(stack: str, folder: Path) -> None:
         raise StepFailed(
             "this is not what was reviewed; nothing was changed.\n  "
             + "\n  ".join([*different, *shown[:SHOWN], *more])
-            + f"\nReview it again: make review STACK={stack}"
+            + f"\nReview it again: {again}"
         )
-    refuse_broken(seen)
-    say(before.splitlines()[0])
-    pulumi("up", "--yes", "--skip-preview", "--refresh", "--plan", str(fresh / PLAN), "--stack", stack)
 
 
-def read_review(stack: str, folder: Path) -> tuple[Bound, str]:
+def read_review(folder: Path, again: str) -> tuple[Bound, str]:
     """What the review in `folder` was bound to, and its text. Raises StepFailed where text or plan are not
-    those that were bound, or not there."""
+    those that were bound, or not there; `again` is the command that makes one."""
     try:
         bound = Bound(**json.loads((folder / BOUND).read_text()))
         text = (folder / TEXT).read_text()
     except (FileNotFoundError, NotADirectoryError):
-        raise StepFailed(f"there is no review in {folder}. Run: make review STACK={stack}") from None
+        raise StepFailed(f"there is no review in {folder}. Run: {again}") from None
     except (TypeError, ValueError):
         raise StepFailed(
-            f"the review in {folder} was made by another version of Changeover, or is damaged. Run: make "
-            f"review STACK={stack}"
+            f"the review in {folder} was made by another version of Changeover, or is damaged. Run: {again}"
         ) from None
     for name, said, there in (
         (TEXT, bound.review, _digest(text)),
@@ -262,7 +275,7 @@ def read_review(stack: str, folder: Path) -> tuple[Bound, str]:
         if said != there:
             raise StepFailed(
                 f"{folder / name} is not the one that was reviewed ({said} → {there}); nothing was changed. "
-                f"Run: make review STACK={stack}"
+                f"Run: {again}"
             )
     return bound, text
 

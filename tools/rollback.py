@@ -2,6 +2,8 @@
 
 It is an ordinary update, from a git worktree of the commit that was running then, with the settings of then.
 As in `make apply` it breaks no policy, is of the state that was looked at, and does what its plan allows.
+`make rollback-review` only writes its review; with that as REVIEW, `make rollback` does just this and asks
+nothing. In CI it goes back only to what was merged.
 """
 
 import argparse
@@ -12,8 +14,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +177,62 @@ def to_commit(stack: str, then: Update, settings: dict[str, Any]) -> str:
     )
 
 
-def rollback(stack: str, to: int | None) -> None:
-    """Go back on `stack` to what ran before, or to update number `to`. Raises StepFailed."""
+def in_ci() -> bool:
+    """Whether nobody is at a keyboard here who could know better: GitHub and others set CI."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def merged(commit: str) -> bool:
+    """Whether a commit is in the history of what is checked out, which in CI is `main`."""
+    try:
+        return not git("rev-list", "--max-count=1", commit, "^HEAD")
+    except StepFailed:  # this clone has no such commit
+        return False
+
+
+def unmerged(update: Update) -> str:
+    """Why what an update ran may never have been merged, as the end of a sentence; empty where it was."""
+    if update.edited:
+        return "ran in a checkout with edits that were not committed"
+    if not merged(update.commit):
+        return f"ran the commit {update.commit[:10]}, which is not in the history of what is checked out here"
+    return ""
+
+
+def refuse_unmerged(updates: Sequence[Update], then: Update, stack: str) -> None:
+    """Refuses in CI what was never merged: its program would run with the role that may change."""
+    why = unmerged(then)
+    if not why or not in_ci():
+        return
+    good = [str(each.number) for each in updates if each.ok and each.commit and not unmerged(each)]
+    raise StepFailed(
+        f"update {then.number} {why}, and CI goes back only to what was merged. Nothing was changed, and "
+        "what runs goes on. "
+        + (
+            f"Name one of these as TO: {', '.join(good[-SHOWN_UPDATES:])}"
+            if good
+            else "No update of this stack was merged"
+        )
+        + ". To go back to this one all the same, run this with rights of your own, in a clone that has its "
+        f"commit: TO={then.number} make rollback STACK={stack}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayBack:
+    """Where a rollback goes. `text`: the stack's updates with a mark at that one, and what is to be known of
+    it. `unfinished`: an update began and did not end."""
+
+    then: Update
+    unfinished: bool
+    text: str
+
+
+def find(stack: str, to: int | None) -> WayBack:
+    """The way back on `stack` to what ran before, or to update number `to`, which is also printed.
+
+    Raises StepFailed where there is none.
+    """
     file = ROOT / f"Pulumi.{stack}.yaml"
     if not file.exists():
         raise StepFailed(
@@ -187,52 +244,116 @@ def rollback(stack: str, to: int | None) -> None:
         now, then = history.way_back(updates, to, unfinished=unfinished)
     except NoWayBack as error:
         raise StepFailed(str(error)) from None
-    say("Updates of this stack, the newest last:")
     marks = {now.number: "" if unfinished else "now", then.number: "→"}
     last = updates[-SHOWN_UPDATES:]
+    lines = ["Updates of this stack, the newest last:", ""]
+    # with four spaces they are code in Markdown, where a message can't pass for a part of the review
     for each in last if then in last else [then, *last]:
-        say(f"  {marks.get(each.number, ''):>3} {each.words}")
+        lines.append(f"    {marks.get(each.number, ''):>3} {each.words}")
     if unfinished:
-        say("  now an update that did not end: it was killed, or it still runs")
-        say(f"If it was killed, the stack is locked until you run: pulumi cancel --stack {stack}")
+        lines.append("    now an update that did not end: it was killed, or it still runs")
+        lines += ["", f"If it was killed, the stack is locked until you run: pulumi cancel --stack {stack}"]
+    if why := unmerged(then) if then.commit else "":
+        lines += ["", f"Update {then.number} {why}."]
+    if then.edited:
+        lines.append("Its settings are known from the history, but edited code is not.")
+    way = WayBack(then=then, unfinished=unfinished, text="\n".join([*lines, ""]))
+    say(way.text)
     if not then.commit:
         raise StepFailed(f"update {then.number} ran outside of git, so its program is not known")
-    if then.edited:
-        say(
-            "Its checkout had edits that were not committed. Its settings are known from the history, but "
-            "edited code is not."
-        )
+    refuse_unmerged(updates, then, stack)
+    return way
+
+
+@dataclass(frozen=True, kw_only=True)
+class Previewed:
+    """What ran then in a worktree of its own, and the preview of it. `settings` are those of then. `needed`:
+    it does not run already."""
+
+    folder: Path
+    environment: dict[str, str]
+    settings: dict[str, Any]
+    seen: Preview
+    bound: review.Bound
+    needed: bool
+
+
+@contextmanager
+def previewed(stack: str, way: WayBack, kept: Path) -> Iterator[Previewed]:
+    """A worktree for the way back; the review of it is printed, and written into `kept`."""
+    then = way.then
     with worktree(then.commit, stack) as folder:
         venv = folder / ".venv"
         env = environment.process_environment(venv if not venv.is_symlink() else Path(sys.prefix))
         settings = write_settings(folder, stack, then, env)
-        plan = (
-            environment.HOME / "rollback" / f"{stack}.{review.PLAN}"
-        )  # beside the worktree, which git looks at
+        if not then.edited:
+            _hide_settings(folder, stack)
+        kept.mkdir(parents=True, exist_ok=True)
         state = review.state_of(stack)
-        seen = parse(review.events_of(stack, plan, root=folder, env=env))
-        say("\n" + render(seen))
-        if seen.changes or seen.drift or unfinished:
-            refuse_broken(seen, stack)
-            agree("Go back to it?", "rollback", stack)
-            if review.state_of(stack) != state:
-                raise StepFailed(
-                    "an update ran while this waited; nothing was changed. Run the same command again"
-                )
+        seen = parse(review.events_of(stack, kept / review.PLAN, root=folder, env=env))
+        text = render(seen)
+        bound = review.bind(stack, kept, f"{way.text}\n{text}", state)
+        say(text)
+        needed = bool(seen.changes or seen.drift or way.unfinished)
+        if not needed:
+            say("It runs already; nothing was changed.")
+        yield Previewed(
+            folder=folder, environment=env, settings=settings, seen=seen, bound=bound, needed=needed
+        )
+
+
+def _hide_settings(folder: Path, stack: str) -> None:
+    """Have git take the settings that were written into a worktree for its commit's.
+
+    They are in the history, and the code is the commit's: Pulumi would note that it was edited, as of a
+    checkout of which nobody knows what it ran.
+    """
+    here = ("-C", str(folder))
+    if file := git(*here, "ls-files", "--", f"Pulumi.{stack}.yaml").strip():
+        git(*here, "update-index", "--skip-worktree", "--", file)
+
+
+def review_rollback(stack: str, to: int | None) -> None:
+    """Write the review of a rollback and print it; nothing is changed. Raises StepFailed."""
+    way, kept = find(stack, to), ROOT / "reviews" / f"{stack}.rollback"
+    with previewed(stack, way, kept) as there:
+        if there.needed:
+            where = kept.relative_to(ROOT)
+            say(f"Do exactly this with: TO={way.then.number} make rollback STACK={stack} REVIEW={where}")
+
+
+def rollback(stack: str, to: int | None, reviewed: Path | None = None) -> None:
+    """Go back on `stack` to what ran before, or to update number `to`: by the review in the folder `reviewed`
+    and nothing else, or after a question. Raises StepFailed."""
+    again = f"{f'TO={to} ' if to else ''}make rollback-review STACK={stack}"
+    before = review.read_review(reviewed, again)[0] if reviewed else None
+    way, kept = find(stack, to), environment.HOME / "rollback" / f"{stack}.review"
+    then = way.then
+    with previewed(stack, way, kept) as there:
+        if reviewed and before:
+            review.refuse_other(reviewed, before, kept, there.bound, again)
+        if there.needed:
+            refuse_broken(there.seen, stack)
+            if not reviewed:
+                agree("Go back to it?", "rollback", stack)
+                if review.state_of(stack) != there.bound.state:
+                    raise StepFailed(
+                        "an update ran while this waited; nothing was changed. Run the same command again"
+                    )
             title = re.sub(r"^(Back to update \d+: )+", "", then.message)
             message = f"Back to update {then.number}: {title}"
-            words = ["up", "--yes", "--skip-preview", "--refresh", "--plan", str(plan), "--stack", stack]
+            plan = ("--plan", str(kept / review.PLAN))
+            words = ["up", "--yes", "--skip-preview", "--refresh", *plan, "--stack", stack]
             try:
-                pulumi(*words, "--message", message, cwd=folder, environment=env)
+                pulumi(*words, "--message", message, cwd=there.folder, environment=there.environment)
             finally:
-                keep_certificates(folder, stack)
-        else:
-            say("It runs already; nothing was changed.")
-        say(to_commit(stack, then, settings))
+                keep_certificates(there.folder, stack)
+        say(to_commit(stack, then, there.settings))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=["review", "run"])
     parser.add_argument("stack")
     asked = parser.parse_args()
     to = os.environ.get("TO") or None
@@ -241,7 +362,12 @@ def main() -> None:
             f"TO={to} cannot work; it must be the number of an update. Run: pulumi stack history --stack "
             f"{asked.stack}, which lists them"
         )
-    rollback(asked.stack, int(to) if to else None)
+    number = int(to) if to else None
+    if asked.action == "review":
+        review_rollback(asked.stack, number)
+    else:
+        given = os.environ.get("REVIEW")
+        rollback(asked.stack, number, Path(given).resolve() if given else None)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def test_pods_that_are_taken_away_by_hand_are_drift_that_an_update_puts_right(
     project.cluster.kubectl(*scale, "--replicas=2")
     says(project, f"{engine}: 2 of 3 hosts serve, behind 2 of 2 proxies\n")
     said = project.make("drift", fails=2)
-    assert f"there are to be: {deployment}: 2, although Pulumi left {deployment}: 3" in said
+    assert f"wanted was changed: now {deployment}: 2; Pulumi left {deployment}: 3" in said
     project.up()
     says(project, f"{engine}: 3 of 3 hosts serve, ")
     assert project.make("drift").endswith(f"`{project.stack}`: no drift.\n")

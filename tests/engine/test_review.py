@@ -354,7 +354,8 @@ def test_the_history_reads_as_what_happened_and_any_update_can_be_named(team: Te
     story = [(each["config"]["changeover:engine"]["value"], each["result"]) for each in reversed(told)]
     assert story[:2] == [("ollama", "succeeded"), ("vllm", "succeeded")]
     assert ("vllm", "failed") in story
-    text = team.make("rollback", YES="1", TO="1")
+    assert "→ update 1 of " in team.make("rollback-review", TO="1", CI="true")
+    text = team.make("rollback", TO="1", CI="true", REVIEW=f"reviews/{STACK}.rollback")
     assert "→ update 1 of " in text
     assert team.engine == "ollama"
 

@@ -41,6 +41,7 @@ TEAM = {
         for what, value in (("NAME", "A tester"), ("EMAIL", "tester@example.org"))
     },
     "MAKEFLAGS": "",  # those of a `make` that runs the tests would make the team's own warn
+    "CI": "",  # it is of the tests, and the team's are people at their keyboards
 }
 """What git and make need in their environment when a test plays a team."""
 

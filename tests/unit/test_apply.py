@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,13 +30,19 @@ CLI = """#!/bin/sh
 echo "$*" >>{folder}/asked
 case "$1 $2" in
   "stack export") cat {folder}/state ;;
+  "stack history") cat {folder}/history ;;
+  "config --json") echo "{{}}" ;;
   "preview --json")
     cat {folder}/events
     while [ $# -gt 0 ]; do [ "$1" != --save-plan ] || cp {folder}/plan "$2"; shift; done ;;
-  "up --yes") ;;
+  "up --yes") git status --porcelain >{folder}/edited ;;
   *) echo "not known: $*" >&2; exit 1 ;;
 esac
 """
+
+
+STATE = {"deployment": {"manifest": {"time": "2026-11-24T20:37:07Z"}}}
+"""As it was written when the last update ended."""
 
 
 class Cli:
@@ -43,12 +50,20 @@ class Cli:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "state").write_text('{"deployment": {}}')
+        (folder / "state").write_text(json.dumps(STATE))
         (folder / "events").write_text(EVENTS.read_text())
         (folder / "plan").write_text(MADE.read_text())
         self.program = folder / "pulumi"
         self.program.write_text(CLI.format(folder=folder))
         self.program.chmod(0o755)
+
+    def moves_on(self) -> None:
+        """An update runs meanwhile."""
+        (self.folder / "state").write_text(json.dumps({**STATE, "more": 1}))
+
+    def ran(self, *updates: dict[str, Any]) -> None:
+        """The stack's history, the oldest first."""
+        (self.folder / "history").write_text(json.dumps(updates[::-1]))
 
     @property
     def updates(self) -> list[str]:
@@ -61,7 +76,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     folder.mkdir()
     cli = Cli(folder)
     monkeypatch.setattr(environment, "cli", lambda stack=None: cli.program)
-    monkeypatch.setattr(environment, "process_environment", lambda: dict(os.environ))
+    monkeypatch.setattr(environment, "process_environment", lambda *_: dict(os.environ))
     return cli
 
 
@@ -109,6 +124,14 @@ def test_a_name_that_is_not_new_is_part_of_the_content() -> None:
     plan = (PLANS / "flip.json").read_text()
     (switch,) = set(re.findall(r"changeover-planned-switch-[0-9a-f]{7}", plan))
     assert content(plan.replace(switch, f"{switch[:-7]}0000000")) != content(plan)
+
+
+def test_how_a_secret_of_the_settings_is_encrypted_is_no_content_and_whose_it_is_is() -> None:
+    """A rollback encrypts it anew in each preview."""
+    plan = MADE.read_text()
+    (secret,) = set(re.findall(r'"secure": "(v1:[^"]+)"', plan))
+    assert content(plan.replace(secret, "v1:other")) == content(plan)
+    assert content(plan.replace('"acme": {', '"bob": {')) != content(plan)
 
 
 @pytest.mark.parametrize(
@@ -277,8 +300,9 @@ def repository(tmp_path: Path) -> Path:
     folder = tmp_path / "repository"
     folder.mkdir()
     who = ("-c", "user.name=A tester", "-c", "user.email=tester@example.org")
-    for name in ("requirements.lock", "Pulumi.prod.yaml"):
-        (folder / name).write_text("config:\n")
+    for name in ("requirements.lock", "Pulumi.yaml", "Pulumi.prod.yaml"):
+        (folder / name).write_text("config: {}\n")
+    (folder / ".gitignore").write_text(".venv\n/reviews/\n")
     for words in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "first")):
         subprocess.run(["git", *who, *words], cwd=folder, check=True)
     (folder / "Pulumi.mine.yaml").write_text("apiKeys: {bob: {secure: one}}\n")
@@ -345,6 +369,129 @@ def test_without_its_file_of_settings_a_stack_is_asked_nothing(rolling: str, cli
     assert not (cli.folder / "asked").exists()
 
 
+def update(commit: str, engine: str, *, edited: bool = False) -> dict[str, Any]:
+    """An update that succeeded, as the CLI's JSON has it."""
+    return {
+        "kind": "update",
+        "startTime": "2026-11-24T20:36:07Z",
+        "endTime": "2026-11-24T20:37:07Z",
+        "message": "Say why",
+        "environment": {"git.head": commit, "git.dirty": str(edited).lower()},
+        "result": "succeeded",
+        "config": {"changeover:engine": {"value": engine, "secret": False}},
+    }
+
+
+@pytest.fixture
+def back(rolling: str, repository: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a review of going back to the first of two updates, both of one commit."""
+    for name in ("CI", "YES", "ACCEPT"):
+        monkeypatch.delenv(name, raising=False)
+    cli.ran(update(rolling, "ollama"), update(rolling, "vllm"))
+    return repository / "reviews" / "prod.rollback"
+
+
+def test_an_update_that_runs_while_a_rollback_waits_for_its_answer_is_not_run_over(
+    back: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollback, "agree", lambda *_: cli.moves_on())
+    with pytest.raises(StepFailed, match="an update ran while this waited; nothing was changed"):
+        rollback.rollback("prod", None)
+    assert cli.updates == []
+    monkeypatch.setattr(rollback, "agree", lambda *_: None)
+    rollback.rollback("prod", None)
+    (ran,) = cli.updates
+    assert "--message Back to update 1: Say why" in ran
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_ci_goes_back_only_to_what_was_merged_and_a_person_is_told(
+    edited: bool,
+    back: Path,
+    rolling: str,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    repository: Path,
+) -> None:
+    who = ("-c", "user.name=A tester", "-c", "user.email=tester@example.org")
+    branch = review.git(*who, "commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "other", root=repository)
+    commit, why = (
+        (rolling, "in a checkout with edits that were not committed")
+        if edited
+        else (branch.strip(), f"the commit {branch[:10]}, which is not in the history of what is checked out")
+    )
+    cli.ran(update(rolling, "vllm"), update(commit, "ollama", edited=edited), update(rolling, "vllm"))
+    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("CI", "true")
+    for goes in (rollback.rollback, rollback.review_rollback):
+        with pytest.raises(StepFailed, match=f"update 2 ran {why}") as caught:
+            goes("prod", None)
+        assert "Name one of these as TO: 1, 3." in str(caught.value)
+        assert str(caught.value).endswith("TO=2 make rollback STACK=prod")
+    assert "preview" not in (cli.folder / "asked").read_text(), "its program did not run"
+    capsys.readouterr()
+    monkeypatch.setenv("CI", "")
+    rollback.rollback("prod", None)
+    assert len(cli.updates) == 1
+    assert f"Update 2 ran {why}" in capsys.readouterr().out
+    monkeypatch.setenv("CI", "true")
+    rollback.rollback("prod", 1)
+    assert len(cli.updates) == 2
+
+
+def test_pulumi_sees_no_edits_in_a_rollback_to_what_had_none(
+    back: Path, rolling: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nobody could go back to a rollback in CI."""
+    monkeypatch.setenv("YES", "1")
+    rollback.rollback("prod", None)
+    assert (cli.folder / "edited").read_text() == ""
+    cli.ran(update(rolling, "ollama", edited=True), update(rolling, "vllm"))
+    rollback.rollback("prod", None)
+    assert (cli.folder / "edited").read_text() == " M Pulumi.prod.yaml\n"
+
+
+def test_a_rollback_that_was_reviewed_asks_nothing_and_is_by_a_plan_of_the_same_content(
+    back: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rollback.review_rollback("prod", None)
+    said = capsys.readouterr().out
+    assert (back / review.TEXT).read_text() in said
+    assert "      → update 1 of 2026-11-24 20:36:07 UTC, commit " in said
+    assert said.endswith(
+        "\nDo exactly this with: TO=1 make rollback STACK=prod REVIEW=reviews/prod.rollback\n"
+    )
+    assert cli.updates == []
+    (cli.folder / "plan").write_text(AGAIN.read_text())  # as each preview has other seeds and names
+    rollback.rollback("prod", 1, back)
+    (ran,) = cli.updates
+    assert f"--plan {environment.HOME / 'rollback' / 'prod.review' / review.PLAN}" in ran
+
+
+def test_a_rollback_that_is_not_the_one_that_was_reviewed_is_refused(back: Path, cli: Cli) -> None:
+    again = r"Review it again: TO=1 make rollback-review STACK=prod$"
+    with pytest.raises(StepFailed, match=r"there is no review in .* TO=1 make rollback-review STACK=prod$"):
+        rollback.rollback("prod", 1, back)
+    rollback.review_rollback("prod", 2)
+    with pytest.raises(StepFailed, match=rf"the preview says something else(.|\n)*{again}"):
+        rollback.rollback("prod", 1, back)
+    rollback.review_rollback("prod", 1)
+    (cli.folder / "plan").write_text(widened(MADE.read_text()))
+    with pytest.raises(
+        StepFailed, match=rf'the plan allows something else(.|\n)*\+    "delete"(.|\n)*{again}'
+    ):
+        rollback.rollback("prod", 1, back)
+    (cli.folder / "plan").write_text(MADE.read_text())
+    cli.moves_on()
+    with pytest.raises(StepFailed, match=rf"an update ran in between(.|\n)*{again}"):
+        rollback.rollback("prod", 1, back)
+    review.make("prod", back)
+    with pytest.raises(StepFailed, match="the rendered files differ"):
+        rollback.rollback("prod", 1, back)
+    assert cli.updates == []
+
+
 def test_nobody_is_told_to_answer_yes_for_another_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without STACK it is the stack `local`, and YES=1 asks nobody."""
     monkeypatch.delenv("YES", raising=False)
@@ -366,7 +513,7 @@ def test_an_end_of_the_input_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_state_that_moved_on_is_refused(cli: Cli, reviewed: Path) -> None:
-    (cli.folder / "state").write_text('{"deployment": {"more": 1}}')
+    cli.moves_on()
     with pytest.raises(StepFailed, match="an update ran in between"):
         review.apply("local", reviewed)
     assert cli.updates == []

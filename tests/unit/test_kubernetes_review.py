@@ -122,7 +122,7 @@ def test_what_is_seen_is_compared_with_what_is_to_be_and_not_with_what_was_put_r
     right = read_plan(steps["served"]["stdin"]).served
     sides = [{"stdin": steps["served"]["stdin"], "environment": {"LIVE": each}} for each in ("a: 2", "a: 1")]
     assert drift(preview(changed(STEP, "served", *sides))) == [
-        f"how many pods there are to be: a: 1, although Pulumi left {right}"
+        f"the number of pods wanted was changed: now a: 1; Pulumi left {right}"
     ]
     sides[1]["environment"] = {"LIVE": f"{right}; what serves is not written down"}
     assert drift(preview(changed(STEP, "served", *sides))) == ["what serves is not written down"]

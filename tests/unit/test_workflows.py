@@ -83,7 +83,8 @@ def test_only_what_is_merged_is_applied() -> None:
     for name in ("dev", "prod"):
         assert "touched" in on["jobs"][name]["needs"]
     back = load(ROOT / ".github" / "workflows" / "rollback.yml")
-    assert back["jobs"]["rollback"]["if"] == "github.ref == 'refs/heads/main'"
+    for name in ("show", "rollback"):
+        assert back["jobs"][name]["if"] == "github.ref == 'refs/heads/main'"
 
 
 @pytest.mark.parametrize("name", ["apply", "rollback"])
@@ -103,12 +104,39 @@ def test_prod_comes_after_dev_and_waits_for_an_approval() -> None:
         assert "vars.AWS_APPLY_ROLE" in str(job)
 
 
-def test_who_approves_reads_what_merged_code_says_and_no_comment() -> None:
+@pytest.mark.parametrize(
+    ("file", "changes", "review", "folder"),
+    [
+        ("apply-stack", "apply", "make review", "$STACK"),
+        ("rollback", "rollback", "make rollback-review", "$STACK.rollback"),
+    ],
+)
+def test_who_approves_reads_what_merged_code_says_and_no_comment(
+    file: str, changes: str, review: str, folder: str
+) -> None:
     """A branch's own workflow may write comments in the same name."""
-    jobs = load(ROOT / ".github" / "workflows" / "apply-stack.yml")["jobs"]
-    assert jobs["apply"]["needs"] == "show"
+    jobs = load(ROOT / ".github" / "workflows" / f"{file}.yml")["jobs"]
+    assert jobs[changes]["needs"] == "show"
     assert "environment" not in jobs["show"]
     assert "vars.AWS_REVIEW_ROLE" in str(jobs["show"]) and "APPLY_ROLE" not in str(jobs["show"])
     assert set(jobs["show"]["permissions"].items()) == {("contents", "read"), ("id-token", "write")}
     *_, reviews, shows = (step["run"] for step in jobs["show"]["steps"] if "run" in step)
-    assert (reviews, shows) == ("make review", 'cat "reviews/$STACK/review.md" >>"$GITHUB_STEP_SUMMARY"')
+    assert (reviews, shows) == (review, f'cat "reviews/{folder}/review.md" >>"$GITHUB_STEP_SUMMARY"')
+
+
+def test_a_rollback_is_the_one_that_was_shown_to_who_approved_it() -> None:
+    jobs = load(ROOT / ".github" / "workflows" / "rollback.yml")["jobs"]
+    (kept,) = (step["with"] for step in jobs["show"]["steps"] if "upload-artifact" in step.get("uses", ""))
+    *_, fetches, goes = jobs["rollback"]["steps"]
+    assert "download-artifact" in fetches["uses"]
+    assert fetches["with"] == {key: kept[key] for key in ("name", "path")}, "of this very run, and no other"
+    assert jobs["rollback"]["env"]["REVIEW"] == kept["path"]
+    assert goes["run"].startswith("make rollback |")
+    same = ("STACK", "TO", "CHANGEOVER_BACKEND")
+    assert all(jobs["show"]["env"][key] == jobs["rollback"]["env"][key] for key in same)
+    assert "YES" not in jobs["rollback"]["env"], "without its review it would ask, and not go on"
+
+
+def test_a_rollback_in_ci_can_tell_what_was_merged() -> None:
+    for job in load(ROOT / ".github" / "workflows" / "rollback.yml")["jobs"].values():
+        assert job["steps"][0]["with"]["fetch-depth"] == 0
