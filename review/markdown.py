@@ -1,6 +1,5 @@
 """The review as Markdown, for a reader who has one minute. Pure: the same events give the same text."""
 
-import re
 from collections.abc import Iterable
 
 from components import naming
@@ -28,8 +27,6 @@ ORDER = (
     FORGOTTEN,
 )
 
-ADVICE = "What its traffic says: "
-
 
 def render(preview: Preview, advice: str = "", twin: str = "") -> str:
     """The review of one preview. `advice` is a line about the stack's traffic, empty for none; `twin` is
@@ -39,7 +36,7 @@ def render(preview: Preview, advice: str = "", twin: str = "") -> str:
         return f"`{stack}`: no changes.\n"
     parts = [f"{sentence(preview)}."]
     if advice:
-        parts.append(f"{ADVICE}{advice}.")
+        parts.append(f"What its traffic says: {advice}.")
     if twin:
         parts.append(
             f"Its rendered files are the same, word for word, as those of `{twin}`: it is enough to read one "
@@ -66,12 +63,6 @@ def render(preview: Preview, advice: str = "", twin: str = "") -> str:
             f"<details><summary>The full preview</summary>\n\n```diff\n{everything}\n```\n\n</details>"
         )
     return "\n\n".join(parts) + "\n"
-
-
-def advice_in(text: str) -> str:
-    """The line of advice that a review has; empty: none."""
-    found = re.search(rf"^{ADVICE}(.*)\.$", text, re.MULTILINE)
-    return found[1] if found else ""
 
 
 def _bullets(lines: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from review.changes import is_flip
 from review.drift import MAIL, lasting, unconfirmed
 from review.drift import drift as drift_words
 from review.events import COMPONENT, Preview, PreviewFailed, parse
-from review.markdown import advice_in, render
+from review.markdown import render
 from review.plan import content
 from review.warnings import broken, not_ready
 from stacks.aws_target import SSH_FILES
@@ -44,7 +44,9 @@ class Bound:
     """What a review holds for: a review of one is no review of another.
 
     `tree` is what was checked out: a merge that changes nothing has the tree of the branch. `plan` is what
-    Pulumi's plan allows. `commit` is for people, and for no comparison.
+    Pulumi's plan allows. `commit` is for people, and for no comparison. `advice` is the line about the
+    traffic that its text has: what is advised later is another thing. A review of a version before has it in
+    no field.
     """
 
     stack: str
@@ -54,6 +56,7 @@ class Bound:
     review: str
     plan: str
     commit: str
+    advice: str = ""
 
     def differences(self, now: "Bound") -> list[str]:
         """In words, what is not as it was when this was reviewed."""
@@ -185,7 +188,8 @@ def make(stack: str, folder: Path, advised: Callable[[], str] = str) -> tuple[Bo
     folder.mkdir(parents=True, exist_ok=True)
     state = state_of(stack)
     seen = preview_of(stack, folder / PLAN)
-    text = render(seen, advised() if is_flip(seen) else "", twin(ROOT, stack))
+    said = advised() if is_flip(seen) else ""
+    text = render(seen, said, twin(ROOT, stack))
     bound = Bound(
         stack=stack,
         tree=tree_of(ROOT),
@@ -194,6 +198,7 @@ def make(stack: str, folder: Path, advised: Callable[[], str] = str) -> tuple[Bo
         review=_digest(text),
         plan=plan_of(folder),
         commit=git("rev-parse", "HEAD").strip(),
+        advice=said,
     )
     (folder / TEXT).write_text(text)
     (folder / BOUND).write_text(json.dumps(asdict(bound), indent=2) + "\n")
@@ -218,7 +223,7 @@ def apply(stack: str, folder: Path) -> None:
     """
     reviewed, before = read_review(stack, folder)
     fresh = folder.with_name(f"{stack}.now")
-    now, seen = make(stack, fresh, lambda: advice_in(before))  # what is advised today is another thing
+    now, seen = make(stack, fresh, lambda: reviewed.advice)
     if different := reviewed.differences(now):
         texts = [(before, (fresh / TEXT).read_text())]
         if now.review == reviewed.review:
