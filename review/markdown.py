@@ -1,6 +1,6 @@
 """The review as Markdown, for a reader who has one minute. Pure: the same events give the same text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from components import naming
 from components.facts import FIRST_FETCH, HOSTS, MODE, POD_BY_POD
@@ -28,19 +28,20 @@ ORDER = (
 )
 
 
-def render(preview: Preview, advice: str = "", twin: str = "") -> str:
-    """The review of one preview. `advice` is a line about the stack's traffic, empty for none; `twin` is
-    another stack that has the same rendered files, empty for none."""
+def render(preview: Preview, advice: str = "", twins: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The review of one preview. `advice` is a line about the stack's traffic, empty for none; `twins` are
+    other stacks, each with the rendered files that this one has of it, word for word."""
     stack = preview.stack
     if not preview.changes and not preview.drift and preview.outputs_before == preview.outputs_after:
         return f"`{stack}`: no changes.\n"
     parts = [f"{sentence(preview)}."]
     if advice:
         parts.append(f"What its traffic says: {advice}.")
-    if twin:
+    for twin, files in (twins or {}).items():
+        names = ", ".join(f"`{file}`" for file in files)
         parts.append(
-            f"Its rendered files are the same, word for word, as those of `{twin}`: it is enough to read one "
-            "of the two sets."
+            f"These of its rendered files are the same, word for word, as those of `{twin}`, and it is "
+            f"enough to read them once: {names}."
         )
     if warned := warnings(preview):
         parts.append("**Look at this first:**\n\n" + _bullets(warned))

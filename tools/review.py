@@ -28,7 +28,7 @@ from stacks.settings import RENDERED, SettingsError
 from tools import advice, environment, owner, port
 from tools.environment import pulumi
 from tools.host import is_on_aws, is_on_cluster, on_aws, reach
-from tools.render import stale, twin
+from tools.render import stale, twins
 
 PLAN, TEXT, BOUND = "plan.json", "review.md", "bound.json"
 READY_TRIES, READY_SECONDS = 4, 10
@@ -189,7 +189,7 @@ def make(stack: str, folder: Path, advised: Callable[[], str] = str) -> tuple[Bo
     state = state_of(stack)
     seen = preview_of(stack, folder / PLAN)
     said = advised() if is_flip(seen) else ""
-    text = render(seen, said, twin(ROOT, stack))
+    text = render(seen, said, twins(ROOT, stack))
     bound = Bound(
         stack=stack,
         tree=tree_of(ROOT),

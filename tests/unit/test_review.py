@@ -367,6 +367,12 @@ def test_the_order_in_which_the_engine_comes_to_things_is_no_difference_between_
     assert render(parse([*stack, *turned, *others])) == render(preview(name))
 
 
+def test_files_that_another_stack_has_as_they_are_are_named_with_it() -> None:
+    text = render(preview("flip"), twins={"dev": ["Caddyfile", "vllm.txt"], "prod": ["cutover.txt"]})
+    assert "as those of `dev`, and it is enough to read them once: `Caddyfile`, `vllm.txt`.\n" in text
+    assert "as those of `prod`, and it is enough to read them once: `cutover.txt`.\n" in text
+
+
 def test_a_review_that_is_too_long_is_cut_and_says_where_the_rest_is() -> None:
     seen = preview("flip")
     long = ResourceChange(
