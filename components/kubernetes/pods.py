@@ -23,7 +23,7 @@ from proxy.route import LEAVES_SECONDS
 from switch import pod_plan
 from switch.plan import EngineKind
 from switch.pod_plan import PodPlan
-from switch.shared import PROXY_PORT, PROXY_STATUS
+from switch.shared import COMPLETE, PROXY_PORT, PROXY_STATUS
 
 Object = dict[str, Any]
 """A part of an object of the cluster, as its API takes it."""
@@ -290,7 +290,7 @@ def fetcher(args: PodArgs, all_of: Sequence[EngineOnCluster]) -> Object:
 def _marked(it: EngineOnCluster) -> str:
     """A command that fails where an engine's weights are not on the node any more."""
     weights = it.spec.weights
-    return f"grep -qx {weights.digest} {engines.WEIGHTS_MOUNT}/{it.spec.kind}/{weights.folder}/.complete"
+    return f"grep -qx {weights.digest} {engines.WEIGHTS_MOUNT}/{it.spec.kind}/{weights.folder}/{COMPLETE}"
 
 
 def _receiver(args: PodArgs) -> Object:
