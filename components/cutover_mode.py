@@ -12,11 +12,11 @@ from components.gpu_memory import (
     Load,
     Sum,
     engine_sum,
-    gib,
     preempts_from,
 )
 from components.waiting import Bounds, Wait, wait
 from switch.plan import Mode
+from switch.words import gib
 
 HOST_RAM = "of host RAM"
 

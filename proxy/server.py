@@ -35,6 +35,7 @@ from proxy.route import (
     COPY_BYTES,
     FLEET_FILE,
     LEAVES_SECONDS,
+    PORT,
     ROUTING_FILE,
     ProxyRoute,
     TenantKeys,
@@ -44,7 +45,8 @@ from proxy.route import (
 )
 from proxy.waiting import Waiting
 
-PORT = 8080
+STATUS = "/status"
+"""Path of the inner port at which the proxy says what it does."""
 GATEWAY_AGAIN_SECONDS = 0.2
 OTHER = "other"
 """The endpoint of a request that asks for none of ours, in the books."""
@@ -355,7 +357,7 @@ class ProxyServer:
 
     async def inner(self, request: web.BaseRequest) -> web.StreamResponse:
         """What the gateway asks of an engine, and what the switch and Prometheus want to know."""
-        if request.method == "GET" and request.path == "/status":
+        if request.method == "GET" and request.path == STATUS:
             return web.json_response(self.status())
         if request.method == "GET" and request.path == "/metrics":
             page = await self._metrics(request.query.getall("name[]", []))

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from components import naming
 from components.facts import FIRST_FETCH, HOSTS, MODE, POD_BY_POD
+from components.naming import NAMES
 from review import policies
 from review.changes import moves
 from review.differences import engine_diffs, full, text_diffs
 from review.drift import drift, lasting
 from review.events import COMPONENT, STACK_TYPE, Preview
-from review.sentence import NAMES, sentence
+from review.sentence import sentence
 from review.warnings import warnings
 
 PARTS = {"RemoteImage": "image", "Command": "weights", "Container": "container"}

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from components import naming
 from components.facts import POD_BY_POD, wait_in
 from components.labels import labels_in
+from components.naming import NAMES
 from review import changes, cluster, policies
 from review.drift import drift, lasting
 from review.events import UNKNOWN_TEXT, Preview, ResourceChange
-
-NAMES = {"ollama": "Ollama", "vllm": "vLLM"}
 
 
 def sentence(preview: Preview) -> str:

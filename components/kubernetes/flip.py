@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from components.cutover_mode import Cutover
 from components.facts import HOSTS
-from components.gpu_memory import KINDS, EngineKind, Load, engine_sum, gib
+from components.gpu_memory import KINDS, EngineKind, Load, engine_sum
 from components.kubernetes.rolling import PLACE_SECONDS, START_SECONDS
 from components.kubernetes.settings import KubernetesSettings
 from components.plan import REQUEST_SECONDS
 from components.waiting import Bounds
+from switch.words import gib
 from traffic.busiest import Busiest
 
 POD_SECONDS = 7
