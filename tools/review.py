@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from common import ROOT, StepFailed, main_guard, say
@@ -24,7 +24,8 @@ from review.markdown import render
 from review.plan import content
 from review.warnings import broken, not_ready
 from stacks.aws_target import SSH_FILES
-from stacks.settings import RENDERED, SettingsError
+from stacks.blueprint import blueprint
+from stacks.settings import RENDERED, SettingsError, from_files
 from tools import advice, environment, owner, port
 from tools.environment import pulumi
 from tools.host import is_on_aws, is_on_cluster, on_aws, reach
@@ -187,7 +188,8 @@ def make(stack: str, folder: Path, advised: Callable[[], str] = str) -> tuple[Bo
     rendered = rendered_of(ROOT, stack)
     folder.mkdir(parents=True, exist_ok=True)
     state = state_of(stack)
-    seen = preview_of(stack, folder / PLAN)
+    foreseen = blueprint(from_files(stack, ROOT)).foreseen
+    seen = replace(preview_of(stack, folder / PLAN), foreseen=foreseen)
     said = advised() if is_flip(seen) else ""
     text = render(seen, said, twins(ROOT, stack))
     bound = Bound(
