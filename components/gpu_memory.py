@@ -115,11 +115,12 @@ EDGE_RAM = 1024 * MIB
 body (`COPY_BYTES`) until the answer begins. Measured with Caddy 2.11.9: 80 bodies of 15 MiB on their way took
 85 MiB, 2,000 of 240 KiB took 799 MiB, and 3,400 of them 967 MiB, where Go's own limit holds it."""
 
-EDGE_FILES = 6_000
-"""Files that the edge may open. A request takes two, for the client's connection and the one to a proxy, and
-an idle connection takes one. So it stays within `EDGE_RAM`: what comes beyond waits until one ends, and is
-refused for now if it has got a connection, but none to a proxy, for half a minute. Without a limit
-8,000 held requests of a few bytes took 587 MiB of the edge and 173 MiB of the proxy."""
+EDGE_FILES = 3_000
+"""Files that the edge may open. A connection of a client takes one, and a request another one for its way to
+a proxy, once the edge has its body or `COPY_BYTES` of it. So the edge stays within `EDGE_RAM` if each client
+sends so much and stops, unless many do so over one connection of HTTP/2. What comes beyond waits until a
+connection ends, and is refused for now if it has got one, but none to a proxy, for half a minute. Without a
+limit 8,000 held requests of a few bytes took 587 MiB of the edge and 173 MiB of the proxy."""
 
 GATEWAY_RAM = 512 * MIB
 """RAM that the gateway may take. It had 33 MiB here. Others measured 49 MiB at rest and up to 766 MiB at

@@ -33,7 +33,7 @@ class Admission:
         self.route, self.pods = ProxyRoute(), pods
         self.running: Counter[str] = Counter()
         self._heard: dict[str, float] = {}
-        """When a byte of an answer came last from each engine."""
+        """When a byte of what its model computes came last from each engine."""
         self._queue: OrderedDict[asyncio.Future[ProxyRoute], bytes] = OrderedDict()
         """Who waits, the next one first, and which conversation each goes on with."""
         self._not_before = 0.0
@@ -135,7 +135,7 @@ class Admission:
             self._let_in()
 
     def heard(self, engine: str) -> None:
-        """A byte of an answer has come from it."""
+        """A byte of what its model computes has come from it (`protocols.is_computed`)."""
         self._heard[engine] = asyncio.get_running_loop().time()
 
     def silent(self) -> dict[str, float]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from yarl import URL
 
-from proxy import adaptations, gateway, http, refusals
+from proxy import adaptations, gateway, http, protocols, refusals
 from proxy.admission import Admission
 from proxy.answers import Usage
 from proxy.route import ProxyRoute
@@ -118,14 +118,14 @@ class Exchanges:
         if number is None:
             self._admission.count(engine, 1)
             try:
-                return await self._pass(request, f"http://{engine}:{ENGINE_PORT}/{path}", engine)
+                return await self._pass(request, f"http://{engine}:{ENGINE_PORT}", f"/{path}", engine)
             finally:
                 self._admission.count(engine, -1)
         address = number.rpartition(".")[0]
         if address != self._address:
             if address not in await self._others():
                 return http.refused(refusals.no_path())
-            return await self._pass(request, f"http://{address}:{self._port}/{engine}/{path}")
+            return await self._pass(request, f"http://{address}:{self._port}", f"/{engine}/{path}")
         exchange = self.open.get(number)
         if exchange is None or exchange.chosen.done() or exchange.route.engine is None:
             return http.refused(refusals.not_now("This request has its answer already, or was given up."))
@@ -159,8 +159,10 @@ class Exchanges:
             return set()
         return {str(address[0]) for *_, address in found}
 
-    async def _pass(self, request: web.BaseRequest, url: str, engine: str = "") -> web.StreamResponse:
-        """Carries an ask as it stands, to another proxy or to an engine."""
+    async def _pass(
+        self, request: web.BaseRequest, place: str, path: str, engine: str = ""
+    ) -> web.StreamResponse:
+        """Carries an ask as it stands to this path of another proxy or of an engine at `http://host:port`."""
         try:
             raw = b"".join([part async for part in request.content.iter_any()])  # `read` takes 1 MiB at most
             more = {gateway.ID: request.headers[gateway.ID]} if gateway.ID in request.headers else {}
@@ -168,7 +170,7 @@ class Exchanges:
                 more["content-length"] = str(len(raw))
             async with self._client.request(
                 request.method,
-                URL(f"{url}{http.query(request)}", encoded=True),
+                URL(f"{place}{path}{http.query(request)}", encoded=True),
                 data=http.pieces(raw) if raw else None,
                 headers={**adaptations.headers_in(request.headers.items()), **more},
                 allow_redirects=False,
@@ -177,7 +179,7 @@ class Exchanges:
                 await response.prepare(request)
                 try:
                     async for chunk in answer.content.iter_any():
-                        if engine:
+                        if engine and protocols.is_computed(path, answer.status):
                             self._admission.heard(engine)
                         await response.write(chunk)
                     await response.write_eof()
@@ -186,5 +188,5 @@ class Exchanges:
                 return response
         except (ClientError, OSError) as error:
             return http.refused(
-                refusals.not_now(f"{url.split('/')[2]} does not answer: {type(error).__name__}")
+                refusals.not_now(f"{place.split('/')[2]} does not answer: {type(error).__name__}")
             )

@@ -2,7 +2,10 @@
 
 A pod is known by its address. What is full, or has just ended, is not chosen. A conversation stays with the
 pod that has computed it before, whose cache still has its prefix, unless that one has more to do than its
-part; any other request goes to the pod that has the least to do.
+part. A proxy remembers only what it has sent itself. So a conversation that it does not know goes where
+another proxy has most likely sent it: to the first pod that has no more to do than its part, in an order that
+is the conversation's own and the same at every proxy. Any other request goes to the pod that has the least to
+do.
 
 The bound is that of "consistent hashing with bounded loads" (https://arxiv.org/abs/1608.01350). Without one,
 who was sent to a full engine keeps it full, while others do nothing (PrimeIntellect-ai/prime-rl#3255).
@@ -85,6 +88,9 @@ class Pods:
             return None
         home = self._homes.get(conversation)
         chosen = next((pod for pod in free if pod.host == home and not self._fuller(pod, there)), None)
+        if chosen is None and conversation:
+            order = sorted(free, key=lambda pod: _rank(conversation, pod.host))
+            chosen = next((pod for pod in order if not self._fuller(pod, there)), None)
         if chosen is None:
             self._picked += 1
             key = conversation or str(self._picked).encode()
@@ -119,6 +125,7 @@ class Pods:
 
 
 def _rank(conversation: bytes, host: str) -> bytes:
-    """Of pods that have as much to do as each other, every proxy takes the same for one conversation: that of
-    the lowest rank, which is another's for another conversation (rendezvous hashing)."""
+    """Every proxy looks for a conversation's pod in the same order, from the lowest rank on, which is another
+    pod's for another conversation (rendezvous hashing): where a pod comes or goes, no more conversations move
+    than it gets, or had."""
     return hashlib.blake2b(conversation + b"\0" + host.encode(), digest_size=8).digest()

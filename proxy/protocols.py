@@ -114,6 +114,12 @@ STREAMED = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
 """Those of them that are answered in a stream where that is asked for. The others ignore it."""
 
 
+def is_computed(path: str, status: int) -> bool:
+    """Whether such an answer shows that the model works. An engine's HTTP server by itself counts tokens and
+    says errors, while what computes behind it may hang."""
+    return status == 200 and path in ENGINES and path != COUNT_TOKENS
+
+
 def of(path: str) -> ClientProtocol:
     """The protocol in which whoever asks this path reads an error."""
     if path == MESSAGES or path.startswith(f"{MESSAGES}/"):

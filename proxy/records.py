@@ -22,7 +22,7 @@ SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 4000)
 LOG_BYTES = 10 * 2**20
 
 
-@dataclass
+@dataclass(eq=False)
 class RequestRecord:
     """One request. Times are of the event loop's clock, in seconds; `none` where there was none."""
 

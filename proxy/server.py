@@ -9,7 +9,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aiohttp import ClientError, ClientResponse, web
@@ -35,6 +35,7 @@ from proxy.route import (
     COPY_BYTES,
     FLEET_FILE,
     LEAVES_SECONDS,
+    NOBODY,
     PORT,
     ROUTING_FILE,
     ProxyRoute,
@@ -43,6 +44,7 @@ from proxy.route import (
     parse_keys,
     parse_routing,
 )
+from proxy.traffic import OPEN_PATH
 from proxy.waiting import Waiting
 
 STATUS = "/status"
@@ -105,6 +107,8 @@ class ProxyServer:
         self.exchanges = Exchanges(self._client, self.admission, inner_port)
         self._at_engines: dict[asyncio.Timeout, tuple[ProxyRoute, RequestRecord]] = {}
         """Of each request that is at an engine: its time-out, the route it is there by, and its record."""
+        self._open: set[RequestRecord] = set()
+        """Of the requests that wait or are at an engine."""
         self._lost: set[asyncio.Timeout] = set()
         """Those of requests whose pod is lost."""
 
@@ -200,10 +204,14 @@ class ProxyServer:
             record.stream = reading.stream and path in STREAMED
             known = conversation(raw, reading) if self.admission.pods is not None else b""
             ask = ClientRequest(request, path, raw, reading, record, waiting, known)
-            if not record.stream:
-                return await self._serve(ask)
-            async with waiting:
-                return await self._serve(ask)
+            self._open.add(record)
+            try:
+                if not record.stream:
+                    return await self._serve(ask)
+                async with waiting:
+                    return await self._serve(ask)
+            finally:
+                self._open.remove(record)
 
     def _models(self, request: web.BaseRequest, path: str, record: RequestRecord) -> web.Response:
         if request.method not in ("GET", "HEAD"):
@@ -292,7 +300,8 @@ class ProxyServer:
                     adaptations.headers_in(ask.request.headers.items()),
                     _now() + route.limits.first_token_seconds,
                 )
-                self.admission.heard(to.name)
+                if protocols.is_computed(ask.path, answer.status):
+                    self.admission.heard(to.name)
                 async with answer:
                     record.first = _now()
                     # `1` or `STREAM` asks for it, too
@@ -348,7 +357,8 @@ class ProxyServer:
                 chunk = await answer.content.readany()
             except ClientError:
                 raise BrokenOff from None
-            self.admission.heard(ask.record.engine)
+            if protocols.is_computed(ask.path, answer.status):
+                self.admission.heard(ask.record.engine)
         if out := events.end():
             await http.write(ask.request, response, out)
         return await http.end(ask.request, response)
@@ -356,9 +366,12 @@ class ProxyServer:
     # the inner port
 
     async def inner(self, request: web.BaseRequest) -> web.StreamResponse:
-        """What the gateway asks of an engine, and what the switch and Prometheus want to know."""
+        """What the gateway asks of an engine, and what the switch, Prometheus and `proxy.traffic` want to
+        know."""
         if request.method == "GET" and request.path == STATUS:
             return web.json_response(self.status())
+        if request.method == "GET" and request.path == OPEN_PATH:
+            return web.Response(text="".join(f"{line}\n" for line in self.open()))
         if request.method == "GET" and request.path == "/metrics":
             page = await self._metrics(request.query.getall("name[]", []))
             return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -376,6 +389,14 @@ class ProxyServer:
             "draining": self.draining,
             "silent": self.admission.silent(),
         }
+
+    def open(self) -> list[str]:
+        """What the access log would say of the requests that wait or are at an engine if they ended now."""
+        now = _now()
+        return [
+            (replace(each, held=now - each.began) if each.engine == NOBODY else each).line(now)
+            for each in self._open
+        ]
 
     async def _metrics(self, names: Sequence[str] = ()) -> bytes:
         self.books.at_engines(self.admission.running)

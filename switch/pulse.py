@@ -4,11 +4,11 @@ Two questions are asked, since an engine can hang in two ways:
 
 - Of engines, gateways and proxies the smallest there is (`GET /v1/models`, `GET /status`). It waits for no
   prompt and for no place in a queue, so the patience is short (`Seconds.answers`). Any HTTP answer will do.
-- Of an engine whether any byte of any answer comes. The proxies say when one came last; after a minute
-  without, the switch asks for one token itself. The patience (`Seconds.tokens`) is longer than the
-  proxies' own for a first byte, after which they hang up: so all that was before the switch's own request in
-  the engine's queue has ended, or given a byte, when it is over. An engine that works, however slowly, gives
-  a byte in time.
+- Of an engine whether any byte of what its model computes comes, for anybody. The proxies say when one came
+  last; after a minute without, the switch asks for one token itself. The patience (`Seconds.tokens`) is
+  longer than the proxies' own for a first byte, after which they hang up: so all that was before the switch's
+  own request in the engine's queue has ended, or given a byte, when it is over. An engine that works, however
+  slowly, gives a byte in time.
 
 Time in which this process itself was stopped, or the whole machine, counts for neither. Docker is not asked,
 and its DNS neither, so that a Docker that hangs is not taken for an engine that does.

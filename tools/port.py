@@ -18,6 +18,7 @@ SECONDS = 10
 LATE = f"nothing within {SECONDS} s"
 FULL = EDGE_FILES - 100
 """So many connections are all that the edge takes: it has some files open for itself."""
+IS_FULL = "which is all that it takes"
 AGAIN_SECONDS = 60
 """So long an edge that was started again may take until its port answers."""
 
@@ -91,7 +92,7 @@ def trouble(stack: str) -> str:
     text = f"port {urlsplit(url).netloc} does not answer ({why})"
     if why == LATE and (open_now := connections(container)) > FULL:
         return (
-            f"{text}: {container} has {open_now:,} connections, which is all that it takes. What it carries "
+            f"{text}: {container} has {open_now:,} connections, {IS_FULL}. What it carries "
             "goes on, and others wait until one ends. To end them all, answers included, run: docker restart "
             f"{container}"
         )
@@ -115,7 +116,7 @@ def cure(stack: str) -> None:
     if is_on_aws(stack) or not (why := trouble(stack)):
         return
     container = edge(stack)
-    if connections(container) > FULL:
+    if IS_FULL in why:
         say(f"Note: {why}.")
         return
     say(f"{why}. It is started again.")

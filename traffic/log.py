@@ -31,5 +31,8 @@ def request(line: Sequence[Any]) -> LoggedRequest:
 def requests(raw: bytes) -> tuple[list[LoggedRequest], float | None]:
     """All that it wrote: the requests, and since when there is a log, in seconds since the epoch; None:
     there is none yet. Raises ValueError or OSError for what it did not write."""
-    *lines, end = (json.loads(line) for line in gzip.decompress(raw).splitlines())
-    return [request(line) for line in lines], end["since"]
+    try:
+        *lines, end = (json.loads(line) for line in gzip.decompress(raw).splitlines())
+        return [request(line) for line in lines], end["since"]
+    except (EOFError, TypeError, KeyError) as error:  # it was ended in the middle
+        raise ValueError(f"it is no log: {error}") from None

@@ -49,6 +49,7 @@ from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels, label
 from components.plan import STOP_GRACE
+from switch.shared import PROXY_PORT
 from traffic.busiest import Busiest, busiest_minute
 from traffic.load import HOUR, LoggedRequest
 from traffic.log import requests
@@ -60,6 +61,8 @@ PATIENCE_SECONDS = 120
 REFUSALS = ("(Forbidden)", "(Invalid)", "(BadRequest)")
 """In what `kubectl` says where the API server will say the same again."""
 UNREACHABLE = "the cluster does not answer"
+_ITSELF = f"http://127.0.0.1:{PROXY_PORT}"
+"""A proxy, as seen from its pod."""
 TAIL = 15
 """Lines that are shown of what a pod wrote last."""
 
@@ -245,26 +248,30 @@ class ClusterChange:
 
     def busiest(self) -> tuple[Busiest | None, float]:
         """The busiest minute of the last hour, and since when it is known what came, in seconds since the
-        epoch.
+        epoch. What has not ended yet counts as well.
 
         It is kept for the next change: proxies are replaced after each one, and their logs go with them.
         Raises ClusterError where a log can't be read.
         """
         now, found, since = self.clock(), list[LoggedRequest](), 0.0
         for pod in self.get("pods", "--selector", self.proxies)["items"]:
-            if not is_serving(pod):
+            name, serves = pod["metadata"]["name"], is_serving(pod)
+            if not serves and not is_ready(pod):  # one that was replaced is ready until it has ended
                 continue
-            name = pod["metadata"]["name"]
-            ask = f"python3 -m proxy.traffic {now - HOUR!r} | base64 -w 0"
+            # what has not ended is told by the proxy itself; one of an earlier version leaves that word out
+            ask = f"python3 -m proxy.traffic {now - HOUR!r} {_ITSELF} | base64 -w 0"
             try:
                 said = self.run(["exec", name, "--container", "proxy", "--", "sh", "-c", ask], "")
                 its, begins = requests(base64.b64decode(said))
             except (ClusterError, OSError, ValueError) as error:
+                if not serves:
+                    continue  # it may have ended since
                 raise ClusterError(
                     f"the log of {name} can't be read, so nobody knows whether the change fits: {error}"
                 ) from None
             found += its
-            since = max(since, now if begins is None else begins)
+            if serves:
+                since = max(since, now if begins is None else begins)
         before = busiest_of(self.get("configmap", self.plan.live))
         both = (busiest_minute(found, now - HOUR, now), before)
         there = [each for each in both if each is not None and each.at >= now - HOUR]

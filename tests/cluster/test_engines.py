@@ -65,7 +65,8 @@ def test_a_conversation_finds_its_beginning_in_the_cache_of_its_pod(project: Clu
 
     with ThreadPoolExecutor(1) as pool:
         asked, found = pool.submit(there).result()
-    # all but the first turn begins as the one before it; by chance a third of these would find that
+    # Every turn but the first begins as the one before it, which makes 0.74 of all tokens where each finds
+    # that. Where every turn went to any pod it would be 0.39, and more than a half in 2 of 100 runs.
     assert asked > 0 and found / asked > 0.5, (asked, found)
 
 

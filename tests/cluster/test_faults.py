@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def test_a_pod_that_is_killed_costs_what_had_begun_there_and_nothing_else(projec
         kill(project, "engine")
         wait(lambda: sum(project.serving().values()) == 3, 60, "another pod serves in its place")
         there.wait_for_answers(there.round)
+        project.up()
+        there.wait_for_answers(there.round)
+    assert project.changes() == {}
     assert all(each.cut for each in there.bad), there.summary()
     assert all(began <= each.ended <= began + 15 for each in there.bad), there.summary()
 
@@ -65,7 +69,12 @@ def test_a_proxy_that_is_killed_costs_what_was_at_it_and_nothing_else(project: C
         kill(project, "proxy")
         wait(lambda: proxies(project) == 2, 90, "another proxy serves in its place")
         there.wait_for_answers(there.round)
-    assert len(there.bad) <= 2 * CLIENTS, there.summary()
+        project.up()
+        there.wait_for_answers(there.round)
+    assert project.changes() == {}
+    cut = Counter(each.client for each in there.bad if each.cut)
+    unanswered = Counter(each.client for each in there.bad if not each.cut)
+    assert all(count == 1 for count in (cut + unanswered).values()), (cut, unanswered, there.summary())
     assert all(began <= each.ended <= began + 15 for each in there.bad), there.summary()
 
 

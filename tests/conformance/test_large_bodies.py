@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from components.gpu_memory import EDGE_FILES, EDGE_RAM, PROXY_RAM
+from proxy.route import COPY_BYTES
 from tests.conformance.asking import CHAT, Engine, ask, body, read_all, request, sent
 from tests.support.project import address_of
 from tests.support.recording_engine import STREAM_HEADERS, Script
@@ -124,3 +125,14 @@ def test_of_more_requests_than_the_edge_takes_the_rest_waits_and_what_was_there_
         )
         assert read_all(reading).count(event) == 200
     assert ask(way.port, "POST", CHAT, body()).status == 200
+
+
+def test_as_many_clients_as_there_may_be_that_stop_in_the_middle_of_a_body_end_nothing(way: Way) -> None:
+    raw = request(CHAT, body(x="z" * (COPY_BYTES - 2000)), "Connection: close")
+    edge = address_of(way.container("edge"))
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(sent(8080, raw[:-8], host=edge)) for _ in range(EDGE_FILES - 100)]
+        assert ask(way.port, "POST", CHAT, body()).status == 200
+        for client in clients[:50]:
+            client.sendall(raw[-8:])
+        assert {read_all(client).split(b" ", 2)[1] for client in clients[:50]} == {b"200"}

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,40 @@ def hang(stack: Stack, container: str, how: str) -> None:
             docker("exec", f"{PREFIX}-{container}", "touch", "/tmp/frozen")
 
 
+COUNTING = """
+import http.client, json, time
+ask = {"model": "tiny", "messages": [{"role": "user", "content": "-"}]}
+asks = ("/v1/messages/count_tokens", ask), ("/v1/chat/completions", ask | {"max_tokens": 0})
+while True:
+    for path, asked in asks:
+        try:
+            c = http.client.HTTPConnection("proxy", 8080, timeout=5)
+            c.request("POST", path, json.dumps(asked), {"Content-Type": "application/json"})
+            answer = c.getresponse()
+            answer.read()
+            print(path, answer.status, flush=True)
+        except (OSError, http.client.HTTPException):
+            pass
+        c.close()
+    time.sleep(0.5)
+"""
+
+
+@contextmanager
+def asking_what_no_model_computes() -> Iterator[None]:
+    """A client that an engine's HTTP server answers by itself: it has tokens counted, and asks what is
+    refused."""
+    name = f"{PREFIX}-counts"
+    docker(
+        *("run", "-d", "--name", name, "--network", NETWORK, *labelled("client"), PYTHON),
+        *("python3", "-c", COUNTING),
+    )
+    yield
+    said = docker("logs", name)
+    docker("rm", "-f", name)
+    assert said.count("/v1/messages/count_tokens 200") > 20 and said.count("/v1/chat/completions 400") > 20
+
+
 def metrics() -> str:
     """What the switch's page of metrics says now."""
     url = f"http://127.0.0.1:{PORT}{PATH}"
@@ -79,9 +113,14 @@ def test_what_hangs_is_said_at_once_given_up_and_brought_back(stack: Stack, role
     name = {"engine": stack.engine, "gateway": stack.gateway, "proxy": "proxy-1"}[role]
     started, logged = stack.started(name), docker("logs", SWITCH)
     silent = f'changeover_silent{{container="{PREFIX}-{name}"}} 1.0'
-    hang(stack, name, how)
-    wait(lambda: f"{PREFIX}-{name}" in stack.status()["silent"] and silent in metrics(), 60, "it is not said")
-    wait(lambda: stack.started(name) != started, 90, "it is not brought back")
+    with asking_what_no_model_computes() if how == "frozen" else nullcontext():
+        hang(stack, name, how)
+        wait(
+            lambda: f"{PREFIX}-{name}" in stack.status()["silent"] and silent in metrics(),
+            60,
+            "it is not said",
+        )
+        wait(lambda: stack.started(name) != started, 90, "it is not brought back")
     wait(stack.serves, 60)
     assert silent not in metrics()
     healed = stack.status()["healed"]["what"]

@@ -219,7 +219,7 @@ def test_an_edge_with_all_the_connections_that_it_takes_is_said_and_not_started_
             idle.enter_context(socket.create_connection((address, LISTEN_PORT), 5))
         status = shell(checkout, "make status", fails=True)
         assert f"port 127.0.0.1:{port} does not answer" in status
-        assert f"{edge} has 6,0" in status and "which is all that it takes" in status
+        assert f"{edge} has 3,0" in status and "which is all that it takes" in status
         assert f"docker restart {edge}" in status
         cure = f".venv/bin/python -c \"from tools import port; port.cure('{STACK}')\""  # what `make up` does
         assert f"Note: port 127.0.0.1:{port} does not answer" in shell(checkout, cure)

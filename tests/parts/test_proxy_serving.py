@@ -7,6 +7,8 @@ import hashlib
 import json
 import logging
 import socket
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from common import ROOT
 from proxy import bodies, http, inner
 from proxy.elsewhere import LARGE_BYTES
 from proxy.live import LOOK_SECONDS
@@ -25,10 +28,16 @@ from proxy.server import ProxyServer
 from switch import observe
 from tests.support.project import free_port
 from tests.support.recording_engine import JSON_HEADERS, STREAM_HEADERS, RecordingEngine, Script
+from traffic.load import LoggedRequest
+from traffic.log import requests
 
 CHAT = "/v1/chat/completions"
 NAME = "vllm-00000001"
 BODY = b'{"model":"tiny"}'
+
+READ = """import sys, pathlib, proxy.traffic as t
+t.main(pathlib.Path(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:])"""
+"""As `python3 -m proxy.traffic`, in another folder."""
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -624,6 +633,39 @@ def test_a_scrape_is_told_all_or_what_it_names(tmp_path: Path) -> None:
         assert b"\nchangeover_request_seconds_bucket{" in every and b"\nchangeover_waiting 0" in every
         assert b"\nchangeover_requests_total{" in named
         assert b"changeover_request_seconds" not in named and b"changeover_waiting" not in named
+
+    run(story, tmp_path)
+
+
+def test_what_has_not_ended_is_read_with_the_log_as_if_it_ended_now(
+    tmp_path: Path,
+) -> None:
+    """A request at an engine, and one that waits for one."""
+
+    async def story(bench: Bench) -> None:
+        def read_out() -> list[LoggedRequest]:
+            words = [sys.executable, "-c", READ, str(tmp_path), "0", f"http://127.0.0.1:{bench.inner}"]
+            done = subprocess.run(words, check=True, stdout=subprocess.PIPE, cwd=ROOT)
+            return requests(done.stdout)[0]
+
+        path = bench.tell(
+            Script(headers=STREAM_HEADERS, parts=((0, b"data: 1\n\n"), (30, b"")), framing="close")
+        )
+        asking = [asyncio.create_task(bench.ask(request(path)))]
+        await until(lambda: any(record.first for record in bench.proxy._open))
+        bench.route(held_since=1.0)
+        asking.append(asyncio.create_task(bench.ask(request())))
+        await until(lambda: bench.proxy.status()["held"])
+        await asyncio.sleep(0.1)
+        runs, waits = sorted(await asyncio.to_thread(read_out), key=lambda each: each.engine, reverse=True)
+        assert runs.engine == NAME and runs.total > waits.total >= 0.1 and runs.held < 0.1
+        assert waits.engine == "-" and waits.held == pytest.approx(waits.total, abs=0.01)
+        assert abs(time.time() - runs.ended) < 10
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        await until(lambda: not bench.proxy._open)
+        assert await asyncio.to_thread(read_out) == []
 
     run(story, tmp_path)
 

@@ -47,6 +47,7 @@ class Outcome:
     content: str = ""
     aborted: bool = False
     protocol: str = CHAT.name
+    client: int = 0
 
     @property
     def ended(self) -> float:
@@ -176,7 +177,7 @@ class LoadGenerator:
             took = time.monotonic() - began
             text = "".join(pieces)
             self.outcomes.append(
-                Outcome(began, took, streamed, problem, tokens, text, aborted, protocol.name)
+                Outcome(began, took, streamed, problem, tokens, text, aborted, protocol.name, number)
             )
             await asyncio.sleep(self.pause)
 

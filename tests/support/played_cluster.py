@@ -99,8 +99,9 @@ def stamp(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def proxy(name: str, **metadata: str) -> Object:
-    return {"kind": "Pod", "metadata": {"name": name, **metadata}, "status": {"phase": "Running"}}
+def proxy(name: str, ready: str = "True", **metadata: str) -> Object:
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}
+    return {"kind": "Pod", "metadata": {"name": name, **metadata}, "status": status}
 
 
 PROXIES = tuple(
@@ -136,6 +137,8 @@ class Kubectl:
     """The ConfigMap."""
     log: list[list[Any]] = field(default_factory=list)
     """The proxies' access log, as `proxy.traffic` has its lines."""
+    ends: list[list[Any]] | None = None
+    """The same of a proxy that was replaced and ends what it carries; None: it has just ended."""
     began: float = 0
     """Since when there is one."""
     lease: Object | None = None
@@ -192,7 +195,8 @@ class Kubectl:
             case ["get", "pods", "--selector", told, *_] if told.endswith(f"{label('role')}=weights"):
                 return json.dumps({"items": [weights(name, there) for name, there in self.weights.items()]})
             case ["get", "pods", *_]:
-                return json.dumps({"items": [proxy("proxy-1"), proxy("proxy-2", deletionTimestamp="2026")]})
+                gone = (proxy(f"proxy-{n}", str(n == 2), deletionTimestamp="2026") for n in (2, 3))
+                return json.dumps({"items": [proxy("proxy-1"), *gone]})
             case ["get", "nodes", "--selector", "changeover.stack=fleet", *_]:
                 return json.dumps({"items": self._nodes()})
             case ["get", "deployment", name, *_]:
@@ -211,8 +215,12 @@ class Kubectl:
             case ["delete", "pod", pod, "--wait=false", grace] if grace == f"--grace-period={STOP_GRACE}":
                 self.played.pods[pod] = (self.played.pods[pod][0], "ends")
                 return ""
-            case ["exec", "proxy-1", *_]:
-                lines = [*self.log, {"since": self.began, "unreadable": 0}]
+            case ["exec", "proxy-1" | "proxy-2" as name, "--container", "proxy", "--", "sh", "-c", ask]:
+                if name == "proxy-2" and self.ends is None:
+                    raise ClusterError("error: cannot exec into a container in a completed pod")
+                assert ask.startswith("python3 -m proxy.traffic ") and " http://127.0.0.1:8001 | " in ask
+                log = self.log if name == "proxy-1" else self.ends or []
+                lines = [*log, {"since": self.began if name == "proxy-1" else self.now, "unreadable": 0}]
                 raw = gzip.compress("\n".join(map(json.dumps, lines)).encode())
                 return base64.b64encode(raw).decode()
             case ["logs", pod, "--container", "gate", _, "--previous"]:

@@ -1,5 +1,6 @@
 """The step of `pulumi up` that changes which engine serves on a cluster, on one that is played."""
 
+import gzip
 import itertools
 import json
 import random
@@ -41,6 +42,7 @@ from stacks.cluster import cluster, flip_plan
 from tests.support.objects import plan as blueprint
 from tests.support.played_cluster import Kubectl, Played, stamp
 from tools.github import CERTIFICATE
+from traffic.log import requests
 
 OLD, NEW = "fleet-ollama-1", "fleet-vllm-2"
 
@@ -363,6 +365,17 @@ def test_a_flip_is_refused_before_anything_is_changed_where_what_comes_does_not_
     assert not any("Nothing was changed" in line for line in said)
 
 
+@pytest.mark.parametrize("where", ["log", "ends"])
+def test_a_proxy_that_was_replaced_and_ends_what_it_carries_counts_and_need_not_answer(where: str) -> None:
+    """What has not ended is in what a proxy says as if it ended now."""
+    at, said = serving(), list[str]()
+    streams = [[at.now, 540_000, 0, 10, 200, "ollama-1", "acme", None, None, True, False, False]] * 40
+    setattr(at, where, streams)
+    with pytest.raises(ClusterError, match=r"there were 40\.0 requests at a time"):
+        change(at, plan(), said).flip()
+    assert at.played.replicas == {OLD: 3, NEW: 0} and not said
+
+
 def test_what_came_in_the_last_hour_is_known_after_the_proxies_of_then_and_their_logs_have_gone() -> None:
     at, said = serving(), list[str]()
     busy(at, 17)
@@ -410,6 +423,17 @@ def test_where_nobody_knows_what_comes_it_is_not_begun_unless_somebody_insists()
     with pytest.raises(ClusterError, match=rf"can't be read.*{INSIST}=1 pulumi up"):
         change(at, plan()).flip()
     assert at.played.replicas == {OLD: 3, NEW: 0}
+
+
+def test_a_log_that_breaks_off_anywhere_is_none() -> None:
+    line = [1.0, 60_000, 0, 10, 200, "ollama-1", "acme", 1, 1, True, False, False]
+    lines = [f"{json.dumps(each)}\n".encode() for each in (line, {"since": 0.5, "unreadable": 0})]
+    whole = gzip.compress(b"".join(lines))
+    found, since = requests(whole)
+    assert (len(found), since) == (1, 0.5)
+    for broken in (gzip.compress(lines[0]), *(whole[:length] for length in range(len(whole)))):
+        with pytest.raises((ValueError, OSError)):
+            requests(broken)
 
 
 def test_where_a_node_lacks_its_weights_it_is_not_begun_unless_somebody_insists() -> None:

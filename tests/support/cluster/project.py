@@ -26,6 +26,10 @@ from tests.support.project import PASSPHRASE, SOURCES, TEAM, CommandFailed, Proj
 from tools import environment
 from tools.up import place_model
 
+WAIT_SECONDS = 5.0
+"""No answer takes so long where nobody waits: the test engine needs half a second for the longest one. Who
+waits for a host waits for longer, since a pod takes some 8 s to take another one's place."""
+
 TENANT, KEY = "tester", "0123456789abcdef0123456789abcdef"
 
 
