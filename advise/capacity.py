@@ -21,10 +21,9 @@ from components.instance_types import (
     difference,
     hourly,
 )
+from components.naming import NAMES
 from stacks.blueprint import blueprint
 from stacks.settings import SYSTEM_GIB, Settings
-
-NAMES: Mapping[EngineKind, str] = {"ollama": "Ollama", "vllm": "vLLM"}
 
 
 def capacity(report: Mapping[str, Any], settings: Settings, peak: tuple[str, int]) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from components.shell import program
+from proxy.refusals import RETRY_AFTER_SECONDS
 from proxy.route import COPY_BYTES
 from switch.answers import AS_DECLARED, EDITED
 
@@ -22,9 +23,6 @@ HEALTH_PATH = "/healthz"
 MAX_HEAD = "64KiB"
 """Of a request's line and headers together: by itself Caddy would refuse 20 KiB. The proxy takes twice as
 much of RAM for each request that waits, so it is no more."""
-
-RETRY_AFTER_SECONDS = 5
-"""What a client is told when no proxy could be reached, or one ended and can't be asked again."""
 
 RETRIES = 60
 """How often the proxy is asked again. A number and no time: Caddy would count one from when the request came,

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from components import facts, model_names
+from components import model_names
 from switch.plan import EngineKind
 
 KIB = 1024
@@ -111,7 +111,7 @@ class ToolCalls:
         elif len(self.found_by) == 1:
             (one,) = self.found_by
             other = "vllm" if one == "ollama" else "ollama"
-            said = f"{facts.ONLY}{one} recognises this model's tool calls; with {other} they arrive as text"
+            said = f"only {one} recognises this model's tool calls; with {other} they arrive as text"
         else:
             said = "both engines recognise this model's tool calls"
         return f"{said}; {self.remark}" if self.remark else said

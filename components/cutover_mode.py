@@ -12,11 +12,11 @@ from components.gpu_memory import (
     Load,
     Sum,
     engine_sum,
-    gib,
     preempts_from,
 )
 from components.waiting import Bounds, Wait, wait
 from switch.plan import Mode
+from switch.words import gib
 
 HOST_RAM = "of host RAM"
 
@@ -61,7 +61,8 @@ class Cutover:
     `capacity` says for each engine how many requests it works on at the same time, and what happens to a
     further one. `cost` is what the engines have less of because both must fit at once; empty: nothing.
 
-    `same` says for each engine how a change of its own settings goes, if the mode doesn't say it.
+    `same` says for each engine how a change of its own settings goes, if the mode doesn't say it, and
+    `same_waits` what a request waits then, in seconds, where that is by hold.
 
     `expected` and `worst` are what a request waits in a change to `engine`, in seconds. In overlap nobody
     waits, so `expected` is 0, and `worst` is the wait if the old engine dies meanwhile.
@@ -74,6 +75,7 @@ class Cutover:
     host_ram: str
     waits: Mapping[EngineKind, Wait]
     same: Mapping[EngineKind, str]
+    same_waits: Mapping[str, float]
     capacity: Mapping[EngineKind, str]
     cost: str = ""
 
@@ -97,7 +99,7 @@ class Cutover:
             f"  host RAM: {self.host_ram}",
             *(f"at the same time, {kind}: {words}" for kind, words in self.capacity.items()),
             *self.wait_lines(KINDS),
-            *(facts.same_wait(kind, words) for kind, words in self.same.items()),
+            *(f"other settings of {kind}: {words}" for kind, words in self.same.items()),
         ]
 
     def wait_lines(self, kinds: tuple[EngineKind, ...]) -> list[str]:
@@ -106,7 +108,7 @@ class Cutover:
             expected = ["wait: none, the old engine answers until the new one is ready"]
             when = "if the old engine dies meanwhile"
         else:
-            expected = [facts.wait(kind, self.waits[kind].expected_words) for kind in kinds]
+            expected = [f"wait in a change to {kind}: {self.waits[kind].expected_words}" for kind in kinds]
             when = "if every step takes its full time-out and the old engine has to be brought back"
         return [*expected, f"worst wait, {when}: {self.waits[self.engine].worst_words}"]
 
@@ -184,6 +186,7 @@ def choose(
         *(f"{gib(each.host)} {kind}" for kind, each in sums.items()),
         f"{gib(load.services)} services",
     ]
+    same = {kind: _same(kind, asked, load, bounds) for kind in KINDS if mode == "overlap"}
     there = "hostMemoryGiB is not set" if load.host_memory is None else f"of {gib(load.host_memory)}"
     return Cutover(
         engine=engine,
@@ -192,14 +195,18 @@ def choose(
         sums={kind: each.words for kind, each in sums.items()},
         host_ram=f"{' + '.join(parts)}, {there}",
         waits={kind: wait(kind, load, bounds) for kind in KINDS},
-        same={kind: _same(kind, asked, load, bounds) for kind in KINDS if mode == "overlap"},
+        same={kind: words for kind, (words, _) in same.items()},
+        same_waits={kind: waits.expected for kind, (_, waits) in same.items() if waits},
         capacity={kind: capacity(each, load) for kind, each in sums.items()},
         cost=_cost(load) if asked == "overlap" else "",
     )
 
 
-def _same(kind: EngineKind, asked: Literal["auto", "overlap", "hold"], load: Load, bounds: Bounds) -> str:
-    """How a change of settings goes that keeps the engine, in words, where a change of engine overlaps.
+def _same(
+    kind: EngineKind, asked: Literal["auto", "overlap", "hold"], load: Load, bounds: Bounds
+) -> tuple[str, Wait | None]:
+    """How a change of settings goes that keeps the engine, in words, where a change of engine overlaps; and
+    the wait, where that is by hold.
 
     What serves then has other settings than these, which nobody knows here; the switch knows both.
     """
@@ -209,9 +216,10 @@ def _same(kind: EngineKind, asked: Literal["auto", "overlap", "hold"], load: Loa
             two = "the old one and the new one" + (" and the services" if memory.services else "")
             compare = f"{two} need {gib(need)}, and there are {gib(memory.there)} {memory.what}"
             if asked == "overlap":
-                return f"refused while `cutover` is overlap, since {compare}"
-            return facts.by_hold(compare, wait(kind, load, bounds, old=kind).expected_words)
-    return "by overlap if the old one and the new one fit"
+                return f"refused while `cutover` is overlap, since {compare}", None
+            held = wait(kind, load, bounds, old=kind)
+            return f"by hold, since {compare}; wait: {held.expected_words}", held
+    return "by overlap if the old one and the new one fit", None
 
 
 def _mode(asked: Literal["auto", "overlap", "hold"], load: Load) -> tuple[Mode, str]:

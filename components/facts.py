@@ -6,6 +6,7 @@ its steps, so another text in one is a change of every stack.
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 Value = TypeVar("Value")
@@ -93,32 +94,24 @@ def fleet_in(words: object) -> tuple[str, list[str]]:
     return pods, others
 
 
-MODE, HOSTS, FIRST_FETCH, TOOLS, ONLY = "mode: ", "hosts: ", "first fetch: ", "tools: ", "only "
-"""How lines begin that the program says in a preview. `TOOLS` is followed by `ONLY` where only one of the
-engines finds the calls of tools."""
+MODE, HOSTS, FIRST_FETCH = "mode: ", "hosts: ", "first fetch: "
+"""How lines begin that the program says in a preview, and that a review has as they are."""
 
 
 POD_BY_POD = "pod by pod"
 """How an engine changes on a cluster: the mode, where one host has `hold` or `overlap`."""
 
 
-def wait(engine: str, words: str) -> str:
-    """The line about the wait in a change to `engine` by hold; `words` begin with it, as in `17 s`."""
-    return f"wait in a change to {engine}: {words}"
+@dataclass(frozen=True, kw_only=True)
+class Foreseen:
+    """What follows from a stack's settings alone for a change of it.
 
+    `waits` are the seconds that a request is expected to wait in a change to an engine, by its kind; none
+    where changes overlap. `same_waits` are those in a change of the settings of the engine that serves, where
+    that is by hold, though a change of engine overlaps. `tools` is the line about the calls of tools where
+    only one of the engines finds them, else nothing.
+    """
 
-def same_wait(engine: str, words: str) -> str:
-    """The line about a change of the settings of `engine`, where a change of engine overlaps."""
-    return f"other settings of {engine}: {words}"
-
-
-def by_hold(why: str, words: str) -> str:
-    """The words of such a line where that is by hold; `words` begin with the wait."""
-    return f"by hold, since {why}; wait: {words}"
-
-
-def wait_in(lines: str, engine: object, *, same: bool = False) -> str:
-    """The wait in a change to `engine`, as in `17 s`; `same`: of its settings. Empty if no line says it."""
-    start = same_wait(str(engine), "by hold.* wait:") if same else wait(str(engine), "").rstrip()
-    found = re.search(rf"^{start} (\S+ s)", lines, re.MULTILINE)
-    return found[1] if found else ""
+    waits: Mapping[str, float] = field(default_factory=dict)
+    same_waits: Mapping[str, float] = field(default_factory=dict)
+    tools: str = ""

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from components.catalogue import GIB
 from components.cutover_mode import HOST_RAM, memory_needs, sums_of, too_small
-from components.gpu_memory import GPUS, EngineKind, Gpu, Load, engine_sum, gib
+from components.gpu_memory import GPUS, EngineKind, Gpu, Load, engine_sum
 from components.waiting import Bounds
+from switch.words import gib
 
 CONTEXT_MINIMUM = 256
 CONTEXT_STEP = 256

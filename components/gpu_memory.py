@@ -15,6 +15,7 @@ from typing import get_args
 
 from components.catalogue import GIB, KIB, MIB, Model, Quantization
 from switch import plan
+from switch.words import gib
 
 EngineKind = plan.EngineKind
 KINDS: tuple[EngineKind, ...] = get_args(EngineKind)
@@ -516,8 +517,3 @@ def vllm_share(load: Load) -> float:
     """
     assert load.gpu is not None
     return math.floor((engine_sum("vllm", load).total - CUDA_CONTEXT) / load.gpu.usable * 10_000) / 10_000
-
-
-def gib(size: int) -> str:
-    """A size in bytes as GiB with two digits."""
-    return f"{size / GIB:.2f} GiB"

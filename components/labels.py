@@ -4,18 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_OURS = "changeover."
+from switch.shared import LABELS, label
 
-
-def label(key: str) -> str:
-    """A label of ours, as Docker has it."""
-    return f"{_OURS}{key}"
+__all__ = ["Labels", "label", "labels_in"]
 
 
 def labels_in(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Our labels in the inputs of a container, network or volume, by their keys here: `role` and others."""
     there = {each["label"]: each["value"] for each in inputs.get("labels") or []}
-    return {key.removeprefix(_OURS): value for key, value in there.items() if key.startswith(_OURS)}
+    return {key.removeprefix(LABELS): value for key, value in there.items() if key.startswith(LABELS)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,9 @@ def engine(kind: EngineKind, content: str) -> str:
     return f"{kind}-{content}"
 
 
+NAMES: dict[str, str] = {"ollama": "Ollama", "vllm": "vLLM"}
+"""Each kind of engine, as people write it."""
+
 _ENGINE = re.compile(r"\b(ollama|vllm)-[0-9a-f]{8}\b")
 
 

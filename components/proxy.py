@@ -15,6 +15,7 @@ from components.code import Code
 from components.containers import DNS_OPTIONS, NOBODY, labels, rights, volume_labels
 from components.docker_host import DockerHost
 from components.gpu_memory import PROXY_RAM
+from proxy import route
 from switch.shared import LIVE, PROXY_PORT, PROXY_STATUS
 
 CODE = Code("proxy")
@@ -22,7 +23,7 @@ CODE = Code("proxy")
 ALIAS = "proxy"
 """Network alias of every proxy: there are two while one takes over from the other."""
 
-PORT = 8080
+PORT = route.PORT
 """TCP port at which the edge asks."""
 
 LOCK = ROOT / "proxy" / "requirements.lock"

@@ -12,6 +12,7 @@ import tomlkit
 from tomlkit.items import InlineTable, Table
 
 from components import model_names
+from proxy import gateway
 from switch.plan import EngineKind
 
 PORT = 3000
@@ -26,7 +27,7 @@ COMMAND = ("--config-file", CONFIG_FILE)
 VALIDATE = (*COMMAND, "--validate-and-exit")
 """Arguments that check the configuration, exit 0 if it is good, and need no network."""
 
-CHAT_PATH = "/openai/v1/chat/completions"
+CHAT_PATH = gateway.PATH
 """The only route of the gateway that is asked (POST); it has neither `/v1` nor a list of models."""
 
 STATUS_PATH = "/status"
@@ -34,9 +35,6 @@ STATUS_PATH = "/status"
 
 STATUS_URL = f"http://127.0.0.1:{PORT}{STATUS_PATH}"
 """Where the gateway answers `STATUS_PATH` from inside its container, for a health check."""
-
-CHAT_PREFIX = "tensorzero::model_name::"
-"""What the gateway wants before the name of a model; a bare name is a 400."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +101,7 @@ class GatewayConfig:
 
 def qualified(model: str) -> str:
     """The gateway's own name of a chat model."""
-    return CHAT_PREFIX + model
+    return gateway.PREFIX + model
 
 
 def render(config: GatewayConfig) -> str:

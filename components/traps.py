@@ -6,8 +6,9 @@ Most are those of a T4, from public reports. The flags are of vLLM 0.32, and may
 from collections.abc import Sequence
 
 from components.catalogue import GIB, MIB
-from components.gpu_memory import MARGIN, EngineKind, Load, Sum, engine_sum, gib
+from components.gpu_memory import MARGIN, EngineKind, Load, Sum, engine_sum
 from switch.plan import Trap
+from switch.words import gib
 
 AMPERE = 80
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.naming import NAMES
 from measure.levels import COLUMNS, cells
 from measure.picture import over_time, picture
 
-NAMES = {"ollama": "Ollama", "vllm": "vLLM"}
 FILES = ("report.json", "report.md", "report.html")
 """Beside a stack's rendered files."""
 ABOUT = 0.9

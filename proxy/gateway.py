@@ -10,6 +10,8 @@ import json
 from proxy.answers import Usage
 
 PATH = "/openai/v1/chat/completions"
+PREFIX = "tensorzero::model_name::"
+"""What the gateway wants before the name of a model; a bare name is a 400."""
 ID = "x-changeover-id"
 """Header by which the gateway's question to an engine finds its request again."""
 
@@ -18,7 +20,7 @@ def question(model: str, number: str, stream: bool) -> bytes:
     """A minimal completion, which the gateway always takes, with the header that it is to send on."""
     return json.dumps(
         {
-            "model": f"tensorzero::model_name::{model}",
+            "model": f"{PREFIX}{model}",
             "messages": [{"role": "user", "content": "-"}],
             "stream": stream,
             "tensorzero::extra_headers": [{"name": ID, "value": number}],

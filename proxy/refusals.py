@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 RETRY_AFTER_SECONDS = 5
+"""What a client is told that should ask again, by the edge, too."""
 
 
 @dataclass

@@ -17,6 +17,8 @@ ROUTING_FILE, FLEET_FILE = "routing.toml", "fleet.json"
 LEAVES_SECONDS = 10
 """On a cluster: so long a proxy that is to end goes on as before, but for asking its clients to come by other
 connections. The nodes learn meanwhile that it ends; nothing says when the last of them has."""
+PORT = 8080
+"""TCP port of the proxy at which the edge asks; on a cluster it is clients who do."""
 BESIDE = "127.0.0.1"
 """Address of what is in the proxy's own pod."""
 

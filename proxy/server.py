@@ -36,6 +36,7 @@ from proxy.route import (
     FLEET_FILE,
     LEAVES_SECONDS,
     NOBODY,
+    PORT,
     ROUTING_FILE,
     ProxyRoute,
     TenantKeys,
@@ -46,7 +47,8 @@ from proxy.route import (
 from proxy.traffic import OPEN_PATH
 from proxy.waiting import Waiting
 
-PORT = 8080
+STATUS = "/status"
+"""Path of the inner port at which the proxy says what it does."""
 GATEWAY_AGAIN_SECONDS = 0.2
 OTHER = "other"
 """The endpoint of a request that asks for none of ours, in the books."""
@@ -366,7 +368,7 @@ class ProxyServer:
     async def inner(self, request: web.BaseRequest) -> web.StreamResponse:
         """What the gateway asks of an engine, and what the switch, Prometheus and `proxy.traffic` want to
         know."""
-        if request.method == "GET" and request.path == "/status":
+        if request.method == "GET" and request.path == STATUS:
             return web.json_response(self.status())
         if request.method == "GET" and request.path == OPEN_PATH:
             return web.Response(text="".join(f"{line}\n" for line in self.open()))

@@ -7,11 +7,11 @@ has already put `[secret]` where a secret was. Read on engine 3.259.0.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from components import naming
-from components.facts import Exported
+from components.facts import Exported, Foreseen
 
 STACK_TYPE = "pulumi:pulumi:Stack"
 SECRET = "[secret]"
@@ -93,7 +93,7 @@ class ResourceChange:
 class Preview:
     """One preview: what changes, what was changed behind Pulumi's back, and what will be there.
 
-    `notes` and `warned` are what the program said itself.
+    `notes` and `warned` are what the program said itself, and `foreseen` is what follows from the settings.
     """
 
     stack: str
@@ -105,6 +105,7 @@ class Preview:
     outputs_after: Mapping[str, Any]
     notes: tuple[str, ...]
     warned: tuple[str, ...]
+    foreseen: Foreseen = field(default_factory=Foreseen)
 
     def output(self, name: Exported) -> tuple[Any, Any]:
         """An output of the stack before and after; None where it has none."""

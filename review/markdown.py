@@ -1,16 +1,16 @@
 """The review as Markdown, for a reader who has one minute. Pure: the same events give the same text."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from components import naming
 from components.facts import FIRST_FETCH, HOSTS, MODE, POD_BY_POD
+from components.naming import NAMES
 from review import policies
 from review.changes import moves
 from review.differences import engine_diffs, full, text_diffs
 from review.drift import drift, lasting
 from review.events import COMPONENT, STACK_TYPE, Preview
-from review.sentence import NAMES, sentence
+from review.sentence import sentence
 from review.warnings import warnings
 
 PARTS = {"RemoteImage": "image", "Command": "weights", "Container": "container"}
@@ -28,22 +28,21 @@ ORDER = (
     FORGOTTEN,
 )
 
-ADVICE = "What its traffic says: "
 
-
-def render(preview: Preview, advice: str = "", twin: str = "") -> str:
-    """The review of one preview. `advice` is a line about the stack's traffic, empty for none; `twin` is
-    another stack that has the same rendered files, empty for none."""
+def render(preview: Preview, advice: str = "", twins: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The review of one preview. `advice` is a line about the stack's traffic, empty for none; `twins` are
+    other stacks, each with the rendered files that this one has of it, word for word."""
     stack = preview.stack
     if not preview.changes and not preview.drift and preview.outputs_before == preview.outputs_after:
         return f"`{stack}`: no changes.\n"
     parts = [f"{sentence(preview)}."]
     if advice:
-        parts.append(f"{ADVICE}{advice}.")
-    if twin:
+        parts.append(f"What its traffic says: {advice}.")
+    for twin, files in (twins or {}).items():
+        names = ", ".join(f"`{file}`" for file in files)
         parts.append(
-            f"Its rendered files are the same, word for word, as those of `{twin}`: it is enough to read one "
-            "of the two sets."
+            f"These of its rendered files are the same, word for word, as those of `{twin}`, and it is "
+            f"enough to read them once: {names}."
         )
     if warned := warnings(preview):
         parts.append("**Look at this first:**\n\n" + _bullets(warned))
@@ -66,12 +65,6 @@ def render(preview: Preview, advice: str = "", twin: str = "") -> str:
             f"<details><summary>The full preview</summary>\n\n```diff\n{everything}\n```\n\n</details>"
         )
     return "\n\n".join(parts) + "\n"
-
-
-def advice_in(text: str) -> str:
-    """The line of advice that a review has; empty: none."""
-    found = re.search(rf"^{ADVICE}(.*)\.$", text, re.MULTILINE)
-    return found[1] if found else ""
 
 
 def _bullets(lines: Iterable[str]) -> str:

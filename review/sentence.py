@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 
 from components import naming
-from components.facts import POD_BY_POD, wait_in
+from components.facts import POD_BY_POD
 from components.labels import labels_in
+from components.naming import NAMES
 from review import changes, cluster, policies
 from review.drift import drift, lasting
 from review.events import UNKNOWN_TEXT, Preview, ResourceChange
-
-NAMES = {"ollama": "Ollama", "vllm": "vLLM"}
 
 
 def sentence(preview: Preview) -> str:
@@ -87,8 +86,9 @@ def _how(preview: Preview) -> str:
         known = not changes.is_flip(preview)  # by its settings nobody would wait, so the program says none
     waits = "no request waits"
     if mode != "overlap":
-        found = wait_in("\n".join(preview.notes), engine, same=same) if known else ""
-        waits = f"requests wait about {found}" if found else "requests wait meanwhile"
+        its = preview.foreseen.same_waits if same else preview.foreseen.waits
+        found = its.get(str(engine)) if known else None
+        waits = f"requests wait about {found:.0f} s" if found is not None else "requests wait meanwhile"
     refused = changes.replaced(preview, naming.EDGE) or clients(preview)
     return f" by {mode}, {waits}{'' if refused else ', none is expected to be lost'}"
 

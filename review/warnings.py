@@ -1,6 +1,5 @@
 """What a reviewer must not miss: data or machine replaced, secrets, image pins, broken policies. Pure."""
 
-from components.facts import ONLY, TOOLS
 from review import policies
 from review.changes import GONE, KEYS, changes_engine, is_flip
 from review.events import SECRET, Preview, property_of
@@ -15,8 +14,8 @@ def warnings(preview: Preview) -> list[str]:
     known = {each for change in preview.changes for each in change.unready}
     found = [each for each in preview.warned if not each.startswith(UNHEALTHY) and each not in known]
     found += clients(preview)
-    if is_flip(preview):
-        found += preview.lines(f"{TOOLS}{ONLY}")
+    if is_flip(preview) and preview.foreseen.tools:
+        found.append(preview.foreseen.tools)
     found += [*down(preview), *not_ready(preview)]
     for change in preview.changes:
         if policies.keeps(change) and change.op in GONE:

@@ -10,7 +10,6 @@ from components import (
     caddyfile,
     cutover_mode,
     engines,
-    facts,
     gpu_memory,
     pins,
     proxy,
@@ -25,6 +24,7 @@ from components.catalogue import MIB
 from components.cutover_mode import Cutover
 from components.edge import LISTEN_PORT, TLS_PORT
 from components.engines import EngineSpec
+from components.facts import Foreseen
 from components.gate import GATE_MAX_TOKENS, GATE_TIMEOUT, gate_prompt
 from components.gpu_memory import KINDS, EngineKind
 from components.kubernetes.flip import Flip
@@ -59,12 +59,27 @@ class Blueprint:
     @property
     def lines(self) -> list[str]:
         """What follows from the settings, for a reader, a line each."""
-        tools = self.settings.model.tools
         return [
             f"engine: {self.settings.engine}",
             *(self.flip.lines if self.flip else self.cutover.lines),
-            *([f"{facts.TOOLS}{tools.words}"] if tools else []),
+            *([self._tools] if self._tools else []),
         ]
+
+    @property
+    def _tools(self) -> str:
+        """The line about the calls of tools; empty where the model has none."""
+        tools = self.settings.model.tools
+        return f"tools: {tools.words}" if tools else ""
+
+    @property
+    def foreseen(self) -> Foreseen:
+        """The same for a review, as data."""
+        waits, tools = self.cutover.waits, self.settings.model.tools
+        return Foreseen(
+            waits={kind: waits[kind].expected for kind in waits if self.cutover.mode == "hold"},
+            same_waits=self.cutover.same_waits,
+            tools=self._tools if tools and len(tools.found_by) == 1 else "",
+        )
 
     @property
     def flip(self) -> Flip | None:

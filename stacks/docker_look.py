@@ -11,7 +11,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
-from components.labels import Labels
+from components.labels import Labels, label
 from stacks.owner import DockerObject, FoundOnHost
 from stacks.target_error import TargetError
 from switch import owner
@@ -107,11 +107,11 @@ class DockerLook(http.client.HTTPConnection):
 
     def stack(self, labels: Labels) -> FoundOnHost:
         """What there is of a stack. Raises TargetError, also where its journal is there and can't be read."""
-        ours = [f"changeover.project={labels.project}", f"changeover.stack={labels.stack}"]
+        ours = [f"{label('project')}={labels.project}", f"{label('stack')}={labels.stack}"]
         things = []
         switch = ""
         for row in self("/containers/json", all=True, label=ours):
-            role = row["Labels"].get("changeover.role", "")
+            role = row["Labels"].get(label("role"), "")
             if role == PEEK:
                 continue  # one of another look that was killed
             name = (row["Names"] or [row["Id"]])[0].lstrip("/")  # one that is just being removed has none
@@ -119,10 +119,10 @@ class DockerLook(http.client.HTTPConnection):
             if role == "switch":
                 switch = row["Id"]
         for row in self("/networks", label=ours):
-            role = row["Labels"].get("changeover.role", "")
+            role = row["Labels"].get(label("role"), "")
             things.append(DockerObject("network", row["Id"], row["Name"], role, row["Labels"]))
         for row in self("/volumes", label=ours)["Volumes"] or ():
-            role = row["Labels"].get("changeover.role", "")
+            role = row["Labels"].get(label("role"), "")
             things.append(DockerObject("volume", row["Name"], row["Name"], role, row["Labels"]))
         journal = next((each.name for each in things if each.kind == "volume" and each.role == "journal"), "")
         if not journal:

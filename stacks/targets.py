@@ -15,7 +15,7 @@ from components import naming, pins, waiting
 from components.catalogue import GIB
 from components.docker_host import LOOPBACK, DockerHost
 from components.engines import EngineSpec
-from components.labels import Labels
+from components.labels import Labels, label
 from stacks import ours
 from stacks.aws_target import aws_target
 from stacks.blueprint import Blueprint
@@ -107,7 +107,7 @@ def _check_origin(found: FoundOnHost, labels: Labels) -> str:
     """Two builds of one plugin disagree about what they find: a stack stays with the one that made it."""
     origin = docker_plugin_origin()
     for network in (each for each in found.things if each.kind == "network"):
-        made_with = (network.labels or {}).get("changeover.plugin")
+        made_with = (network.labels or {}).get(label("plugin"))
         if made_with and made_with != origin:
             raise TargetError(
                 f"stack `{labels.stack}` was made with a Docker plugin that is {made_with}; this one is "
@@ -186,7 +186,7 @@ def _check_port(look: DockerLook, settings: Settings, labels: Labels) -> None:
     if settings.monitor:
         ports.append(("monitorPort", settings.monitor.port, 18428))
     for key, port, other in ports:
-        if look("/containers/json", label=f"changeover.stack={labels.stack}", publish=str(port)):
+        if look("/containers/json", label=f"{label('stack')}={labels.stack}", publish=str(port)):
             continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

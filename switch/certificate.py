@@ -8,6 +8,7 @@ from typing import Any
 
 from switch.machine import Transaction
 from switch.plan import Plan
+from switch.words import utc
 
 
 def name(change: Transaction) -> str:
@@ -23,7 +24,7 @@ def certificate(change: Transaction) -> dict[str, Any]:
         "name": name(change),
         "result": change.phase,
         "error": change.error or None,
-        "began": _utc(change.began),
+        "began": utc(change.began),
         "seconds": round(change.ended - change.began, 1),
         "from": _side(change.old_plan),
         "to": _side(change.plan),
@@ -33,7 +34,7 @@ def certificate(change: Transaction) -> dict[str, Any]:
         "held": {"seconds": _rounded(change.held_seconds), "requests": change.most_waiting},
         "loading": {"seconds": round(loading, 1), "expected": change.plan.about.loading_seconds},
         "steps": [
-            {"step": s["phase"], "at": _utc(s["at"]), "seconds": round(s["seconds"], 1)} for s in change.steps
+            {"step": s["phase"], "at": utc(s["at"]), "seconds": round(s["seconds"], 1)} for s in change.steps
         ],
         "gate": [
             {
@@ -165,10 +166,6 @@ def _held(content: dict[str, Any]) -> str:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 1)
-
-
-def _utc(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
 def _config(plan: Plan | None) -> str:

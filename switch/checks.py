@@ -5,6 +5,7 @@ from pathlib import Path
 
 from switch.docker import Docker, DockerError
 from switch.plan import Plan, PlannedGateway
+from switch.shared import COMPLETE
 
 VALIDATE_SECONDS = 60
 ROOM = 100 * 2**20
@@ -19,7 +20,7 @@ class Failed(Exception):
 
 def complete_file(weights: Path, kind: str, folder: str) -> Path:
     """The file that says that the weights in a folder are whole."""
-    return weights / kind / folder / ".complete"
+    return weights / kind / folder / COMPLETE
 
 
 def disk(journal: Path) -> tuple[int, str]:

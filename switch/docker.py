@@ -18,7 +18,7 @@ from typing import Any
 
 from switch.client import SocketConnection, asked
 from switch.machine import Container, World
-from switch.shared import SOCKET
+from switch.shared import SOCKET, label
 
 OWN_NETWORKS = ("bridge", "host", "none")
 
@@ -73,7 +73,7 @@ class Docker:
     """What is beside the stack, as `world` saw it last, by name, running or not."""
 
     def __init__(self, project: str, stack: str, path: str = SOCKET) -> None:
-        self.labels = {"changeover.project": project, "changeover.stack": stack}
+        self.labels = {label("project"): project, label("stack"): stack}
         self._path = path
         self._bounded: set[tuple[str, float]] = set()
         self._unbounded: dict[tuple[str, float], float] = {}
@@ -109,7 +109,7 @@ class Docker:
         query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
         found, beside = dict[str, Container](), dict[str, Container]()
         for row in self.call("GET", f"/containers/json?{query}"):
-            role = row["Labels"].get("changeover.role")
+            role = row["Labels"].get(label("role"))
             look = f"/containers/{row['Id']}/json"
             if role in BESIDE:
                 with contextlib.suppress(DockerError, OSError):
@@ -209,17 +209,17 @@ class Docker:
 
     def weights(self) -> set[tuple[str, str]]:
         """The weights of every engine container of the stack, as the kind of the engine and a folder."""
-        labels = [f"{key}={value}" for key, value in self.labels.items()] + ["changeover.role=engine"]
+        labels = [f"{key}={value}" for key, value in self.labels.items()] + [f"{label('role')}=engine"]
         query = urllib.parse.urlencode({"all": "1", "filters": json.dumps({"label": labels})})
         rows = [row["Labels"] for row in self.call("GET", f"/containers/json?{query}")]
-        return {(row["changeover.engine"], row["changeover.weights"]) for row in rows}
+        return {(row[label("engine")], row[label("weights")]) for row in rows}
 
     def left_volumes(self, roles: Iterable[str]) -> list[str]:
         """The stack's volumes of these roles that no container, running or not, uses."""
         labels = [f"{key}={value}" for key, value in self.labels.items()]
         query = urllib.parse.urlencode({"filters": json.dumps({"label": labels, "dangling": ["true"]})})
         rows = self.call("GET", f"/volumes?{query}")["Volumes"] or ()
-        return sorted(row["Name"] for row in rows if row["Labels"].get("changeover.role") in roles)
+        return sorted(row["Name"] for row in rows if row["Labels"].get(label("role")) in roles)
 
     def remove_volume(self, name: str) -> None:
         """Removes a volume. Docker refuses that while a container uses it."""
@@ -234,7 +234,7 @@ class Docker:
         removed first."""
         self.remove(name)
         spec["HostConfig"] = {**LEAST, **spec.get("HostConfig", {})}
-        spec["Labels"] = {**self.labels, "changeover.role": role}
+        spec["Labels"] = {**self.labels, label("role"): role}
         self.call("POST", f"/containers/create?name={name}", spec, timeout=60)
 
     def put(self, name: str, path: str, content: str) -> None:
@@ -303,8 +303,8 @@ def _container(raw: dict[str, Any]) -> Container:
     addresses = [endpoint["IPAddress"] for endpoint in networks.values()]
     return Container(
         name=raw["Name"].lstrip("/"),
-        role=labels["changeover.role"],
-        kind=labels.get("changeover.engine", ""),
+        role=labels[label("role")],
+        kind=labels.get(label("engine"), ""),
         running=state["Running"] and not state["Restarting"],
         restarting=state["Restarting"],
         started_at=state["StartedAt"],

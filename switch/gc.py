@@ -10,6 +10,7 @@ from switch.docker import Docker, DockerError
 from switch.machine import UNDER_WAY, State
 from switch.owner import day
 from switch.plan import Plan
+from switch.shared import COMPLETE
 
 GIB = 2**30
 MONITOR = ("history", "monitor")
@@ -52,7 +53,7 @@ def collect(
             say(f"{fate} weights {home.parent.name}/{home.name}: {size:.2f} GiB")
             if free:
                 # the mark first: what is cut off half-way must not be taken for whole
-                (home / ".complete").unlink(missing_ok=True)
+                (home / COMPLETE).unlink(missing_ok=True)
                 shutil.rmtree(home)
     for image in sorted(set(state.images) - images):
         if not docker.has_image(image) or docker.in_use(image):

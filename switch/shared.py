@@ -30,5 +30,16 @@ PROXY_STATUS = "/status"
 ALERTS_ALIAS, ALERTS_PORT = "alerts", 8880
 """Network alias and TCP port of what watches the alerts, where the stack has a monitor."""
 
+COMPLETE = ".complete"
+"""Name of the file by which a folder of weights says that they are whole."""
+
+LABELS = "changeover."
+"""How the labels of all of ours begin."""
+
 TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 """A tenant's name."""
+
+
+def label(key: str) -> str:
+    """A label of ours, as Docker has it."""
+    return f"{LABELS}{key}"

@@ -56,7 +56,7 @@ def gateway_config(gateway: PlannedGateway, docker: Docker) -> str:
     text = docker.get(gateway.container, gateway.config_file)
     if text != gateway.config:
         return answers.edited(hashlib.sha256(text.encode()).hexdigest())
-    return docker.labels_of(gateway.container).get("changeover.config", answers.AS_DECLARED)
+    return docker.labels_of(gateway.container).get(shared.label("config"), answers.AS_DECLARED)
 
 
 def screen(seen: dict[str, Any], now: float) -> str:

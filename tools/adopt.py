@@ -20,7 +20,7 @@ from stacks.blueprint import blueprint
 from stacks.origin import docker_plugin_origin
 from stacks.owner import DockerObject, FoundOnHost, Known
 from stacks.settings import PROJECT, from_files
-from switch.shared import WEIGHTS
+from switch.shared import COMPLETE, WEIGHTS
 from tools import docker_engine, owner, up
 from tools.ask import yes
 from tools.environment import PULUMI_HOME, pulumi
@@ -80,7 +80,7 @@ def check(stack: str, host: FoundOnHost, theirs: str) -> None:
         )
     for spec in blueprint(from_files(stack, ROOT)).specs:
         place = f"{WEIGHTS}/{spec.kind}/{spec.weights.folder}"
-        command = ("sh", "-c", f"test -e {place}/.complete && echo here")
+        command = ("sh", "-c", f"test -e {place}/{COMPLETE} && echo here")
         if not _docker("exec", switches[0].id, *command, check=False):
             raise StepFailed(
                 f"these settings need the weights {spec.weights.folder} of {spec.kind}. They are not there, "

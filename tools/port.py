@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from common import StepFailed, say
 from components.caddyfile import HEALTH_PATH
 from components.gpu_memory import EDGE_FILES
+from components.labels import label
 from tools.environment import pulumi
 from tools.host import is_on_aws
 
@@ -24,7 +25,7 @@ AGAIN_SECONDS = 60
 
 def edge(stack: str) -> str:
     """The container of the stack's edge, running or not; empty where there is none. Raises StepFailed."""
-    marks = [f"label=changeover.stack={stack}", "label=changeover.role=edge"]
+    marks = [f"label={label('stack')}={stack}", f"label={label('role')}=edge"]
     find = ["docker", "ps", "--all", *(word for mark in marks for word in ("--filter", mark))]
     found = subprocess.run([*find, "--format", "{{.Names}}"], capture_output=True, text=True, check=False)
     if found.returncode != 0:

@@ -66,10 +66,15 @@ def written(root: Path, stack: str) -> dict[str, str]:
     return {file.name: file.read_text() for file in there if file.name not in MEASURED}
 
 
-def twin(root: Path, stack: str) -> str:
-    """The first stack before `stack`, by the alphabet, with just its rendered files; empty where none has."""
-    own = written(root, stack)
-    return next((name for name in stacks(root) if name < stack and written(root, name) == own), "")
+def twins(root: Path, stack: str) -> dict[str, list[str]]:
+    """Which rendered files of `stack` another one has as they are, by that: the first before `stack`, by the
+    alphabet."""
+    others = {name: written(root, name) for name in sorted(stacks(root)) if name < stack}
+    found: dict[str, list[str]] = {}
+    for file, text in sorted(written(root, stack).items()):
+        if twin := next((name for name, its in others.items() if its.get(file) == text), ""):
+            found.setdefault(twin, []).append(file)
+    return found
 
 
 def stale(root: Path, stack: str) -> list[str]:

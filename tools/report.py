@@ -25,6 +25,7 @@ from common import ROOT, StepFailed, main_guard, say, write_whole
 from components.code import Code
 from components.containers import NOBODY
 from components.engines import PORT, EngineSpec
+from components.naming import NAMES
 from components.proxy import WHEELS_MOUNT
 from measure import report as reports
 from measure.levels import LEVELS, row
@@ -293,7 +294,7 @@ class Measurement:
             print(f"  {len(asked)} requests of yesterday, replayed", flush=True)
             self._keep({})
         ended = time.monotonic()
-        self.spans.append((began, ended, f"{reports.NAMES[spec.kind]} is measured", False))
+        self.spans.append((began, ended, f"{NAMES[spec.kind]} is measured", False))
         return ended - began
 
 
@@ -371,9 +372,9 @@ def report(stack: str, root: Path, options: argparse.Namespace) -> dict[str, Any
     ours, other, host = both.ours.active, both.other.active, both.host
     before = host.status()["last"]
     say(
-        f"{reports.NAMES[ours.kind]}, which serves, is measured first, with a growing number of users, for "
+        f"{NAMES[ours.kind]}, which serves, is measured first, with a growing number of users, for "
         f"{measured.at_most:.0f} s at most: the endpoint's own users share it meanwhile. Then "
-        f"{reports.NAMES[other.kind]} is measured, the standby."
+        f"{NAMES[other.kind]} is measured, the standby."
     )
     waits(both, measured.at_most, "measuring", at_most=True)
     agree("Go on?", "report", stack)
@@ -389,14 +390,14 @@ def report(stack: str, root: Path, options: argparse.Namespace) -> dict[str, Any
     last = host.status()["last"]
     starts: dict[str, float | None] = {other.kind: loading(last), ours.kind: loading(last, "restoring")}
     remarks = [
-        f"{reports.NAMES[ours.kind]}'s start was measured when it was brought back at the end, and includes "
+        f"{NAMES[ours.kind]}'s start was measured when it was brought back at the end, and includes "
         "the stop of the other."
     ]
     if before and before["container"] == both.active and before["phase"] == "committed" and loading(before):
         starts[ours.kind], remarks = loading(before), []
     if others:
         remarks.append(
-            f"While {reports.NAMES[ours.kind]} was measured, it also had up to {others} requests of users."
+            f"While {NAMES[ours.kind]} was measured, it also had up to {others} requests of users."
         )
     content = contents(both, measured, watcher, began, last, starts, remarks, now)
     write(root, stack, content)

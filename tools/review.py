@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from common import ROOT, StepFailed, main_guard, say
@@ -20,15 +20,16 @@ from review.changes import is_flip
 from review.drift import MAIL, lasting, unconfirmed
 from review.drift import drift as drift_words
 from review.events import COMPONENT, Preview, PreviewFailed, parse
-from review.markdown import advice_in, render
+from review.markdown import render
 from review.plan import content
 from review.warnings import broken, not_ready
 from stacks.aws_target import SSH_FILES
-from stacks.settings import RENDERED, SettingsError
+from stacks.blueprint import blueprint
+from stacks.settings import RENDERED, SettingsError, from_files
 from tools import advice, environment, owner, port
 from tools.environment import pulumi
 from tools.host import is_on_aws, is_on_cluster, on_aws, reach
-from tools.render import stale, twin
+from tools.render import stale, twins
 
 PLAN, TEXT, BOUND = "plan.json", "review.md", "bound.json"
 READY_TRIES, READY_SECONDS = 4, 10
@@ -45,7 +46,8 @@ class Bound:
 
     `tree` is what was checked out: a merge that changes nothing has the tree of the branch. `plan` is what
     Pulumi's plan allows. `commit` is for people, and for no comparison. Of a rollback `rendered` is empty:
-    its files are those of the commit that its text names.
+    its files are those of the commit that its text names. `advice` is the line about the traffic that its
+    text has: what is advised later is another thing. A review of a version before has it in no field.
     """
 
     stack: str
@@ -55,6 +57,7 @@ class Bound:
     review: str
     plan: str
     commit: str
+    advice: str = ""
 
     def differences(self, now: "Bound") -> list[str]:
         """In words, what is not as it was when this was reviewed."""
@@ -185,14 +188,16 @@ def make(stack: str, folder: Path, advised: Callable[[], str] = str) -> tuple[Bo
     rendered = rendered_of(ROOT, stack)
     folder.mkdir(parents=True, exist_ok=True)
     state = state_of(stack)
-    seen = preview_of(stack, folder / PLAN)
-    text = render(seen, advised() if is_flip(seen) else "", twin(ROOT, stack))
-    return bind(stack, folder, text, state, rendered), seen
+    foreseen = blueprint(from_files(stack, ROOT)).foreseen
+    seen = replace(preview_of(stack, folder / PLAN), foreseen=foreseen)
+    said = advised() if is_flip(seen) else ""
+    text = render(seen, said, twins(ROOT, stack))
+    return bind(stack, folder, text, state, rendered, said), seen
 
 
-def bind(stack: str, folder: Path, text: str, state: str, rendered: str = "") -> Bound:
+def bind(stack: str, folder: Path, text: str, state: str, rendered: str = "", advice: str = "") -> Bound:
     """Write a review of this text into `folder`, where its plan is. `state` is a digest of the stack's state
-    before the preview."""
+    before the preview, and `advice` the line about the traffic that the text has."""
     bound = Bound(
         stack=stack,
         tree=tree_of(ROOT),
@@ -201,6 +206,7 @@ def bind(stack: str, folder: Path, text: str, state: str, rendered: str = "") ->
         review=_digest(text),
         plan=plan_of(folder),
         commit=git("rev-parse", "HEAD").strip(),
+        advice=advice,
     )
     (folder / TEXT).write_text(text)
     (folder / BOUND).write_text(json.dumps(asdict(bound), indent=2) + "\n")
@@ -226,7 +232,7 @@ def apply(stack: str, folder: Path) -> None:
     again = f"make review STACK={stack}"
     reviewed, before = read_review(folder, again)
     fresh = folder.with_name(f"{stack}.now")
-    now, seen = make(stack, fresh, lambda: advice_in(before))  # what is advised today is another thing
+    now, seen = make(stack, fresh, lambda: reviewed.advice)
     refuse_other(folder, reviewed, fresh, now, again)
     refuse_broken(seen)
     say(before.splitlines()[0])

@@ -16,19 +16,21 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from common import ROOT, StepFailed, main_guard, say
+from components.facts import Foreseen
 from review import history
 from review.events import Preview, parse
 from review.history import PREFIX, NoWayBack, Update
 from review.markdown import render
 from review.warnings import broken
-from stacks.settings import declared
+from stacks.blueprint import blueprint
+from stacks.settings import SettingsError, declared, from_files
 from tools import environment, review
 from tools.ask import agree
 from tools.environment import pulumi
@@ -278,6 +280,15 @@ class Previewed:
     needed: bool
 
 
+def _foreseen(stack: str, folder: Path) -> Foreseen:
+    """What follows from the settings in `folder` as today's code computes it; nothing where it takes them no
+    more."""
+    try:
+        return blueprint(from_files(stack, folder)).foreseen
+    except SettingsError:
+        return Foreseen()
+
+
 @contextmanager
 def previewed(stack: str, way: WayBack, kept: Path) -> Iterator[Previewed]:
     """A worktree for the way back; the review of it is printed, and written into `kept`."""
@@ -291,6 +302,7 @@ def previewed(stack: str, way: WayBack, kept: Path) -> Iterator[Previewed]:
         kept.mkdir(parents=True, exist_ok=True)
         state = review.state_of(stack)
         seen = parse(review.events_of(stack, kept / review.PLAN, root=folder, env=env))
+        seen = replace(seen, foreseen=_foreseen(stack, folder))
         text = render(seen)
         bound = review.bind(stack, kept, f"{way.text}\n{text}", state)
         say(text)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from common import StepFailed, main_guard, say
+from components.labels import label
 from tools import advice, cluster, port
 from tools.host import is_on_cluster, refuse_cluster
 from tools.owner import look
@@ -23,8 +24,8 @@ def containers_of(stack: str, role: str) -> list[str]:
     if shutil.which("docker") is None:
         raise StepFailed("there is no `docker` command here. Install Docker, and run the same command again")
     look(stack)
-    find = ["docker", "ps", "--filter", f"label=changeover.stack={stack}"]
-    find += ["--filter", f"label=changeover.role={role}", "--format", "{{.Names}}"]
+    find = ["docker", "ps", "--filter", f"label={label('stack')}={stack}"]
+    find += ["--filter", f"label={label('role')}={role}", "--format", "{{.Names}}"]
     found = subprocess.run(find, capture_output=True, text=True, check=False)
     if not (names := found.stdout.split()):
         why = f" ({found.stderr.strip()})" if found.stderr.strip() else ""

@@ -12,7 +12,6 @@ A permissions boundary would be the account's own to set (`iam:PermissionsBounda
 """
 
 import json
-from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -124,38 +123,11 @@ ONLY_OURS = frozenset(
 )
 """What takes something away: allowed on what carries the project's tag."""
 
-_CALLS_UNDER_OTHER_NAMES = {
-    "budgets:CreateBudget": "budgets:ModifyBudget",
-    "budgets:UpdateBudget": "budgets:ModifyBudget",
-    "budgets:DeleteBudget": "budgets:ModifyBudget",
-    "budgets:CreateNotification": "budgets:ModifyBudget",
-    "budgets:DeleteNotification": "budgets:ModifyBudget",
-    "budgets:CreateSubscriber": "budgets:ModifyBudget",
-    "budgets:DescribeBudget": "budgets:ViewBudget",
-    "budgets:DescribeNotificationsForBudget": "budgets:ViewBudget",
-    "budgets:DescribeSubscribersForNotification": "budgets:ViewBudget",
-}
-
 
 def actions() -> list[str]:
     """Every action that the deployer needs, sorted."""
     texts = (*RESOURCES.values(), *FUNCTIONS.values(), TOOLS)
     return sorted({action for text in texts for action in text.split()})
-
-
-def uncovered(calls: Iterable[str], policy: Mapping[str, Any]) -> list[str]:
-    """Those of the API calls, as `service:Operation`, that the policy does not allow.
-
-    `service` is the name by which requests are signed.
-    """
-    allowed = [action for each in policy["Statement"] for action in each["Action"]]
-    missing = []
-    for call in sorted(set(calls)):
-        named = call.replace("monitoring:", "cloudwatch:").replace("service-quotas:", "servicequotas:")
-        named = _CALLS_UNDER_OTHER_NAMES.get(named, named)
-        if named != "sts:GetCallerIdentity" and not any(fnmatchcase(named, each) for each in allowed):
-            missing.append(call)
-    return missing
 
 
 def policy(project: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from components import naming
+from switch.words import utc
 
 Result = Literal["committed", "failed"]
 
@@ -58,7 +59,7 @@ class ChangeRecord:
             "result": result,
             "error": error or None,
             **asdict(self),
-            "began": _utc(self.began),
+            "began": utc(self.began),
             "seconds": round(ended - self.began, 1),
             "fewest": self.fewest,
         }
@@ -70,7 +71,7 @@ class ChangeRecord:
         lines = [
             f"# {_kind(self.old) or 'nothing'} → {_kind(self.new)}: {result}",
             "",
-            f"{_utc(self.began)}, {ended - self.began:.1f} s in all, {self.hosts} hosts, {away}. "
+            f"{utc(self.began)}, {ended - self.began:.1f} s in all, {self.hosts} hosts, {away}. "
             f"When the fewest served, {self.fewest} did.",
             "",
             *([f"It failed: {error}", ""] if error else []),
@@ -90,7 +91,3 @@ class ChangeRecord:
 def _kind(engine: str) -> str:
     found = naming.engine_in(engine)
     return found[0] if found else engine
-
-
-def _utc(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from common import cache_root
 from components.facts import fleet
 from components.kubernetes.certificate import ChangeRecord
-from components.kubernetes.flip import INSIST, refused
+from components.kubernetes.flip import INSIST, Obstacle, refused
 from components.kubernetes.kubectl import ClusterError, Missing, Run, get, kubectl, selector, sender
 from components.kubernetes.looked import (
     FlipPlan,
@@ -148,7 +148,7 @@ class ClusterChange:
         """Brings the stack to the plan, or back. The exit status."""
         if not self.insist and self.begins(self.live()):
             if why := self.away():
-                raise ClusterError(why)
+                raise ClusterError(why.text)
             self.bring()  # before the lease, which would end meanwhile: this takes nothing from what serves
         self.take()
         try:
@@ -172,13 +172,13 @@ class ClusterChange:
             self.patiently(lambda: self.tell(ended))
             self.say(f"{plan.engine} serves from {plan.hosts} hosts: the proxies are told so again.")
             return 0
-        why = "" if live.to == plan.to else self.away()  # what has begun goes on
+        why = None if live.to == plan.to else self.away()  # what has begun goes on
         if self.begins(live):
             why = why or self.lacking() or self.too_busy(live)
         if why:
             if not self.insist:
-                raise ClusterError(why)
-            self.say(f"{INSIST} is set, so it begins all the same: {why.partition('. ')[0]}.")
+                raise ClusterError(why.text)
+            self.say(f"{INSIST} is set, so it begins all the same: {why.reason}.")
         others = any(each.replicas for name, each in seen.items() if name != plan.to)
         old = live.preferred if live.active else ""
         record = ChangeRecord(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.now)
@@ -208,13 +208,14 @@ class ClusterChange:
         try:
             self.nodes()
         except ClusterError as error:
-            more = ""
+            said = str(error)
             with contextlib.suppress(ClusterError):
-                more = self.lacking()
-            raise ClusterError(f"{error}\n{more}".strip()) from None
+                if more := self.lacking():
+                    said = f"{said}\n{more.text}"
+            raise ClusterError(said) from None
 
-    def lacking(self) -> str:
-        """Which nodes lack weights, or images to fetch them, with what to do; empty: none does.
+    def lacking(self) -> Obstacle | None:
+        """Which nodes lack weights, or images to fetch them; None: none does.
 
         An engine's image that has gone from a node since then is not noticed, and its next pod pulls it.
         """
@@ -222,44 +223,47 @@ class ClusterChange:
         pods = self.get("pods", "--selector", of_nodes)["items"]
         nodes = sorted(node_of(pod) for pod in pods if not is_ready(pod))
         if not nodes:
-            return ""
-        return (
-            f"these nodes lack weights, or images to fetch them: {', '.join(nodes)}. Nothing was changed. "
+            return None
+        return Obstacle(
+            f"these nodes lack weights, or images to fetch them: {', '.join(nodes)}",
             f"What a node's pod does: kubectl --namespace {plan.namespace} describe pods --selector "
             f"{of_nodes}. One that is deleted comes again, and fetches what is missing. To change the engine "
-            f"all the same, with hosts that may not come back: {INSIST}=1 pulumi up"
+            f"all the same, with hosts that may not come back: {INSIST}=1 pulumi up",
         )
 
-    def away(self) -> str:
-        """Which nodes take no pods now, with what to do, where the hosts don't fit the others; empty: they
-        do. A pod would wait for a place in vain, and so would that of before, which had it."""
+    def away(self) -> Obstacle | None:
+        """Which nodes take no pods now, where the hosts don't fit the others; None: they do.
+
+        A pod would wait for a place in vain, and so would that of before, which had it.
+        """
         plan = self.plan
         nodes = self.get("nodes", "--selector", f"{NODE}={plan.stack}")["items"]
         try:
             gpus = gpus_of(self.get("deployment", plan.to))
         except Missing:
-            return ""  # which is said where it is looked for
+            return None  # which is said where it is looked for
         places = sum(places_on(each, gpus) for each in nodes if takes_pods(each))
         if places >= plan.hosts:
-            return ""
+            return None
         names = ", ".join(sorted(each["metadata"]["name"] for each in nodes if not takes_pods(each)))
-        return (
+        return Obstacle(
             f"the stack's nodes have places for {places} of {plan.hosts} engines now, and these take none: "
-            f"{names or 'there is no other'}. Nothing was changed. How they are: kubectl get nodes "
-            f"--selector {NODE}={plan.stack}. Have them take pods again (kubectl uncordon NAME), add others "
-            f"(kubectl label node NAME {NODE}={plan.stack}), or have fewer hosts (pulumi config set hosts "
-            f"N). To change the engine all the same, with hosts that may not come back: {INSIST}=1 pulumi up"
+            f"{names or 'there is no other'}",
+            f"How they are: kubectl get nodes --selector {NODE}={plan.stack}. Have them take pods again "
+            f"(kubectl uncordon NAME), add others (kubectl label node NAME {NODE}={plan.stack}), or have "
+            "fewer hosts (pulumi config set hosts N). To change the engine all the same, with hosts that may "
+            f"not come back: {INSIST}=1 pulumi up",
         )
 
-    def too_busy(self, live: LiveConfigMap) -> str:
-        """Why the change must not begin now; empty: it may."""
+    def too_busy(self, live: LiveConfigMap) -> Obstacle | None:
+        """Why the change must not begin now; None: it may."""
         places = places_of(self.get("deployments", "--selector", self.mine)["items"])
         if live.active not in places:
-            return ""  # nothing serves
+            return None  # nothing serves
         try:
             busiest, since = self.busiest()
         except ClusterError as error:
-            return f"{error}. Nothing was changed. To change all the same: {INSIST}=1 pulumi up"
+            return Obstacle(str(error), f"To change all the same: {INSIST}=1 pulumi up")
         if since > self.now - HOUR:
             at = datetime.datetime.fromtimestamp(since, datetime.UTC)
             self.say(f"What came before {at:%H:%M} UTC is not known: the proxies' logs begin then.")

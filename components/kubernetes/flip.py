@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from components.cutover_mode import Cutover
 from components.facts import HOSTS
-from components.gpu_memory import KINDS, EngineKind, Load, engine_sum, gib
+from components.gpu_memory import KINDS, EngineKind, Load, engine_sum
 from components.kubernetes.rolling import PLACE_SECONDS, START_SECONDS
 from components.kubernetes.settings import KubernetesSettings
 from components.plan import REQUEST_SECONDS
 from components.waiting import Bounds
+from switch.words import gib
 from traffic.busiest import Busiest
 
 POD_SECONDS = 7
@@ -107,21 +108,37 @@ class Places:
     requests: int
 
 
-def refused(busiest: Busiest | None, settings: KubernetesSettings, before: Places, after: Places) -> str:
-    """Why a flip must not begin now, with what to type; empty: it may.
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a change must not begin now, and what to do: sentences, the reason without its full stop."""
+
+    reason: str
+    remedy: str
+
+    @property
+    def text(self) -> str:
+        """For whoever types `pulumi up`."""
+        return f"{self.reason}. Nothing was changed. {self.remedy}"
+
+
+def refused(
+    busiest: Busiest | None, settings: KubernetesSettings, before: Places, after: Places
+) -> Obstacle | None:
+    """Why a flip must not begin now; None: it may.
 
     `before` is what serves, and `after` what is to serve. While both do, what is left may be the smaller one.
     """
     least = min(before, after, key=lambda places: places.requests)
     left = settings.left * least.requests
     if busiest is None or busiest.requests <= left:
-        return ""
+        return None
     at = datetime.datetime.fromtimestamp(busiest.at, datetime.UTC)
-    said = [
+    reason = (
         f"in the busiest minute of the last hour ({at:%H:%M} UTC) there were {busiest.requests:.1f} requests "
         f"at a time, and in a flip {_go(settings.left)} on serving, which can work on {left} "
-        f"({least.requests} each, {least.engine}). Nothing was changed."
-    ]
+        f"({least.requests} each, {least.engine})"
+    )
+    said = list[str]()
     if busiest.requests > (afterwards := settings.hosts * after.requests):
         said.append(
             f"With {after.engine} all {settings.hosts} hosts can work on {afterwards}: "
@@ -139,4 +156,4 @@ def refused(busiest: Busiest | None, settings: KubernetesSettings, before: Place
         f"Wait for a quieter hour, or add hosts: pulumi config set hosts {more}. To flip all the same, while "
         f"requests wait: {INSIST}=1 pulumi up"
     )
-    return " ".join(said)
+    return Obstacle(reason, " ".join(said))

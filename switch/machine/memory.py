@@ -4,6 +4,7 @@ from switch.machine.change import fail
 from switch.machine.state import MemoryWait, Transaction
 from switch.machine.turn import Turn
 from switch.plan import Plan
+from switch.words import gib
 
 
 def memory_is_free(turn: Turn, plan: Plan) -> bool:
@@ -58,8 +59,3 @@ def too_small_for_both(turn: Turn, change: Transaction) -> str:
                 f"and there are only {gib(size)} {what}"
             )
     return ""
-
-
-def gib(size: int) -> str:
-    """A size for a person."""
-    return f"{size / 2**30:.2f} GiB"

@@ -24,6 +24,7 @@ from components.aws import permissions
 from components.ssh_config import known_hosts
 from review.drift import drift
 from review.events import parse
+from tests.support.aws.allowed import uncovered
 from tests.support.aws.checkout import Checkout
 from tests.support.aws.emulator import Emulator
 from tests.support.aws.host.machines import ROOT_ONLY, Machines, SimulatedMachine
@@ -361,7 +362,7 @@ def test_a_rotated_key_shows_in_the_preview_and_cuts_nobody(project: AwsProject)
 def only_looked(calls: list[str]) -> None:
     """CI's role that looks may do all that a review and the look for drift ask of AWS."""
     assert {"ec2:DescribeInstances", "ssm:GetParameter"} <= set(calls)
-    assert permissions.uncovered(calls, permissions.review_policy("changeover")) == []
+    assert uncovered(calls, permissions.review_policy("changeover")) == []
 
 
 def test_a_flip_is_reviewed_applied_by_its_plan_and_rolled_back_and_loses_nothing(
@@ -667,4 +668,4 @@ def test_destroy_leaves_nothing(project: AwsProject, emulator: Emulator) -> None
 def test_the_deployers_policy_covers_every_call_that_was_seen(project: AwsProject) -> None:
     seen = set(project.aws_calls())
     assert {"ec2:RunInstances", "ec2:TerminateInstances", "ec2:StartInstances"} <= seen
-    assert permissions.uncovered(project.aws_calls(), permissions.policy("changeover")) == []
+    assert uncovered(project.aws_calls(), permissions.policy("changeover")) == []

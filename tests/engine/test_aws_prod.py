@@ -22,6 +22,7 @@ from tests.engine.test_aws_dev import (
     nothing_is_left,
     nothing_to_do,
 )
+from tests.support.aws.allowed import uncovered
 from tests.support.aws.emulator import Emulator
 from tests.support.aws.host.machines import HERE_ADDRESS, ROOT_ONLY, Machines
 from tests.support.aws.project import AwsProject, deployable
@@ -192,4 +193,4 @@ def test_without_protect_it_is_destroyed(project: AwsProject, emulator: Emulator
 def test_the_deployers_policy_covers_every_call_that_was_seen(project: AwsProject) -> None:
     seen = set(project.aws_calls())
     assert {"dlm:CreateLifecyclePolicy", "sns:Subscribe", "route53:ChangeResourceRecordSets"} <= seen
-    assert permissions.uncovered(seen, permissions.policy("changeover")) == []
+    assert uncovered(seen, permissions.policy("changeover")) == []

@@ -23,11 +23,12 @@ import pytest
 from common import ROOT
 from components.monitor import STALE_SECONDS
 from components.naming import HISTORY
-from monitor import exposed, render
+from monitor import render
 from monitor.alerts import NO_LONGER_THAN, SLACK_SECONDS
 from monitor.panels import Page, pages
 from stacks.blueprint import blueprint
 from stacks.settings import from_files
+from tests.support import exposed
 from tests.support.load import LoadGenerator
 from tests.support.monitored import without_data
 from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings, pid_of

@@ -16,7 +16,6 @@ from proxy.finding import ASK_SECONDS, SILENT_SECONDS, Finder, Wanted, parse_wan
 from proxy.pods import Fleet, Pods
 from proxy.route import GatewayAddress, Limits, ProxyRoute, RoutedEngine, parse_routing
 from switch import pod as switch_pod
-from switch import pod_plan
 from tests.support.project import free_port
 from tests.unit.test_gpu_memory import TINY_ON_CPU
 
@@ -169,10 +168,6 @@ def test_what_is_wanted_is_read_or_refused() -> None:
     for wrong in (b"", b"[]", b"{}", json.dumps({**WANTED, "flip": 1}).encode()):
         with pytest.raises((ValueError, KeyError, TypeError)):
             parse_wanted(wrong)
-
-
-def test_both_sides_mean_the_same_place() -> None:
-    assert (finding.PORT, finding.PATH) == (pod_plan.PORT, pod_plan.STATE)
 
 
 def test_the_routing_is_the_route_on_a_cluster() -> None:

@@ -11,18 +11,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bench.stack import remove_fast_engine, use_fast_engine
 from common import ROOT
-from review.events import parse
+from review.events import SECRET, Preview, parse
 from review.markdown import render
 from stacks.blueprint import blueprint
-from stacks.settings import declared, from_files
+from stacks.settings import declared, from_files, from_values
 from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings, patched
 
 GOLDEN = ROOT / "tests" / "unit" / "golden" / "reviews"
@@ -112,12 +114,24 @@ def events(project: Project) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith("{")]
 
 
+def seen_in(lines: Iterable[str]) -> Preview:
+    """The preview in these events, with what follows from the settings that it was made with."""
+    seen = parse(lines)
+    values = {
+        key.removeprefix("changeover:"): yaml.safe_load(value)
+        for key, value in seen.config.items()
+        if SECRET not in value
+    }
+    checked = from_values(seen.stack, values, ROOT, deploying=False)
+    return replace(seen, foreseen=blueprint(checked).foreseen)
+
+
 def record(project: Project, name: str) -> None:
     """Keep the preview of the project as it is now under `name`."""
     kept = list(trim(events(project)))
     lines = [json.dumps(event, ensure_ascii=False, sort_keys=True) for event in kept]
     (GOLDEN / f"{name}.events").write_text("\n".join(lines) + "\n")
-    text = render(parse(lines))
+    text = render(seen_in(lines))
     (GOLDEN / f"{name}.md").write_text(text)
     print(f"{name}: {text.splitlines()[0]}", flush=True)
 
@@ -333,7 +347,7 @@ PARTS: tuple[Callable[[Project], None], ...] = (
 def rendered() -> None:
     """Write the reviews of what was recorded before, after a change of their words."""
     for file in GOLDEN.glob("*.events"):
-        file.with_suffix(".md").write_text(render(parse(file.read_text().splitlines())))
+        file.with_suffix(".md").write_text(render(seen_in(file.read_text().splitlines())))
 
 
 def main() -> None:

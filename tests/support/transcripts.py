@@ -31,11 +31,14 @@ from tests.support.simulated_host import (
     NEW_GATEWAY,
     OLD,
     PROXY,
+    Box,
     Cutover,
     SimulatedHost,
     plan,
 )
 
+ANEW = "stack-ollama-2"
+"""The engine that serves, with other settings: another container."""
 FOLDER = ROOT / "tests" / "unit" / "transcripts"
 Value = TypeVar("Value")
 WIDTH = 106
@@ -197,6 +200,7 @@ def checked(value: Value, wanted: Value) -> None:
 def changed(cutover: Cutover, engine: str = NEW) -> TranscribedHost:
     """A whole change that goes well."""
     host = TranscribedHost(overlap=cutover == "overlap")
+    host.boxes[ANEW] = Box(ANEW, "engine")
     host.run(1)
     host.says("`pulumi up` begins: its first step is the prepare.")
     host.ask("prepare", plan(engine, cutover))
@@ -248,6 +252,20 @@ def switch_dies() -> TranscribedHost:
     return host
 
 
+def engine_crashes() -> TranscribedHost:
+    host = TranscribedHost()
+    host.run(1)
+    host.says("The process of the engine that serves ends, and Docker starts it again: it is another run.")
+    host.boxes[OLD].runs += 1
+    host.run(5)
+    assert host.settled()
+    host.says("Somebody stops it with `docker stop`, after which Docker does not start it again.")
+    host.boxes[OLD].running = False
+    host.run(5)
+    assert host.settled()
+    return host
+
+
 def host_reboots() -> TranscribedHost:
     host = TranscribedHost()
     host.run(1)
@@ -287,6 +305,13 @@ TRANSCRIPTS: Sequence[Transcript] = (
         lambda: changed("overlap"),
     ),
     Transcript(
+        "context",
+        "A change of the setting `context` by hold. The engine stays Ollama, and yet it is another container "
+        "with other flags: so it goes as a change to another engine does. The old one is called the standby "
+        "until Pulumi, at the end of its update, removes it.",
+        lambda: changed("hold", ANEW),
+    ),
+    Transcript(
         "gateway",
         "A change of the gateway alone, whose engine stays: nothing is held, and no engine is started or "
         "stopped. The prepare has nothing to do.",
@@ -309,6 +334,12 @@ TRANSCRIPTS: Sequence[Transcript] = (
         "The switch itself is killed in the middle of a hold. It starts with the state in its journal, looks "
         "at what is there, and leads back.",
         switch_dies,
+    ),
+    Transcript(
+        "engine-crashes",
+        "The engine that serves crashes. Nobody asks for a change, and there is none: requests are held "
+        "until the same engine, which Docker or the switch has started again, has passed its gate.",
+        engine_crashes,
     ),
     Transcript(
         "host-reboots",

@@ -186,6 +186,14 @@ def test_a_flip_says_what_is_advised_and_other_advice_of_today_is_no_other_revie
     assert len(cli.updates) == 1
 
 
+def test_a_review_from_before_its_advice_was_a_field_is_read(cli: Cli, reviewed: Path) -> None:
+    bound = json.loads((reviewed / review.BOUND).read_text())
+    assert bound.pop("advice") == ""
+    (reviewed / review.BOUND).write_text(json.dumps(bound))
+    review.apply("local", reviewed)
+    assert len(cli.updates) == 1
+
+
 def test_what_is_no_flip_asks_for_no_advice(cli: Cli, tmp_path: Path) -> None:
     (cli.folder / "events").write_text(OPEN.read_text())
     review.make("local", tmp_path / "reviews" / "local", lambda: pytest.fail("it was asked"))

@@ -10,6 +10,7 @@ import pytest
 
 from common import ROOT
 from components.aws import ci, permissions, role
+from tests.support.aws.allowed import uncovered
 from tests.unit.test_aws_host import Declare, declare
 from tools.render import POLICIES
 
@@ -60,15 +61,15 @@ def test_every_type_and_function_that_is_declared_has_its_actions_and_no_other(d
 
 
 def test_every_action_is_in_the_policy() -> None:
-    assert permissions.uncovered(permissions.actions(), permissions.policy("changeover")) == []
+    assert uncovered(permissions.actions(), permissions.policy("changeover")) == []
 
 
 def test_a_call_that_is_not_allowed_is_named() -> None:
     calls = ["ec2:RunInstances", "ec2:CreateNatGateway", "monitoring:PutMetricAlarm", "budgets:CreateBudget"]
     deployer, looks = permissions.policy("changeover"), permissions.review_policy("changeover")
-    assert permissions.uncovered([*calls, "sts:GetCallerIdentity"], deployer) == ["ec2:CreateNatGateway"]
-    assert permissions.uncovered(calls, looks) == sorted(calls)
-    assert permissions.uncovered(["ec2:DescribeInstances", "ssm:StartSession"], looks) == []
+    assert uncovered([*calls, "sts:GetCallerIdentity"], deployer) == ["ec2:CreateNatGateway"]
+    assert uncovered(calls, looks) == sorted(calls)
+    assert uncovered(["ec2:DescribeInstances", "ssm:StartSession"], looks) == []
 
 
 @BOTH

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import get_args
 
@@ -13,7 +14,7 @@ from components import facts, naming
 from components.cutover_mode import choose
 from components.docker_host import DockerHost
 from components.facts import Memory, Variable
-from components.gpu_memory import KINDS
+from components.gpu_memory import KINDS, EngineKind
 from components.waiting import wait
 from stacks.blueprint import blueprint
 from switch import answers
@@ -118,18 +119,35 @@ def test_an_engine_and_its_weights_are_known_from_their_names() -> None:
     ("values", "mode", "by_hold"),
     [({}, "hold", ()), ({"hostMemoryGiB": 7}, "overlap", ("vllm",)), ({"hostMemoryGiB": 16}, "overlap", ())],
 )
-def test_the_waits_that_the_program_says_are_found_in_its_lines(
+def test_a_review_knows_the_waits_that_the_program_says(
     values: dict[str, object], mode: str, by_hold: tuple[str, ...]
 ) -> None:
     checked = settings(**values)
     cutover = choose(checked.cutover, checked.engine, checked.load, checked.bounds)
-    lines = "\n".join(blueprint(checked).lines)
+    plan = blueprint(checked)
     assert cutover.mode == mode
     for kind in KINDS:
-        flip, same = (facts.wait_in(lines, kind, same=each) for each in (False, True))
-        assert flip == (f"{cutover.waits[kind].expected:.0f} s" if mode == "hold" else "")
+        flip, same = (waits.get(kind) for waits in (plan.foreseen.waits, plan.foreseen.same_waits))
+        assert flip == (cutover.waits[kind].expected if mode == "hold" else None)
+        said = f"wait in a change to {kind}: {flip or 0:.0f} s = "
+        assert any(line.startswith(said) for line in plan.lines) == (mode == "hold")
         one = wait(kind, checked.load, checked.bounds, old=kind)
-        assert same == (f"{one.expected:.0f} s" if kind in by_hold else "")
+        assert same == (one.expected if kind in by_hold else None)
+        said = rf"other settings of {kind}: by hold, since .*; wait: {same or 0:.0f} s = "
+        assert any(re.match(said, line) for line in plan.lines) == (kind in by_hold)
+
+
+@pytest.mark.parametrize("found_by", [(), ("ollama",), ("vllm",), ("ollama", "vllm")])
+def test_a_review_knows_where_only_one_engine_finds_the_calls_of_tools(
+    found_by: tuple[EngineKind, ...],
+) -> None:
+    checked = settings(images="public", model="qwen-2.5-coder-0.5b")
+    assert checked.model.tools
+    model = replace(checked.model, tools=replace(checked.model.tools, found_by=found_by))
+    plan = replace(blueprint(checked), settings=replace(checked, model=model))
+    (line,) = [line for line in plan.lines if line.startswith("tools: ")]
+    assert plan.foreseen.tools == (line if len(found_by) == 1 else "")
+    assert line.startswith("tools: only ") == (len(found_by) == 1)
 
 
 NAMES = {

@@ -85,30 +85,31 @@ OLLAMA, VLLM = Places("ollama", 8), Places("vllm", 58)
 
 
 def test_a_flip_is_refused_where_the_busiest_minute_does_not_fit_what_is_left() -> None:
-    assert refused(None, THREE, OLLAMA, VLLM) == ""
-    assert refused(Busiest(HOUR, 16.0), THREE, OLLAMA, VLLM) == ""
-    text = refused(Busiest(HOUR + 1860, 16.1), THREE, OLLAMA, VLLM)
-    assert text == (
+    assert refused(None, THREE, OLLAMA, VLLM) is None
+    assert refused(Busiest(HOUR, 16.0), THREE, OLLAMA, VLLM) is None
+    found = refused(Busiest(HOUR + 1860, 16.1), THREE, OLLAMA, VLLM)
+    assert found is not None and found.text == (
         "in the busiest minute of the last hour (00:31 UTC) there were 16.1 requests at a time, and in a "
         "flip 2 hosts go on serving, which can work on 16 (8 each, ollama). Nothing was changed. Wait for a "
         "quieter hour, or add hosts: pulumi config set hosts 4. To flip all the same, while requests wait: "
         f"{INSIST}=1 pulumi up"
     )
-    assert refused(Busiest(HOUR + 1860, 16.1), THREE, VLLM, OLLAMA) == text
+    assert refused(Busiest(HOUR + 1860, 16.1), THREE, VLLM, OLLAMA) == found
 
 
 def test_the_refusal_says_what_else_would_do() -> None:
     ten = replace(THREE, hosts=10, at_once=5)
-    text = refused(Busiest(HOUR, 60.0), ten, OLLAMA, VLLM)
-    assert "Let fewer be away at once: pulumi config set atOnce 2. " in text
-    assert "pulumi config set hosts 13" in text
-    text = refused(Busiest(HOUR, 90.0), ten, VLLM, OLLAMA)
-    assert "With ollama all 10 hosts can work on 80: too few afterwards, too. " in text
-    assert "atOnce" not in text
+    found = refused(Busiest(HOUR, 60.0), ten, OLLAMA, VLLM)
+    assert found and "Let fewer be away at once: pulumi config set atOnce 2. " in found.text
+    assert "pulumi config set hosts 13" in found.text
+    found = refused(Busiest(HOUR, 90.0), ten, VLLM, OLLAMA)
+    assert found and "With ollama all 10 hosts can work on 80: too few afterwards, too. " in found.text
+    assert "atOnce" not in found.text
 
 
 def test_of_two_engines_of_one_kind_the_smaller_counts() -> None:
-    assert "(4 each, vllm)" in refused(Busiest(HOUR, 9.0), THREE, VLLM, Places("vllm", 4))
+    found = refused(Busiest(HOUR, 9.0), THREE, VLLM, Places("vllm", 4))
+    assert found and "(4 each, vllm)" in found.reason
 
 
 def ask(began: float, seconds: float, held: float = 0) -> LoggedRequest:

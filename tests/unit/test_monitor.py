@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitor import exposed, render
+from monitor import render
 from monitor.alerts import alerts
 from monitor.panels import GROWTH, SPAN, pages
 from monitor.watched import Watched
@@ -18,6 +18,7 @@ from proxy.records import SECONDS, Books
 from switch import metrics
 from switch.machine import State
 from switch.report import report
+from tests.support import exposed
 from tests.support.monitored import FACTOR, sooner
 
 ALL = Watched(

@@ -44,18 +44,22 @@ def test_a_file_edited_by_hand_is_found_and_one_too_many_is_removed(tmp_path: Pa
     assert render.stale(tmp_path, "local") == []
 
 
-def test_the_first_stack_with_the_same_files_is_the_one_to_read(tmp_path: Path) -> None:
+def test_each_file_is_to_be_read_at_the_first_stack_that_has_it(tmp_path: Path) -> None:
     (tmp_path / "Pulumi.yaml").write_text((ROOT / "Pulumi.yaml").read_text())
     for name in ("first", "second", "third"):
         (tmp_path / f"Pulumi.{name}.yaml").write_text((ROOT / "Pulumi.local.yaml").read_text())
         render.write(tmp_path, name)
     (tmp_path / "rendered" / "third" / "parity.md").write_text("measured, and so of this stack alone")
-    twins = [render.twin(tmp_path, name) for name in ("first", "second", "third")]
-    assert twins == ["", "first", "first"]
-    for file in ("Caddyfile", "one-more.txt"):
-        (tmp_path / "rendered" / "third" / file).write_text("another")
-        assert render.twin(tmp_path, "third") == ""
-        render.write(tmp_path, "third")
+    files = sorted(render.written(tmp_path, "first"))
+    assert "Caddyfile" in files and len(files) > 3
+    twins = [render.twins(tmp_path, name) for name in ("first", "second", "third")]
+    assert twins == [{}, {"first": files}, {"first": files}]
+    for name in ("second", "third"):
+        (tmp_path / "rendered" / name / "Caddyfile").write_text("of these two")
+    (tmp_path / "rendered" / "third" / "one-more.txt").write_text("of no other")
+    rest = [file for file in files if file != "Caddyfile"]
+    assert render.twins(tmp_path, "second") == {"first": rest}
+    assert render.twins(tmp_path, "third") == {"second": ["Caddyfile"], "first": rest}
 
 
 def test_a_flip_changes_one_line_of_each_toml_and_one_of_the_cutover() -> None:

@@ -7,12 +7,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common import StepFailed
+from components.facts import Foreseen
 from review.changes import moves
 from review.differences import LONGEST_FULL
 from review.drift import MAIL, drift, lasting, unconfirmed
@@ -20,6 +22,7 @@ from review.events import Preview, PreviewFailed, ResourceChange, parse
 from review.markdown import render
 from review.sentence import sentence
 from review.warnings import warnings
+from tests.support.reviews import seen_in
 from tools import environment
 from tools.review import Bound, events_of
 
@@ -31,8 +34,9 @@ def raw(name: str) -> list[str]:
     return (GOLDEN / f"{name}.events").read_text().splitlines()
 
 
+@cache
 def preview(name: str) -> Preview:
-    return parse(raw(name))
+    return seen_in(raw(name))
 
 
 def test_there_are_golden_reviews_of_twenty_changes() -> None:
@@ -68,11 +72,8 @@ def test_a_flip_to_an_engine_that_finds_no_calls_of_tools_says_so_in_the_first_l
     said = "tools: only ollama recognises this model's tool calls; with vllm they arrive as text"
     for name, warned in (("flip", True), ("context", False)):
         seen = preview(name)
-        (note, *others) = seen.notes
-        seen = replace(seen, notes=(f"{note}\n{said}", *others))
-        assert (said in warnings(seen)) == warned
-    neither = replace(preview("flip"), notes=("tools: neither engine recognises this model's tool calls",))
-    assert not any("tools" in line for line in warnings(neither))
+        assert (said in warnings(replace(seen, foreseen=Foreseen(tools=said)))) == warned
+    assert not any("tools" in line for line in warnings(preview("flip")))
 
 
 def test_a_flip_by_overlap_lets_nobody_wait() -> None:
@@ -96,7 +97,7 @@ def moved(name: str, before: str, after: str, **config: str) -> Preview:
         seen,
         changes=tuple(step(change) for change in seen.changes),
         outputs_after={**seen.outputs_after, "cutover": "overlap"},
-        notes=(*seen.notes, "other settings of ollama: by hold, since much; wait: 21 s = 10 s drain"),
+        foreseen=Foreseen(same_waits={"ollama": 21.4}),
         config={**seen.config, **config},
     )
 
@@ -210,7 +211,7 @@ def test_an_engine_whose_limit_was_set_by_hand_gets_no_other_container(engine: s
 
 def test_what_the_program_warns_of_comes_first() -> None:
     line = json.dumps({"diagnosticEvent": {"severity": "warning", "message": "this replaces the instance"}})
-    assert "- this replaces the instance\n" in render(parse([*raw("flip"), line]))
+    assert "- this replaces the instance\n" in render(seen_in([*raw("flip"), line]))
 
 
 def test_an_update_that_did_not_end_is_taken_back_and_says_so() -> None:
@@ -349,7 +350,7 @@ def test_the_random_end_of_a_new_name_is_no_difference_between_two_reviews() -> 
     assert gateway.after["name"] == "changeover-reviewed-gateway-NEW"
     ends = set(re.findall(r"changeover-reviewed-gateway-([0-9a-f]{7})", text))
     (new,) = ends - {str(gateway.before["name"])[-7:]}
-    assert parse(text.replace(new, "0000000").splitlines()) == preview("flip")
+    assert seen_in(text.replace(new, "0000000").splitlines()) == preview("flip")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -364,7 +365,13 @@ def test_the_order_in_which_the_engine_comes_to_things_is_no_difference_between_
     others = [json.dumps(event) for event in events if "resourcePreEvent" not in event]
     stack = next((each for urn, each in of_one.items() if "pulumi:pulumi:Stack" in urn), [])
     turned = [line for each in reversed(of_one.values()) if each is not stack for line in each]
-    assert render(parse([*stack, *turned, *others])) == render(preview(name))
+    assert render(seen_in([*stack, *turned, *others])) == render(preview(name))
+
+
+def test_files_that_another_stack_has_as_they_are_are_named_with_it() -> None:
+    text = render(preview("flip"), twins={"dev": ["Caddyfile", "vllm.txt"], "prod": ["cutover.txt"]})
+    assert "as those of `dev`, and it is enough to read them once: `Caddyfile`, `vllm.txt`.\n" in text
+    assert "as those of `prod`, and it is enough to read them once: `cutover.txt`.\n" in text
 
 
 def test_a_review_that_is_too_long_is_cut_and_says_where_the_rest_is() -> None:
@@ -523,7 +530,7 @@ def test_a_plugin_that_ends_slowly_after_a_preview_does_not_fail_it(result: str)
         with pytest.raises(PreviewFailed, match="the preview failed\nDetected"):
             parse(lines)
     else:
-        assert parse(lines) == preview("flip")
+        assert seen_in(lines) == preview("flip")
 
 
 def test_on_aws_a_fresh_checkout_says_why_its_first_preview_failed(

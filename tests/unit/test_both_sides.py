@@ -1,0 +1,14 @@
+"""What proxy and switch each define is the same: neither container has the other's code."""
+
+from proxy import finding, inner, route, server
+from switch import keys, pod_plan, shared
+
+
+def test_the_switch_finds_a_proxy_and_a_proxy_a_pod_where_they_answer() -> None:
+    assert (inner.PORT, server.STATUS) == (shared.PROXY_PORT, shared.PROXY_STATUS)
+    assert (finding.PORT, finding.PATH) == (pod_plan.PORT, pod_plan.STATE)
+
+
+def test_a_proxy_reads_the_keys_that_the_switch_writes() -> None:
+    assert route.TENANT == shared.TENANT
+    assert route.DIGEST == keys.DIGEST
