@@ -394,15 +394,18 @@ class Daemon:
         event = ChangeRequested(
             verb, plan, self.docker.world(), request.get("seen", ""), request.get("change", "")
         )
-        if late():
-            return {"lines": [STALLED], "code": UNAVAILABLE}
-        self.apply(event)
+        with self._lock:  # a disk that stalls keeps it for as long
+            if late():
+                return {"lines": [STALLED], "code": UNAVAILABLE}
+            self.apply(event)
         self.events.put(None)
         return {"lines": [f"{verb}: {plan.engine.kind} ({plan.engine.container})"], "code": 0}
 
     def _follow(self, engine: str, change: str, late: Callable[[], bool]) -> dict[str, Any]:
         end = time.monotonic() + POLL_SECONDS
-        with self._lock:
+        with self._lock:  # as above
+            if late():
+                return {"lines": [STALLED], "code": UNAVAILABLE}
             if other := self._taken(engine, change):
                 return other
             self.apply(Followed(read=False))

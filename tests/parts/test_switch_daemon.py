@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -907,6 +908,39 @@ def test_what_a_coordinator_asked_before_a_stall_is_not_done_since_it_may_have_g
     monkeypatch.setattr(daemon, "POLL_SECONDS", 1.5)
     assert asked("follow", daemon.LATE_SECONDS - 1, engine="") == asking.UNAVAILABLE, "late by the end of it"
     assert asked("abandon", late, engine=NEW) == 0, "what leads back is done whenever it comes"
+
+
+@pytest.mark.parametrize("verb", ["prepare", "follow"])
+def test_what_a_coordinator_asked_while_the_disk_stalled_is_not_done_after_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """The switch was not stopped: it waited for a state to be written before it could take in another one."""
+    stalls, goes_on, write = threading.Event(), threading.Event(), rig.journal.write
+
+    def stalled(state: State) -> None:
+        stalls.set()
+        assert goes_on.wait(60)
+        write(state)
+
+    if verb == "follow":
+        rig.requests["ollama-1"] = 1
+        rig.ask("prepare", raw_plan())
+        rig.turns(lambda: rig.phase() == "draining")
+    monkeypatch.setattr(daemon, "LATE_SECONDS", 0.3)
+    with ThreadPoolExecutor() as beside:
+        monkeypatch.setattr(rig.journal, "write", stalled)
+        rig.docker.boxes[OLD_GATEWAY] = box(OLD_GATEWAY, "gateway")  # something to write down
+        rig.now += 2
+        writes = beside.submit(rig.switch.turn)
+        assert stalls.wait(60)
+        asked = {"verb": verb, "plan": raw_plan(), "engine": "", "at": time.monotonic()}
+        told = beside.submit(rig.switch.answer, asked)
+        time.sleep(0.6)
+        goes_on.set()
+        writes.result()
+        assert told.result() == {"lines": [daemon.STALLED], "code": asking.UNAVAILABLE}
+    change = rig.switch.state.transaction
+    assert change is None if verb == "prepare" else change and change.lease < rig.now + 15
 
 
 def test_what_follows_at_once_is_told_in_one_answer_and_an_end_is_waited_for_no_longer(
