@@ -38,6 +38,7 @@ from tests.support.simulated_host import (
     OLD_GATEWAY,
     OTHER_PROXY,
     PROXY,
+    SECONDS,
     Box,
     Cutover,
     Requests,
@@ -882,17 +883,21 @@ def test_a_change_waits_for_a_proxy_that_hangs_until_it_is_started_anew(cutover:
     assert host.boxes[PROXY].runs == 1 and host.serves()[0] == [NEW]
 
 
-def test_an_engine_that_hangs_again_and_again_is_tried_with_growing_pauses(host: SimulatedHost) -> None:
-    pauses = list[float]()
+@pytest.mark.parametrize("found_after", [SECONDS.answers, SECONDS.tokens])
+def test_an_engine_that_hangs_again_and_again_is_tried_with_growing_pauses(
+    host: SimulatedHost, found_after: float
+) -> None:
+    """Whether nothing of it answers, which is found soon, or only its completions stand still."""
+    pauses, host.patience_with_hangs = list[float](), found_after
     for _ in range(5):
         host.hang(OLD)
-        assert host.run(60, lambda: OLD in host.state.terminating)
+        assert host.run(found_after + 15, lambda: OLD in host.state.terminating)
         said = host.now
         assert host.run(60, lambda: not host.boxes[OLD].running)
         pauses.append(host.now - said)
         assert host.run(60, lambda: old_serves(host))
     assert all(least <= pause < least + 5 for least, pause in zip((2, 4, 8, 16, 32), pauses, strict=True))
-    assert not host.run(70, lambda: host.state.tries == 0), "by then it might hang again"
+    assert not host.run(SECONDS.tokens + 25, lambda: host.state.tries == 0), "by then it might hang again"
     assert host.run(20, lambda: host.state.tries == 0)
 
 
