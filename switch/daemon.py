@@ -197,7 +197,9 @@ class Daemon:
         self._world = world = self.docker.world()
         self.docker.bound(world)
         number, said = self.route.number(self.state), self._ask_proxies(world)
-        self.perform(self.apply(Tick(world, number, said, self._hangs(world), self._stalled())))
+        self.perform(
+            self.apply(Tick(world, number, said, self._hangs(world), self.pulse.silent(), self._stalled()))
+        )
 
     def _hangs(self, world: machine.World) -> dict[str, str]:
         self.pulse.watch(machine.watched(self.state, world))
@@ -205,6 +207,10 @@ class Daemon:
         if network and any(c.role == "switch" and network not in c.networks for c in world.values()):
             self.pulse.forget()
         return self.pulse.hangs()
+
+    def _silent(self) -> dict[str, str]:
+        """What was noticed of each container that may turn out to hang, for a person."""
+        return {name: each.how for name, each in self.pulse.silent().items()}
 
     def _stalled(self) -> float:
         """For how many seconds longer than usual nothing could be looked at, since this was last called."""
@@ -225,7 +231,7 @@ class Daemon:
 
     def metrics(self) -> str:
         """What Prometheus scrapes; nothing before the first look."""
-        world, silent, now = self._world, self.pulse.silent(), self.clock()
+        world, silent, now = self._world, self._silent(), self.clock()
         if world is None:
             return ""
         with self._lock:
@@ -370,7 +376,7 @@ class Daemon:
                     self.events.put(None)
                     return {"lines": [], "code": 0}
                 case {"verb": "state"}:
-                    silent, now = self.pulse.silent(), self.clock()
+                    silent, now = self._silent(), self.clock()
                     state = dataclasses.asdict(self.state)
                     return {"state": state, "write_error": self.write_error, "silent": silent, "now": now}
                 case {"verb": "release"}:

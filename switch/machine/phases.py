@@ -8,7 +8,7 @@ which.
 from collections.abc import Callable, Mapping
 
 from switch.machine.change import end, fail
-from switch.machine.drain import at_work, without_note
+from switch.machine.drain import at_work, silent_with_requests, without_note
 from switch.machine.events import Action
 from switch.machine.gating import gateway_probes, old_engine_serves, pass_gate
 from switch.machine.memory import memory_is_free, too_small_for_both
@@ -83,8 +83,8 @@ def draining(turn: Turn, change: Transaction) -> None:
             turn.say(f"drained in {turn.now - change.since:.1f} s")
         turn.to("stopping")
     elif turn.seconds_in_phase(change) > change.plan.seconds.drain:
-        why = " and ".join(left)
-        fail(turn, f"{why} after {change.plan.seconds.drain:g} s; no engine was stopped")
+        why = f"{' and '.join(left)} after {change.plan.seconds.drain:g} s; no engine was stopped"
+        fail(turn, ". ".join(filter(None, [why, silent_with_requests(turn)])))
 
 
 def stopping(turn: Turn, change: Transaction) -> None:

@@ -57,7 +57,8 @@ def _let_go(state: State) -> None:
 
 def _tick(turn: Turn, event: Tick) -> None:
     """Takes in what was seen, holds requests where they must not go on, and does what is next."""
-    state, turn.world, turn.proxies = turn.state, event.world, event.proxies
+    state, turn.world = turn.state, event.world
+    turn.proxies, turn.silent = event.proxies, event.silent
     if event.route is not None:
         turn.route = route(state, event.route, 0)
     if event.stalled:

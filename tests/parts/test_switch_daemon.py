@@ -19,7 +19,7 @@ from switch.docker import Docker, DockerError
 from switch.gate import Answer
 from switch.gc import Busy, collect
 from switch.journal import KEPT, Journal
-from switch.machine import Action, Active, Container, Started, State, Transaction, Watch, World
+from switch.machine import Action, Active, Container, Silence, Started, State, Transaction, Watch, World
 from switch.plan import load
 from switch.proxies import Status
 from switch.report import report
@@ -140,8 +140,8 @@ class FakePulse:
     def hangs(self) -> dict[str, str]:
         return {name: why for name, why in self.hung.items() if name in self.watched}
 
-    def silent(self) -> dict[str, str]:
-        return self.hangs()
+    def silent(self) -> dict[str, Silence]:
+        return {name: Silence(why, 45) for name, why in self.hangs().items()}
 
 
 class Rig:

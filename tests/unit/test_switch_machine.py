@@ -917,6 +917,62 @@ def test_a_flip_away_from_what_hangs_succeeds_and_waits_for_nothing_that_is_ther
     assert host.now - began < 60 and "hangs" in host.lines() + host.state.healed
 
 
+@pytest.mark.parametrize(
+    ("frozen_for", "goes_through"),
+    [(0, False), (200, False), (355, False), (365, True), (470, True), (481, True)],
+)
+def test_a_flip_away_from_completions_that_stand_still_says_until_when_they_are_waited_for(
+    host: SimulatedHost, frozen_for: float, goes_through: bool
+) -> None:
+    """The rest of the engine answers, so that it may be working on something long. All times are those of a
+    deployment: a drain ends long before such an engine is given up."""
+    told = times(120, 300)
+    assert host.state.active
+    host.state.active.plan = plan(OLD, gateway=OLD_GATEWAY, seconds=told)
+    host.patience_with_hangs = told.tokens
+    host.run(10)
+    host.hang(OLD)
+    host.run(frozen_for)
+
+    def flipped() -> int:
+        host.ask("prepare", plan(seconds=told))
+        if code := host.follow():
+            return code
+        host.make_gateway()
+        host.ask("commit", plan(gateway=NEW_GATEWAY, seconds=told))
+        return host.follow()
+
+    if not goes_through:
+        began = host.now
+        assert flipped() == 1 and host.now - began < told.drain + 5
+        assert host.boxes[OLD].runs == 0 and not host.holds(), "it may work, and is let alone"
+        error = host.state.last.error if host.state.last else ""
+        assert "requests after 120 s; no engine was stopped. ollama (stack-ollama-1) has given no " in error
+        assert error.endswith(
+            "; after 480 s of that it is given up, and no change waits for its requests any more: run "
+            "`pulumi up` again then"
+        )
+        assert host.run(500, lambda: OLD in host.state.terminating)
+    assert flipped() == 0, host.lines()
+    assert host.serves() == ([NEW], [NEW_GATEWAY]) and host.settled()
+
+
+def test_a_drain_that_does_not_end_says_nothing_of_an_engine_that_works_or_has_no_requests(
+    host: SimulatedHost,
+) -> None:
+    host.drain_seconds = 40
+    assert host.flip() == 1 and "given up" not in host.lines()
+    host.drain_seconds = 1
+    host.run(60)
+    host.another_proxy().hangs_until = host.now + 1000
+    host.patience_with_hangs = 480
+    host.ask("prepare", plan())
+    assert host.run(20, lambda: host.phase() == "draining" and not host.proxies[PROXY].running)
+    host.hang(OLD)
+    assert host.follow() == 1
+    assert "stack-proxy-2 did not answer" in host.lines() and "given up" not in host.lines()
+
+
 def test_an_engine_that_begins_to_hang_in_a_drain_is_given_up_in_it(host: SimulatedHost) -> None:
     host.patience_with_hangs = 15
     host.ask("prepare", plan())
