@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from switch import __main__ as cli
-from switch import asking, checks, daemon, files, owner, verbs
+from switch import answers, asking, checks, daemon, files, owner, verbs
 from switch.daemon import Daemon
 from switch.docker import Docker, DockerError
 from switch.gate import Answer
@@ -1030,9 +1030,13 @@ def test_a_certificate_is_printed_for_its_own_change_only(
     rig.switch.answer({"verb": "abandon", "engine": NEW})
     rig.turns(lambda: rig.phase() == "failed")
     assert proof("second")[0] == 0 and proof("first")[0] == 1
+    of_second = proof("second")[1]
+    assert "unchanged" not in of_second
     unchanged = {"verb": "commit", "plan": raw_plan(OLD, gateway=OLD_GATEWAY), "change": "third"}
     rig.switch.answer(unchanged)
-    assert proof("third")[0] == 0, "what changed nothing repeats what stands"
+    code, said = proof("third")
+    assert code == 0 and said == f"unchanged since the last change, which was:\n{of_second}"
+    assert answers.certificate_in(said) == answers.certificate_in(of_second), "the stack's output stays"
 
 
 def test_a_proxy_that_hangs_is_started_anew(rig: Rig) -> None:
