@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from switch import certificate, gpu, live, machine, metrics
+from switch.answers import GO_ON, WAIT
 from switch.asking import UNAVAILABLE
 from switch.checks import Failed, check, disk
 from switch.docker import Docker, DockerError
@@ -372,9 +373,13 @@ class Daemon:
                 case {"verb": "follow", "engine": engine}:
                     return self._follow(engine, request.get("change", ""), late)
                 case {"verb": "abandon", "engine": engine}:
-                    self.apply(Abandoned(engine))
+                    with self._lock:  # what waits now may be released in the next moment
+                        self.apply(Abandoned(engine))
+                        told = self._held()
                     self.events.put(None)
-                    return {"lines": [], "code": 0}
+                    return told
+                case {"verb": "held"}:
+                    return self._held()
                 case {"verb": "state"}:
                     silent, now = self._silent(), self.clock()
                     state = dataclasses.asdict(self.state)
@@ -389,6 +394,9 @@ class Daemon:
         except (OSError, DockerError) as error:
             return {"lines": [f"the switch can't do it now: {error}"], "code": 1}
         return {"lines": ["the switch does not know this request"], "code": 1}
+
+    def _held(self) -> dict[str, Any]:
+        return {"lines": [GO_ON if self.state.held is None else WAIT], "code": 0}
 
     def _ask(
         self,

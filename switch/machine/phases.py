@@ -110,8 +110,20 @@ def loading(turn: Turn, change: Transaction) -> None:
     if outcome is True:
         change.gated_at, state.gating = engine.started_at if engine else "", None
         turn.to("prepared")
+        _say_until_when_requests_wait(turn, change)
     elif outcome:
         fail(turn, str(outcome), name)
+
+
+def _say_until_when_requests_wait(turn: Turn, change: Transaction) -> None:
+    """The last word of a prepare by hold: after an interruption before the commit, nobody could say it."""
+    active, lease = turn.state.active, change.plan.seconds.lease_prepared
+    if active and change.held is not None and change.asked == "prepare":
+        kind, load = active.plan.engine.kind, active.plan.seconds.load
+        turn.say(
+            f"requests stay held until the change goes on; if it is interrupted now, for {lease:g} s at most "
+            f"and until {kind} has loaded again ({load:g} s at most)"
+        )
 
 
 def prepared(turn: Turn, change: Transaction) -> None:

@@ -378,12 +378,19 @@ def test_a_prepared_change_is_given_up_over_the_socket(rig: Rig) -> None:
     rig.ask("prepare", raw_plan())
     rig.turns(lambda: rig.phase() == "prepared")
     rig.follow()
-    assert rig.switch.answer({"verb": "abandon", "engine": NEW}) == {"lines": [], "code": 0}
+    assert rig.switch.answer({"verb": "held"}) == {"lines": ["requests wait"], "code": 0}
+    assert rig.switch.answer({"verb": "abandon", "engine": NEW}) == {"lines": ["requests wait"], "code": 0}
     rig.turns(lambda: rig.phase() == "failed")
     said = "\n".join(rig.follow()["lines"])
     assert "given up as asked" in said and f"ollama ({OLD}) serves again" in said
     refused = rig.switch.answer({"verb": "abandon", "engine": NEW})
     assert refused == {"lines": [f"refused: no change to {NEW} is under way"], "code": 1}
+    rig.turns(lambda: rig.switch.state.held is None)
+    assert rig.switch.answer({"verb": "held"}) == {"lines": ["no request waits"], "code": 0}
+    rig.ask("prepare", raw_plan(cutover="overlap"))
+    rig.turns(lambda: rig.phase() == "prepared")
+    beside = {"lines": ["no request waits"], "code": 0}
+    assert rig.switch.answer({"verb": "abandon", "engine": NEW}) == beside
 
 
 def test_a_bad_plan_and_a_second_change_are_refused_in_words(rig: Rig) -> None:
@@ -957,7 +964,7 @@ def test_what_follows_at_once_is_told_in_one_answer_and_an_end_is_waited_for_no_
         rig.requests.clear()
         rig.turns(reply.done)
     told = reply.result()
-    assert told["code"] == 0 and told["lines"][0].startswith("checked") and "gate 3/3" in told["lines"][-1]
+    assert told["code"] == 0 and told["lines"][0].startswith("checked") and "gate 3/3" in told["lines"][-2]
 
 
 def test_the_cli_says_when_it_asked(rig: Rig, tmp_path: Path) -> None:

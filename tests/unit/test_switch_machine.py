@@ -66,6 +66,32 @@ def test_a_flip_holds_drains_stops_loads_gates_and_releases_in_this_order(host: 
     assert host.most_engines == 1
 
 
+def test_a_prepare_by_hold_ends_with_how_long_requests_wait_if_it_goes_no_further(
+    host: SimulatedHost,
+) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0 and host.holds()
+    said = host.lines().splitlines()[-1]
+    assert said == (
+        "requests stay held until the change goes on; if it is interrupted now, for 30 s at most and until "
+        "ollama has loaded again (60 s at most)"
+    )
+    began = host.now
+    assert host.run(200, lambda: not host.holds()) and host.now - began < 30 + 60
+
+
+@pytest.mark.parametrize(("cutover", "to"), [("overlap", NEW), ("hold", OLD)])
+def test_a_prepare_for_which_no_request_waits_does_not_speak_of_it(cutover: Cutover, to: str) -> None:
+    host = SimulatedHost(random.Random(7), overlap=cutover == "overlap")
+    assert host.flip(cutover, to) == 0 and "held" not in host.lines()
+
+
+def test_a_change_that_goes_through_at_once_does_not_speak_of_an_interruption(host: SimulatedHost) -> None:
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.follow() == 0 and "loading" in host.phases() and "interrupted" not in host.lines()
+
+
 def test_an_overlap_never_stops_the_old_engine_before_the_new_gateway_answers() -> None:
     host = SimulatedHost(random.Random(7), overlap=True)
     assert host.flip("overlap") == 0
