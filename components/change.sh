@@ -30,21 +30,29 @@ certificate() {
 plan=$(cat)
 # Ctrl-C has this script killed without a word. But Pulumi waits for whoever has its output open: so somebody is
 # left behind, who gives up what was being prepared, and says what is so now. One that is being committed can
-# only be left to its lease.
+# only be left to its lease. Whether requests wait the switch says itself: not by overlap, nor for a gateway.
 seconds() { printf '%s' "$plan" | tr -d ' \n' | sed 's/.*"'"$1"'":\([0-9]*\).*/\1/'; }
 interrupted() {
   trap '' INT HUP PIPE
   while kill -0 "$1" 2>/dev/null; do sleep 0.3 >/dev/null 2>&1; done
   said="it is being committed"
   [ "$2" != prepare ] || said=$(switch abandon --engine "$ENGINE" 2>&1)
+  loads="If its engine was already stopped, it has to load again, which takes $(seconds load) s at most."
+  lease="$(($(seconds lease_following) + $(seconds lease_prepared))) s at most"
   case "$said" in
-    "") echo "Interrupted: the change is given up, and what served before is brought back now. Requests wait" \
-      "until then, and are answered. If its engine was already stopped, it has to load again, which takes" \
-      "$(seconds load) s at most." ;;
+    *"no request waits"*) echo "Interrupted: the change is given up, and what had begun of it is taken back now." \
+      "No request waits for it." ;;
+    "" | *"requests wait"*) echo "Interrupted: the change is given up, and what served before is brought back now." \
+      "Requests wait until then, and are answered. $loads" ;;
     *"no change to"*) echo "Interrupted: no change had begun." ;;
-    *) echo "Interrupted: nobody follows the change any more. Requests stay held for as long as the switch waits" \
-      "for somebody, which is $(($(seconds lease_following) + $(seconds lease_prepared))) s at most, and until" \
-      "what served before is back. If the change is committed by then, it stays." ;;
+    *) case "$(switch held </dev/null 2>&1)" in
+      *"no request waits"*) echo "Interrupted: nobody follows the change any more. No request waits for it, and it" \
+        "is taken back once the switch has waited for somebody, which is $lease. If it is committed by then, it" \
+        "stays." ;;
+      *) echo "Interrupted: nobody follows the change any more. Requests that are held stay so for as long as the" \
+        "switch waits for somebody, which is $lease, and until what served before is back. $loads If the change" \
+        "is committed by then, it stays." ;;
+    esac ;;
   esac
   echo "\`make status STACK=$STACK\` shows it, and the next \`pulumi up\` waits for it."
 }

@@ -12,7 +12,7 @@ from typing import Any
 from switch.asking import SOCKET, UNAVAILABLE, ask
 from switch.shared import LIVE_FILE
 
-CHANGE = ("prepare", "commit", "follow", "abandon", "release")
+CHANGE = ("prepare", "commit", "follow", "abandon", "held", "release")
 """The verbs with which a change is made; the others are in `switch.verbs`."""
 
 
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         "look": "say whether the gateway's config and the keys are as they were declared, in a line each",
         "exchange": "send the HTTP requests on stdin, a line of JSON each, to containers; print the answers",
         "observe": "print all that can be watched, as a line of JSON for each line on stdin",
+        "held": "say whether requests are held",
         "release": "stop looking after engines, before the stack is taken down; this ends no container",
         "fetch": "fetch the weights that the JSON on stdin describes",
     }.items():
@@ -88,7 +89,7 @@ def _change(args: argparse.Namespace) -> int:
     request: dict[str, Any] = {"verb": args.verb, "change": getattr(args, "change", "")}
     if args.verb in ("follow", "abandon"):
         request["engine"] = args.engine
-    elif args.verb != "release":
+    elif args.verb not in ("held", "release"):
         request |= {"plan": json.load(sys.stdin), "seen": getattr(args, "seen", "")}
     reply = ask(SOCKET, request)
     for line in reply["lines"]:

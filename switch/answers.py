@@ -12,6 +12,8 @@ EDITED = "edited in place"
 GONE = f"{EDITED}: gone"
 """What is said of a file that somebody has removed."""
 LOOKED_AT = ("gateway", "keys", "edge")
+WAIT, GO_ON = "requests wait", "no request waits"
+"""Whether requests are held; `components/change.sh` reads it."""
 CAN_GO = "can go"
 """Begins the line about each thing that `make gc` could free."""
 

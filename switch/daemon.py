@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from switch import certificate, gpu, live, machine, metrics
+from switch.answers import GO_ON, WAIT
 from switch.asking import UNAVAILABLE
 from switch.checks import Failed, check, disk
 from switch.docker import Docker, DockerError
@@ -197,8 +198,8 @@ class Daemon:
         self._world = world = self.docker.world()
         self.docker.bound(world)
         number, said = self.route.number(self.state), self._ask_proxies(world)
-        hangs, stalled = self._hangs(world), self._stalled()
-        self.perform(self.apply(Tick(world, number, said, hangs, stalled, self.docker.beside)))
+        hangs, silent, stalled = self._hangs(world), self.pulse.silent(), self._stalled()
+        self.perform(self.apply(Tick(world, number, said, hangs, silent, stalled, self.docker.beside)))
 
     def _hangs(self, world: machine.World) -> dict[str, str]:
         self.pulse.watch(machine.watched(self.state, world))
@@ -206,6 +207,10 @@ class Daemon:
         if network and any(c.role == "switch" and network not in c.networks for c in world.values()):
             self.pulse.forget()
         return self.pulse.hangs()
+
+    def _silent(self) -> dict[str, str]:
+        """What was noticed of each container that may turn out to hang, for a person."""
+        return {name: each.how for name, each in self.pulse.silent().items()}
 
     def _stalled(self) -> float:
         """For how many seconds longer than usual nothing could be looked at, since this was last called."""
@@ -226,7 +231,7 @@ class Daemon:
 
     def metrics(self) -> str:
         """What Prometheus scrapes; nothing before the first look."""
-        world, silent, now = self._world, self.pulse.silent(), self.clock()
+        world, silent, now = self._world, self._silent(), self.clock()
         if world is None:
             return ""
         with self._lock:
@@ -367,11 +372,15 @@ class Daemon:
                 case {"verb": "follow", "engine": engine}:
                     return self._follow(engine, request.get("change", ""), late)
                 case {"verb": "abandon", "engine": engine}:
-                    self.apply(Abandoned(engine))
+                    with self._lock:  # what waits now may be released in the next moment
+                        self.apply(Abandoned(engine))
+                        told = self._held()
                     self.events.put(None)
-                    return {"lines": [], "code": 0}
+                    return told
+                case {"verb": "held"}:
+                    return self._held()
                 case {"verb": "state"}:
-                    silent, now = self.pulse.silent(), self.clock()
+                    silent, now = self._silent(), self.clock()
                     state = dataclasses.asdict(self.state)
                     return {"state": state, "write_error": self.write_error, "silent": silent, "now": now}
                 case {"verb": "release"}:
@@ -385,6 +394,9 @@ class Daemon:
             return {"lines": [f"the switch can't do it now: {error}"], "code": 1}
         return {"lines": ["the switch does not know this request"], "code": 1}
 
+    def _held(self) -> dict[str, Any]:
+        return {"lines": [GO_ON if self.state.held is None else WAIT], "code": 0}
+
     def _ask(
         self,
         verb: Literal["prepare", "commit"],
@@ -395,15 +407,18 @@ class Daemon:
         event = ChangeRequested(
             verb, plan, self.docker.world(), request.get("seen", ""), request.get("change", "")
         )
-        if late():
-            return {"lines": [STALLED], "code": UNAVAILABLE}
-        self.apply(event)
+        with self._lock:  # a disk that stalls keeps it for as long
+            if late():
+                return {"lines": [STALLED], "code": UNAVAILABLE}
+            self.apply(event)
         self.events.put(None)
         return {"lines": [f"{verb}: {plan.engine.kind} ({plan.engine.container})"], "code": 0}
 
     def _follow(self, engine: str, change: str, late: Callable[[], bool]) -> dict[str, Any]:
         end = time.monotonic() + POLL_SECONDS
-        with self._lock:
+        with self._lock:  # as above
+            if late():
+                return {"lines": [STALLED], "code": UNAVAILABLE}
             if other := self._taken(engine, change):
                 return other
             self.apply(Followed(read=False))

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from switch.client import BROKEN, JSON, asked
-from switch.machine import Watch
+from switch.machine import Silence, Watch
 from switch.proxies import Status
 
 PAUSE_SECONDS = 1.0
@@ -88,13 +88,14 @@ class RunHealth:
             return f"it answers, but no completion has given anything for {self.tokens:.0f} s"
         return ""
 
-    def silent(self) -> str:
-        """What has been noticed of the run and need not mean anything yet; empty: nothing."""
+    def silent(self) -> Silence | None:
+        """What has been noticed of the run and need not mean anything yet; None: nothing."""
+        seconds = self.watch.plan.seconds
         if self.asked >= SAID_SECONDS:
-            return f"has not answered for {self.asked:.0f} s ({self.why})"
+            return Silence(f"has not answered for {self.asked:.0f} s ({self.why})", seconds.answers)
         if self.tokens >= self.calm + SAID_SECONDS:
-            return f"has given no token for {self.tokens:.0f} s"
-        return ""
+            return Silence(f"has given no token for {self.tokens:.0f} s", seconds.tokens)
+        return None
 
 
 class Pulse:
@@ -126,9 +127,9 @@ class Pulse:
         """Which of the containers that are watched hang, and how that shows."""
         return {run.watch.container: why for run in list(self._runs.values()) if (why := run.hangs())}
 
-    def silent(self) -> dict[str, str]:
+    def silent(self) -> dict[str, Silence]:
         """Which of the containers that are watched may yet turn out to hang, and what was noticed."""
-        return {run.watch.container: why for run in list(self._runs.values()) if (why := run.silent())}
+        return {run.watch.container: how for run in list(self._runs.values()) if (how := run.silent())}
 
     def _ask(self, run: RunHealth) -> None:
         """Asks a run the smallest question, again and again."""

@@ -218,15 +218,18 @@ def _state() -> State:
 
 def _certificate(state: State, *, tar: bool, change: str) -> None:
     """Prints the certificate of the last change that has ended. Raises Failed when there is none, or when it
-    was not `change`."""
+    was not `change`, unless that has changed nothing: then what is printed is said to be older."""
     last, current = state.last, state.transaction
     if last is None:
         raise Failed("no change has ended yet")
     unchanged = current and current.phase == "unchanged" and current.coordinator == change
-    if change and last.coordinator != change and not unchanged:
+    older = change and last.coordinator != change
+    if older and not unchanged:
         raise Failed("this change has not ended yet")
     content = certificate.certificate(last)
     if not tar:
+        if older:
+            say("unchanged since the last change, which was:")
         say(owner.counted(state.commits))
         say(answers.certified(certificate.short(content)))
         return

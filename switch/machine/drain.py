@@ -22,6 +22,22 @@ def without_note(turn: Turn) -> list[str]:
     ]
 
 
+def silent_with_requests(turn: Turn) -> str:
+    """That the engine that serves has requests and gives nothing, and for how long that is waited for, in
+    words; empty where that is not so. It may work on something long: only time tells that from a hang."""
+    active = turn.state.active
+    silence = turn.silent.get(active.plan.engine.container) if active else None
+    if active is None or silence is None:
+        return ""
+    engine = active.plan.engine
+    if not any(status.running.get(engine.name) for status in turn.proxies.values()):
+        return ""
+    return (
+        f"{engine.kind} ({engine.container}) {silence.how}; after {silence.patience:g} s of that it is given "
+        "up, and no change waits for its requests any more: run `pulumi up` again then"
+    )
+
+
 def at_work(turn: Turn, serves: str = "") -> list[str]:
     """Which proxies may still have requests that can end, at another engine than `serves`, in words."""
     if without := without_note(turn):

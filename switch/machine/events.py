@@ -113,20 +113,30 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Silence:
+    """What was noticed of a container that is `watched` and may yet turn out to hang: such as `has given no
+    token for 70 s`, and after how many seconds of that it does."""
+
+    how: str
+    patience: float
+
+
+@dataclass(frozen=True)
 class Tick:
     """The containers and proxies were looked at.
 
     `route` is the number of the route that the proxies' file has, or None while that says something else than
     the state. `proxies` is what each proxy says, asked after that; one that did not answer is missing.
-    `hangs` says of containers that are `watched`, and give no answer any more, how that shows. `stalled` is
-    for how many seconds before this the switch could not look. `beside` is what is there beside the stack, of
-    which only the networks are looked at.
+    `hangs` says of containers that are `watched`, and give no answer any more, how that shows; `silent` has
+    those that may turn out to. `stalled` is for how many seconds before this the switch could not look.
+    `beside` is what is there beside the stack, of which only the networks are looked at.
     """
 
     world: World
     route: int | None = None
     proxies: Mapping[str, Status] = field(default_factory=dict)
     hangs: Mapping[str, str] = field(default_factory=dict)
+    silent: Mapping[str, Silence] = field(default_factory=dict)
     stalled: float = 0
     beside: World = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ which.
 from collections.abc import Callable, Mapping
 
 from switch.machine.change import end, fail
-from switch.machine.drain import at_work, without_note
+from switch.machine.drain import at_work, silent_with_requests, without_note
 from switch.machine.events import Action
 from switch.machine.gating import gateway_probes, old_engine_serves, pass_gate
 from switch.machine.memory import memory_is_free, too_small_for_both
@@ -83,8 +83,8 @@ def draining(turn: Turn, change: Transaction) -> None:
             turn.say(f"drained in {turn.now - change.since:.1f} s")
         turn.to("stopping")
     elif turn.seconds_in_phase(change) > change.plan.seconds.drain:
-        why = " and ".join(left)
-        fail(turn, f"{why} after {change.plan.seconds.drain:g} s; no engine was stopped")
+        why = f"{' and '.join(left)} after {change.plan.seconds.drain:g} s; no engine was stopped"
+        fail(turn, ". ".join(filter(None, [why, silent_with_requests(turn)])))
 
 
 def stopping(turn: Turn, change: Transaction) -> None:
@@ -110,8 +110,20 @@ def loading(turn: Turn, change: Transaction) -> None:
     if outcome is True:
         change.gated_at, state.gating = engine.started_at if engine else "", None
         turn.to("prepared")
+        _say_until_when_requests_wait(turn, change)
     elif outcome:
         fail(turn, str(outcome), name)
+
+
+def _say_until_when_requests_wait(turn: Turn, change: Transaction) -> None:
+    """The last word of a prepare by hold: after an interruption before the commit, nobody could say it."""
+    active, lease = turn.state.active, change.plan.seconds.lease_prepared
+    if active and change.held is not None and change.asked == "prepare":
+        kind, load = active.plan.engine.kind, active.plan.seconds.load
+        turn.say(
+            f"requests stay held until the change goes on; if it is interrupted now, for {lease:g} s at most "
+            f"and until {kind} has loaded again ({load:g} s at most)"
+        )
 
 
 def prepared(turn: Turn, change: Transaction) -> None:

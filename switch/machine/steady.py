@@ -42,7 +42,8 @@ def bring_back(turn: Turn, active: Active) -> bool:
     if not _open(turn, active):
         return False
     state.held, state.trouble = None, ""
-    if turn.now > state.retry_at + STEADY_SECONDS + active.plan.seconds.answers:
+    found_after = max(active.plan.seconds.answers, active.plan.seconds.tokens)
+    if turn.now > state.retry_at + STEADY_SECONDS + found_after:
         state.tries = 0
     return True
 

@@ -58,6 +58,7 @@ def _let_go(state: State) -> None:
 def _tick(turn: Turn, event: Tick) -> None:
     """Takes in what was seen, holds requests where they must not go on, and does what is next."""
     state, turn.world, turn.proxies, turn.beside = turn.state, event.world, event.proxies, event.beside
+    turn.silent = event.silent
     if event.route is not None:
         turn.route = route(state, event.route, 0)
     if event.stalled:

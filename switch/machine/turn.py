@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from switch.machine.events import ORDERS, Action, Container, Order, Question, World
+from switch.machine.events import ORDERS, Action, Container, Order, Question, Silence, World
 from switch.machine.route import Route
 from switch.machine.state import State, Transaction
 from switch.machine.transitions import LEASED, STEPS, UNDER_WAY, Phase
@@ -26,6 +26,7 @@ class Turn:
     world: World = field(default_factory=dict)
     beside: World = field(default_factory=dict)
     proxies: Mapping[str, Status] = field(default_factory=dict)
+    silent: Mapping[str, Silence] = field(default_factory=dict)
     route: Route | None = None
     """The published one, if that was just what the state said when the turn began."""
 

@@ -177,6 +177,23 @@ def test_a_drain_that_is_shorter_than_the_patience_is_given_up_as_ever_and_the_h
     assert stack.lost() == []
 
 
+def test_a_flip_away_from_completions_that_stand_still_says_when_it_can_succeed_and_then_does(
+    stack: Stack,
+) -> None:
+    new, gateway = stack.new_names()
+    stack.make_engine(new)
+    started = stack.started(stack.engine)
+    hang(stack, stack.engine, "frozen")
+    code, said = stack.flip(new, gateway, seconds={"drain": 15})
+    assert code == 1 and "no engine was stopped" in said and "has given no token for" in said, said
+    assert f"after {SECONDS.tokens:g} s of that it is given up" in said, said
+    assert stack.started(stack.engine) == started, "it may be working on something long"
+    code, said = stack.flip(new, gateway, seconds=NEEDED)
+    assert code == 0, said
+    assert stack.serves() and all("LOST 200" in line or "LOST 504" in line for line in stack.lost())
+    assert stack.lost() == []
+
+
 def test_on_the_way_back_an_old_engine_that_hangs_is_started_anew(stack: Stack) -> None:
     new, gateway = stack.new_names()
     stack.make_engine(new, mode="error")

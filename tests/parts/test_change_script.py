@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from common import ROOT
+from switch.answers import GO_ON, WAIT
 from tests.support.simulated_host import NEW, SECONDS, plan
 
 DOCKER = """#!/bin/sh
@@ -133,16 +134,17 @@ FOLLOWED = """#!/bin/sh
 # a test double of Docker's CLI and of the switch behind it, whose change goes on
 case "$*" in
   *" abandon "*) echo "$*" >{folder}/abandoned; echo "{says}" ;;
+  *" held") echo "{held}" ;;
   *" follow "*) touch {folder}/follows; sleep 60 ;;
 esac
 """
 
 
-def killed(folder: Path, verb: str, says: str = "") -> str:
+def killed(folder: Path, verb: str, says: str = WAIT, held: str = WAIT) -> str:
     """What is said after the script was killed while it followed a change. `says` is what the switch answers
-    where it is told to give the change up.
+    where it is told to give the change up, and `held` where it is asked whether requests wait.
     """
-    (folder / "docker").write_text(FOLLOWED.format(folder=folder, says=says))
+    (folder / "docker").write_text(FOLLOWED.format(folder=folder, says=says, held=held))
     (folder / "docker").chmod(0o755)
     more = {"PATH": f"{folder}:{os.environ['PATH']}", "SWITCH": "switch", "STACK": "dev", "ENGINE": NEW}
     with (folder / "log").open("wb") as log:
@@ -174,22 +176,49 @@ def killed(folder: Path, verb: str, says: str = "") -> str:
     return " ".join(said.split())
 
 
+@pytest.mark.parametrize("says", [WAIT, ""], ids=["now", "by a switch of the version before"])
 def test_ctrl_c_while_an_engine_is_made_ready_gives_the_change_up_and_says_how_long_requests_wait(
-    tmp_path: Path,
+    tmp_path: Path, says: str
 ) -> None:
-    said = killed(tmp_path, "prepare")
+    said = killed(tmp_path, "prepare", says)
     assert (tmp_path / "abandoned").read_text().endswith(f"switch abandon --engine {NEW}\n")
     assert "the change is given up, and what served before is brought back now" in said
     assert "Requests wait until then, and are answered." in said
     assert f"it has to load again, which takes {SECONDS.load} s at most." in said
 
 
-def test_ctrl_c_in_a_commit_says_that_requests_stay_held_and_for_how_long(tmp_path: Path) -> None:
-    said = killed(tmp_path, "commit")
+def test_ctrl_c_while_an_engine_is_made_ready_beside_another_says_that_no_request_waits(
+    tmp_path: Path,
+) -> None:
+    said = killed(tmp_path, "prepare", GO_ON)
+    assert (
+        "the change is given up, and what had begun of it is taken back now. No request waits for it." in said
+    )
+    assert "load" not in said
+
+
+@pytest.mark.parametrize("held", [WAIT, "commit: the switch gives no answer"])
+def test_ctrl_c_in_a_commit_says_that_requests_stay_held_and_for_how_long(tmp_path: Path, held: str) -> None:
+    said = killed(tmp_path, "commit", held=held)
     assert not (tmp_path / "abandoned").exists(), "what is being committed can only be left to its lease"
     seconds = SECONDS.lease_following + SECONDS.lease_prepared
-    assert "nobody follows the change any more. Requests stay held for as long as the switch waits" in said
-    assert f"which is {seconds} s at most" in said and "If the change is committed by then, it stays." in said
+    assert (
+        "nobody follows the change any more. Requests that are held stay so for as long as the switch" in said
+    )
+    assert f"which is {seconds} s at most, and until what served before is back." in said
+    assert f"it has to load again, which takes {SECONDS.load} s at most." in said
+    assert "If the change is committed by then, it stays." in said
+
+
+@pytest.mark.parametrize(("verb", "says"), [("commit", ""), ("prepare", "the switch gives no answer")])
+def test_ctrl_c_where_only_the_lease_ends_a_change_says_that_no_request_waits_where_none_does(
+    tmp_path: Path, verb: str, says: str
+) -> None:
+    said = killed(tmp_path, verb, says, GO_ON)
+    seconds = SECONDS.lease_following + SECONDS.lease_prepared
+    assert "nobody follows the change any more. No request waits for it, and it is taken back once" in said
+    assert f"which is {seconds} s at most. If it is committed by then, it stays." in said
+    assert "load" not in said
 
 
 def test_ctrl_c_where_no_change_had_begun_says_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,13 @@ from typing import Any
 import pytest
 
 from switch import __main__ as cli
-from switch import asking, checks, daemon, files, owner, verbs
+from switch import answers, asking, checks, daemon, files, owner, verbs
 from switch.daemon import Daemon
 from switch.docker import Docker, DockerError
 from switch.gate import Answer
 from switch.gc import Busy, collect
 from switch.journal import KEPT, Journal, dumps
-from switch.machine import Action, Active, Container, Started, State, Transaction, Watch, World
+from switch.machine import Action, Active, Container, Silence, Started, State, Transaction, Watch, World
 from switch.plan import load
 from switch.proxies import Status
 from switch.report import report
@@ -144,8 +145,8 @@ class FakePulse:
     def hangs(self) -> dict[str, str]:
         return {name: why for name, why in self.hung.items() if name in self.watched}
 
-    def silent(self) -> dict[str, str]:
-        return self.hangs()
+    def silent(self) -> dict[str, Silence]:
+        return {name: Silence(why, 45) for name, why in self.hangs().items()}
 
 
 class Rig:
@@ -382,12 +383,19 @@ def test_a_prepared_change_is_given_up_over_the_socket(rig: Rig) -> None:
     rig.ask("prepare", raw_plan())
     rig.turns(lambda: rig.phase() == "prepared")
     rig.follow()
-    assert rig.switch.answer({"verb": "abandon", "engine": NEW}) == {"lines": [], "code": 0}
+    assert rig.switch.answer({"verb": "held"}) == {"lines": ["requests wait"], "code": 0}
+    assert rig.switch.answer({"verb": "abandon", "engine": NEW}) == {"lines": ["requests wait"], "code": 0}
     rig.turns(lambda: rig.phase() == "failed")
     said = "\n".join(rig.follow()["lines"])
     assert "given up as asked" in said and f"ollama ({OLD}) serves again" in said
     refused = rig.switch.answer({"verb": "abandon", "engine": NEW})
     assert refused == {"lines": [f"refused: no change to {NEW} is under way"], "code": 1}
+    rig.turns(lambda: rig.switch.state.held is None)
+    assert rig.switch.answer({"verb": "held"}) == {"lines": ["no request waits"], "code": 0}
+    rig.ask("prepare", raw_plan(cutover="overlap"))
+    rig.turns(lambda: rig.phase() == "prepared")
+    beside = {"lines": ["no request waits"], "code": 0}
+    assert rig.switch.answer({"verb": "abandon", "engine": NEW}) == beside
 
 
 def test_a_bad_plan_and_a_second_change_are_refused_in_words(rig: Rig) -> None:
@@ -1003,6 +1011,39 @@ def test_what_a_coordinator_asked_before_a_stall_is_not_done_since_it_may_have_g
     assert asked("abandon", late, engine=NEW) == 0, "what leads back is done whenever it comes"
 
 
+@pytest.mark.parametrize("verb", ["prepare", "follow"])
+def test_what_a_coordinator_asked_while_the_disk_stalled_is_not_done_after_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """The switch was not stopped: it waited for a state to be written before it could take in another one."""
+    stalls, goes_on, write = threading.Event(), threading.Event(), rig.journal.write
+
+    def stalled(state: State) -> None:
+        stalls.set()
+        assert goes_on.wait(60)
+        write(state)
+
+    if verb == "follow":
+        rig.requests["ollama-1"] = 1
+        rig.ask("prepare", raw_plan())
+        rig.turns(lambda: rig.phase() == "draining")
+    monkeypatch.setattr(daemon, "LATE_SECONDS", 0.3)
+    with ThreadPoolExecutor() as beside:
+        monkeypatch.setattr(rig.journal, "write", stalled)
+        rig.docker.boxes[OLD_GATEWAY] = box(OLD_GATEWAY, "gateway")  # something to write down
+        rig.now += 2
+        writes = beside.submit(rig.switch.turn)
+        assert stalls.wait(60)
+        asked = {"verb": verb, "plan": raw_plan(), "engine": "", "at": time.monotonic()}
+        told = beside.submit(rig.switch.answer, asked)
+        time.sleep(0.6)
+        goes_on.set()
+        writes.result()
+        assert told.result() == {"lines": [daemon.STALLED], "code": asking.UNAVAILABLE}
+    change = rig.switch.state.transaction
+    assert change is None if verb == "prepare" else change and change.lease < rig.now + 15
+
+
 def test_what_follows_at_once_is_told_in_one_answer_and_an_end_is_waited_for_no_longer(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1017,7 +1058,7 @@ def test_what_follows_at_once_is_told_in_one_answer_and_an_end_is_waited_for_no_
         rig.requests.clear()
         rig.turns(reply.done)
     told = reply.result()
-    assert told["code"] == 0 and told["lines"][0].startswith("checked") and "gate 3/3" in told["lines"][-1]
+    assert told["code"] == 0 and told["lines"][0].startswith("checked") and "gate 3/3" in told["lines"][-2]
 
 
 def test_the_cli_says_when_it_asked(rig: Rig, tmp_path: Path) -> None:
@@ -1090,9 +1131,13 @@ def test_a_certificate_is_printed_for_its_own_change_only(
     rig.switch.answer({"verb": "abandon", "engine": NEW})
     rig.turns(lambda: rig.phase() == "failed")
     assert proof("second")[0] == 0 and proof("first")[0] == 1
+    of_second = proof("second")[1]
+    assert "unchanged" not in of_second
     unchanged = {"verb": "commit", "plan": raw_plan(OLD, gateway=OLD_GATEWAY), "change": "third"}
     rig.switch.answer(unchanged)
-    assert proof("third")[0] == 0, "what changed nothing repeats what stands"
+    code, said = proof("third")
+    assert code == 0 and said == f"unchanged since the last change, which was:\n{of_second}"
+    assert answers.certificate_in(said) == answers.certificate_in(of_second), "the stack's output stays"
 
 
 def test_a_proxy_that_hangs_is_started_anew(rig: Rig) -> None:

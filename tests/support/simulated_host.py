@@ -26,6 +26,7 @@ from switch.machine import (
     Followed,
     JournalWriteFailed,
     Refused,
+    Silence,
     StackReleased,
     Started,
     State,
@@ -38,6 +39,7 @@ from switch.machine.route import Route
 from switch.machine.views import route
 from switch.plan import About, Gate, Memory, Plan, PlannedEngine, PlannedGateway, Seconds
 from switch.proxies import Status
+from switch.pulse import SAID_SECONDS
 
 OLD, NEW = "stack-ollama-1", "stack-vllm-2"
 OLD_GATEWAY, NEW_GATEWAY = "stack-gateway-1", "stack-gateway-2"
@@ -428,15 +430,21 @@ class SimulatedHost:
             and self.now >= proxy.hangs_until
         }
         watches = machine.watched(self.state, self.seen)
-        hangs = {
-            box.name: f"no answer for {self.now - box.hangs_since:.0f} s"
+        since = {
+            box.name: self.now - box.hangs_since
             for box in self.hanging()
-            if self.now - box.hangs_since >= self.patience_with_hangs
-            and any((each.container, each.started_at) == (box.name, f"run {box.runs}") for each in watches)
+            if any((each.container, each.started_at) == (box.name, f"run {box.runs}") for each in watches)
+        }
+        patience, how = self.patience_with_hangs, "no answer for {:.0f} s"
+        hangs = {name: how.format(seconds) for name, seconds in since.items() if seconds >= patience}
+        silent = {
+            name: Silence(f"has given {how.format(seconds)}", patience)
+            for name, seconds in since.items()
+            if seconds >= SAID_SECONDS
         }
         stalled, self.stalled = self.stalled, 0.0
         beside = {box.name: box.seen() for box in self.beside.values()}
-        return Tick(self.seen, self.file.number if told else None, said, hangs, stalled, beside)
+        return Tick(self.seen, self.file.number if told else None, said, hangs, silent, stalled, beside)
 
     def holds(self) -> bool:
         return self.file.held_since is not None

@@ -38,6 +38,7 @@ from tests.support.simulated_host import (
     OLD_GATEWAY,
     OTHER_PROXY,
     PROXY,
+    SECONDS,
     Box,
     Cutover,
     Requests,
@@ -63,6 +64,32 @@ def test_a_flip_holds_drains_stops_loads_gates_and_releases_in_this_order(host: 
     assert host.phases() == [*preparing, "starting", "retiring", "committed"]
     assert host.held() and host.state.last and len(host.state.last.gates) == 3
     assert host.most_engines == 1
+
+
+def test_a_prepare_by_hold_ends_with_how_long_requests_wait_if_it_goes_no_further(
+    host: SimulatedHost,
+) -> None:
+    host.ask("prepare", plan())
+    assert host.follow() == 0 and host.holds()
+    said = host.lines().splitlines()[-1]
+    assert said == (
+        "requests stay held until the change goes on; if it is interrupted now, for 30 s at most and until "
+        "ollama has loaded again (60 s at most)"
+    )
+    began = host.now
+    assert host.run(200, lambda: not host.holds()) and host.now - began < 30 + 60
+
+
+@pytest.mark.parametrize(("cutover", "to"), [("overlap", NEW), ("hold", OLD)])
+def test_a_prepare_for_which_no_request_waits_does_not_speak_of_it(cutover: Cutover, to: str) -> None:
+    host = SimulatedHost(random.Random(7), overlap=cutover == "overlap")
+    assert host.flip(cutover, to) == 0 and "held" not in host.lines()
+
+
+def test_a_change_that_goes_through_at_once_does_not_speak_of_an_interruption(host: SimulatedHost) -> None:
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.follow() == 0 and "loading" in host.phases() and "interrupted" not in host.lines()
 
 
 def test_an_overlap_never_stops_the_old_engine_before_the_new_gateway_answers() -> None:
@@ -882,17 +909,21 @@ def test_a_change_waits_for_a_proxy_that_hangs_until_it_is_started_anew(cutover:
     assert host.boxes[PROXY].runs == 1 and host.serves()[0] == [NEW]
 
 
-def test_an_engine_that_hangs_again_and_again_is_tried_with_growing_pauses(host: SimulatedHost) -> None:
-    pauses = list[float]()
+@pytest.mark.parametrize("found_after", [SECONDS.answers, SECONDS.tokens])
+def test_an_engine_that_hangs_again_and_again_is_tried_with_growing_pauses(
+    host: SimulatedHost, found_after: float
+) -> None:
+    """Whether nothing of it answers, which is found soon, or only its completions stand still."""
+    pauses, host.patience_with_hangs = list[float](), found_after
     for _ in range(5):
         host.hang(OLD)
-        assert host.run(60, lambda: OLD in host.state.terminating)
+        assert host.run(found_after + 15, lambda: OLD in host.state.terminating)
         said = host.now
         assert host.run(60, lambda: not host.boxes[OLD].running)
         pauses.append(host.now - said)
         assert host.run(60, lambda: old_serves(host))
     assert all(least <= pause < least + 5 for least, pause in zip((2, 4, 8, 16, 32), pauses, strict=True))
-    assert not host.run(70, lambda: host.state.tries == 0), "by then it might hang again"
+    assert not host.run(SECONDS.tokens + 25, lambda: host.state.tries == 0), "by then it might hang again"
     assert host.run(20, lambda: host.state.tries == 0)
 
 
@@ -910,6 +941,62 @@ def test_a_flip_away_from_what_hangs_succeeds_and_waits_for_nothing_that_is_ther
     assert host.flip(cutover) == 0, host.lines()
     assert host.serves() == ([NEW], [NEW_GATEWAY]) and host.settled()
     assert host.now - began < 60 and "hangs" in host.lines() + host.state.healed
+
+
+@pytest.mark.parametrize(
+    ("frozen_for", "goes_through"),
+    [(0, False), (200, False), (355, False), (365, True), (470, True), (481, True)],
+)
+def test_a_flip_away_from_completions_that_stand_still_says_until_when_they_are_waited_for(
+    host: SimulatedHost, frozen_for: float, goes_through: bool
+) -> None:
+    """The rest of the engine answers, so that it may be working on something long. All times are those of a
+    deployment: a drain ends long before such an engine is given up."""
+    told = times(120, 300)
+    assert host.state.active
+    host.state.active.plan = plan(OLD, gateway=OLD_GATEWAY, seconds=told)
+    host.patience_with_hangs = told.tokens
+    host.run(10)
+    host.hang(OLD)
+    host.run(frozen_for)
+
+    def flipped() -> int:
+        host.ask("prepare", plan(seconds=told))
+        if code := host.follow():
+            return code
+        host.make_gateway()
+        host.ask("commit", plan(gateway=NEW_GATEWAY, seconds=told))
+        return host.follow()
+
+    if not goes_through:
+        began = host.now
+        assert flipped() == 1 and host.now - began < told.drain + 5
+        assert host.boxes[OLD].runs == 0 and not host.holds(), "it may work, and is let alone"
+        error = host.state.last.error if host.state.last else ""
+        assert "requests after 120 s; no engine was stopped. ollama (stack-ollama-1) has given no " in error
+        assert error.endswith(
+            "; after 480 s of that it is given up, and no change waits for its requests any more: run "
+            "`pulumi up` again then"
+        )
+        assert host.run(500, lambda: OLD in host.state.terminating)
+    assert flipped() == 0, host.lines()
+    assert host.serves() == ([NEW], [NEW_GATEWAY]) and host.settled()
+
+
+def test_a_drain_that_does_not_end_says_nothing_of_an_engine_that_works_or_has_no_requests(
+    host: SimulatedHost,
+) -> None:
+    host.drain_seconds = 40
+    assert host.flip() == 1 and "given up" not in host.lines()
+    host.drain_seconds = 1
+    host.run(60)
+    host.another_proxy().hangs_until = host.now + 1000
+    host.patience_with_hangs = 480
+    host.ask("prepare", plan())
+    assert host.run(20, lambda: host.phase() == "draining" and not host.proxies[PROXY].running)
+    host.hang(OLD)
+    assert host.follow() == 1
+    assert "stack-proxy-2 did not answer" in host.lines() and "given up" not in host.lines()
 
 
 def test_an_engine_that_begins_to_hang_in_a_drain_is_given_up_in_it(host: SimulatedHost) -> None:
