@@ -280,8 +280,8 @@ def test_rendering_leaves_a_report_where_it_is() -> None:
 @pytest.fixture
 def url() -> Iterator[str]:
     """The test engine: a token every 30 ms, to everybody at once."""
-    port = free_port()
-    environment = {**os.environ, "FAST_PORT": str(port), "FAST_TOKENS": "0.03"}
+    port, names = free_port(), f"tiny {from_files('local', ROOT).name}"
+    environment = {**os.environ, "FAST_PORT": str(port), "FAST_TOKENS": "0.03", "FAST_NAMES": names}
     program = str(ROOT / "tests/support/fast_engine.py")
 
     def listens() -> bool:
