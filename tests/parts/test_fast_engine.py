@@ -66,11 +66,11 @@ def port() -> Iterator[int]:
 JSON = {"Content-Type": "application/json"}
 SAID = [{"role": "user", "content": "-"}]
 GOOD: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {"messages": SAID},
-    "/v1/completions": {"prompt": "-"},
-    "/v1/responses": {"input": "-"},
-    "/v1/messages": {"messages": SAID, "max_tokens": 8},
-    "/v1/messages/count_tokens": {"messages": SAID},
+    "/v1/chat/completions": {"messages": SAID, "model": "tiny"},
+    "/v1/completions": {"prompt": "-", "model": "tiny"},
+    "/v1/responses": {"input": "-", "model": "tiny"},
+    "/v1/messages": {"messages": SAID, "model": "tiny", "max_tokens": 8},
+    "/v1/messages/count_tokens": {"messages": SAID, "model": "tiny"},
     "/v1/embeddings": {"input": "-", "model": "tiny"},
 }
 """The least that each path takes."""
@@ -94,6 +94,7 @@ def test_it_takes_at_each_path_what_the_proxy_asks_of_engines_and_the_gate_asks(
     assert GOOD.keys() == ENGINES.keys()
     for path, body in GOOD.items():
         assert answer(port, "POST", f"{path}?a=b", body)[0] == 200, path
+        assert answer(port, "POST", path, {**body, "model": "another"})[0] == 404, path
     for protocol in PROTOCOLS.values():
         asked = protocol.ask("tiny", "-", max_tokens=8, stream=False)
         assert answer(port, "POST", protocol.path, asked)[0] == 200, protocol.path
