@@ -112,9 +112,13 @@ class Docker:
             role = row["Labels"].get(label("role"))
             look = f"/containers/{row['Id']}/json"
             if role in BESIDE:
-                with contextlib.suppress(DockerError, OSError):
-                    container = _container(self.call("GET", look, timeout=BESIDE_SECONDS))
-                    beside[container.name] = container
+                name = row["Names"][0].removeprefix("/")
+                try:
+                    beside[name] = _container(self.call("GET", look, timeout=BESIDE_SECONDS))
+                except (DockerError, OSError) as error:
+                    gone = isinstance(error, DockerError) and error.status == 404
+                    if name in self.beside and not gone:
+                        beside[name] = self.beside[name]  # it was asked at a bad moment
             if role in OWN:
                 try:
                     container = _container(self.call("GET", look))

@@ -255,7 +255,7 @@ def _vendor_on_path() -> Path | None:
         return None
     if Path(found).resolve().is_relative_to(cache_root().resolve()):
         return None  # another checkout's, which was built
-    say(f"Pulumi: using {found}, which is on PATH, compared with nothing")
+    say(f"Pulumi: using {found}, which is on PATH, unverified")
     return Path(found).resolve().parent
 
 

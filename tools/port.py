@@ -9,15 +9,14 @@ from urllib.parse import urlsplit
 
 from common import StepFailed, say
 from components.caddyfile import HEALTH_PATH
-from components.gpu_memory import EDGE_FILES
 from components.labels import label
 from tools.environment import pulumi
 from tools.host import is_on_aws
 
 SECONDS = 10
 LATE = f"nothing within {SECONDS} s"
-FULL = EDGE_FILES - 100
-"""So many connections are all that the edge takes: it has some files open for itself."""
+OWN_FILES = 100
+"""More than the edge has open for itself."""
 IS_FULL = "which is all that it takes"
 AGAIN_SECONDS = 60
 """So long an edge that was started again may take until its port answers."""
@@ -68,12 +67,16 @@ def silence(url: str) -> str:
     return ""
 
 
-def connections(container: str) -> int:
-    """How many TCP connections a container has, with those that it has not accepted yet; 0 if unknown."""
-    command = "cat /proc/net/tcp /proc/net/tcp6 | awk '$4 == \"01\"' | wc -l"  # 01: established
+def connections(container: str) -> tuple[int, float]:
+    """How many TCP connections a container has, with those that it has not accepted yet, and how many files
+    it may open, each of which is one; no connections and no limit where that is not known."""
+    command = "ulimit -n; cat /proc/net/tcp /proc/net/tcp6 | awk '$4 == \"01\"' | wc -l"  # 01: established
     words = ["docker", "exec", container, "sh", "-c", command]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return int(done.stdout) if done.returncode == 0 else 0
+    if done.returncode != 0:
+        return 0, float("inf")
+    files, there = done.stdout.split()
+    return int(there), float("inf") if files == "unlimited" else float(files)
 
 
 def trouble(stack: str) -> str:
@@ -90,7 +93,8 @@ def trouble(stack: str) -> str:
     if not (why := silence(url)):
         return ""
     text = f"port {urlsplit(url).netloc} does not answer ({why})"
-    if why == LATE and (open_now := connections(container)) > FULL:
+    open_now, files = connections(container) if why == LATE else (0, 0.0)
+    if open_now > files - OWN_FILES > 0:
         return (
             f"{text}: {container} has {open_now:,} connections, {IS_FULL}. What it carries "
             "goes on, and others wait until one ends. To end them all, answers included, run: docker restart "

@@ -280,12 +280,12 @@ class Previewed:
     needed: bool
 
 
-def _foreseen(stack: str, folder: Path) -> Foreseen:
+def foreseen_in(stack: str, folder: Path) -> Foreseen:
     """What follows from the settings in `folder` as today's code computes it; nothing where it takes them no
-    more."""
+    more, or where they were declared before some of today's were."""
     try:
         return blueprint(from_files(stack, folder)).foreseen
-    except SettingsError:
+    except (SettingsError, LookupError, TypeError, ValueError):
         return Foreseen()
 
 
@@ -302,7 +302,7 @@ def previewed(stack: str, way: WayBack, kept: Path) -> Iterator[Previewed]:
         kept.mkdir(parents=True, exist_ok=True)
         state = review.state_of(stack)
         seen = parse(review.events_of(stack, kept / review.PLAN, root=folder, env=env))
-        seen = replace(seen, foreseen=_foreseen(stack, folder))
+        seen = replace(seen, foreseen=foreseen_in(stack, folder))
         text = render(seen)
         bound = review.bind(stack, kept, f"{way.text}\n{text}", state)
         say(text)

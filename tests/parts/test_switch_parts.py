@@ -586,7 +586,11 @@ def test_what_is_beside_the_stack_is_seen_and_is_no_part_of_it(monkeypatch: pyte
 
     def call(method: str, url: str, timeout: float = 15) -> Any:
         if url.startswith("/containers/json"):
-            return [{"Id": id, "Labels": {"changeover.role": role}} for id, role in roles.items()]
+            names = {"1": "m", "2": "a"}
+            return [
+                {"Id": id, "Names": [f"/{names.get(id, id)}"], "Labels": {"changeover.role": role}}
+                for id, role in roles.items()
+            ]
         said = there[url.split("/")[2]]
         if isinstance(said, Exception):
             assert timeout < 5 or roles["4"] == "engine", "nothing waits for what is beside the stack"
@@ -599,6 +603,8 @@ def test_what_is_beside_the_stack_is_seen_and_is_no_part_of_it(monkeypatch: pyte
     store, alerts = docker.beside["m"], docker.beside["a"]
     assert (store.role, store.running, store.created) == ("monitor", True, 5.0)
     assert store.networks == {"p-s": ["monitor"]} and not alerts.running
+    there["1"], there["2"] = TimeoutError("it is stuck for a moment"), DockerError(404, "it is gone")
+    assert docker.world() == {} and docker.beside == {"m": store}, "what is there is not forgotten"
     roles["4"] = "engine"
     with pytest.raises(DockerError):  # of what serves nothing is left out
         docker.world()

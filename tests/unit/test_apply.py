@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from common import StepFailed
+from common import ROOT, StepFailed
+from components.facts import Foreseen
 from review.events import parse
 from review.plan import content
 from tools import environment, review, rollback
@@ -410,6 +413,19 @@ def test_an_update_that_runs_while_a_rollback_waits_for_its_answer_is_not_run_ov
     rollback.rollback("prod", None)
     (ran,) = cli.updates
     assert "--message Back to update 1: Say why" in ran
+
+
+@pytest.mark.parametrize("lacks", ["hosts", "zone", "quantization"])
+def test_settings_that_were_declared_before_some_of_todays_foresee_nothing(
+    lacks: str, tmp_path: Path
+) -> None:
+    declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())
+    shutil.copy(ROOT / "Pulumi.local.yaml", tmp_path)
+    (tmp_path / "Pulumi.yaml").write_text(yaml.safe_dump(declared))
+    assert rollback.foreseen_in("local", tmp_path) != Foreseen()
+    del declared["config"][lacks]
+    (tmp_path / "Pulumi.yaml").write_text(yaml.safe_dump(declared))
+    assert rollback.foreseen_in("local", tmp_path) == Foreseen()
 
 
 @pytest.mark.parametrize("edited", [False, True])

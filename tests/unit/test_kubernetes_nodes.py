@@ -1,4 +1,4 @@
-"""Every node has images and weights before anything changes, or it is said which has not, and why."""
+"""Every node has weights and got images before anything changes, or it is said which has not, and why."""
 
 import io
 import json
