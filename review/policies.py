@@ -18,6 +18,8 @@ from review.events import UNKNOWN, UNKNOWN_TEXT, Resource, ResourceChange
 CONTAINER = "docker:index/container:Container"
 COMMAND = "command:local:Command"
 IMAGE = "docker:index/remoteImage:RemoteImage"
+KUBERNETES = "kubernetes:"
+"""How the types of a cluster's objects begin."""
 INSTANCE = "aws:ec2/instance:Instance"
 VOLUME = "aws:ebs/volume:Volume"
 ATTACHMENT = "aws:ec2/volumeAttachment:VolumeAttachment"
@@ -62,24 +64,36 @@ def keeps(change: ResourceChange) -> bool:
 
 def images_are_pinned(resource: Resource) -> Iterator[Violation]:
     """Every image has a tag or a digest, and the tag is not `latest`."""
-    reference = _reference(resource)
-    if reference is not None and _floats(reference):
-        yield Violation(
-            policy="images are pinned",
-            resource=f"{resource.name} ({reference})",
-            why="What was reviewed would not be what runs tomorrow.",
-            do="Give it a version in components/pins.py.",
-        )
+    for reference in images_of(resource):
+        if _floats(reference):
+            yield Violation(
+                policy="images are pinned",
+                resource=f"{resource.name} ({reference})",
+                why="What was reviewed would not be what runs tomorrow.",
+                do="Give it a version in components/pins.py.",
+            )
 
 
-def _reference(resource: Resource) -> str | None:
-    """The name of an image that is pulled, also where a container names it itself; None where none is. A
+def images_of(resource: Resource) -> list[str]:
+    """The names of images that are pulled, also where a container or a cluster's pods name them themselves. A
     container gets the id of an image that was pulled, which a preview may not know yet."""
     if resource.type == IMAGE:
-        return str(resource.inputs.get("name", ""))
+        return [str(resource.inputs.get("name", ""))]
+    if resource.type.startswith(KUBERNETES):
+        images = {str(each.get("image") or UNKNOWN) for each in _containers(resource.inputs)}
+        return sorted(image for image in images if not image.startswith((UNKNOWN, UNKNOWN_TEXT)))
     image = str(resource.inputs.get("image") or UNKNOWN)
     named = resource.type == CONTAINER and not image.startswith(("sha256:", UNKNOWN, UNKNOWN_TEXT))
-    return image if named else None
+    return [image] if named else []
+
+
+def _containers(inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The containers of a Kubernetes object's pods; none where it has no pods."""
+    found: Any = inputs
+    for key in ("spec", "template", "spec"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    for kind in ("initContainers", "containers") if isinstance(found, Mapping) else ():
+        yield from found.get(kind) or ()
 
 
 def _floats(reference: str) -> bool:
@@ -92,16 +106,15 @@ def images_have_the_digest_that_is_known(resource: Resource) -> Iterator[Violati
 
     The first is that of the switch: it gets Docker's socket.
     """
-    reference = _reference(resource)
-    if reference is None or "@sha256:" in reference or _floats(reference):
-        return
-    if not reference.startswith(OFFLINE) and reference not in {pin.public for pin in pins.ALL}:
-        yield Violation(
-            policy="images have the digest that is known",
-            resource=f"{resource.name} ({reference})",
-            why="The image under a tag can be replaced, and the switch's image controls the Docker host.",
-            do="Name it as components/pins.py does, or add its digest.",
-        )
+    for reference in images_of(resource):
+        named = "@sha256:" in reference or _floats(reference) or reference.startswith(OFFLINE)
+        if not named and reference not in {pin.public for pin in pins.ALL}:
+            yield Violation(
+                policy="images have the digest that is known",
+                resource=f"{resource.name} ({reference})",
+                why="The image under a tag can be replaced, and the switch's image controls the Docker host.",
+                do="Name it as components/pins.py does, or add its digest.",
+            )
 
 
 def only_the_edge_publishes_a_port(resource: Resource) -> Iterator[Violation]:

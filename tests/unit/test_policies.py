@@ -6,6 +6,7 @@ from typing import Any
 
 import pulumi
 import pytest
+import yaml
 
 from common import ROOT
 from components.catalogue import Quantization
@@ -21,6 +22,7 @@ from review.policies import (
     VOLUME,
     a_flip_replaces_no_instance_and_no_volume,
     check,
+    images_of,
     weights_that_are_fetched_are_pinned,
 )
 from stacks import aws_target
@@ -30,6 +32,7 @@ from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.owner import Known, known
 from stacks.settings import Settings, from_files, stacks
 from switch.plan import EngineKind
+from tests.support import objects
 from tests.support.aws import rules
 from tests.support.recorder import Recorder
 from tests.unit.test_aws_rules import plain
@@ -42,6 +45,7 @@ GOOD: dict[str, Any] = {
     "metadataOptions": {"httpTokens": "required"},
     "rootBlockDevice": {"encrypted": True},
 }
+DEPLOYMENT = "kubernetes:apps/v1:Deployment"
 EDGE = [{"label": "changeover.role", "value": "edge"}]
 MONITOR = [{"label": "changeover.role", "value": "monitor"}]
 
@@ -52,6 +56,18 @@ def broken(*resources: Resource, stack: str = "dev", keys: bool = False) -> set[
 
 def of(kind: str, protect: bool = False, **inputs: object) -> Resource:
     return Resource(type=kind, name="thing", inputs=inputs, protect=protect)
+
+
+def pods(kind: str, image: str) -> dict[str, Any]:
+    return {"spec": {"template": {"spec": {kind: [{"image": image}]}}}}
+
+
+@pytest.mark.parametrize("stack", objects.STACKS)
+def test_the_images_of_every_pod_of_a_cluster_keep_the_policies(stack: str) -> None:
+    made = [each for each in yaml.safe_load_all(objects.golden(stack).read_text()) if each]
+    found = [of(f"kubernetes:{each['apiVersion']}:{each['kind']}", spec=each.get("spec")) for each in made]
+    assert len({image for each in found for image in images_of(each)}) >= 3
+    assert broken(*found) == set()
 
 
 def test_what_keeps_every_policy_is_quiet() -> None:
@@ -80,6 +96,8 @@ def test_what_keeps_every_policy_is_quiet() -> None:
         ("images have the digest that is known", of(IMAGE, name="registry:5000/ollama:0.17.4")),
         ("images are pinned", of(CONTAINER, image="ollama/ollama:latest")),
         ("images have the digest that is known", of(CONTAINER, image="somebody/ollama:0.17.4")),
+        ("images are pinned", of(DEPLOYMENT, **pods("initContainers", "ollama/ollama"))),
+        ("images have the digest that is known", of(DEPLOYMENT, **pods("containers", "python:3.11"))),
         ("only the edge publishes a port", of(CONTAINER, ports=[{"external": 8000, "ip": "127.0.0.1"}])),
         ("only the edge publishes a port", of(CONTAINER, publishAllPorts=True)),
         (
