@@ -237,6 +237,7 @@ def test_a_monitor_that_is_taken_off_the_network_is_put_back_and_sees_all_again(
     wait(stack.sees_all, 60)
     name, started = f"{PREFIX}-{role}", stack.started(role)
     wait(lambda: name in kept_endpoints(), 30, "the switch has not seen it")
+    stack.lost()  # what the tests before this one cost
 
     def networks() -> dict[str, Any]:
         return dict(json.loads(docker("inspect", "-f", "{{json .NetworkSettings.Networks}}", name)))
