@@ -8,7 +8,7 @@ from components.cutover_mode import mode_changed
 from components.facts import POD_BY_POD, Exported
 from components.labels import Labels
 from stacks import ours
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.parity import no_flip
 from stacks.settings import PROJECT, SettingsError, api_keys, from_program
@@ -18,41 +18,41 @@ from stacks.targets import docker_host
 try:
     settings = from_program(Path(__file__).parent)
     labels = Labels(project=PROJECT, stack=settings.stack)
-    plan = blueprint(settings)
+    blueprint = blueprint_of(settings)
     if settings.kubernetes is not None:
         from stacks import cluster_stack  # not at the top: a stack on one host needs none of it
 
         found = cluster_stack.look_at(settings)
     else:
         state = ours.known()
-        host = docker_host(plan, labels, state)
+        host = docker_host(blueprint, labels, state)
 except (SettingsError, TargetError) as error:
     raise pulumi.RunError(str(error)) from None
 
-pulumi.info("\n".join(plan.lines))
+pulumi.info("\n".join(blueprint.lines))
 outputs: dict[Exported, object] = {
     "engine": settings.engine,
     "model": settings.name,
-    "routing": plan.routing,
+    "routing": blueprint.routing,
 }
-if plan.gateway_config is not None:
-    outputs["gateway_config"] = plan.gateway_config
+if blueprint.gateway_config is not None:
+    outputs["gateway_config"] = blueprint.gateway_config
 if settings.kubernetes is not None:
     outputs |= {
-        "endpoint": cluster_stack.declare(plan, labels, found, api_keys()).url,
+        "endpoint": cluster_stack.declare(blueprint, labels, found, api_keys()).url,
         "cutover": POD_BY_POD,
     }
 else:
-    if said := mode_changed(plan.cutover, settings.cutover, state.cutover):
+    if said := mode_changed(blueprint.cutover, settings.cutover, state.cutover):
         pulumi.warn(said)
-    if refused := no_flip(plan, Path(__file__).parent):
+    if refused := no_flip(blueprint, Path(__file__).parent):
         pulumi.warn(f"a change to the other engine is refused for now: {refused}")
     endpoint = Endpoint(
-        "endpoint", EndpointArgs(blueprint=plan, host=host, api_keys=api_keys(), no_flip=refused)
+        "endpoint", EndpointArgs(blueprint=blueprint, host=host, api_keys=api_keys(), no_flip=refused)
     )
     outputs |= {
         "endpoint": endpoint.url,
-        "cutover": plan.cutover.mode,
+        "cutover": blueprint.cutover.mode,
         "certificate": endpoint.certificate,
     }
     if endpoint.ca is not None:

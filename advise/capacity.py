@@ -22,14 +22,14 @@ from components.instance_types import (
     hourly,
 )
 from components.naming import NAMES
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import SYSTEM_GIB, Settings
 
 
 def capacity(report: Mapping[str, Any], settings: Settings, peak: tuple[str, int]) -> list[str]:
     """What a card serves, in words, a line each. `peak` is its name and its number of concurrent requests."""
     stack = settings.stack
-    ours = {spec.kind: spec.name for spec in blueprint(settings).specs}
+    ours = {spec.kind: spec.name for spec in blueprint_of(settings).specs}
     measured = report["engines"]
     theirs = {kind: each["name"] for kind, each in measured.items()}
     if any(theirs.get(kind) != name for kind, name in ours.items()):

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.flips import Record, answered, record, summary
+from bench.flips import FlipRecord, answered, record, summary
 from bench.stack import kept, machine, table
 from common import main_guard
 from tests.support.cluster.images import LOAD_SECONDS
@@ -30,7 +30,7 @@ SKIPPED = 8
 """The place in the summary of a column that is about one host."""
 
 
-def flip(project: ClusterProject, there: ClusterLoad, engine: str, first: int) -> Record:
+def flip(project: ClusterProject, there: ClusterLoad, engine: str, first: int) -> FlipRecord:
     """One change to `engine`, with the requests before, in and after it, from the load's `first` on."""
     project.configure(engine=engine)
     there.wait_for_answers(there.round)
@@ -57,12 +57,12 @@ def pods(certificate: Mapping[str, Any]) -> list[float]:
     return [later - sooner for sooner, later in itertools.pairwise(reached[n] for n in sorted(reached) if n)]
 
 
-def longest(flip: Record) -> float:
+def longest(flip: FlipRecord) -> float:
     """Seconds that the longest answer took."""
     return max((each[1] - each[0] for each in flip["requests"] if answered(each)), default=0.0)
 
 
-def row(engine: str, flips: list[Record]) -> list[object]:
+def row(engine: str, flips: list[FlipRecord]) -> list[object]:
     its = summary(engine, flips)
     times = [seconds for each in flips for seconds in each["pods"]]
     its = [*its[:SKIPPED], *its[SKIPPED + 1 : SKIPPED + 1 + len(MORE)]]

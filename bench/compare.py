@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import yaml
 
 from bench.flip import PAUSE
-from bench.flips import COLUMNS, Record, record, summary
+from bench.flips import COLUMNS, FlipRecord, record, summary
 from bench.stack import deployed, machine, table
 from common import main_guard
 from components import naming, pins, tensorzero
@@ -223,7 +223,9 @@ def served(way: WayToChange) -> None:
     _wait(lambda: _answers(f"{way.endpoint}/chat/completions", ask))
 
 
-def flip(name: str, way: WayToChange, engine: EngineKind, load: traffic.LoadGenerator, first: int) -> Record:
+def flip(
+    name: str, way: WayToChange, engine: EngineKind, load: traffic.LoadGenerator, first: int
+) -> FlipRecord:
     """One change to `engine` by a way, which the table calls `name`.
 
     The record has the requests before, in and after it: those of the load from number `first` on.
@@ -266,7 +268,7 @@ def main() -> None:
     options = parser.parse_args()
     if shutil.which("docker-compose") is None:
         parser.error("there is no docker-compose. On Debian: apt-get install docker-compose")
-    flips: list[Record] = []
+    flips: list[FlipRecord] = []
     with deployed("bench-compare", context=CONTEXT, parallel=PARALLEL) as project:
         for name, way in ways(project):
             with traffic.LoadGenerator(
@@ -288,7 +290,7 @@ def main() -> None:
     print(show(flips))
 
 
-def show(flips: list[Record]) -> str:
+def show(flips: list[FlipRecord]) -> str:
     """The table over all of these changes, with one row for each way."""
     shown = ("way", "flips", "sent", "failed", "cut", "longest gap")
     rows = []

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import picture
-from bench.flips import COLUMNS, Record, record, summary
+from bench.flips import COLUMNS, FlipRecord, record, summary
 from bench.stack import deployed, kept, machine, table
 from common import main_guard
 from switch.protocols import PROTOCOLS
@@ -44,7 +44,7 @@ MARKS = {
 """What has happened when a phase of a change ends, in the words of the picture."""
 
 
-def flip(project: Project, load: LoadGenerator, engine: str, mode: str, way: str, first: int) -> Record:
+def flip(project: Project, load: LoadGenerator, engine: str, mode: str, way: str, first: int) -> FlipRecord:
     """One flip to `engine` with the setting `cutover` at `mode`; the table calls it `way`.
 
     The record has the requests since the flip before it, in it and after it: those of the load from number
@@ -123,7 +123,7 @@ def fired(port: int, since: float) -> list[str]:
         return sorted({line["metric"]["alertname"] for line in json.load(answer)["data"]["result"]})
 
 
-def show(flips: list[Record]) -> str:
+def show(flips: list[FlipRecord]) -> str:
     """The table over all of these flips, with one row for each way and engine."""
     ways = dict.fromkeys((each["way"], each["to"]) for each in flips)
     rows = [

@@ -1,6 +1,6 @@
 """What `bench.flip` and `bench.compare` keep of a flip, and the table over many of them. Pure.
 
-Nothing to run by itself. A `Record` is plain data, since it is kept as a line of JSON; durations are in
+Nothing to run by itself. A `FlipRecord` is plain data, since it is kept as a line of JSON; durations are in
 seconds.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.support.load import Outcome, bad
 
-Record = dict[str, Any]
+FlipRecord = dict[str, Any]
 
 COLUMNS = (
     *("way", "flips", "sent", "aborted", "failed", "cut", "lost at most", "longest gap", "hold"),
@@ -38,7 +38,7 @@ def record(
     began: float,
     ended: float,
     **more: Any,
-) -> Record:
+) -> FlipRecord:
     """One flip to the engine `to` as plain data; `way` is what the table calls it.
 
     `began` and `ended` are the flip's own, in seconds on the clock of `outcomes`. Whole answers in `texts`
@@ -71,7 +71,7 @@ def record(
     }
 
 
-def inside(flip: Record) -> list[list[Any]]:
+def inside(flip: FlipRecord) -> list[list[Any]]:
     """Those `requests` of a flip's record that were under way at some moment of the flip."""
     return [each for each in flip["requests"] if each[1] > 0 and each[0] < flip["length"]]
 
@@ -82,7 +82,7 @@ def answered(request: list[Any]) -> bool:
     return not (request[3] or request[4])
 
 
-def summary(way: str, flips: Sequence[Record]) -> list[object]:
+def summary(way: str, flips: Sequence[FlipRecord]) -> list[object]:
     """The table's row of these flips, in the order of `COLUMNS`.
 
     `lost at most` is the upper bound, at 95 % confidence, of the share of requests that are lost: 3/N, where
@@ -117,7 +117,7 @@ def summary(way: str, flips: Sequence[Record]) -> list[object]:
     ]
 
 
-def _median(flips: Sequence[Record], key: str) -> float | str:
+def _median(flips: Sequence[FlipRecord], key: str) -> float | str:
     values = [flip[key] for flip in flips if flip.get(key) is not None]
     return statistics.median(values) if values else "-"
 

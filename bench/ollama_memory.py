@@ -74,7 +74,7 @@ class Held:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class Footprint:
     """What was seen of one start of Ollama, in bytes and seconds.
 
     `file` is the size of the model's file, `size` and `on_gpu` what Ollama says of the loaded model, `taken`
@@ -112,7 +112,7 @@ def serving(load: Load, binary: str, store: Path, log: IO[bytes]) -> Iterator[su
             server.terminate()
 
 
-def start(load: Load, binary: str, store: Path, log: IO[bytes]) -> Seen:
+def start(load: Load, binary: str, store: Path, log: IO[bytes]) -> Footprint:
     """Starts Ollama, takes it through the gate, sends a longer request on each slot, and ends it.
 
     Raises SystemExit if it ends before it gives a completion, or if `store` does not have the model.
@@ -148,7 +148,7 @@ def start(load: Load, binary: str, store: Path, log: IO[bytes]) -> Seen:
         time.sleep(0.05)
     freed = time.monotonic() - ended
     sizes = {"file": stored[load.model.name], "size": loaded["size"], "on_gpu": loaded["size_vram"]}
-    return Seen(gate=gate, **sizes, taken=taken, most=most, host=host, ready=ready, freed=freed)
+    return Footprint(gate=gate, **sizes, taken=taken, most=most, host=host, ready=ready, freed=freed)
 
 
 def edge(load: Load, binary: str, store: Path, log: IO[bytes], held: Held) -> int:

@@ -6,7 +6,7 @@ Run: `python -m bench.flip --picture FILE`, which draws the last two flips.
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.flips import Record
+from bench.flips import FlipRecord
 from measure.picture import HELD, LEFT, WIDTH, svg
 from measure.picture import text as _text
 
@@ -17,7 +17,7 @@ BEFORE, AFTER = 2.0, 3.0
 """Seconds that are shown before the flip begins and after it ends."""
 
 
-def draw(panels: Mapping[str, Record], file: Path) -> None:
+def draw(panels: Mapping[str, FlipRecord], file: Path) -> None:
     """Writes the picture to `file`: one panel for each flip, by its title, all on one scale, and the legend
     below."""
     first = -BEFORE

@@ -30,21 +30,21 @@ TURN = 50
 """Requests of each kind, before the other place is asked again."""
 ONE, CLUSTER = "one host", "cluster"
 THROUGH = {ONE: "edge, proxy, gateway", CLUSTER: "Service, proxy, gateway"}
-Asked = Mapping[str, Any]
+Told = Mapping[str, Any]
 
 
-def ask(project: ClusterProject, plan: Asked) -> Asked:
+def ask(project: ClusterProject, plan: Told) -> Told:
     """What `bench.client.turns` does on the cluster: the engine is asked from its own node, since nobody else
     may ask it, and the Service from outside of all nodes."""
     pod, endpoint = project.pods("engine")[0], urlsplit(project.endpoint)
     engine = {ALONE: (pod["status"]["podIP"], engines.PORT)}
     through = {THROUGH[CLUSTER]: (endpoint.hostname, endpoint.port)}
 
-    def there(of: str, ways: Asked) -> Asked:
+    def there(of: str, ways: Told) -> Told:
         project.cluster.on_network(of)
         return dict(client.turns({**plan, "ways": ways, "key": KEY}))
 
-    both = list[Asked]()
+    both = list[Told]()
     for of, ways in ((str(pod["spec"]["nodeName"]), engine), (CONTROLS, through)):
         with ThreadPoolExecutor(1) as pool:  # the network is that of its thread
             both.append(pool.submit(there, of, ways).result())

@@ -8,7 +8,7 @@ from pulumi_command import local
 from components import naming
 from components.docker_host import DockerHost
 from components.facts import Variable
-from components.plan import COMMIT, LIVE, RELEASE
+from components.plan import COMMIT, RELEASE, SHOW_LIVE
 from switch.answers import certificate_in
 from switch.owner import count
 from switch.plan import Plan
@@ -41,7 +41,7 @@ class Commit(pulumi.ComponentResource):
     def __init__(self, name: str, args: CommitArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("changeover:index:Commit", name, None, opts)
         told: dict[Variable, pulumi.Input[str]] = {"SWITCH": args.switch, "STACK": args.host.labels.stack}
-        live = args.host.look(LIVE, self, told, after=[args.prepared])
+        live = args.host.look(SHOW_LIVE, self, told, after=[args.prepared])
         self.step = args.host.step(
             naming.child(name, "step"),
             self,

@@ -43,10 +43,10 @@ Exported = Literal[
 ]
 """An output of the stack."""
 
-Memory = Literal["GPU", "RAM"]
+MemoryKind = Literal["GPU", "RAM"]
 
 
-def memory(needs: Mapping[Memory, tuple[int, int]]) -> str:
+def memory(needs: Mapping[MemoryKind, tuple[int, int]]) -> str:
     """What an engine takes of each memory, and what there is of it, both in bytes; 0: none, and not known."""
     return ", ".join(
         f"{what} {need / 2**30:.2f} of {f'{there / 2**30:.2f}' if there else 'unknown'} GiB"
@@ -55,7 +55,7 @@ def memory(needs: Mapping[Memory, tuple[int, int]]) -> str:
     )
 
 
-def memory_in(words: object) -> dict[Memory, tuple[float, float | None]]:
+def memory_in(words: object) -> dict[MemoryKind, tuple[float, float | None]]:
     """What `memory` wrote, in GiB to two digits; None: not known. A step of an older version has no words."""
     found = re.findall(r"(GPU|RAM) ([\d.]+) of ([\d.]+|unknown) GiB", str(words))
     return {what: (float(need), None if there == "unknown" else float(there)) for what, need, there in found}

@@ -55,7 +55,7 @@ _SWITCH = 'docker exec -i "$SWITCH" python3 -m switch'
 # `exec`: the script has to see that the plugin which started it is gone.
 PREPARE = "exec sh components/change.sh prepare"
 COMMIT = 'exec sh components/change.sh commit --seen "$LIVE"'
-LIVE = f'docker exec "$SWITCH" cat {shared.LIVE_FILE} || echo {answers.UNREACHABLE}'
+SHOW_LIVE = f'docker exec "$SWITCH" cat {shared.LIVE_FILE} || echo {answers.UNREACHABLE}'
 RELEASE = f"{_SWITCH} release || echo 'The switch does not answer; there is nothing to release.'"
 FETCH = f"{_SWITCH} fetch"
 

@@ -209,7 +209,7 @@ def _row(
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportPart:
     """A piece of the report: a title, what is said, perhaps a table, and a picture that only a page has."""
 
     title: str
@@ -236,11 +236,11 @@ def verdict(content: Mapping[str, Any]) -> str:
     )
 
 
-def parts(content: Mapping[str, Any]) -> list[Part]:
+def parts(content: Mapping[str, Any]) -> list[ReportPart]:
     """The report, in order."""
     limits, asked, held = content["limits"], content["asked"], content["held"]
     return [
-        Part(
+        ReportPart(
             "",
             [
                 verdict(content),
@@ -250,7 +250,7 @@ def parts(content: Mapping[str, Any]) -> list[Part]:
                 "no answer is bad.",
             ],
         ),
-        Part(
+        ReportPart(
             "What is claimed, and what was measured here",
             [f"The claims are about {CLAIMED_ON}; this is {content['model']} on {content['card']}."],
             (
@@ -268,7 +268,7 @@ def parts(content: Mapping[str, Any]) -> list[Part]:
                 for row in content["claims"]
             ],
         ),
-        Part(
+        ReportPart(
             "Users at a time",
             [
                 "Each engine was asked directly, by as many users at once as the row says. Each asks for "
@@ -284,9 +284,9 @@ def parts(content: Mapping[str, Any]) -> list[Part]:
                 for level in content["engines"][kind]["levels"]
             ],
         ),
-        Part("", svg=_curves(content)),
+        ReportPart("", svg=_curves(content)),
         *_traffic(content),
-        Part(
+        ReportPart(
             "GPU, and the time in which requests waited" if _has_gpu(content) else "Host, and the flip",
             [
                 f"Requests were held for {held['seconds']:.0f} s, at most {held['requests']} of them at the "
@@ -297,7 +297,7 @@ def parts(content: Mapping[str, Any]) -> list[Part]:
             ],
             svg=_times(content),
         ),
-        Part(
+        ReportPart(
             "What was measured",
             (),
             ("", "Ollama", "vLLM"),
@@ -317,12 +317,12 @@ def parts(content: Mapping[str, Any]) -> list[Part]:
     ]
 
 
-def _traffic(content: Mapping[str, Any]) -> list[Part]:
+def _traffic(content: Mapping[str, Any]) -> list[ReportPart]:
     seen = content["traffic"]
     if not seen:
         return []
     return [
-        Part(
+        ReportPart(
             "Real traffic, replayed",
             [
                 f"{seen['requests']} requests of {seen['from']} to {seen['until']} UTC, the busiest "

@@ -15,7 +15,7 @@ from measure.meter import Meter
 FEW, MORE = 2, 6
 """Pieces of the two prompts by which it is measured what a piece costs."""
 
-Ask = Callable[[Mapping[str, Any]], Any]
+AskPlan = Callable[[Mapping[str, Any]], Any]
 """Does what the function of `measure.client` does that a plan names as `do`."""
 
 
@@ -41,7 +41,7 @@ class Sweep:
     answers for each user, but `least` of a level and none that begins later than after `seconds`.
     """
 
-    ask: Ask
+    ask: AskPlan
     model: str
     levels: Sequence[int] = LEVELS
     tokens: int = 64

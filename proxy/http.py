@@ -21,7 +21,7 @@ CONNECT_SECONDS = 5
 MORE_HEADERS = web.RequestKey("MORE_HEADERS", dict[str, str])
 """Key of a request under which stands what every answer to it has beside its own headers."""
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+RequestHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class BrokenOff(Exception):
@@ -53,7 +53,7 @@ def session() -> ClientSession:
     )
 
 
-async def listen(handler: Handler, port: int) -> web.ServerRunner:
+async def listen(handler: RequestHandler, port: int) -> web.ServerRunner:
     """Serves requests at a TCP port until the runner is cleaned up."""
     # Who hangs up cancels the handler, and so the engine's work.
     server = web.Server(

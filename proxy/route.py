@@ -19,7 +19,7 @@ LEAVES_SECONDS = 10
 connections. The nodes learn meanwhile that it ends; nothing says when the last of them has."""
 PORT = 8080
 """TCP port of the proxy at which the edge asks; on a cluster it is clients who do."""
-BESIDE = "127.0.0.1"
+LOCALHOST = "127.0.0.1"
 """Address of what is in the proxy's own pod."""
 
 COPY_BYTES = 2**18 - 512
@@ -123,7 +123,7 @@ def parse_routing(raw: bytes) -> ProxyRoute:
     and the gateway is beside the proxy. Raises ValueError, KeyError or TypeError for what is none."""
     routing = tomllib.loads(raw.decode())
     (model, table), *_ = routing["models"].items()
-    gateway = GatewayAddress(BESIDE, routing["gateway"]["port"]) if "gateway" in routing else None
+    gateway = GatewayAddress(LOCALHOST, routing["gateway"]["port"]) if "gateway" in routing else None
     return ProxyRoute(
         number=1,
         held=False,

@@ -32,7 +32,7 @@ SSH_FILES = Path(".changeover") / "ssh"
 """Relative to the project's folder: Pulumi's plugins and the steps run there, wherever the folder is."""
 
 
-def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
+def aws_target(blueprint: Blueprint, labels: Labels, state: Known) -> DockerHost:
     """An instance on AWS. Looks before anything is changed, and says what this update does to the instance.
 
     Raises TargetError when a program or AWS credentials are missing, the stack's instance is stopped, another
@@ -40,7 +40,7 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
     """
     from components.aws import gpu_host  # costs a stack without AWS 0.7 s
 
-    settings = plan.settings
+    settings = blueprint.settings
     wanted = settings.aws
     assert wanted is not None
     folder = SSH_FILES / settings.stack
@@ -64,8 +64,8 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
     if found.instance is None and not found.volumes:
         pulumi.info(quota(wanted))
     write_ssh_files(settings, folder, client_key())
-    kinds = [spec.kind for spec in plan.specs]
-    fetch = waiting.first_fetch(plan.images, kinds, settings.load).words
+    kinds = [spec.kind for spec in blueprint.specs]
+    fetch = waiting.first_fetch(blueprint.images, kinds, settings.load).words
     if found.instance is None and empty(found, wanted):
         pulumi.info(fetch)
     for note in check(found, wanted, gpu_host.identity(args), settings.stack, fetch):
@@ -81,7 +81,7 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
                 f"it. If it does not come up: make recover STACK={settings.stack}"
             )
     if there is not None:
-        ours.check(state, there, plan, labels, ANY)
+        ours.check(state, there, blueprint, labels, ANY)
     host = gpu_host.GpuHost("host", args)
     return DockerHost(
         address=host.address,
@@ -104,7 +104,7 @@ def aws_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
         },
         tls=Tls(name=wanted.domain or host.ip, internal=not wanted.domain),
         instead=ANY,  # the machine is this state's, whatever snapshot its data is from
-        again=ours.refills(state, there, plan, labels) if there else {},
+        again=ours.refills(state, there, blueprint, labels) if there else {},
     )
 
 

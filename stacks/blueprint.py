@@ -31,7 +31,7 @@ from components.kubernetes.flip import Flip
 from components.plan import REQUEST_SECONDS, times
 from monitor import render as monitor_render
 from monitor.watched import Watched
-from proxy.route import BESIDE, Limits
+from proxy.route import LOCALHOST, Limits
 from stacks.settings import Settings
 from switch import metrics
 from switch.plan import FIRST_TOKEN_SECONDS, About, Gate, Memory, Plan, PlannedEngine, PlannedGateway
@@ -214,7 +214,7 @@ class Blueprint:
         )
 
 
-def blueprint(settings: Settings) -> Blueprint:
+def blueprint_of(settings: Settings) -> Blueprint:
     """The blueprint of a stack with these settings."""
     specs = tuple(
         engines.build(kind, settings.load, settings.vllm_flags, settings.name) for kind in settings.kinds
@@ -256,7 +256,7 @@ def _toml(settings: Settings, specs: tuple[EngineSpec, ...]) -> str:
     has ended, the gateways of before are asked for the new engine, too.
     """
     total, on_cluster = REQUEST_SECONDS + GATEWAY_SLACK, settings.kubernetes is not None
-    at = f"http://{BESIDE if on_cluster else proxy.ALIAS}:{PROXY_PORT}"
+    at = f"http://{LOCALHOST if on_cluster else proxy.ALIAS}:{PROXY_PORT}"
     asked: Sequence[tuple[EngineKind, str]] = [(spec.kind, spec.name) for spec in specs]
     if on_cluster:
         asked = [(kind, kind) for kind in sorted(KINDS, key=lambda each: each != settings.engine)]

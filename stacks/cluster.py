@@ -9,7 +9,7 @@ from components.kubernetes.looked import FlipPlan
 from components.kubernetes.nodes import NodesPlan, Sent
 from components.kubernetes.objects import (
     ENGINES,
-    LIVE,
+    LIVE_CONFIG,
     ClusterArgs,
     content,
     deployments,
@@ -19,7 +19,7 @@ from components.kubernetes.objects import (
 )
 from components.kubernetes.pods import EngineOnCluster
 from components.labels import Labels
-from proxy.route import BESIDE
+from proxy.route import LOCALHOST
 from stacks.blueprint import Blueprint
 from stacks.settings import PROJECT
 from switch.pod_plan import PodPlan
@@ -29,9 +29,9 @@ ANY_CODE = {"proxy": "code", "switch": "code"}
 ANY_PACKAGES = ("all",)
 
 
-def pod_plan(plan: Blueprint, spec: EngineSpec) -> PodPlan:
+def pod_plan(blueprint: Blueprint, spec: EngineSpec) -> PodPlan:
     """What the gate beside an engine is told: nothing of it changes in a flip."""
-    whole = replace(plan, specs=(spec,)).plan().leading_to(BESIDE)
+    whole = replace(blueprint, specs=(spec,)).plan().leading_to(LOCALHOST)
     return PodPlan(
         engine=whole.engine,
         gate=whole.gate,
@@ -42,34 +42,34 @@ def pod_plan(plan: Blueprint, spec: EngineSpec) -> PodPlan:
 
 
 def cluster(
-    plan: Blueprint,
+    blueprint: Blueprint,
     labels: Labels,
     code: Mapping[str, str] = ANY_CODE,
     packages: Sequence[str] = ANY_PACKAGES,
 ) -> ClusterArgs:
     """What the objects of a stack on a cluster are made from; `code` and `packages` as in `ClusterArgs`."""
-    settings = plan.settings
+    settings = blueprint.settings
     assert settings.kubernetes is not None, "only with target kubernetes"
     gpus = settings.gpu.count if settings.gpu else 0
     return ClusterArgs(
         labels=labels,
         settings=settings.kubernetes,
         engines=tuple(
-            EngineOnCluster(spec=spec, plan=pod_plan(plan, spec), gpus=gpus) for spec in plan.specs
+            EngineOnCluster(spec=spec, plan=pod_plan(blueprint, spec), gpus=gpus) for spec in blueprint.specs
         ),
-        routing=plan.routing,
-        gateway_config=plan.gateway_config,
+        routing=blueprint.routing,
+        gateway_config=blueprint.gateway_config,
         port=settings.port,
-        reference=plan.reference,
+        reference=blueprint.reference,
         pulls=settings.images == "public",
         code=code,
         packages=packages,
     )
 
 
-def flip_plan(plan: Blueprint, args: ClusterArgs) -> FlipPlan:
+def flip_plan(blueprint: Blueprint, args: ClusterArgs) -> FlipPlan:
     """What the step is told that brings the pods to the engine that is to serve."""
-    active, labels = plan.active, args.labels
+    active, labels = blueprint.active, args.labels
     return FlipPlan(
         project=labels.project,
         stack=labels.stack,
@@ -78,10 +78,10 @@ def flip_plan(plan: Blueprint, args: ClusterArgs) -> FlipPlan:
         to=deployments(objects(args))[active.name],
         engine=active.name,
         service=name(labels, ENGINES),
-        live=name(labels, LIVE),
+        live=name(labels, LIVE_CONFIG),
         hosts=args.settings.hosts,
         at_once=args.settings.at_once,
-        load=plan.settings.bounds.load,
+        load=blueprint.settings.bounds.load,
         nodes=replace(nodes_plan(args), content=""),  # other weights of the standby are no change
     )
 
@@ -105,6 +105,6 @@ def nodes_plan(args: ClusterArgs) -> NodesPlan:
     )
 
 
-def rendered(plan: Blueprint) -> str:
+def rendered(blueprint: Blueprint) -> str:
     """The objects as YAML, for a reader."""
-    return render(objects(cluster(plan, Labels(project=PROJECT, stack=plan.settings.stack))))
+    return render(objects(cluster(blueprint, Labels(project=PROJECT, stack=blueprint.settings.stack))))

@@ -32,11 +32,11 @@ def look_at(settings: Settings) -> FoundOnCluster:
 
 
 def declare(
-    plan: Blueprint, labels: Labels, found: FoundOnCluster, keys: pulumi.Input[Mapping[str, str]]
+    blueprint: Blueprint, labels: Labels, found: FoundOnCluster, keys: pulumi.Input[Mapping[str, str]]
 ) -> ClusterStack:
     """Declares the stack where that was found. `keys` maps tenants to API keys, as a secret."""
     names = files.names()
-    args = cluster(plan, labels, names.code, names.packages)
+    args = cluster(blueprint, labels, names.code, names.packages)
     return ClusterStack(
         "cluster",
         ClusterStackArgs(
@@ -47,13 +47,13 @@ def declare(
             files=names,
             gone=found.gone,
             state=ours.steps(),
-            flip=flip_plan(plan, args),
+            flip=flip_plan(blueprint, args),
             nodes=nodes_plan(args),
             names=found.names,
-            weights=_weights([spec.weights for spec in plan.specs]),
+            weights=_weights([spec.weights for spec in blueprint.specs]),
             routing=args.routing,
             keys=pulumi.Output.from_input(keys).apply(lambda each: api_keys.document(each, never_open=True)),
-            tenants=plan.settings.tenants,
+            tenants=blueprint.settings.tenants,
             port=args.port,
         ),
     )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.kubernetes.files import Files, Names
-from components.kubernetes.kubectl import ClusterError, Missing, Run, get, selector
+from components.kubernetes.kubectl import ClusterError, Missing, RunKubectl, get, selector
 from components.kubernetes.looked import ACTIVE, places_on, takes_pods
-from components.kubernetes.objects import LIVE
+from components.kubernetes.objects import LIVE_CONFIG
 from components.kubernetes.pods import NODE
 from components.labels import Labels
 from stacks.owner import NOTHING
@@ -37,7 +37,7 @@ class FoundOnCluster:
     gone: list[str]
 
 
-def look(settings: Settings, files: Names, run: Run, ours: Collection[str]) -> FoundOnCluster:
+def look(settings: Settings, files: Names, run: RunKubectl, ours: Collection[str]) -> FoundOnCluster:
     """What the cluster has of the stack. `ours` are the ids of what this state has made on a cluster.
 
     Raises TargetError where the cluster can't be reached or is too old, there is no such namespace or it
@@ -55,7 +55,7 @@ def look(settings: Settings, files: Names, run: Run, ours: Collection[str]) -> F
                 f"Run: kubectl create namespace {namespace}"
             ) from None
         try:
-            there = get(run, "configmap", f"{settings.stack}-{LIVE}")
+            there = get(run, "configmap", f"{settings.stack}-{LIVE_CONFIG}")
         except Missing:
             there = None
         select = f"{NODE}={settings.stack}"

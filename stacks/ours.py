@@ -72,7 +72,7 @@ def asked(words: Sequence[str]) -> bool:
     return words[:1] == ["refresh"] or any(REFRESH.fullmatch(word) for word in words)
 
 
-def check(state: Known, found: FoundOnHost, plan: Blueprint, labels: Labels, instead: str) -> None:
+def check(state: Known, found: FoundOnHost, blueprint: Blueprint, labels: Labels, instead: str) -> None:
     """Raises TargetError where the stack on the host is another state's, or a newer one's than this, or where
     something is missing there that this command won't make again.
 
@@ -83,7 +83,7 @@ def check(state: Known, found: FoundOnHost, plan: Blueprint, labels: Labels, ins
     lost = owner.missing(state, found)
     if not lost:
         return
-    text = owner.gone(lost, [spec.weights for spec in plan.specs], labels)
+    text = owner.gone(lost, [spec.weights for spec in blueprint.specs], labels)
     if refreshes() is False:
         raise TargetError(
             f"{text}. {owner.NOTHING} Run: pulumi up --refresh --stack {labels.stack}, which creates it again"
@@ -91,9 +91,9 @@ def check(state: Known, found: FoundOnHost, plan: Blueprint, labels: Labels, ins
     pulumi.warn(f"{text}. A refresh (pulumi up --refresh) creates it again.")
 
 
-def refills(state: Known, found: FoundOnHost, plan: Blueprint, labels: Labels) -> dict[str, str]:
+def refills(state: Known, found: FoundOnHost, blueprint: Blueprint, labels: Labels) -> dict[str, str]:
     """`again` of the steps that fill volumes: see `owner.fill_again`."""
-    users = {naming.child(spec.name, "weights"): f"{labels.name(spec.name)}-" for spec in plan.specs}
+    users = {naming.child(spec.name, "weights"): f"{labels.name(spec.name)}-" for spec in blueprint.specs}
     users |= {naming.child(each, "files"): f"{labels.name(each)}-" for each in (naming.PROXY, naming.MONITOR)}
     return owner.fill_again(state, found, users)
 

@@ -18,8 +18,8 @@ from switch.owner import ANY, OwnerRecord, count, day
 UNKNOWN = "unknown"
 """Stands for the owner of a stack that was made before owners were written down."""
 
-Kind = Literal["container", "network", "volume"]
-KINDS: Mapping[str, Kind] = {
+ObjectKind = Literal["container", "network", "volume"]
+KINDS: Mapping[str, ObjectKind] = {
     f"docker:index/{kind}:{kind.capitalize()}": kind for kind in ("container", "network", "volume")
 }
 
@@ -29,7 +29,7 @@ class DockerObject:
     """A container, network or volume on a host, or in a state. A volume's id is its name; labels are those on
     the host."""
 
-    kind: Kind
+    kind: ObjectKind
     id: str
     name: str
     role: str = ""

@@ -48,7 +48,7 @@ def current_docker_host() -> str:
     return context.stdout.strip() or f"unix://{SOCKET}"
 
 
-def docker_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
+def docker_target(blueprint: Blueprint, labels: Labels, state: Known) -> DockerHost:
     """This machine's Docker engine. Looks before anything is changed.
 
     Raises TargetError when no engine answers, the stack on it is another state's or lacks something that the
@@ -56,7 +56,7 @@ def docker_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
     small for the first weights, the port is taken, or the stack was made with a docker plugin of another
     origin.
     """
-    settings = plan.settings
+    settings = blueprint.settings
     address = current_docker_host()
     if not address.startswith("unix://"):
         raise TargetError(
@@ -71,15 +71,15 @@ def docker_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
         except TargetError as error:
             raise TargetError(no_engine(address, error)) from None
         found = look.stack(labels)
-        ours.check(state, found, plan, labels, instead)
+        ours.check(state, found, blueprint, labels, instead)
         origin = _check_origin(found, labels)
         _check_machine(info, settings)
-        missing, new = _check_images(look, plan), _without_volume(plan, found, labels)
-        _check_disk(info, plan, new)
+        missing, new = _check_images(look, blueprint), _without_volume(blueprint, found, labels)
+        _check_disk(info, blueprint, new)
         _check_port(look, settings, labels)
-    if plan.settings.images == "public" and (missing or new):
+    if blueprint.settings.images == "public" and (missing or new):
         kinds = [spec.kind for spec in new]
-        pulumi.info(waiting.first_fetch(missing, kinds, plan.settings.load).words)
+        pulumi.info(waiting.first_fetch(missing, kinds, blueprint.settings.load).words)
     return DockerHost(
         address=address,
         # Docker Desktop's engine has its socket in a machine of its own, always at the usual place
@@ -91,7 +91,7 @@ def docker_target(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
         origin=origin,
         instead=instead,
         networks=ours.adopted_networks(state, found) if instead else {},
-        again=ours.refills(state, found, plan, labels),
+        again=ours.refills(state, found, blueprint, labels),
     )
 
 
@@ -133,16 +133,18 @@ def _check_machine(info: Mapping[str, Any], settings: Settings) -> None:
         )
 
 
-def _check_images(look: DockerLook, plan: Blueprint) -> list[pins.Image]:
+def _check_images(look: DockerLook, blueprint: Blueprint) -> list[pins.Image]:
     """The images that are not there. Raises TargetError where one can't be had."""
     here = {
         name
         for image in look("/images/json")
         for name in (*(image["RepoTags"] or ()), *(image.get("RepoDigests") or ()))
     }
-    missing = [each for each in plan.images if plan.reference(each) not in here and each.pulled not in here]
-    names = [plan.reference(each) for each in missing]
-    if missing and plan.settings.images == "offline":
+    missing = [
+        each for each in blueprint.images if blueprint.reference(each) not in here and each.pulled not in here
+    ]
+    names = [blueprint.reference(each) for each in missing]
+    if missing and blueprint.settings.images == "offline":
         raise TargetError(
             f"these offline images are not on the Docker host: {', '.join(names)}. "
             "Build them with: python3 -m offline.images"
@@ -159,13 +161,15 @@ def _check_images(look: DockerLook, plan: Blueprint) -> list[pins.Image]:
     return missing
 
 
-def _without_volume(plan: Blueprint, found: FoundOnHost, labels: Labels) -> list[EngineSpec]:
+def _without_volume(blueprint: Blueprint, found: FoundOnHost, labels: Labels) -> list[EngineSpec]:
     """The engines whose weights have no volume yet."""
     volumes = {each.name for each in found.things if each.kind == "volume"}
-    return [spec for spec in plan.specs if labels.name(naming.child(spec.kind, "weights")) not in volumes]
+    return [
+        spec for spec in blueprint.specs if labels.name(naming.child(spec.kind, "weights")) not in volumes
+    ]
 
 
-def _check_disk(info: Mapping[str, Any], plan: Blueprint, new: Iterable[EngineSpec]) -> None:
+def _check_disk(info: Mapping[str, Any], blueprint: Blueprint, new: Iterable[EngineSpec]) -> None:
     """Raises TargetError where the disk is too small for these engines' weights. Later ones are checked where
     they are fetched."""
     try:
@@ -175,9 +179,9 @@ def _check_disk(info: Mapping[str, Any], plan: Blueprint, new: Iterable[EngineSp
     need = sum(spec.weights.need_bytes for spec in new)
     if free < need:
         raise TargetError(
-            f"the weights of {plan.settings.model.name} need {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB "
-            f"are free for Docker's volumes ({info['DockerRootDir']}). Free some (docker image prune), or "
-            "choose a smaller model: pulumi config set model NAME"
+            f"the weights of {blueprint.settings.model.name} need {need / GIB:.1f} GiB, and "
+            f"{free / GIB:.1f} GiB are free for Docker's volumes ({info['DockerRootDir']}). Free some "
+            "(docker image prune), or choose a smaller model: pulumi config set model NAME"
         )
 
 
@@ -201,13 +205,13 @@ def _check_port(look: DockerLook, settings: Settings, labels: Labels) -> None:
                 ) from None
 
 
-def docker_host(plan: Blueprint, labels: Labels, state: Known) -> DockerHost:
+def docker_host(blueprint: Blueprint, labels: Labels, state: Known) -> DockerHost:
     """The Docker host of the settings' target, after a look at what it has. Raises TargetError."""
-    if plan.settings.kubernetes:
+    if blueprint.settings.kubernetes:
         raise TargetError(
             "changeover:target: with kubernetes there is no Docker host; nothing was changed. "
             "On one machine: pulumi config set target docker"
         )
-    if plan.settings.target == "aws":
-        return aws_target(plan, labels, state)
-    return docker_target(plan, labels, state)
+    if blueprint.settings.target == "aws":
+        return aws_target(blueprint, labels, state)
+    return docker_target(blueprint, labels, state)

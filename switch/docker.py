@@ -25,7 +25,7 @@ OWN_NETWORKS = ("bridge", "host", "none")
 OWN = ("engine", "gateway", "proxy", "edge", "switch")
 """Roles of the stack's containers that are there to stay."""
 
-BESIDE = ("monitor", "alerts")
+MONITOR_ROLES = ("monitor", "alerts")
 """Roles of what runs beside the stack. It is no part of the machine's world, and nothing waits for it."""
 
 BESIDE_SECONDS = 2
@@ -111,7 +111,7 @@ class Docker:
         for row in self.call("GET", f"/containers/json?{query}"):
             role = row["Labels"].get(label("role"))
             look = f"/containers/{row['Id']}/json"
-            if role in BESIDE:
+            if role in MONITOR_ROLES:
                 name = row["Names"][0].removeprefix("/")
                 try:
                     beside[name] = _container(self.call("GET", look, timeout=BESIDE_SECONDS))

@@ -122,11 +122,11 @@ class OwnPod:
         return self.proxies
 
 
-Ask = Callable[[bool, bool, float], Answer]
+AskEngine = Callable[[bool, bool, float], Answer]
 """One question of the gate: streamed or not, the last one or not, and the seconds until its answer begins."""
 
 
-def gate(plan: Plan, ask: Ask, clock: Callable[[], float], sleep: Callable[[float], None]) -> str:
+def gate(plan: Plan, ask: AskEngine, clock: Callable[[], float], sleep: Callable[[float], None]) -> str:
     """Asks the engine all that the gate asks. Empty once it has passed, else what it failed by."""
     gating = Gating(plan.engine.container, clock(), restarts=0)
     while (waited := clock() - gating.began) <= plan.seconds.load:
@@ -178,7 +178,7 @@ def watch(pod: OwnPod, read: Callable[[], PodPlan], say: Callable[[str], None]) 
         pod.started()
 
 
-def _asking(plan: Plan) -> Ask:
+def _asking(plan: Plan) -> AskEngine:
     return lambda stream, last, patience: probe(plan, "engine", stream, True, patience, last)
 
 

@@ -16,7 +16,7 @@ from common import ROOT, StepFailed, main_guard, say
 from components.labels import Labels
 from stacks import ours
 from stacks import owner as owners
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.origin import docker_plugin_origin
 from stacks.owner import DockerObject, FoundOnHost, Known
 from stacks.settings import PROJECT, from_files
@@ -78,7 +78,7 @@ def check(stack: str, host: FoundOnHost, theirs: str) -> None:
         raise StepFailed(
             f"its engine is being changed. {owners.NOTHING} Run the same command again when that has ended"
         )
-    for spec in blueprint(from_files(stack, ROOT)).specs:
+    for spec in blueprint_of(from_files(stack, ROOT)).specs:
         place = f"{WEIGHTS}/{spec.kind}/{spec.weights.folder}"
         command = ("sh", "-c", f"test -e {place}/{COMPLETE} && echo here")
         if not _docker("exec", switches[0].id, *command, check=False):

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from common import ROOT, StepFailed, say
-from components.kubernetes.kubectl import ClusterError, Run, get, kubectl, selector
+from components.kubernetes.kubectl import ClusterError, RunKubectl, get, kubectl, selector
 from components.kubernetes.looked import is_ready, is_serving, live_of, seen_of
-from components.kubernetes.objects import LIVE, PROXIES, name
+from components.kubernetes.objects import LIVE_CONFIG, PROXIES, name
 from components.kubernetes.rolling import PodSeen
 from components.labels import Labels, label
 from stacks.settings import PROJECT, SettingsError, from_files
@@ -27,10 +27,10 @@ def status(stack: str) -> None:
         raise StepFailed(f"the cluster does not say what serves: {error}") from None
 
 
-def lines(stack: str, run: Run, clock: Callable[[], float], hosts: int) -> list[str]:
+def lines(stack: str, run: RunKubectl, clock: Callable[[], float], hosts: int) -> list[str]:
     """What serves, what changes, and each pod with an engine. `hosts` are to serve. Raises ClusterError."""
     labels = Labels(project=PROJECT, stack=stack)
-    live = live_of(get(run, "configmap", name(labels, LIVE)))
+    live = live_of(get(run, "configmap", name(labels, LIVE_CONFIG)))
     select = selector(PROJECT, stack)
     found = get(run, "deployments,pods", "--selector", select)
     seen = seen_of(found["items"], clock())

@@ -28,7 +28,7 @@ LAYER = "application/vnd.ollama.image.model"
 MODELOPT = "hf_quant_config.json"
 SECONDS = 30
 
-Ask = Callable[[str, str], str]
+AskPerson = Callable[[str, str], str]
 """Answers a question: the variable that would answer it, and the question in words."""
 
 
@@ -122,7 +122,7 @@ def quantization(config: Mapping[str, Any], files: Collection[str] = ()) -> str:
     )
 
 
-def of_tag(tag: str, ask: Ask) -> str:
+def of_tag(tag: str, ask: AskPerson) -> str:
     """How a tag of Ollama's library is quantized: its name says it, or a person has to."""
     for ending in ("q4_K_M", "q8_0", "fp16"):
         if tag.endswith(f"-{ending}"):
@@ -130,7 +130,9 @@ def of_tag(tag: str, ask: Ask) -> str:
     return ask("QUANTIZATION", f"how {tag} is quantized: q4_k_m (most often), q8_0 or fp16")
 
 
-def entry(config: Mapping[str, Any], ollama: str, repository: str, hub: Mapping[str, Any], ask: Ask) -> Any:
+def entry(
+    config: Mapping[str, Any], ollama: str, repository: str, hub: Mapping[str, Any], ask: AskPerson
+) -> Any:
     """The table of a model. `hub` is what hub and library say, where they were asked: `revision`, `files`,
     sizes and sums. Raises StepFailed.
     """
@@ -181,7 +183,7 @@ def _sources(**values: Any) -> Any:
     return several.multiline(True)
 
 
-def _size(variable: str, question: str, known: object, ask: Ask) -> int:
+def _size(variable: str, question: str, known: object, ask: AskPerson) -> int:
     text = str(known or ask(variable, question)).replace("_", "")
     if not text.isdecimal():
         raise StepFailed(f"{variable}: {text!r} is not a number of bytes")

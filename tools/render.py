@@ -9,7 +9,7 @@ from components.aws import permissions
 from measure import report
 from parity import table
 from stacks import cluster
-from stacks.blueprint import Blueprint, blueprint
+from stacks.blueprint import Blueprint, blueprint_of
 from stacks.parity import no_flip, parity_problem
 from stacks.settings import PROJECT, RENDERED, SettingsError, from_files, stacks
 from tools.settings_table import PAGE, with_table
@@ -23,20 +23,20 @@ POLICIES = {
 """What whoever deploys on AWS must be allowed."""
 
 
-def files(plan: Blueprint) -> dict[str, str]:
+def files(blueprint: Blueprint) -> dict[str, str]:
     """The rendered files of one stack by name."""
-    specs = sorted(plan.specs, key=lambda spec: spec.kind)
+    specs = sorted(blueprint.specs, key=lambda spec: spec.kind)
     return {
-        "routing.toml": plan.routing,
-        **({"tensorzero.toml": plan.gateway_config} if plan.gateway_config is not None else {}),
+        "routing.toml": blueprint.routing,
+        **({"tensorzero.toml": blueprint.gateway_config} if blueprint.gateway_config is not None else {}),
         # on a cluster there is no edge: its Services are
         **(
-            {"objects.yaml": cluster.rendered(plan)}
-            if plan.settings.kubernetes
-            else {"Caddyfile": plan.edge_caddyfile(plan.known_name)}
+            {"objects.yaml": cluster.rendered(blueprint)}
+            if blueprint.settings.kubernetes
+            else {"Caddyfile": blueprint.edge_caddyfile(blueprint.known_name)}
         ),
-        "cutover.txt": "\n".join([*plan.lines, ""]),
-        **{f"monitor-{Path(path).name}": text for path, text in plan.monitor_files.items()},
+        "cutover.txt": "\n".join([*blueprint.lines, ""]),
+        **{f"monitor-{Path(path).name}": text for path, text in blueprint.monitor_files.items()},
         **{
             f"{spec.kind}.txt": (
                 f"{spec.name}\nimage: {spec.image.name} {spec.image.version}\n"
@@ -51,7 +51,7 @@ def write(root: Path, stack: str) -> None:
     """Write the rendered files of `stack` and remove those that no longer belong to it."""
     folder = root / RENDERED / stack
     folder.mkdir(parents=True, exist_ok=True)
-    rendered = files(blueprint(from_files(stack, root)))
+    rendered = files(blueprint_of(from_files(stack, root)))
     for name, text in rendered.items():
         write_whole(folder / name, text)
     for file in folder.iterdir():
@@ -79,7 +79,7 @@ def twins(root: Path, stack: str) -> dict[str, list[str]]:
 
 def stale(root: Path, stack: str) -> list[str]:
     """The names of rendered files of `stack` that differ from what its settings give."""
-    rendered, there = files(blueprint(from_files(stack, root))), written(root, stack)
+    rendered, there = files(blueprint_of(from_files(stack, root))), written(root, stack)
     return sorted(name for name in rendered.keys() | there.keys() if rendered.get(name) != there.get(name))
 
 
@@ -106,9 +106,9 @@ def main() -> None:
                 write(ROOT, stack)
             elif names := stale(ROOT, stack):
                 sys.exit(f"rendered/{stack}/ is stale: {', '.join(names)}. Run: make render")
-            plan = blueprint(from_files(stack, ROOT))
+            blueprint = blueprint_of(from_files(stack, ROOT))
             there = (ROOT / RENDERED / stack / table.FILES[0]).exists()
-            if said := no_flip(plan, ROOT) or (parity_problem(plan, ROOT) if there else ""):
+            if said := no_flip(blueprint, ROOT) or (parity_problem(blueprint, ROOT) if there else ""):
                 print(f"remark: {said}")
     except SettingsError as error:
         sys.exit(f"error: {error}")

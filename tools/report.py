@@ -176,9 +176,9 @@ class Watcher:
                 before, self.cores = said["cpu"], said["cpu"]["count"]
             self._over.wait(EVERY_SECONDS)
 
-    def window(self) -> "Window":
+    def window(self) -> "MeteredSpan":
         """A meter of what is seen until it is left."""
-        return Window(self)
+        return MeteredSpan(self)
 
 
 def sample(said: Mapping[str, Any], before: Mapping[str, float] | None, at: float) -> dict[str, Any]:
@@ -213,14 +213,14 @@ def _sum(values: Sequence[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-class Window:
+class MeteredSpan:
     """What the host's GPUs did meanwhile; `found` is as `measure.meter.summary` says it."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher, self._since = watcher, 0.0
         self.found: dict[str, float] = {}
 
-    def __enter__(self) -> "Window":
+    def __enter__(self) -> "MeteredSpan":
         self._since = time.monotonic()
         return self
 

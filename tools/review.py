@@ -24,7 +24,7 @@ from review.markdown import render
 from review.plan import content
 from review.warnings import broken, not_ready
 from stacks.aws_target import SSH_FILES
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import RENDERED, SettingsError, from_files
 from tools import advice, environment, owner, port
 from tools.environment import pulumi
@@ -188,7 +188,7 @@ def make(stack: str, folder: Path, advised: Callable[[], str] = str) -> tuple[Bo
     rendered = rendered_of(ROOT, stack)
     folder.mkdir(parents=True, exist_ok=True)
     state = state_of(stack)
-    foreseen = blueprint(from_files(stack, ROOT)).foreseen
+    foreseen = blueprint_of(from_files(stack, ROOT)).foreseen
     seen = replace(preview_of(stack, folder / PLAN), foreseen=foreseen)
     said = advised() if is_flip(seen) else ""
     text = render(seen, said, twins(ROOT, stack))

@@ -29,7 +29,7 @@ from review.events import Preview, parse
 from review.history import PREFIX, NoWayBack, Update
 from review.markdown import render
 from review.warnings import broken
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import SettingsError, declared, from_files
 from tools import environment, review
 from tools.ask import agree
@@ -284,7 +284,7 @@ def foreseen_in(stack: str, folder: Path) -> Foreseen:
     """What follows from the settings in `folder` as today's code computes it; nothing where it takes them no
     more, or where they were declared before some of today's were."""
     try:
-        return blueprint(from_files(stack, folder)).foreseen
+        return blueprint_of(from_files(stack, folder)).foreseen
     except (SettingsError, LookupError, TypeError, ValueError):
         return Foreseen()
 

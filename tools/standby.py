@@ -19,7 +19,7 @@ from typing import Any
 from common import StepFailed
 from components.engines import EngineSpec
 from components.labels import Labels
-from stacks.blueprint import Blueprint, blueprint
+from stacks.blueprint import Blueprint, blueprint_of
 from stacks.settings import PROJECT, Settings, SettingsError, from_files
 from switch.asking import UNAVAILABLE
 from tools.owner import look
@@ -132,8 +132,8 @@ def pair(stack: str, root: Path) -> Pair:
         raise StepFailed(
             "there is no standby to compare with. Run: pulumi config set standby true && pulumi up"
         )
-    ours = blueprint(settings)
-    other = blueprint(replace(settings, engine=settings.kinds[1]))
+    ours = blueprint_of(settings)
+    other = blueprint_of(replace(settings, engine=settings.kinds[1]))
     host = Host(stack)
     status, active = host.status(), host.engine(ours.active)
     host.engine(other.active)

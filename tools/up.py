@@ -16,7 +16,7 @@ from common import ROOT, StepFailed, cache_root, main_guard, say, write_whole
 from components import pins
 from components.catalogue import MODELS, Folder
 from components.labels import Labels
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.owner import gone, missing
 from stacks.settings import PROJECT, SettingsError, config_in, from_files
 from tools import debian, docker_engine, environment, owner, port, render
@@ -217,7 +217,7 @@ def is_something_missing() -> bool:
         return False  # no SSH gets there: the program says so, and what brings it back
     lost = missing(state, host)
     if lost:
-        weights = [spec.weights for spec in blueprint(from_files(STACK, ROOT)).specs]
+        weights = [spec.weights for spec in blueprint_of(from_files(STACK, ROOT)).specs]
         say(f"{gone(lost, weights, Labels(project=PROJECT, stack=STACK))}. It is created again.")
     return bool(lost)
 

@@ -134,7 +134,7 @@ BLOCK = 256
 
 
 @dataclass(frozen=True)
-class Kind:
+class TensorKind:
     """How the numbers of a tensor are written in a GGUF file.
 
     `number` is the kind's own in ggml. A block has so many `values` in `size` bytes; `block` makes one.
@@ -146,11 +146,11 @@ class Kind:
     block: Callable[[random.Random], bytes]
 
 
-PLAIN = Kind(0, 1, 4, lambda _: struct.pack("<f", 1.0))
-ZERO = Kind(0, 1, 4, lambda _: bytes(4))
+PLAIN = TensorKind(0, 1, 4, lambda _: struct.pack("<f", 1.0))
+ZERO = TensorKind(0, 1, 4, lambda _: bytes(4))
 # Scales by which values are about 0.015 from 0, as those of a trained model: activations stay within 16 bits.
-Q4_K = Kind(12, BLOCK, 144, lambda chance: struct.pack("<ee", 1e-4, 7.5e-4) + chance.randbytes(140))
-Q6_K = Kind(14, BLOCK, 210, lambda chance: chance.randbytes(208) + struct.pack("<e", 1e-5))
+Q4_K = TensorKind(12, BLOCK, 144, lambda chance: struct.pack("<ee", 1e-4, 7.5e-4) + chance.randbytes(140))
+Q6_K = TensorKind(14, BLOCK, 210, lambda chance: chance.randbytes(208) + struct.pack("<e", 1e-5))
 
 
 def more_bits(layer: int, layers: int) -> bool:
@@ -160,7 +160,7 @@ def more_bits(layer: int, layers: int) -> bool:
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 
 
-def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...], Kind]]:
+def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...], TensorKind]]:
     """Name, dimensions (the innermost first) and kind of each tensor of the model, in the file's order."""
     hidden, key = shape.hidden, shape.kv_heads * shape.head
     yield "token_embd.weight", (hidden, shape.vocabulary), Q4_K
@@ -204,7 +204,7 @@ def for_ollama(shape: Shape, file: Path) -> None:
             out.write(bytes(-out.tell() % ALIGNMENT))
 
 
-def _bytes(sizes: tuple[int, ...], kind: Kind) -> int:
+def _bytes(sizes: tuple[int, ...], kind: TensorKind) -> int:
     values = 1
     for each in sizes:
         values *= each
@@ -213,7 +213,7 @@ def _bytes(sizes: tuple[int, ...], kind: Kind) -> int:
     return values // kind.values * kind.size
 
 
-def _pool(kind: Kind) -> bytes:
+def _pool(kind: TensorKind) -> bytes:
     """Whole blocks, a few thousand."""
     chance = random.Random(20261128)
     return b"".join(kind.block(chance) for _ in range(4096))

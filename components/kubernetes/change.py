@@ -24,7 +24,7 @@ from common import cache_root
 from components.facts import fleet
 from components.kubernetes.certificate import ChangeRecord
 from components.kubernetes.flip import INSIST, Obstacle, refused
-from components.kubernetes.kubectl import ClusterError, Missing, Run, get, kubectl, selector, sender
+from components.kubernetes.kubectl import ClusterError, Missing, RunKubectl, get, kubectl, selector, sender
 from components.kubernetes.looked import (
     FlipPlan,
     Lease,
@@ -47,7 +47,7 @@ from components.kubernetes.looked import (
     takes_pods,
 )
 from components.kubernetes.nodes import Nodes, node_of
-from components.kubernetes.objects import ENGINES, LIVE, name
+from components.kubernetes.objects import ENGINES, LIVE_CONFIG, name
 from components.kubernetes.pods import NODE, WAITS
 from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
@@ -78,7 +78,7 @@ class Taken(ClusterError):
     """Another update changes the stack."""
 
 
-def live_words(run: Run, labels: Labels, now: float) -> str:
+def live_words(run: RunKubectl, labels: Labels, now: float) -> str:
     """How many pods each engine is to have now, which change was left, and what else the proxies are told
     that they should not be, as a person may have changed it; UNREACHABLE where the cluster does not say it.
 
@@ -88,7 +88,7 @@ def live_words(run: Run, labels: Labels, now: float) -> str:
     try:
         found = get(run, "deployments,pods", "--selector", selector(labels.project, labels.stack))["items"]
         try:
-            live = live_of(get(run, "configmap", name(labels, LIVE)))
+            live = live_of(get(run, "configmap", name(labels, LIVE_CONFIG)))
         except Missing:  # it is made anew before the engines are looked at, and says what it says at first
             live = LiveConfigMap(service=name(labels, ENGINES))
     except ClusterError:
@@ -97,7 +97,7 @@ def live_words(run: Run, labels: Labels, now: float) -> str:
     return fleet(pods_words(replicas), edited(live, name(labels, ENGINES), engines_with_pods(found)))
 
 
-def look(run: Run, pods: str, now: float) -> None:
+def look(run: RunKubectl, pods: str, now: float) -> None:
     """Has these pods see at once what they are told: their nodes look every minute, and where a pod
     changes."""
     told = f"{label('told')}={now:.0f}"
@@ -110,7 +110,7 @@ class ClusterChange:
     meanwhile; `steady` only goes on, and is not this machine's time of day."""
 
     plan: FlipPlan
-    run: Run
+    run: RunKubectl
     insist: bool = False
     """Whether it begins whatever comes meanwhile."""
     nodes: Callable[[], None] = lambda: None

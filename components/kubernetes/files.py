@@ -22,7 +22,7 @@ from typing import Any
 
 from common import ROOT
 from components.code import Code
-from components.kubernetes.kubectl import ClusterError, Missing, Run, kubectl, selector
+from components.kubernetes.kubectl import ClusterError, Missing, RunKubectl, kubectl, selector
 from components.kubernetes.pods import ARCHITECTURE, PLATFORM
 from components.labels import Labels
 from components.proxy import LOCK, PYTHON
@@ -109,7 +109,7 @@ class Files:
 
     labels: Labels
     namespace: str
-    run: Run
+    run: RunKubectl
     fetch: Callable[[Path], None] = fetch
 
     def bring(self, wanted: Names, folder: Path) -> list[str]:

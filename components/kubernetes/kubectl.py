@@ -4,7 +4,7 @@ own."""
 import contextlib
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ class Missing(ClusterError):
     """There is no such object."""
 
 
-Run = Callable[[Sequence[str], str], str]
+ClusterObject = Mapping[str, Any]
+"""An object as the cluster says it."""
+
+RunKubectl = Callable[[Sequence[str], str], str]
 """Runs `kubectl` with these words and this on stdin, and gives what it prints. Raises ClusterError."""
 
 
-def get(run: Run, *words: str) -> Any:
+def get(run: RunKubectl, *words: str) -> Any:
     """What `kubectl get` says: an object, or a list of some. Raises ClusterError, and Missing for an object
     that is not there."""
     return json.loads(run(["get", *words, "--output", "json"], ""))
@@ -45,7 +48,7 @@ def _program(namespace: str, context: str) -> list[str]:
     return ["kubectl", "--namespace", namespace, *(["--context", context] if context else [])]
 
 
-def kubectl(namespace: str, context: str) -> Run:
+def kubectl(namespace: str, context: str) -> RunKubectl:
     """What gives an answer at once."""
 
     def run(words: Sequence[str], stdin: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from components.kubernetes.flip import Places
+from components.kubernetes.kubectl import ClusterObject
 from components.kubernetes.nodes import NodesPlan
 from components.kubernetes.pods import GPU
 from components.kubernetes.rolling import START_SECONDS, DeploymentSeen, PodSeen, Seen
@@ -17,8 +18,6 @@ from components.labels import label
 from proxy.route import FLEET_FILE
 from switch.plan import load
 from traffic.busiest import Busiest
-
-Object = Mapping[str, Any]
 
 ACTIVE, TO, BUSIEST = label("active"), label("to"), label("busiest")
 """Annotations of the ConfigMap that the proxies are told by: the Deployment that serves since the last flip
@@ -104,7 +103,7 @@ class LiveConfigMap:
         }
 
 
-def live_of(config_map: Object) -> LiveConfigMap:
+def live_of(config_map: ClusterObject) -> LiveConfigMap:
     """What the proxies' ConfigMap says; of what the proxies can't read either, nothing."""
     annotations = config_map["metadata"].get("annotations") or {}
     live = LiveConfigMap(active=annotations.get(ACTIVE, ""), to=annotations.get(TO, ""))
@@ -139,7 +138,7 @@ def edited(live: LiveConfigMap, service: str, engines: Mapping[str, str]) -> lis
     return words
 
 
-def engines_with_pods(items: Iterable[Object]) -> dict[str, str]:
+def engines_with_pods(items: Iterable[ClusterObject]) -> dict[str, str]:
     """The names of the engines that are to have pods, by their Deployments."""
     return {
         item["metadata"]["name"]: item["spec"]["template"]["metadata"]["labels"][label("engine")]
@@ -155,7 +154,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.-]", "?", text)[:60]
 
 
-def busiest_of(config_map: Object) -> Busiest | None:
+def busiest_of(config_map: ClusterObject) -> Busiest | None:
     """The busiest minute that a flip has seen; None where none has."""
     said = (config_map["metadata"].get("annotations") or {}).get(BUSIEST)
     try:
@@ -169,7 +168,7 @@ def busiest_patch(busiest: Busiest) -> dict[str, Any]:
     return {"metadata": {"annotations": {BUSIEST: json.dumps(asdict(busiest))}}}
 
 
-def places_of(items: Iterable[Object]) -> dict[str, Places]:
+def places_of(items: Iterable[ClusterObject]) -> dict[str, Places]:
     """How many requests an engine of each Deployment works on at a time, by its name."""
     found = {}
     for item in items:
@@ -181,25 +180,25 @@ def places_of(items: Iterable[Object]) -> dict[str, Places]:
     return found
 
 
-def takes_pods(node: Object) -> bool:
+def takes_pods(node: ClusterObject) -> bool:
     """Whether the cluster puts anything on this node now."""
     conditions = {each["type"]: each["status"] for each in node["status"].get("conditions") or []}
     return not node.get("spec", {}).get("unschedulable") and conditions.get("Ready") == "True"
 
 
-def places_on(node: Object, gpus: int) -> int:
+def places_on(node: ClusterObject, gpus: int) -> int:
     """How many engines with so many GPUs each fit this node; one without any."""
     return int(node["status"].get("allocatable", {}).get(GPU, 0)) // gpus if gpus else 1
 
 
-def gpus_of(deployment: Object) -> int:
+def gpus_of(deployment: ClusterObject) -> int:
     """How many GPUs a pod of this Deployment's has."""
     containers = deployment["spec"]["template"]["spec"]["containers"]
     limits = (each.get("resources", {}).get("limits", {}) for each in containers)
     return max(int(each.get(GPU, 0)) for each in limits)
 
 
-def seen_of(items: Iterable[Object], now: float) -> Seen:
+def seen_of(items: Iterable[ClusterObject], now: float) -> Seen:
     """The Deployments of engines among these objects, with their pods. `now` is in seconds since the
     epoch.
 
@@ -225,13 +224,13 @@ def seen_of(items: Iterable[Object], now: float) -> Seen:
     }
 
 
-def _until(pod: Object) -> float:
+def _until(pod: ClusterObject) -> float:
     """By when a pod will have ended at the latest, as the cluster has promised it."""
     ends = pod["metadata"].get("deletionTimestamp")
     return _seconds(ends) if ends else math.inf
 
 
-def _pod(item: Object, now: float) -> PodSeen:
+def _pod(item: ClusterObject, now: float) -> PodSeen:
     metadata, status = item["metadata"], item.get("status", {})
     conditions = {each["type"]: each for each in status.get("conditions") or []}
     placed = conditions.get("PodScheduled", {}).get("status") == "True"
@@ -266,7 +265,7 @@ class Lease:
     version: str
 
 
-def lease_of(item: Object) -> Lease:
+def lease_of(item: ClusterObject) -> Lease:
     """What an object of the cluster says as a lease. Raises KeyError, TypeError or ValueError where it is
     none of ours."""
     spec = item["spec"]
@@ -274,18 +273,20 @@ def lease_of(item: Object) -> Lease:
     return Lease(spec.get("holderIdentity") or "", seconds, item["metadata"]["resourceVersion"])
 
 
-def is_serving(pod: Object) -> bool:
+def is_serving(pod: ClusterObject) -> bool:
     """Whether a pod runs and is to go on."""
     return pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
 
 
-def is_ready(pod: Object) -> bool:
+def is_ready(pod: ClusterObject) -> bool:
     """Whether all of its containers say that they are ready."""
     conditions = pod.get("status", {}).get("conditions") or []
     return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
 
 
-def lease_object(name: str, plan: FlipPlan, holder: str, now: float, seconds: int, version: str) -> Object:
+def lease_object(
+    name: str, plan: FlipPlan, holder: str, now: float, seconds: int, version: str
+) -> ClusterObject:
     """One that `holder` has for so many seconds from now on; empty: nobody has it. Without a `version` it is
     a new one."""
     renewed = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

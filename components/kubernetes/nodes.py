@@ -8,13 +8,22 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from common import cache_root
-from components.kubernetes.kubectl import ClusterError, Run, Send, get, kubectl, selector, sender
+from components.kubernetes.kubectl import (
+    ClusterError,
+    ClusterObject,
+    RunKubectl,
+    Send,
+    get,
+    kubectl,
+    selector,
+    sender,
+)
 from components.kubernetes.pods import RECEIVES, THERE
 from components.shell import program
 from switch.plan import load
@@ -71,9 +80,6 @@ def read_plan(text: str) -> NodesPlan:
     return plan
 
 
-Object = Mapping[str, Any]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
     """What keeps a node from having its images and weights. `container` is empty where no container is it."""
@@ -84,7 +90,7 @@ class Trouble:
     """Whether waiting has been tried already."""
 
 
-def all_there(daemon_set: Object) -> bool:
+def all_there(daemon_set: ClusterObject) -> bool:
     """Whether every node has what this version of the DaemonSet brings."""
     status = daemon_set.get("status") or {}
     wanted = status.get("desiredNumberScheduled", 0)
@@ -95,7 +101,7 @@ def all_there(daemon_set: Object) -> bool:
     )
 
 
-def trouble_of(pod: Object) -> Trouble | None:
+def trouble_of(pod: ClusterObject) -> Trouble | None:
     """What keeps the pod of a node from going on, as far as it shows."""
     for condition in pod["status"].get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
@@ -114,21 +120,21 @@ def trouble_of(pod: Object) -> Trouble | None:
     return None
 
 
-def _is_silent(pod: Object) -> bool:
+def _is_silent(pod: ClusterObject) -> bool:
     """Whether the cluster does not believe any more what the node said last: that all are ready."""
     ready = [each["status"] for each in pod["status"].get("conditions") or [] if each["type"] == "Ready"]
     there = [each for each in _containers(pod) if each["name"] == THERE]
     return ready not in ([], ["True"]) and bool(there) and all(each.get("ready") for each in there)
 
 
-def receives(pod: Object) -> bool:
+def receives(pod: ClusterObject) -> bool:
     """Whether a folder can be sent to it now."""
     return any(
         each["name"] == RECEIVES and "running" in (each.get("state") or {}) for each in _containers(pod)
     )
 
 
-def has_lost(pod: Object) -> bool:
+def has_lost(pod: ClusterObject) -> bool:
     """Whether all that it fetches was there once, and is not now."""
     return any(
         each["name"] == THERE and "running" in (each.get("state") or {}) and not each.get("ready")
@@ -136,12 +142,12 @@ def has_lost(pod: Object) -> bool:
     )
 
 
-def _containers(pod: Object) -> list[Object]:
+def _containers(pod: ClusterObject) -> list[ClusterObject]:
     status = pod["status"]
     return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
 
 
-def node_of(pod: Object) -> str:
+def node_of(pod: ClusterObject) -> str:
     """Name of the node that the pod is on; where it is on none yet, the pod's own."""
     return str(pod["spec"].get("nodeName") or pod["metadata"]["name"])
 
@@ -151,7 +157,7 @@ class Nodes:
     """The nodes of one stack, on a cluster that is reached by `run` and `send`."""
 
     plan: NodesPlan
-    run: Run
+    run: RunKubectl
     send: Send
     models: Path
     """Where the builder's models are."""
@@ -185,7 +191,7 @@ class Nodes:
             self.sleep(LOOK_SECONDS)
         self.say("Every node has got its images, and has its weights.")
 
-    def _help(self, pod: Object) -> None:
+    def _help(self, pod: ClusterObject) -> None:
         """Sends what a pod waits for, and raises ClusterError where nothing helps."""
         node = node_of(pod)
         if (trouble := trouble_of(pod)) is not None:
@@ -204,7 +210,7 @@ class Nodes:
             for each in self.plan.sent:
                 self._bring_folder(pod["metadata"]["name"], node, each)
 
-    def _renew(self, pod: Object, node: str) -> bool:
+    def _renew(self, pod: ClusterObject, node: str) -> bool:
         """Has a node fetch again what it has lost, by another pod. Whether it did that now."""
         name = pod["metadata"]["name"]
         if not has_lost(pod):
@@ -226,7 +232,7 @@ class Nodes:
         receive = ["python3", "-m", "switch", "receive", "--engine", it.engine, "--folder", it.folder]
         self.send(self.models / it.place, [*into, *receive])
 
-    def _give_up(self, pod: Object, trouble: Trouble) -> None:
+    def _give_up(self, pod: ClusterObject, trouble: Trouble) -> None:
         log = ""
         if trouble.at_once:
             words = ["logs", pod["metadata"]["name"], "--container", trouble.container, f"--tail={TAIL}"]
@@ -250,7 +256,7 @@ class Nodes:
     def _get(self, *words: str) -> Any:
         return get(self.run, *words)
 
-    def _pods(self) -> list[Object]:
+    def _pods(self) -> list[ClusterObject]:
         """Those that stay, and of a node that has none of these the one that ends."""
         found = self._get("pods", "--selector", self._mine)["items"]
         stay = [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]

@@ -28,7 +28,7 @@ EVERYWHERE = [
     {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128"]}},
 ]
 """All addresses but those at which a cloud gives a machine its credentials, which are the node's here."""
-LIVE, ENGINES = "live", "engines"
+LIVE_CONFIG, ENGINES = "live", "engines"
 """The ConfigMap that says what serves, and the Service by whose name pods are found."""
 KEYS_FILE = "keys.json"
 """Of the Secret with the keys' digests, as the proxies read it."""
@@ -70,7 +70,7 @@ def objects(args: ClusterArgs) -> list[Object]:
         code={package: name(labels, f"{package}-{code}") for package, code in args.code.items()},
     )
     made = _Maker(args)
-    live, keys = name(labels, LIVE), name(labels, "keys")
+    live, keys = name(labels, LIVE_CONFIG), name(labels, "keys")
     # By its content, as the gateway's TOML: a proxy that was told of another model before its gateway would
     # ask that for a name which it does not know.
     routing = name(labels, f"routing-{content(args.routing)}")

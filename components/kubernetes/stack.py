@@ -14,7 +14,7 @@ from components.kubernetes import again
 from components.kubernetes.files import Names
 from components.kubernetes.looked import FlipPlan
 from components.kubernetes.nodes import NodesPlan
-from components.kubernetes.objects import KEYS_FILE, LIVE, name
+from components.kubernetes.objects import KEYS_FILE, LIVE_CONFIG, name
 from components.kubernetes.pods import Object
 from components.labels import Labels, label
 
@@ -156,7 +156,7 @@ class ClusterStack(pulumi.ComponentResource):
             made = {**made, "metadata": {**made["metadata"], "annotations": annotations}}
         if is_engine(made):
             more["ignore_changes"] = ["spec.replicas"]  # how many pods it has is the flip's, not Pulumi's
-        elif (kind, thing) == ("ConfigMap", LIVE):
+        elif (kind, thing) == ("ConfigMap", LIVE_CONFIG):
             more["ignore_changes"] = ["data", "metadata.annotations"]  # what serves is the flip's
         return KubernetesObject(
             f"{kind.lower()}-{thing}", made, self._options(depends_on=list(depends_on), **more)

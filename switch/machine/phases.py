@@ -12,7 +12,7 @@ from switch.machine.drain import at_work, silent_with_requests, without_note
 from switch.machine.events import Action
 from switch.machine.gating import gateway_probes, old_engine_serves, pass_gate
 from switch.machine.memory import memory_is_free, too_small_for_both
-from switch.machine.state import Active, Gating, Transaction, Way
+from switch.machine.state import Active, ChangeMode, Gating, Transaction
 from switch.machine.steady import bring_back, converge, start_as_told
 from switch.machine.stopping import (
     end_gateways,
@@ -59,7 +59,7 @@ def checking(turn: Turn, change: Transaction) -> None:
         turn.to("draining" if change.way == "hold" else "loading")
 
 
-def _way(turn: Turn, change: Transaction) -> Way:
+def _way(turn: Turn, change: Transaction) -> ChangeMode:
     """How the change would go if there were memory for everything."""
     active = turn.state.active
     if active is None or not gated(turn.state, turn.world):

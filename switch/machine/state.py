@@ -13,7 +13,7 @@ from switch.machine.route import Route
 from switch.machine.transitions import Phase
 from switch.plan import Plan
 
-Way = Literal["", "hold", "overlap", "gateway"]
+ChangeMode = Literal["", "hold", "overlap", "gateway"]
 """How a change goes: one engine at a time, both for a moment, or without touching the engine. Empty: not
 decided yet."""
 
@@ -114,7 +114,7 @@ class Transaction:
     since: float = 0
     """When this phase began."""
     checked: bool = False
-    way: Way = ""
+    way: ChangeMode = ""
     crowded: str = ""
     """Why it goes by hold although the plan says overlap, where that is for want of memory."""
     opened: bool = False

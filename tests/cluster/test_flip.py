@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.kubernetes.files import names
-from components.kubernetes.objects import LIVE, PROXIES
+from components.kubernetes.objects import LIVE_CONFIG, PROXIES
 from offline.tools import is_cluster_built
 from proxy.route import FLEET_FILE
 from tests.support.cluster.cluster import NAMESPACE, wait
@@ -139,7 +139,7 @@ def test_files_that_are_gone_and_what_the_proxies_are_told_by_hand_are_drift_tha
     def config_map(verb: str, name: str, *words: str) -> str:
         return project.cluster.kubectl("--namespace", NAMESPACE, verb, "configmap", name, *words)
 
-    gone, live = f"{project.stack}-packages-{names().packages[0]}", f"{project.stack}-{LIVE}"
+    gone, live = f"{project.stack}-packages-{names().packages[0]}", f"{project.stack}-{LIVE_CONFIG}"
     for _ in range(2):  # the same again is seen again
         config_map("delete", gone)
         data = {FLEET_FILE: json.dumps({"service": "other", "preferred": "other", "flip": False})}

@@ -26,7 +26,7 @@ from components.naming import HISTORY
 from monitor import render
 from monitor.alerts import NO_LONGER_THAN, SLACK_SECONDS
 from monitor.panels import Page, pages
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import from_files
 from tests.support import exposed
 from tests.support.load import LoadGenerator
@@ -127,13 +127,13 @@ class Watched:
 
     def pages(self) -> Sequence[Page]:
         """What its page is to show."""
-        seen = blueprint(from_files("watched", self.project.folder)).watched
+        seen = blueprint_of(from_files("watched", self.project.folder)).watched
         assert seen is not None
         return pages(seen)
 
     def longest_expected(self) -> float:
         """Seconds of a hold to vLLM after which an alert says that it takes long."""
-        seen = blueprint(from_files("watched", self.project.folder)).watched
+        seen = blueprint_of(from_files("watched", self.project.folder)).watched
         assert seen is not None
         return round(seen.expected["vllm"] * NO_LONGER_THAN + SLACK_SECONDS)
 

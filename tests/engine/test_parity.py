@@ -9,7 +9,7 @@ import pytest
 from bench.stack import deployed
 from common import ROOT
 from parity.table import differences
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.parity import parity_problem
 from stacks.settings import from_files
 from tests.support.load import LoadGenerator
@@ -49,8 +49,8 @@ def test_both_engines_are_compared_under_load_and_the_active_one_serves_again() 
         assert content["endpoint"] == "ollama"
         other = {row["probe"]: row["endpoint"] for row in content["probes"] if "endpoint" in row}
         assert not other, done.stdout
-        plan = blueprint(from_files("paritytest", project.folder))
-        assert "context-overlong" in parity_problem(plan, project.folder)
+        blueprint = blueprint_of(from_files("paritytest", project.folder))
+        assert "context-overlong" in parity_problem(blueprint, project.folder)
 
         # with such a table everything may change but the engine
         project.configure(requireParity=True, gateCompletions=2)

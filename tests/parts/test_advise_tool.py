@@ -19,7 +19,7 @@ from advise.rule import Verdict, days
 from advise.rule import advise as advised
 from common import ROOT, StepFailed
 from components.instance_types import GPU_REGIONS
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import Settings, from_files
 from tests.support.traffic import DAY, MONDAY, chance, level, log_lines, office, served
 from tools import advice, advise, port, status
@@ -405,7 +405,7 @@ def report(settings: Settings, ollama: int, vllm: int, *, more: bool = False) ->
         "limits": {"first_p95": 2, "user": 5},
         "engines": {
             spec.kind: {"name": spec.name, "users": users[spec.kind], "more": more and spec.kind == "vllm"}
-            for spec in blueprint(settings).specs
+            for spec in blueprint_of(settings).specs
         },
     }
 

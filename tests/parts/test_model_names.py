@@ -19,7 +19,7 @@ from components.gpu_memory import Load, both
 from parity.probes import PROBES, Reply, Subject, run
 from proxy import gateway
 from proxy.records import RequestRecord
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import Settings, SettingsError, from_values
 from switch.gate import complete
 from tests.parts.test_proxy_protocols import content
@@ -86,7 +86,7 @@ def test_what_ollama_can_not_be_asked_for_can_be_an_alias_and_no_name(name: str)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_both_tomls_have_the_name_as_one_key_and_as_what_both_engines_are_asked_for(name: str) -> None:
-    written = files(blueprint(settings(name=name)))
+    written = files(blueprint_of(settings(name=name)))
     (of_gateway,) = tomllib.loads(written["tensorzero.toml"])["models"].items()
     assert of_gateway[0] == name
     assert {each["model_name"] for each in of_gateway[1]["providers"].values()} == {name}
@@ -189,7 +189,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 def test_the_gate_asks_for_the_name_and_wants_an_answer_from_it(port: int, name: str) -> None:
     ask: dict[str, Any] = {"stream": False, "max_tokens": 8, "timeout": 5}
     assert complete("127.0.0.1", port, "/v1/chat/completions", name, **ask).ok
-    plan = blueprint(settings(name=name)).plan()
+    plan = blueprint_of(settings(name=name)).plan()
     assert plan.gateway
     assert (plan.engine.model, plan.gateway.model) == (name, tensorzero.qualified(name))
 

@@ -12,7 +12,7 @@ import pytest
 from common import ROOT, StepFailed
 from parity.probes import PROBES, Reply, Subject, chosen, run
 from parity.table import differences, markdown, problem, read, table
-from stacks.blueprint import Blueprint, blueprint
+from stacks.blueprint import Blueprint, blueprint_of
 from stacks.parity import no_flip
 from stacks.settings import SettingsError, from_values
 from switch.exchange import exchange
@@ -162,9 +162,9 @@ def test_a_model_that_is_not_able_is_not_asked_for_meaning() -> None:
 
 def test_the_table_says_which_kv_cache_each_engine_had(good: dict[str, str]) -> None:
     settings = from_values("local", {**BASE, "vllmFlags": ["--kv-cache-dtype int8_per_token_head"]}, ROOT)
-    types: dict[str, str] = {spec.kind: spec.kv_cache for spec in blueprint(settings).specs}
+    types: dict[str, str] = {spec.kind: spec.kv_cache for spec in blueprint_of(settings).specs}
     assert types == {"ollama": "16 bits", "vllm": "int8_per_token_head"}
-    assert {spec.kv_cache for spec in blueprint(from_values("local", BASE, ROOT)).specs} == {"16 bits"}
+    assert {spec.kv_cache for spec in blueprint_of(from_values("local", BASE, ROOT)).specs} == {"16 bits"}
     engines = {kind: {**ENGINES[kind], "kv_cache": said} for kind, said in types.items()}
     worse = {**good, "recall": "3 of 5 right"}
     text = markdown(table("tiny", engines, {"ollama": good, "vllm": worse}), ())
@@ -236,7 +236,7 @@ def test_the_endpoint_is_asked_as_its_clients_do_and_no_key_is_shown(
 
 
 def planned(root: Path, **values: object) -> Blueprint:
-    return blueprint(from_values("dev", {**BASE, "requireParity": True, **values}, ROOT))
+    return blueprint_of(from_values("dev", {**BASE, "requireParity": True, **values}, ROOT))
 
 
 def test_a_flip_is_refused_until_the_table_allows_it(tmp_path: Path, good: dict[str, str]) -> None:
@@ -297,7 +297,7 @@ SERVES = {
 def test_probing_ends_soon_after_the_change_was_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = blueprint(from_values("dev", {**BASE, "engine": "vllm"}, ROOT))
+    other = blueprint_of(from_values("dev", {**BASE, "engine": "vllm"}, ROOT))
     engine = f"changeover-dev-{other.active.name}"
     file = tmp_path / "docker"
     file.write_text(DOCKER.format(folder=tmp_path, engine=engine, status=json.dumps(SERVES)))

@@ -28,7 +28,7 @@ from measure.client import here
 from measure.levels import row
 from measure.report import UserLimits, claims, engine, markdown, page, served, verdict
 from measure.sweep import Sweep
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import from_files
 from tests.support.project import free_port
 from tests.support.way import eventually
@@ -540,7 +540,7 @@ def made(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("YES", "1")
     host, settings = Made(), from_files("local", ROOT)
-    ours, other = (blueprint(replace(settings, engine=kind)) for kind in settings.kinds)
+    ours, other = (blueprint_of(replace(settings, engine=kind)) for kind in settings.kinds)
     there = standby.Pair(settings, cast(Any, host), ours, other, "127.0.0.1")
     inspected = {
         "Mounts": [{"Name": "wheels", "Destination": WHEELS_MOUNT}],

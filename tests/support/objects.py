@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common import ROOT
-from stacks.blueprint import Blueprint, blueprint
+from stacks.blueprint import Blueprint, blueprint_of
 from stacks.cluster import rendered
 from stacks.settings import from_values
 
@@ -31,7 +31,7 @@ STACKS: dict[str, dict[str, object]] = {
 
 def plan(stack: str, **changed: object) -> Blueprint:
     """The blueprint of one of them, with some settings changed."""
-    return blueprint(from_values(stack, {**STACKS[stack], **changed}, ROOT, deploying=False))
+    return blueprint_of(from_values(stack, {**STACKS[stack], **changed}, ROOT, deploying=False))
 
 
 def golden(stack: str) -> Path:

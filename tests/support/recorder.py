@@ -10,7 +10,7 @@ from pulumi.runtime import mocks, resource
 from pulumi.runtime.proto import source_pb2
 
 from components.kubernetes.stack import SEEN
-from components.plan import LIVE, LOOK, OWN
+from components.plan import LOOK, OWN, SHOW_LIVE
 
 SECRET = "4dabf18193072939515e22adb298388d"
 """Pulumi's mark of a secret in a request."""
@@ -22,7 +22,7 @@ ANSWERS = {
 
 SAID = {
     OWN: "this stack belongs now to the state 0a1b2c3d4e5f; changes: 3\n",
-    LIVE: "changeover-local-ollama-0000",
+    SHOW_LIVE: "changeover-local-ollama-0000",
     SEEN: "t4-vllm-00000001-0a1b2c3d: 3",
     LOOK: "edge edited in place 0a1b\nkeys edited in place 2c3d\n",
 }

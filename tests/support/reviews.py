@@ -23,7 +23,7 @@ from bench.stack import remove_fast_engine, use_fast_engine
 from common import ROOT
 from review.events import SECRET, Preview, parse
 from review.markdown import render
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import declared, from_files, from_values
 from tests.support.project import CommandFailed, Project, docker, free_port, offline_settings, patched
 
@@ -123,7 +123,7 @@ def seen_in(lines: Iterable[str]) -> Preview:
         if SECRET not in value
     }
     checked = from_values(seen.stack, values, ROOT, deploying=False)
-    return replace(seen, foreseen=blueprint(checked).foreseen)
+    return replace(seen, foreseen=blueprint_of(checked).foreseen)
 
 
 def record(project: Project, name: str) -> None:
@@ -243,7 +243,7 @@ def by_hand(project: Project) -> None:
 def serve_with_the_standby(stack: str, folder: Path) -> str:
     """Has the switch make the standby active, as someone at the host could. Returns its container."""
     ours = from_files(stack, folder)
-    other = blueprint(replace(ours, engine=ours.kinds[1]))
+    other = blueprint_of(replace(ours, engine=ours.kinds[1]))
 
     def named(role: str) -> list[str]:
         labels = (f"label=changeover.{mark}" for mark in (f"stack={stack}", f"role={role}"))

@@ -12,7 +12,7 @@ from common import ROOT
 from components.aws.gpu_host import INTERPRETER, LOGGED
 from components.docker_host import DockerHost, Tls
 from components.labels import Labels
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.settings import from_values
 from tests.support.recorder import Recorder
@@ -47,7 +47,7 @@ def build(tls: Tls, *, keys: dict[str, str] | None = None, **values: object) -> 
         )
         given = {tenant: f"{KEY}-{tenant}" for tenant in settings.tenants} if keys is None else keys
         secret = pulumi.Output.secret(given)
-        Endpoint("endpoint", EndpointArgs(blueprint=blueprint(settings), host=host, api_keys=secret))
+        Endpoint("endpoint", EndpointArgs(blueprint=blueprint_of(settings), host=host, api_keys=secret))
 
     program()
     return recorder

@@ -10,7 +10,7 @@ from components import caddyfile
 from components.caddyfile import EdgeConfig
 from components.gpu_memory import EDGE_RAM
 from proxy.route import COPY_BYTES
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import from_values
 from tests.unit.test_aws_settings import GOOD
 
@@ -48,8 +48,8 @@ def test_the_text_is_the_reviewed_one(file: str, edge: EdgeConfig) -> None:
 def test_where_not_everybody_reaches_443_a_name_is_proven_on_port_80_alone(
     values: dict[str, Any], tried: str
 ) -> None:
-    plan = blueprint(from_values("prod", {**GOOD, "domain": "llm.example.com", **values}, ROOT))
-    text = plan.edge_caddyfile("llm.example.com")
+    blueprint = blueprint_of(from_values("prod", {**GOOD, "domain": "llm.example.com", **values}, ROOT))
+    text = blueprint.edge_caddyfile("llm.example.com")
     assert ("cert_issuer acme {\n\t\tdisable_tlsalpn_challenge\n\t}" in text) == (tried == "alone")
     assert "disable_http_challenge" not in text
 

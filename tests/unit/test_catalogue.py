@@ -48,7 +48,7 @@ FOUR = {
 """As published for Qwen3-4B-Instruct-2507."""
 
 
-def answers(**given: str) -> tool.Ask:
+def answers(**given: str) -> tool.AskPerson:
     return lambda variable, question: given[variable]
 
 

@@ -13,10 +13,10 @@ from common import ROOT
 from components import facts, naming
 from components.cutover_mode import choose
 from components.docker_host import DockerHost
-from components.facts import Memory, Variable
+from components.facts import MemoryKind, Variable
 from components.gpu_memory import KINDS, EngineKind
 from components.waiting import wait
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from switch import answers
 from switch.answers import NONE, LiveEngine, live_in
 from tests.support.recorder import Recorder
@@ -34,7 +34,7 @@ def content() -> str:
 def test_memory_is_read_as_it_was_written_to_two_digits() -> None:
     for _ in range(500):
         sizes = [RANDOM.choice((0, RANDOM.randrange(1, 2**40))) for _ in range(4)]
-        needs: dict[Memory, tuple[int, int]] = {"GPU": (sizes[0], sizes[1]), "RAM": (sizes[2], sizes[3])}
+        needs: dict[MemoryKind, tuple[int, int]] = {"GPU": (sizes[0], sizes[1]), "RAM": (sizes[2], sizes[3])}
         read = facts.memory_in(facts.memory(needs))
         assert read == {
             what: (round(need / 2**30, 2), round(there / 2**30, 2) if there else None)
@@ -124,17 +124,17 @@ def test_a_review_knows_the_waits_that_the_program_says(
 ) -> None:
     checked = settings(**values)
     cutover = choose(checked.cutover, checked.engine, checked.load, checked.bounds)
-    plan = blueprint(checked)
+    blueprint = blueprint_of(checked)
     assert cutover.mode == mode
     for kind in KINDS:
-        flip, same = (waits.get(kind) for waits in (plan.foreseen.waits, plan.foreseen.same_waits))
+        flip, same = (waits.get(kind) for waits in (blueprint.foreseen.waits, blueprint.foreseen.same_waits))
         assert flip == (cutover.waits[kind].expected if mode == "hold" else None)
         said = f"wait in a change to {kind}: {flip or 0:.0f} s = "
-        assert any(line.startswith(said) for line in plan.lines) == (mode == "hold")
+        assert any(line.startswith(said) for line in blueprint.lines) == (mode == "hold")
         one = wait(kind, checked.load, checked.bounds, old=kind)
         assert same == (one.expected if kind in by_hold else None)
         said = rf"other settings of {kind}: by hold, since .*; wait: {same or 0:.0f} s = "
-        assert any(re.match(said, line) for line in plan.lines) == (kind in by_hold)
+        assert any(re.match(said, line) for line in blueprint.lines) == (kind in by_hold)
 
 
 @pytest.mark.parametrize("found_by", [(), ("ollama",), ("vllm",), ("ollama", "vllm")])
@@ -144,7 +144,7 @@ def test_a_review_knows_where_only_one_engine_finds_the_calls_of_tools(
     checked = settings(images="public", model="qwen-2.5-coder-0.5b")
     assert checked.model.tools
     model = replace(checked.model, tools=replace(checked.model.tools, found_by=found_by))
-    plan = replace(blueprint(checked), settings=replace(checked, model=model))
+    plan = replace(blueprint_of(checked), settings=replace(checked, model=model))
     (line,) = [line for line in plan.lines if line.startswith("tools: ")]
     assert plan.foreseen.tools == (line if len(found_by) == 1 else "")
     assert line.startswith("tools: only ") == (len(found_by) == 1)

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -26,11 +27,16 @@ def listed() -> list[str]:
     return files.stdout.split()
 
 
-def classes(file: str) -> Iterator[str]:
-    """The public classes that a file defines, also within a function."""
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+def types(file: str) -> Iterator[str]:
+    """The public classes that a file defines, also within a function; outside of tests also the names that it
+    gives other types."""
+    for node in ast.walk(module := ast.parse((ROOT / file).read_text())):
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield node.name
+    for node in module.body if not file.startswith("tests/") else ():
+        if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Attribute):  # it names another's
+            names = [each.id for each in node.targets if isinstance(each, ast.Name)]
+            yield from (name for name in names if re.match("[A-Z]", name) and not name.isupper())
 
 
 def imported(file: str) -> Iterator[str]:
@@ -78,13 +84,13 @@ def test_all_that_the_program_imports_is_of_the_program() -> None:
     assert "switch/plan.py" in seen, "something was found"
 
 
-def test_a_class_has_a_name_that_no_other_one_has() -> None:
+def test_a_type_has_a_name_that_no_other_one_has() -> None:
     """Else whoever searches for one finds the other. Only a file of tests may use a name again for itself:
-    in `tests/support`, which they share, no class has the name of one outside of tests."""
+    in `tests/support`, which they share, no type has the name of one outside of tests."""
     where = defaultdict[str, list[str]](list)
     for file in listed():
         if not file.startswith("tests/") or file.startswith("tests/support/"):
-            for name in classes(file):
+            for name in types(file):
                 where[name].append(file)
     twice = {
         name: files

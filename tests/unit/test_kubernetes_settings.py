@@ -8,7 +8,7 @@ from common import ROOT
 from components.catalogue import GIB
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.kubernetes_settings import OF_ONE_HOST
 from stacks.owner import known
 from stacks.settings import Settings, SettingsError, declared, from_values
@@ -156,4 +156,4 @@ def test_a_reviewer_needs_no_keys() -> None:
 def test_no_docker_engine_is_asked_for_a_stack_on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
     with pytest.raises(TargetError, match="there is no Docker host; nothing was changed"):
-        docker_host(blueprint(read()), Labels(project="changeover", stack="fleet"), known({}))
+        docker_host(blueprint_of(read()), Labels(project="changeover", stack="fleet"), known({}))

@@ -12,7 +12,7 @@ import pytest
 from common import ROOT
 from components.labels import Labels
 from stacks import ours
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.owner import (
     UNKNOWN,
     DockerObject,
@@ -137,7 +137,7 @@ def test_what_is_missing_is_named_with_the_weights_that_are_fetched_again() -> N
     assert missing(mine, host(None)) == (lost,)
     assert missing(mine, host(None, [*ALL, lost])) == ()
     settings = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
-    weights = [spec.weights for spec in blueprint(from_values("local", settings, ROOT)).specs]
+    weights = [spec.weights for spec in blueprint_of(from_values("local", settings, ROOT)).specs]
     (size,) = [each.need_bytes / 2**30 for each in weights if each.kind == "vllm"]
     said = gone([EDGE, lost], weights, LABELS)
     assert said.startswith("Missing on the Docker host: container changeover-local-edge-edge1, volume ")

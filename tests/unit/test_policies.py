@@ -27,7 +27,7 @@ from review.policies import (
 )
 from stacks import aws_target
 from stacks.aws_cli import FoundOnAws
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.owner import Known, known
 from stacks.settings import Settings, from_files, stacks
@@ -310,9 +310,9 @@ class Target:
         @pulumi.runtime.test  # type: ignore[untyped-decorator]
         def program() -> None:
             labels = Labels(project="changeover", stack=stack)
-            host = aws_target.aws_target(blueprint(checked), labels, state)
+            host = aws_target.aws_target(blueprint_of(checked), labels, state)
             keys: pulumi.Output[dict[str, str]] = pulumi.Output.secret({})
-            Endpoint("endpoint", EndpointArgs(blueprint=blueprint(checked), host=host, api_keys=keys))
+            Endpoint("endpoint", EndpointArgs(blueprint=blueprint_of(checked), host=host, api_keys=keys))
 
         program()
         return declared(recorder)

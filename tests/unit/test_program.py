@@ -17,7 +17,7 @@ from components.docker_host import DockerHost
 from components.facts import memory_in
 from components.labels import Labels
 from components.plan import ATTACH, DETACH, LOOK, REQUEST_SECONDS
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.endpoint import Endpoint, EndpointArgs
 from stacks.settings import Settings, from_values
 from switch.answers import looked
@@ -51,7 +51,7 @@ def build(checked: Settings) -> None:
             origin="from its vendor",
         )
         keys = pulumi.Output.secret({tenant: f"{KEY}-{tenant}" for tenant in checked.tenants})
-        Endpoint("endpoint", EndpointArgs(blueprint=blueprint(checked), host=host, api_keys=keys))
+        Endpoint("endpoint", EndpointArgs(blueprint=blueprint_of(checked), host=host, api_keys=keys))
 
     program()
 
@@ -288,18 +288,18 @@ def test_without_a_gateway_there_is_none_and_the_switch_is_told_so(recorder: Rec
         told = json.loads(recorder.of("Command")[step]["stdin"])
         assert told["gateway"] is None
         assert told["about"]["gateway_image"] == ""
-        assert told["routing"] == blueprint(settings(gateway="none")).routing
+        assert told["routing"] == blueprint_of(settings(gateway="none")).routing
     assert "GATEWAY" not in recorder.of("Command")["commit-step"]["environment"]
 
 
 def test_both_steps_tell_the_routing_and_a_preview_shows_it(recorder: Recorder) -> None:
     build(settings())
-    routing = blueprint(settings()).routing
+    routing = blueprint_of(settings()).routing
     commands = recorder.of("Command")
     for step in ("prepare-step", "commit-step"):
         told = json.loads(commands[step]["stdin"])
         assert told["routing"] == routing
-        assert told["engine"]["name"] == blueprint(settings()).active.name
+        assert told["engine"]["name"] == blueprint_of(settings()).active.name
     assert commands["prepare-step"]["environment"]["ROUTING"] == routing
     assert routing.splitlines()[1].startswith('engines = ["ollama-')
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common import ROOT
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import from_values, stacks
 from tools import render
 from tools.render import files
@@ -17,7 +17,7 @@ BASE = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
 
 
 def rendered(**values: object) -> dict[str, str]:
-    return files(blueprint(from_values("local", {**BASE, **values}, ROOT)))
+    return files(blueprint_of(from_values("local", {**BASE, **values}, ROOT)))
 
 
 @pytest.mark.parametrize("stack", stacks(ROOT))
@@ -102,7 +102,7 @@ def test_another_model_under_the_same_name_is_one_that_edge_and_clients_do_not_s
 
 def test_the_image_source_changes_nothing_that_is_reviewed() -> None:
     offline = from_values("local", {**BASE, "model": "tiny", "images": "offline"}, ROOT)
-    assert files(blueprint(offline)) == files(blueprint(replace(offline, images="public")))
+    assert files(blueprint_of(offline)) == files(blueprint_of(replace(offline, images="public")))
 
 
 def test_keys_and_tenants_change_no_rendered_file() -> None:

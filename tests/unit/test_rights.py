@@ -26,7 +26,7 @@ from components.gpu_memory import (
 from components.labels import labels_in
 from review.events import Resource
 from review.policies import CONTAINER, SECURITY_GROUPS, check
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import MonitorSettings, from_files, stacks
 from switch import docker as switch_docker
 from switch.docker import Docker
@@ -125,7 +125,7 @@ def test_a_monitor_on_aws_is_for_its_own_host_alone_and_leaves_the_logs_where_th
     assert of["proxy"]["logDriver"] == "awslogs" and of["monitor"]["logDriver"] == "json-file"
     firewalls = [[each for each in there if each.type in SECURITY_GROUPS] for there in (without, resources)]
     assert [each.inputs for each in firewalls[0]] == [each.inputs for each in firewalls[1]], "by SSH alone"
-    files = blueprint(replace(given, monitor=MonitorSettings(port=8428, receiver=""))).monitor_files
+    files = blueprint_of(replace(given, monitor=MonitorSettings(port=8428, receiver=""))).monitor_files
     assert "alert: GpuHot" in files["rules.yml"] and "job_name: gateway" in files["scrape.yml"]
 
 
@@ -157,9 +157,9 @@ def test_what_the_services_may_take_is_what_engines_leave() -> None:
     there = from_files("prod", ROOT)
     watched = replace(there, monitor=MonitorSettings(port=8428, receiver=""))
     assert watched.load.services - there.load.services == MONITOR_RAM
-    assert f"{SERVICES_RAM / GIB:.2f} GiB services" in blueprint(there).cutover.host_ram
-    assert f"{(SERVICES_RAM + MONITOR_RAM) / GIB:.2f} GiB services" in blueprint(watched).cutover.host_ram
-    assert blueprint(there).plan().memory.host - blueprint(watched).plan().memory.host == MONITOR_RAM
+    assert f"{SERVICES_RAM / GIB:.2f} GiB services" in blueprint_of(there).cutover.host_ram
+    assert f"{(SERVICES_RAM + MONITOR_RAM) / GIB:.2f} GiB services" in blueprint_of(watched).cutover.host_ram
+    assert blueprint_of(there).plan().memory.host - blueprint_of(watched).plan().memory.host == MONITOR_RAM
 
 
 def test_a_proxy_gives_back_at_once_what_a_large_body_took() -> None:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from common import ROOT, StepFailed
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import SettingsError, declared, from_files, from_values, stacks
 from tools.host import is_on_aws
 
@@ -178,13 +178,15 @@ def embedding(**values: object) -> dict[str, object]:
 
 def test_an_embedding_model_is_served_without_what_only_chats_need() -> None:
     settings = from_values("local", {**GOOD, **embedding()}, ROOT)
-    plan = blueprint(settings).plan()
+    plan = blueprint_of(settings).plan()
     assert plan.gate.embeds and not plan.gate.sense and plan.gateway is None
-    vllm = blueprint(from_values("local", {**GOOD, **embedding(engine="vllm")}, ROOT)).active
+    vllm = blueprint_of(from_values("local", {**GOOD, **embedding(engine="vllm")}, ROOT)).active
     at = vllm.command.index("--runner")
     assert vllm.command[at : at + 4] == ("--runner", "pooling", "--convert", "embed")
-    assert "--runner" not in blueprint(from_values("local", {**GOOD, "engine": "vllm"}, ROOT)).active.command
-    assert '"embeds"' not in blueprint(from_values("local", GOOD, ROOT)).plan().text
+    assert (
+        "--runner" not in blueprint_of(from_values("local", {**GOOD, "engine": "vllm"}, ROOT)).active.command
+    )
+    assert '"embeds"' not in blueprint_of(from_values("local", GOOD, ROOT)).plan().text
 
 
 @pytest.mark.parametrize(
@@ -328,9 +330,9 @@ def test_further_names_and_sites_are_in_the_routing_once_each() -> None:
     settings = from_values("local", {**GOOD, **values}, ROOT)
     assert settings.aliases == ("a/b:c",)
     assert settings.cors_origins == ("*", "http://localhost:3000")
-    text = blueprint(settings).routing
+    text = blueprint_of(settings).routing
     assert 'aliases = ["a/b:c"]' in text and '[browsers]\norigins = ["*", "http://localhost:3000"]' in text
-    plain = blueprint(from_values("local", GOOD, ROOT)).routing
+    plain = blueprint_of(from_values("local", GOOD, ROOT)).routing
     assert "aliases" not in plain and "browsers" not in plain
 
 

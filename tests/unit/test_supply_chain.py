@@ -11,7 +11,7 @@ import pytest
 
 from common import ROOT
 from components import pins
-from stacks.blueprint import blueprint
+from stacks.blueprint import blueprint_of
 from stacks.settings import from_files, stacks
 
 SHIPPED = (
@@ -129,9 +129,9 @@ def test_the_image_with_dockers_socket_has_a_digest() -> None:
 
 @pytest.mark.parametrize("stack", stacks(ROOT))
 def test_each_stack_pulls_what_the_pins_say(stack: str) -> None:
-    plan = blueprint(from_files(stack, ROOT))
-    if plan.settings.images == "public":
-        assert plan.reference(pins.SWITCH) == pins.SWITCH.public
+    blueprint = blueprint_of(from_files(stack, ROOT))
+    if blueprint.settings.images == "public":
+        assert blueprint.reference(pins.SWITCH) == pins.SWITCH.public
 
 
 def test_what_docker_calls_an_image_that_was_pulled_by_its_digest() -> None:

@@ -12,7 +12,7 @@ from common import ROOT
 from components import pins
 from components.labels import Labels
 from stacks import targets
-from stacks.blueprint import Blueprint, blueprint
+from stacks.blueprint import Blueprint, blueprint_of
 from stacks.origin import docker_plugin_origin
 from stacks.owner import DockerObject, FoundOnHost, known
 from stacks.settings import from_values
@@ -79,7 +79,7 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def plan(**values: object) -> Blueprint:
     base = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b", "port": free_port()}
-    return blueprint(from_values("local", {**base, **values}, ROOT))
+    return blueprint_of(from_values("local", {**base, **values}, ROOT))
 
 
 def test_public_images_that_are_here_or_in_their_registry_will_do(look: Callable[..., None]) -> None:
