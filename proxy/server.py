@@ -346,6 +346,7 @@ class ProxyServer:
         self, ask: ClientRequest, answer: ClientResponse, chunk: bytes, events: Events
     ) -> web.StreamResponse:
         """Gives a stream on as it comes."""
+        computed = protocols.is_computed(ask.path, answer.status)
         ask.record.status, response = answer.status, await ask.waiting.taken()
         if response is None:
             response = http.answered(answer)
@@ -357,7 +358,7 @@ class ProxyServer:
                 chunk = await answer.content.readany()
             except ClientError:
                 raise BrokenOff from None
-            if protocols.is_computed(ask.path, answer.status):
+            if computed:
                 self.admission.heard(ask.record.engine)
         if out := events.end():
             await http.write(ask.request, response, out)

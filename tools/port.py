@@ -17,7 +17,6 @@ SECONDS = 10
 LATE = f"nothing within {SECONDS} s"
 OWN_FILES = 100
 """More than the edge has open for itself."""
-IS_FULL = "which is all that it takes"
 AGAIN_SECONDS = 60
 """So long an edge that was started again may take until its port answers."""
 
@@ -81,35 +80,48 @@ def connections(container: str) -> tuple[int, float]:
 
 def trouble(stack: str) -> str:
     """What is wrong with the port, and what to type; empty: it answers. Raises StepFailed."""
+    return _look(stack)[0]
+
+
+def _look(stack: str) -> tuple[str, bool]:
+    """What is wrong with the port, and whether that is only an edge which carries all that it can."""
     container = edge(stack)
     if not container:
-        return f"the edge is gone, so nothing listens. Run: make up STACK={stack}"
+        return f"the edge is gone, so nothing listens. Run: make up STACK={stack}", False
     inspect = ["docker", "inspect", "--format", "{{.State.Running}}", container]
     if subprocess.run(inspect, capture_output=True, text=True, check=False).stdout.strip() != "true":
-        return f"the edge {container} is stopped. Run: docker start {container} (or make up STACK={stack})"
+        return (
+            f"the edge {container} is stopped. Run: docker start {container} (or make up STACK={stack})",
+            False,
+        )
     url = address(stack, container)
     if not url:
-        return f"the edge {container} publishes no port. Run: make up STACK={stack}"
+        return f"the edge {container} publishes no port. Run: make up STACK={stack}", False
     if not (why := silence(url)):
-        return ""
+        return "", False
     text = f"port {urlsplit(url).netloc} does not answer ({why})"
     open_now, files = connections(container) if why == LATE else (0, 0.0)
     if open_now > files - OWN_FILES > 0:
         return (
-            f"{text}: {container} has {open_now:,} connections, {IS_FULL}. What it carries "
+            f"{text}: {container} has {open_now:,} connections, which is all that it takes. What it carries "
             "goes on, and others wait until one ends. To end them all, answers included, run: docker restart "
-            f"{container}"
+            f"{container}",
+            True,
         )
     if not is_on_aws(stack):
         return (
             f"{text}, while {container} runs: Docker no longer forwards the port, as happens when there were "
             f"more connections than Docker may open files for. Run: docker restart {container} (or make up "
-            f"STACK={stack})"
+            f"STACK={stack})",
+            False,
         )
     if why == LATE:
         say(f"Note: {text} from this machine; its security group lets in only `allowedCidrs`.")
-        return ""
-    return f"{text} from this machine. With the DOCKER_HOST of its instance, run: docker restart {container}"
+        return "", False
+    return (
+        f"{text} from this machine. With the DOCKER_HOST of its instance, run: docker restart {container}",
+        False,
+    )
 
 
 def cure(stack: str) -> None:
@@ -117,12 +129,14 @@ def cure(stack: str) -> None:
 
     One that has all the connections that it takes is left as it is.
     """
-    if is_on_aws(stack) or not (why := trouble(stack)):
+    if is_on_aws(stack):
+        return
+    why, full = _look(stack)
+    if full:
+        say(f"Note: {why}.")
+    if full or not why:
         return
     container = edge(stack)
-    if IS_FULL in why:
-        say(f"Note: {why}.")
-        return
     say(f"{why}. It is started again.")
     done = subprocess.run(["docker", "restart", container], capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -53,6 +53,7 @@ from components.kubernetes.rolling import Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels, label
 from components.plan import STOP_GRACE
+from proxy.route import LOCALHOST
 from switch.shared import PROXY_PORT
 from traffic.busiest import Busiest, busiest_minute
 from traffic.load import HOUR, LoggedRequest
@@ -65,7 +66,7 @@ PATIENCE_SECONDS = 120
 REFUSALS = ("(Forbidden)", "(Invalid)", "(BadRequest)")
 """In what `kubectl` says where the API server will say the same again."""
 UNREACHABLE = "the cluster does not answer"
-_ITSELF = f"http://127.0.0.1:{PROXY_PORT}"
+_ITSELF = f"http://{LOCALHOST}:{PROXY_PORT}"
 """A proxy, as seen from its pod."""
 TAIL = 15
 """Lines that are shown of what a pod wrote last."""
