@@ -11,6 +11,7 @@ import re
 import secrets
 import socket
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from yarl import URL
@@ -29,6 +30,9 @@ ALIAS = "proxy"
 """Name of all proxies of a stack on their network."""
 GATEWAY_SECONDS = 30
 """So long a gateway may take until it asks an engine; one that hangs is given up."""
+GATEWAY_AGAIN_SECONDS = 2
+"""After so long it is asked a second time, and each further time after twice as long: a gateway that answers
+may have sent a question to a proxy that hangs, or to the address of one that has just gone."""
 
 
 class GatewayGone(Exception):
@@ -41,7 +45,8 @@ class Exchange:
 
     route: ProxyRoute
     stream: bool
-    chosen: asyncio.Future[None]
+    chosen: asyncio.Future[str]
+    """The id of the question that found it."""
     first: asyncio.Future[bool]
     """Whether the engine's answer is a good one, at its first byte."""
     done: asyncio.Future[None]
@@ -66,30 +71,43 @@ class Exchanges:
 
     async def ask(self, route: ProxyRoute, stream: bool) -> Exchange:
         """Asks the gateway, until it has asked for the engine of `route`. Raises GatewayGone."""
-        assert route.gateway is not None and route.model is not None
-        loop, number = asyncio.get_running_loop(), f"{self._address}.{secrets.token_hex(12)}"
+        loop = asyncio.get_running_loop()
         exchange = Exchange(route, stream, loop.create_future(), loop.create_future(), loop.create_future())
-        self.open[number] = exchange
-        url = f"http://{route.gateway.host}:{route.gateway.port}{gateway.PATH}"
-        seconds = route.limits.answer_seconds + 2 * GATEWAY_SECONDS
-        asking = asyncio.create_task(
-            self._hear_out(url, gateway.question(route.model, number, stream), seconds)
-        )
-        self.asking.add(asking)
-        asking.add_done_callback(self.asking.discard)
+        asked, found_by = dict[str, asyncio.Task[None]](), ""
         try:
-            await asyncio.wait(
-                (asking, exchange.chosen), timeout=GATEWAY_SECONDS, return_when=asyncio.FIRST_COMPLETED
-            )
+            until, pause = loop.time() + GATEWAY_SECONDS, GATEWAY_AGAIN_SECONDS
+            while loop.time() < until:
+                self._question(exchange, asked)
+                either: list[asyncio.Future[Any]] = [*asked.values(), exchange.chosen]
+                seconds = min(pause, until - loop.time())
+                await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                if exchange.chosen.done() or any(task.done() for task in asked.values()):
+                    break
+                pause *= 2
             if not exchange.chosen.done() or exchange.chosen.cancelled():
                 raise GatewayGone
+            found_by = exchange.chosen.result()
             return exchange
         except BaseException:  # the client may have gone just when the gateway had asked
             exchange.end()
-            asking.cancel()
             raise
         finally:
-            del self.open[number]
+            for number, task in asked.items():
+                del self.open[number]
+                if number != found_by:
+                    task.cancel()
+
+    def _question(self, exchange: Exchange, asked: dict[str, asyncio.Task[None]]) -> None:
+        """Asks the gateway once more, by a new id."""
+        route, number = exchange.route, f"{self._address}.{secrets.token_hex(12)}"
+        assert route.gateway is not None and route.model is not None
+        url = f"http://{route.gateway.host}:{route.gateway.port}{gateway.PATH}"
+        seconds = route.limits.answer_seconds + 2 * GATEWAY_SECONDS
+        question = gateway.question(route.model, number, exchange.stream)
+        task = asyncio.create_task(self._hear_out(url, question, seconds))
+        self.open[number], asked[number] = exchange, task
+        self.asking.add(task)
+        task.add_done_callback(self.asking.discard)
 
     def give_up(self, gateways: frozenset[str]) -> None:
         """Ends what these were asked and have not decided yet: they hang."""
@@ -132,7 +150,7 @@ class Exchanges:
         # By its content, or on a cluster by its kind, where both kinds and two of one kind may serve at once.
         if engine not in (exchange.route.engine.name, exchange.route.engine.kind):
             return http.refused(refusals.not_now("This engine is not gated."))
-        exchange.chosen.set_result(None)
+        exchange.chosen.set_result(number)
         await request.read()
         return await self._tell(request, exchange)
 

@@ -414,6 +414,38 @@ def test_a_gateway_that_says_nothing_is_asked_again_until_there_is_no_more_time(
     run(story, tmp_path, hold_seconds=2)
 
 
+def test_a_question_that_is_lost_behind_the_gateway_is_asked_again_and_the_late_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway had sent it to a proxy that was just going, and waits as long as its time-outs are."""
+    monkeypatch.setattr(inner, "GATEWAY_AGAIN_SECONDS", 0.2)
+
+    async def story(bench: Bench) -> None:
+        late, asked, heard = asyncio.Event(), list[str](), list[bytes]()
+
+        async def ask(bench: Bench, number: str) -> bytes:
+            asked.append(number)
+            if number == asked[0]:
+                await late.wait()
+            heard.append(await decide(bench, number))
+            return heard[-1]
+
+        async with await gateway(ask, bench):
+            began = time.monotonic()
+            answer = await bench.ask(request())
+            assert (
+                answer.startswith(b"HTTP/1.1 200 ") and time.monotonic() - began < inner.GATEWAY_SECONDS / 2
+            )
+            assert len(set(asked)) == len(asked) == 2
+            await until(lambda: not bench.proxy.exchanges.asking and not bench.proxy.exchanges.open)
+            late.set()
+            await until(lambda: len(heard) == 2)
+        good, refused = heard
+        assert good.startswith(b"HTTP/1.1 200 ") and refused.startswith(b"HTTP/1.1 503 ")
+
+    run(story, tmp_path)
+
+
 async def slowly(bench: Bench, raw: bytes, pause: float) -> int:
     """How many bytes come, 20,000 at a time."""
     client, loop = socket.socket(), asyncio.get_running_loop()
