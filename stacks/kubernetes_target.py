@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.kubernetes import rights
 from components.kubernetes.files import Files, Names
 from components.kubernetes.kubectl import ClusterError, Missing, RunKubectl, get, selector
 from components.kubernetes.looked import ACTIVE, places_on, takes_pods
@@ -41,7 +42,8 @@ def look(settings: Settings, files: Names, run: RunKubectl, ours: Collection[str
     """What the cluster has of the stack. `ours` are the ids of what this state has made on a cluster.
 
     Raises TargetError where the cluster can't be reached or is too old, there is no such namespace or it
-    takes no engine, a stack of this name there is another state's, or too few nodes are the stack's.
+    takes no engine, a stack of this name there is another state's, too few nodes are the stack's, or whoever
+    asks lacks a right.
     """
     assert settings.kubernetes is not None
     namespace = settings.kubernetes.namespace
@@ -62,6 +64,7 @@ def look(settings: Settings, files: Names, run: RunKubectl, ours: Collection[str
         nodes = get(run, "nodes", "--selector", select)["items"]
         labels = Labels(project=PROJECT, stack=settings.stack)
         gone = Files(labels, namespace, run).gone(files)
+        lacking = rights.lacking(run, namespace)
     except ClusterError as error:
         context = settings.kubernetes.context or "the current one"
         raise TargetError(
@@ -71,6 +74,7 @@ def look(settings: Settings, files: Names, run: RunKubectl, ours: Collection[str
         ) from None
     _check_version(version)
     _check_namespace(home, namespace)
+    _check_rights(lacking, namespace)
     if there is not None:
         _check_owner(there, ours, settings)
     return FoundOnCluster(
@@ -97,6 +101,17 @@ def _check_namespace(home: Mapping[str, Any], name: str) -> None:
             "their weights from a folder of their node, which it forbids. Choose another namespace "
             "(pulumi config set namespace NAME), or run: "
             f"kubectl label namespace {name} {ENFORCED}=privileged --overwrite"
+        )
+
+
+def _check_rights(lacking: Sequence[rights.Right], namespace: str) -> None:
+    if lacking:
+        here = f"kubectl --namespace {namespace}"
+        raise TargetError(
+            f"in the namespace {namespace} you may not do all that an update does there. What is lacking: "
+            f"{rights.words(lacking)}. Nothing was changed. Have somebody who administers the cluster run: "
+            f"{here} apply --filename {rights.FILE}; and once, with your NAME: "
+            f"{here} create rolebinding {rights.ROLE} --role {rights.ROLE} --user NAME"
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common import ROOT, write_whole
 from components.aws import permissions
+from components.kubernetes import objects, rights
 from measure import report
 from parity import table
 from stacks import cluster
@@ -21,6 +22,12 @@ POLICIES = {
     "rendered/review-policy.json": permissions.review_policy,
 }
 """What whoever deploys on AWS must be allowed."""
+
+
+def allowed() -> dict[str, str]:
+    """The files with what whoever deploys on AWS, or on a cluster, must be allowed, by name."""
+    policies = {name: permissions.document(of(PROJECT)) for name, of in POLICIES.items()}
+    return {**policies, rights.FILE: objects.render(rights.roles())}
 
 
 def files(blueprint: Blueprint) -> dict[str, str]:
@@ -93,12 +100,11 @@ def main() -> None:
         write_whole(page, text)
     elif text != page.read_text():
         sys.exit(f"the table of settings in {PAGE} is stale. Run: make render")
-    for name, of in POLICIES.items():
-        policy = permissions.document(of(PROJECT))
+    for name, text in allowed().items():
         if not check:
             (ROOT / name).parent.mkdir(exist_ok=True)
-            write_whole(ROOT / name, policy)
-        elif policy != (ROOT / name).read_text():
+            write_whole(ROOT / name, text)
+        elif text != (ROOT / name).read_text():
             sys.exit(f"{name} is stale. Run: make render")
     try:
         for stack in stacks(ROOT):

@@ -1,9 +1,11 @@
 """`python -m components.kubernetes.files`: brings to the cluster what the pods run of our own code, and the
 proxy's packages.
 
-They are ConfigMaps whose names say what is in them: one that is there is right, and none is ever changed. So
-no image has to be built, and no node needs a package registry. They are no resources of Pulumi's, since its
-state would hold four megabytes of them.
+They are ConfigMaps whose names say what is in them, and none is ever changed: one that is there is right,
+whoever made it. What a part of the packages is unpacked to follows from its name, however it was compressed,
+so that parts from several checkouts are one archive all the same. So no image has to be built, and no node
+needs a package registry. They are no resources of Pulumi's, since its state would hold three megabytes of
+them.
 """
 
 import base64
@@ -23,13 +25,18 @@ from typing import Any
 from common import ROOT
 from components.code import Code
 from components.kubernetes.kubectl import ClusterError, Missing, RunKubectl, kubectl, selector
+from components.kubernetes.objects import content
 from components.kubernetes.pods import ARCHITECTURE, PLATFORM
 from components.labels import Labels
 from components.proxy import LOCK, PYTHON
 
 PARTS = 6
-"""ConfigMaps with a part of the packages each: they have 3.9 MB, and one ConfigMap takes 1 MiB."""
+"""ConfigMaps with a part of the packages each: one takes 1 MiB, and the largest part has 0.7 MB."""
 PART_BYTES = 2**20
+OF_DISTRIBUTIONS = ("METADATA", "LICENSE", "NOTICE", "COPYING")
+"""What names begin with that a wheel has in its `.dist-info`, and that is packed of it."""
+LEVEL = 9
+"""Of compression."""
 PACKAGES = ("proxy", "switch")
 
 
@@ -43,7 +50,7 @@ class Names:
 
 def names() -> Names:
     """What the code and the lock file of this checkout are called. Reads files, and fetches nothing."""
-    lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:8]
+    lock = content(LOCK.read_text(), PYTHON, PLATFORM, PARTS, OF_DISTRIBUTIONS)
     return Names(
         code={each: hashlib.sha256(Code(each).zip()).hexdigest()[:8] for each in PACKAGES},
         packages=tuple(f"{lock}-{number}" for number in range(PARTS)),
@@ -51,32 +58,42 @@ def names() -> Names:
 
 
 def packed(folder: Path) -> bytes:
-    """A folder as a tar, compressed: the same bytes for the same files."""
+    """The packages in a folder as a tar: the same bytes for the same wheels, wherever and by whichever
+    version of `uv` they were installed."""
     raw = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=9, mtime=0) as out,
-        tarfile.open(fileobj=out, mode="w") as tar,
-    ):
+    with tarfile.open(fileobj=raw, mode="w", dereference=True) as tar:  # else one of two hard links is a link
         for file in sorted(folder.rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts:
+            if file.is_file() and of_wheel(file.relative_to(folder)):
                 entry = tar.gettarinfo(file, str(file.relative_to(folder)))
                 entry.uid = entry.gid = entry.mtime = 0
                 entry.uname = entry.gname = ""
                 entry.mode = 0o755 if entry.mode & 0o100 else 0o644
-                with file.open("rb") as content:
-                    tar.addfile(entry, content)
+                with file.open("rb") as opened:
+                    tar.addfile(entry, opened)
     return raw.getvalue()
 
 
-def parts(data: bytes) -> list[bytes]:
-    """The bytes in PARTS pieces, in order. Raises ClusterError where a ConfigMap can't take one."""
-    size = -(-len(data) // PARTS)
-    if size > PART_BYTES:
+def of_wheel(file: Path) -> bool:
+    """Whether a file among installed packages is a wheel's own, and is packed. Programs begin with the path
+    of their checkout's Python, which also changes the list of a package's files."""
+    first = file.parts[0]
+    if first.endswith(".dist-info"):
+        return file.name.startswith(OF_DISTRIBUTIONS)
+    return first != "bin" and not first.startswith(".") and "__pycache__" not in file.parts
+
+
+def parts(tar: bytes) -> list[bytes]:
+    """The tar in PARTS pieces, in order, each compressed by itself: one after the other they are unpacked to
+    the whole, also where another version of zlib compressed some of them. Raises ClusterError where a
+    ConfigMap can't take one."""
+    size = -(-len(tar) // PARTS)
+    pieces = [gzip.compress(tar[at * size : (at + 1) * size], LEVEL, mtime=0) for at in range(PARTS)]
+    if (most := max(map(len, pieces))) > PART_BYTES:
         raise ClusterError(
-            f"the proxy's packages have {len(data)} bytes, and {PARTS} ConfigMaps take {PARTS * PART_BYTES}: "
-            "raise PARTS in components/kubernetes/files.py"
+            f"a part of the proxy's packages has {most} bytes, and a ConfigMap takes {PART_BYTES}: raise "
+            "PARTS in components/kubernetes/files.py"
         )
-    return [data[number * size : (number + 1) * size] for number in range(PARTS)]
+    return pieces
 
 
 def fetch(folder: Path) -> None:

@@ -26,8 +26,8 @@ WORDS = 150
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterProject]:
-    settings = {"context": 2048, "loadSeconds": LOAD}
-    with on_cluster(tmp_path_factory.mktemp("project"), "engines", real=True, **settings) as project:
+    folder = tmp_path_factory.mktemp("project")
+    with on_cluster(folder, "engines", real=True, context=2048, loadSeconds=LOAD) as project:
         yield project
 
 

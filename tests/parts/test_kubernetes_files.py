@@ -1,14 +1,18 @@
 """What the pods run of our own comes to the cluster once, and is what it is called by."""
 
 import base64
+import gzip
+import hashlib
 import io
+import itertools
 import json
+import os
 import stat
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from components.kubernetes.kubectl import ClusterError, Missing, kubectl
 from components.kubernetes.objects import objects
 from components.kubernetes.pods import WHEELS
 from components.labels import Labels
+from components.proxy import LOCK
 from stacks.cluster import cluster
 from tests.support.objects import plan
 
@@ -62,7 +67,20 @@ class Cluster:
         raise AssertionError(words)
 
     def fetch(self, folder: Path) -> None:
+        """What `uv` puts there for the checkout in whose folder this is: a program begins with the path of
+        its Python, and the list of a package's files has that program's sum."""
         self.fetched += 1
+        program = f"#!{folder.parent}/.venv/bin/python3\n"
+        for name, text in {
+            ".lock": "",
+            "bin/idna": program,
+            "idna-3.dist-info/METADATA": "Version: 3",
+            "idna-3.dist-info/RECORD": f"../bin/idna,{hashlib.sha256(program.encode()).hexdigest()}",
+            "idna-3.dist-info/INSTALLER": "uv",
+            "idna-3.dist-info/licenses/LICENSE": "Do as you like.",
+        }.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
         (folder / "aiohttp").mkdir()
         (folder / "aiohttp" / "__init__.py").write_text("version = 3")
         (folder / "aiohttp" / "fast.so").write_bytes(bytes(range(256)) * 40)
@@ -122,13 +140,17 @@ def test_what_is_missing_is_made_and_packages_that_are_here_are_not_fetched_agai
     assert at.there == before and at.fetched == 1
 
 
-def test_the_parts_are_unpacked_to_the_packages_as_the_pod_does_it(tmp_path: Path) -> None:
-    at = Cluster()
-    at.bring(tmp_path)
-    folder, out = tmp_path / "packages", tmp_path / "out"
-    folder.mkdir()
+PACKED = {"aiohttp/__init__.py", "aiohttp/fast.so", "idna-3.dist-info/METADATA"} | {
+    "idna-3.dist-info/licenses/LICENSE"
+}
+
+
+def unpacked(there: Mapping[str, Mapping[str, Any]], at: Path) -> dict[str, Path]:
+    """The files that a proxy has of these ConfigMaps, unpacked within `at` as its pod does it."""
+    folder, out = at / "packages", at / "out"
+    folder.mkdir(parents=True)
     out.mkdir()
-    for name, made in at.there.items():
+    for name, made in there.items():
         if name.startswith("fleet-packages-"):
             ((file, value),) = made["binaryData"].items()
             (folder / file).write_bytes(base64.b64decode(value))
@@ -140,10 +162,69 @@ def test_the_parts_are_unpacked_to_the_packages_as_the_pod_does_it(tmp_path: Pat
     _, _, command = pod["initContainers"][0]["command"]
     command = command.replace("/packages", str(folder)).replace(WHEELS, str(out))
     subprocess.run(["/bin/sh", "-c", command], check=True)
-    found = {str(file.relative_to(out)): file for file in out.rglob("*") if file.is_file()}
-    assert set(found) == {"aiohttp/__init__.py", "aiohttp/fast.so"}
+    return {str(file.relative_to(out)): file for file in out.rglob("*") if file.is_file()}
+
+
+def test_the_parts_are_unpacked_to_the_packages_as_the_pod_does_it(tmp_path: Path) -> None:
+    at = Cluster()
+    at.bring(tmp_path)
+    found = unpacked(at.there, tmp_path)
+    assert set(found) == PACKED
     assert found["aiohttp/fast.so"].read_bytes() == bytes(range(256)) * 40
     assert found["aiohttp/fast.so"].stat().st_mode & stat.S_IXUSR
+
+
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cluster, Cluster]:
+    """The clusters of two checkouts, each of which has brought all: paths, and a zlib, of their own."""
+    one, other = Cluster(), Cluster()
+    one.bring(tmp_path / "one")
+    monkeypatch.setattr(files, "LEVEL", 1)
+    other.bring(tmp_path / "elsewhere")
+    assert one.there.keys() == other.there.keys() and one.there != other.there
+    return one, other
+
+
+@pytest.mark.parametrize("gone", range(PARTS))
+def test_a_part_that_another_checkout_makes_anew_leaves_the_packages_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: int
+) -> None:
+    one, other = both(tmp_path, monkeypatch)
+    name = f"fleet-packages-{names().packages[gone]}"
+    before = dict(one.there)
+    del one.there[name]
+    assert one.bring(tmp_path / "elsewhere") == [name.removeprefix("fleet-")]
+    assert one.there == before | {name: other.there[name]}
+    assert set(unpacked(one.there, tmp_path)) == PACKED
+
+
+@pytest.mark.parametrize("killed", range(2 + PARTS))
+def test_packages_are_whole_where_another_checkout_ends_what_one_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int
+) -> None:
+    """One is killed once it has made so many ConfigMaps."""
+    one, other = both(tmp_path, monkeypatch)
+    one.there = dict(itertools.islice(one.there.items(), killed))
+    before = dict(one.there)
+    one.bring(tmp_path / "elsewhere")
+    assert one.there == other.there | before
+    assert set(unpacked(one.there, tmp_path)) == PACKED
+
+
+def test_parts_that_an_earlier_version_has_made_are_none_of_these_and_stay_while_they_are_mounted(
+    tmp_path: Path,
+) -> None:
+    """They were pieces of one archive that was compressed as a whole."""
+    at = Cluster()
+    lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:8]
+    old = [f"fleet-packages-{lock}-{number}" for number in range(PARTS)]
+    at.there = {name: {} for name in old}
+    assert len(at.bring(tmp_path)) == 2 + PARTS
+    sources = [{"configMap": {"name": name}} for name in old]
+    at.using = [{"spec": {"volumes": [{"projected": {"sources": sources}}]}}]
+    tidy = Files(LABELS, "llm", at.run, at.fetch).tidy
+    assert tidy(names()) == []
+    at.using = []
+    assert tidy(names()) == old
 
 
 def objects_of(stack: str) -> list[dict[str, Any]]:
@@ -164,29 +245,32 @@ def test_the_code_runs_from_its_zip_as_the_pods_run_it(tmp_path: Path) -> None:
     assert "FileNotFoundError" in done.stderr and "nothing.json" in done.stderr, "it has begun"
 
 
-def test_the_same_files_are_the_same_bytes_and_others_are_not(tmp_path: Path) -> None:
+def test_the_same_wheels_are_the_same_bytes_and_others_are_not(tmp_path: Path) -> None:
     at = Cluster()
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        at.fetch(tmp_path / name)
-    assert packed(tmp_path / "one") == packed(tmp_path / "two")
-    with tarfile.open(fileobj=io.BytesIO(packed(tmp_path / "one"))) as tar:
+    one, two = tmp_path / "one" / "wheels", tmp_path / "two" / "wheels"
+    for folder in (one, two):
+        folder.mkdir(parents=True)
+        at.fetch(folder)
+    assert (one / "bin" / "idna").read_text() != (two / "bin" / "idna").read_text()
+    os.link(one / "aiohttp" / "fast.so", tmp_path / "cached")  # as `uv` does it with what it keeps
+    assert packed(one) == packed(two)
+    with tarfile.open(fileobj=io.BytesIO(packed(one))) as tar:
         assert {entry.uid for entry in tar} == {0}
-    (tmp_path / "two" / "aiohttp" / "__init__.py").write_text("version = 4")
-    assert packed(tmp_path / "one") != packed(tmp_path / "two")
+    (two / "aiohttp" / "__init__.py").write_text("version = 4")
+    assert packed(one) != packed(two)
 
 
 @pytest.mark.parametrize("size", [0, 1, PARTS - 1, PARTS, PARTS + 1, PARTS * PART_BYTES])
 def test_parts_put_together_are_the_whole(size: int) -> None:
-    data = bytes(size)
+    data = bytes(index % 251 for index in range(size))
     pieces = parts(data)
-    assert b"".join(pieces) == data and len(pieces) == PARTS
+    assert gzip.decompress(b"".join(pieces)) == data and len(pieces) == PARTS
     assert max(map(len, pieces)) <= PART_BYTES
 
 
 def test_packages_that_no_config_maps_take_are_refused() -> None:
     with pytest.raises(ClusterError, match="raise PARTS"):
-        parts(bytes(PARTS * PART_BYTES + 1))
+        parts(os.urandom(PARTS * PART_BYTES + 1))
 
 
 def test_packages_that_can_not_be_fetched_change_nothing(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import yaml
 
+from common import ROOT
+from components.kubernetes import rights
 from components.kubernetes.files import Names
 from components.kubernetes.kubectl import ClusterError, Missing
 from components.kubernetes.looked import ACTIVE
@@ -42,6 +45,11 @@ class Cluster:
     namespace: bool = True
     answers: bool = True
     live: Object | None = None
+    rules: list[Object] | None = None
+    """What whoever asks may do in the namespace; None: the cluster does not say it."""
+    otherwise: tuple[str, ...] = ()
+    """What may be done all the same that the rules do not show."""
+    asked: list[str] = field(default_factory=list)
     files: tuple[str, ...] = ("t4-proxy-1", "t4-switch-2", "t4-packages-0-0", "t4-packages-0-1")
 
     def run(self, words: Sequence[str], stdin: str) -> str:
@@ -61,9 +69,26 @@ class Cluster:
             case ["get", "configmaps", "--selector", told, "--output", "name"]:
                 assert told.endswith("changeover.stack=t4,changeover.role=code")
                 return "".join(f"configmap/{name}\n" for name in self.files)
+            case ["create", "--validate=false", "--filename", "-", "--output", "json"]:
+                return self.reviewed(json.loads(stdin)["items"])
             case ["get", "nodes", "--selector", "changeover.stack=t4", *_]:
                 return json.dumps({"items": self.nodes})
         raise AssertionError(words)
+
+    def reviewed(self, asked: list[Object]) -> str:
+        """One document after the other, as `kubectl` writes them."""
+        if self.rules is None:
+            raise ClusterError("Error from server (Forbidden): selfsubjectrulesreviews is forbidden")
+        said = []
+        for each in asked:
+            assert each["apiVersion"] == "authorization.k8s.io/v1"
+            if each["kind"] == "SelfSubjectRulesReview":
+                said.append({**each, "status": {"resourceRules": self.rules, "incomplete": False}})
+            else:
+                its = each["spec"]["resourceAttributes"]
+                self.asked.append(f"{its['verb']} {its['resource']}/{its['subresource']}")
+                said.append({**each, "status": {"allowed": its["resource"] in self.otherwise}})
+        return "".join(f"{json.dumps(each, indent=4)}\n" for each in said)
 
     def look(self, **settings: object) -> FoundOnCluster:
         return look(plan("t4", **settings).settings, FILES, self.run, frozenset({"our-uid"}))
@@ -104,14 +129,77 @@ def test_a_stack_of_another_state_is_not_touched_and_each_way_on_is_said() -> No
 
 def test_what_removes_a_stack_names_every_kind_that_it_has() -> None:
     kinds = {each["kind"] for each in objects(cluster(plan("t4"), Labels(project="p", stack="t4")))}
-    plural = {f"{kind.lower()[:-1]}ies" if kind.endswith("y") else f"{kind.lower()}s" for kind in kinds}
-    assert plural | {"secrets", "leases"} == set(KINDS.split(","))
+    assert {plural(kind) for kind in kinds} | {"secrets", "leases"} == set(KINDS.split(","))
+
+
+def plural(kind: str) -> str:
+    """A kind as its API calls it."""
+    return f"{kind.lower()[:-1]}ies" if kind.endswith("y") else f"{kind.lower()}s"
 
 
 def refusal(cluster: Cluster, **settings: object) -> str:
     with pytest.raises(TargetError) as error:
         cluster.look(**settings)
     return str(error.value)
+
+
+ROLE, IN_CLUSTER = rights.roles()
+ALL: list[Object] = ROLE["rules"]
+
+
+def without(resource: str) -> list[Object]:
+    return [rule for rule in ALL if resource not in rule["resources"]]
+
+
+@pytest.mark.parametrize("rules", [None, ALL, [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]])
+def test_who_has_all_rights_is_asked_once_and_who_is_not_told_is_not_refused(
+    rules: list[Object] | None,
+) -> None:
+    at = Cluster(rules=rules)
+    at.look()
+    assert at.asked == []
+
+
+@pytest.mark.parametrize(("resource", "verbs"), [(each, verbs) for _, each, verbs in rights.NEEDED])
+def test_each_right_that_is_lacking_is_refused_with_who_can_give_it(resource: str, verbs: str) -> None:
+    named = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"], "resourceNames": ["another"]}
+    text = refusal(Cluster(rules=[*without(resource), named]), namespace="llm")
+    lacks = f"{', '.join(verbs.split())} {resource}"
+    assert (
+        f"in the namespace llm you may not do all that an update does there. What is lacking: {lacks}. "
+        in text
+    )
+    assert f"kubectl --namespace llm apply --filename {rights.FILE}" in text
+    assert text.endswith("create rolebinding changeover-deployer --role changeover-deployer --user NAME")
+
+
+def test_rights_that_no_rule_shows_are_asked_for_one_by_one() -> None:
+    at = Cluster(rules=without("pods/exec"), otherwise=("pods",))
+    at.look()
+    assert at.asked == ["create pods/exec"]
+    assert "lacking: create pods/exec. " in refusal(Cluster(rules=without("pods/exec")))
+
+
+def test_the_right_to_what_is_only_useful_refuses_nobody() -> None:
+    Cluster(rules=without("events")).look()
+
+
+def test_who_deploys_may_do_with_each_kind_of_the_stack_what_the_plugin_does() -> None:
+    """It lists and watches what it has deleted, and else waits forever."""
+    of = objects(cluster(plan("t4"), Labels(project="p", stack="t4")))
+    groups = {(each["kind"], each["apiVersion"].rpartition("/")[0]) for each in of} | {("Secret", "")}
+    made = {(group, plural(kind)) for kind, group in groups}
+    assert {(group, resource) for group, resource, verbs in rights.NEEDED if verbs == rights.MADE} == made
+
+
+def test_the_role_is_rendered_as_it_is_and_the_guide_has_it_applied_and_bound() -> None:
+    assert list(yaml.safe_load_all((ROOT / rights.FILE).read_text())) == [ROLE, IN_CLUSTER], (
+        "Run: make render"
+    )
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    assert f"apply --filename {rights.FILE}\n" in page
+    assert f"create rolebinding {rights.ROLE} --role {rights.ROLE} --user NAME\n" in page
+    assert f"create clusterrolebinding {rights.ROLE} --clusterrole {rights.ROLE} --user NAME\n" in page
 
 
 @pytest.mark.parametrize("version", ["v1.28.15", "v0.36.0", "next"])

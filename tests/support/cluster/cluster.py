@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from common import cache_root
+from common import ROOT, cache_root
+from components.kubernetes import rights
 from components.kubernetes.pods import NODE
 from offline.tools import build_cluster
 from tests.support.cluster import configuration, images
@@ -322,6 +323,19 @@ class Cluster:
             "KUBECACHEDIR": str(self.folder / "kubectl"),
             "PATH": f"{self.programs}:{os.environ['PATH']}",
         }
+
+    def deployer(self) -> Path:
+        """A kubeconfig of somebody who has the rights that the guide names, and no others."""
+        here, account = ("--namespace", NAMESPACE), f"--serviceaccount={NAMESPACE}:{rights.ROLE}"
+        self.kubectl(*here, "apply", "--filename", str(ROOT / rights.FILE))
+        self.kubectl(*here, "create", "serviceaccount", rights.ROLE)
+        self.kubectl(*here, "create", "rolebinding", rights.ROLE, f"--role={rights.ROLE}", account)
+        self.kubectl("create", "clusterrolebinding", rights.ROLE, f"--clusterrole={rights.ROLE}", account)
+        token = self.kubectl(*here, "create", "token", rights.ROLE, "--duration=8h").strip()
+        control = Control(folder=self.control.folder)
+        file = control.config(rights.ROLE)
+        file.write_text(configuration.kubeconfig(token, control.certificate))
+        return file
 
     def enter(self, *words: str) -> list[str]:
         """The command that runs another one on the cluster's network, and everywhere else as it is here."""

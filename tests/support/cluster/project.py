@@ -42,6 +42,9 @@ class ClusterProject(Project):
         *("requirements.lock", "requirements-dev.lock", ".gitignore"),
     )
 
+    user: Mapping[str, str] = {}
+    """With which variables `kubectl` reaches the cluster as somebody else than who administers it."""
+
     def __init__(self, folder: Path, stack: str, cluster: Cluster, **settings: object) -> None:
         self.cluster = cluster
         own = folder / environment.HOME.name
@@ -80,7 +83,7 @@ class ClusterProject(Project):
         pin_fast_engine(self.folder, GOOD, vllm=vllm)
 
     def command(self, *words: str) -> Sequence[str]:
-        variables = {**self.cluster.variables, "PULUMI_HOME": str(self.home)}
+        variables = {**self.cluster.variables, **self.user, "PULUMI_HOME": str(self.home)}
         variables["PATH"] = f"{self.cluster.programs}:{self.environment['PATH']}"
         return self.cluster.enter(
             "env", *(f"{key}={value}" for key, value in variables.items()), *super().command(*words)
@@ -91,6 +94,7 @@ class ClusterProject(Project):
         told = {
             **self.for_tools,
             **self.cluster.variables,
+            **self.user,
             **TEAM,
             **more,
         }
@@ -186,12 +190,15 @@ def load(project: ClusterProject, **more: Any) -> ClusterLoad:
 
 @contextmanager
 def on_cluster(
-    folder: Path, stack: str, *, real: bool = False, **settings: object
+    folder: Path, stack: str, *, real: bool = False, as_deployer: bool = False, **settings: object
 ) -> Iterator[ClusterProject]:
-    """A deployed stack on a cluster of its own, with the test engine or with the `real` ones."""
+    """A deployed stack on a cluster of its own, with the test engine or with the `real` ones. `as_deployer`:
+    by somebody who has the rights of the guide and no others."""
     place_model(offline.images.tiny_model())
     with Cluster(real=real) as cluster:
         project = ClusterProject(folder, stack, cluster, **settings)
+        if as_deployer:
+            project.user = {"KUBECONFIG": str(cluster.deployer())}
         try:
             project.up()
             yield project
