@@ -34,6 +34,8 @@ class Admission:
         self.running: Counter[str] = Counter()
         self._heard: dict[str, float] = {}
         """When a byte of what its model computes came last from each engine."""
+        self._heard_of: dict[str, float] = {}
+        """The same of each of `pods`, by its address."""
         self._queue: OrderedDict[asyncio.Future[ProxyRoute], bytes] = OrderedDict()
         """Who waits, the next one first, and which conversation each goes on with."""
         self._not_before = 0.0
@@ -134,9 +136,20 @@ class Admission:
         if by < 0:
             self._let_in()
 
-    def heard(self, engine: str) -> None:
-        """A byte of what its model computes has come from it (`protocols.is_computed`)."""
-        self._heard[engine] = asyncio.get_running_loop().time()
+    def heard(self, engine: str, host: str = "") -> None:
+        """A byte of what its model computes has come from it (`protocols.is_computed`); of several of this
+        name from the one at the address `host`."""
+        now = self._heard[engine] = asyncio.get_running_loop().time()
+        if self.pods is not None and host:
+            self._heard_of[host] = now
+
+    def silent_of(self, host: str) -> float:
+        """For how many seconds nothing has come from the pod at this address; infinite: nothing ever came."""
+        return asyncio.get_running_loop().time() - self._heard_of.get(host, float("-inf"))
+
+    def forget(self, host: str) -> None:
+        """The pod at this address is there no more."""
+        self._heard_of.pop(host, None)
 
     def silent(self) -> dict[str, float]:
         """For how many seconds nothing has come from each engine from which something came."""

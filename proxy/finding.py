@@ -152,6 +152,7 @@ class Finder:
         finally:
             self._set(host, None)
             self._following.pop(host, None)
+            self._admission.forget(host)
 
     async def _ask(self, host: str) -> bytes:
         pods, known = self._admission.pods, self._statuses.get(host)
@@ -161,6 +162,7 @@ class Finder:
             "running": str(pods.running[host]),
             # not before it is out of the choice: from then on nothing more is sent there
             "draining": "1" if known is not None and known.draining else "0",
+            "silent": f"{self._admission.silent_of(host):.1f}",
         }
         address = f"[{host}]" if ":" in host else host
         async with self._client.get(f"http://{address}:{self._port}{PATH}", params=said) as answer:

@@ -39,6 +39,7 @@ from proxy.route import (
     PORT,
     ROUTING_FILE,
     ProxyRoute,
+    RoutedEngine,
     TenantKeys,
     parse,
     parse_keys,
@@ -301,7 +302,7 @@ class ProxyServer:
                     _now() + route.limits.first_token_seconds,
                 )
                 if protocols.is_computed(ask.path, answer.status):
-                    self.admission.heard(to.name)
+                    self.admission.heard(to.name, to.host)
                 async with answer:
                     record.first = _now()
                     # `1` or `STREAM` asks for it, too
@@ -309,7 +310,7 @@ class ProxyServer:
                     if exchange:
                         exchange.first.set_result(answer.status == 200)
                     give = self._give_stream if http.is_stream(answer) else self._give_whole
-                    return await give(ask, answer, chunk, events)
+                    return await give(ask, to, answer, chunk, events)
         except TimeoutError:
             if record.status:
                 raise BrokenOff from None
@@ -325,7 +326,7 @@ class ProxyServer:
                 exchange.end()
 
     async def _give_whole(
-        self, ask: ClientRequest, answer: ClientResponse, chunk: bytes, events: Events
+        self, ask: ClientRequest, _: RoutedEngine, answer: ClientResponse, chunk: bytes, events: Events
     ) -> web.StreamResponse:
         """Gives an answer on once all of it is there: until then it can be asked for again."""
         try:
@@ -343,7 +344,7 @@ class ProxyServer:
         return await http.end(ask.request, response)
 
     async def _give_stream(
-        self, ask: ClientRequest, answer: ClientResponse, chunk: bytes, events: Events
+        self, ask: ClientRequest, its: RoutedEngine, answer: ClientResponse, chunk: bytes, events: Events
     ) -> web.StreamResponse:
         """Gives a stream on as it comes."""
         computed = protocols.is_computed(ask.path, answer.status)
@@ -359,7 +360,7 @@ class ProxyServer:
             except ClientError:
                 raise BrokenOff from None
             if computed:
-                self.admission.heard(ask.record.engine)
+                self.admission.heard(its.name, its.host)
         if out := events.end():
             await http.write(ask.request, response, out)
         return await http.end(ask.request, response)

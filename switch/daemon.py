@@ -49,7 +49,7 @@ from switch.machine import (
 )
 from switch.machine.results import LOG_LINES
 from switch.plan import Plan, PlanError, parse
-from switch.proxies import Status, statuses
+from switch.proxies import Status, last_heard, statuses
 from switch.pulse import Pulse
 from switch.report import report
 from switch.route import RouteFile
@@ -94,7 +94,7 @@ class Daemon:
     ) -> None:
         clock = clock or steady()
         self.docker, self.journal, self.weights, self.clock = docker, journal, weights, clock
-        self.pulse = Pulse(lambda: statuses(proxies(self._world or {})).values())
+        self.pulse = Pulse(self._last_heard)
         self._looked: float | None = None
         self._live, self._said = live, ""
         self._world: machine.World | None = None
@@ -220,6 +220,9 @@ class Daemon:
         if seconds > LOOK_SECONDS:
             print(f"nothing could be looked at for {seconds:.0f} s, which counts for no deadline", flush=True)
         return max(0.0, seconds)
+
+    def _last_heard(self, engine: str) -> float:
+        return last_heard(engine, statuses(proxies(self._world or {})).values())
 
     def _ask_proxies(self, world: machine.World) -> dict[str, Status]:
         """What the proxies say, while a change or a hold depends on it. Otherwise they are not asked."""

@@ -30,6 +30,9 @@ from switch.plan import Plan, load
 from switch.pod_plan import ALIVE, DRAIN, PORT, READY, STATE, PodPlan
 from switch.pulse import Pulse
 
+SEEN_SECONDS = 45.0
+"""For so long the engine's liveness probe must fail until the cluster has ended it, and starts it again."""
+
 LOOK_SECONDS = 0.25
 """Between two looks whether the engine still listens. Its next start takes longer than that."""
 
@@ -63,12 +66,18 @@ class OwnPod:
     """Whether it has had its time, and won't get better by itself."""
     draining: float | None = None
     """Since when."""
+    heard_at: float = float("-inf")
+    """When something last came from the engine to a proxy, as far as they say it."""
     proxies: dict[str, Heard] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
 
-    def asked(self, proxy: str, running: int, knows: bool, now: float) -> dict[str, object]:
-        """The answer to a proxy that has so many requests here, and has heard of the drain or not."""
+    def asked(
+        self, proxy: str, running: int, knows: bool, now: float, silent: float = float("inf")
+    ) -> dict[str, object]:
+        """The answer to a proxy that has so many requests here, has heard of the drain or not, and has heard
+        nothing of the engine for `silent` seconds."""
         with self.lock:
+            self.heard_at = max(self.heard_at, now - silent)
             self.proxies[proxy] = Heard(running, knows, now)
             others = [
                 heard
@@ -158,7 +167,7 @@ def listens(port: int) -> bool:
 def watch(pod: OwnPod, read: Callable[[], PodPlan], say: Callable[[str], None]) -> None:
     """Gates the engine after each of its starts, without end, each time by the plan of then. One that has
     passed and hangs is no longer ready, and the cluster starts it again."""
-    pulse, runs = Pulse(list), 0
+    pulse, runs = Pulse(lambda _: time.monotonic() - pod.heard_at), 0
     while True:
         plan, began = read().plan, time.monotonic()
         why = gate(plan, _asking(plan), time.monotonic, time.sleep)
@@ -169,6 +178,13 @@ def watch(pod: OwnPod, read: Callable[[], PodPlan], say: Callable[[str], None]) 
         engine = plan.engine
         run = Watch(engine.name, str(runs), engine.container, engine.port, plan, "engine")
         pulse.watch([] if why else [run])
+        if why and not listens(engine.port):
+            # of one that never listens nothing shows that it was started again
+            until = time.monotonic() + SEEN_SECONDS
+            while not listens(engine.port) and time.monotonic() < until:
+                time.sleep(LOOK_SECONDS)
+            pod.started()
+            continue
         while listens(engine.port):
             if pod.gated and (why := pulse.hangs().get(engine.name, "")):
                 pod.hangs(why)
@@ -195,9 +211,10 @@ def answer(pod: OwnPod, path: str) -> tuple[int, str]:
         said = parse_qs(url.query)
         try:
             (proxy,), running, knows = said["proxy"], int(said["running"][0]), said["draining"] == ["1"]
+            silent = float(said.get("silent", ["inf"])[0])
         except (KeyError, ValueError):
             return 400, "proxy, running and draining are wanted\n"
-        return 200, json.dumps(pod.asked(proxy, running, knows, time.monotonic())) + "\n"
+        return 200, json.dumps(pod.asked(proxy, running, knows, time.monotonic(), silent)) + "\n"
     if url.path == DRAIN:
         pod.drain(time.monotonic())
         while not pod.drained(time.monotonic()):

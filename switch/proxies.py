@@ -54,6 +54,11 @@ def statuses(containers: Iterable[str], seconds: float = SECONDS) -> dict[str, S
     return dict(said)
 
 
+def last_heard(engine: str, said: Iterable[Status]) -> float:
+    """How many seconds ago something came from the engine of this name to a proxy; infinite: never."""
+    return min((each.silent[engine] for each in said if engine in each.silent), default=float("inf"))
+
+
 def status(container: str, seconds: float) -> Status:
     """What one of them says. Raises BROKEN, or ValueError for an answer that is none."""
     said = json.loads(get(container, PROXY_PORT, PROXY_STATUS, seconds))

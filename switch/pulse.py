@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 
 from switch.client import BROKEN, JSON, asked
 from switch.machine import Silence, Watch
-from switch.proxies import Status
 
 PAUSE_SECONDS = 1.0
 CALM_PAUSE_SECONDS = 5.0
@@ -99,10 +98,11 @@ class RunHealth:
 
 
 class Pulse:
-    """Asks the containers that it was last told to `watch`. `proxies` gives what the running ones say now."""
+    """Asks the containers that it was last told to `watch`. `heard` gives how many seconds ago something came
+    from the engine of this name to a proxy, as far as they know; infinite: never."""
 
-    def __init__(self, proxies: Callable[[], Iterable[Status]]) -> None:
-        self._proxies = proxies
+    def __init__(self, heard: Callable[[str], float]) -> None:
+        self._heard = heard
         self._runs: dict[tuple[str, str], RunHealth] = {}
 
     def watch(self, watches: Iterable[Watch]) -> None:
@@ -150,11 +150,6 @@ class Pulse:
             if run.tokens > run.calm and not run.asking:
                 run.asking = True
                 threading.Thread(target=self._own_token, args=(run,), daemon=True).start()
-
-    def _heard(self, engine: str) -> float:
-        """How many seconds ago something came from an engine to a proxy, as far as they know."""
-        said = [status.silent[engine] for status in self._proxies() if engine in status.silent]
-        return min(said, default=float("inf"))
 
     @staticmethod
     def _own_token(run: RunHealth) -> None:

@@ -1,5 +1,7 @@
 """What is beside an engine in its pod: the gate after each start, and an end that nobody notices."""
 
+import contextlib
+import http.client
 import json
 import signal
 import socket
@@ -8,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -125,13 +128,110 @@ def test_an_engine_that_takes_connections_and_answers_none_is_known_to_hang() ->
         seconds = replace(TOLD.plan.seconds, answers=2)
         engine = replace(TOLD.engine, container="127.0.0.1", port=silent.getsockname()[1])
         plan = replace(TOLD.plan, engine=engine, seconds=seconds)
-        pulse = Pulse(list)
+        pulse = Pulse(lambda _: float("inf"))
         pulse.watch([Watch(engine.name, "1", engine.container, engine.port, plan, "engine")])
         ends = time.monotonic() + 20
         while not pulse.hangs() and time.monotonic() < ends:
             time.sleep(0.1)
         assert "it has not answered for" in pulse.hangs()[engine.name]
         pulse.watch([])
+
+
+class OneSlot(BaseHTTPRequestHandler):
+    """An engine that gives one completion at a time, a token every 50 ms; the others wait in its queue."""
+
+    slot = threading.Lock()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        ask = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.slot, contextlib.suppress(OSError):
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(ask["max_tokens"]):
+                self.wfile.write(b"data: -\n\n")
+                time.sleep(0.05)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class Watching:
+    """A pod that is watched in a thread, until its engine is to be gated once more after `end`."""
+
+    def __init__(self, pod: OwnPod, told: PodPlan) -> None:
+        self.said, self._told, self._over = list[str](), told, threading.Event()
+        self._thread = threading.Thread(target=module.watch, args=(pod, self._read, self.said.append))
+        self._thread.start()
+
+    def _read(self) -> PodPlan:
+        if self._over.is_set():
+            raise SystemExit  # of the thread
+        return self._told
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+def test_an_engine_without_a_place_for_the_gates_own_question_hangs_only_if_no_proxy_hears_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One answer may take longer than an engine has to give its own token."""
+    monkeypatch.setattr(module, "probe", lambda *_: GOOD)
+    plan = replace(TOLD.plan, seconds=replace(TOLD.plan.seconds, tokens=2))
+    monkeypatch.setattr(PodPlan, "plan", property(lambda self: replace(plan, engine=self.engine)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OneSlot)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    engine = replace(TOLD.engine, container="127.0.0.1", port=server.server_port)
+    told, pod = replace(TOLD, engine=engine), pod_of(TOLD)
+    watching = Watching(pod, told)
+    body = json.dumps({"max_tokens": 1000, "stream": True})
+    client = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    client.request("POST", "/v1/chat/completions", body)
+    streams = client.getresponse()
+    ends = time.monotonic() + 6
+    while time.monotonic() < ends:
+        assert streams.readline() and streams.readline()
+        said = answer(pod, f"{STATE}?proxy=a&running=1&draining=0&silent=0.1")
+        assert said[0] == 200 and not pod.failed
+    for _ in range(100):  # it goes on to give tokens, of which no proxy says anything
+        assert answer(pod, f"{STATE}?proxy=a&running=1&draining=0&silent=inf")[0] == 200
+        if pod.failed:
+            break
+        time.sleep(0.1)
+    assert pod.failed and "no completion has given anything" in pod.why
+    client.close()
+    server.shutdown()
+    server.server_close()
+    watching.end()
+
+
+def test_an_engine_that_never_listens_is_not_alive_until_the_cluster_has_seen_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing shows that it was started again: it is gated anew afterwards."""
+    monkeypatch.setattr(module, "SEEN_SECONDS", 3)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        engine = replace(TOLD.engine, container="127.0.0.1", port=bound.getsockname()[1])
+        told = replace(TOLD, load=1, engine=engine)
+        pod = pod_of(told)
+        watching = Watching(pod, told)
+        said = watching.said
+        began, dead = time.monotonic(), list[float]()
+        while len(said) < 2 and time.monotonic() < began + 30:
+            if answer(pod, ALIVE)[0] == 503:
+                dead.append(time.monotonic())
+            time.sleep(0.02)
+        watching.end()
+    assert len(said) == 2 and all("was not ready after 1 s" in line for line in said)
+    assert dead[-1] - dead[0] > 2.5
 
 
 def test_a_proxy_hears_what_engine_there_is_and_what_others_have_there() -> None:
@@ -240,7 +340,15 @@ def test_an_engine_is_gated_again_after_each_start(monkeypatch: pytest.MonkeyPat
     assert said[0].endswith("has passed its gate, 0.0 s") and "it is too slow" in said[1]
 
 
-@pytest.mark.parametrize("path", [STATE, f"{STATE}?proxy=a", f"{STATE}?proxy=a&running=x&draining=0"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        STATE,
+        f"{STATE}?proxy=a",
+        f"{STATE}?proxy=a&running=x&draining=0",
+        f"{STATE}?proxy=a&running=1&draining=0&silent=x",
+    ],
+)
 def test_a_proxy_that_does_not_say_what_it_has_is_refused(path: str) -> None:
     assert answer(made(), path)[0] == 400
 

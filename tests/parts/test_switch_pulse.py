@@ -12,7 +12,7 @@ import pytest
 
 from switch import pulse
 from switch.machine import Silence, Watch
-from switch.proxies import Status
+from switch.proxies import Status, last_heard
 from switch.pulse import PAUSE_SECONDS, Pulse, RunHealth, question, token
 from tests.support.listening import listening
 from tests.support.simulated_host import OLD, OLD_GATEWAY, plan
@@ -125,12 +125,24 @@ def test_bytes_that_proxies_have_are_as_good_as_own_ones() -> None:
     assert "no completion has given anything for 48" in run.hangs()
 
 
+def never(engine: str) -> float:
+    """No proxy has heard anything of any engine."""
+    return float("inf")
+
+
+def test_what_came_last_to_any_proxy_counts_and_one_that_heard_nothing_says_nothing() -> None:
+    said = Status(1, {}, 0, {}, "", False, {"ollama-1": 7.5})
+    others = [dataclasses.replace(said, silent=each) for each in ({}, {"ollama-1": 3.0, "vllm-1": 1.0})]
+    assert last_heard("ollama-1", [said, *others]) == 3.0
+    assert last_heard("vllm-2", [said, *others]) == last_heard("vllm-1", []) == float("inf")
+
+
 def test_only_what_hangs_is_found_and_what_is_watched_no_more_is_forgotten(
     engine: type[HangingEngine], stopped: int
 ) -> None:
     good = watch(engine.port, 2)  # type: ignore[attr-defined]
     hung = watch(stopped, 2, container=OLD_GATEWAY, role="gateway")
-    one = Pulse(list)
+    one = Pulse(never)
     one.watch([good, hung])
     wait(one.hangs)
     assert list(one.hangs()) == [OLD_GATEWAY] and "no answer" in one.hangs()[OLD_GATEWAY]
@@ -147,8 +159,7 @@ def test_an_engine_that_answers_and_gives_no_token_is_asked_for_one_itself_and_t
 ) -> None:
     monkeypatch.setattr(pulse, "PAUSE_SECONDS", 0.05)
     ago = 0.0
-    said = Status(1, {}, 0, {}, "", False, {PLAN.engine.name: 0.0})
-    one = Pulse(lambda: [dataclasses.replace(said, silent={PLAN.engine.name: ago})])
+    one = Pulse(lambda _: ago)
     one.watch([watch(engine.port, tokens=4)])  # type: ignore[attr-defined]
     time.sleep(0.3)
     assert not engine.asked, "while it gives tokens to others it is not asked"
