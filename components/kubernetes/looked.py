@@ -235,8 +235,10 @@ def _pod(item: ClusterObject, now: float) -> PodSeen:
     conditions = {each["type"]: each for each in status.get("conditions") or []}
     placed = conditions.get("PodScheduled", {}).get("status") == "True"
     ready = conditions.get("Ready", {})
-    since = [metadata["creationTimestamp"], status.get("startTime"), ready.get("lastTransitionTime")]
-    engines = (each for each in status.get("containerStatuses") or [] if each["name"] == "engine")
+    turned = ready.get("lastTransitionTime")
+    since = [metadata["creationTimestamp"], status.get("startTime"), turned]
+    engines = [each for each in status.get("containerStatuses") or [] if each["name"] == "engine"]
+    began = [each["state"]["running"]["startedAt"] for each in engines if "running" in each.get("state", {})]
     return PodSeen(
         name=metadata["name"],
         ready=ready.get("status") == "True",
@@ -244,6 +246,8 @@ def _pod(item: ClusterObject, now: float) -> PodSeen:
         waits=None if placed else now - _seconds(metadata["creationTimestamp"]),
         unready=now - max(_seconds(each) for each in since if each) if placed else 0,
         restarts=sum(each.get("restartCount", 0) for each in engines),
+        # a pod that was never ready is unready since before its engine began
+        served=bool(turned) and any(_seconds(turned) > _seconds(each) for each in began),
     )
 
 

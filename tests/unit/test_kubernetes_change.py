@@ -39,7 +39,7 @@ from components.kubernetes.looked import (
 from components.kubernetes.nodes import NodesPlan
 from components.kubernetes.objects import objects
 from components.kubernetes.pods import WAITS
-from components.kubernetes.rolling import START_SECONDS
+from components.kubernetes.rolling import START_SECONDS, failed
 from components.labels import Labels, label
 from proxy.finding import Wanted, parse_wanted
 from proxy.route import FLEET_FILE
@@ -822,6 +822,40 @@ def test_a_pod_is_known_as_the_cluster_says_it() -> None:
     seen = seen_of(items, 1100)[NEW]
     assert seen.replicas == 1, "the cluster's own default"
     healthy, unhealthy, unscheduled = seen.pods
+    assert not any(each.served for each in seen.pods), "the cluster does not say when an engine began"
     assert (healthy.ready, healthy.restarts, healthy.waits) == (True, 2, None)
     assert (unhealthy.ready, unhealthy.unready, unhealthy.waits) == (False, 90, None)
     assert (unscheduled.ready, unscheduled.unready, unscheduled.waits) == (False, 0, 100)
+
+
+@pytest.mark.parametrize(
+    ("turned", "state", "served"),
+    [
+        (1090, {"running": {"startedAt": stamp(1050)}}, True),  # it was ready, and is not for a moment
+        (1010, {"running": {"startedAt": stamp(1050)}}, False),  # it has not been ready yet
+        (1040, {"running": {"startedAt": stamp(1050)}}, False),  # it was, before it ended and began anew
+        (1090, {"waiting": {"reason": "CrashLoopBackOff"}}, False),
+        (None, {"running": {"startedAt": stamp(1050)}}, False),
+    ],
+)
+def test_whether_an_engine_has_served_since_it_began_is_known_from_the_cluster_alone(
+    turned: float | None, state: dict[str, Any], served: bool
+) -> None:
+    ready = {"type": "Ready", "status": "False"} | ({"lastTransitionTime": stamp(turned)} if turned else {})
+    labels = {label("role"): "engine", label("deployment"): NEW}
+    pod = {
+        "kind": "Pod",
+        "metadata": {"name": "a", "labels": labels, "creationTimestamp": stamp(1000)},
+        "status": {
+            "startTime": stamp(1010),
+            "conditions": [{"type": "PodScheduled", "status": "True"}, ready],
+            "containerStatuses": [
+                {"name": "gate", "restartCount": 0, "state": {"running": {"startedAt": stamp(1011)}}},
+                {"name": "engine", "restartCount": 1, "state": state},
+            ],
+        },
+    }
+    deployment = {"kind": "Deployment", "metadata": {"name": NEW, "labels": labels}, "spec": {"replicas": 1}}
+    seen = seen_of([deployment, pod], 1100)
+    assert seen[NEW].pods[0].served is served
+    assert bool(failed(seen, NEW, 390, proven=False)) is not served
