@@ -15,7 +15,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,7 +49,7 @@ from components.kubernetes.looked import (
 from components.kubernetes.nodes import Nodes, node_of
 from components.kubernetes.objects import ENGINES, LIVE_CONFIG, name
 from components.kubernetes.pods import NODE, WAITS
-from components.kubernetes.rolling import Seen, failed, reached, steps
+from components.kubernetes.rolling import DeploymentSeen, Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels, label
 from components.plan import STOP_GRACE
@@ -173,7 +173,8 @@ class ClusterChange:
             self.patiently(lambda: self.tell(ended))
             self.say(f"{plan.engine} serves from {plan.hosts} hosts: the proxies are told so again.")
             return 0
-        why = None if live.to == plan.to else self.away()  # what has begun goes on
+        # what has begun goes on, to either engine
+        why = None if live.to and plan.to in (live.to, live.active) else self.away()
         if self.begins(live):
             why = why or self.lacking() or self.too_busy(live)
         if why:
@@ -185,18 +186,22 @@ class ClusterChange:
         record = ChangeRecord(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.now)
         self.record = record
         self.patiently(lambda: self.tell(live.begun(plan.to, flip=others)))
-        lost = self.roll(plan.to, proven=proven)
-        if lost is None:
-            with contextlib.suppress(ClusterError):  # it is for the next change only
-                self.busiest()
-            self.patiently(lambda: self.tell(live.ended(plan.to, plan.engine)))
-            self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
-            self.keep(record.files("committed", self.now))
-            return 0
+        before = None if live.to else seen.get(live.active)  # else another update has taken pods from it
         try:
-            return self.back(live, *lost)
-        finally:
-            self.keep(record.files("failed", self.now, f"{lost[0]}: {lost[1]}"))
+            lost = self.roll(plan.to, proven=proven)
+            if lost is None:
+                with contextlib.suppress(ClusterError):  # it is for the next change only
+                    self.busiest()
+                self.patiently(lambda: self.tell(live.ended(plan.to, plan.engine)))
+                self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
+                self.keep(record.files("committed", self.now))
+                return 0
+            status = self.back(live, before, *lost)
+        except ClusterError as error:
+            self.keep(record.files("left", self.now, str(error)))
+            raise
+        self.keep(record.files("failed", self.now, f"{lost[0]}: {lost[1]}"))
+        return status
 
     def begins(self, live: LiveConfigMap) -> bool:
         """Whether nothing of this change has been done yet. One that has begun goes on, whatever is wrong
@@ -305,8 +310,9 @@ class ClusterChange:
             self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
         return most, 0.0 if before in there else since
 
-    def back(self, live: LiveConfigMap, pod: str, why: str) -> int:
-        """Brings back what served, since a new pod won't serve. The exit status."""
+    def back(self, live: LiveConfigMap, before: DeploymentSeen | None, pod: str, why: str) -> int:
+        """Brings back what served, since a new pod won't serve. `before` is how that was when the change
+        began; None: it is not known. The exit status."""
         plan = self.plan
         said = [f"{plan.engine} does not serve: {pod}: {why}.", *self.last_words(pod)]
         for line in said:
@@ -326,6 +332,9 @@ class ClusterChange:
             )
             return 1
         self.say(f"What served before comes back on every host: {live.active}")
+        # as many as before: also where the change was to have fewer, and they served, or more
+        hosts = (before and min(before.replicas, max(plan.hosts, before.serving))) or plan.hosts
+        self.settings = replace(self.settings, hosts=hosts, at_once=max(1, min(plan.at_once, hosts - 1)))
         if (lost := self.roll(live.active, proven=True)) is not None:
             serve = sum(each.serving for each in self.patiently(self.seen).values())
             self.say(
@@ -334,9 +343,12 @@ class ClusterChange:
             )
             return 1
         self.patiently(lambda: self.tell(live.begun("", flip=False)))
+        how, then = "", f"{live.preferred} goes on serving"
+        if before and before.replicas == hosts:
+            how, then = ", as before", "it changes nothing"
         self.say(
-            f"{live.preferred} serves from {plan.hosts} hosts, as before. Nothing was lost. `pulumi up` "
-            "tries the change again; with the settings of before it changes nothing."
+            f"{live.preferred} serves from {hosts} hosts{how}. Nothing was lost. `pulumi up` tries the "
+            f"change again; with the settings of before {then}."
         )
         return 1
 
@@ -354,7 +366,7 @@ class ClusterChange:
         """One look, and what follows from it: whether it has ended, and with which pod that won't serve."""
         seen = self.seen()
         self._progress(seen, to)
-        if reached(seen, to, self.plan.hosts):
+        if reached(seen, to, self.settings.hosts):
             return True, None
         lost = failed(seen, to, self.plan.load, proven=proven)
         if lost and not first:
@@ -396,7 +408,7 @@ class ClusterChange:
         serve = sum(each.serving for each in seen.values())
         if self.record is not None:
             self.record.saw(self.now, seen[self.plan.to].serving, serve)
-        said = f"{seen[to].serving} of {self.plan.hosts} hosts have {to}; {serve} serve"
+        said = f"{seen[to].serving} of {self.settings.hosts} hosts have {to}; {serve} serve"
         if said != self._said:
             self._said = said
             self.say(said)

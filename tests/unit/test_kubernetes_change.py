@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,10 @@ def test_an_engine_that_fails_its_gate_is_taken_back_with_why_and_what_to_type(s
     text = "\n".join(said)
     assert "vllm-2 does not serve: fleet-vllm-2-" in text and "failed its gate" in text
     assert "  gate: the gate of fleet-vllm-2-" in text and "  engine: the engine of fleet-vllm-2-" in text
-    assert said[-1].startswith("ollama-1 serves from 3 hosts, as before. Nothing was lost. `pulumi up` tries")
+    assert said[-1] == (
+        "ollama-1 serves from 3 hosts, as before. Nothing was lost. `pulumi up` tries the change again; with "
+        "the settings of before it changes nothing."
+    )
     assert live_of(at.live) == LiveConfigMap(active=OLD, preferred="ollama-1")
     assert change(at, plan(OLD)).flip() == 0, "with the settings of before there is nothing to do"
 
@@ -188,6 +192,23 @@ def test_a_change_leaves_a_certificate_of_what_served_all_the_time(good: tuple[s
     assert page.startswith(f"# ollama-1 → vllm-2: {result}\n") and "When the fewest served, 2 did." in page
     assert ("It failed: fleet-vllm-2-" in page) is (NEW not in good)
     assert f"| after | {'vllm-2' if NEW in good else 'ollama-1'} |" in page
+
+
+def test_a_change_that_is_left_before_its_end_leaves_a_certificate_with_why() -> None:
+    at, kept = serving(), dict[str, str]()
+
+    def sleep(seconds: float) -> None:
+        at.sleep(seconds)
+        if at.played.of(NEW):
+            at.broken = 5
+
+    with pytest.raises(ClusterError, match="gave no answer"):
+        change(at, plan(), sleep=sleep, keep=kept.update).flip()
+    name = "20270115T080000Z-ollama-1-to-vllm-2"
+    said, page = json.loads(kept[f"{name}.json"]), kept[f"{name}.md"]
+    assert said["result"] == "left" and said["error"].startswith("the cluster gave no answer for 120 s")
+    assert page.startswith("# ollama-1 → vllm-2: left\n") and "It was left: the cluster gave no" in page
+    assert "| before | ollama-1 |\n| after | not known |" in page
 
 
 def test_where_nothing_changes_there_is_no_certificate_and_one_that_can_not_be_kept_fails_nothing(
@@ -513,6 +534,80 @@ def test_what_was_left_of_another_change_lets_none_begin_unseen(left: str) -> No
     with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
         change(at, plan(), nodes=lambda: brought.append(True)).flip()
     assert brought and at.played.replicas == {OLD: 3, NEW: 0}
+
+
+@pytest.mark.parametrize("to", [OLD, NEW])
+def test_a_flip_that_was_killed_is_ended_with_either_engine_though_a_node_is_away(to: str) -> None:
+    at = serving()
+
+    def sleep(seconds: float) -> None:
+        if at.played.of(NEW):
+            raise Killed
+        at.sleep(seconds)
+
+    with pytest.raises(Killed):
+        change(at, plan(), sleep=sleep).flip()
+    at.away = {"node1"}
+    assert change(at, plan(to)).flip() == 0
+    assert {name: count for name, count in at.played.replicas.items() if count} == {to: 3}
+    assert live_of(at.live) == LiveConfigMap(active=to, preferred=to.partition("-")[2])
+
+
+@pytest.mark.parametrize(
+    ("were", "hosts", "serve", "words"),
+    [
+        (3, 2, 3, "3 hosts, as before. Nothing was lost. `pulumi up` tries the change again; with the sett"),
+        (2, 3, 2, "2 hosts, as before. Nothing was lost. `pulumi up` tries the change again; with the sett"),
+        (3, 2, 2, "2 hosts. Nothing was lost. `pulumi up` tries the change again; with the settings of bef"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_what_served_comes_back_on_as_many_hosts_as_before_though_the_change_has_others(
+    were: int, hosts: int, serve: int, words: str, at_once: int
+) -> None:
+    """In the last case a node had gone for good, and the change has no host on it."""
+    at, said, kept = serving(good=(OLD,), hosts=were), list[str](), dict[str, str]()
+    at.played.hosts = max(hosts, serve)
+    if serve < were:
+        at.played.pods[next(iter(at.played.of(OLD)))] = (OLD, "waits")
+    fewest = min(serve, hosts) - 1
+
+    def sleep(seconds: float) -> None:
+        at.sleep(seconds)
+        assert at.played.serve >= fewest
+
+    its = replace(plan(hosts=hosts), at_once=at_once if hosts > 2 else 1)
+    assert change(at, its, said, sleep=sleep, keep=kept.update).flip() == 1
+    assert at.played.replicas == {OLD: serve, NEW: 0} and at.played.serve == serve
+    assert said[-1].startswith(f"ollama-1 serves from {words}")
+    assert said[-1].endswith("changes nothing." if serve == were else "before ollama-1 goes on serving.")
+
+
+def test_as_fewer_hosts_come_back_one_at_a_time_some_host_serves_all_the_time() -> None:
+    """From two hosts to three, two at once, and the new engine fails once one of it serves."""
+    for seed in range(20):
+        at, said = serving(seed, hosts=2), list[str]()
+        at.played.hosts = 3
+
+        def sleep(seconds: float, at: Kubectl = at) -> None:
+            if "ready" in at.played.of(NEW).values():
+                at.played.good = frozenset((OLD,))
+            at.sleep(seconds)
+            assert at.played.serve >= 1
+
+        change(at, replace(plan(), at_once=2), said, sleep=sleep).flip()
+        if at.played.replicas[OLD]:
+            assert said[-1].startswith("ollama-1 serves from 2 hosts, as before."), said
+
+
+def test_nothing_is_said_of_how_many_hosts_served_before_a_change_that_another_update_began() -> None:
+    at, said = serving(good=(OLD,)), list[str]()
+    at.live["metadata"]["annotations"][TO] = NEW
+    assert change(at, plan(), said).flip() == 1
+    assert said[-1] == (
+        "ollama-1 serves from 3 hosts. Nothing was lost. `pulumi up` tries the change again; with the "
+        "settings of before ollama-1 goes on serving."
+    )
 
 
 def test_where_nobody_knows_what_comes_it_is_not_begun_unless_somebody_insists() -> None:
