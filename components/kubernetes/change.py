@@ -6,7 +6,6 @@ killed, all pods go on as they are, and the next one goes on from there, to eith
 from doing so at once.
 """
 
-import base64
 import contextlib
 import datetime
 import json
@@ -24,18 +23,17 @@ from common import cache_root
 from components.facts import fleet
 from components.kubernetes.certificate import ChangeRecord
 from components.kubernetes.flip import INSIST, Obstacle, refused
+from components.kubernetes.hour import LastHour
 from components.kubernetes.kubectl import ClusterError, Missing, RunKubectl, get, kubectl, selector, sender
 from components.kubernetes.looked import (
     FlipPlan,
     Lease,
     LiveConfigMap,
-    busiest_of,
-    busiest_patch,
     edited,
     engines_with_pods,
     gpus_of,
     is_ready,
-    is_serving,
+    lease_name,
     lease_object,
     lease_of,
     live_of,
@@ -53,11 +51,7 @@ from components.kubernetes.rolling import DeploymentSeen, Seen, failed, reached,
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels, label
 from components.plan import STOP_GRACE
-from proxy.route import LOCALHOST
-from switch.shared import PROXY_PORT
-from traffic.busiest import Busiest, busiest_minute
-from traffic.load import HOUR, LoggedRequest
-from traffic.log import requests
+from traffic.load import HOUR
 
 LOOK_SECONDS = 1.0
 RENEW_SECONDS, LEASE_SECONDS = 5.0, 20
@@ -66,8 +60,6 @@ PATIENCE_SECONDS = 120
 REFUSALS = ("(Forbidden)", "(Invalid)", "(BadRequest)")
 """In what `kubectl` says where the API server will say the same again."""
 UNREACHABLE = "the cluster does not answer"
-_ITSELF = f"http://{LOCALHOST}:{PROXY_PORT}"
-"""A proxy, as seen from its pod."""
 TAIL = 15
 """Lines that are shown of what a pod wrote last."""
 
@@ -137,6 +129,7 @@ class ClusterChange:
             context=self.plan.context,
             namespace=self.plan.namespace,
         )
+        self.hour = LastHour(Labels(project=self.plan.project, stack=self.plan.stack), self.run)
 
     @property
     def now(self) -> float:
@@ -166,6 +159,7 @@ class ClusterChange:
             raise ClusterError(f"there is no Deployment {plan.to}. Nothing was changed.")
         proven = live.active == plan.to
         if reached(seen, plan.to, plan.hosts) and not live.to:
+            self.hour.keep(self.now)
             ended = live.ended(plan.to, plan.engine)
             if (live, live.service) == (ended, plan.service):
                 self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
@@ -190,8 +184,7 @@ class ClusterChange:
         try:
             lost = self.roll(plan.to, proven=proven)
             if lost is None:
-                with contextlib.suppress(ClusterError):  # it is for the next change only
-                    self.busiest()
+                self.hour.keep(self.now)
                 self.patiently(lambda: self.tell(live.ended(plan.to, plan.engine)))
                 self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
                 self.keep(record.files("committed", self.now))
@@ -267,48 +260,13 @@ class ClusterChange:
         if live.active not in places:
             return None  # nothing serves
         try:
-            busiest, since = self.busiest()
+            known = self.hour.look(self.now)
         except ClusterError as error:
             return Obstacle(str(error), f"To change all the same: {INSIST}=1 pulumi up")
-        if since > self.now - HOUR:
-            at = datetime.datetime.fromtimestamp(since, datetime.UTC)
-            self.say(f"What came before {at:%H:%M} UTC is not known: the proxies' logs begin then.")
-        return refused(busiest, self.settings, places[live.active], places[self.plan.to])
-
-    def busiest(self) -> tuple[Busiest | None, float]:
-        """The busiest minute of the last hour, and since when it is known what came, in seconds since the
-        epoch. What has not ended yet counts as well.
-
-        It is kept for the next change: proxies are replaced after each one, and their logs go with them.
-        Raises ClusterError where a log can't be read.
-        """
-        now, found, since = self.now, list[LoggedRequest](), 0.0
-        for pod in self.get("pods", "--selector", self.proxies)["items"]:
-            name, serves = pod["metadata"]["name"], is_serving(pod)
-            if not serves and not is_ready(pod):  # one that was replaced is ready until it has ended
-                continue
-            # what has not ended is told by the proxy itself; one of an earlier version leaves that word out
-            ask = f"python3 -m proxy.traffic {now - HOUR!r} {_ITSELF} | base64 -w 0"
-            try:
-                said = self.run(["exec", name, "--container", "proxy", "--", "sh", "-c", ask], "")
-                its, begins = requests(base64.b64decode(said))
-            except (ClusterError, OSError, ValueError) as error:
-                if not serves:
-                    continue  # it may have ended since
-                raise ClusterError(
-                    f"the log of {name} can't be read, so nobody knows whether the change fits: {error}"
-                ) from None
-            found += its
-            if serves:
-                since = max(since, now if begins is None else begins)
-        before = busiest_of(self.get("configmap", self.plan.live))
-        both = (busiest_minute(found, now - HOUR, now), before)
-        there = [each for each in both if each is not None and each.at >= now - HOUR]
-        most = max(there, key=lambda each: each.requests, default=None)
-        if most is not None:
-            patch = json.dumps(busiest_patch(most))
-            self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
-        return most, 0.0 if before in there else since
+        if known.since > self.now - HOUR:
+            at = datetime.datetime.fromtimestamp(known.since, datetime.UTC)
+            self.say(f"What came before {at:%H:%M} UTC is not known in full: the proxies' logs begin then.")
+        return refused(known.busiest, self.settings, places[live.active], places[self.plan.to])
 
     def back(self, live: LiveConfigMap, before: DeploymentSeen | None, pod: str, why: str) -> int:
         """Brings back what served, since a new pod won't serve. `before` is how that was when the change
@@ -455,7 +413,7 @@ class ClusterChange:
 
     @property
     def _lease_name(self) -> str:
-        return f"{self.plan.stack}-flip"
+        return lease_name(self.plan.stack)
 
     def take(self) -> None:
         """Waits for a change that nobody follows any more, and raises Taken where somebody does.

@@ -22,6 +22,7 @@ from components.kubernetes.change import (
     live_words,
 )
 from components.kubernetes.flip import INSIST
+from components.kubernetes.hour import LastHour
 from components.kubernetes.kubectl import ClusterError, Missing
 from components.kubernetes.looked import (
     ACTIVE,
@@ -29,9 +30,9 @@ from components.kubernetes.looked import (
     TO,
     FlipPlan,
     LiveConfigMap,
-    busiest_of,
     edited,
     engines_with_pods,
+    kept_of,
     live_of,
     pods_words,
     read_plan,
@@ -513,9 +514,98 @@ def test_a_log_that_begins_in_the_last_hour_is_said_to(users: int) -> None:
     busy(at, users)
     at.began = at.now - 600
     assert change(at, plan(), said).flip() == 0
-    assert said[0] == "What came before 07:50 UTC is not known: the proxies' logs begin then."
-    at.live["metadata"]["annotations"][BUSIEST] = "somebody else's"
-    assert busiest_of(at.live) is None
+    assert said[0] == "What came before 07:50 UTC is not known in full: the proxies' logs begin then."
+    for text in ("somebody else's", "[1]", "3", '"minutes"', '{"minutes": [[1]]}', '{"at": 1}', "null"):
+        at.live["metadata"]["annotations"][BUSIEST] = text
+        assert kept_of(at.live) is None
+
+
+def minutes(at: Kubectl, ago: dict[int, int]) -> list[list[Any]]:
+    """A log with so many requests at a time in the minutes that began so many minutes ago."""
+    this = at.now // 60 * 60
+    return [
+        [this - 60 * each + 60, 60_000, 0, 10, 200, "ollama-1", "acme", 1, 1, True, False, False]
+        for each, count in ago.items()
+        for _ in range(count)
+    ]
+
+
+def test_every_minute_of_the_last_hour_is_known_after_a_flip_and_not_only_its_busiest() -> None:
+    at, said = serving(), list[str]()
+    at.log, at.began = minutes(at, {50: 16, 10: 15}), at.now - 7200
+    assert change(at, plan(), said).flip() == 0
+    at.log, at.began = [], at.now + 60  # its proxies have been replaced
+    at.now += 15 * 60
+    at.parallel = {OLD: 7, NEW: 58}
+    with pytest.raises(ClusterError, match=r"there were 15\.0 requests at a time.*can work on 14"):
+        change(at, plan(OLD), said).flip()
+    assert not [line for line in said if "is not known" in line]
+
+
+def test_what_the_logs_say_at_the_end_of_a_flip_is_known_after_it() -> None:
+    at = serving()
+
+    def sleep(seconds: float) -> None:
+        at.log = minutes(at, {1: 17})
+        at.sleep(seconds)
+
+    assert change(at, plan(), sleep=sleep).flip() == 0
+    at.log, at.began = [], at.now + 60
+    at.now += 120
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(OLD)).flip()
+
+
+def test_an_update_that_changes_no_engine_keeps_what_came_before_it_replaces_the_proxies() -> None:
+    at, said = serving(), list[str]()
+    at.log, at.began = minutes(at, {50: 17}), at.now - 7200
+    assert change(at, plan(OLD)).flip() == 0
+    at.log, at.began = [], at.now + 60
+    at.now += 120
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(), said).flip()
+    assert not said
+
+
+def test_the_step_that_brings_another_code_keeps_what_came_before_it_replaces_the_proxies() -> None:
+    at, said = serving(), list[str]()
+    at.log, at.began = minutes(at, {50: 17}), at.now - 7200
+    LastHour(FLEET, at).keep(at.now)
+    at.log, at.began = [], at.now + 60
+    at.now += 120
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(), said).flip()
+    at.broken = 1
+    LastHour(FLEET, at).keep(at.now)
+
+
+def test_after_proxies_went_by_themselves_what_was_kept_counts_and_from_when_on_it_is_all_is_said() -> None:
+    at, said = serving(), list[str]()
+    at.log, at.began = minutes(at, {20: 17}), at.now - 7200
+    LastHour(FLEET, at).keep(at.now)
+    at.now += 1500
+    at.log, at.began = [], at.now - 600
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(), said).flip()
+    assert said == ["What came before 08:15 UTC is not known in full: the proxies' logs begin then."]
+
+
+def test_without_any_proxy_nothing_is_known() -> None:
+    at = serving()
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        return '{"items": []}' if words[:2] == ["get", "pods"] else at(words, stdin)
+
+    assert LastHour(FLEET, run).look(at.now).since == at.now
+
+
+def test_the_busiest_minute_that_an_earlier_version_has_kept_counts() -> None:
+    at, said = serving(), list[str]()
+    kept = {"at": at.now - 1800, "requests": 17.0}
+    at.live["metadata"]["annotations"][BUSIEST] = json.dumps(kept)
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(), said).flip()
+    assert not said, "the proxies' logs say the rest"
 
 
 def test_a_flip_that_has_begun_is_ended_whatever_comes() -> None:
