@@ -25,6 +25,7 @@ from common import ROOT
 from components.code import Code
 from components.kubernetes.hour import LastHour
 from components.kubernetes.kubectl import ClusterError, Missing, RunKubectl, kubectl, selector
+from components.kubernetes.looked import lease_name
 from components.kubernetes.pods import ARCHITECTURE, PLATFORM
 from components.labels import Labels
 from components.proxy import LOCK, PYTHON
@@ -137,8 +138,10 @@ class Files:
         return made
 
     def remove(self) -> None:
-        """Takes all of them away, also those of older code: the stack is gone."""
+        """Takes all of them away, also those of older code, and the lease of the changes, which is no
+        resource of Pulumi's either: the stack is gone."""
         self.run(["delete", "configmaps", "--selector", self._selector("code")], "")
+        self.run(["delete", "lease", lease_name(self.labels.stack), "--ignore-not-found"], "")
 
     def tidy(self, wanted: Names) -> list[str]:
         """Takes away what neither is wanted nor anything mounts, and gives its names: what served before the

@@ -261,3 +261,20 @@ def test_the_first_update_of_a_stack_finds_nothing_to_keep(monkeypatch: pytest.M
 
     monkeypatch.setattr(files, "kubectl", lambda namespace, context: run)
     assert files.main(told) == 0
+
+
+def test_what_is_no_resource_of_pulumi_goes_with_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"PROJECT": "changeover", "STACK": "fleet", "NAMESPACE": "llm", "CONTEXT": ""}
+    asked = list[list[str]]()
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        asked.append([*words])
+        return ""
+
+    monkeypatch.setattr(files, "kubectl", lambda namespace, context: run)
+    assert files.main(told, ["remove"]) == 0
+    of_code = "changeover.project=changeover,changeover.stack=fleet,changeover.role=code"
+    assert asked == [
+        ["delete", "configmaps", "--selector", of_code],
+        ["delete", "lease", "fleet-flip", "--ignore-not-found"],
+    ]
