@@ -8,7 +8,8 @@ from typing import Literal
 from components import naming
 from switch.words import utc
 
-Result = Literal["committed", "failed"]
+Result = Literal["committed", "failed", "left"]
+"""`left`: nobody followed it to its end, and the next update goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ChangeRecord:
         return min(served[first:], default=0)
 
     def files(self, result: Result, ended: float, error: str = "") -> dict[str, str]:
-        """Both files: name → text. `error` says why it failed."""
+        """Both files: name → text. `error` says why it failed or was left."""
         said = {
             "name": self.name,
             "result": result,
@@ -67,6 +68,7 @@ class ChangeRecord:
         return {f"{self.name}.json": json.dumps(said, indent=2) + "\n", f"{self.name}.md": page}
 
     def _markdown(self, result: Result, ended: float, error: str) -> str:
+        after = {"committed": self.new, "failed": self.old or "–", "left": "not known"}[result]
         away = f"{self.at_once} at a time" if self.at_once > 1 else "one at a time"
         lines = [
             f"# {_kind(self.old) or 'nothing'} → {_kind(self.new)}: {result}",
@@ -74,11 +76,11 @@ class ChangeRecord:
             f"{utc(self.began)}, {ended - self.began:.1f} s in all, {self.hosts} hosts, {away}. "
             f"When the fewest served, {self.fewest} did.",
             "",
-            *([f"It failed: {error}", ""] if error else []),
+            *([f"It {'was left' if result == 'left' else 'failed'}: {error}", ""] if error else []),
             "| | engine |",
             "|---|---|",
             f"| before | {self.old or '–'} |",
-            f"| after | {self.new if result == 'committed' else self.old or '–'} |",
+            f"| after | {after} |",
             "",
             "| after seconds | hosts with the new engine | hosts that serve |",
             "|---|---|---|",

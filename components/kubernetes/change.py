@@ -6,7 +6,6 @@ killed, all pods go on as they are, and the next one goes on from there, to eith
 from doing so at once.
 """
 
-import base64
 import contextlib
 import datetime
 import json
@@ -15,7 +14,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,18 +23,17 @@ from common import cache_root
 from components.facts import fleet
 from components.kubernetes.certificate import ChangeRecord
 from components.kubernetes.flip import INSIST, Obstacle, refused
+from components.kubernetes.hour import LastHour
 from components.kubernetes.kubectl import ClusterError, Missing, RunKubectl, get, kubectl, selector, sender
 from components.kubernetes.looked import (
     FlipPlan,
     Lease,
     LiveConfigMap,
-    busiest_of,
-    busiest_patch,
     edited,
     engines_with_pods,
     gpus_of,
     is_ready,
-    is_serving,
+    lease_name,
     lease_object,
     lease_of,
     live_of,
@@ -49,15 +47,11 @@ from components.kubernetes.looked import (
 from components.kubernetes.nodes import Nodes, node_of
 from components.kubernetes.objects import ENGINES, LIVE_CONFIG, name
 from components.kubernetes.pods import NODE, WAITS
-from components.kubernetes.rolling import Seen, failed, reached, steps
+from components.kubernetes.rolling import DeploymentSeen, Seen, failed, reached, steps
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels, label
 from components.plan import STOP_GRACE
-from proxy.route import LOCALHOST
-from switch.shared import PROXY_PORT
-from traffic.busiest import Busiest, busiest_minute
-from traffic.load import HOUR, LoggedRequest
-from traffic.log import requests
+from traffic.load import HOUR
 
 LOOK_SECONDS = 1.0
 RENEW_SECONDS, LEASE_SECONDS = 5.0, 20
@@ -66,8 +60,6 @@ PATIENCE_SECONDS = 120
 REFUSALS = ("(Forbidden)", "(Invalid)", "(BadRequest)")
 """In what `kubectl` says where the API server will say the same again."""
 UNREACHABLE = "the cluster does not answer"
-_ITSELF = f"http://{LOCALHOST}:{PROXY_PORT}"
-"""A proxy, as seen from its pod."""
 TAIL = 15
 """Lines that are shown of what a pod wrote last."""
 
@@ -137,6 +129,7 @@ class ClusterChange:
             context=self.plan.context,
             namespace=self.plan.namespace,
         )
+        self.hour = LastHour(Labels(project=self.plan.project, stack=self.plan.stack), self.run)
 
     @property
     def now(self) -> float:
@@ -166,6 +159,7 @@ class ClusterChange:
             raise ClusterError(f"there is no Deployment {plan.to}. Nothing was changed.")
         proven = live.active == plan.to
         if reached(seen, plan.to, plan.hosts) and not live.to:
+            self.hour.keep(self.now)
             ended = live.ended(plan.to, plan.engine)
             if (live, live.service) == (ended, plan.service):
                 self.say(f"{plan.engine} serves from {plan.hosts} hosts: there is nothing to change.")
@@ -173,7 +167,8 @@ class ClusterChange:
             self.patiently(lambda: self.tell(ended))
             self.say(f"{plan.engine} serves from {plan.hosts} hosts: the proxies are told so again.")
             return 0
-        why = None if live.to == plan.to else self.away()  # what has begun goes on
+        # what has begun goes on, to either engine
+        why = None if live.to and plan.to in (live.to, live.active) else self.away()
         if self.begins(live):
             why = why or self.lacking() or self.too_busy(live)
         if why:
@@ -185,18 +180,21 @@ class ClusterChange:
         record = ChangeRecord(plan.stack, old, plan.engine, plan.hosts, plan.at_once, self.now)
         self.record = record
         self.patiently(lambda: self.tell(live.begun(plan.to, flip=others)))
-        lost = self.roll(plan.to, proven=proven)
-        if lost is None:
-            with contextlib.suppress(ClusterError):  # it is for the next change only
-                self.busiest()
-            self.patiently(lambda: self.tell(live.ended(plan.to, plan.engine)))
-            self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
-            self.keep(record.files("committed", self.now))
-            return 0
+        before = None if live.to else seen.get(live.active)  # else another update has taken pods from it
         try:
-            return self.back(live, *lost)
-        finally:
-            self.keep(record.files("failed", self.now, f"{lost[0]}: {lost[1]}"))
+            lost = self.roll(plan.to, proven=proven)
+            if lost is None:
+                self.hour.keep(self.now)
+                self.patiently(lambda: self.tell(live.ended(plan.to, plan.engine)))
+                self.say(f"{plan.engine} serves from {plan.hosts} hosts.")
+                self.keep(record.files("committed", self.now))
+                return 0
+            status = self.back(live, before, *lost)
+        except ClusterError as error:
+            self.keep(record.files("left", self.now, str(error)))
+            raise
+        self.keep(record.files("failed", self.now, f"{lost[0]}: {lost[1]}"))
+        return status
 
     def begins(self, live: LiveConfigMap) -> bool:
         """Whether nothing of this change has been done yet. One that has begun goes on, whatever is wrong
@@ -262,51 +260,17 @@ class ClusterChange:
         if live.active not in places:
             return None  # nothing serves
         try:
-            busiest, since = self.busiest()
+            known = self.hour.look(self.now)
         except ClusterError as error:
             return Obstacle(str(error), f"To change all the same: {INSIST}=1 pulumi up")
-        if since > self.now - HOUR:
-            at = datetime.datetime.fromtimestamp(since, datetime.UTC)
-            self.say(f"What came before {at:%H:%M} UTC is not known: the proxies' logs begin then.")
-        return refused(busiest, self.settings, places[live.active], places[self.plan.to])
+        if known.since > self.now - HOUR:
+            at = datetime.datetime.fromtimestamp(known.since, datetime.UTC)
+            self.say(f"What came before {at:%H:%M} UTC is not known in full: the proxies' logs begin then.")
+        return refused(known.busiest, self.settings, places[live.active], places[self.plan.to])
 
-    def busiest(self) -> tuple[Busiest | None, float]:
-        """The busiest minute of the last hour, and since when it is known what came, in seconds since the
-        epoch. What has not ended yet counts as well.
-
-        It is kept for the next change: proxies are replaced after each one, and their logs go with them.
-        Raises ClusterError where a log can't be read.
-        """
-        now, found, since = self.now, list[LoggedRequest](), 0.0
-        for pod in self.get("pods", "--selector", self.proxies)["items"]:
-            name, serves = pod["metadata"]["name"], is_serving(pod)
-            if not serves and not is_ready(pod):  # one that was replaced is ready until it has ended
-                continue
-            # what has not ended is told by the proxy itself; one of an earlier version leaves that word out
-            ask = f"python3 -m proxy.traffic {now - HOUR!r} {_ITSELF} | base64 -w 0"
-            try:
-                said = self.run(["exec", name, "--container", "proxy", "--", "sh", "-c", ask], "")
-                its, begins = requests(base64.b64decode(said))
-            except (ClusterError, OSError, ValueError) as error:
-                if not serves:
-                    continue  # it may have ended since
-                raise ClusterError(
-                    f"the log of {name} can't be read, so nobody knows whether the change fits: {error}"
-                ) from None
-            found += its
-            if serves:
-                since = max(since, now if begins is None else begins)
-        before = busiest_of(self.get("configmap", self.plan.live))
-        both = (busiest_minute(found, now - HOUR, now), before)
-        there = [each for each in both if each is not None and each.at >= now - HOUR]
-        most = max(there, key=lambda each: each.requests, default=None)
-        if most is not None:
-            patch = json.dumps(busiest_patch(most))
-            self.run(["patch", "configmap", self.plan.live, "--type=merge", "--patch", patch], "")
-        return most, 0.0 if before in there else since
-
-    def back(self, live: LiveConfigMap, pod: str, why: str) -> int:
-        """Brings back what served, since a new pod won't serve. The exit status."""
+    def back(self, live: LiveConfigMap, before: DeploymentSeen | None, pod: str, why: str) -> int:
+        """Brings back what served, since a new pod won't serve. `before` is how that was when the change
+        began; None: it is not known. The exit status."""
         plan = self.plan
         said = [f"{plan.engine} does not serve: {pod}: {why}.", *self.last_words(pod)]
         for line in said:
@@ -326,6 +290,9 @@ class ClusterChange:
             )
             return 1
         self.say(f"What served before comes back on every host: {live.active}")
+        # as many as before: also where the change was to have fewer, and they served, or more
+        hosts = (before and min(before.replicas, max(plan.hosts, before.serving))) or plan.hosts
+        self.settings = replace(self.settings, hosts=hosts, at_once=max(1, min(plan.at_once, hosts - 1)))
         if (lost := self.roll(live.active, proven=True)) is not None:
             serve = sum(each.serving for each in self.patiently(self.seen).values())
             self.say(
@@ -334,9 +301,12 @@ class ClusterChange:
             )
             return 1
         self.patiently(lambda: self.tell(live.begun("", flip=False)))
+        how, then = "", f"{live.preferred} goes on serving"
+        if before and before.replicas == hosts:
+            how, then = ", as before", "it changes nothing"
         self.say(
-            f"{live.preferred} serves from {plan.hosts} hosts, as before. Nothing was lost. `pulumi up` "
-            "tries the change again; with the settings of before it changes nothing."
+            f"{live.preferred} serves from {hosts} hosts{how}. Nothing was lost. `pulumi up` tries the "
+            f"change again; with the settings of before {then}."
         )
         return 1
 
@@ -354,7 +324,7 @@ class ClusterChange:
         """One look, and what follows from it: whether it has ended, and with which pod that won't serve."""
         seen = self.seen()
         self._progress(seen, to)
-        if reached(seen, to, self.plan.hosts):
+        if reached(seen, to, self.settings.hosts):
             return True, None
         lost = failed(seen, to, self.plan.load, proven=proven)
         if lost and not first:
@@ -396,7 +366,7 @@ class ClusterChange:
         serve = sum(each.serving for each in seen.values())
         if self.record is not None:
             self.record.saw(self.now, seen[self.plan.to].serving, serve)
-        said = f"{seen[to].serving} of {self.plan.hosts} hosts have {to}; {serve} serve"
+        said = f"{seen[to].serving} of {self.settings.hosts} hosts have {to}; {serve} serve"
         if said != self._said:
             self._said = said
             self.say(said)
@@ -443,7 +413,7 @@ class ClusterChange:
 
     @property
     def _lease_name(self) -> str:
-        return f"{self.plan.stack}-flip"
+        return lease_name(self.plan.stack)
 
     def take(self) -> None:
         """Waits for a change that nobody follows any more, and raises Taken where somebody does.

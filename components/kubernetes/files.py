@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from typing import Any
 
 from common import ROOT
 from components.code import Code
+from components.kubernetes.hour import LastHour
 from components.kubernetes.kubectl import ClusterError, Missing, RunKubectl, kubectl, selector
+from components.kubernetes.looked import lease_name
 from components.kubernetes.objects import content
 from components.kubernetes.pods import ARCHITECTURE, PLATFORM
 from components.labels import Labels
@@ -152,8 +155,10 @@ class Files:
         return made
 
     def remove(self) -> None:
-        """Takes all of them away, also those of older code: the stack is gone."""
+        """Takes all of them away, also those of older code, and the lease of the changes, which is no
+        resource of Pulumi's either: the stack is gone."""
         self.run(["delete", "configmaps", "--selector", self._selector("code")], "")
+        self.run(["delete", "lease", lease_name(self.labels.stack), "--ignore-not-found"], "")
 
     def tidy(self, wanted: Names) -> list[str]:
         """Takes away what neither is wanted nor anything mounts, and gives its names: what served before the
@@ -223,6 +228,7 @@ def main(environment: Mapping[str, str], words: Sequence[str] = ()) -> int:
         if words == ["remove"]:
             files.remove()
             return 0
+        LastHour(labels, files.run).keep(time.time())  # another code has the proxies replaced
         made = files.bring(wanted, packages(wanted))
         gone = files.tidy(wanted)
     except ClusterError as error:

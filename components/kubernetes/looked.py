@@ -17,12 +17,12 @@ from components.kubernetes.rolling import START_SECONDS, DeploymentSeen, PodSeen
 from components.labels import label
 from proxy.route import FLEET_FILE
 from switch.plan import load
-from traffic.busiest import Busiest
+from traffic.busiest import KnownMinutes
 
 ACTIVE, TO, BUSIEST = label("active"), label("to"), label("busiest")
 """Annotations of the ConfigMap that the proxies are told by: the Deployment that serves since the last flip
-that has ended, the one to which a flip is under way, and the busiest minute that a flip has seen: the
-proxies, which follow every flip, take their logs with them."""
+that has ended, the one to which a flip is under way, and the minutes of the last hour that an update has
+seen: proxies that are replaced take their logs with them."""
 
 
 PARALLEL = label("parallel")
@@ -154,18 +154,27 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.-]", "?", text)[:60]
 
 
-def busiest_of(config_map: ClusterObject) -> Busiest | None:
-    """The busiest minute that a flip has seen; None where none has."""
+def kept_of(config_map: ClusterObject) -> KnownMinutes | None:
+    """The minutes that an update has seen; None where none has. Until December 2026 it was the busiest one
+    only."""
     said = (config_map["metadata"].get("annotations") or {}).get(BUSIEST)
     try:
-        return Busiest(**json.loads(said)) if said else None
-    except (ValueError, TypeError):
+        kept = json.loads(said) if said else None
+        if kept is None:
+            return None
+        if "minutes" not in kept:
+            at = float(kept["at"])
+            return KnownMinutes({at: float(kept["requests"])}, at, at)
+        minutes = {float(at): float(count) for at, count in kept["minutes"]}
+        return KnownMinutes(minutes, float(kept["since"]), float(kept["until"]))
+    except (ValueError, TypeError, KeyError):
         return None  # somebody else has written it
 
 
-def busiest_patch(busiest: Busiest) -> dict[str, Any]:
-    """What of the ConfigMap keeps it."""
-    return {"metadata": {"annotations": {BUSIEST: json.dumps(asdict(busiest))}}}
+def kept_patch(known: KnownMinutes) -> dict[str, Any]:
+    """What of the ConfigMap keeps them."""
+    said = {"since": known.since, "until": known.until, "minutes": list(known.minutes.items())}
+    return {"metadata": {"annotations": {BUSIEST: json.dumps(said)}}}
 
 
 def places_of(items: Iterable[ClusterObject]) -> dict[str, Places]:
@@ -235,8 +244,10 @@ def _pod(item: ClusterObject, now: float) -> PodSeen:
     conditions = {each["type"]: each for each in status.get("conditions") or []}
     placed = conditions.get("PodScheduled", {}).get("status") == "True"
     ready = conditions.get("Ready", {})
-    since = [metadata["creationTimestamp"], status.get("startTime"), ready.get("lastTransitionTime")]
-    engines = (each for each in status.get("containerStatuses") or [] if each["name"] == "engine")
+    turned = ready.get("lastTransitionTime")
+    since = [metadata["creationTimestamp"], status.get("startTime"), turned]
+    engines = [each for each in status.get("containerStatuses") or [] if each["name"] == "engine"]
+    began = [each["state"]["running"]["startedAt"] for each in engines if "running" in each.get("state", {})]
     return PodSeen(
         name=metadata["name"],
         ready=ready.get("status") == "True",
@@ -244,6 +255,8 @@ def _pod(item: ClusterObject, now: float) -> PodSeen:
         waits=None if placed else now - _seconds(metadata["creationTimestamp"]),
         unready=now - max(_seconds(each) for each in since if each) if placed else 0,
         restarts=sum(each.get("restartCount", 0) for each in engines),
+        # a pod that was never ready is unready since before its engine began
+        served=bool(turned) and any(_seconds(turned) > _seconds(each) for each in began),
     )
 
 
@@ -282,6 +295,11 @@ def is_ready(pod: ClusterObject) -> bool:
     """Whether all of its containers say that they are ready."""
     conditions = pod.get("status", {}).get("conditions") or []
     return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
+
+
+def lease_name(stack: str) -> str:
+    """The name of the lease for which the changes of a stack wait."""
+    return f"{stack}-flip"
 
 
 def lease_object(

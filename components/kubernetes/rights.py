@@ -35,7 +35,7 @@ NEEDED = (
     ("", "pods/log", "get"),
     ("", "pods/exec", "create"),
     ("apps", "deployments/scale", "patch"),
-    ("coordination.k8s.io", "leases", "get create update"),
+    ("coordination.k8s.io", "leases", "get create update delete"),
     ("", "namespaces", "get"),
 )
 """Group, resource and verbs of what no update goes without, in the stack's namespace."""
@@ -43,7 +43,7 @@ NEEDED = (
 USEFUL = (
     ("", "events", LISTED),  # which the plugin shows while it waits
     ("", "pods/exec", "get"),  # by which newer versions of `kubectl` try it first
-    ("coordination.k8s.io", "leases", "list watch delete"),  # to remove a stack whose state is lost
+    ("coordination.k8s.io", "leases", "list watch"),  # to remove a stack whose state is lost
 )
 """What the Role has besides."""
 

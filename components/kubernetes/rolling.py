@@ -24,7 +24,8 @@ class PodSeen:
     """A pod as the cluster has it. `ready`: it may be asked. `ends`: it was told to.
 
     `waits` is for how many seconds it has been without a node, None once it has one; `unready` for how many
-    it has been on one without being ready; `restarts` how often its engine was started again.
+    it has been on one without being ready; `restarts` how often its engine was started again, and `served`
+    whether it has been ready since then.
     """
 
     name: str
@@ -33,6 +34,7 @@ class PodSeen:
     waits: float | None = None
     unready: float = 0
     restarts: int = 0
+    served: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +100,14 @@ def failed(seen: Seen, to: str, load: float, *, proven: bool) -> dict[str, str]:
     """The pods of `to` that will not serve, each with why, in words.
 
     `load` is in how many seconds an engine must have loaded and passed its gate. One that was started again
-    is not waited for, unless the engine is `proven`.
+    is not waited for, unless it has served since then, or the engine is `proven`.
     """
     found = {}
     for pod in seen[to].pods:
         if pod.ends or pod.ready:
             continue
-        if pod.restarts and not proven:
-            found[pod.name] = "its engine ended, or failed its gate, before it served"
+        if pod.restarts and not pod.served and not proven:
+            found[pod.name] = "its engine ended, or failed its gate"
         elif pod.waits is not None and pod.waits > PLACE_SECONDS:
             found[pod.name] = f"no node had a place for it in {math.floor(pod.waits)} s"
         elif pod.waits is None and pod.unready > load + START_SECONDS:

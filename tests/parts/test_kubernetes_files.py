@@ -321,6 +321,44 @@ def test_the_step_is_told_whose_files_they_are_by_its_environment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = {"PROJECT": "changeover", "STACK": "fleet", "NAMESPACE": "llm", "CONTEXT": ""}
-    monkeypatch.setattr(files, "kubectl", lambda namespace, context: lambda words, stdin: '{"items": []}')
+    asked = list[list[str]]()
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        asked.append([*words[:3]])
+        return '{"items": [], "metadata": {}}'
+
+    monkeypatch.setattr(files, "kubectl", lambda namespace, context: run)
     assert files.main(told) == 0
     assert "All files are on the cluster." in capsys.readouterr().out
+    kept = asked.index(["patch", "configmap", "fleet-live"])
+    code = [at for at, words in enumerate(asked) if words[2].startswith("fleet-proxy-")]
+    assert code and kept < min(code), "other code has the proxies replaced, with their logs"
+
+
+def test_the_first_update_of_a_stack_finds_nothing_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"PROJECT": "changeover", "STACK": "fleet", "NAMESPACE": "llm", "CONTEXT": ""}
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        if words[2] == "fleet-live":
+            raise Missing('Error from server (NotFound): configmaps "fleet-live" not found')
+        return '{"items": []}'
+
+    monkeypatch.setattr(files, "kubectl", lambda namespace, context: run)
+    assert files.main(told) == 0
+
+
+def test_what_is_no_resource_of_pulumi_goes_with_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"PROJECT": "changeover", "STACK": "fleet", "NAMESPACE": "llm", "CONTEXT": ""}
+    asked = list[list[str]]()
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        asked.append([*words])
+        return ""
+
+    monkeypatch.setattr(files, "kubectl", lambda namespace, context: run)
+    assert files.main(told, ["remove"]) == 0
+    of_code = "changeover.project=changeover,changeover.stack=fleet,changeover.role=code"
+    assert asked == [
+        ["delete", "configmaps", "--selector", of_code],
+        ["delete", "lease", "fleet-flip", "--ignore-not-found"],
+    ]

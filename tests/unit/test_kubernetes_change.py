@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from components.kubernetes.change import (
     live_words,
 )
 from components.kubernetes.flip import INSIST
+from components.kubernetes.hour import LastHour
 from components.kubernetes.kubectl import ClusterError, Missing
 from components.kubernetes.looked import (
     ACTIVE,
@@ -28,9 +30,9 @@ from components.kubernetes.looked import (
     TO,
     FlipPlan,
     LiveConfigMap,
-    busiest_of,
     edited,
     engines_with_pods,
+    kept_of,
     live_of,
     pods_words,
     read_plan,
@@ -39,7 +41,7 @@ from components.kubernetes.looked import (
 from components.kubernetes.nodes import NodesPlan
 from components.kubernetes.objects import objects
 from components.kubernetes.pods import WAITS
-from components.kubernetes.rolling import START_SECONDS
+from components.kubernetes.rolling import START_SECONDS, failed
 from components.labels import Labels, label
 from proxy.finding import Wanted, parse_wanted
 from proxy.route import FLEET_FILE
@@ -157,7 +159,10 @@ def test_an_engine_that_fails_its_gate_is_taken_back_with_why_and_what_to_type(s
     text = "\n".join(said)
     assert "vllm-2 does not serve: fleet-vllm-2-" in text and "failed its gate" in text
     assert "  gate: the gate of fleet-vllm-2-" in text and "  engine: the engine of fleet-vllm-2-" in text
-    assert said[-1].startswith("ollama-1 serves from 3 hosts, as before. Nothing was lost. `pulumi up` tries")
+    assert said[-1] == (
+        "ollama-1 serves from 3 hosts, as before. Nothing was lost. `pulumi up` tries the change again; with "
+        "the settings of before it changes nothing."
+    )
     assert live_of(at.live) == LiveConfigMap(active=OLD, preferred="ollama-1")
     assert change(at, plan(OLD)).flip() == 0, "with the settings of before there is nothing to do"
 
@@ -188,6 +193,23 @@ def test_a_change_leaves_a_certificate_of_what_served_all_the_time(good: tuple[s
     assert page.startswith(f"# ollama-1 → vllm-2: {result}\n") and "When the fewest served, 2 did." in page
     assert ("It failed: fleet-vllm-2-" in page) is (NEW not in good)
     assert f"| after | {'vllm-2' if NEW in good else 'ollama-1'} |" in page
+
+
+def test_a_change_that_is_left_before_its_end_leaves_a_certificate_with_why() -> None:
+    at, kept = serving(), dict[str, str]()
+
+    def sleep(seconds: float) -> None:
+        at.sleep(seconds)
+        if at.played.of(NEW):
+            at.broken = 5
+
+    with pytest.raises(ClusterError, match="gave no answer"):
+        change(at, plan(), sleep=sleep, keep=kept.update).flip()
+    name = "20270115T080000Z-ollama-1-to-vllm-2"
+    said, page = json.loads(kept[f"{name}.json"]), kept[f"{name}.md"]
+    assert said["result"] == "left" and said["error"].startswith("the cluster gave no answer for 120 s")
+    assert page.startswith("# ollama-1 → vllm-2: left\n") and "It was left: the cluster gave no" in page
+    assert "| before | ollama-1 |\n| after | not known |" in page
 
 
 def test_where_nothing_changes_there_is_no_certificate_and_one_that_can_not_be_kept_fails_nothing(
@@ -492,9 +514,98 @@ def test_a_log_that_begins_in_the_last_hour_is_said_to(users: int) -> None:
     busy(at, users)
     at.began = at.now - 600
     assert change(at, plan(), said).flip() == 0
-    assert said[0] == "What came before 07:50 UTC is not known: the proxies' logs begin then."
-    at.live["metadata"]["annotations"][BUSIEST] = "somebody else's"
-    assert busiest_of(at.live) is None
+    assert said[0] == "What came before 07:50 UTC is not known in full: the proxies' logs begin then."
+    for text in ("somebody else's", "[1]", "3", '"minutes"', '{"minutes": [[1]]}', '{"at": 1}', "null"):
+        at.live["metadata"]["annotations"][BUSIEST] = text
+        assert kept_of(at.live) is None
+
+
+def minutes(at: Kubectl, ago: dict[int, int]) -> list[list[Any]]:
+    """A log with so many requests at a time in the minutes that began so many minutes ago."""
+    this = at.now // 60 * 60
+    return [
+        [this - 60 * each + 60, 60_000, 0, 10, 200, "ollama-1", "acme", 1, 1, True, False, False]
+        for each, count in ago.items()
+        for _ in range(count)
+    ]
+
+
+def test_every_minute_of_the_last_hour_is_known_after_a_flip_and_not_only_its_busiest() -> None:
+    at, said = serving(), list[str]()
+    at.log, at.began = minutes(at, {50: 16, 10: 15}), at.now - 7200
+    assert change(at, plan(), said).flip() == 0
+    at.log, at.began = [], at.now + 60  # its proxies have been replaced
+    at.now += 15 * 60
+    at.parallel = {OLD: 7, NEW: 58}
+    with pytest.raises(ClusterError, match=r"there were 15\.0 requests at a time.*can work on 14"):
+        change(at, plan(OLD), said).flip()
+    assert not [line for line in said if "is not known" in line]
+
+
+def test_what_the_logs_say_at_the_end_of_a_flip_is_known_after_it() -> None:
+    at = serving()
+
+    def sleep(seconds: float) -> None:
+        at.log = minutes(at, {1: 17})
+        at.sleep(seconds)
+
+    assert change(at, plan(), sleep=sleep).flip() == 0
+    at.log, at.began = [], at.now + 60
+    at.now += 120
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(OLD)).flip()
+
+
+def test_an_update_that_changes_no_engine_keeps_what_came_before_it_replaces_the_proxies() -> None:
+    at, said = serving(), list[str]()
+    at.log, at.began = minutes(at, {50: 17}), at.now - 7200
+    assert change(at, plan(OLD)).flip() == 0
+    at.log, at.began = [], at.now + 60
+    at.now += 120
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(), said).flip()
+    assert not said
+
+
+def test_the_step_that_brings_another_code_keeps_what_came_before_it_replaces_the_proxies() -> None:
+    at, said = serving(), list[str]()
+    at.log, at.began = minutes(at, {50: 17}), at.now - 7200
+    LastHour(FLEET, at).keep(at.now)
+    at.log, at.began = [], at.now + 60
+    at.now += 120
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(), said).flip()
+    at.broken = 1
+    LastHour(FLEET, at).keep(at.now)
+
+
+def test_after_proxies_went_by_themselves_what_was_kept_counts_and_from_when_on_it_is_all_is_said() -> None:
+    at, said = serving(), list[str]()
+    at.log, at.began = minutes(at, {20: 17}), at.now - 7200
+    LastHour(FLEET, at).keep(at.now)
+    at.now += 1500
+    at.log, at.began = [], at.now - 600
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(), said).flip()
+    assert said == ["What came before 08:15 UTC is not known in full: the proxies' logs begin then."]
+
+
+def test_without_any_proxy_nothing_is_known() -> None:
+    at = serving()
+
+    def run(words: Sequence[str], stdin: str) -> str:
+        return '{"items": []}' if words[:2] == ["get", "pods"] else at(words, stdin)
+
+    assert LastHour(FLEET, run).look(at.now).since == at.now
+
+
+def test_the_busiest_minute_that_an_earlier_version_has_kept_counts() -> None:
+    at, said = serving(), list[str]()
+    kept = {"at": at.now - 1800, "requests": 17.0}
+    at.live["metadata"]["annotations"][BUSIEST] = json.dumps(kept)
+    with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
+        change(at, plan(), said).flip()
+    assert not said, "the proxies' logs say the rest"
 
 
 def test_a_flip_that_has_begun_is_ended_whatever_comes() -> None:
@@ -513,6 +624,80 @@ def test_what_was_left_of_another_change_lets_none_begin_unseen(left: str) -> No
     with pytest.raises(ClusterError, match=r"there were 17\.0 requests at a time"):
         change(at, plan(), nodes=lambda: brought.append(True)).flip()
     assert brought and at.played.replicas == {OLD: 3, NEW: 0}
+
+
+@pytest.mark.parametrize("to", [OLD, NEW])
+def test_a_flip_that_was_killed_is_ended_with_either_engine_though_a_node_is_away(to: str) -> None:
+    at = serving()
+
+    def sleep(seconds: float) -> None:
+        if at.played.of(NEW):
+            raise Killed
+        at.sleep(seconds)
+
+    with pytest.raises(Killed):
+        change(at, plan(), sleep=sleep).flip()
+    at.away = {"node1"}
+    assert change(at, plan(to)).flip() == 0
+    assert {name: count for name, count in at.played.replicas.items() if count} == {to: 3}
+    assert live_of(at.live) == LiveConfigMap(active=to, preferred=to.partition("-")[2])
+
+
+@pytest.mark.parametrize(
+    ("were", "hosts", "serve", "words"),
+    [
+        (3, 2, 3, "3 hosts, as before. Nothing was lost. `pulumi up` tries the change again; with the sett"),
+        (2, 3, 2, "2 hosts, as before. Nothing was lost. `pulumi up` tries the change again; with the sett"),
+        (3, 2, 2, "2 hosts. Nothing was lost. `pulumi up` tries the change again; with the settings of bef"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_what_served_comes_back_on_as_many_hosts_as_before_though_the_change_has_others(
+    were: int, hosts: int, serve: int, words: str, at_once: int
+) -> None:
+    """In the last case a node had gone for good, and the change has no host on it."""
+    at, said, kept = serving(good=(OLD,), hosts=were), list[str](), dict[str, str]()
+    at.played.hosts = max(hosts, serve)
+    if serve < were:
+        at.played.pods[next(iter(at.played.of(OLD)))] = (OLD, "waits")
+    fewest = min(serve, hosts) - 1
+
+    def sleep(seconds: float) -> None:
+        at.sleep(seconds)
+        assert at.played.serve >= fewest
+
+    its = replace(plan(hosts=hosts), at_once=at_once if hosts > 2 else 1)
+    assert change(at, its, said, sleep=sleep, keep=kept.update).flip() == 1
+    assert at.played.replicas == {OLD: serve, NEW: 0} and at.played.serve == serve
+    assert said[-1].startswith(f"ollama-1 serves from {words}")
+    assert said[-1].endswith("changes nothing." if serve == were else "before ollama-1 goes on serving.")
+
+
+def test_as_fewer_hosts_come_back_one_at_a_time_some_host_serves_all_the_time() -> None:
+    """From two hosts to three, two at once, and the new engine fails once one of it serves."""
+    for seed in range(20):
+        at, said = serving(seed, hosts=2), list[str]()
+        at.played.hosts = 3
+
+        def sleep(seconds: float, at: Kubectl = at) -> None:
+            if "ready" in at.played.of(NEW).values():
+                at.played.good = frozenset((OLD,))
+            at.sleep(seconds)
+            assert at.played.serve >= 1
+
+        change(at, replace(plan(), at_once=2), said, sleep=sleep).flip()
+        if at.played.replicas[OLD]:
+            assert said[-1].startswith("ollama-1 serves from 2 hosts, as before."), said
+
+
+def test_nothing_is_said_of_how_many_hosts_served_before_a_change_that_another_update_began() -> None:
+    at, said = serving(good=(OLD,)), list[str]()
+    at.live["metadata"]["annotations"][TO] = NEW
+    assert change(at, plan(), said).flip() == 1
+    assert said[-1] == (
+        "ollama-1 serves from 3 hosts. Nothing was lost. `pulumi up` tries the change again; with the "
+        "settings of before ollama-1 goes on serving."
+    )
 
 
 def test_where_nobody_knows_what_comes_it_is_not_begun_unless_somebody_insists() -> None:
@@ -822,6 +1007,40 @@ def test_a_pod_is_known_as_the_cluster_says_it() -> None:
     seen = seen_of(items, 1100)[NEW]
     assert seen.replicas == 1, "the cluster's own default"
     healthy, unhealthy, unscheduled = seen.pods
+    assert not any(each.served for each in seen.pods), "the cluster does not say when an engine began"
     assert (healthy.ready, healthy.restarts, healthy.waits) == (True, 2, None)
     assert (unhealthy.ready, unhealthy.unready, unhealthy.waits) == (False, 90, None)
     assert (unscheduled.ready, unscheduled.unready, unscheduled.waits) == (False, 0, 100)
+
+
+@pytest.mark.parametrize(
+    ("turned", "state", "served"),
+    [
+        (1090, {"running": {"startedAt": stamp(1050)}}, True),  # it was ready, and is not for a moment
+        (1010, {"running": {"startedAt": stamp(1050)}}, False),  # it has not been ready yet
+        (1040, {"running": {"startedAt": stamp(1050)}}, False),  # it was, before it ended and began anew
+        (1090, {"waiting": {"reason": "CrashLoopBackOff"}}, False),
+        (None, {"running": {"startedAt": stamp(1050)}}, False),
+    ],
+)
+def test_whether_an_engine_has_served_since_it_began_is_known_from_the_cluster_alone(
+    turned: float | None, state: dict[str, Any], served: bool
+) -> None:
+    ready = {"type": "Ready", "status": "False"} | ({"lastTransitionTime": stamp(turned)} if turned else {})
+    labels = {label("role"): "engine", label("deployment"): NEW}
+    pod = {
+        "kind": "Pod",
+        "metadata": {"name": "a", "labels": labels, "creationTimestamp": stamp(1000)},
+        "status": {
+            "startTime": stamp(1010),
+            "conditions": [{"type": "PodScheduled", "status": "True"}, ready],
+            "containerStatuses": [
+                {"name": "gate", "restartCount": 0, "state": {"running": {"startedAt": stamp(1011)}}},
+                {"name": "engine", "restartCount": 1, "state": state},
+            ],
+        },
+    }
+    deployment = {"kind": "Deployment", "metadata": {"name": NEW, "labels": labels}, "spec": {"replicas": 1}}
+    seen = seen_of([deployment, pod], 1100)
+    assert seen[NEW].pods[0].served is served
+    assert bool(failed(seen, NEW, 390, proven=False)) is not served

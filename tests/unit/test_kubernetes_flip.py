@@ -10,7 +10,7 @@ from components.kubernetes.rolling import PLACE_SECONDS, START_SECONDS, Deployme
 from components.kubernetes.settings import KubernetesSettings
 from tests.support.objects import plan
 from tools.render import files
-from traffic.busiest import Busiest, busiest_minute
+from traffic.busiest import REPLACED_SECONDS, Busiest, KnownMinutes, by_minute
 from traffic.load import LoggedRequest
 
 HOUR = 3600 * 480_000.0
@@ -118,7 +118,7 @@ def ask(began: float, seconds: float, held: float = 0) -> LoggedRequest:
 
 
 def minute(*requests: LoggedRequest, until: float = 3600) -> Busiest | None:
-    return busiest_minute(requests, HOUR, HOUR + until)
+    return KnownMinutes(by_minute(requests, HOUR, HOUR + until), HOUR, HOUR + until).busiest
 
 
 def test_the_busiest_minute_is_that_with_the_most_requests_at_a_time() -> None:
@@ -137,14 +137,32 @@ def test_what_came_before_the_hour_counts_for_what_of_it_is_inside() -> None:
 
 
 def test_of_the_first_and_the_last_minute_only_what_is_inside_counts() -> None:
-    found = busiest_minute([ask(-600, 1200)], HOUR + 30, HOUR + 90)
-    assert found == Busiest(HOUR, 1.0), "half a minute of each, with one request"
+    found = by_minute([ask(-600, 1200)], HOUR + 30, HOUR + 90)
+    assert found == {HOUR: 1.0, HOUR + 60: 1.0}, "half a minute of each, with one request"
 
 
 def test_a_hold_and_what_is_worked_off_after_it_does_not_count() -> None:
     held = [ask(600 + n, 100 - n, held=90 - n) for n in range(40)]
     found = minute(ask(60, 30), *held)
     assert found is not None and found.at == HOUR + 60, "forty users wait for longer than one asks"
+
+
+def test_of_what_was_kept_and_what_is_seen_no_request_counts_twice_and_none_is_lost() -> None:
+    """Of a minute that both know, one has a part only."""
+    kept = KnownMinutes({0: 9.0, 60: 2.0, 120: 5.0}, 0, 150)
+    seen = KnownMinutes({120: 3.0, 180: 4.0}, 160, 240)
+    assert seen.with_kept(kept, 60) == KnownMinutes({60: 2.0, 120: 5.0, 180: 4.0}, 0, 240)
+    assert KnownMinutes({}, 0, 240).busiest is None
+
+
+def test_a_time_of_which_neither_knows_ends_what_is_known() -> None:
+    """Proxies that an update replaces are away for some minutes at most: more is not of its doing."""
+    kept = KnownMinutes({0: 9.0}, 0, 100)
+    for begins, since in ((100 + REPLACED_SECONDS, 0), (101 + REPLACED_SECONDS, 101 + REPLACED_SECONDS)):
+        known = KnownMinutes({}, begins, HOUR).with_kept(kept, 0)
+        assert known == KnownMinutes({0: 9.0}, since, HOUR), "what is known of it counts all the same"
+    whole = KnownMinutes({}, -500, HOUR).with_kept(kept, 0)
+    assert whole.since == -500, "nothing has been replaced since then"
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -85,7 +85,9 @@ def test_a_flip_is_done_once_the_last_old_pod_has_gone() -> None:
 @pytest.mark.parametrize(
     ("pod", "why"),
     [
-        (PodSeen(name="n", restarts=1), "its engine ended, or failed its gate, before it served"),
+        (PodSeen(name="n", restarts=1), "its engine ended, or failed its gate"),
+        (PodSeen(name="n", restarts=1, served=True, unready=1), ""),
+        (PodSeen(name="n", restarts=1, served=True, unready=LOAD + 61), "it was not ready after 161 s"),
         (PodSeen(name="n", waits=PLACE_SECONDS + 1), "no node had a place for it in 661 s"),
         (PodSeen(name="n", unready=LOAD + START_SECONDS + 1), "it was not ready after 161 s"),
         (PodSeen(name="n", unready=LOAD), ""),
