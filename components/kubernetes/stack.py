@@ -104,7 +104,7 @@ class ClusterStack(pulumi.ComponentResource):
             "weights",
             NODES,
             # another node has the step run again
-            {**told, **args.weights, "NODES": ", ".join(sorted(args.names))},
+            {**told, **args.weights, "NODES": facts.nodes(args.names)},
             stdin=args.nodes.text,
             depends_on=before,
             hide_diffs=["stdin"],
