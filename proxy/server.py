@@ -98,7 +98,7 @@ class ProxyServer:
         self.live = LiveFiles(live, takers)
         self.tenants: Counter[str] = Counter()
         self.waiting: Counter[str] = Counter()
-        """By tenant, as `tenants` are those at an engine."""
+        """How many requests of each tenant wait; `tenants` counts those at an engine."""
         self.leaving = False
         """Whether clients are asked to come by another connection the next time."""
         self.draining = False

@@ -48,8 +48,8 @@ def read(raw: RawSettings, stack: str) -> KubernetesSettings:
     if len(stack) > LONGEST_STACK or not STACK.fullmatch(stack):
         allowed = (
             f"it needs a stack whose name has at most {LONGEST_STACK} lower-case letters, digits and "
-            "hyphens, begins with a letter and does not end with a hyphen, since names in the cluster begin with it "
-            f"(this one is {stack!r})"
+            "hyphens, begins with a letter and does not end with a hyphen, since names in the cluster begin "
+            f"with it (this one is {stack!r})"
         )
         raw.problem("target", "kubernetes", allowed, "pulumi stack rename …")
     hosts = int(raw.value("hosts"))

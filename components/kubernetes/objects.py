@@ -287,7 +287,7 @@ def network_policies(args: ClusterArgs) -> list[Object]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Text of several lines as it reads, and nothing by reference."""
+    """Writes text of several lines as a block, and repeats values instead of referring to them."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
