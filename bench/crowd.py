@@ -11,12 +11,11 @@ nothing may be lost, and the drain takes as long as an answer. The second table 
 import argparse
 import json
 import statistics
-import sys
 import time
 from typing import Any
 
 from bench.stack import deployed, machine, table
-from bench.ways import EDGE_PORT, Client
+from bench.ways import EDGE_PORT, Client, say
 from common import main_guard
 from components.engines import PORT
 from components.gpu_memory import EngineKind
@@ -37,7 +36,7 @@ ENGINE_CORES: dict[str, Any] = {
     "help": "keep the engines to these (`0`, `0-3`). On a CPU an engine takes each core, and what else runs\n"
     "takes from it what it needs; an engine on a GPU leaves the cores to that (default: all)",
 }
-"""Of the option."""
+"""What `argparse` is told of the option that keeps the engines to some cores."""
 DIRECT, THROUGH = "the engine itself", "through the endpoint"
 
 
@@ -101,11 +100,6 @@ def flipped(project: Project, to: EngineKind, users: int) -> list[object]:
     say(f"to {to}: {load.summary()}")
     drain, held = seconds.get("draining", 0.0), last["held_seconds"]
     return [to, len(load.outcomes), len(load.bad), drain, held, load.longest]
-
-
-def say(line: str) -> None:
-    """Prints a line of progress, which is no part of the result, to stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ PORT = 8000
 """TCP port at which both engines listen."""
 
 ALIAS = "engine"
-"""Network alias of both engines. Nothing of this version asks by it: an edge that an older one made does, and
-is brought to the new way at the end of an update only."""
+"""Network alias of both engines. Only an edge made by an older version asks by it, until the end of the
+update that replaces its configuration."""
 
 WEIGHTS_MOUNT = "/weights"
 SHUTDOWN_TIMEOUT = 15

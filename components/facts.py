@@ -71,6 +71,16 @@ def tenants_in(words: object) -> set[str]:
     return {name for name in str(words or "").split(", ") if name}
 
 
+def nodes(names: Iterable[str]) -> str:
+    """The names of a stack's nodes on a cluster."""
+    return ", ".join(sorted(names))
+
+
+def nodes_in(words: object) -> set[str]:
+    """The names of the nodes, from what `nodes` wrote."""
+    return {name for name in str(words or "").split(", ") if name}
+
+
 def lost(times: int, names: Iterable[str]) -> str:
     """The ConfigMaps with these names are gone from a cluster, and for so many times now some are."""
     return f"{times}: {', '.join(names)}"

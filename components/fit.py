@@ -47,12 +47,12 @@ class UnworkableSetting:
     choices: Sequence[Choice]
 
     @property
-    def allowed(self) -> str:
+    def words(self) -> str:
         """Why the setting cannot work and what would, in words."""
         if not self.choices:
             return f"{self.why}; no single setting would make it fit"
         each = [f"{one.key} {one.value}{f' ({one.words})' if one.words else ''}" for one in self.choices]
-        return f"{self.why}; allowed: {', or '.join(each)}"
+        return f"{self.why}; it would work with {', or '.join(each)}"
 
 
 def counts(load: Load) -> list[int]:

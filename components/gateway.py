@@ -13,8 +13,8 @@ from components.gpu_memory import GATEWAY_RAM
 from components.labels import label
 
 ALIAS = "gateway"
-"""Network alias of every gateway. Nothing of this version asks by it: an edge that an older one made does,
-and is brought to the new way at the end of an update only."""
+"""Network alias of every gateway. Only an edge made by an older version asks by it, until the end of the
+update that replaces its configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)

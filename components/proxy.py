@@ -20,8 +20,8 @@ from switch.shared import LIVE, PROXY_PORT, PROXY_STATUS
 
 CODE = Code("proxy")
 
-ALIAS = "proxy"
-"""Network alias of every proxy: there are two while one takes over from the other."""
+ALIAS = route.ALIAS
+"""Network alias of every proxy."""
 
 PORT = route.PORT
 """TCP port at which the edge asks."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LEVELS = (1, 2, 4, 8, 16, 20, 32, 40, 64)
-"""Users at once that a sweep asks as."""
+"""The numbers of concurrent users with which a sweep asks."""
 
 Asked = Mapping[str, Any]
 """One request: `began`, `first` and `last` event with text, and `ended`, in seconds of one clock; `tokens` of

@@ -7,7 +7,7 @@ The claims are those of the document that this project began with, its table "Pe
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from components.naming import NAMES
 from measure.levels import COLUMNS, cells
@@ -18,6 +18,9 @@ FILES = ("report.json", "report.md", "report.html")
 ABOUT = 0.9
 """The part of a claim with `~` that is enough."""
 CLAIMED_ON = "a T4 with a 7B model"
+
+ClaimVerdict = Literal["yes", "no", "unknown"]
+"""Whether a claim holds here; `holds` of its row says it in words."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +94,20 @@ def claims(engines: Mapping[str, Mapping[str, Any]], limits: UserLimits) -> list
         2 / ABOUT,
     )
     if not ours["users"] and not ours["more"]:
-        known = theirs["users"] or theirs["more"]
-        none = "not known: Ollama served nobody" if known else "no: neither served anybody"
-        users["holds"] = f"{none} within the limits"
-    elif ours["more"] and not theirs["more"] and users["holds"].startswith("no:"):
+        if theirs["users"] or theirs["more"]:
+            users |= {"verdict": "unknown", "holds": "not known: Ollama served nobody within the limits"}
+        else:
+            users |= {"verdict": "no", "holds": "no: neither served anybody within the limits"}
+    elif ours["more"] and not theirs["more"] and users["verdict"] == "no":
         users["ratio"] = f"at most {users['ratio']}"  # whatever more Ollama would serve
     elif ours["more"]:
-        users |= {"ratio": None, "holds": "not known: Ollama served every number of users that was tried"}
+        why = "not known: Ollama served every number of users that was tried"
+        users |= {"ratio": None, "verdict": "unknown", "holds": why}
     elif theirs["more"] and users["ratio"]:
         users["ratio"] = f"at least {users['ratio']}"
-        if users["holds"].startswith("no"):
-            users["holds"] = "not known: vLLM served every number of users that was tried"
+        if users["verdict"] != "yes":
+            why = "not known: vLLM served every number of users that was tried"
+            users |= {"verdict": "unknown", "holds": why}
     rows.append(users)
     both = latency(ours["levels"], theirs["levels"], limits)
     seconds: list[float | None] = [_answer(each) for each in both] if both else [None, None]
@@ -187,20 +193,22 @@ def _row(
     none: str = "not measured",
     opposite: str = "it is the other way round",
 ) -> dict[str, Any]:
+    answer: ClaimVerdict
     if ratio is None:
-        holds = none
+        answer, holds = "unknown", none
     elif ratio < 1:
-        holds = f"no: {opposite}"
+        answer, holds = "no", f"no: {opposite}"
     elif ratio < least:
-        holds = "no: less than claimed"
+        answer, holds = "no", "no: less than claimed"
     else:
-        holds = "yes, and more than claimed" if ratio > most else "yes"
+        answer, holds = "yes", "yes, and more than claimed" if ratio > most else "yes"
     return {
         "metric": metric,
         "claimed": dict(zip(("ollama", "vllm", "ratio"), claimed, strict=True)),
         "ollama": here[0],
         "vllm": here[1],
         "ratio": words or (None if ratio is None else f"{ratio:.2f} times"),
+        "verdict": answer,
         "holds": holds,
     }
 
@@ -263,7 +271,7 @@ def parts(content: Mapping[str, Any]) -> list[ReportPart]:
                     *(row["claimed"][key] for key in ("ollama", "vllm", "ratio")),
                     *(row[kind] for kind in ("ollama", "vllm")),
                     row["ratio"] or "-",
-                    f"**{row['holds']}**" if row["holds"].startswith("no:") else row["holds"],
+                    f"**{row['holds']}**" if row["verdict"] == "no" else row["holds"],
                 ]
                 for row in content["claims"]
             ],

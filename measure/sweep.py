@@ -1,4 +1,4 @@
-"""Asks an engine as a growing number of users, by whatever asks."""
+"""Asks an engine with a growing number of users, in whichever way the caller gives."""
 
 import itertools
 import json

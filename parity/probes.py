@@ -19,6 +19,11 @@ Reply = Mapping[str, Any]
 Steps = Generator[str, Reply, str]
 
 
+def is_no_answer(said: object) -> bool:
+    """Whether what was found says that nobody answered."""
+    return str(said).startswith(NO_ANSWER)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """What is asked: the model by its name, and its `context` in tokens."""

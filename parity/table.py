@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
-from parity.probes import NO_ANSWER, PROBES, chosen
+from parity.probes import PROBES, chosen, is_no_answer
+from switch.plan import EngineKind
 
-KINDS = ("ollama", "vllm")
+KINDS = get_args(EngineKind)
 FILES = ("parity.json", "parity.md")
 
 
@@ -42,7 +43,7 @@ def differences(content: Mapping[str, Any]) -> list[str]:
 
 def _same(row: Mapping[str, Any]) -> bool:
     """Whether both engines do the same. Of two that gave no answer nothing is known."""
-    return bool(row["ollama"] == row["vllm"]) and not str(row["ollama"]).startswith(NO_ANSWER)
+    return bool(row["ollama"] == row["vllm"]) and not is_no_answer(row["ollama"])
 
 
 def names(content: Mapping[str, Any]) -> dict[str, str]:

@@ -19,15 +19,13 @@ from yarl import URL
 from proxy import adaptations, gateway, http, protocols, refusals
 from proxy.admission import Admission
 from proxy.answers import Usage
-from proxy.route import ProxyRoute
+from proxy.route import ALIAS, ProxyRoute
 
 PORT = 8001
 ENGINE_PORT = 8000
 """Of an engine that no route names, as before a flip."""
 NAME = re.compile(r"[A-Za-z0-9-]+")
 """Of what is on the own network: no address, and no name of elsewhere."""
-ALIAS = "proxy"
-"""Name of all proxies of a stack on their network."""
 GATEWAY_SECONDS = 30
 """So long a gateway may take until it asks an engine; one that hangs is given up."""
 GATEWAY_AGAIN_SECONDS = 2

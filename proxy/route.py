@@ -12,11 +12,15 @@ from dataclasses import dataclass
 TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 NOBODY = "-"
+KEYS_FILE, ROUTE_FILE = "keys.json", "route.json"
+"""What `parse_keys` reads, and on a Docker host `parse`."""
 ROUTING_FILE, FLEET_FILE = "routing.toml", "fleet.json"
 """On a cluster: what `parse_routing` reads, and what `proxy.finding.parse_wanted` does."""
 LEAVES_SECONDS = 10
 """On a cluster: so long a proxy that is to end goes on as before, but for asking its clients to come by other
 connections. The nodes learn meanwhile that it ends; nothing says when the last of them has."""
+ALIAS = "proxy"
+"""Name of all proxies of a stack on their network: there are two while one takes over from the other."""
 PORT = 8080
 """TCP port of the proxy at which the edge asks; on a cluster it is clients who do."""
 LOCALHOST = "127.0.0.1"

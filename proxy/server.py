@@ -34,9 +34,11 @@ from proxy.refusals import Refusal
 from proxy.route import (
     COPY_BYTES,
     FLEET_FILE,
+    KEYS_FILE,
     LEAVES_SECONDS,
     NOBODY,
     PORT,
+    ROUTE_FILE,
     ROUTING_FILE,
     ProxyRoute,
     RoutedEngine,
@@ -89,15 +91,15 @@ class ProxyServer:
     ) -> None:
         self.keys, self.admission = TenantKeys(), Admission(Pods() if on_cluster else None)
         self.finder = Finder(self.admission, socket.gethostname(), self._lose) if on_cluster else None
-        takers = {"keys.json": self._take_keys}
+        takers = {KEYS_FILE: self._take_keys}
         if self.finder is not None:
             takers |= {ROUTING_FILE: self._take_routing, FLEET_FILE: self.finder.take}
         else:
-            takers["route.json"] = self._take_route
+            takers[ROUTE_FILE] = self._take_route
         self.live = LiveFiles(live, takers)
         self.tenants: Counter[str] = Counter()
         self.waiting: Counter[str] = Counter()
-        """By tenant, as `tenants` are those at an engine."""
+        """How many requests of each tenant wait; `tenants` counts those at an engine."""
         self.leaving = False
         """Whether clients are asked to come by another connection the next time."""
         self.draining = False

@@ -87,10 +87,10 @@ def _of(name: str, change: ResourceChange) -> Iterator[str]:
         if before != after:
             yield f"a change of engine takes {after} of them away at a time, instead of {before}"
     elif name == WEIGHTS:
-        old, new = (set(str(each or "").split(", ")) for each in changes.told(change, "NODES"))
-        if added := sorted(new - old - {""}):
+        old, new = map(facts.nodes_in, changes.told(change, "NODES"))
+        if added := sorted(new - old):
             yield f"images and weights are waited for on {', '.join(f'`{each}`' for each in added)}"
-        if gone := sorted(old - new - {""}):
+        if gone := sorted(old - new):
             yield f"no longer among its nodes: {', '.join(f'`{each}`' for each in gone)}"
     elif name == FILES:
         before, after = changes.told(change, "LOST")

@@ -195,18 +195,18 @@ def check_subnet(wanted: AwsSettings) -> None:
     if zone != wanted.zone:
         raise TargetError(
             f"changeover:subnetId: {wanted.subnet_id} is in {zone}, but the setting zone is {wanted.zone}; "
-            "nothing was changed. Allowed: a subnet in that zone. Run: pulumi config set subnetId …, or "
+            "nothing was changed. Use a subnet in that zone. Run: pulumi config set subnetId …, or "
             f"pulumi config set zone {zone}"
         )
     if vpc != wanted.vpc_id:
         raise TargetError(
             f"changeover:subnetId: {wanted.subnet_id} is in {vpc}, but the setting vpcId is {wanted.vpc_id}; "
-            f"nothing was changed. Allowed: a subnet of that VPC. Run: pulumi config set vpcId {vpc}"
+            f"nothing was changed. Use a subnet of that VPC. Run: pulumi config set vpcId {vpc}"
         )
     if not public:
         raise TargetError(
             f"changeover:subnetId: {wanted.subnet_id} has no route to an internet gateway, so that neither "
-            "clients nor this program would reach its instance; nothing was changed. Allowed: a public "
+            "clients nor this program would reach its instance; nothing was changed. Use a public "
             "subnet. Run: pulumi config set subnetId …"
         )
 
@@ -269,7 +269,7 @@ def check_volume(found: FoundOnAws, wanted: AwsSettings) -> None:
     if wanted.data_gib < least:
         raise TargetError(
             f"changeover:dataVolumeGiB: {wanted.data_gib} cannot work; {what} has {least} GiB, and AWS makes "
-            f"no volume smaller; nothing was changed. Allowed: {least} or more. Run: pulumi config set "
+            f"no volume smaller; nothing was changed. It must be {least} or more. Run: pulumi config set "
             f"dataVolumeGiB {least}"
         )
 

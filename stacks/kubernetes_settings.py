@@ -47,10 +47,11 @@ def read(raw: RawSettings, stack: str) -> KubernetesSettings:
     """The settings of `stack` on Kubernetes; every problem is noted with `raw`."""
     if len(stack) > LONGEST_STACK or not STACK.fullmatch(stack):
         allowed = (
-            f"a stack's name of {LONGEST_STACK} small letters, digits and hyphens at most that begins with a "
-            "letter, since names in a cluster begin with it"
+            f"it needs a stack whose name has at most {LONGEST_STACK} lower-case letters, digits and "
+            "hyphens, begins with a letter and does not end with a hyphen, since names in the cluster begin "
+            f"with it (this one is {stack!r})"
         )
-        raw.problem("target", "kubernetes", f"{allowed}, and not {stack!r}", "pulumi stack rename …")
+        raw.problem("target", "kubernetes", allowed, "pulumi stack rename …")
     hosts = int(raw.value("hosts"))
     if hosts == 1:
         allowed = (
@@ -63,7 +64,7 @@ def read(raw: RawSettings, stack: str) -> KubernetesSettings:
     return KubernetesSettings(
         hosts=hosts,
         at_once=raw.number("atOnce", 1, max(hosts - 1, 1), "hosts", ", so that one goes on serving"),
-        context=_matching(raw, "kubeContext", CONTEXT, "a context of `kubectl config get-contexts`"),
+        context=_context(raw),
         namespace=_namespace(raw),
     )
 
@@ -72,7 +73,9 @@ def check_deployable(raw: RawSettings, *, tenants: int) -> None:
     """Notes what a stack needs to be deployed, and a reviewer can do without."""
     if not tenants:
         key = "pulumi config set --secret --path apiKeys.TENANT $(openssl rand -hex 24)"
-        allowed = "with target kubernetes: one key or more, since the whole cluster reaches the endpoint"
+        allowed = (
+            "with target kubernetes at least one key is needed, since the whole cluster reaches the endpoint"
+        )
         raw.problem("apiKeys", {}, allowed, key)
 
 
@@ -85,10 +88,11 @@ def check_served(raw: RawSettings, block: Mapping[str, Mapping[str, Any]]) -> No
             raw.problem(key, "[set]" if key == SECRET else value, allowed, f"pulumi config rm {key}")
 
 
-def _matching(raw: RawSettings, key: str, pattern: re.Pattern[str], what: str) -> str:
-    value = str(raw.value(key))
-    if value and not pattern.fullmatch(value):
-        raw.problem(key, value, what, f"pulumi config rm {key}")
+def _context(raw: RawSettings) -> str:
+    value = str(raw.value("kubeContext"))
+    if value and not CONTEXT.fullmatch(value):
+        allowed = "it must be one of the contexts that `kubectl config get-contexts` lists"
+        raw.problem("kubeContext", value, allowed, "pulumi config rm kubeContext")
     return value
 
 
@@ -96,8 +100,8 @@ def _namespace(raw: RawSettings) -> str:
     name = str(raw.value("namespace"))
     if not NAMESPACE.fullmatch(name) or name.startswith(CLUSTERS_OWN):
         allowed = (
-            "a namespace that is there, of small letters, digits and hyphens, and none of the cluster's own "
-            f"({CLUSTERS_OWN}…)"
+            "it must be an existing namespace whose name has only lower-case letters, digits and hyphens, "
+            f"and none of the cluster's own ({CLUSTERS_OWN}…)"
         )
         raw.problem("namespace", name, allowed, "pulumi config set namespace changeover")
     return name

@@ -59,7 +59,7 @@ class RawSettings:
         value = int(self.value(key))
         if not low <= value <= high:
             nearest = min(max(value, low), high)
-            allowed = f"it must be {low} to {high} {unit}{why}"
+            allowed = f"it must be {low} to {high}{unit and f' {unit}'}{why}"
             self.problem(key, value, allowed, f"pulumi config set {key} {nearest}")
         return value
 

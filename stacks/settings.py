@@ -160,11 +160,11 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
     problems: list[str] = []
     for key in sorted(set(values) - set(block)):
         guess = difflib.get_close_matches(key, block, n=1)
-        hint = f"did you mean `{guess[0]}`? " if guess else f"known: {', '.join(sorted(block))}. "
-        problems.append(f"{PROJECT}:{key}: no such setting; {hint}Run: pulumi config rm {key}")
+        hint = f"did you mean `{guess[0]}`? " if guess else f"the settings are {', '.join(sorted(block))}. "
+        problems.append(f"{PROJECT}:{key}: there is no such setting; {hint}Run: pulumi config rm {key}")
     complete = {key: entry["default"] for key, entry in block.items() if "default" in entry} | dict(values)
     problems += [
-        f"{PROJECT}:{key}: missing. {entry['description']} Run: pulumi config set {key} …"
+        f"{PROJECT}:{key}: it is not set. {entry['description']} Run: pulumi config set {key} …"
         for key, entry in block.items()
         if key not in complete
     ]
@@ -271,7 +271,7 @@ def from_values(stack: str, values: Mapping[str, Any], root: Path, *, deploying:
     for position, name in enumerate(accepted):
         if name not in PROBES:
             guess = difflib.get_close_matches(name, PROBES, n=1)
-            allowed = f"did you mean {guess[0]}?" if guess else f"the probes are {', '.join(PROBES)}"
+            allowed = f"no probe is called so, but one is called {guess[0]}" if guess else one_of(PROBES)
             remove = f"pulumi config rm --path 'acceptedDifferences[{position}]'"
             raw.problem("acceptedDifferences", name, allowed, remove)
     settings = Settings(
@@ -356,7 +356,7 @@ def _parallel(raw: RawSettings) -> dict[EngineKind, int]:
     for name, each in value.items():
         kind = next((kind for kind in KINDS if kind == name), None)
         if kind is None:
-            allowed = f"allowed keys of parallel: {', '.join(KINDS)}"
+            allowed = f"the keys of parallel must be {' or '.join(KINDS)}"
             raw.problem(f"parallel.{name}", each, allowed, f"pulumi config rm --path parallel.{name}")
         elif count := _count(raw, f"parallel.{kind}", each):
             chosen[kind] = count
@@ -454,14 +454,14 @@ def _quantization(raw: RawSettings, model: Model) -> dict[EngineKind, Quantizati
         kind = next((kind for kind in KINDS if kind == name), None)
         key = f"quantization.{name}"
         if kind is None:
-            allowed = f"allowed keys of quantization: {', '.join(KINDS)}"
+            allowed = f"the keys of quantization must be {' or '.join(KINDS)}"
             raw.problem(key, value, allowed, f"pulumi config rm --path {key}")
             continue
         offered = [source.quantization for source in model.sources(kind)]
         if value in offered:
             chosen[kind] = value
             continue
-        allowed = f"allowed for {model.name}: {', '.join(offered)}"
+        allowed = f"for {model.name} {one_of(offered)}"
         if kind == "vllm" and str(value).lower() in vllm_flags.PLUGIN_ONLY:
             allowed = f"vLLM's core no longer has {value}; {allowed}"
         raw.problem(key, value, allowed, f"pulumi config set --path {key} {offered[0]}")
@@ -512,7 +512,7 @@ def _check_fit(raw: RawSettings, settings: Settings) -> None:
             each = _for_instances(each, settings.aws.instance, fit.counts(load))
         if each:
             command = each.choices[0].command if each.choices else "pulumi config set model …"
-            raw.problem(each.key, each.value, each.allowed, command)
+            raw.problem(each.key, each.value, each.words, command)
 
 
 def _for_instances(

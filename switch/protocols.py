@@ -9,7 +9,7 @@ in an event `response.completed` all the same, and Ollama's is always `completed
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,16 +41,13 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class TextProtocol:
-    """`limit` are the words for an answer that ended since it had as many tokens as were asked for.
-
-    `last` is what follows the last event of a stream, or nothing; `question` gives the fields of a request
+    """`last` is what follows the last event of a stream, or nothing; `question` gives the fields of a request
     that are the protocol's own, and `answer` and `event` read a whole answer, and one event of a stream, into
     what was said.
     """
 
     name: str
     path: str
-    limit: Sequence[str]
     last: str
     question: Callable[[str, int], dict[str, Any]]
     answer: Callable[[Said, Mapping[str, Any]], None]
@@ -172,7 +169,6 @@ def _messages_event(said: Said, event: Mapping[str, Any]) -> None:
 CHAT = TextProtocol(
     name="chat",
     path="/v1/chat/completions",
-    limit=("length",),
     last="[DONE]",
     question=_chat_question,
     answer=_openai(lambda choice: _text(choice["message"])),
@@ -181,7 +177,6 @@ CHAT = TextProtocol(
 COMPLETIONS = TextProtocol(
     name="completions",
     path="/v1/completions",
-    limit=("length",),
     last="[DONE]",
     question=lambda prompt, max_tokens: {"prompt": prompt, "max_tokens": max_tokens},
     answer=_openai(lambda choice: choice["text"] or ""),
@@ -190,7 +185,6 @@ COMPLETIONS = TextProtocol(
 RESPONSES = TextProtocol(
     name="responses",
     path="/v1/responses",
-    limit=("incomplete", "completed"),
     last="",
     question=lambda prompt, max_tokens: {"input": prompt, "max_output_tokens": max_tokens, "store": False},
     answer=_responses_answer,
@@ -199,7 +193,6 @@ RESPONSES = TextProtocol(
 MESSAGES = TextProtocol(
     name="messages",
     path="/v1/messages",
-    limit=("max_tokens",),
     last="",
     question=_chat_question,
     answer=_messages_answer,

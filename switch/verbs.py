@@ -36,13 +36,13 @@ JOURNAL, WEIGHTS = Path(shared.JOURNAL), Path(shared.WEIGHTS)
 TENANTS = 5
 """How many the screen names, those with most requests first."""
 LIVE, SHARED = Path(shared.LIVE_FILE), Path(shared.LIVE)
-KEYS = JOURNAL / "keys.json"
+APPLIED_KEYS = JOURNAL / "keys.json"
 """What is remembered of the keys that were applied last."""
 
 
 def look(state: State, docker: Docker) -> list[str]:
     """Whether gateway and keys are what was declared, one line for each. What isn't there has no line."""
-    lines = [answers.line("keys", keys.look(SHARED, KEYS))]
+    lines = [answers.line("keys", keys.look(SHARED, APPLIED_KEYS))]
     gateway = state.active.plan.gateway if state.active else None
     if gateway:
         with contextlib.suppress(DockerError):
@@ -148,7 +148,7 @@ def _run(args: argparse.Namespace, docker: Docker) -> None:
             say(check(parse(json.load(sys.stdin), "prepare"), docker, JOURNAL, WEIGHTS))
         case "keys":
             content = keys.parse(json.load(sys.stdin))
-            say(keys.apply(content, args.seen, SHARED, KEYS, lambda: proxies(docker.world())))
+            say(keys.apply(content, args.seen, SHARED, APPLIED_KEYS, lambda: proxies(docker.world())))
         case "look":
             for line in look(_state(), docker):
                 say(line)

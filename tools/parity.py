@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from common import ROOT, StepFailed, main_guard, write_whole
 from components.engines import PORT
 from parity import table as tables
-from parity.probes import NO_ANSWER, Reply, Subject, chosen, run
+from parity.probes import Reply, Subject, chosen, is_no_answer, run
 from stacks.blueprint import Blueprint
 from stacks.settings import PROJECT, RENDERED
 from switch.exchange import Request, answer
@@ -41,7 +41,7 @@ def probe(send: Callable[[str, str], Reply], subject: Subject, able: bool, asked
     for each in chosen(able):
         found[each.name] = run(each, subject, send)
         print(f"  {each.name}: {found[each.name]}", flush=True)
-    if all(said.startswith(NO_ANSWER) for said in found.values()):
+    if all(map(is_no_answer, found.values())):
         raise StepFailed(f"{asked} gave no answer")
     return found
 

@@ -5,6 +5,7 @@ import json
 import ssl
 import subprocess
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from common import StepFailed, say
@@ -13,6 +14,7 @@ from components.labels import label
 from tools.environment import pulumi
 from tools.host import is_on_aws
 
+CONNECTIONS = Path(__file__).with_name("connections.sh")
 SECONDS = 10
 LATE = f"nothing within {SECONDS} s"
 OWN_FILES = 100
@@ -69,8 +71,7 @@ def silence(url: str) -> str:
 def connections(container: str) -> tuple[int, float]:
     """How many TCP connections a container has, with those that it has not accepted yet, and how many files
     it may open, each of which is one; no connections and no limit where that is not known."""
-    command = "ulimit -n; cat /proc/net/tcp /proc/net/tcp6 | awk '$4 == \"01\"' | wc -l"  # 01: established
-    words = ["docker", "exec", container, "sh", "-c", command]
+    words = ["docker", "exec", container, "sh", "-c", CONNECTIONS.read_text()]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         return 0, float("inf")

@@ -49,7 +49,7 @@ def _program(namespace: str, context: str) -> list[str]:
 
 
 def kubectl(namespace: str, context: str) -> RunKubectl:
-    """What gives an answer at once."""
+    """Runs `kubectl` for questions that are answered at once: each request has 20 s."""
 
     def run(words: Sequence[str], stdin: str) -> str:
         program = [*_program(namespace, context), "--request-timeout", "20s"]
@@ -63,7 +63,7 @@ def kubectl(namespace: str, context: str) -> RunKubectl:
 
 
 def sender(namespace: str, context: str) -> Send:
-    """What takes as long as it takes to send a folder."""
+    """Runs `kubectl` to send a folder, however long that takes."""
 
     def send(folder: Path, words: Sequence[str]) -> None:
         program = _program(namespace, context)

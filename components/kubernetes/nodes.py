@@ -82,7 +82,8 @@ def read_plan(text: str) -> NodesPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """What keeps a node from having its images and weights. `container` is empty where no container is it."""
+    """What keeps a node from having its images and weights. `container` is empty where the cause is
+    not a container."""
 
     container: str
     why: str

@@ -18,7 +18,7 @@ from components.kubernetes.looked import PARALLEL
 from components.kubernetes.pods import EngineOnCluster, Object, PodArgs
 from components.kubernetes.settings import KubernetesSettings
 from components.labels import Labels, label
-from proxy.route import FLEET_FILE, ROUTING_FILE
+from proxy.route import FLEET_FILE, KEYS_FILE, ROUTING_FILE
 from switch import pod_plan
 
 PROXIES = 2
@@ -30,8 +30,6 @@ EVERYWHERE = [
 """All addresses but those at which a cloud gives a machine its credentials, which are the node's here."""
 LIVE_CONFIG, ENGINES = "live", "engines"
 """The ConfigMap that says what serves, and the Service by whose name pods are found."""
-KEYS_FILE = "keys.json"
-"""Of the Secret with the keys' digests, as the proxies read it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +287,7 @@ def network_policies(args: ClusterArgs) -> list[Object]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Text of several lines as it reads, and nothing by reference."""
+    """Writes text of several lines as a block, and repeats values instead of referring to them."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True

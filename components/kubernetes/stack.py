@@ -14,9 +14,10 @@ from components.kubernetes import again
 from components.kubernetes.files import Names
 from components.kubernetes.looked import FlipPlan
 from components.kubernetes.nodes import NodesPlan
-from components.kubernetes.objects import KEYS_FILE, LIVE_CONFIG, name
+from components.kubernetes.objects import LIVE_CONFIG, name
 from components.kubernetes.pods import Object
 from components.labels import Labels, label
+from proxy.route import KEYS_FILE
 
 FLIP = "exec .venv/bin/python -m components.kubernetes.change"
 LOOK = "exec .venv/bin/python -m components.kubernetes.change look"
@@ -104,7 +105,7 @@ class ClusterStack(pulumi.ComponentResource):
             "weights",
             NODES,
             # another node has the step run again
-            {**told, **args.weights, "NODES": ", ".join(sorted(args.names))},
+            {**told, **args.weights, "NODES": facts.nodes(args.names)},
             stdin=args.nodes.text,
             depends_on=before,
             hide_diffs=["stdin"],

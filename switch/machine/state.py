@@ -55,7 +55,7 @@ class NetworkEndpoint:
     aliases: list[str]
     """On the stack's own network."""
     asked: float = 0
-    """When it was last put back there."""
+    """When Docker was last told to put it back on those of its networks that it lacks."""
     also: dict[str, list[str]] = field(default_factory=dict)
     """Its aliases on the stack's further networks, by network: their names begin with that of the first."""
 
@@ -187,7 +187,7 @@ class State:
     last: Transaction | None = None
     """The last change that has ended, as it was then."""
     terminating: dict[str, Terminating] = field(default_factory=dict)
-    """By container."""
+    """The runs that were told to end, by the container's name."""
     orphans: list[str] = field(default_factory=list)
     """Gateways that were nobody's at the last commit; what is still nobody's at the next one is removed."""
     gating: Gating | None = None
@@ -207,7 +207,7 @@ class State:
     """How often it was tried to bring it back: the pauses grow with it."""
     retry_at: float = 0
     network: str = ""
-    """The stack's own."""
+    """The name of the stack's own Docker network."""
     endpoints: dict[str, NetworkEndpoint] = field(default_factory=dict)
     """By container, of all that were ever seen on that network and are still there."""
     healed: str = ""

@@ -11,7 +11,7 @@ Phase = Literal[
 serves: it begins and ends at once."""
 
 PREPARING: tuple[Phase, ...] = ("checking", "draining", "stopping", "loading", "prepared")
-"""The first phase of the two: the new engine gets ready."""
+"""The phases of `prepare`, in which the new engine gets ready."""
 
 LEASED: tuple[Phase, ...] = (*PREPARING, "starting")
 """Where a change needs a coordinator that follows it. Each of these can fail, and then leads back."""

@@ -313,5 +313,5 @@ def test_probing_ends_soon_after_the_change_was_taken_back(
 
 
 def test_a_probe_that_does_not_exist_can_not_be_accepted() -> None:
-    with pytest.raises(SettingsError, match="did you mean usage"):
+    with pytest.raises(SettingsError, match="but one is called usage"):
         from_values("dev", {**BASE, "acceptedDifferences": ["usages"]}, ROOT)

@@ -12,7 +12,7 @@ from switch.gate import complete, speaks
 from switch.protocols import CHAT, COMPLETIONS, MESSAGES, PROTOCOLS, RESPONSES, Broken, Said, TextProtocol
 from tests.parts.test_switch_parts import port
 from tests.support import fast_engine
-from tests.support.load import LoadGenerator
+from tests.support.load import LIMIT, LoadGenerator
 
 assert port, "a fixture that is used in this module too"
 
@@ -66,7 +66,7 @@ def test_a_good_answer_is_read_alike_in_every_protocol(
 def test_a_stream_that_lacks_its_end_or_says_an_error_is_no_answer(port: int, protocol: TextProtocol) -> None:
     stream = events(port, protocol)
     whole = heard(protocol, stream)
-    assert whole.ended and whole.finish in protocol.limit and whole.tokens == 4
+    assert whole.ended and whole.finish in LIMIT[protocol.name] and whole.tokens == 4
     assert not heard(protocol, stream[:-1]).ended
     killed = [{"error": {"message": "EngineDeadError"}}, {"type": "error", "error": {"type": "api_error"}}]
     failed = {"type": "response.failed", "response": {"error": {"code": "server_error"}}}

@@ -180,7 +180,8 @@ def test_a_claim_that_is_about_a_number_holds_where_a_tenth_is_missing(
     engines = both()
     for each, value in zip(engines.values(), busy, strict=True):
         each["gpu"] = value
-    assert of(claims(engines, LIMITS), "GPU")["holds"] == holds
+    row = of(claims(engines, LIMITS), "GPU")
+    assert row["holds"] == holds and row["verdict"] == re.split("[:,]", holds)[0]
 
 
 def test_what_is_the_other_way_round_and_what_was_not_measured_is_said_so() -> None:
@@ -194,6 +195,7 @@ def test_what_is_the_other_way_round_and_what_was_not_measured_is_said_so() -> N
     assert of(rows, "users")["ratio"] == "at most 0.20 times"
     assert of(rows, "users")["holds"] == "no: it is the other way round"
     assert of(rows, "GPU")["holds"].startswith("not measured: no GPU here")
+    assert of(rows, "GPU")["verdict"] == "unknown"
     text = markdown(content({**engines, **turned}))
     assert "| **no: it is the other way round** |" in text
 
@@ -225,6 +227,7 @@ def test_of_users_only_what_follows_from_the_numbers_that_were_tried_is_said(
     }
     row = of(claims(engines, LIMITS), "users")
     assert row["ratio"] == ratio and row["holds"].startswith(holds), row
+    assert row["verdict"] == ("unknown" if holds.startswith("not known") else "no")
 
 
 def test_the_text_decides_first_and_names_what_was_measured() -> None:

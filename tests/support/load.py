@@ -19,7 +19,15 @@ from types import TracebackType
 import aiohttp
 import openai
 
-from switch.protocols import CHAT, PROTOCOLS, Broken, Said, TextProtocol
+from switch.protocols import CHAT, COMPLETIONS, MESSAGES, PROTOCOLS, RESPONSES, Broken, Said, TextProtocol
+
+LIMIT = {
+    CHAT.name: ("length",),
+    COMPLETIONS.name: ("length",),
+    RESPONSES.name: ("incomplete", "completed"),
+    MESSAGES.name: ("max_tokens",),
+}
+"""By protocol, the words for an answer that ended since it had as many tokens as were asked for."""
 
 PATIENCE = (-2.3, 0.5)
 """Powers of ten: a client that hangs up does so after 5 ms to 3 s, as often before 0.1 s as after it. So some
@@ -248,7 +256,7 @@ class LoadGenerator:
 def _judge(
     pieces: Sequence[str], finish: str | None, used: int | None, tokens: int, protocol: TextProtocol = CHAT
 ) -> str | None:
-    if finish not in protocol.limit:
+    if finish not in LIMIT[protocol.name]:
         return f"cut: finish_reason is {finish}"
     if used != tokens:
         return f"cut: {used} tokens of {tokens}"

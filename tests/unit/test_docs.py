@@ -9,6 +9,7 @@ from common import ROOT
 from proxy.adaptations import HEADERS_IN
 from stacks.settings import declared
 from switch.machine.transitions import TRANSITIONS, UNDER_WAY
+from tests.unit.test_imports import modules
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -100,6 +101,15 @@ def test_the_table_of_folders_names_each() -> None:
     assert rows.keys() == {each.parent.name for each in ROOT.glob("*/__init__.py")} | {"rendered"}
     assert {*re.findall(r"`(\w+)/`", rows["tests"])} == {
         each.name for each in (ROOT / "tests").iterdir() if (each / "__init__.py").is_file()
+    }
+
+
+@pytest.mark.parametrize("folder", ["switch", "proxy"])
+def test_the_table_of_folders_names_what_the_program_imports_of_a_service(folder: str) -> None:
+    (row,) = re.findall(rf"^\| `{folder}/` \| (.+) \|$", ARCHITECTURE, re.MULTILINE)
+    program = [its for file, its in modules().items() if file.startswith(("components/", "stacks/"))]
+    assert {f"{folder}/{name}" for name in re.findall(r"`(\w+\.py)`", row)} == {
+        each for its in program for each in its if each.startswith(f"{folder}/")
     }
 
 

@@ -57,6 +57,14 @@ def test_tenants_are_read_as_they_were_written() -> None:
     assert facts.tenants_in(None) == set()
 
 
+def test_nodes_are_read_as_they_were_written() -> None:
+    for count in range(4):
+        names = {f"node-{content()}.internal" for _ in range(count)}
+        assert facts.nodes_in(facts.nodes(names)) == names
+    assert facts.nodes(["b", "a"]) == "a, b"
+    assert facts.nodes_in(None) == facts.nodes_in("") == set()
+
+
 def test_what_is_gone_from_a_cluster_and_what_there_is_are_read_as_they_were_written() -> None:
     for count in range(4):
         names = [f"fleet-{content()}-{number}" for number in range(count)]

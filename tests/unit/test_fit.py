@@ -90,8 +90,8 @@ def test_the_nearest_value_is_offered_and_the_next_would_not_do(kind: EngineKind
 def test_7b_in_fp16_does_not_fit_a_t4_and_the_sum_says_so() -> None:
     found = refusal("vllm", ON_T4.with_quantization("vllm", "fp16"))
     assert (found.key, found.value) == ("quantization.vllm", "fp16")
-    assert "14.19 GiB weights (fp16)" in found.allowed and "14.56 GiB usable on" in found.allowed
-    assert "quantization.vllm awq" in found.allowed and "gpu l4" in found.allowed
+    assert "14.19 GiB weights (fp16)" in found.words and "14.56 GiB usable on" in found.words
+    assert "quantization.vllm awq" in found.words and "gpu l4" in found.words
     assert Choice("quantization.vllm", "q").command == "pulumi config set --path quantization.vllm q"
 
 
@@ -139,4 +139,4 @@ def test_a_budget_below_the_worst_wait_is_refused_and_each_way_out_is_one() -> N
 
 def test_no_way_out_that_is_not_one_is_offered() -> None:
     found = refused_budget(60, Bounds(drain=600, load=3000, completions=3))
-    assert found and not found.choices and "no single setting" in found.allowed
+    assert found and not found.choices and "no single setting" in found.words

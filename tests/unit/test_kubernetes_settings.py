@@ -71,13 +71,16 @@ def test_images_that_are_on_the_nodes_already_are_taken() -> None:
         ({"atOnce": 3}, "atOnce: 3 cannot work; it must be 1 to 2 hosts, so that one goes on serving. Run"),
         (
             {"kubeContext": "a b"},
-            "kubeContext: 'a b' cannot work; a context of `kubectl config get-contexts`",
+            "kubeContext: 'a b' cannot work; it must be one of the contexts that `kubectl config",
         ),
         ({"kubeContext": "--x"}, "kubeContext: '--x' cannot work"),
-        ({"namespace": ""}, "namespace: '' cannot work; a namespace that is there"),
+        ({"namespace": ""}, "namespace: '' cannot work; it must be an existing namespace whose"),
         ({"namespace": "kube-system"}, "namespace: 'kube-system' cannot work"),
         ({"namespace": "A"}, "Run: pulumi config set namespace changeover"),
-        ({"apiKeys": {}}, "apiKeys: {} cannot work; with target kubernetes: one key or more, since"),
+        (
+            {"apiKeys": {}},
+            "apiKeys: {} cannot work; with target kubernetes at least one key is needed, since",
+        ),
         (
             {"spot": True},
             "spot: '[set]' cannot work; it applies only with target aws. Run: pulumi",
@@ -132,7 +135,7 @@ def test_one_host_is_refused_with_where_to_go_instead() -> None:
 def test_a_stack_whose_name_no_object_can_have_is_refused(stack: str) -> None:
     with pytest.raises(SettingsError) as error:
         from_values(stack, GOOD, ROOT)
-    assert f"and not {stack!r}. Run: pulumi stack rename" in str(error.value)
+    assert f"(this one is {stack!r}). Run: pulumi stack rename" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,8 @@ def test_two_proxies_with_the_same_to_do_choose_the_same_pod_and_not_one_for_all
 
 def test_another_proxy_finds_the_pod_of_a_conversation_though_others_have_less_to_do() -> None:
     sizes = replace(VLLM, at_a_time=8)
-    for n in range(50):
-        talk = b"talk %d" % n
+    for number in range(50):
+        talk = b"talk %d" % number
         home = host(of(pod(1, sizes, 2), pod(2, sizes, 2), pod(3, sizes, 2)), talk)
         loads = {each: 3 if f"10.0.0.{each}" == home else 2 for each in (1, 2, 3)}  # that request runs there
         assert host(of(*(pod(each, sizes, load) for each, load in loads.items())), talk) == home

@@ -67,7 +67,7 @@ def test_values_as_pulumi_hands_them_over_are_strings() -> None:
         ("images", "private", "public, offline"),
         ("context", 100_000, "256 to 32768 tokens"),
         ("context", 16, "256 to 32768 tokens"),
-        ("port", 70_000, "1 to 65535"),
+        ("port", 70_000, "it must be 1 to 65535. Run"),
         ("parallel", 0, "1 to 256"),
         ("gateway", "litellm", "tensorzero, none"),
         ("maxRequestMiB", 65, "1 to 64 MiB"),
@@ -116,7 +116,7 @@ def test_parallel_is_auto_a_number_for_both_or_one_by_engine(value: object, para
         ),
         (
             {"vlm": 4},
-            "parallel.vlm: 4 cannot work; allowed keys of parallel: ollama, vllm. Run: pulumi config",
+            "parallel.vlm: 4 cannot work; the keys of parallel must be ollama or vllm. Run: pulumi config",
         ),
         ({"vllm": {"a": 1}}, "changeover:parallel.vllm: {'a': 1} cannot work"),
     ],
@@ -140,12 +140,12 @@ def test_a_misspelt_engine_is_answered_with_the_one_that_was_meant() -> None:
 
 def test_a_misspelt_key_is_refused_with_the_one_that_was_meant() -> None:
     text = refusal(contxt=4096)
-    assert "changeover:contxt: no such setting; did you mean `context`?" in text
+    assert "changeover:contxt: there is no such setting; did you mean `context`?" in text
     assert "pulumi config rm contxt" in text
 
 
 def test_a_missing_value_is_named() -> None:
-    with pytest.raises(SettingsError, match="changeover:model: missing"):
+    with pytest.raises(SettingsError, match="changeover:model: it is not set"):
         from_values("local", {"engine": "ollama", "target": "docker"}, ROOT)
 
 
