@@ -436,12 +436,13 @@ def test_a_question_that_is_lost_behind_the_gateway_is_asked_again_and_the_late_
             assert (
                 answer.startswith(b"HTTP/1.1 200 ") and time.monotonic() - began < inner.GATEWAY_SECONDS / 2
             )
-            assert len(set(asked)) == len(asked) == 2
+            assert len(set(asked)) == len(asked) > 1
             await until(lambda: not bench.proxy.exchanges.asking and not bench.proxy.exchanges.open)
             late.set()
-            await until(lambda: len(heard) == 2)
-        good, refused = heard
-        assert good.startswith(b"HTTP/1.1 200 ") and refused.startswith(b"HTTP/1.1 503 ")
+            await until(lambda: len(heard) == len(asked))
+        good, *refused = heard
+        assert good.startswith(b"HTTP/1.1 200 ")
+        assert refused and all(each.startswith(b"HTTP/1.1 503 ") for each in refused)
 
     run(story, tmp_path)
 
