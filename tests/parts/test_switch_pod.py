@@ -164,12 +164,16 @@ class Watching:
 
     def __init__(self, pod: OwnPod, told: PodPlan) -> None:
         self.said, self._told, self._over = list[str](), told, threading.Event()
-        self._thread = threading.Thread(target=module.watch, args=(pod, self._read, self.said.append))
+        self._thread = threading.Thread(target=self._watch, args=(pod,), daemon=True)
         self._thread.start()
+
+    def _watch(self, pod: OwnPod) -> None:
+        with contextlib.suppress(InterruptedError):
+            module.watch(pod, self._read, self.said.append)
 
     def _read(self) -> PodPlan:
         if self._over.is_set():
-            raise SystemExit  # of the thread
+            raise InterruptedError
         return self._told
 
     def end(self) -> None:
