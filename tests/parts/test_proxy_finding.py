@@ -113,6 +113,21 @@ def test_a_pod_that_drains_knows_when_this_proxy_has_nothing_there_any_more() ->
     run(story)
 
 
+def test_a_pod_hears_how_long_ago_something_came_from_it_and_not_from_another_one() -> None:
+    async def story(cluster: Cluster) -> None:
+        await until(lambda: cluster.hosts == [HOST])
+        cluster.admission.heard(ENGINE["name"], "127.0.0.2")
+        await asyncio.sleep(3 * ASK_SECONDS)
+        assert cluster.pod.heard_at == float("-inf")
+        cluster.admission.heard(ENGINE["name"], HOST)
+        await until(lambda: cluster.pod.heard_at > float("-inf"))
+        first = cluster.pod.heard_at
+        await asyncio.sleep(2)
+        assert cluster.pod.heard_at - first < 1, "what is said again is no newer"
+
+    run(story)
+
+
 def test_pods_that_are_known_go_on_where_nobody_knows_their_name() -> None:
     async def story(cluster: Cluster) -> None:
         await until(lambda: cluster.hosts == [HOST])
