@@ -119,6 +119,8 @@ def started(turn: Turn, event: Started) -> None:
     state = turn.state
     state.held = state.held or (event.held if state.active and state.active.plan.routing else None)
     no_later_than_now(turn)
+    if state.waiting:
+        state.waiting.unheard = True  # it has a new lease, and its coordinator may have gone with the host
     state.busy = state.gating = state.memory_wait = None
     for ending in state.terminating.values():
         ending.sent = False  # a kill may have come between writing it down and the signal

@@ -19,6 +19,8 @@ def shift_deadlines(turn: Turn, seconds: float) -> None:
         # only where nobody has followed for so long: else looks that are slow again and again would let
         # nothing go on
         change.unheard |= change.phase in LEASED and turn.now > change.lease
+    if state.waiting:
+        state.waiting.unheard |= turn.now > state.waiting.lease
     for each in (state.transaction, state.waiting):
         if each:
             each.lease += seconds

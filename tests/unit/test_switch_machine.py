@@ -846,6 +846,40 @@ def test_a_change_asked_for_after_one_that_was_given_up_waits_for_it(host: Simul
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
+def one_waits(host: SimulatedHost, to: str = NEW) -> None:
+    """A change was given up, which needs time for its way back, and `second` waits for that with another."""
+    host.boxes.setdefault(to, Box(to, "engine"))
+    host.boxes[NEW].mode = host.boxes[OLD].mode = "silent"
+    host.ask("prepare", plan(), "first")
+    assert host.run(30, lambda: host.boxes[NEW].running)
+    host.apply(Abandoned(NEW))
+    host.ask("prepare", plan(to), "second")
+    assert host.phase() == "restoring" and host.state.waiting
+    host.run(1)
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("away", ["a stall", "a kill", "a reboot"])
+def test_a_change_that_waits_is_not_carried_out_after_a_stall_or_a_kill_until_somebody_follows(
+    host: SimulatedHost, away: str, there: bool
+) -> None:
+    one_waits(host)
+    if away == "a stall":
+        host.stall(90)
+    else:
+        host.reboots = float(away == "a reboot")
+        host.pass_time(90)
+        host.kill()
+    host.boxes[NEW].mode = host.boxes[OLD].mode = "good"
+    if there:
+        assert host.follow() == 0 and host.phase() == "prepared"
+        return
+    runs = host.boxes[NEW].runs
+    assert host.run(60, lambda: old_serves(host) and host.state.waiting is None), host.state
+    assert host.boxes[NEW].runs == runs and host.phases() == ["checking", "failed"]
+    assert "interrupted" in host.lines()
+
+
 @pytest.mark.parametrize("name", [OLD, OLD_GATEWAY])
 def test_what_hangs_while_it_serves_is_said_ended_and_brought_back(host: SimulatedHost, name: str) -> None:
     host.run(10)
