@@ -38,6 +38,11 @@ def no_later_than_now(turn: Turn) -> None:
     end may still have answers, which a clock that was set forward must not cut: it has its whole time again.
     """
     state, now = turn.state, turn.now
+    if state.damage:
+        back = max(0.0, state.damage.since - now)
+        state.damage.since -= back
+        if state.transaction:
+            state.transaction.began -= back  # so that one that began before the damage still has
     for change in (state.transaction, state.waiting, state.last):
         if change:
             change.began, change.since = min(change.began, now), min(change.since, now)

@@ -17,6 +17,7 @@ from switch.machine import (
     ActionFinished,
     Active,
     ChangeRequested,
+    Damage,
     Followed,
     JournalWriteFailed,
     Occupied,
@@ -1390,6 +1391,37 @@ def test_a_clock_that_was_set_back_while_the_switch_was_away_keeps_no_pause_and_
     host.kill()
     assert host.state.retry_at <= host.clock() + 60
     assert host.run(FORMER_NAME_SECONDS + 10, lambda: host.file.also == [])
+
+
+@pytest.mark.parametrize("jump", [-3600, 0, 3600])
+def test_a_journal_that_was_damaged_is_right_again_after_a_commit_though_the_clock_was_set(
+    host: SimulatedHost, jump: float
+) -> None:
+    host.pass_time(10_000)
+    host.state = dataclasses.replace(host.state, damage=Damage(host.clock(), "it is gone"))
+    host.turn()
+    host.clock_set = jump
+    host.kill()
+    assert host.state.damage
+    assert host.flip() == 0 and host.state.damage is None
+
+
+@pytest.mark.parametrize("jump", [-3600, 0, 3600])
+def test_a_change_that_began_before_the_damage_makes_nothing_right_though_the_clock_was_set(
+    host: SimulatedHost, jump: float
+) -> None:
+    host.pass_time(10_000)
+    host.drain_seconds = 5
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.run(14, lambda: host.phase() == "retiring")
+    host.state = dataclasses.replace(host.state, damage=Damage(host.clock(), "the previous state was taken"))
+    host.turn()
+    host.clock_set = jump
+    host.kill()
+    assert host.follow() == 0 and host.state.damage
 
 
 def test_a_coordinator_that_is_another_one_takes_the_change_over(host: SimulatedHost) -> None:
