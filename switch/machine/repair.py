@@ -54,6 +54,8 @@ def no_later_than_now(turn: Turn) -> None:
         state.transaction.stalled = now - state.transaction.since
     for ending in state.terminating.values():
         ending.at = now
+    for endpoint in state.endpoints.values():
+        endpoint.asked = min(endpoint.asked, now)
     for name, until in state.also.items():
         state.also[name] = None if until is None else min(until, now + FORMER_NAME_SECONDS)
     if state.active:

@@ -1177,6 +1177,23 @@ def test_what_was_never_on_the_network_is_let_alone_and_another_network_is_learn
     assert host.state.network == "other" and set(host.state.endpoints) == set(host.boxes)
 
 
+@pytest.mark.parametrize("jump", [-3600, 0, 3600])
+def test_what_docker_would_not_put_back_is_tried_again_soon_though_the_clock_was_set(
+    host: SimulatedHost, jump: float
+) -> None:
+    host.pass_time(10_000)
+    on_network(host)
+    carry_out = host.carry_out
+    host.carry_out = lambda action: ActionFinished(action, False, "Docker says no")  # type: ignore[method-assign]
+    host.boxes[OLD].networks = {}
+    host.turn()
+    assert host.boxes[OLD].networks == {}
+    host.carry_out = carry_out  # type: ignore[method-assign]
+    host.clock_set = jump
+    host.kill()
+    assert host.run(10, lambda: "stack" in host.boxes[OLD].networks)
+
+
 @pytest.mark.parametrize("stall", [5, 20, 90])
 @pytest.mark.parametrize("phase", ["checking", "draining", "stopping", "loading", "prepared", "starting"])
 @pytest.mark.parametrize("cutover", ["hold", "overlap"])
