@@ -1126,6 +1126,18 @@ def test_what_is_taken_off_the_network_is_put_back_by_its_names_and_said(
     assert all(box.runs == 0 for box in host.boxes.values())
 
 
+def test_of_several_that_are_put_right_in_one_look_each_is_said(host: SimulatedHost) -> None:
+    on_network(host)
+    for name in (OLD, OLD_GATEWAY):
+        host.boxes[name].networks = {}
+    host.turn()
+    off = "{} was taken off the network stack, and was put back"
+    assert host.state.healed == f"{off.format(OLD)}; {off.format(OLD_GATEWAY)}"
+    host.boxes[PROXY].networks = {}
+    host.run(2)
+    assert host.state.healed == off.format(PROXY), "what was put right before is not said again"
+
+
 def test_what_is_taken_off_a_further_network_of_the_stack_is_put_back_and_nothing_is_held(
     host: SimulatedHost,
 ) -> None:
