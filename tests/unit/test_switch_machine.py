@@ -859,6 +859,34 @@ def one_waits(host: SimulatedHost, to: str = NEW) -> None:
     host.run(1)
 
 
+@pytest.mark.parametrize("coordinator", ["second", ""], ids=["now", "by an older version"])
+@pytest.mark.parametrize("to", [NEW, "stack-vllm-3"])
+def test_a_change_that_waits_does_not_begin_once_it_is_given_up(
+    host: SimulatedHost, to: str, coordinator: str
+) -> None:
+    one_waits(host, to)
+    host.apply(Abandoned(to, coordinator))
+    assert host.state.waiting is None and host.phase() == "restoring"
+    host.boxes[NEW].mode = host.boxes[OLD].mode = "good"
+    assert host.run(60, lambda: old_serves(host)) and not host.run(20, lambda: not old_serves(host))
+    assert host.boxes[OLD].runs == 1, "it came back, and was not stopped for the change that waited"
+    assert host.state.last and host.state.last.coordinator == "first"
+
+
+def test_only_its_own_coordinator_gives_a_change_up(host: SimulatedHost) -> None:
+    host.ask("prepare", plan(), "first")
+    host.run(3)
+    host.ask("prepare", plan(), "second")  # it takes the change over
+    with pytest.raises(Refused, match="the change to stack-vllm-2 is another `pulumi up`'s"):
+        host.apply(Abandoned(NEW, "first"))
+    assert host.follow() == 0
+    host.boxes[OLD].mode = "silent"
+    host.apply(Abandoned(NEW, "second"))
+    host.ask("prepare", plan(), "third")
+    host.apply(Abandoned(NEW, "second"))
+    assert host.state.waiting and host.phase() == "restoring", "what waits is another's"
+
+
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("away", ["a stall", "a kill", "a reboot"])
 def test_a_change_that_waits_is_not_carried_out_after_a_stall_or_a_kill_until_somebody_follows(
