@@ -412,7 +412,8 @@ def test_only_the_change_that_is_named_is_given_up(
     assert cli.main(["abandon", "--engine", NEW, "--change", "second"]) == 0
     assert capsys.readouterr().out.endswith("requests wait\n") and rig.phase() == "restoring"
     rig.switch.answer({"verb": "prepare", "plan": raw_plan(), "change": "third"})
-    assert rig.switch.state.waiting
+    waiting = rig.switch.state.waiting
+    assert waiting and waiting.coordinator == "third"
     assert cli.main(["abandon", "--engine", NEW, "--change", "third"]) == 0
     assert rig.switch.state.waiting is None and rig.phase() == "restoring"
 
