@@ -36,7 +36,11 @@ interrupted() {
   trap '' INT HUP PIPE
   while kill -0 "$1" 2>/dev/null; do sleep 0.3 >/dev/null 2>&1; done
   said="it is being committed"
-  [ "$2" != prepare ] || said=$(switch abandon --engine "$ENGINE" 2>&1)
+  if [ "$2" = prepare ]; then
+    said=$(switch abandon --engine "$ENGINE" --change "$change" 2>&1)
+    # A switch of the version before does not know that option (2).
+    [ "$?" != 2 ] || said=$(switch abandon --engine "$ENGINE" 2>&1)
+  fi
   loads="If its engine was already stopped, it has to load again, which takes $(seconds load) s at most."
   lease="$(($(seconds lease_following) + $(seconds lease_prepared))) s at most"
   case "$said" in
@@ -45,6 +49,7 @@ interrupted() {
     "" | *"requests wait"*) echo "Interrupted: the change is given up, and what served before is brought back now." \
       "Requests wait until then, and are answered. $loads" ;;
     *"no change to"*) echo "Interrupted: no change had begun." ;;
+    *"is another"*) echo "Interrupted: the change that is under way is another \`pulumi up\`'s, and is left to it." ;;
     *) case "$(switch held </dev/null 2>&1)" in
       *"no request waits"*) echo "Interrupted: nobody follows the change any more. No request waits for it, and it" \
         "is taken back once the switch has waited for somebody, which is $lease. If it is committed by then, it" \

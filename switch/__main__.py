@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     follower.add_argument("--change", default="", help=change)
     abandoner = commands.add_parser("abandon", help="give up a prepared change, and go back to what served")
     abandoner.add_argument("--engine", required=True, help="the container that was to be prepared")
+    abandoner.add_argument("--change", default="", help=change)
     commands.add_parser("status", help="print the state of the stack on one screen").add_argument(
         "--json", action="store_true", help="print it as JSON"
     )

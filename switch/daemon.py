@@ -376,7 +376,7 @@ class Daemon:
                     return self._follow(engine, request.get("change", ""), late)
                 case {"verb": "abandon", "engine": engine}:
                     with self._lock:  # what waits now may be released in the next moment
-                        self.apply(Abandoned(engine))
+                        self.apply(Abandoned(engine, request.get("change", "")))
                         told = self._held()
                     self.events.put(None)
                     return told

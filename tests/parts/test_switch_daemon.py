@@ -398,6 +398,26 @@ def test_a_prepared_change_is_given_up_over_the_socket(rig: Rig) -> None:
     assert rig.switch.answer({"verb": "abandon", "engine": NEW}) == beside
 
 
+def test_only_the_change_that_is_named_is_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "ask", lambda _, request: rig.switch.answer(request))
+    rig.switch.answer({"verb": "prepare", "plan": raw_plan(), "change": "first"})
+    rig.turns(lambda: rig.phase() == "loading")
+    rig.switch.answer({"verb": "prepare", "plan": raw_plan(), "change": "second"})
+    capsys.readouterr()
+    assert cli.main(["abandon", "--engine", NEW, "--change", "first"]) == 1
+    assert capsys.readouterr().out == f"refused: the change to {NEW} is another `pulumi up`'s\n"
+    assert rig.phase() == "loading"
+    assert cli.main(["abandon", "--engine", NEW, "--change", "second"]) == 0
+    assert capsys.readouterr().out.endswith("requests wait\n") and rig.phase() == "restoring"
+    rig.switch.answer({"verb": "prepare", "plan": raw_plan(), "change": "third"})
+    waiting = rig.switch.state.waiting
+    assert waiting and waiting.coordinator == "third"
+    assert cli.main(["abandon", "--engine", NEW, "--change", "third"]) == 0
+    assert rig.switch.state.waiting is None and rig.phase() == "restoring"
+
+
 def test_a_bad_plan_and_a_second_change_are_refused_in_words(rig: Rig) -> None:
     raw = raw_plan()
     raw["engine"]["colour"] = "red"
