@@ -868,6 +868,10 @@ def test_the_newest_certificates_are_kept(tmp_path: Path) -> None:
         journal.archive(Transaction(str(number), plan(), "prepare", float(number), 0))
     names = sorted(each.name for each in journal.certificates.iterdir())
     assert len(names) == 2 * KEPT and names[0] == "19700101T000003Z-none-to-vllm.json"
+    journal.archive(Transaction("after a clock was set back", plan(), "prepare", 1.0, 0))
+    names = sorted(each.name for each in journal.certificates.iterdir())
+    assert len(names) == 2 * KEPT and names[0] == "19700101T000001Z-none-to-vllm.json"
+    assert names[2] == "19700101T000004Z-none-to-vllm.json"
 
 
 def test_what_serves_is_in_a_file_before_whoever_follows_hears_of_it(rig: Rig) -> None:
