@@ -17,8 +17,9 @@ again() { # COMMAND: again where it gets no answer
     tries=$((tries + 1))
   done
 }
+# shellcheck disable=SC2329 # `again` runs them
 short() { said=$(switch certificate --change "$change" </dev/null); }
-# shellcheck disable=SC2329 # `again` runs it
+# shellcheck disable=SC2329
 whole() { switch certificate --change "$change" --tar </dev/null >"$sent/tar"; }
 certificate() {
   again short || return 0
