@@ -1,7 +1,7 @@
 """`python3 -m switch VERB`, run by `docker exec` in the switch's container.
 
-Exit status: 0 done, 1 failed or refused, 2 used wrongly, 69 the switch gives no answer, 75 still under way:
-what is followed, or what has to end before the change that is asked for.
+Exit status: 0 done, 1 failed or refused, 2 used wrongly, 69 the switch or Docker gives no answer, 75 still
+under way: what is followed, or what has to end before the change that is asked for.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
         verbs.run(args)
     except TimeoutError as error:
-        print(f"{args.verb}: the switch gives no answer ({error})", flush=True)
+        print(f"{args.verb}: {error}", flush=True)  # the text says who gives no answer
         return UNAVAILABLE
     except (ValueError, OSError) as error:
         print(f"{args.verb}: {error}", flush=True)

@@ -4,6 +4,7 @@ And what is said where the script is killed, as by Ctrl-C."""
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -19,7 +20,11 @@ from tests.support.simulated_host import NEW, SECONDS, plan
 DOCKER = """#!/bin/sh
 # a test double of Docker's CLI and of the switch behind it
 case "$*" in
-  *certificate*--tar*) cat {folder}/sent.tar ;;
+  *certificate*--tar*)
+    echo again >>{folder}/asked
+    [ "$(wc -l <{folder}/asked)" -gt "${{STALLS:-0}}" ] || {{ echo "certificate: no answer"; exit 69; }}
+    cat {folder}/sent.tar
+    ;;
   *certificate*) echo "certificate: the short form" ;;
 esac
 """
@@ -77,6 +82,19 @@ def test_a_change_leaves_its_certificate_in_two_files(tmp_path: Path) -> None:
     said, there = changed(tmp_path, member(f"{NAME}.json", "{}\n"), member(f"{NAME}.md", "# a change\n"))
     assert "certificate: the short form" in said
     assert there == {f"{NAME}.json": "{}\n", f"{NAME}.md": "# a change\n"}
+
+
+def test_the_files_of_a_certificate_are_asked_for_again_where_no_answer_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = (member(f"{NAME}.json", "{}\n"), member(f"{NAME}.md", "# a change\n"))
+    monkeypatch.setenv("STALLS", "3")
+    said, there = changed(tmp_path, *files)
+    assert there == {f"{NAME}.json": "{}\n", f"{NAME}.md": "# a change\n"} and "fetched" not in said
+    monkeypatch.setenv("STALLS", "1000")
+    shutil.rmtree(tmp_path / "here")
+    said, there = changed(tmp_path, *files)
+    assert not there and "could not be fetched. They are in the volume of the switch's journal" in said
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The switch's daemon on a strict fake of Docker: orders, journal, leases, and what the CLI is told."""
 
+import contextlib
 import dataclasses
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -886,6 +888,10 @@ def test_the_newest_certificates_are_kept(tmp_path: Path) -> None:
         journal.archive(Transaction(str(number), plan(), "prepare", float(number), 0))
     names = sorted(each.name for each in journal.certificates.iterdir())
     assert len(names) == 2 * KEPT and names[0] == "19700101T000003Z-none-to-vllm.json"
+    journal.archive(Transaction("after a clock was set back", plan(), "prepare", 1.0, 0))
+    names = sorted(each.name for each in journal.certificates.iterdir())
+    assert len(names) == 2 * KEPT and names[0] == "19700101T000001Z-none-to-vllm.json"
+    assert names[2] == "19700101T000004Z-none-to-vllm.json"
 
 
 def test_what_serves_is_in_a_file_before_whoever_follows_hears_of_it(rig: Rig) -> None:
@@ -1114,7 +1120,7 @@ def test_a_client_that_hangs_up_on_the_socket_is_known_to_have_gone(rig: Rig, tm
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(asking, "ANSWER_SECONDS", 0.5)
-            with pytest.raises(TimeoutError):
+            with pytest.raises(TimeoutError, match="the switch gives no answer"):
                 asking.ask(path, {"verb": "follow"})
         end = time.monotonic() + 20
         while len(answered) < 2 and time.monotonic() < end:
@@ -1123,6 +1129,16 @@ def test_a_client_that_hangs_up_on_the_socket_is_known_to_have_gone(rig: Rig, tm
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_switch_that_accepts_no_connection_any_more_gives_no_answer(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stopped, contextlib.ExitStack() as waiting:
+        stopped.bind(str(tmp_path / "s.sock"))
+        stopped.listen(1)
+        for _ in range(2):
+            waiting.enter_context(socket.socket(socket.AF_UNIX)).connect(str(tmp_path / "s.sock"))
+        with pytest.raises(TimeoutError, match="the switch gives no answer"):
+            asking.ask(tmp_path / "s.sock", {"verb": "follow"}, patience=0)
 
 
 def test_a_coordinator_follows_its_own_change_only(rig: Rig) -> None:
