@@ -10,19 +10,26 @@ verb=$1
 shift
 change=$(od -An -N6 -tx1 /dev/urandom | tr -d ' \n')
 switch() { docker exec -i "$SWITCH" python3 -m switch "$@"; }
-certificate() {
+again() { # COMMAND: again where it gets no answer
   tries=0
-  until said=$(switch certificate --change "$change" </dev/null); do
-    [ "$?" = 69 ] && [ "$tries" -lt 10 ] || return 0
+  until "$@"; do
+    [ "$?" = 69 ] && [ "$tries" -lt 10 ] || return 1
     tries=$((tries + 1))
   done
+}
+# shellcheck disable=SC2329 # `again` runs them
+short() { said=$(switch certificate --change "$change" </dev/null); }
+# shellcheck disable=SC2329
+whole() { switch certificate --change "$change" --tar </dev/null >"$sent/tar"; }
+certificate() {
+  again short || return 0
   echo "$said"
   folder=certificates/$STACK
   mkdir -p "$folder" && sent=$(mktemp -d "$folder/.XXXXXX") || return 0
   # What comes from the host is no more than text in files of plain names: no link, no folder, and nothing in the
   # place of a link that is there. This machine may have rights that the host must not get.
-  switch certificate --change "$change" --tar </dev/null >"$sent/tar"
-  tar -tf "$sent/tar" | grep -xE '[0-9A-Za-z][0-9A-Za-z.-]*\.(md|json)' | while read -r name; do
+  again whole || echo "Its two files could not be fetched. They are in the volume of the switch's journal."
+  tar -tf "$sent/tar" 2>/dev/null | grep -xE '[0-9A-Za-z][0-9A-Za-z.-]*\.(md|json)' | while read -r name; do
     tar -xOf "$sent/tar" "$name" >"$sent/text" && [ -s "$sent/text" ] && mv -f "$sent/text" "$folder/$name"
   done
   rm -rf "$sent"
@@ -36,7 +43,11 @@ interrupted() {
   trap '' INT HUP PIPE
   while kill -0 "$1" 2>/dev/null; do sleep 0.3 >/dev/null 2>&1; done
   said="it is being committed"
-  [ "$2" != prepare ] || said=$(switch abandon --engine "$ENGINE" 2>&1)
+  if [ "$2" = prepare ]; then
+    said=$(switch abandon --engine "$ENGINE" --change "$change" 2>&1)
+    # A switch of the version before does not know that option (2).
+    [ "$?" != 2 ] || said=$(switch abandon --engine "$ENGINE" 2>&1)
+  fi
   loads="If its engine was already stopped, it has to load again, which takes $(seconds load) s at most."
   lease="$(($(seconds lease_following) + $(seconds lease_prepared))) s at most"
   case "$said" in
@@ -45,6 +56,7 @@ interrupted() {
     "" | *"requests wait"*) echo "Interrupted: the change is given up, and what served before is brought back now." \
       "Requests wait until then, and are answered. $loads" ;;
     *"no change to"*) echo "Interrupted: no change had begun." ;;
+    *"is another"*) echo "Interrupted: the change that is under way is another \`pulumi up\`'s, and is left to it." ;;
     *) case "$(switch held </dev/null 2>&1)" in
       *"no request waits"*) echo "Interrupted: nobody follows the change any more. No request waits for it, and it" \
         "is taken back once the switch has waited for somebody, which is $lease. If it is committed by then, it" \

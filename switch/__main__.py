@@ -1,7 +1,7 @@
 """`python3 -m switch VERB`, run by `docker exec` in the switch's container.
 
-Exit status: 0 done, 1 failed or refused, 2 used wrongly, 69 the switch gives no answer, 75 still under way:
-what is followed, or what has to end before the change that is asked for.
+Exit status: 0 done, 1 failed or refused, 2 used wrongly, 69 the switch or Docker gives no answer, 75 still
+under way: what is followed, or what has to end before the change that is asked for.
 """
 
 import argparse
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     follower.add_argument("--change", default="", help=change)
     abandoner = commands.add_parser("abandon", help="give up a prepared change, and go back to what served")
     abandoner.add_argument("--engine", required=True, help="the container that was to be prepared")
+    abandoner.add_argument("--change", default="", help=change)
     commands.add_parser("status", help="print the state of the stack on one screen").add_argument(
         "--json", action="store_true", help="print it as JSON"
     )
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
         verbs.run(args)
     except TimeoutError as error:
-        print(f"{args.verb}: the switch gives no answer ({error})", flush=True)
+        print(f"{args.verb}: {error}", flush=True)  # the text says who gives no answer
         return UNAVAILABLE
     except (ValueError, OSError) as error:
         print(f"{args.verb}: {error}", flush=True)

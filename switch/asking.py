@@ -12,7 +12,7 @@ from typing import Any
 
 SOCKET = Path("/tmp/switch.sock")
 UNAVAILABLE = 69
-"""Exit status of the CLI where the switch gives no answer, which may have heard the request or not."""
+"""Exit status of the CLI where the switch or Docker gives no answer, which may have heard it or not."""
 ANSWER_SECONDS = 20
 """For which the CLI waits for an answer; who has hung up is not answered, and what was asked not done."""
 
@@ -20,7 +20,7 @@ ANSWER_SECONDS = 20
 def ask(path: Path, request: dict[str, Any], patience: float = 10) -> dict[str, Any]:
     """What the daemon answers to a request. One that is just starting has `patience` seconds.
 
-    Raises OSError; of that TimeoutError where the daemon gives no answer.
+    Raises OSError; of that TimeoutError, whose text names the switch, where the daemon gives no answer.
     """
     end = time.monotonic() + patience
     while True:
@@ -28,11 +28,16 @@ def ask(path: Path, request: dict[str, Any], patience: float = 10) -> dict[str, 
             client.settimeout(ANSWER_SECONDS)
             try:
                 client.connect(str(path))
-            except OSError:
+            except OSError as error:
                 if time.monotonic() > end:
+                    if isinstance(error, BlockingIOError):  # too many wait for it to accept them
+                        raise TimeoutError("the switch gives no answer (it accepts no connection)") from error
                     raise
             else:
-                client.sendall(json.dumps({**request, "at": time.monotonic()}).encode() + b"\n")
-                with client.makefile() as answer:
-                    return dict(json.loads(answer.readline() or "{}"))
+                try:
+                    client.sendall(json.dumps({**request, "at": time.monotonic()}).encode() + b"\n")
+                    with client.makefile() as answer:
+                        return dict(json.loads(answer.readline() or "{}"))
+                except TimeoutError as error:
+                    raise TimeoutError(f"the switch gives no answer ({error})") from error
         time.sleep(0.1)

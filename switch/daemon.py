@@ -344,7 +344,7 @@ class Daemon:
                     return ActionFinished(action, True, "\n".join(filter(None, [said, gpu.meaning(said)])))
             return ActionFinished(action, True)
         except TimeoutError as error:  # Docker's, since a probe has its own
-            return ActionFinished(action, False, f"Docker gave no answer ({error})", stalled=True)
+            return ActionFinished(action, False, str(error), stalled=True)
         except (Failed, DockerError, GpuError, OSError) as error:
             if action.do == "connect":
                 print(f"{action.container} can't be put on {action.network}: {error}", flush=True)
@@ -376,7 +376,7 @@ class Daemon:
                     return self._follow(engine, request.get("change", ""), late)
                 case {"verb": "abandon", "engine": engine}:
                     with self._lock:  # what waits now may be released in the next moment
-                        self.apply(Abandoned(engine))
+                        self.apply(Abandoned(engine, request.get("change", "")))
                         told = self._held()
                     self.events.put(None)
                     return told

@@ -1,7 +1,8 @@
 """The Docker Engine API over its unix socket: the few calls that the switch needs, from Docker 20.10 on.
 
 Paths carry no version, so the engine answers in its own. Raises DockerError (with the engine's own message),
-or OSError when the engine can't be reached.
+or OSError when the engine can't be reached; of that TimeoutError, whose text names Docker, where it gives no
+answer.
 """
 
 import contextlib
@@ -92,6 +93,8 @@ class Docker:
                 if answer.status >= 400:
                     raise DockerError(answer.status, message(answer.read()))
                 yield answer
+        except TimeoutError as error:
+            raise TimeoutError(f"Docker gives no answer within {timeout:g} s") from error
         except http.client.HTTPException as error:
             raise OSError(f"Docker broke off its answer: {error!r}") from error
 
@@ -279,7 +282,10 @@ class Docker:
 
     def follow(self, name: str, timeout: float) -> Iterator[bytes]:
         """A container's output as it comes, until it ends. `timeout` is the longest silence, in seconds."""
-        return self._stream(name, "follow=1", timeout)
+        try:
+            yield from self._stream(name, "follow=1", timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"nothing came from {name} within {timeout:g} s") from error
 
     def ends(self, timeout: float = 3600) -> Iterator[bytes]:
         """One item each time a container of the stack ends, for as long as Docker tells."""

@@ -130,10 +130,12 @@ class Journal:
 
     def archive(self, transaction: Transaction) -> None:
         """Leaves a change's certificate, as JSON and as Markdown."""
-        for name, text in certificate.files(certificate.certificate(transaction)).items():
+        new = certificate.files(certificate.certificate(transaction))
+        for name, text in new.items():
             files.write(self.certificates / name, text)
-        for suffix in ("json", "md"):
-            for old in sorted(self.certificates.glob(f"*.{suffix}"))[:-KEPT]:
+        for suffix in ("json", "md"):  # the new one is not the last by its name where the clock was set back
+            others = sorted(each for each in self.certificates.glob(f"*.{suffix}") if each.name not in new)
+            for old in others[: 1 - KEPT]:
                 old.unlink()
 
 

@@ -17,7 +17,12 @@ from switch.proxies import statuses
 from switch.shared import TENANT
 
 FILE = "keys.json"
-WAIT_SECONDS = 10
+WAIT_SECONDS = 75
+"""For the proxies to take note. One that hangs is started again after `Seconds.answers`."""
+SAY_SECONDS = 10
+"""After which it is said that the proxies are waited for."""
+DOCKER_SECONDS = 300
+"""For Docker to say which proxies run."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -46,27 +51,57 @@ def parse(raw: Any) -> str:
     return json.dumps({"open": raw["open"], "keys": raw["keys"]}, indent=1, sort_keys=True) + "\n"
 
 
-def apply(content: str, seen: str, folder: Path, memory: Path, proxies: Callable[[], list[str]]) -> str:
-    """Gives the proxies the keys in `content`, waits until each that runs (`proxies`) has them, and says how
-    it went.
+def apply(
+    content: str,
+    seen: str,
+    folder: Path,
+    memory: Path,
+    proxies: Callable[[], list[str]],
+    say: Callable[[str], None],
+) -> str:
+    """Gives the proxies the keys in `content`, waits until each that runs (`proxies`) has them, and returns
+    how it went. `say` is told what is waited for.
 
-    `seen` is what `look` said before, which it says again from now on. Raises Failed, OSError, DockerError.
+    `seen` is what `look` said before, which it says again from now on. Raises Failed, DockerError, and
+    OSError; of that TimeoutError where Docker gives no answer.
     """
     files.write(folder / FILE, content, 0o644)  # the proxies are another user
     digest = hashlib.sha256(content.encode()).hexdigest()
-    deadline = time.monotonic() + WAIT_SECONDS
-    while late := _without(digest, running := proxies()):
-        if time.monotonic() > deadline:
+    began, told = time.monotonic(), False
+    while True:
+        asked = time.monotonic()
+        running = _running(proxies, say)
+        began += time.monotonic() - asked  # Docker's time is no proxy's
+        if not (late := _without(digest, running)):
+            break
+        waited, who = time.monotonic() - began, " and ".join(late)
+        if waited > WAIT_SECONDS:
             raise Failed(
-                f"the keys are written, but {' and '.join(late)} did not take note of them within "
-                f"{WAIT_SECONDS} s. To see why, run: docker logs {late[0]}"
+                f"the keys are written, but {who} did not take note of them within {WAIT_SECONDS} s. To see "
+                f"why, run: docker logs {late[0]}"
             )
+        if waited > SAY_SECONDS and not told:
+            say(f"waiting for {who} to take note of the keys")
+            told = True
         time.sleep(0.1)
     files.write(memory, json.dumps({"digest": digest, "seen": seen or AS_DECLARED}))
     there = json.loads(content)
     tenants = len(set(there["keys"].values()))
     said = "no key is needed" if there["open"] else f"keys of {tenants} tenant{'' if tenants == 1 else 's'}"
     return f"{said}: known to {' and '.join(running) or 'every proxy that will start'}"
+
+
+def _running(proxies: Callable[[], list[str]], say: Callable[[str], None]) -> list[str]:
+    """The proxies that run, once Docker says so. Raises DockerError, and OSError; of that TimeoutError where
+    Docker gives no answer for `DOCKER_SECONDS`."""
+    began = time.monotonic()
+    while True:
+        try:
+            return proxies()
+        except TimeoutError as error:
+            if time.monotonic() - began > DOCKER_SECONDS:
+                raise
+            say(f"{error}; waiting for it")
 
 
 def _without(digest: str, running: list[str]) -> list[str]:

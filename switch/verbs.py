@@ -148,7 +148,7 @@ def _run(args: argparse.Namespace, docker: Docker) -> None:
             say(check(parse(json.load(sys.stdin), "prepare"), docker, JOURNAL, WEIGHTS))
         case "keys":
             content = keys.parse(json.load(sys.stdin))
-            say(keys.apply(content, args.seen, SHARED, APPLIED_KEYS, lambda: proxies(docker.world())))
+            say(keys.apply(content, args.seen, SHARED, APPLIED_KEYS, lambda: proxies(docker.world()), say))
         case "look":
             for line in look(_state(), docker):
                 say(line)

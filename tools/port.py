@@ -17,6 +17,8 @@ from tools.host import is_on_aws
 CONNECTIONS = Path(__file__).with_name("connections.sh")
 SECONDS = 10
 LATE = f"nothing within {SECONDS} s"
+INSIDE = "http://127.0.0.1:2019/config/"
+"""What the edge answers within its container alone, whatever it serves."""
 OWN_FILES = 100
 """More than the edge has open for itself."""
 AGAIN_SECONDS = 60
@@ -79,6 +81,13 @@ def connections(container: str) -> tuple[int, float]:
     return int(there), float("inf") if files == "unlimited" else float(files)
 
 
+def answers_inside(container: str) -> bool:
+    """Whether the edge answers within its container, to which neither a firewall nor Docker's forwarder is on
+    the way."""
+    words = ["docker", "exec", container, "timeout", str(SECONDS), "wget", "-q", "-O", "/dev/null", INSIDE]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
 def trouble(stack: str) -> str:
     """What is wrong with the port, and what to type; empty: it answers. Raises StepFailed."""
     return _look(stack)[0]
@@ -109,20 +118,21 @@ def _look(stack: str) -> tuple[str, bool]:
             f"{container}",
             True,
         )
-    if not is_on_aws(stack):
-        return (
-            f"{text}, while {container} runs: Docker no longer forwards the port, as happens when there were "
-            f"more connections than Docker may open files for. Run: docker restart {container} (or make up "
-            f"STACK={stack})",
-            False,
+    if why == LATE and not answers_inside(container):
+        text += f": {container} runs, and gives no answer within its container either"
+    elif not is_on_aws(stack):
+        text += (
+            f", while {container} runs: Docker no longer forwards the port, as happens when there were more "
+            "connections than Docker may open files for"
         )
-    if why == LATE:
+    elif why == LATE:
         say(f"Note: {text} from this machine; its security group lets in only `allowedCidrs`.")
         return "", False
-    return (
-        f"{text} from this machine. With the DOCKER_HOST of its instance, run: docker restart {container}",
-        False,
-    )
+    else:
+        text += " from this machine"
+    if is_on_aws(stack):
+        return f"{text}. With the DOCKER_HOST of its instance, run: docker restart {container}", False
+    return f"{text}. Run: docker restart {container} (or make up STACK={stack})", False
 
 
 def cure(stack: str) -> None:

@@ -6,6 +6,7 @@ runs out.
 
 import contextlib
 import json
+import secrets
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from tools.owner import look
 
 FOLLOW_SECONDS = 5
 """Well below the switch's lease, of which each `follow` asks for more."""
+UNKNOWN_OPTION = 2
+"""Exit status of a switch that is asked with an option which its version does not know."""
 TAKEN_BACK = (
     "the switch undid the change while the standby was being asked, so there is no result; the reason is "
     "above, or in `make status`. Run the same command again"
@@ -44,6 +47,8 @@ class Host:
     """A stack's containers on the Docker host, and its switch."""
 
     def __init__(self, stack: str) -> None:
+        self.change = secrets.token_hex(6)
+        """The id of the change that is asked for here: another coordinator may take it over."""
         self.stack, self.labels = stack, Labels(project=PROJECT, stack=stack)
         found = self.containers("switch", "--filter", "status=running")
         if len(found) != 1:
@@ -78,7 +83,7 @@ class Host:
 
     def follow(self, container: str) -> int:
         """Prints what is new; 75 under way, 0 ready, 1 failed, UNAVAILABLE for a switch that stands still."""
-        done = self.switch("follow", "--engine", container)
+        done = self.switch("follow", "--engine", container, "--change", self.change)
         for line in done.stdout.splitlines():
             print(f"  {line}", flush=True)
         return done.returncode
@@ -152,7 +157,7 @@ def standby(host: Host, other: Blueprint, doing: str) -> Iterator[tuple[str, thr
     away. Raises StepFailed, also at the end where that was so.
     """
     container = host.engine(other.active)
-    asked = host.switch("prepare", stdin=other.plan().leading_to(container).text)
+    asked = host.switch("prepare", "--change", host.change, stdin=other.plan().leading_to(container).text)
     if asked.returncode != 0:
         raise StepFailed(f"the switch refused: {asked.stdout.strip()}")
     try:
@@ -166,7 +171,9 @@ def standby(host: Host, other: Blueprint, doing: str) -> Iterator[tuple[str, thr
         if host.follow(container) != 0:
             raise StepFailed(TAKEN_BACK)
     finally:
-        host.switch("abandon", "--engine", container)
+        told = host.switch("abandon", "--engine", container, "--change", host.change)
+        if told.returncode == UNKNOWN_OPTION:
+            host.switch("abandon", "--engine", container)
         restored(host, within=other.settings.bounds.worst)
 
 

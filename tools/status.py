@@ -47,7 +47,7 @@ def status(stack: str) -> None:
     switch = switch_of(stack)
     ask = ["docker", "exec", switch, "python3", "-m", "switch", "status"]
     if subprocess.run(ask, check=False).returncode != 0:
-        raise StepFailed(f"the switch does not answer; its log: docker logs {switch}")
+        raise StepFailed(f"so it is not known what serves; the switch's log: docker logs {switch}")
     if why := port.trouble(stack):
         raise StepFailed(f"the endpoint can't be reached: {why}")
     if said := line.text():

@@ -24,7 +24,16 @@ from components.facts import fleet
 from components.kubernetes.certificate import ChangeRecord
 from components.kubernetes.flip import INSIST, Obstacle, refused
 from components.kubernetes.hour import LastHour
-from components.kubernetes.kubectl import ClusterError, Missing, RunKubectl, get, kubectl, selector, sender
+from components.kubernetes.kubectl import (
+    ClusterError,
+    ClusterObject,
+    Missing,
+    RunKubectl,
+    get,
+    kubectl,
+    selector,
+    sender,
+)
 from components.kubernetes.looked import (
     FlipPlan,
     Lease,
@@ -181,6 +190,7 @@ class ClusterChange:
         self.record = record
         self.patiently(lambda: self.tell(live.begun(plan.to, flip=others)))
         before = None if live.to else seen.get(live.active)  # else another update has taken pods from it
+        lost: tuple[str, str] | None = None
         try:
             lost = self.roll(plan.to, proven=proven)
             if lost is None:
@@ -191,7 +201,8 @@ class ClusterChange:
                 return 0
             status = self.back(live, before, *lost)
         except ClusterError as error:
-            self.keep(record.files("left", self.now, str(error)))
+            why_left = str(error) if lost is None else f"{lost[0]}: {lost[1]}. {error}"
+            self.keep(record.files("left", self.now, why_left))
             raise
         self.keep(record.files("failed", self.now, f"{lost[0]}: {lost[1]}"))
         return status
@@ -236,11 +247,11 @@ class ClusterChange:
         A pod would wait for a place in vain, and so would that of before, which had it.
         """
         plan = self.plan
-        nodes = self.get("nodes", "--selector", f"{NODE}={plan.stack}")["items"]
         try:
             gpus = gpus_of(self.get("deployment", plan.to))
         except Missing:
             return None  # which is said where it is looked for
+        nodes = self.nodes_of_stack()
         places = sum(places_on(each, gpus) for each in nodes if takes_pods(each))
         if places >= plan.hosts:
             return None
@@ -253,6 +264,16 @@ class ClusterChange:
             "fewer hosts (pulumi config set hosts N). To change the engine all the same, with hosts that may "
             f"not come back: {INSIST}=1 pulumi up",
         )
+
+    def nodes_of_stack(self) -> list[ClusterObject]:
+        """The nodes that have the stack's label."""
+        found: list[ClusterObject] = self.get("nodes", "--selector", f"{NODE}={self.plan.stack}")["items"]
+        return found
+
+    def places(self, engine: str) -> int:
+        """For how many pods of this Deployment the nodes have a place that take pods now."""
+        gpus = gpus_of(self.get("deployment", engine))
+        return sum(places_on(each, gpus) for each in self.nodes_of_stack() if takes_pods(each))
 
     def too_busy(self, live: LiveConfigMap) -> Obstacle | None:
         """Why the change must not begin now; None: it may."""
@@ -292,6 +313,8 @@ class ClusterChange:
         self.say(f"What served before comes back on every host: {live.active}")
         # as many as before: also where the change was to have fewer, and they served, or more
         hosts = (before and min(before.replicas, max(plan.hosts, before.serving))) or plan.hosts
+        # and no more than have a place: one that serves may be on a node that takes no pods
+        hosts = min(hosts, max(plan.hosts, self.patiently(partial(self.places, live.active))))
         self.settings = replace(self.settings, hosts=hosts, at_once=max(1, min(plan.at_once, hosts - 1)))
         if (lost := self.roll(live.active, proven=True)) is not None:
             serve = sum(each.serving for each in self.patiently(self.seen).values())

@@ -96,16 +96,27 @@ def followed(turn: Turn, event: Followed) -> None:
 
 
 def abandoned(turn: Turn, event: Abandoned) -> None:
-    """Back to what was active. A change that is already going back is left to it. Raises Refused."""
-    change = turn.change
+    """Back to what was active. A change that is already going back is left to it, and one that waits does not
+    begin. Raises Refused, also where the change that is under way is another coordinator's."""
+    change, waiting = turn.change, turn.state.waiting
+    if waiting and waiting.plan.engine.container == event.engine and _is_of(waiting, event):
+        turn.state.waiting = None
+        return
     if change is None or change.plan.engine.container != event.engine:
         raise Refused(f"no change to {event.engine} is under way")
+    if not _is_of(change, event):
+        raise Refused(f"the change to {event.engine} is another `pulumi up`'s")
     if change.phase == "restoring":
         return
     if change.asked == "commit":
         raise Refused(f"the change to {event.engine} is being committed; only its `pulumi up` can end it")
     change.abandoned = True
     fail(turn, "given up as asked")
+
+
+def _is_of(change: Transaction, event: Abandoned) -> bool:
+    """Whether it may be the change that is given up, by the coordinator that asked for it last."""
+    return event.coordinator in ("", change.coordinator)
 
 
 def journal_write_failed(turn: Turn, event: JournalWriteFailed) -> None:
@@ -119,6 +130,8 @@ def started(turn: Turn, event: Started) -> None:
     state = turn.state
     state.held = state.held or (event.held if state.active and state.active.plan.routing else None)
     no_later_than_now(turn)
+    if state.waiting:
+        state.waiting.unheard = True  # it has a new lease, and its coordinator may have gone with the host
     state.busy = state.gating = state.memory_wait = None
     for ending in state.terminating.values():
         ending.sent = False  # a kill may have come between writing it down and the signal

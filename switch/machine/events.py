@@ -165,9 +165,14 @@ class Followed:
 
 @dataclass(frozen=True)
 class Abandoned:
-    """A coordinator has given up its change to this engine on purpose, before any commit."""
+    """A coordinator has given up its change to this engine on purpose, before any commit.
+
+    `coordinator` is the id with which it asked for the change. Empty: one of an older version, which does not
+    say it.
+    """
 
     engine: str
+    coordinator: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ def shift_deadlines(turn: Turn, seconds: float) -> None:
         # only where nobody has followed for so long: else looks that are slow again and again would let
         # nothing go on
         change.unheard |= change.phase in LEASED and turn.now > change.lease
+    if state.waiting:
+        state.waiting.unheard |= turn.now > state.waiting.lease
     for each in (state.transaction, state.waiting):
         if each:
             each.lease += seconds
@@ -36,6 +38,11 @@ def no_later_than_now(turn: Turn) -> None:
     end may still have answers, which a clock that was set forward must not cut: it has its whole time again.
     """
     state, now = turn.state, turn.now
+    if state.damage:
+        back = max(0.0, state.damage.since - now)
+        state.damage.since -= back
+        if state.transaction:
+            state.transaction.began -= back  # so that one that began before the damage still has
     for change in (state.transaction, state.waiting, state.last):
         if change:
             change.began, change.since = min(change.began, now), min(change.since, now)
@@ -47,6 +54,8 @@ def no_later_than_now(turn: Turn) -> None:
         state.transaction.stalled = now - state.transaction.since
     for ending in state.terminating.values():
         ending.at = now
+    for endpoint in state.endpoints.values():
+        endpoint.asked = min(endpoint.asked, now)
     for name, until in state.also.items():
         state.also[name] = None if until is None else min(until, now + FORMER_NAME_SECONDS)
     if state.active:

@@ -211,7 +211,7 @@ class State:
     endpoints: dict[str, NetworkEndpoint] = field(default_factory=dict)
     """By container, of all that were ever seen on that network and are still there."""
     healed: str = ""
-    """What was last put right without a change."""
+    """All that was put right without a change in the last turn that did so."""
     healed_at: float = 0
 
 

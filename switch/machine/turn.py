@@ -29,6 +29,8 @@ class Turn:
     silent: Mapping[str, Silence] = field(default_factory=dict)
     route: Route | None = None
     """The published one, if that was just what the state said when the turn began."""
+    healed: list[str] = field(default_factory=list)
+    """What was put right in this turn."""
 
     @property
     def change(self) -> Transaction | None:
@@ -116,7 +118,8 @@ class Turn:
 
     def heal(self, what: str) -> None:
         """Notes what was put right without a change."""
-        self.state.healed, self.state.healed_at = what, self.now
+        self.healed.append(what)
+        self.state.healed, self.state.healed_at = "; ".join(self.healed), self.now
 
 
 def pause(tries: int) -> float:

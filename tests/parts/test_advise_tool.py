@@ -390,7 +390,7 @@ def test_make_status_ends_with_the_line_and_is_as_it_was_without_one(
     status.status("local")
     assert capsys.readouterr().out == "4 concurrent requests; advice: stay\n"
     (programs / "docker").write_text("#!/bin/sh\nexit 1\n")
-    with pytest.raises(StepFailed, match="the switch does not answer"):
+    with pytest.raises(StepFailed, match="it is not known what serves"):
         status.status("local")
 
 

@@ -4,6 +4,7 @@ And what is said where the script is killed, as by Ctrl-C."""
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -19,7 +20,11 @@ from tests.support.simulated_host import NEW, SECONDS, plan
 DOCKER = """#!/bin/sh
 # a test double of Docker's CLI and of the switch behind it
 case "$*" in
-  *certificate*--tar*) cat {folder}/sent.tar ;;
+  *certificate*--tar*)
+    echo again >>{folder}/asked
+    [ "$(wc -l <{folder}/asked)" -gt "${{STALLS:-0}}" ] || {{ echo "certificate: no answer"; exit 69; }}
+    cat {folder}/sent.tar
+    ;;
   *certificate*) echo "certificate: the short form" ;;
 esac
 """
@@ -79,6 +84,19 @@ def test_a_change_leaves_its_certificate_in_two_files(tmp_path: Path) -> None:
     assert there == {f"{NAME}.json": "{}\n", f"{NAME}.md": "# a change\n"}
 
 
+def test_the_files_of_a_certificate_are_asked_for_again_where_no_answer_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = (member(f"{NAME}.json", "{}\n"), member(f"{NAME}.md", "# a change\n"))
+    monkeypatch.setenv("STALLS", "3")
+    said, there = changed(tmp_path, *files)
+    assert there == {f"{NAME}.json": "{}\n", f"{NAME}.md": "# a change\n"} and "fetched" not in said
+    monkeypatch.setenv("STALLS", "1000")
+    shutil.rmtree(tmp_path / "here")
+    said, there = changed(tmp_path, *files)
+    assert not there and "could not be fetched. They are in the volume of the switch's journal" in said
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -133,18 +151,22 @@ def test_nothing_is_written_through_a_link_that_is_there(tmp_path: Path) -> None
 FOLLOWED = """#!/bin/sh
 # a test double of Docker's CLI and of the switch behind it, whose change goes on
 case "$*" in
-  *" abandon "*) echo "$*" >{folder}/abandoned; echo "{says}" ;;
+  *" prepare "*) echo "$*" >{folder}/asked ;;
+  *" abandon "*--change*) echo "$*" >>{folder}/abandoned; {knows} && echo "{says}" || exit 2 ;;
+  *" abandon "*) echo "$*" >>{folder}/abandoned; echo "{says}" ;;
   *" held") echo "{held}" ;;
   *" follow "*) touch {folder}/follows; sleep 60 ;;
 esac
 """
 
 
-def killed(folder: Path, verb: str, says: str = WAIT, held: str = WAIT) -> str:
+def killed(folder: Path, verb: str, says: str = WAIT, held: str = WAIT, knows: bool = True) -> str:
     """What is said after the script was killed while it followed a change. `says` is what the switch answers
-    where it is told to give the change up, and `held` where it is asked whether requests wait.
+    where it is told to give the change up, and `held` where it is asked whether requests wait. `knows`:
+    whether it knows that a change that is given up may be named.
     """
-    (folder / "docker").write_text(FOLLOWED.format(folder=folder, says=says, held=held))
+    double = FOLLOWED.format(folder=folder, says=says, held=held, knows=str(knows).lower())
+    (folder / "docker").write_text(double)
     (folder / "docker").chmod(0o755)
     more = {"PATH": f"{folder}:{os.environ['PATH']}", "SWITCH": "switch", "STACK": "dev", "ENGINE": NEW}
     with (folder / "log").open("wb") as log:
@@ -176,12 +198,20 @@ def killed(folder: Path, verb: str, says: str = WAIT, held: str = WAIT) -> str:
     return " ".join(said.split())
 
 
-@pytest.mark.parametrize("says", [WAIT, ""], ids=["now", "by a switch of the version before"])
+@pytest.mark.parametrize(
+    ("says", "knows"),
+    [(WAIT, True), (WAIT, False), ("", False)],
+    ids=["now", "by a switch of the version before", "by one of an earlier version"],
+)
 def test_ctrl_c_while_an_engine_is_made_ready_gives_the_change_up_and_says_how_long_requests_wait(
-    tmp_path: Path, says: str
+    tmp_path: Path, says: str, knows: bool
 ) -> None:
-    said = killed(tmp_path, "prepare", says)
-    assert (tmp_path / "abandoned").read_text().endswith(f"switch abandon --engine {NEW}\n")
+    said = killed(tmp_path, "prepare", says, knows=knows)
+    given_up = [
+        line.partition(" switch abandon ")[2] for line in (tmp_path / "abandoned").read_text().splitlines()
+    ]
+    change = (tmp_path / "asked").read_text().split()[-1]
+    assert given_up == [f"--engine {NEW} --change {change}", *([] if knows else [f"--engine {NEW}"])]
     assert "the change is given up, and what served before is brought back now" in said
     assert "Requests wait until then, and are answered." in said
     assert f"it has to load again, which takes {SECONDS.load} s at most." in said
@@ -219,6 +249,14 @@ def test_ctrl_c_where_only_the_lease_ends_a_change_says_that_no_request_waits_wh
     assert "nobody follows the change any more. No request waits for it, and it is taken back once" in said
     assert f"which is {seconds} s at most. If it is committed by then, it stays." in said
     assert "load" not in said
+
+
+def test_ctrl_c_where_another_has_taken_the_change_over_says_that_it_is_left_to_that_one(
+    tmp_path: Path,
+) -> None:
+    said = killed(tmp_path, "prepare", says=f"refused: the change to {NEW} is another 'pulumi up''s")
+    assert "the change that is under way is another `pulumi up`'s, and is left to it." in said
+    assert "Requests" not in said
 
 
 def test_ctrl_c_where_no_change_had_begun_says_so(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ cd {folder}
 case "$*" in
     *role=switch*) echo switch ;;
     *role=engine*) echo {engine}-1 ;;
-    *" prepare") echo "$*" >>asked ;;
+    *" prepare "*) echo "$*" >>asked ;;
     *" abandon "*) echo "$*" >>asked ;;
     *" follow "*) [ -e sent ] || exit 0; echo "the lease has run out"; touch lost; exit 1 ;;
     *" exchange") while read -r line; do
@@ -307,7 +307,8 @@ def test_probing_ends_soon_after_the_change_was_taken_back(
     with pytest.raises(StepFailed, match=r"undid the change .* Run the same command again"):
         parity.probe_standby(standby.Host("dev"), other, SUBJECT)
     assert len((tmp_path / "sent").read_text().splitlines()) < len(chosen(able=False)) / 2
-    assert "abandon" in (tmp_path / "asked").read_text()
+    prepared, given_up = ((tmp_path / "asked").read_text()).splitlines()
+    assert given_up.endswith(f" abandon --engine {engine}-1 {prepared.partition(' prepare ')[2]}")
     said = capsys.readouterr().out
     assert "the lease has run out" in said and said.endswith("ollama serves\n")
 

@@ -496,7 +496,7 @@ for n, _ in enumerate(sys.stdin):
 class Made:
     """A stack's host on which every engine is the test engine, and a switch that does what it is told."""
 
-    switch_name = "switch"
+    switch_name, change = "switch", "0a1b2c"
     ready = 0
     """What `follow` ends with."""
 

@@ -1,7 +1,9 @@
 """The switch's daemon on a strict fake of Docker: orders, journal, leases, and what the CLI is told."""
 
+import contextlib
 import dataclasses
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -396,6 +398,26 @@ def test_a_prepared_change_is_given_up_over_the_socket(rig: Rig) -> None:
     rig.turns(lambda: rig.phase() == "prepared")
     beside = {"lines": ["no request waits"], "code": 0}
     assert rig.switch.answer({"verb": "abandon", "engine": NEW}) == beside
+
+
+def test_only_the_change_that_is_named_is_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "ask", lambda _, request: rig.switch.answer(request))
+    rig.switch.answer({"verb": "prepare", "plan": raw_plan(), "change": "first"})
+    rig.turns(lambda: rig.phase() == "loading")
+    rig.switch.answer({"verb": "prepare", "plan": raw_plan(), "change": "second"})
+    capsys.readouterr()
+    assert cli.main(["abandon", "--engine", NEW, "--change", "first"]) == 1
+    assert capsys.readouterr().out == f"refused: the change to {NEW} is another `pulumi up`'s\n"
+    assert rig.phase() == "loading"
+    assert cli.main(["abandon", "--engine", NEW, "--change", "second"]) == 0
+    assert capsys.readouterr().out.endswith("requests wait\n") and rig.phase() == "restoring"
+    rig.switch.answer({"verb": "prepare", "plan": raw_plan(), "change": "third"})
+    waiting = rig.switch.state.waiting
+    assert waiting and waiting.coordinator == "third"
+    assert cli.main(["abandon", "--engine", NEW, "--change", "third"]) == 0
+    assert rig.switch.state.waiting is None and rig.phase() == "restoring"
 
 
 def test_a_bad_plan_and_a_second_change_are_refused_in_words(rig: Rig) -> None:
@@ -866,6 +888,10 @@ def test_the_newest_certificates_are_kept(tmp_path: Path) -> None:
         journal.archive(Transaction(str(number), plan(), "prepare", float(number), 0))
     names = sorted(each.name for each in journal.certificates.iterdir())
     assert len(names) == 2 * KEPT and names[0] == "19700101T000003Z-none-to-vllm.json"
+    journal.archive(Transaction("after a clock was set back", plan(), "prepare", 1.0, 0))
+    names = sorted(each.name for each in journal.certificates.iterdir())
+    assert len(names) == 2 * KEPT and names[0] == "19700101T000001Z-none-to-vllm.json"
+    assert names[2] == "19700101T000004Z-none-to-vllm.json"
 
 
 def test_what_serves_is_in_a_file_before_whoever_follows_hears_of_it(rig: Rig) -> None:
@@ -1094,7 +1120,7 @@ def test_a_client_that_hangs_up_on_the_socket_is_known_to_have_gone(rig: Rig, tm
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(asking, "ANSWER_SECONDS", 0.5)
-            with pytest.raises(TimeoutError):
+            with pytest.raises(TimeoutError, match="the switch gives no answer"):
                 asking.ask(path, {"verb": "follow"})
         end = time.monotonic() + 20
         while len(answered) < 2 and time.monotonic() < end:
@@ -1103,6 +1129,16 @@ def test_a_client_that_hangs_up_on_the_socket_is_known_to_have_gone(rig: Rig, tm
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_switch_that_accepts_no_connection_any_more_gives_no_answer(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stopped, contextlib.ExitStack() as waiting:
+        stopped.bind(str(tmp_path / "s.sock"))
+        stopped.listen(1)
+        for _ in range(2):
+            waiting.enter_context(socket.socket(socket.AF_UNIX)).connect(str(tmp_path / "s.sock"))
+        with pytest.raises(TimeoutError, match="the switch gives no answer"):
+            asking.ask(tmp_path / "s.sock", {"verb": "follow"}, patience=0)
 
 
 def test_a_coordinator_follows_its_own_change_only(rig: Rig) -> None:

@@ -493,7 +493,7 @@ def test_docker_errors_and_output_are_read_as_docker_sends_them(
 ) -> None:
     import socketserver
 
-    replies = {
+    replies: dict[bytes, bytes | None] = {
         b"/bad": b"HTTP/1.1 409 Conflict\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n"
         b'{"message":"no!"}',
         b"/containers/c/logs?stdout=1&stderr=1&tail=15": b"HTTP/1.1 200 OK\r\n\r\n"
@@ -506,11 +506,18 @@ def test_docker_errors_and_output_are_read_as_docker_sends_them(
         b"/containers/half/logs?stdout=1&stderr=1&follow=1": b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n"
         b"\x01\0\0\0\0\0\0\x04one\n\x02\0\0",
         b"/none": b"",
+        b"/containers/silent/logs?stdout=1&stderr=1&follow=1": None,
+        b"/stalled": None,
     }
+    ended = threading.Event()
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            self.wfile.write(replies[self.rfile.readline().split()[1]])
+            reply = replies[self.rfile.readline().split()[1]]
+            if reply is None:
+                ended.wait()
+            else:
+                self.wfile.write(reply)
 
     path = str(tmp_path / "docker.sock")
     with socketserver.ThreadingUnixStreamServer(path, Handler) as server:
@@ -528,6 +535,11 @@ def test_docker_errors_and_output_are_read_as_docker_sends_them(
         assert next(said) == b"one\n"
         with pytest.raises(OSError, match="Docker broke off its answer"):
             next(said)
+        with pytest.raises(TimeoutError, match=r"Docker gives no answer within 0\.1 s"):
+            docker.call("GET", "/stalled", timeout=0.1)
+        with pytest.raises(TimeoutError, match=r"nothing came from silent within 0\.1 s"):
+            next(docker.follow("silent", 0.1))
+        ended.set()
         server.shutdown()
 
 

@@ -504,8 +504,8 @@ class SimulatedHost:
             self.run(1)
         return code
 
-    def ask(self, verb: Literal["prepare", "commit"], wanted: Plan) -> None:
-        self.apply(ChangeRequested(verb, wanted, self.world()))
+    def ask(self, verb: Literal["prepare", "commit"], wanted: Plan, coordinator: str = "") -> None:
+        self.apply(ChangeRequested(verb, wanted, self.world(), coordinator=coordinator))
 
     def make_gateway(self, name: str = NEW_GATEWAY, mode: str = "good") -> None:
         self.boxes[name] = Box(name, "gateway", mode, running=mode != "exits", created=self.now)

@@ -673,6 +673,15 @@ def test_what_served_comes_back_on_as_many_hosts_as_before_though_the_change_has
     assert said[-1].endswith("changes nothing." if serve == were else "before ollama-1 goes on serving.")
 
 
+def test_what_served_comes_back_on_no_more_hosts_than_have_a_place() -> None:
+    """A node takes no pods, though one there still serves: for that the change has fewer hosts."""
+    at, said = serving(good=(OLD,)), list[str]()
+    at.away, at.played.hosts = {"node3"}, 2
+    assert change(at, replace(plan(hosts=2), at_once=1), said).flip() == 1
+    assert at.played.replicas == {OLD: 2, NEW: 0} and at.played.serve == 2
+    assert said[-1].startswith("ollama-1 serves from 2 hosts. Nothing was lost.")
+
+
 def test_as_fewer_hosts_come_back_one_at_a_time_some_host_serves_all_the_time() -> None:
     """From two hosts to three, two at once, and the new engine fails once one of it serves."""
     for seed in range(20):

@@ -8,6 +8,7 @@ import yaml
 from common import ROOT, StepFailed
 from stacks.blueprint import blueprint_of
 from stacks.settings import SettingsError, declared, from_files, from_values, stacks
+from switch.plan import Seconds
 from tools.host import is_on_aws
 
 GOOD = {"engine": "ollama", "target": "docker", "model": "qwen-2.5-coder-0.5b"}
@@ -26,6 +27,11 @@ def test_defaults_come_from_pulumi_yaml() -> None:
     assert settings.hold_budget == block["holdBudgetSeconds"]["default"]
     assert settings.standby is block["standby"]["default"]
     assert settings.tenants == ()
+
+
+def test_what_a_short_drain_means_for_an_engine_that_hangs_is_said_where_it_is_set() -> None:
+    said = f"With less than {Seconds.answers:g}, so is a flip away from an engine that hangs"
+    assert said in declared(ROOT)["drainSeconds"]["description"]
 
 
 def test_an_object_that_is_no_json_is_refused_as_any_other_value_is() -> None:

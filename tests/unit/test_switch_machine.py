@@ -17,6 +17,7 @@ from switch.machine import (
     ActionFinished,
     Active,
     ChangeRequested,
+    Damage,
     Followed,
     JournalWriteFailed,
     Occupied,
@@ -846,6 +847,68 @@ def test_a_change_asked_for_after_one_that_was_given_up_waits_for_it(host: Simul
     assert host.serves() == ([NEW], [NEW_GATEWAY])
 
 
+def one_waits(host: SimulatedHost, to: str = NEW) -> None:
+    """A change was given up, which needs time for its way back, and `second` waits for that with another."""
+    host.boxes.setdefault(to, Box(to, "engine"))
+    host.boxes[NEW].mode = host.boxes[OLD].mode = "silent"
+    host.ask("prepare", plan(), "first")
+    assert host.run(30, lambda: host.boxes[NEW].running)
+    host.apply(Abandoned(NEW))
+    host.ask("prepare", plan(to), "second")
+    assert host.phase() == "restoring" and host.state.waiting
+    host.run(1)
+
+
+@pytest.mark.parametrize("coordinator", ["second", ""], ids=["now", "by an older version"])
+@pytest.mark.parametrize("to", [NEW, "stack-vllm-3"])
+def test_a_change_that_waits_does_not_begin_once_it_is_given_up(
+    host: SimulatedHost, to: str, coordinator: str
+) -> None:
+    one_waits(host, to)
+    host.apply(Abandoned(to, coordinator))
+    assert host.state.waiting is None and host.phase() == "restoring"
+    host.boxes[NEW].mode = host.boxes[OLD].mode = "good"
+    assert host.run(60, lambda: old_serves(host)) and not host.run(20, lambda: not old_serves(host))
+    assert host.boxes[OLD].runs == 1, "it came back, and was not stopped for the change that waited"
+    assert host.state.last and host.state.last.coordinator == "first"
+
+
+def test_only_its_own_coordinator_gives_a_change_up(host: SimulatedHost) -> None:
+    host.ask("prepare", plan(), "first")
+    host.run(3)
+    host.ask("prepare", plan(), "second")  # it takes the change over
+    with pytest.raises(Refused, match="the change to stack-vllm-2 is another `pulumi up`'s"):
+        host.apply(Abandoned(NEW, "first"))
+    assert host.follow() == 0
+    host.boxes[OLD].mode = "silent"
+    host.apply(Abandoned(NEW, "second"))
+    host.ask("prepare", plan(), "third")
+    host.apply(Abandoned(NEW, "second"))
+    assert host.state.waiting and host.phase() == "restoring", "what waits is another's"
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("away", ["a stall", "a kill", "a reboot"])
+def test_a_change_that_waits_is_not_carried_out_after_a_stall_or_a_kill_until_somebody_follows(
+    host: SimulatedHost, away: str, there: bool
+) -> None:
+    one_waits(host)
+    if away == "a stall":
+        host.stall(90)
+    else:
+        host.reboots = float(away == "a reboot")
+        host.pass_time(90)
+        host.kill()
+    host.boxes[NEW].mode = host.boxes[OLD].mode = "good"
+    if there:
+        assert host.follow() == 0 and host.phase() == "prepared"
+        return
+    runs = host.boxes[NEW].runs
+    assert host.run(60, lambda: old_serves(host) and host.state.waiting is None), host.state
+    assert host.boxes[NEW].runs == runs and host.phases() == ["checking", "failed"]
+    assert "interrupted" in host.lines()
+
+
 @pytest.mark.parametrize("name", [OLD, OLD_GATEWAY])
 def test_what_hangs_while_it_serves_is_said_ended_and_brought_back(host: SimulatedHost, name: str) -> None:
     host.run(10)
@@ -1091,6 +1154,18 @@ def test_what_is_taken_off_the_network_is_put_back_by_its_names_and_said(
     assert all(box.runs == 0 for box in host.boxes.values())
 
 
+def test_of_several_that_are_put_right_in_one_look_each_is_said(host: SimulatedHost) -> None:
+    on_network(host)
+    for name in (OLD, OLD_GATEWAY):
+        host.boxes[name].networks = {}
+    host.turn()
+    off = "{} was taken off the network stack, and was put back"
+    assert host.state.healed == f"{off.format(OLD)}; {off.format(OLD_GATEWAY)}"
+    host.boxes[PROXY].networks = {}
+    host.run(2)
+    assert host.state.healed == off.format(PROXY), "what was put right before is not said again"
+
+
 def test_what_is_taken_off_a_further_network_of_the_stack_is_put_back_and_nothing_is_held(
     host: SimulatedHost,
 ) -> None:
@@ -1140,6 +1215,23 @@ def test_what_was_never_on_the_network_is_let_alone_and_another_network_is_learn
         box.networks = {"other": [box.role]}
     host.run(2)
     assert host.state.network == "other" and set(host.state.endpoints) == set(host.boxes)
+
+
+@pytest.mark.parametrize("jump", [-3600, 0, 3600])
+def test_what_docker_would_not_put_back_is_tried_again_soon_though_the_clock_was_set(
+    host: SimulatedHost, jump: float
+) -> None:
+    host.pass_time(10_000)
+    on_network(host)
+    carry_out = host.carry_out
+    host.carry_out = lambda action: ActionFinished(action, False, "Docker says no")  # type: ignore[method-assign]
+    host.boxes[OLD].networks = {}
+    host.turn()
+    assert host.boxes[OLD].networks == {}
+    host.carry_out = carry_out  # type: ignore[method-assign]
+    host.clock_set = jump
+    host.kill()
+    assert host.run(10, lambda: "stack" in host.boxes[OLD].networks)
 
 
 @pytest.mark.parametrize("stall", [5, 20, 90])
@@ -1356,6 +1448,37 @@ def test_a_clock_that_was_set_back_while_the_switch_was_away_keeps_no_pause_and_
     host.kill()
     assert host.state.retry_at <= host.clock() + 60
     assert host.run(FORMER_NAME_SECONDS + 10, lambda: host.file.also == [])
+
+
+@pytest.mark.parametrize("jump", [-3600, 0, 3600])
+def test_a_journal_that_was_damaged_is_right_again_after_a_commit_though_the_clock_was_set(
+    host: SimulatedHost, jump: float
+) -> None:
+    host.pass_time(10_000)
+    host.state = dataclasses.replace(host.state, damage=Damage(host.clock(), "it is gone"))
+    host.turn()
+    host.clock_set = jump
+    host.kill()
+    assert host.state.damage
+    assert host.flip() == 0 and host.state.damage is None
+
+
+@pytest.mark.parametrize("jump", [-3600, 0, 3600])
+def test_a_change_that_began_before_the_damage_makes_nothing_right_though_the_clock_was_set(
+    host: SimulatedHost, jump: float
+) -> None:
+    host.pass_time(10_000)
+    host.drain_seconds = 5
+    host.ask("prepare", plan())
+    assert host.follow() == 0
+    host.make_gateway()
+    host.ask("commit", plan(gateway=NEW_GATEWAY))
+    assert host.run(14, lambda: host.phase() == "retiring")
+    host.state = dataclasses.replace(host.state, damage=Damage(host.clock(), "the previous state was taken"))
+    host.turn()
+    host.clock_set = jump
+    host.kill()
+    assert host.follow() == 0 and host.state.damage
 
 
 def test_a_coordinator_that_is_another_one_takes_the_change_over(host: SimulatedHost) -> None:
