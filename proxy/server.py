@@ -311,8 +311,9 @@ class ProxyServer:
                     record.stream = record.stream or http.is_stream(answer)
                     if exchange:
                         exchange.first.set_result(answer.status == 200)
-                    give = self._give_stream if http.is_stream(answer) else self._give_whole
-                    return await give(ask, to, answer, chunk, events)
+                    if http.is_stream(answer):
+                        return await self._give_stream(ask, to, answer, chunk, events)
+                    return await self._give_whole(ask, answer, chunk, events)
         except TimeoutError:
             if record.status:
                 raise BrokenOff from None
@@ -328,7 +329,7 @@ class ProxyServer:
                 exchange.end()
 
     async def _give_whole(
-        self, ask: ClientRequest, _: RoutedEngine, answer: ClientResponse, chunk: bytes, events: Events
+        self, ask: ClientRequest, answer: ClientResponse, chunk: bytes, events: Events
     ) -> web.StreamResponse:
         """Gives an answer on once all of it is there: until then it can be asked for again."""
         try:

@@ -248,13 +248,12 @@ class ClusterChange:
         """
         plan = self.plan
         try:
-            gpus = gpus_of(self.get("deployment", plan.to))
+            places = self.places(plan.to)
         except Missing:
             return None  # which is said where it is looked for
-        nodes = self.nodes_of_stack()
-        places = sum(places_on(each, gpus) for each in nodes if takes_pods(each))
         if places >= plan.hosts:
             return None
+        nodes = self.nodes_of_stack()
         names = ", ".join(sorted(each["metadata"]["name"] for each in nodes if not takes_pods(each)))
         return Obstacle(
             f"the stack's nodes have places for {places} of {plan.hosts} engines now, and these take none: "
